@@ -1,0 +1,623 @@
+"""From a callable to a Graph: export, translate, fold, and remember."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from krypton_engine import roles as rules
+from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, refs, resolve
+
+aten = torch.ops.aten
+
+_RESHAPES = {aten.view.default, aten._unsafe_view.default}
+_BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
+_CONVOLUTIONS = {
+    aten.conv1d.default, aten.conv2d.default, aten.conv3d.default,
+    aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding,
+}
+
+
+class CaptureError(Exception):
+    """Why a callable has no graph."""
+
+
+# --- export ------------------------------------------------------------------------------------------
+
+
+class _Root(nn.Module):
+    """Makes a module of any callable, so that it can be exported."""
+
+    def __init__(self, function: Callable[..., Any], extra: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.extra = extra
+        self.found = nn.ModuleList(m for m in modules_of(function) if m is not function)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        left = iter(tensors[len(tensors) - sum(e is None for e in self.extra) :])
+        rest = [next(left) if e is None else e.value for e in self.extra]
+        return self.function(*tensors[: len(tensors) - sum(e is None for e in self.extra)], *rest)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """An additional argument that is no tensor."""
+
+    value: Any
+
+
+def _export(
+    function: Callable[..., Any], tensors: tuple[Tensor, ...], batched: tuple[bool, ...], extra: tuple[Any, ...]
+) -> torch.export.ExportedProgram:
+    # Batch 2, not 1: export would take 1 for a constant and specialise on it.
+    example = tuple(
+        torch.cat([t[:1], t[:1]]) if is_batched else t for t, is_batched in zip(tensors, batched, strict=True)
+    )
+    dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
+    with torch.no_grad():
+        program = torch.export.export(
+            _Root(function, extra), example, dynamic_shapes={"tensors": dynamic}, strict=False
+        )
+        return program.run_decompositions({})
+
+
+# --- translation -------------------------------------------------------------------------------------
+
+
+class _Bound:
+    """A call with its arguments under the names of its operator's schema."""
+
+    def __init__(
+        self, builder: _Builder, target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.builder = builder
+        self.args = args
+        self.kwargs = kwargs
+        schema = target._schema
+        self.name = schema.name.split("::")[1]
+        self.pointwise = rules.is_pointwise(target)
+        self.bound: dict[str, Any] = {}
+        for position, argument in enumerate(schema.arguments):
+            if position < len(args):
+                self.bound[argument.name] = args[position]
+            elif argument.name in kwargs:
+                self.bound[argument.name] = kwargs[argument.name]
+            else:
+                self.bound[argument.name] = argument.default_value
+        self.shape, self.batch_dims = builder.shape_of(result) if isinstance(result, Tensor) else ((), ())
+
+    def __getitem__(self, name: str) -> Any:
+        return self.bound[name]
+
+    def node(self, ref: Ref) -> Node:
+        return self.builder.nodes[ref.node]
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        return self.builder.align(ref, roles, shape)
+
+
+class _Builder:
+    """Translates an exported program node by node."""
+
+    def __init__(self, program: torch.export.ExportedProgram, batched: tuple[bool, ...], occluded: int) -> None:
+        self.program = program
+        self.batched = batched
+        self.occluded = occluded
+        self.nodes: list[Node] = []
+        self.env: dict[torch.fx.Node, Any] = {}
+        self.folded: dict[torch.fx.Node, torch.fx.Node] = {}
+        self.symbol: Any = None
+
+    def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
+        self.nodes.append(
+            Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields)
+        )
+        return Ref(len(self.nodes) - 1)
+
+    def constant(self, name: str, value: Tensor) -> Ref:
+        shape = tuple(value.shape)
+        return self.add(name, "constant", shape, (None,) * len(shape), value=value, dtype=value.dtype)
+
+    def shape_of(self, value: Tensor) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Shape with 1 for the batch, and which dimensions are exactly the batch."""
+        shape, batch = [], []
+        for size in value.shape:
+            if isinstance(size, int):
+                shape.append(size)
+                batch.append(False)
+            else:
+                rows = self.rows(size)
+                shape.append(rows(1))
+                batch.append(rows == Rows(1))
+        return tuple(shape), tuple(batch)
+
+    def rows(self, size: Any) -> Rows:
+        """A symbolic size as a function of the number of copies."""
+        if isinstance(size, int):
+            return Rows(0, size)
+        expression = size.node.expr
+        at = [int(expression.subs(self.symbol, copies)) for copies in (0, 1, 2, 3, 7)]
+        rows = Rows(at[1] - at[0], at[0])
+        if [rows(copies) for copies in (2, 3, 7)] != at[2:]:
+            raise CaptureError(f"a size is not linear in the batch: {expression}")
+        return rows
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """See `krypton_engine.roles.Call.align`."""
+        node = self.nodes[ref.node]
+        pad = len(roles) - len(node.shape)
+        full = (1,) * pad + node.shape
+        aligned: Roles = tuple(
+            role if role == BATCH or (role is not None and n > 1) else None
+            for role, n in zip(roles, full, strict=True)
+        )
+        if node.roles and node.roles[0] == BATCH and pad:
+            raise rules.NotLocal("broadcasts another input over a leading dimension")
+        if not (node.roles and node.roles[0] == BATCH):
+            aligned = tuple(None if role == BATCH else role for role in aligned)
+        if all(role is None for role in aligned):
+            return ref
+        fields: dict[str, Any] = {"dtype": node.dtype}
+        if node.value is not None:
+            fields["value"] = node.value.reshape(full)
+        else:
+            sizes = [Rows(1) if role == BATCH else n for n, role in zip(full, aligned, strict=True)]
+            fields |= {"target": aten.reshape.default, "args": (ref, sizes)}
+        return self.add(f"{node.name}_aligned", "constant", full, aligned, **fields)
+
+    # -- one fx node -----------------------------------------------------------------------------------
+
+    def build(self) -> Graph:
+        signature = self.program.graph_signature
+        state = {**self.program.state_dict, **self.program.constants}
+        held = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        user_inputs = list(signature.user_inputs)
+        fx_nodes = list(self.program.graph_module.graph.nodes)
+        self.symbol = self._find_symbol(fx_nodes, user_inputs)
+        inputs: dict[str, int] = {}
+        sources: list[tuple[Tensor, int]] = []
+        output: Any = None
+        for fx_node in fx_nodes:
+            if fx_node.op == "placeholder":
+                if fx_node.name in held:
+                    tensor = state[held[fx_node.name]]
+                    sources.append((tensor, tensor._version))
+                    self.env[fx_node] = self.constant(held[fx_node.name], tensor.detach())
+                elif fx_node.name in user_inputs:
+                    self.env[fx_node] = self._input(fx_node, user_inputs.index(fx_node.name))
+                    inputs[fx_node.name] = self.env[fx_node].node
+            elif fx_node.op == "call_function":
+                self.env[fx_node] = self._call(fx_node)
+            elif fx_node.op == "output":
+                output = fx_node.args[0]
+            else:
+                raise CaptureError(f"the exported program holds {fx_node.op}")
+        if not isinstance(output, (tuple, list)) or len(output) != 1 or output[0] is None:
+            raise CaptureError("the forward function does not return a single tensor")
+        result = self.env[output[0]]
+        shape, batch = self.shape_of(output[0].meta["val"])
+        if not batch or not batch[0] or any(batch[1:]):
+            raise CaptureError("the output's first dimension is not the batch")
+        missing = [name for name in user_inputs if name not in inputs]
+        if missing:
+            raise CaptureError("an input is not used")
+        graph = Graph(
+            self.nodes,
+            tuple(inputs[name] for name in user_inputs),
+            self.occluded,
+            result.node,
+            self.batched,
+            tuple(sources),
+        )
+        return _prune(graph)
+
+    def _find_symbol(self, fx_nodes: list[torch.fx.Node], user_inputs: list[str]) -> Any:
+        for fx_node in fx_nodes:
+            if fx_node.op == "placeholder" and fx_node.name in user_inputs:
+                if self.batched[user_inputs.index(fx_node.name)]:
+                    size = fx_node.meta["val"].shape[0]
+                    if isinstance(size, int):
+                        raise CaptureError("the batch size is fixed by the forward function")
+                    return size.node.expr
+        raise CaptureError("no input has a batch dimension")
+
+    def _input(self, fx_node: torch.fx.Node, number: int) -> Ref:
+        value = fx_node.meta["val"]
+        shape, _ = self.shape_of(value)
+        head: Roles = (BATCH,) if self.batched[number] else (None,)
+        if number == self.occluded:
+            return self.add(
+                fx_node.name, "input", shape, (BATCH, *range(len(shape) - 1)), dtype=value.dtype,
+                depends=True, box=rules.Apply(),
+            )
+        rest: Roles = (None,) * (len(shape) - 1)
+        return self.add(fx_node.name, "input", shape, (*head, *rest) if shape else (), dtype=value.dtype)
+
+    def _call(self, fx_node: torch.fx.Node) -> Any:
+        def translate(item: Any) -> Any:
+            if isinstance(item, torch.fx.Node):
+                return self.env[item]
+            if isinstance(item, (tuple, list)):
+                return type(item)(translate(part) for part in item)
+            if isinstance(item, dict):
+                return {key: translate(part) for key, part in item.items()}
+            return item
+
+        value = fx_node.meta.get("val")
+        if isinstance(value, torch.SymInt):
+            return self.rows(value)
+        if isinstance(value, (int, float, bool)) and not isinstance(value, Tensor):
+            return value
+        args, kwargs = translate(tuple(fx_node.args)), translate(dict(fx_node.kwargs))
+        if fx_node in self.folded:  # a batch norm whose convolution has taken it in
+            return (args[0],)
+        if fx_node.target is operator.getitem:
+            return self._item(fx_node, args)
+        if not isinstance(fx_node.target, torch._ops.OpOverload):
+            raise CaptureError(f"the exported program calls {fx_node.target}")
+        name = fx_node.target._schema.name.split("::")[1]
+        if name in rules.PREFIX_IDENTITY or (
+            name in {"_to_copy", "to"} and isinstance(args[0], Ref) and self.nodes[args[0].node].dtype == value.dtype
+        ):
+            return args[0]
+        if "adaptive" in name and isinstance(value, Tensor) and self.shape_of(value)[0] == self.nodes[args[0].node].shape:
+            return args[0]
+        if fx_node.target in _BATCH_NORMS:
+            return self._batch_norm(fx_node, args)
+        if fx_node.target in _CONVOLUTIONS:
+            args = self._fold(fx_node, args)
+        if name in {"split", "split_with_sizes", "chunk", "unbind"}:
+            return self._pieces(fx_node, args, kwargs)
+        return self._emit(fx_node, fx_node.target, args, kwargs)
+
+    def _emit(self, fx_node: torch.fx.Node, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        value = fx_node.meta["val"]
+        operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
+        depends = any(self.nodes[i].depends for i in operands)
+        has_rows = _holds_rows((args, dict(kwargs)))
+        is_tensor = isinstance(value, Tensor)
+        name = target._schema.name.split("::")[1]
+        if not depends and not has_rows and is_tensor and all(self.nodes[i].value is not None for i in operands):
+            with torch.no_grad():
+                folded = target(*resolve(args, self._value, 1), **resolve(kwargs, self._value, 1))
+            return self.constant(fx_node.name, folded)
+        call = _Bound(self, target, value, args, dict(kwargs))
+        if target in _RESHAPES:
+            target = aten.reshape.default
+        common: dict[str, Any] = {
+            "target": target, "args": args, "kwargs": dict(kwargs), "depends": depends,
+            "dtype": value.dtype if is_tensor else None,
+        }
+        if not depends:
+            batched = is_tensor and call.batch_dims[:1] == (True,)
+            if not is_tensor or any(call.batch_dims[1:]):
+                raise CaptureError(f"{name} of the other inputs moves the batch")
+            roles: Roles = ((BATCH,) if batched else (None,)) * bool(call.shape) + (None,) * (len(call.shape) - 1)
+            return self.add(fx_node.name, name, call.shape, roles, **common)
+        reason = ""
+        if is_tensor:
+            try:
+                local = rules.localise(call)
+            except rules.NotLocal as not_local:
+                reason = str(not_local)
+            else:
+                return self.add(
+                    fx_node.name, name, call.shape, local.roles, box=local.box, operands=local.operands,
+                    maps=local.maps or ({},) * len(local.operands), whole=local.whole,
+                    **{
+                        **common,
+                        "args": args if local.args is None else local.args,
+                        "kwargs": dict(kwargs) if local.kwargs is None else local.kwargs,
+                    },
+                )
+        return self.add(fx_node.name, name, call.shape, (None,) * len(call.shape), reason=reason, **common)
+
+    def _value(self, index: int) -> Tensor:
+        value = self.nodes[index].value
+        assert value is not None
+        return value
+
+    def _item(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> Any:
+        source, number = args
+        if isinstance(source, (tuple, list)):
+            item = source[number]
+            return item(fx_node) if callable(item) else item
+        node = self.nodes[source.node]
+        return self.add(
+            fx_node.name, "getitem", self.shape_of(fx_node.meta["val"])[0],
+            (None,) * fx_node.meta["val"].ndim, target=operator.getitem, args=args, depends=node.depends,
+            dtype=fx_node.meta["val"].dtype,
+        )
+
+    def _pieces(self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """``split`` and its kin as one slice for every piece."""
+        call = _Bound(self, fx_node.target, fx_node.meta["val"], args, kwargs)
+        dim, start, pieces = call["dim"], 0, []
+        for piece in fx_node.meta["val"]:
+            if call.name == "unbind":
+                pieces.append(functools.partial(
+                    self._emit, target=aten.select.int, args=(args[0], dim, start), kwargs={}
+                ))
+                start += 1
+                continue
+            length = piece.shape[dim]
+            if not isinstance(length, int):
+                raise CaptureError(f"{call.name} along the batch")
+            pieces.append(functools.partial(
+                self._emit, target=aten.slice.Tensor, args=(args[0], dim, start, start + length), kwargs={}
+            ))
+            start += length
+        return tuple(pieces)
+
+    # -- batch norm ------------------------------------------------------------------------------------
+
+    def _statistics(self, fx_node: torch.fx.Node) -> tuple[Tensor, Tensor] | None:
+        """Scale and shift of a batch norm with constant statistics, in float64."""
+        bound = dict(zip((a.name for a in fx_node.target._schema.arguments), fx_node.args, strict=False))  # type: ignore[union-attr]
+        bound |= fx_node.kwargs
+        if bound.get("training"):
+            return None
+        tensors = []
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            item = bound.get(name)
+            ref = self.env.get(item) if isinstance(item, torch.fx.Node) else None
+            value = self.nodes[ref.node].value if isinstance(ref, Ref) else None
+            if item is not None and value is None:
+                return None
+            tensors.append(None if value is None else value.double())
+        weight, bias, mean, var = tensors
+        if mean is None or var is None:
+            return None
+        scale = (var + bound["eps"]).rsqrt()
+        if weight is not None:
+            scale = scale * weight
+        shift = -mean * scale
+        return scale, shift if bias is None else shift + bias
+
+    def _batch_norm(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> Any:
+        statistics = self._statistics(fx_node)
+        is_tuple = not isinstance(fx_node.meta["val"], Tensor)
+        node = self.nodes[args[0].node]
+        if statistics is None or not node.depends:
+            return self._emit(fx_node, fx_node.target, args, fx_node.kwargs)
+        column = (-1,) + (1,) * (len(node.shape) - 2)
+        scale, shift = (
+            self.constant(f"{fx_node.name}_{name}", t.to(node.dtype).reshape(column))
+            for name, t in zip(("scale", "shift"), statistics, strict=True)
+        )
+        result = self._affine(fx_node, args[0], scale, shift)
+        return (result,) if is_tuple else result
+
+    def _affine(self, fx_node: torch.fx.Node, x: Ref, scale: Ref, shift: Ref) -> Ref:
+        node = self.nodes[x.node]
+        value = fx_node.meta["val"]
+        value = value if isinstance(value, Tensor) else value[0]
+        call = types.SimpleNamespace(
+            name="batch_norm", shape=node.shape, args=(shift, x, scale), kwargs={}, pointwise=True,
+            node=lambda ref: self.nodes[ref.node], align=self.align,
+        )
+        common: dict[str, Any] = {"target": aten.addcmul.default, "depends": True, "dtype": node.dtype}
+        try:
+            local = rules.pointwise(call)  # type: ignore[arg-type]
+        except rules.NotLocal as reason:
+            return self.add(
+                fx_node.name, "batch_norm", node.shape, (None,) * len(node.shape),
+                args=(shift, x, scale), reason=str(reason), **common,
+            )
+        assert local.args is not None
+        return self.add(
+            fx_node.name, "batch_norm", node.shape, local.roles, box=local.box, operands=local.operands,
+            maps=local.maps, args=local.args, **common,
+        )
+
+    def _fold(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arguments of a convolution that has taken in the batch norm that alone reads it."""
+        readers = list(fx_node.users)
+        if len(readers) != 1 or readers[0].target not in _BATCH_NORMS or readers[0].args[0] is not fx_node:
+            return args
+        norm = readers[0]
+        # The statistics stand before the convolution: they are placeholders.
+        statistics = self._statistics(norm)
+        weight = self.nodes[args[1].node].value
+        bias_ref = args[2] if len(args) > 2 else None
+        bias = self.nodes[bias_ref.node].value if bias_ref is not None else None
+        if statistics is None or weight is None or (bias_ref is not None and bias is None):
+            return args
+        if any(len(list(user.args)) < 2 or user.args[1] != 0 for user in norm.users if user.target is operator.getitem):
+            return args
+        scale, shift = statistics
+        column = (-1,) + (1,) * (weight.dim() - 1)
+        if bias is not None:
+            shift = shift + bias.double() * scale
+        self.folded[norm] = fx_node
+        return (
+            args[0],
+            self.constant(f"{fx_node.name}_weight", (weight.double() * scale.reshape(column)).to(weight.dtype)),
+            self.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
+            *args[3:],
+        )
+
+
+def _holds_rows(args: Any) -> bool:
+    if isinstance(args, Rows):
+        return True
+    if isinstance(args, Mapping):
+        return any(_holds_rows(item) for item in args.values())
+    return isinstance(args, (tuple, list)) and any(_holds_rows(item) for item in args)
+
+
+def _prune(graph: Graph) -> Graph:
+    """The graph without nodes that its output does not need, renumbered."""
+    needed = {graph.output, *graph.inputs}
+    for node in reversed(graph.nodes):
+        if node.index in needed:
+            needed |= set(refs((node.args, node.kwargs))) | set(node.operands)
+            if isinstance(node.box, Convolution):
+                needed |= {i for i in (node.box.weight, node.box.bias) if i is not None}
+    kept = [node for node in graph.nodes if node.index in needed]
+    number = {node.index: i for i, node in enumerate(kept)}
+
+    def renumber(item: Any) -> Any:
+        if isinstance(item, Ref):
+            return Ref(number[item.node])
+        if isinstance(item, (tuple, list)):
+            return type(item)(renumber(part) for part in item)
+        if isinstance(item, Mapping):
+            return {key: renumber(part) for key, part in item.items()}
+        return item
+
+    for node in kept:
+        node.index = number[node.index]
+        node.args, node.kwargs = renumber(node.args), renumber(node.kwargs)
+        node.operands = tuple(number[i] for i in node.operands)
+        if isinstance(node.box, Convolution):
+            box = node.box
+            node.box = Convolution(
+                number[box.weight], None if box.bias is None else number[box.bias],
+                box.stride, box.padding, box.dilation, box.groups,
+            )
+    graph.nodes = kept
+    graph.inputs = tuple(number[i] for i in graph.inputs)
+    graph.output = number[graph.output]
+    return graph
+
+
+# --- what a callable closes over, and the memory of its captures --------------------------------------
+
+
+def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
+    """The modules that ``function`` is, or closes over, or names among its globals."""
+    return list(dict.fromkeys(item for item in _closed_over(function) if isinstance(item, nn.Module)))
+
+
+def _closed_over(function: Any, depth: int = 3) -> Iterator[Any]:
+    if isinstance(function, nn.Module):
+        yield function
+        return
+    if isinstance(function, functools.partial):
+        values = [function.func, *function.args, *function.keywords.values()]
+    elif isinstance(function, types.MethodType):
+        values = [function.__self__, function.__func__]
+    elif isinstance(function, types.FunctionType):
+        values = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        values += [function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__]
+        values += list(function.__defaults__ or ()) + list((function.__kwdefaults__ or {}).values())
+    elif hasattr(function, "__dict__") and not isinstance(function, (type, types.ModuleType)):
+        values = list(vars(function).values())
+    else:
+        return
+    for value in values:
+        if isinstance(value, nn.Module):
+            yield value
+        elif depth and (callable(value) or hasattr(value, "__dict__")) and not isinstance(
+            value, (type, types.ModuleType, Tensor)
+        ):
+            yield from _closed_over(value, depth - 1)
+        elif isinstance(value, (int, float, str, bool, type(None))):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from (item for item in value if isinstance(item, (nn.Module, int, float, str, bool)))
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+_captures: weakref.WeakKeyDictionary[Any, dict[Any, Graph | CaptureError]] = weakref.WeakKeyDictionary()
+
+
+def _memory(function: Callable[..., Any]) -> tuple[dict[Any, Graph | CaptureError], Any]:
+    """Where captures of ``function`` are kept, and the part of their key that tells callables apart.
+
+    They live as long as the first module that the callable closes over, else as long as the callable.
+    """
+    items = list(_closed_over(function))
+    anchors = modules_of(function)
+    anchor: Any = anchors[0] if anchors else function
+    code = getattr(function, "__code__", None)
+    values = tuple(
+        ("module", id(item)) if isinstance(item, nn.Module) else (type(item).__name__, item) for item in items
+    )
+    try:
+        return _captures.setdefault(anchor, {}), (code, values)
+    except TypeError:  # neither a module nor anything that can be weakly referenced
+        return {}, (code, values)
+
+
+def capture(
+    function: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    occluded: int,
+    additional: tuple[Any, ...] = (),
+    *,
+    again: bool = False,
+) -> Graph:
+    """The graph of ``function(*inputs, *additional)`` with ``inputs[occluded]`` occluded.
+
+    The result is kept for as long as the model lives and used again for inputs of the same shape.
+
+    Args:
+        function: Anything that Captum takes as ``forward_func``.
+        inputs: Tensors whose first dimension is the batch.
+        occluded: Which of them the windows occlude.
+        additional: Further arguments; tensors whose first dimension is the batch are batched too.
+        again: Capture anew even if a capture is kept.
+
+    Raises:
+        CaptureError: With the reason; it is kept too, so that a failing export is not tried twice.
+    """
+    rows = inputs[0].shape[0]
+    tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
+    batched = tuple(t.ndim > 0 and t.shape[0] == rows for t in tensors)
+    extra = tuple(None if isinstance(a, Tensor) else _Fixed(a) for a in additional)
+    memory, key = _memory(function)
+    key = (
+        key,
+        occluded,
+        tuple((tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b) for t, b in zip(tensors, batched, strict=True)),
+        tuple(repr(e.value) for e in extra if e is not None),
+    )
+    found = memory.get(key)
+    if again or found is None or (isinstance(found, Graph) and not found.fresh()):
+        memory[key] = found = _capture(function, tensors, batched, occluded, extra)
+    if isinstance(found, CaptureError):
+        raise found
+    return found
+
+
+def _capture(
+    function: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    batched: tuple[bool, ...],
+    occluded: int,
+    extra: tuple[Any, ...],
+) -> Graph | CaptureError:
+    x = tensors[occluded]
+    if not x.is_floating_point() or x.ndim < 3 or not batched[occluded] or math.prod(x.shape) == 0:
+        return CaptureError("the input has no axis that windows could slide along incrementally")
+    try:
+        return _Builder(_export(function, tensors, batched, extra), batched, occluded).build()
+    except CaptureError as error:
+        return error
+    except Exception as error:  # torch.export fails in as many ways as there are models
+        first = str(error).strip().splitlines()
+        return CaptureError(f"torch.export failed: {type(error).__name__}: {first[0] if first else ''}"[:300])

@@ -1,0 +1,533 @@
+"""The reference executor: PyTorch on changed boxes, for any device, dtype, rank and operator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+from krypton_engine.executors.grouping import Group, group_positions
+from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
+from krypton_engine.plan import Plan
+from krypton_engine.regions import WindowMap, slide_inwards
+from krypton_engine.windows import IntArray
+
+aten = torch.ops.aten
+
+LARGEST_BATCH = 32
+"""Positions whose boxes are computed together: convolutions gain little beyond."""
+
+LARGEST_TAIL = 256
+"""Positions that the full computation after the frontier runs on together."""
+
+_IN_PLACE = {
+    aten.relu.default: aten.relu_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.sigmoid.default: aten.sigmoid_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+_CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class ReferenceProgram:
+    """A graph made ready: weights in channels-last layout, and who reads what."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = {node.index: _channels_last(node.value) for node in graph.nodes if node.value is not None}
+        self.readers: dict[int, list[tuple[int, int]]] = {node.index: [] for node in graph.nodes}
+        for node in graph.nodes:
+            if node.local:
+                for i, operand in enumerate(node.operands):
+                    self.readers[operand].append((node.index, i))
+        self.frontiers = [node.index for node in graph.frontiers]
+        self.tail = [node for node in graph.nodes if node.depends and not node.local]
+        self.last_use = self._last_use()
+        self.in_place = {node.index for node in graph.nodes if self._runs_in_place(node)}
+
+    def _last_use(self) -> dict[int, int]:
+        last = {}
+        for node in self.graph.nodes:
+            for operand in refs((node.args, node.kwargs)):
+                last[operand] = node.index
+        last[self.graph.output] = len(self.graph.nodes)
+        return last
+
+    def _runs_in_place(self, node: Node) -> bool:
+        """Whether a box of ``node`` may overwrite its first operand's: nobody else reads that one."""
+        if not isinstance(node.box, Apply) or node.target not in _IN_PLACE or not node.operands:
+            return False
+        source = self.graph.nodes[node.operands[0]]
+        return (
+            isinstance(source.box, (Convolution, Pool))
+            and source.dtype == node.dtype
+            and source.shape == node.shape
+            and next(refs(node.args)) == source.index
+            and len(self.readers[source.index]) == 1
+            and source.index not in self.frontiers
+        )
+
+    def needs_view(self, node: Node) -> bool:
+        """Whether somebody reads cells of ``node`` outside its box."""
+        if node.index in self.frontiers or not node.operands:
+            return True
+        for reader, i in self.readers[node.index]:
+            other = self.graph.nodes[reader]
+            if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
+                return True
+        return False
+
+
+@dataclass
+class _View:
+    """The un-occluded cells of one value as the rows of a table, so that a gather composes any region.
+
+    The rows are the view's cells, then one row per padding constant, then room for a group's changed
+    cells. Cells run along ``axes``; all other dimensions are the columns.
+    """
+
+    table: Tensor
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    columns: tuple[int, ...]
+    fills: dict[float, int]
+    changed_at: int
+
+    def stride(self, k: int) -> int:
+        return math.prod(self.sizes[k + 1 :])
+
+
+@dataclass
+class _Patch:
+    """The changed box of one value for a group: where it starts, its extents, its cells."""
+
+    lo: dict[int, IntArray]
+    hi: dict[int, IntArray]
+    value: Tensor | None
+    loaded: bool = False
+
+
+class ReferenceSession:
+    """A program on one example: its views, and outputs for any list of positions.
+
+    Args:
+        program: The graph made ready.
+        plan: Graph x window.
+        inputs: The tensors of one example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        memory_budget: Bytes that the session may add to the process.
+    """
+
+    def __init__(
+        self,
+        program: ReferenceProgram,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+    ) -> None:
+        self.program = program
+        self.plan = plan
+        self.graph = program.graph
+        self.window = plan.window
+        self.x = inputs[self.graph.occluded]
+        self.baseline = baseline.to(self.x).expand(self.x.shape)
+        self.device = self.x.device
+        free = memory_budget - plan.bytes_views - plan.bytes_weights
+        needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
+        if free < needed:
+            raise InputError(
+                f"memory_budget {memory_budget / 2**20:.0f} MiB is too small: views and weights take "
+                f"{(plan.bytes_views + plan.bytes_weights) / 2**20:.0f} MiB and one position "
+                f"{needed / 2**20:.0f} MiB"
+            )
+        # Half for the boxes, half for the frontier and what follows it.
+        self.batch = max(1, min(LARGEST_BATCH, free // 2 // max(plan.bytes_per_position, 1)))
+        self.tail_batch = max(
+            1, min(LARGEST_TAIL, free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1))
+        )
+        self.chunk = max(self.batch, self.tail_batch)
+        self._changed_mask = self._mask()
+        self._views: dict[int, _View] = {}
+        self._others: dict[int, Tensor] = {}
+        self.base = self._materialise(inputs)
+
+    # -- the un-occluded pass --------------------------------------------------------------------------
+
+    def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Cells where the baseline differs from the input, along the axes that the window does not span."""
+        mask = (self.x != self.baseline)[0].cpu().numpy()
+        spanned = tuple(axis for axis in range(mask.ndim) if self.window.spans(axis))
+        return np.asarray(mask.any(axis=spanned, keepdims=True))
+
+    def _materialise(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Run the graph in full once and keep the views that boxes will read."""
+        values: dict[int, Any] = dict(self.program.constants)
+        for index, tensor in zip(self.graph.inputs, inputs, strict=True):
+            values[index] = _channels_last(tensor) if index == self.graph.input.index else tensor
+        columns = self._column_axes()
+        for node in self.graph.nodes:
+            if node.index not in values:
+                assert node.target is not None
+                values[node.index] = node.target(
+                    *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
+                )
+            if node.depends and node.local and self.program.needs_view(node):
+                self._views[node.index] = self._view(node, values[node.index], columns[node.index])
+            elif not node.depends and node.value is None:
+                self._others[node.index] = values[node.index]
+            for operand in refs((node.args, node.kwargs)):
+                if self.program.last_use.get(operand) == node.index and self.graph.nodes[operand].depends:
+                    values.pop(operand, None)
+        output: Tensor = values[self.graph.output]
+        return output
+
+    def _column_axes(self) -> dict[int, frozenset[int]]:
+        """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
+        spanned = frozenset(axis for axis in range(len(self.window.shape)) if self.window.spans(axis))
+        found = {}
+        for node in self.graph.nodes:
+            if not node.local:
+                continue
+            mine = spanned & frozenset(node.axes)
+            for i, operand in enumerate(node.operands):
+                source = self.graph.nodes[operand]
+                if source.depends:
+                    mine &= found[operand] | node.whole
+                mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
+            found[node.index] = mine
+        for node in self.graph.nodes:
+            for reader, i in self.program.readers[node.index]:
+                moved = {axis for axis, step in self.graph.nodes[reader].maps[i].items() if not step.is_identity()}
+                if node.local:
+                    found[node.index] -= moved
+        return found
+
+    def _view(self, node: Node, value: Tensor, columns: frozenset[int]) -> _View:
+        axes = tuple(axis for axis in node.axes if axis not in columns)
+        rows = [node.roles.index(axis) for axis in axes]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
+        order = (0, *rows, *rest)
+        sizes = tuple(node.shape[dim] for dim in rows)
+        cells = math.prod(sizes)
+        fills: dict[float, int] = {}
+        for reader, _ in self.program.readers[node.index]:
+            fills.setdefault(_fill(self.graph.nodes[reader]), cells + len(fills))
+        parts = [value.permute(order).reshape(cells, -1)]
+        parts += [torch.full_like(parts[0][:1], fill) for fill in fills]
+        start = cells + len(fills)
+        if node.index == self.graph.input.index:
+            parts.append(self.baseline.permute(order).reshape(cells, -1))
+        shape = tuple(node.shape[dim] for dim in rest)
+        return _View(torch.cat(parts), axes, sizes, order, shape, fills, start)
+
+    # -- positions -------------------------------------------------------------------------------------
+
+    def changed_boxes(self, positions: IntArray) -> IntArray:
+        """Bounding boxes ``(positions, axes, 2)`` of the cells that change, all zeros where none does."""
+        boxes = self.window.boxes(positions)
+        mask = self._changed_mask
+        if mask.all():
+            return boxes
+        spanned = [self.window.spans(axis) for axis in range(boxes.shape[1])]
+        for box in boxes:
+            part = mask[tuple(slice(None) if s else slice(lo, hi) for s, (lo, hi) in zip(spanned, box, strict=True))]
+            if part.all():
+                continue
+            found = np.nonzero(part)
+            if not len(found[0]):
+                box[:] = 0
+                continue
+            for axis, where in enumerate(found):
+                if not spanned[axis]:
+                    box[axis] = box[axis, 0] + where.min(), box[axis, 0] + where.max() + 1
+        return boxes
+
+    def outputs(self, positions: IntArray) -> Tensor:
+        """Outputs of the model occluded at ``positions``: ``(positions, *output_shape)``.
+
+        Positions that change nothing cost nothing, and equal sets of changed cells are computed once.
+        """
+        boxes, inverse = np.unique(self.changed_boxes(positions), axis=0, return_inverse=True)
+        result = self.base.expand(len(boxes), *self.base.shape[1:]).clone()
+        work = np.flatnonzero((boxes[..., 1] > boxes[..., 0]).all(axis=1))
+        for start in range(0, len(work), self.chunk):
+            part = work[start : start + self.chunk]
+            result[torch.from_numpy(part).to(self.device)] = self._chunk(boxes[part])
+        return result[torch.from_numpy(inverse.reshape(-1)).to(self.device)]
+
+    def _chunk(self, boxes: IntArray) -> Tensor:
+        """Outputs for up to ``self.chunk`` boxes: in groups up to the frontier, then together."""
+        groups = group_positions(self.graph, boxes, self.batch)
+        if not self.program.tail:
+            parts = [self._frontiers(group)[self.graph.output] for group in groups]
+        else:
+            collected: dict[int, list[Tensor]] = {index: [] for index in self.program.frontiers}
+            for group in groups:
+                for index, value in self._frontiers(group).items():
+                    collected[index].append(value)
+            frontier = {index: torch.cat(values) for index, values in collected.items()}
+            del collected
+            parts = [
+                self._tail({index: value[start : start + self.tail_batch] for index, value in frontier.items()})
+                for start in range(0, len(boxes), self.tail_batch)
+            ]
+        order = np.argsort(np.concatenate([group.members for group in groups]))
+        return torch.cat(parts)[torch.from_numpy(order).to(self.device)]
+
+    # -- from the input to the frontier ----------------------------------------------------------------
+
+    def _frontiers(self, group: Group) -> dict[int, Tensor]:
+        """Frontier values, whole, for the positions of one group."""
+        patches: dict[int, _Patch] = {}
+        for node in self.graph.nodes:
+            if node.local and (node.operands or node.index == self.graph.input.index):
+                patches[node.index] = self._patch(node, group, patches)
+        out = {}
+        for index in self.program.frontiers:
+            node = self.graph.nodes[index]
+            coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
+            out[index] = self._compose(node, coordinates, patches, len(group.members), 0.0)
+        return out
+
+    def _patch(self, node: Node, group: Group, patches: dict[int, _Patch]) -> _Patch:
+        lo, hi = group.lo[node.index], group.hi[node.index]
+        if node.index == self.graph.input.index:
+            return _Patch(lo, hi, None, loaded=True)
+        extents = {axis: group.extents[node.index][axis] for axis in node.axes}
+        start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
+        if not all(extents.values()):
+            return _Patch(start, start, None)
+        stop = {axis: start[axis] + extents[axis] for axis in node.axes}
+        copies = len(group.members)
+        box = node.box
+        if isinstance(box, Reindex):
+            value = self._reindex(node, box, start, extents, patches, copies)
+        else:
+            fetched = {
+                operand: self._fetch(node, i, start, extents, patches, copies)
+                for i, operand in enumerate(node.operands)
+            }
+            value = self._run(node, fetched, start, extents, copies)
+        for operand in node.operands:
+            if operand in patches and self.program.last_use[operand] == node.index:
+                patches[operand].value = None if patches[operand].loaded else patches[operand].value
+        return _Patch(start, stop, value)
+
+    def _fetch(
+        self,
+        node: Node,
+        i: int,
+        start: dict[int, IntArray],
+        extents: dict[int, int],
+        patches: dict[int, _Patch],
+        copies: int,
+    ) -> Tensor:
+        """What a box of ``node`` reads of its i-th operand, composed from changed cells, view and padding."""
+        source = self.graph.nodes[node.operands[i]]
+        patch = patches.get(source.index)
+        if patch is not None and patch.value is not None and node.same_cells(i):
+            if all(
+                np.array_equal(patch.lo[axis], start[axis]) and patch.value.shape[d] == extents[axis]
+                for d, axis in enumerate(source.roles)
+                if axis is not None and axis != BATCH
+            ):
+                return patch.value
+        if not source.axes:
+            return self._constant(source.index, copies)
+        coordinates = {}
+        for axis in source.axes:
+            step = node.maps[i].get(axis)
+            if axis in node.whole or axis not in start:
+                coordinates[axis] = np.arange(source.size(axis))[None]
+            elif isinstance(step, WindowMap):
+                read = np.arange(step.extent_read(extents[axis]))
+                coordinates[axis] = step.first_read(start[axis])[:, None] + read
+            else:
+                cells = start[axis][:, None] + np.arange(extents[axis])
+                coordinates[axis] = cells if step is None else step.sources(cells)
+        return self._compose(source, coordinates, patches, copies, _fill(node))
+
+    def _constant(self, index: int, copies: int) -> Tensor:
+        value = self.program.constants.get(index)
+        if value is None:
+            value = self._others[index]
+        if self.graph.nodes[index].roles[:1] == (BATCH,):
+            return value.expand(copies, *value.shape[1:])
+        return value
+
+    def _compose(
+        self,
+        source: Node,
+        coordinates: Mapping[int, IntArray],
+        patches: dict[int, _Patch],
+        copies: int,
+        fill: float,
+    ) -> Tensor:
+        """Cells of ``source`` at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
+        if source.index not in self._views:
+            self._views[source.index] = self._view(source, self._constant(source.index, 1), frozenset())
+        view = self._views[source.index]
+        patch = patches.get(source.index)
+        is_input = source.index == self.graph.input.index
+        if patch is not None and not patch.loaded and patch.value is not None:
+            self._load(view, patch)
+        rank = len(view.axes)
+        from_view: Any = 0
+        from_patch: Any = view.changed_at
+        changed: Any = patch is not None and patch.loaded
+        outside: Any = False
+        if patch is not None and patch.loaded and not is_input:
+            sizes = [int((patch.hi[axis] - patch.lo[axis])[0]) for axis in view.axes]
+            from_patch = from_patch + np.arange(copies).reshape(-1, *[1] * rank) * math.prod(sizes)
+        for k, axis in enumerate(view.axes):
+            cells = coordinates[axis]
+            shape = [len(cells)] + [1] * rank
+            shape[k + 1] = cells.shape[1]
+            if cells.min() < 0 or cells.max() >= view.sizes[k]:
+                outside = outside | ((cells < 0) | (cells >= view.sizes[k])).reshape(shape)
+            from_view = from_view + (cells * view.stride(k)).reshape(shape)
+            if patch is not None and patch.loaded:
+                lo, hi = patch.lo[axis][:, None], patch.hi[axis][:, None]
+                inside = (cells >= lo) & (cells < hi)
+                changed = changed & inside.reshape([len(inside), *shape[1:]])
+                relative = cells * view.stride(k) if is_input else (cells - lo) * math.prod(sizes[k + 1 :])
+                from_patch = from_patch + relative.reshape([len(relative), *shape[1:]])
+        index = from_view if changed is False else np.where(changed, from_patch, from_view)
+        if outside is not False:
+            index = np.where(outside, view.fills[fill], index)
+        shape = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
+        index = np.broadcast_to(index, shape).reshape(-1)
+        rows = view.table.index_select(0, torch.from_numpy(np.ascontiguousarray(index)).to(self.device))
+        inverse = np.argsort(view.order)
+        return rows.view(*shape, *view.columns).permute(*inverse.tolist())
+
+    def _load(self, view: _View, patch: _Patch) -> None:
+        """Write a patch into its view's table, behind the un-occluded cells."""
+        assert patch.value is not None
+        rows = patch.value.permute(view.order).reshape(-1, view.table.shape[1])
+        end = view.changed_at + len(rows)
+        if len(view.table) < end:
+            grown = view.table.new_empty(end, view.table.shape[1])
+            grown[: view.changed_at] = view.table[: view.changed_at]
+            view.table = grown
+        view.table[view.changed_at : end] = rows
+        patch.loaded = True
+
+    # -- operators on boxes ----------------------------------------------------------------------------
+
+    def _run(
+        self, node: Node, fetched: dict[int, Tensor], start: dict[int, IntArray], extents: dict[int, int], copies: int
+    ) -> Tensor:
+        box = node.box
+        if isinstance(box, Convolution):
+            x = fetched[node.operands[0]]
+            spatial = node.roles[2:]
+            padding = [0 if role is not None else p for role, p in zip(spatial, box.padding, strict=True)]
+            bias = None if box.bias is None else self._constant(box.bias, 1)
+            weight = self._constant(box.weight, 1)
+            return _CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
+        if isinstance(box, Pool):
+            return self._pool(node, box, fetched[node.operands[0]], start, extents)
+        assert isinstance(box, Apply) and node.target is not None
+
+        def value(index: int) -> Tensor:
+            return fetched[index] if index in fetched else self._constant(index, copies)
+
+        args = resolve(node.args, value, copies)
+        if box.sized:
+            sizes = [
+                copies if role == BATCH else size if role is None else extents[role]
+                for role, size in zip(node.roles, node.shape, strict=True)
+            ]
+            args = (args[0], sizes, *args[2:])
+        target = _IN_PLACE[node.target] if node.index in self.program.in_place else node.target
+        result: Tensor = target(*args, **resolve(node.kwargs, value, copies))
+        return result
+
+    def _pool(self, node: Node, box: Pool, x: Tensor, start: dict[int, IntArray], extents: dict[int, int]) -> Tensor:
+        spatial = node.roles[2:]
+        padding = [0 if role is not None else p for role, p in zip(spatial, box.padding, strict=True)]
+        rank = len(spatial)
+        if box.maximum:
+            return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
+        if rank == 1:
+            total = torch.nn.functional.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode) * box.kernel[0]
+        else:
+            pool = torch.nn.functional.avg_pool2d if rank == 2 else torch.nn.functional.avg_pool3d
+            total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, 1)
+        for dim, (role, counts) in enumerate(zip(spatial, box.divisors, strict=True)):
+            if len(set(counts)) == 1:
+                total = total / counts[0]
+                continue
+            table = np.asarray(counts)
+            sizes = table[None] if role is None else table[start[role][:, None] + np.arange(extents[role])]
+            shape = [len(sizes), 1] + [1] * rank
+            shape[2 + dim] = sizes.shape[1]
+            total = total / torch.from_numpy(sizes.reshape(shape)).to(total)
+        return total
+
+    def _reindex(
+        self,
+        node: Node,
+        box: Reindex,
+        start: dict[int, IntArray],
+        extents: dict[int, int],
+        patches: dict[int, _Patch],
+        copies: int,
+    ) -> Tensor:
+        result = self._fetch(node, 0, start, extents, patches, copies)
+        for i in range(1, len(node.operands)):
+            part = self._fetch(node, i, start, extents, patches, copies)
+            has_source = torch.ones((), dtype=torch.bool)
+            for axis, step in node.maps[i].items():
+                cells = step.sources(start[axis][:, None] + np.arange(extents[axis]))
+                shape = [len(cells)] + [1] * (len(node.shape) - 1)
+                shape[node.roles.index(axis)] = cells.shape[1]
+                has_source = has_source & torch.from_numpy((cells >= 0).reshape(shape))
+            result = torch.where(has_source.to(self.device), part, result)
+        return result
+
+    # -- from the frontier to the output ---------------------------------------------------------------
+
+    def _tail(self, frontier: dict[int, Tensor]) -> Tensor:
+        """The rest of the model in full, on a batch of frontier values."""
+        values: dict[int, Any] = dict(frontier)
+        copies = len(next(iter(frontier.values())))
+
+        def value(index: int) -> Any:
+            return values[index] if index in values else self._constant(index, copies)
+
+        for node in self.program.tail:
+            assert node.target is not None
+            values[node.index] = node.target(
+                *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
+            )
+            for operand in refs((node.args, node.kwargs)):
+                if self.program.last_use[operand] == node.index:
+                    values.pop(operand, None)
+        output: Tensor = values[self.graph.output]
+        return output
+
+
+def _fill(node: Node) -> float:
+    """What ``node`` reads outside its operand."""
+    if isinstance(node.box, Pool) and node.box.maximum:
+        return -math.inf
+    return node.box.fill if isinstance(node.box, Reindex) else 0.0
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    layout = _CHANNELS_LAST.get(value.dim())
+    return value if layout is None else value.contiguous(memory_format=layout)

@@ -1,0 +1,228 @@
+"""The model as a list of functional operators whose dimensions have known roles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.regions import AxisMap, WindowMap
+
+BATCH = -1
+"""Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
+
+Roles = tuple[int | None, ...]
+"""For every dimension of a value: ``BATCH``, the input axis that it still runs along, or None (opaque)."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An operand: the value of another node."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A size that depends on how many copies run together: ``per_copy * copies + extra``."""
+
+    per_copy: int
+    extra: int = 0
+
+    def __call__(self, copies: int) -> int:
+        return self.per_copy * copies + self.extra
+
+
+@dataclass(frozen=True)
+class Apply:
+    """The operator itself, run on boxes: it treats every cell alike.
+
+    ``sized`` marks operators such as ``reshape`` whose second argument is the shape of their output.
+    """
+
+    sized: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution; along axes its padding comes from the boxes, along opaque dimensions from ``padding``."""
+
+    weight: int
+    bias: int | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Maximum or average pooling; padding as in `Convolution`.
+
+    ``divisors`` holds for every spatial dimension the number of cells that each output divides by (its
+    average pooling's divisor is their product), since it depends on the absolute position.
+    """
+
+    maximum: bool
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool
+    divisors: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reindex:
+    """Cells moved or repeated, and constants where a source has none; later operands win."""
+
+    fill: float = 0.0
+
+
+BoxOperator = Apply | Convolution | Pool | Reindex
+
+
+@dataclass
+class Node:
+    """One operator of the graph.
+
+    ``target(*args, **kwargs)`` computes it in full, for any number of copies. A *local* node can also be
+    computed on a box: ``box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
+    without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
+    """
+
+    index: int
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    roles: Roles
+    dtype: torch.dtype | None
+    target: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    value: Tensor | None = None
+    box: BoxOperator | None = None
+    operands: tuple[int, ...] = ()
+    maps: tuple[Mapping[int, AxisMap], ...] = ()
+    whole: frozenset[int] = frozenset()
+    depends: bool = False
+    reason: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether the node can be recomputed on a box alone."""
+        return self.box is not None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The input axes that the value still runs along, in the order of its dimensions."""
+        return tuple(role for role in self.roles if role is not None and role != BATCH)
+
+    def size(self, axis: int) -> int:
+        """Number of cells along ``axis``."""
+        return self.shape[self.roles.index(axis)]
+
+    def numel(self) -> int:
+        """Number of elements for one copy."""
+        return math.prod(self.shape)
+
+    def same_cells(self, operand: int) -> bool:
+        """Whether operand number ``operand`` is read exactly at the output's own cells."""
+        return not self.whole and all(m.is_identity() for m in self.maps[operand].values())
+
+
+def refs(args: Any) -> Iterator[int]:
+    """Node numbers that a nest of arguments refers to."""
+    if isinstance(args, Ref):
+        yield args.node
+    elif isinstance(args, (tuple, list)):
+        for item in args:
+            yield from refs(item)
+    elif isinstance(args, Mapping):
+        for item in args.values():
+            yield from refs(item)
+
+
+def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
+    """``args`` with every reference replaced by its value and every `Rows` by its number."""
+    if isinstance(args, Ref):
+        return values(args.node)
+    if isinstance(args, Rows):
+        return args(copies)
+    if isinstance(args, (tuple, list)):
+        return type(args)(resolve(item, values, copies) for item in args)
+    if isinstance(args, Mapping):
+        return {key: resolve(item, values, copies) for key, item in args.items()}
+    return args
+
+
+@dataclass
+class Graph:
+    """A captured model for one occluded input of one shape; the others keep their value.
+
+    Attributes:
+        nodes: In an order in which operands come first.
+        inputs: Node of every tensor input; ``inputs[occluded]`` is the one that windows occlude.
+        output: Node of the result; its first dimension is the batch.
+        batched: For every input, whether its first dimension is the batch.
+        sources: Parameters and buffers that the graph was captured from, with their version counters.
+    """
+
+    nodes: list[Node]
+    inputs: tuple[int, ...]
+    occluded: int
+    output: int
+    batched: tuple[bool, ...]
+    sources: tuple[tuple[Tensor, int], ...] = ()
+
+    @property
+    def input(self) -> Node:
+        """The occluded input."""
+        return self.nodes[self.inputs[self.occluded]]
+
+    @property
+    def frontiers(self) -> list[Node]:
+        """Local values that the full computation goes on from."""
+        needed = {self.output} | {
+            index for node in self.nodes if node.depends and not node.local for index in refs(
+                (node.args, node.kwargs)
+            )
+        }
+        return [node for node in self.nodes if node.index in needed and node.local]
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of one output cell over all channels, or of the whole of a full node.
+
+        Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and linear
+        layers counts as nothing, as in the paper.
+        """
+        if isinstance(node.box, Convolution):
+            weight = self.nodes[node.box.weight].shape
+            opaque = math.prod(n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None)
+            return math.prod(weight) * opaque
+        name = node.op
+        if name in {"conv1d", "conv2d", "conv3d"} or name == "linear":
+            weight = self.nodes[next(refs(node.args[1]))].shape
+            cells = math.prod(node.shape[2:]) if name != "linear" else node.numel() // weight[0]
+            if node.local:
+                cells //= max(math.prod(node.size(axis) for axis in node.axes), 1)
+            return math.prod(weight) * cells
+        return 0
+
+    def fresh(self) -> bool:
+        """Whether no parameter was replaced in place since the capture, as far as counters tell."""
+        return all(tensor._version == version for tensor, version in self.sources)
+
+
+def cells(node: Node, extents: Mapping[int, int]) -> int:
+    """Number of cells of a box of ``extents``."""
+    return math.prod(extents[axis] for axis in node.axes)
+
+
+def window_maps(node: Node) -> list[WindowMap]:
+    """The windows that ``node`` reads through, for tables and cost figures."""
+    return [m for maps in node.maps for m in maps.values() if isinstance(m, WindowMap)]

@@ -1,0 +1,169 @@
+"""Sliding windows as Captum lays them: shapes, strides, positions, overlap averaging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A window of ``shape`` that slides by ``strides`` over an input of shape ``input_shape``.
+
+    Along an axis of size ``H`` with window ``k`` and stride ``s`` there are ``ceil((H - k) / s) + 1``
+    positions; position ``i`` covers ``[i * s, min(i * s + k, H))``, so the last window may be cut.
+    Positions are numbered over the grid in C order (the last axis fastest).
+
+    Args:
+        input_shape: Shape of one input without its batch dimension.
+        shape: Shape of the window, one size for every axis of ``input_shape``.
+        strides: Step of the window along every axis.
+
+    Raises:
+        InputError: A size is not a positive integer, the window exceeds the input, or the stride exceeds
+            the window along an axis that the window does not span.
+    """
+
+    input_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if 0 in self.input_shape:
+            raise InputError(f"inputs is empty: its shape without the batch is {self.input_shape}")
+        for name, sizes in (("sliding_window_shapes", self.shape), ("strides", self.strides)):
+            if len(sizes) != len(self.input_shape):
+                raise InputError(
+                    f"{name} has {len(sizes)} sizes, {tuple(sizes)}; the input has "
+                    f"{len(self.input_shape)} dimensions without its batch, {self.input_shape}"
+                )
+            if any(size < 1 for size in sizes):
+                raise InputError(f"{name} must be positive integers, got {tuple(sizes)}")
+        if any(k > n for k, n in zip(self.shape, self.input_shape, strict=True)):
+            raise InputError(
+                f"sliding_window_shapes {self.shape} cannot exceed the input's dimensions {self.input_shape}"
+            )
+        for axis, (n, k, s) in enumerate(zip(self.input_shape, self.shape, self.strides, strict=True)):
+            if k < n and s > k:
+                raise InputError(
+                    f"strides {self.strides} cannot exceed the window {self.shape} along dimension {axis}, "
+                    f"which the window does not span: cells between the windows would never be occluded"
+                )
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Number of positions along every axis."""
+        return tuple(
+            math.ceil((n - k) / s) + 1
+            for n, k, s in zip(self.input_shape, self.shape, self.strides, strict=True)
+        )
+
+    @cached_property
+    def grid_shape(self) -> tuple[int, ...]:
+        """``counts`` without the axes that the window spans: the shape of a heatmap."""
+        return tuple(n for axis, n in enumerate(self.counts) if not self.spans(axis))
+
+    def spans(self, axis: int) -> bool:
+        """Whether the window covers the whole of ``axis``."""
+        return self.shape[axis] == self.input_shape[axis]
+
+    def __len__(self) -> int:
+        return math.prod(self.counts)
+
+    def starts(self, axis: int) -> IntArray:
+        """First cell of every window along ``axis``."""
+        return np.arange(self.counts[axis], dtype=np.int64) * self.strides[axis]
+
+    def stops(self, axis: int) -> IntArray:
+        """One past the last cell of every window along ``axis``."""
+        return np.minimum(self.starts(axis) + self.shape[axis], self.input_shape[axis])
+
+    def coordinates(self, positions: IntArray) -> tuple[IntArray, ...]:
+        """Grid coordinates of ``positions``, one array per axis of the input."""
+        if not self.counts:
+            return ()
+        return np.unravel_index(positions, self.counts)  # type: ignore[return-value]
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """Cells that the windows at ``positions`` cover: ``(positions, axes, 2)``, half-open."""
+        boxes = np.empty((len(positions), len(self.counts), 2), dtype=np.int64)
+        for axis, index in enumerate(self.coordinates(positions)):
+            boxes[:, axis, 0] = self.starts(axis)[index]
+            boxes[:, axis, 1] = self.stops(axis)[index]
+        return boxes
+
+    def touching(self, region: Tensor | Sequence[int]) -> IntArray:
+        """Positions whose window touches ``region``.
+
+        Args:
+            region: Boolean mask of the input's shape (or of its last dimensions), or a box over the last
+                dimensions as ``(first_0, first_1, ..., last_0, last_1, ...)``, half-open: for an image
+                ``(top, left, bottom, right)``.
+
+        Raises:
+            InputError: The region does not fit the input or touches no window.
+        """
+        mask = self._region_mask(region)
+        touched = mask.numpy().astype(np.int64)
+        for axis in range(len(self.counts)):
+            total = np.concatenate([np.zeros_like(touched.take([0], axis)), touched.cumsum(axis)], axis)
+            touched = total.take(self.stops(axis), axis) - total.take(self.starts(axis), axis)
+        positions = np.flatnonzero(touched)
+        if not len(positions):
+            raise InputError("region holds no cell of the input, so no window touches it")
+        return positions.astype(np.int64)
+
+    def _region_mask(self, region: Tensor | Sequence[int]) -> Tensor:
+        shape = self.input_shape
+        accepted = (
+            f"a boolean mask that broadcasts to {shape}, or a box (first..., last...) of its last dimensions"
+        )
+        if isinstance(region, (Tensor, np.ndarray)) and torch.as_tensor(region).dtype == torch.bool:
+            mask = torch.as_tensor(region).cpu()
+            try:
+                return mask.expand(shape)
+            except RuntimeError:
+                raise InputError(
+                    f"region is a mask of shape {tuple(mask.shape)}; accepted is {accepted}"
+                ) from None
+        sizes = [int(size) for size in region]
+        rank = len(sizes) // 2
+        first, last = sizes[:rank], sizes[rank:]
+        if len(sizes) % 2 or not 0 < rank <= len(shape):
+            raise InputError(f"region is {tuple(sizes)}; accepted is {accepted}")
+        for low, high, n in zip(first, last, shape[len(shape) - rank :], strict=True):
+            if not 0 <= low < high <= n:
+                raise InputError(f"region {tuple(sizes)} is empty or leaves the input's shape {shape}")
+        mask = torch.zeros(shape, dtype=torch.bool)
+        mask[(..., *(slice(low, high) for low, high in zip(first, last, strict=True)))] = True
+        return mask
+
+    def average(self, differences: Tensor) -> Tensor:
+        """Mean of ``differences`` over the windows that cover a cell: Captum's attribution.
+
+        Args:
+            differences: ``(..., positions)``, one value for every position of the grid.
+
+        Returns:
+            Float32 tensor of shape ``(..., *input_shape)``.
+        """
+        lead = differences.shape[:-1]
+        mean = differences.double().reshape(*lead, *self.counts)
+        for axis in range(len(self.counts)):
+            cells = np.arange(self.input_shape[axis])
+            cover = (cells[:, None] >= self.starts(axis)) & (cells[:, None] < self.stops(axis))
+            weights = torch.from_numpy(cover / cover.sum(1, keepdims=True)).to(mean.device)
+            dim = len(lead) + axis
+            mean = torch.tensordot(mean, weights, dims=([dim], [1])).movedim(-1, dim)
+        return mean.float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
-from krypton_engine.executors.grouping import Group, group_positions
+from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.plan import Plan
 from krypton_engine.regions import WindowMap, slide_inwards
@@ -157,7 +157,6 @@ class ReferenceSession:
         self.tail_batch = max(
             1, min(LARGEST_TAIL, free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1))
         )
-        self.chunk = max(self.batch, self.tail_batch)
         self._changed_mask = self._mask()
         self._views: dict[int, _View] = {}
         self._others: dict[int, Tensor] = {}
@@ -262,29 +261,33 @@ class ReferenceSession:
         boxes, inverse = np.unique(self.changed_boxes(positions), axis=0, return_inverse=True)
         result = self.base.expand(len(boxes), *self.base.shape[1:]).clone()
         work = np.flatnonzero((boxes[..., 1] > boxes[..., 0]).all(axis=1))
-        for start in range(0, len(work), self.chunk):
-            part = work[start : start + self.chunk]
-            result[torch.from_numpy(part).to(self.device)] = self._chunk(boxes[part])
+        if len(work):
+            grouping = Grouping(self.graph, boxes[work], self.batch)
+            for members, values in self._grouped(grouping):
+                result[torch.from_numpy(work[members]).to(self.device)] = values
         return result[torch.from_numpy(inverse.reshape(-1)).to(self.device)]
 
-    def _chunk(self, boxes: IntArray) -> Tensor:
-        """Outputs for up to ``self.chunk`` boxes: in groups up to the frontier, then together."""
-        groups = group_positions(self.graph, boxes, self.batch)
-        if not self.program.tail:
-            parts = [self._frontiers(group)[self.graph.output] for group in groups]
-        else:
-            collected: dict[int, list[Tensor]] = {index: [] for index in self.program.frontiers}
-            for group in groups:
-                for index, value in self._frontiers(group).items():
-                    collected[index].append(value)
-            frontier = {index: torch.cat(values) for index, values in collected.items()}
-            del collected
-            parts = [
-                self._tail({index: value[start : start + self.tail_batch] for index, value in frontier.items()})
-                for start in range(0, len(boxes), self.tail_batch)
-            ]
-        order = np.argsort(np.concatenate([group.members for group in groups]))
-        return torch.cat(parts)[torch.from_numpy(order).to(self.device)]
+    def _grouped(self, grouping: Grouping) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions."""
+        waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
+        for i, members in enumerate(grouping.members):
+            waiting.append((members, self._frontiers(grouping.group(members))))
+            following = grouping.members[i + 1 : i + 2]
+            count = sum(len(m) for m, _ in waiting)
+            if following and count + len(following[0]) <= self.tail_batch:
+                continue
+            joined = {
+                index: torch.cat([values[index] for _, values in waiting]) if len(waiting) > 1 else value
+                for index, value in waiting[0][1].items()
+            }
+            all_members = np.concatenate([m for m, _ in waiting])
+            waiting.clear()
+            if not self.program.tail:
+                yield all_members, joined[self.graph.output]
+                continue
+            for start in range(0, count, self.tail_batch):
+                part = {index: value[start : start + self.tail_batch] for index, value in joined.items()}
+                yield all_members[start : start + self.tail_batch], self._tail(part)
 
     # -- from the input to the frontier ----------------------------------------------------------------
 

@@ -1,0 +1,31 @@
+"""Krypton: occlusion explanations of CNNs by incremental inference."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled
+    from krypton_engine.heatmap import Heatmap
+    from krypton_engine.occlusion import KryptonOcclusion
+    from krypton_engine.plan import Plan
+
+_HOME = {
+    "FallbackWarning": "errors",
+    "Heatmap": "heatmap",
+    "InputError": "errors",
+    "KryptonOcclusion": "occlusion",
+    "OcclusionCancelled": "errors",
+    "Plan": "plan",
+}
+
+__all__ = ["FallbackWarning", "Heatmap", "InputError", "KryptonOcclusion", "OcclusionCancelled", "Plan"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: Captum imports Matplotlib, which `import krypton_engine` should not cost.
+    if name in _HOME:
+        return getattr(importlib.import_module(f"krypton_engine.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'krypton_engine' has no attribute {name!r}")

@@ -275,6 +275,8 @@ class _Builder:
             name in {"_to_copy", "to"} and isinstance(args[0], Ref) and self.nodes[args[0].node].dtype == value.dtype
         ):
             return args[0]
+        if name == "slice" and isinstance(args[0], Ref) and _takes_all(args, self.nodes[args[0].node].shape):
+            return args[0]
         if "adaptive" in name and isinstance(value, Tensor) and self.shape_of(value)[0] == self.nodes[args[0].node].shape:
             return args[0]
         if fx_node.target in _BATCH_NORMS:
@@ -451,6 +453,13 @@ class _Builder:
             self.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
             *args[3:],
         )
+
+
+def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
+    """Whether the arguments of a ``slice`` leave nothing out (``x[:, 0]`` slices the batch so)."""
+    _, dim, start, end, step = (*args, *(0, None, None, 1)[len(args) - 1 :])
+    everything = isinstance(end, int) and end >= 2**62
+    return step == 1 and start in (None, 0) and (end is None or everything or end == shape[dim] != 1)
 
 
 def _holds_rows(args: Any) -> bool:

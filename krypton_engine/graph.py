@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.regions import AxisMap, WindowMap
+from krypton_engine.regions import AxisMap
 
 BATCH = -1
 """Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
@@ -160,7 +160,7 @@ def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
     return args
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """A captured model for one occluded input of one shape; the others keep their value.
 
@@ -216,13 +216,3 @@ class Graph:
     def fresh(self) -> bool:
         """Whether no parameter was replaced in place since the capture, as far as counters tell."""
         return all(tensor._version == version for tensor, version in self.sources)
-
-
-def cells(node: Node, extents: Mapping[int, int]) -> int:
-    """Number of cells of a box of ``extents``."""
-    return math.prod(extents[axis] for axis in node.axes)
-
-
-def window_maps(node: Node) -> list[WindowMap]:
-    """The windows that ``node`` reads through, for tables and cost figures."""
-    return [m for maps in node.maps for m in maps.values() if isinstance(m, WindowMap)]

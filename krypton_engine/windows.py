@@ -167,3 +167,74 @@ class SlidingWindow:
             dim = len(lead) + axis
             mean = torch.tensordot(mean, weights, dims=([dim], [1])).movedim(-1, dim)
         return mean.float()
+
+
+class ChangedCells:
+    """Which cells every window of ``window`` really changes, given where the baseline differs from the input.
+
+    Args:
+        window: The sliding window.
+        differs: Boolean array of the input's shape, true where occluding changes the value.
+    """
+
+    def __init__(self, window: SlidingWindow, differs: npt.NDArray[np.bool_]) -> None:
+        self.window = window
+        self._spanned = [window.spans(axis) for axis in range(differs.ndim)]
+        along = tuple(axis for axis, spanned in enumerate(self._spanned) if spanned)
+        self._differs = differs.any(axis=along, keepdims=True)
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes.
+
+        Two positions with the same box change the same cells: the window holds the box, so what changes
+        in the window is what differs in the box.
+        """
+        boxes = self.window.boxes(positions)
+        if self._differs.all():
+            return boxes
+        for box in boxes:
+            part = self._differs[
+                tuple(
+                    slice(None) if spanned else slice(lo, hi)
+                    for spanned, (lo, hi) in zip(self._spanned, box, strict=True)
+                )
+            ]
+            if part.all():
+                continue
+            found = np.nonzero(part)
+            if not len(found) or not len(found[0]):
+                box[:] = 0
+                continue
+            for axis, where in enumerate(found):
+                if not self._spanned[axis]:
+                    first = box[axis, 0]
+                    box[axis] = first + where.min(), first + where.max() + 1
+        return boxes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Distinct sets of changed cells among ``positions``, so that each is computed once.
+
+    Attributes:
+        boxes: ``(distinct, axes, 2)``, none of them empty.
+        readers: For every box, the positions that it answers.
+        unchanged: Positions at which nothing changes.
+    """
+
+    boxes: IntArray
+    readers: list[IntArray]
+    unchanged: IntArray
+
+
+def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
+    """Sort ``positions`` by what they change."""
+    boxes, inverse = np.unique(changed.boxes(positions), axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    filled = (boxes[..., 1] > boxes[..., 0]).all(axis=1)
+    readers = np.split(positions[np.argsort(inverse, kind="stable")], np.cumsum(np.bincount(inverse))[:-1])
+    return Work(
+        boxes[filled],
+        [group for group, keep in zip(readers, filled, strict=True) if keep],
+        positions[~filled[inverse]],
+    )

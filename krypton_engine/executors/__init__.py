@@ -1,0 +1,25 @@
+"""Executors: each makes a program of a graph and opens sessions that stream outputs for positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+from krypton_engine.windows import IntArray, SlidingWindow
+
+
+class Session(Protocol):
+    """A model on one input: outputs for any list of positions.
+
+    Attributes:
+        window: The sliding window whose positions it answers.
+        base: Output for the un-occluded input, ``(1, *output_shape)``.
+    """
+
+    window: SlidingWindow
+    base: Tensor
+
+    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
+        """Positions and their outputs ``(positions, *output_shape)`` as they become known."""

@@ -16,7 +16,7 @@ from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.plan import Plan
 from krypton_engine.regions import WindowMap, slide_inwards
-from krypton_engine.windows import IntArray
+from krypton_engine.windows import ChangedCells, IntArray, distinct_work
 
 aten = torch.ops.aten
 
@@ -157,18 +157,12 @@ class ReferenceSession:
         self.tail_batch = max(
             1, min(LARGEST_TAIL, free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1))
         )
-        self._changed_mask = self._mask()
+        self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
         self._views: dict[int, _View] = {}
         self._others: dict[int, Tensor] = {}
         self.base = self._materialise(inputs)
 
     # -- the un-occluded pass --------------------------------------------------------------------------
-
-    def _mask(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Cells where the baseline differs from the input, along the axes that the window does not span."""
-        mask = (self.x != self.baseline)[0].cpu().numpy()
-        spanned = tuple(axis for axis in range(mask.ndim) if self.window.spans(axis))
-        return np.asarray(mask.any(axis=spanned, keepdims=True))
 
     def _materialise(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Run the graph in full once and keep the views that boxes will read."""
@@ -233,48 +227,36 @@ class ReferenceSession:
 
     # -- positions -------------------------------------------------------------------------------------
 
-    def changed_boxes(self, positions: IntArray) -> IntArray:
-        """Bounding boxes ``(positions, axes, 2)`` of the cells that change, all zeros where none does."""
-        boxes = self.window.boxes(positions)
-        mask = self._changed_mask
-        if mask.all():
-            return boxes
-        spanned = [self.window.spans(axis) for axis in range(boxes.shape[1])]
-        for box in boxes:
-            part = mask[tuple(slice(None) if s else slice(lo, hi) for s, (lo, hi) in zip(spanned, box, strict=True))]
-            if part.all():
-                continue
-            found = np.nonzero(part)
-            if not len(found[0]):
-                box[:] = 0
-                continue
-            for axis, where in enumerate(found):
-                if not spanned[axis]:
-                    box[axis] = box[axis, 0] + where.min(), box[axis, 0] + where.max() + 1
-        return boxes
-
-    def outputs(self, positions: IntArray) -> Tensor:
-        """Outputs of the model occluded at ``positions``: ``(positions, *output_shape)``.
+    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs of the model occluded at ``positions``, as they become known.
 
         Positions that change nothing cost nothing, and equal sets of changed cells are computed once.
-        """
-        boxes, inverse = np.unique(self.changed_boxes(positions), axis=0, return_inverse=True)
-        result = self.base.expand(len(boxes), *self.base.shape[1:]).clone()
-        work = np.flatnonzero((boxes[..., 1] > boxes[..., 0]).all(axis=1))
-        if len(work):
-            grouping = Grouping(self.graph, boxes[work], self.batch)
-            for members, values in self._grouped(grouping):
-                result[torch.from_numpy(work[members]).to(self.device)] = values
-        return result[torch.from_numpy(inverse.reshape(-1)).to(self.device)]
 
-    def _grouped(self, grouping: Grouping) -> Iterator[tuple[IntArray, Tensor]]:
+        Args:
+            positions: Positions of the window's grid, in any order.
+            limit: Largest number of positions to compute at a time.
+
+        Yields:
+            Positions, and their outputs ``(positions, *output_shape)``.
+        """
+        work = distinct_work(self.changed, positions)
+        if len(work.unchanged):
+            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
+        if len(work.boxes):
+            batch = self.batch if limit is None else min(limit, self.batch)
+            tail = self.tail_batch if limit is None else batch
+            for members, values in self._grouped(Grouping(self.graph, work.boxes, batch), tail):
+                repeats = torch.tensor([len(work.readers[i]) for i in members], device=self.device)
+                yield np.concatenate([work.readers[i] for i in members]), values.repeat_interleave(repeats, 0)
+
+    def _grouped(self, grouping: Grouping, tail_batch: int) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions."""
         waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
         for i, members in enumerate(grouping.members):
             waiting.append((members, self._frontiers(grouping.group(members))))
             following = grouping.members[i + 1 : i + 2]
             count = sum(len(m) for m, _ in waiting)
-            if following and count + len(following[0]) <= self.tail_batch:
+            if following and count + len(following[0]) <= tail_batch:
                 continue
             joined = {
                 index: torch.cat([values[index] for _, values in waiting]) if len(waiting) > 1 else value
@@ -285,9 +267,9 @@ class ReferenceSession:
             if not self.program.tail:
                 yield all_members, joined[self.graph.output]
                 continue
-            for start in range(0, count, self.tail_batch):
-                part = {index: value[start : start + self.tail_batch] for index, value in joined.items()}
-                yield all_members[start : start + self.tail_batch], self._tail(part)
+            for start in range(0, count, tail_batch):
+                part = {index: value[start : start + tail_batch] for index, value in joined.items()}
+                yield all_members[start : start + tail_batch], self._tail(part)
 
     # -- from the input to the frontier ----------------------------------------------------------------
 

@@ -1,0 +1,118 @@
+"""Full inference on occluded copies: for what has no graph, is not separable or gains nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from captum._utils.common import _expand_additional_forward_args, _run_forward
+from captum.attr._core.feature_ablation import _parse_forward_out
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work
+
+LARGEST_BATCH = 32
+"""Positions evaluated together at most; throughput is flat long before."""
+
+_ACTIVATIONS = 100
+"""Memory of a forward pass over that of its input, assumed for a model that we cannot look into."""
+
+
+class FullSession:
+    """The user's own forward function on copies of its inputs, several positions an evaluation.
+
+    All examples of a batch are occluded together, as Captum does, so that a function which reads across
+    its batch, or whose output does not grow with it, is answered as Captum answers it. The outputs of one
+    position then are those of all examples, ``(examples, *output_shape)``; with one example and one row
+    they are that row.
+
+    Args:
+        forward_func: What the user wants explained.
+        inputs: Its tensor inputs.
+        occluded: Which of them the windows occlude.
+        window: The sliding window over that input.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        additional: Further arguments of ``forward_func``.
+        base: Outputs for the un-occluded inputs.
+        per_evaluation: Positions an evaluation; None to choose, which wants a separable function.
+        memory_budget: Bytes that the session may add to the process.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        inputs: tuple[Tensor, ...],
+        occluded: int,
+        window: SlidingWindow,
+        baseline: Tensor,
+        additional: tuple[Any, ...] | None,
+        base: Tensor,
+        per_evaluation: int | None,
+        memory_budget: int,
+    ) -> None:
+        self.forward_func = forward_func
+        self.inputs = inputs
+        self.occluded = occluded
+        self.window = window
+        self.additional = additional
+        x = inputs[occluded]
+        self.x, self.baseline = x, baseline.to(x.device).expand(x.shape)
+        self.joint = x.shape[0] != 1 or base.shape[:1] != (1,)
+        self.base = base[None] if self.joint else base
+        self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
+        self._per_evaluation = per_evaluation
+        self._largest = max(1, min(LARGEST_BATCH, memory_budget // (_ACTIVATIONS * x.numel() * x.element_size())))
+        self._batch = 1
+        self._best_rate = 0.0
+
+    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs ``(positions, *shape of base)`` as they become known; see `ReferenceSession.stream`."""
+        work = distinct_work(self.changed, positions)
+        if len(work.unchanged):
+            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
+        start = 0
+        while start < len(work.boxes):
+            count = self._per_evaluation or (min(self._batch, limit) if limit else self._batch)
+            part = work.boxes[start : start + count]
+            began = time.perf_counter()
+            values = self._evaluate(part)
+            self._adapt(len(part), time.perf_counter() - began)
+            readers = work.readers[start : start + count]
+            repeats = torch.tensor([len(r) for r in readers], device=values.device)
+            yield np.concatenate(readers), values.repeat_interleave(repeats, 0)
+            start += len(part)
+
+    def _adapt(self, count: int, seconds: float) -> None:
+        """Double the batch for as long as that helps."""
+        rate = count / max(seconds, 1e-9)
+        if count == self._batch and rate > 1.03 * self._best_rate:
+            self._best_rate = rate
+            self._batch = min(2 * self._batch, self._largest)
+
+    def _evaluate(self, boxes: IntArray) -> Tensor:
+        copies, examples = len(boxes), self.x.shape[0]
+        dtype = torch.result_type(self.x, self.baseline)
+        occluded = self.x.to(dtype).expand(copies, *self.x.shape).clone()
+        for copy, box in zip(occluded, boxes, strict=True):
+            cells = (slice(None), *(slice(lo, hi) for lo, hi in box.tolist()))
+            copy[cells] = self.baseline[cells].to(dtype)
+        inputs = tuple(
+            occluded.flatten(0, 1) if i == self.occluded else x.repeat(copies, *[1] * (x.ndim - 1))
+            for i, x in enumerate(self.inputs)
+        )
+        additional = self.additional
+        if additional is not None and copies > 1:
+            additional = _expand_additional_forward_args(additional, copies)
+        output = _parse_forward_out(_run_forward(self.forward_func, inputs, None, additional))
+        if copies == 1:
+            return output[None] if self.joint else output
+        if output.ndim == 0 or output.shape[0] != copies * examples:
+            raise InputError(
+                f"perturbations_per_eval is {copies}, but the output of forward_func does not grow with its "
+                f"batch: {tuple(output.shape)} for {copies * examples} rows; only 1 is possible"
+            )
+        return output.reshape(copies, examples, *output.shape[1:]) if self.joint else output

@@ -1,0 +1,360 @@
+"""Heatmap: values on the position grid, how each was come by, what it cost."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+from krypton_engine.windows import IntArray, SlidingWindow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from krypton_engine.plan import Plan
+
+Select = Callable[[Tensor], Tensor]
+"""From outputs ``(positions, *output_shape)`` to the target's values ``(positions, *value_shape)``."""
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """What a model says with each window of an image occluded.
+
+    Attributes:
+        values: ``M[p]``, the target's output with the window at ``p`` occluded: float CPU tensor with one
+            axis for every input axis that the window does not span (an image: rows, columns); NaN where
+            not measured. A target with several values has their dimensions after the grid's.
+        base: The target's output for the un-occluded input.
+        measured: Which positions were computed: boolean tensor on the grid.
+        window: The sliding window: ``shape``, ``strides``, ``input_shape``.
+        target: The target class or index, as given or predicted; None if there was none.
+        classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured); None
+            if the model does not give one row of classes.
+        class_values: The value of that class, on the grid.
+        outputs: Every output, ``(*grid, classes)``, if they were kept (``classes="all"``).
+        base_outputs: All outputs for the un-occluded input, if the model gives one row of classes.
+        image: The occluded input without its batch dimension, to draw over.
+        seconds: Time from the call to the last value.
+        plan: What was planned; None where full inference ran without a captured graph.
+    """
+
+    values: Tensor
+    base: Tensor
+    measured: Tensor
+    window: SlidingWindow
+    target: Any = None
+    classes: Tensor | None = None
+    class_values: Tensor | None = None
+    outputs: Tensor | None = None
+    base_outputs: Tensor | None = None
+    image: Tensor | None = None
+    seconds: float = 0.0
+    plan: Plan | None = field(default=None, compare=False)
+
+    @property
+    def drop(self) -> Tensor:
+        """``base - values``: how much the target loses when the window at a position is occluded."""
+        return self.base - self.values
+
+    @property
+    def positions(self) -> Tensor:
+        """First cell of the window at every position of the grid: int64 ``(*grid, axes)``."""
+        starts = self.window.boxes(np.arange(len(self.window), dtype=np.int64))[..., 0]
+        kept = [axis for axis in range(len(self.window.shape)) if not self.window.spans(axis)]
+        return torch.from_numpy(starts[:, kept].reshape(*self.window.grid_shape, len(kept)))
+
+    def attribution(self) -> Tensor:
+        """Captum's attribution: for every input cell the mean drop over the measured windows that cover it.
+
+        Returns:
+            Float32 tensor of the input's shape; a target of several values has their dimensions in front.
+            NaN where no measured window covers a cell.
+        """
+        grid = len(self.window.grid_shape)
+        drop = self.drop.flatten(0, grid - 1) if grid else self.drop[None]
+        measured = self.measured.reshape(-1)
+        if bool(measured.all()):
+            return self.window.average(drop.movedim(0, -1))
+        total = self.window.average(torch.where(measured, drop.movedim(0, -1), 0.0))
+        return total / self.window.average(measured.double())
+
+    def for_target(self, target: int) -> Heatmap:
+        """The heatmap of another class, out of the outputs that were kept.
+
+        Raises:
+            InputError: The outputs were not kept, or there is no such class.
+        """
+        if self.outputs is None or self.base_outputs is None:
+            raise InputError('for_target needs every output: call heatmap(..., classes="all")')
+        count = self.outputs.shape[-1]
+        if not -count <= target < count:
+            raise InputError(f"target is {target}; the model has classes 0 to {count - 1}")
+        return replace(
+            self, values=self.outputs[..., target], base=self.base_outputs[target], target=target % count
+        )
+
+    # -- pictures --------------------------------------------------------------------------------------
+
+    def overlay(
+        self,
+        image: Any = None,
+        *,
+        scale: tuple[float, float] | float | None = None,
+        cmap: str = "RdBu_r",
+        opacity: float = 0.6,
+    ) -> Image:
+        """The attribution, in colour, over the image.
+
+        Args:
+            image: Picture of the input's size to draw over (PIL image or uint8 height x width [x 3]); by
+                default the model's input, stretched to its own extremes.
+            scale: Drops at the two ends of the colour map, or one number for both signs: give it to compare
+                pictures. By default the largest drop, with either sign.
+            cmap: Name of a Matplotlib colour map; the default is red where occluding lowers the target.
+            opacity: 0 (image only) to 1 (colour only). Cells that no measured window covers stay bare.
+
+        Returns:
+            PIL image of the input's height and width.
+
+        Raises:
+            InputError: The input is no 2-D image, or ``image`` does not fit it.
+        """
+        from PIL import Image as PILImage
+
+        colours, alpha = self._colours(scale, cmap)
+        picture = self._picture(image)
+        mix = (alpha * opacity)[..., None]
+        return PILImage.fromarray((picture * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
+
+    def limits(self, scale: tuple[float, float] | float | None = None) -> tuple[float, float]:
+        """Drops at the ends of the colour scale; see `overlay`."""
+        if isinstance(scale, tuple):
+            return scale
+        if scale is None:
+            finite = self._flat_attribution().abs().nan_to_num(0.0)
+            scale = float(finite.max()) or 1.0
+        return -scale, scale
+
+    def _flat_attribution(self) -> Tensor:
+        attribution = self.attribution()
+        if len(self.window.input_shape) not in (2, 3) or attribution.ndim != len(self.window.input_shape):
+            raise InputError(
+                f"overlay wants a 2-D image and a single target; the input has shape "
+                f"{self.window.input_shape} and the values {tuple(self.values.shape)}"
+            )
+        return attribution if attribution.ndim == 2 else attribution.mean(0)
+
+    def _colours(
+        self, scale: tuple[float, float] | float | None, cmap: str
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        from matplotlib import colormaps
+
+        if cmap not in colormaps:
+            raise InputError(f"cmap is {cmap!r}; accepted are Matplotlib's colour maps, such as 'RdBu_r'")
+        low, high = self.limits(scale)
+        attribution = self._flat_attribution().numpy()
+        share = (attribution - low) / (high - low)
+        return colormaps[cmap](np.nan_to_num(share, nan=0.5))[..., :3] * 255, np.isfinite(attribution)
+
+    def _picture(self, image: Any) -> np.ndarray[Any, Any]:
+        height, width = self.window.input_shape[-2:]
+        if image is None:
+            if self.image is None:
+                raise InputError("overlay has no image to draw over: give one as image=")
+            cells = self.image.float()
+            cells = cells[None] if cells.ndim == 2 else cells
+            cells = cells[:3] if len(cells) >= 3 else cells[:1].expand(3, -1, -1)
+            low, high = cells.min(), cells.max()
+            picture = ((cells - low) / (high - low).clamp_min(1e-12) * 255).movedim(0, -1).numpy()
+        else:
+            picture = np.asarray(image, dtype=np.float64)
+            picture = np.repeat(picture[..., None], 3, axis=-1) if picture.ndim == 2 else picture[..., :3]
+        if picture.shape[:2] != (height, width):
+            raise InputError(f"image is {picture.shape[:2]} (height, width); the input is {(height, width)}")
+        return picture
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], **picture: Any) -> None:
+        """Write the heatmap as a picture (``.png``) or as numbers (``.npz``).
+
+        Args:
+            path: Where to; the ending decides.
+            **picture: For a PNG, the arguments of `overlay` and ``title``.
+
+        Raises:
+            InputError: Another ending, or a folder that does not exist.
+        """
+        path = Path(path)
+        if path.suffix not in {".png", ".npz"}:
+            raise InputError(f"path is {str(path)!r}; it must end in .png (a picture) or .npz (the numbers)")
+        if not path.parent.is_dir():
+            raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
+        if path.suffix == ".png":
+            path.write_bytes(self._figure(**picture))
+            return
+        tensors = {
+            name: getattr(self, name).numpy()
+            for name in _SAVED_TENSORS
+            if getattr(self, name) is not None
+        }
+        meta = {
+            "format": 1,
+            "input_shape": self.window.input_shape,
+            "shape": self.window.shape,
+            "strides": self.window.strides,
+            "target": self.target,
+            "seconds": self.seconds,
+        }
+        np.savez_compressed(path, meta=np.array(json.dumps(meta, default=str)), **tensors)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Heatmap:
+        """Read what `save` wrote to an ``.npz``.
+
+        Raises:
+            InputError: The file is missing or no heatmap.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                tensors = {name: torch.from_numpy(file[name]) for name in _SAVED_TENSORS if name in file}
+            window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+            return Heatmap(window=window, target=meta["target"], seconds=meta["seconds"], **tensors)
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
+
+    def _figure(self, title: str | None = None, image: Any = None, **picture: Any) -> bytes:
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+        from matplotlib.figure import Figure
+
+        overlay = self.overlay(image, **picture)
+        low, high = self.limits(picture.get("scale"))
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(self._picture(image).astype(np.uint8))
+        left.set_title("input", fontsize=10)
+        right.imshow(overlay)
+        right.set_title("drop when occluded", fontsize=10)
+        for axes in (left, right):
+            axes.set_axis_off()
+        colours = ScalarMappable(Normalize(low, high), picture.get("cmap", "RdBu_r"))
+        bar = figure.colorbar(colours, ax=right, shrink=0.85)
+        bar.set_label(f"f(x) - f(x occluded), f(x) = {float(self.base):.3g}", fontsize=9)
+        figure.suptitle(title or repr(self), fontsize=10)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        known = self.values[self.measured]
+        grid = "x".join(map(str, self.window.grid_shape)) or "1"
+        share = float(self.measured.double().mean())
+        span = f"{known.min():.4g}..{known.max():.4g}" if known.numel() else "nothing measured"
+        base = f"{float(self.base):.4g}" if self.base.numel() == 1 else f"{tuple(self.base.shape)}"
+        return (
+            f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
+            f"measured={share:.0%}, {self.seconds:.2f} s)"
+        )
+
+
+_SAVED_TENSORS = (
+    "values", "base", "measured", "classes", "class_values", "outputs", "base_outputs", "image"
+)  # fmt: skip
+
+
+class Recorder:
+    """Collects the outputs of a run into a heatmap.
+
+    Args:
+        window: The sliding window.
+        base: Output for the un-occluded input, ``(1, *output_shape)``.
+        select: From (activated) outputs to the target's values.
+        activate: Applied to the outputs before anything else.
+        target: What ``select`` selects.
+        keep_outputs: Whether to keep every output of a model that gives one row of classes.
+        classify: Whether to note the predicted class of every position.
+        image: The occluded input without its batch dimension.
+        plan: What was planned.
+        began: When the call began, of ``time.perf_counter``.
+    """
+
+    def __init__(
+        self,
+        window: SlidingWindow,
+        base: Tensor,
+        select: Select,
+        *,
+        activate: Callable[[Tensor], Tensor] | None = None,
+        target: Any = None,
+        keep_outputs: bool = False,
+        classify: bool = False,
+        image: Tensor | None = None,
+        plan: Plan | None = None,
+        began: float | None = None,
+    ) -> None:
+        self._select = select
+        self._activate = activate
+        base = base if activate is None else activate(base)
+        self._began = time.perf_counter() if began is None else began
+        self._last = self._began
+        self._base = select(base)[0].cpu()
+        self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan}
+        self._rest["image"] = None if image is None else image.detach().cpu()
+        count = len(window)
+        dtype = self._base.dtype if self._base.is_floating_point() else torch.float32
+        self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype)
+        self._measured = torch.zeros(count, dtype=torch.bool)
+        self._classes = self._class_values = self._outputs = None
+        if base.ndim == 2 and classify:
+            self._rest["base_outputs"] = base[0].cpu()
+            self._classes = torch.full((count,), -1, dtype=torch.int64)
+            self._class_values = torch.full((count,), math.nan, dtype=base.dtype)
+            if keep_outputs:
+                self._outputs = torch.full((count, base.shape[1]), math.nan, dtype=base.dtype)
+
+    def record(self, positions: IntArray, outputs: Tensor) -> None:
+        """Note ``outputs`` (``(positions, *output_shape)``)."""
+        where = torch.from_numpy(positions)
+        outputs = outputs if self._activate is None else self._activate(outputs)
+        self._values[where] = self._select(outputs).cpu().to(self._values.dtype)
+        self._measured[where] = True
+        if self._classes is not None and self._class_values is not None:
+            best = outputs.max(dim=1)
+            self._classes[where], self._class_values[where] = best.indices.cpu(), best.values.cpu()
+        if self._outputs is not None:
+            self._outputs[where] = outputs.cpu()
+        self._last = time.perf_counter()
+
+    def heatmap(self) -> Heatmap:
+        """The heatmap so far; later records do not change it."""
+        grid = self._rest["window"].grid_shape
+
+        def on_grid(flat: Tensor | None) -> Tensor | None:
+            return None if flat is None else flat.reshape(*grid, *flat.shape[1:]).clone()
+
+        values, measured = on_grid(self._values), on_grid(self._measured)
+        assert values is not None and measured is not None
+        return Heatmap(
+            values=values,
+            base=self._base,
+            measured=measured,
+            classes=on_grid(self._classes),
+            class_values=on_grid(self._class_values),
+            outputs=on_grid(self._outputs),
+            seconds=self._last - self._began,
+            **self._rest,
+        )

@@ -1,0 +1,99 @@
+"""The one loop over positions: schedule -> session -> heatmap so far; progress and cancel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from tqdm.auto import tqdm
+
+from krypton_engine.errors import OcclusionCancelled
+from krypton_engine.executors import Session
+from krypton_engine.heatmap import Heatmap, Recorder
+from krypton_engine.windows import IntArray
+
+OnProgress = Callable[[Heatmap, int, int], object]
+"""Called as ``on_progress(heatmap_so_far, done, total)``; returning False cancels the run."""
+
+WATCHED_SECONDS = 0.1
+"""Work between two calls of ``on_progress``: what a person takes for immediate."""
+
+
+class Watch:
+    """Who watches a run, which may be one of several that count as one.
+
+    Args:
+        total: Positions of all runs together.
+        on_progress: See `OnProgress`.
+        show_progress: Whether to draw a progress bar.
+        description: What the bar says.
+    """
+
+    def __init__(
+        self, total: int, on_progress: OnProgress | None, show_progress: bool, description: str = "Krypton occlusion"
+    ) -> None:
+        self.total = total
+        self.done = 0
+        self.on_progress = on_progress
+        self._bar = tqdm(total=total, desc=description, unit="pos", disable=not show_progress)
+        self.watched = on_progress is not None or show_progress
+
+    def advance(self, count: int, heatmap: Callable[[], Heatmap]) -> None:
+        """Count ``count`` more positions as done.
+
+        Raises:
+            OcclusionCancelled: ``on_progress`` returned False.
+        """
+        self.done += count
+        self._bar.update(count)
+        if self.on_progress is not None:
+            so_far = heatmap()
+            if self.on_progress(so_far, self.done, self.total) is False:
+                raise OcclusionCancelled(so_far)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def run(
+    session: Session,
+    stages: Sequence[IntArray],
+    recorder: Recorder,
+    watch: Watch,
+    at_most: int | None = None,
+) -> None:
+    """Work through ``stages``, recording every output.
+
+    Args:
+        session: Answers for positions.
+        stages: Lists of positions, worked through in turn.
+        recorder: Takes the outputs.
+        watch: Who watches.
+        at_most: Largest number of positions to compute together.
+
+    Watched runs start with a single position, then compute about ``WATCHED_SECONDS`` of work at a time.
+
+    Raises:
+        OcclusionCancelled: ``on_progress`` returned False; the exception carries the partial heatmap.
+    """
+    limit = 1 if watch.watched else at_most
+    for stage in stages:
+        start = 0
+        while start < len(stage):
+            part = stage[start : start + 8 * limit] if watch.watched and limit else stage[start:]
+            began = time.perf_counter()
+            for positions, outputs in session.stream(part, limit):
+                recorder.record(positions, outputs)
+                watch.advance(len(positions), recorder.heatmap)
+            start += len(part)
+            if watch.watched and limit is not None:
+                limit = _paced(limit, len(part), time.perf_counter() - began)
+                limit = limit if at_most is None else min(limit, at_most)
+
+
+def _paced(limit: int, count: int, seconds: float) -> int:
+    """Positions that take ``WATCHED_SECONDS`` at the pace of the last ones; at most twice the last limit."""
+    return max(1, min(2 * limit, int(count * WATCHED_SECONDS / max(seconds, 1e-9))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
 import types
@@ -23,8 +24,12 @@ aten = torch.ops.aten
 _RESHAPES = {aten.view.default, aten._unsafe_view.default}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 _CONVOLUTIONS = {
-    aten.conv1d.default, aten.conv2d.default, aten.conv3d.default,
-    aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding,
+    aten.conv1d.default,
+    aten.conv2d.default,
+    aten.conv3d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.padding,
 }
 
 
@@ -58,7 +63,10 @@ class _Fixed:
 
 
 def _export(
-    function: Callable[..., Any], tensors: tuple[Tensor, ...], batched: tuple[bool, ...], extra: tuple[Any, ...]
+    function: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    batched: tuple[bool, ...],
+    extra: tuple[Any, ...],
 ) -> torch.export.ExportedProgram:
     # Batch 2, not 1: export would take 1 for a constant and specialise on it.
     example = tuple(
@@ -83,18 +91,19 @@ class _Bound:
     ) -> None:
         self.builder = builder
         self.args = args
-        self.kwargs = kwargs
+        self.kwargs: Mapping[str, Any] = kwargs
         schema = target._schema
         self.name = schema.name.split("::")[1]
         self.pointwise = rules.is_pointwise(target)
-        self.bound: dict[str, Any] = {}
+        bound: dict[str, Any] = {}
+        self.bound: Mapping[str, Any] = bound
         for position, argument in enumerate(schema.arguments):
             if position < len(args):
-                self.bound[argument.name] = args[position]
+                bound[argument.name] = args[position]
             elif argument.name in kwargs:
-                self.bound[argument.name] = kwargs[argument.name]
+                bound[argument.name] = kwargs[argument.name]
             else:
-                self.bound[argument.name] = argument.default_value
+                bound[argument.name] = argument.default_value
         self.shape, self.batch_dims = builder.shape_of(result) if isinstance(result, Tensor) else ((), ())
 
     def __getitem__(self, name: str) -> Any:
@@ -110,7 +119,9 @@ class _Bound:
 class _Builder:
     """Translates an exported program node by node."""
 
-    def __init__(self, program: torch.export.ExportedProgram, batched: tuple[bool, ...], occluded: int) -> None:
+    def __init__(
+        self, program: torch.export.ExportedProgram, batched: tuple[bool, ...], occluded: int
+    ) -> None:
         self.program = program
         self.batched = batched
         self.occluded = occluded
@@ -120,9 +131,7 @@ class _Builder:
         self.symbol: Any = None
 
     def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
-        self.nodes.append(
-            Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields)
-        )
+        self.nodes.append(Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields))
         return Ref(len(self.nodes) - 1)
 
     def constant(self, name: str, value: Tensor) -> Ref:
@@ -210,7 +219,7 @@ class _Builder:
         if not isinstance(output, (tuple, list)) or len(output) != 1 or output[0] is None:
             raise CaptureError("the forward function does not return a single tensor")
         result = self.env[output[0]]
-        shape, batch = self.shape_of(output[0].meta["val"])
+        _, batch = self.shape_of(output[0].meta["val"])
         if not batch or not batch[0] or any(batch[1:]):
             raise CaptureError("the output's first dimension is not the batch")
         missing = [name for name in user_inputs if name not in inputs]
@@ -228,12 +237,12 @@ class _Builder:
 
     def _find_symbol(self, fx_nodes: list[torch.fx.Node], user_inputs: list[str]) -> Any:
         for fx_node in fx_nodes:
-            if fx_node.op == "placeholder" and fx_node.name in user_inputs:
-                if self.batched[user_inputs.index(fx_node.name)]:
-                    size = fx_node.meta["val"].shape[0]
-                    if isinstance(size, int):
-                        raise CaptureError("the batch size is fixed by the forward function")
-                    return size.node.expr
+            is_input = fx_node.op == "placeholder" and fx_node.name in user_inputs
+            if is_input and self.batched[user_inputs.index(fx_node.name)]:
+                size = fx_node.meta["val"].shape[0]
+                if isinstance(size, int):
+                    raise CaptureError("the batch size is fixed by the forward function")
+                return size.node.expr
         raise CaptureError("no input has a batch dimension")
 
     def _input(self, fx_node: torch.fx.Node, number: int) -> Ref:
@@ -242,8 +251,13 @@ class _Builder:
         head: Roles = (BATCH,) if self.batched[number] else (None,)
         if number == self.occluded:
             return self.add(
-                fx_node.name, "input", shape, (BATCH, *range(len(shape) - 1)), dtype=value.dtype,
-                depends=True, box=rules.Apply(),
+                fx_node.name,
+                "input",
+                shape,
+                (BATCH, *range(len(shape) - 1)),
+                dtype=value.dtype,
+                depends=True,
+                box=rules.Apply(),
             )
         rest: Roles = (None,) * (len(shape) - 1)
         return self.add(fx_node.name, "input", shape, (*head, *rest) if shape else (), dtype=value.dtype)
@@ -272,12 +286,19 @@ class _Builder:
             raise CaptureError(f"the exported program calls {fx_node.target}")
         name = fx_node.target._schema.name.split("::")[1]
         if name in rules.PREFIX_IDENTITY or (
-            name in {"_to_copy", "to"} and isinstance(args[0], Ref) and self.nodes[args[0].node].dtype == value.dtype
+            name in {"_to_copy", "to"}
+            and isinstance(args[0], Ref)
+            and isinstance(value, Tensor)
+            and self.nodes[args[0].node].dtype == value.dtype
         ):
             return args[0]
         if name == "slice" and isinstance(args[0], Ref) and _takes_all(args, self.nodes[args[0].node].shape):
             return args[0]
-        if "adaptive" in name and isinstance(value, Tensor) and self.shape_of(value)[0] == self.nodes[args[0].node].shape:
+        if (
+            "adaptive" in name
+            and isinstance(value, Tensor)
+            and self.shape_of(value)[0] == self.nodes[args[0].node].shape
+        ):
             return args[0]
         if fx_node.target in _BATCH_NORMS:
             return self._batch_norm(fx_node, args)
@@ -287,14 +308,21 @@ class _Builder:
             return self._pieces(fx_node, args, kwargs)
         return self._emit(fx_node, fx_node.target, args, kwargs)
 
-    def _emit(self, fx_node: torch.fx.Node, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _emit(
+        self, fx_node: torch.fx.Node, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
         value = fx_node.meta["val"]
         operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
         depends = any(self.nodes[i].depends for i in operands)
         has_rows = _holds_rows((args, dict(kwargs)))
         is_tensor = isinstance(value, Tensor)
         name = target._schema.name.split("::")[1]
-        if not depends and not has_rows and is_tensor and all(self.nodes[i].value is not None for i in operands):
+        if (
+            not depends
+            and not has_rows
+            and is_tensor
+            and all(self.nodes[i].value is not None for i in operands)
+        ):
             with torch.no_grad():
                 folded = target(*resolve(args, self._value, 1), **resolve(kwargs, self._value, 1))
             return self.constant(fx_node.name, folded)
@@ -302,14 +330,19 @@ class _Builder:
         if target in _RESHAPES:
             target = aten.reshape.default
         common: dict[str, Any] = {
-            "target": target, "args": args, "kwargs": dict(kwargs), "depends": depends,
+            "target": target,
+            "args": args,
+            "kwargs": dict(kwargs),
+            "depends": depends,
             "dtype": value.dtype if is_tensor else None,
         }
         if not depends:
             batched = is_tensor and call.batch_dims[:1] == (True,)
             if not is_tensor or any(call.batch_dims[1:]):
                 raise CaptureError(f"{name} of the other inputs moves the batch")
-            roles: Roles = ((BATCH,) if batched else (None,)) * bool(call.shape) + (None,) * (len(call.shape) - 1)
+            roles: Roles = ((BATCH,) if batched else (None,)) * bool(call.shape) + (None,) * (
+                len(call.shape) - 1
+            )
             return self.add(fx_node.name, name, call.shape, roles, **common)
         reason = ""
         if is_tensor:
@@ -319,8 +352,14 @@ class _Builder:
                 reason = str(not_local)
             else:
                 return self.add(
-                    fx_node.name, name, call.shape, local.roles, box=local.box, operands=local.operands,
-                    maps=local.maps or ({},) * len(local.operands), whole=local.whole,
+                    fx_node.name,
+                    name,
+                    call.shape,
+                    local.roles,
+                    box=local.box,
+                    operands=local.operands,
+                    maps=local.maps or ({},) * len(local.operands),
+                    whole=local.whole,
                     **{
                         **common,
                         "args": args if local.args is None else local.args,
@@ -341,8 +380,13 @@ class _Builder:
             return item(fx_node) if callable(item) else item
         node = self.nodes[source.node]
         return self.add(
-            fx_node.name, "getitem", self.shape_of(fx_node.meta["val"])[0],
-            (None,) * fx_node.meta["val"].ndim, target=operator.getitem, args=args, depends=node.depends,
+            fx_node.name,
+            "getitem",
+            self.shape_of(fx_node.meta["val"])[0],
+            (None,) * fx_node.meta["val"].ndim,
+            target=operator.getitem,
+            args=args,
+            depends=node.depends,
             dtype=fx_node.meta["val"].dtype,
         )
 
@@ -352,17 +396,24 @@ class _Builder:
         dim, start, pieces = call["dim"], 0, []
         for piece in fx_node.meta["val"]:
             if call.name == "unbind":
-                pieces.append(functools.partial(
-                    self._emit, target=aten.select.int, args=(args[0], dim, start), kwargs={}
-                ))
+                pieces.append(
+                    functools.partial(
+                        self._emit, target=aten.select.int, args=(args[0], dim, start), kwargs={}
+                    )
+                )
                 start += 1
                 continue
             length = piece.shape[dim]
             if not isinstance(length, int):
                 raise CaptureError(f"{call.name} along the batch")
-            pieces.append(functools.partial(
-                self._emit, target=aten.slice.Tensor, args=(args[0], dim, start, start + length), kwargs={}
-            ))
+            pieces.append(
+                functools.partial(
+                    self._emit,
+                    target=aten.slice.Tensor,
+                    args=(args[0], dim, start, start + length),
+                    kwargs={},
+                )
+            )
             start += length
         return tuple(pieces)
 
@@ -385,7 +436,8 @@ class _Builder:
         weight, bias, mean, var = tensors
         if mean is None or var is None:
             return None
-        scale = (var + bound["eps"]).rsqrt()
+        eps: Any = bound["eps"]
+        scale = (var + eps).rsqrt()
         if weight is not None:
             scale = scale * weight
         shift = -mean * scale
@@ -410,21 +462,38 @@ class _Builder:
         value = fx_node.meta["val"]
         value = value if isinstance(value, Tensor) else value[0]
         call = types.SimpleNamespace(
-            name="batch_norm", shape=node.shape, args=(shift, x, scale), kwargs={}, pointwise=True,
-            node=lambda ref: self.nodes[ref.node], align=self.align,
+            name="batch_norm",
+            shape=node.shape,
+            args=(shift, x, scale),
+            kwargs={},
+            pointwise=True,
+            node=lambda ref: self.nodes[ref.node],
+            align=self.align,
         )
         common: dict[str, Any] = {"target": aten.addcmul.default, "depends": True, "dtype": node.dtype}
         try:
-            local = rules.pointwise(call)  # type: ignore[arg-type]
+            local = rules.pointwise(call)
         except rules.NotLocal as reason:
             return self.add(
-                fx_node.name, "batch_norm", node.shape, (None,) * len(node.shape),
-                args=(shift, x, scale), reason=str(reason), **common,
+                fx_node.name,
+                "batch_norm",
+                node.shape,
+                (None,) * len(node.shape),
+                args=(shift, x, scale),
+                reason=str(reason),
+                **common,
             )
         assert local.args is not None
         return self.add(
-            fx_node.name, "batch_norm", node.shape, local.roles, box=local.box, operands=local.operands,
-            maps=local.maps, args=local.args, **common,
+            fx_node.name,
+            "batch_norm",
+            node.shape,
+            local.roles,
+            box=local.box,
+            operands=local.operands,
+            maps=local.maps,
+            args=local.args,
+            **common,
         )
 
     def _fold(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -440,7 +509,11 @@ class _Builder:
         bias = self.nodes[bias_ref.node].value if bias_ref is not None else None
         if statistics is None or weight is None or (bias_ref is not None and bias is None):
             return args
-        if any(len(list(user.args)) < 2 or user.args[1] != 0 for user in norm.users if user.target is operator.getitem):
+        if any(
+            len(list(user.args)) < 2 or user.args[1] != 0
+            for user in norm.users
+            if user.target is operator.getitem
+        ):
             return args
         scale, shift = statistics
         column = (-1,) + (1,) * (weight.dim() - 1)
@@ -449,7 +522,9 @@ class _Builder:
         self.folded[norm] = fx_node
         return (
             args[0],
-            self.constant(f"{fx_node.name}_weight", (weight.double() * scale.reshape(column)).to(weight.dtype)),
+            self.constant(
+                f"{fx_node.name}_weight", (weight.double() * scale.reshape(column)).to(weight.dtype)
+            ),
             self.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
             *args[3:],
         )
@@ -457,7 +532,8 @@ class _Builder:
 
 def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     """Whether the arguments of a ``slice`` leave nothing out (``x[:, 0]`` slices the batch so)."""
-    _, dim, start, end, step = (*args, *(0, None, None, 1)[len(args) - 1 :])
+    defaults: tuple[Any, ...] = (0, None, None, 1)
+    dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
     everything = isinstance(end, int) and end >= 2**62
     return step == 1 and start in (None, 0) and (end is None or everything or end == shape[dim] != 1)
 
@@ -497,8 +573,12 @@ def _prune(graph: Graph) -> Graph:
         if isinstance(node.box, Convolution):
             box = node.box
             node.box = Convolution(
-                number[box.weight], None if box.bias is None else number[box.bias],
-                box.stride, box.padding, box.dilation, box.groups,
+                number[box.weight],
+                None if box.bias is None else number[box.bias],
+                box.stride,
+                box.padding,
+                box.dilation,
+                box.groups,
             )
     graph.nodes = kept
     graph.inputs = tuple(number[i] for i in graph.inputs)
@@ -523,7 +603,7 @@ def _closed_over(function: Any, depth: int = 3) -> Iterator[Any]:
     elif isinstance(function, types.MethodType):
         values = [function.__self__, function.__func__]
     elif isinstance(function, types.FunctionType):
-        values = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        values = list(inspect.getclosurevars(function).nonlocals.values())
         values += [function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__]
         values += list(function.__defaults__ or ()) + list((function.__kwdefaults__ or {}).values())
     elif hasattr(function, "__dict__") and not isinstance(function, (type, types.ModuleType)):
@@ -533,22 +613,16 @@ def _closed_over(function: Any, depth: int = 3) -> Iterator[Any]:
     for value in values:
         if isinstance(value, nn.Module):
             yield value
-        elif depth and (callable(value) or hasattr(value, "__dict__")) and not isinstance(
-            value, (type, types.ModuleType, Tensor)
+        elif (
+            depth
+            and (callable(value) or hasattr(value, "__dict__"))
+            and not isinstance(value, (type, types.ModuleType, Tensor))
         ):
             yield from _closed_over(value, depth - 1)
         elif isinstance(value, (int, float, str, bool, type(None))):
             yield value
         elif isinstance(value, (tuple, list)):
             yield from (item for item in value if isinstance(item, (nn.Module, int, float, str, bool)))
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents
-    except ValueError:
-        return False
-    return True
 
 
 _captures: weakref.WeakKeyDictionary[Any, dict[Any, Graph | CaptureError]] = weakref.WeakKeyDictionary()
@@ -602,7 +676,10 @@ def capture(
     key = (
         key,
         occluded,
-        tuple((tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b) for t, b in zip(tensors, batched, strict=True)),
+        tuple(
+            (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
+            for t, b in zip(tensors, batched, strict=True)
+        ),
         tuple(repr(e.value) for e in extra if e is not None),
     )
     found = memory.get(key)

@@ -34,6 +34,7 @@ class Rows:
     extra: int = 0
 
     def __call__(self, copies: int) -> int:
+        """The size for ``copies`` copies."""
         return self.per_copy * copies + self.extra
 
 
@@ -49,7 +50,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution; along axes its padding comes from the boxes, along opaque dimensions from ``padding``."""
+    """A convolution; ``padding`` counts along opaque dimensions only, along axes the boxes bring it."""
 
     weight: int
     bias: int | None
@@ -188,9 +189,10 @@ class Graph:
     def frontiers(self) -> list[Node]:
         """Local values that the full computation goes on from."""
         needed = {self.output} | {
-            index for node in self.nodes if node.depends and not node.local for index in refs(
-                (node.args, node.kwargs)
-            )
+            index
+            for node in self.nodes
+            if node.depends and not node.local
+            for index in refs((node.args, node.kwargs))
         }
         return [node for node in self.nodes if node.index in needed and node.local]
 
@@ -202,7 +204,9 @@ class Graph:
         """
         if isinstance(node.box, Convolution):
             weight = self.nodes[node.box.weight].shape
-            opaque = math.prod(n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None)
+            opaque = math.prod(
+                n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None
+            )
             return math.prod(weight) * opaque
         name = node.op
         if name in {"conv1d", "conv2d", "conv3d"} or name == "linear":

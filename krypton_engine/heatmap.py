@@ -206,9 +206,7 @@ class Heatmap:
             path.write_bytes(self._figure(**picture))
             return
         tensors = {
-            name: getattr(self, name).numpy()
-            for name in _SAVED_TENSORS
-            if getattr(self, name) is not None
+            name: getattr(self, name).numpy() for name in _SAVED_TENSORS if getattr(self, name) is not None
         }
         meta = {
             "format": 1,
@@ -230,7 +228,7 @@ class Heatmap:
         try:
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
-                tensors = {name: torch.from_numpy(file[name]) for name in _SAVED_TENSORS if name in file}
+                tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}
             window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
             return Heatmap(window=window, target=meta["target"], seconds=meta["seconds"], **tensors)
         except (OSError, KeyError, ValueError, TypeError) as error:

@@ -61,7 +61,7 @@ class KryptonOcclusion(Occlusion):
     Examples::
 
         >>> occlusion = KryptonOcclusion(model)
-        >>> attribution = occlusion.attribute(x, sliding_window_shapes=(3, 16, 16), strides=(3, 4, 4), target=1)
+        >>> attribution = occlusion.attribute(x, (3, 16, 16), strides=(3, 4, 4), target=1)
         >>> heatmap = occlusion.heatmap(x, (3, 16, 16), (3, 4, 4))
         >>> heatmap.save("heatmap.png")
     """
@@ -81,7 +81,7 @@ class KryptonOcclusion(Occlusion):
         self._preparer = Preparer(int(memory_budget))
 
     @log_usage(part_of_slo=True)
-    def attribute(  # type: ignore[override]
+    def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
         sliding_window_shapes: Shapes,
@@ -124,13 +124,17 @@ class KryptonOcclusion(Occlusion):
             isinstance(perturbations_per_eval, int) and perturbations_per_eval >= 1
         ):
             raise InputError(
-                f"perturbations_per_eval is {perturbations_per_eval!r}; accepted are None or an integer of at least 1"
+                f"perturbations_per_eval is {perturbations_per_eval!r}; "
+                f"accepted are None or an integer of at least 1"
             )
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
-            question = self._question(inputs, sliding_window_shapes, strides, baselines, additional_forward_args)
+            question = self._question(
+                inputs, sliding_window_shapes, strides, baselines, additional_forward_args
+            )
             _selected(question.base, target, len(question.inputs[0]))
             answers = [
-                self._preparer.prepare(question, i, perturbations_per_eval) for i in range(len(question.inputs))
+                self._preparer.prepare(question, i, perturbations_per_eval)
+                for i in range(len(question.inputs))
             ]
             total = sum(len(session.window) for answer in answers for session in answer.sessions)
             with Watch(total, on_progress, show_progress) as watch:
@@ -138,7 +142,7 @@ class KryptonOcclusion(Occlusion):
                     self._attribution(question, answer, i, target, watch, perturbations_per_eval, began)
                     for i, answer in enumerate(answers)
                 ]
-        return _format_output(is_tuple, tuple(parts))  # type: ignore[no-any-return]
+        return _format_output(is_tuple, tuple(parts))
 
     def _attribution(
         self,
@@ -319,10 +323,12 @@ def _windows(
     inputs: tuple[Tensor, ...], sliding_window_shapes: Shapes, strides: Strides
 ) -> tuple[SlidingWindow, ...]:
     try:
-        steps = _format_and_verify_strides(strides, inputs)  # type: ignore[arg-type]
+        steps = _format_and_verify_strides(strides, inputs)
         shapes = _format_and_verify_sliding_window_shapes(sliding_window_shapes, inputs)
     except AssertionError as error:
-        raise InputError(f"sliding_window_shapes {sliding_window_shapes}, strides {strides}: {error}") from None
+        raise InputError(
+            f"sliding_window_shapes {sliding_window_shapes}, strides {strides}: {error}"
+        ) from None
     return tuple(
         SlidingWindow(
             tuple(x.shape[1:]),

@@ -83,7 +83,8 @@ class Plan:
     def extents(self, node: Node) -> dict[int, IntArray]:
         """Extent of the box of ``node`` for every window along every axis."""
         return {
-            axis: np.maximum(np.subtract(*reversed(self._intervals[axis][node.index])), 0) for axis in node.axes
+            axis: np.maximum(np.subtract(*reversed(self._intervals[axis][node.index])), 0)
+            for axis in node.axes
         }
 
     @cached_property
@@ -106,7 +107,9 @@ class Plan:
             worst = tuple(int(e.max()) for e in extents.values())
             channels = node.numel() // max(whole, 1)
             rows.append(
-                Step(node, worst, per_cell * whole, per_cell * mean, math.prod(worst) * channels * itemsize, "")
+                Step(
+                    node, worst, per_cell * whole, per_cell * mean, math.prod(worst) * channels * itemsize, ""
+                )
             )
         return rows
 
@@ -188,7 +191,9 @@ class Plan:
     def bytes_views(self) -> int:
         """Upper bound of the memory of the materialised views."""
         return sum(
-            node.numel() * (node.dtype.itemsize if node.dtype else 4) for node in self.graph.nodes if node.local
+            node.numel() * (node.dtype.itemsize if node.dtype else 4)
+            for node in self.graph.nodes
+            if node.local
         )
 
     @cached_property
@@ -218,7 +223,7 @@ def table(plan: Plan) -> str:
         f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
         f"{len(window)} positions",
         "",
-        f"{'step':28} {'operator':14} {'output':>14} {'largest box':>12} {'MMACs full':>11} {'incremental':>12}",
+        f"{'step':28} {'operator':14} {'output':>14} {'largest box':>12} {'MMACs':>11} {'incremental':>12}",
     ]
     skipped = 0
     for step in plan.steps:

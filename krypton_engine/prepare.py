@@ -98,7 +98,7 @@ class Preparer:
             if isinstance(incremental, Answer):
                 return incremental
             reason, plan = incremental or (
-                "its captured graph disagrees with what it returns (it may be random, or read across the batch)",
+                "its graph disagrees with what it returns (it may be random, or read across the batch)",
                 None,
             )
         except CaptureError as error:
@@ -121,8 +121,9 @@ class Preparer:
         self, question: Question, occluded: int, window: SlidingWindow, again: bool = False
     ) -> Answer | tuple[str, Plan] | None:
         """Proved sessions; or why incremental work does not pay; or None if the capture is wrong."""
-        first, additional = question.example(0)
-        graph = capture(question.forward_func, question.inputs, occluded, question.additional or (), again=again)
+        graph = capture(
+            question.forward_func, question.inputs, occluded, question.additional or (), again=again
+        )
         plan = Plan(graph, window)
         if not plan.incremental:
             return f"it would not pay (full over incremental work is {plan.gain:.2f})", plan
@@ -133,7 +134,9 @@ class Preparer:
         for row in range(question.inputs[0].shape[0]):
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            session = ReferenceSession(program, plan, tensors, question.baseline(occluded, row), self.memory_budget)
+            session = ReferenceSession(
+                program, plan, tensors, question.baseline(occluded, row), self.memory_budget
+            )
             if question.base.shape[:1] != (len(question.inputs[0]),) or not agree(
                 session.base, question.base[row : row + 1]
             ):
@@ -159,16 +162,17 @@ class Preparer:
             return True
         chosen = np.unique(changing[[len(changing) // 2, len(changing) // 3]])
         mine = {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
-        return all(
-            agree(mine[int(p)][None], out)
-            for p in chosen
-            for _, out in full.stream(np.array([p]))
-        )
+        return all(agree(mine[int(p)][None], out) for p in chosen for _, out in full.stream(np.array([p])))
 
     # -- full ------------------------------------------------------------------------------------------
 
     def _full(
-        self, question: Question, occluded: int, window: SlidingWindow, per_evaluation: int | None, plan: Plan | None
+        self,
+        question: Question,
+        occluded: int,
+        window: SlidingWindow,
+        per_evaluation: int | None,
+        plan: Plan | None,
     ) -> Answer:
         def session(count: int | None) -> FullSession:
             return FullSession(

@@ -21,8 +21,13 @@ Interval = tuple[IntArray, IntArray]
 class AxisMap(Protocol):
     """What an operator does along one axis of ``n_in`` cells that becomes one of ``n_out`` cells."""
 
-    n_in: int
-    n_out: int
+    @property
+    def n_in(self) -> int:
+        """Number of input cells."""
+
+    @property
+    def n_out(self) -> int:
+        """Number of output cells."""
 
     def changed(self, lo: IntArray, hi: IntArray) -> Interval:
         """Bounding interval of the outputs that read a cell of ``[lo, hi)``."""
@@ -74,9 +79,7 @@ class WindowMap:
 
     def is_identity(self) -> bool:
         """See `AxisMap`."""
-        return (
-            self.kernel == 1 and self.stride == 1 and self.padding == 0 and self.n_in == self.n_out
-        )
+        return self.kernel == 1 and self.stride == 1 and self.padding == 0 and self.n_in == self.n_out
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Call(Protocol):
     batch_dims: tuple[bool, ...]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    bound: Mapping[str, Any]
     pointwise: bool
 
     def __getitem__(self, name: str) -> Any: ...
@@ -276,9 +277,12 @@ def _reshape(call: Call) -> Local:
                 break
         if left != right:
             raise NotLocal(f"{call.name} regroups the batch")
-        kept = [role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True) if role is not None]
+        kept = [
+            role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True) if role is not None
+        ]
         single = {
-            role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True)
+            role
+            for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True)
             if role is not None and n == 1
         }
         group: list[int | None] = [None] * (j - start_j)
@@ -452,11 +456,14 @@ def _slice_scatter(call: Call) -> Local:
     kept[list(inside)] = -1
     sizes = (n, len(inside))
     aligned = [
-        ref if call.node(ref).depends else call.align(ref, roles, (*call.shape[:dim], size, *call.shape[dim + 1 :]))
+        ref
+        if call.node(ref).depends
+        else call.align(ref, roles, (*call.shape[:dim], size, *call.shape[dim + 1 :]))
         for ref, size in zip((outer, inner), sizes, strict=True)
     ]
     maps = tuple(
-        {axis: IndexMap(size, tuple(cells.tolist()))} for size, cells in zip(sizes, (kept, source), strict=True)
+        {axis: IndexMap(size, tuple(cells.tolist()))}
+        for size, cells in zip(sizes, (kept, source), strict=True)
     )
     return Local(roles, Reindex(), tuple(ref.node for ref in aligned), maps)
 
@@ -581,7 +588,9 @@ def _window_maps(
     }
 
 
-def _pool(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool) -> Local:
+def _pool(
+    call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool
+) -> Local:
     node = _only_dependent(call)
     count = len(call.shape) - 2
     kernel = _per_dim(kernel, count)
@@ -641,9 +650,10 @@ def _adaptive_avg_pool(call: Call) -> Local:
     if any(n % out for n, out in zip(before, after, strict=True)):
         raise NotLocal(f"{call.name} with windows of several sizes")
     kernel = tuple(n // out for n, out in zip(before, after, strict=True))
-    if all(
-        out == 1 for out, role in zip(after, node.roles[2:], strict=True) if role is not None
-    ) and math.prod(before) > 1:
+    if (
+        all(out == 1 for out, role in zip(after, node.roles[2:], strict=True) if role is not None)
+        and math.prod(before) > 1
+    ):
         raise NotLocal(f"{call.name} averages over every axis")
     if all(k == 1 for k in kernel):
         return _mixing(call, node, [])

@@ -30,7 +30,11 @@ class Watch:
     """
 
     def __init__(
-        self, total: int, on_progress: OnProgress | None, show_progress: bool, description: str = "Krypton occlusion"
+        self,
+        total: int,
+        on_progress: OnProgress | None,
+        show_progress: bool,
+        description: str = "Krypton occlusion",
     ) -> None:
         self.total = total
         self.done = 0

@@ -93,7 +93,7 @@ class SlidingWindow:
         """Grid coordinates of ``positions``, one array per axis of the input."""
         if not self.counts:
             return ()
-        return np.unravel_index(positions, self.counts)  # type: ignore[return-value]
+        return np.unravel_index(positions, self.counts)
 
     def boxes(self, positions: IntArray) -> IntArray:
         """Cells that the windows at ``positions`` cover: ``(positions, axes, 2)``, half-open."""
@@ -146,7 +146,8 @@ class SlidingWindow:
             if not 0 <= low < high <= n:
                 raise InputError(f"region {tuple(sizes)} is empty or leaves the input's shape {shape}")
         mask = torch.zeros(shape, dtype=torch.bool)
-        mask[(..., *(slice(low, high) for low, high in zip(first, last, strict=True)))] = True
+        box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+        mask[(slice(None),) * (len(shape) - rank) + box] = True
         return mask
 
     def average(self, differences: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ class ChangedCells:
         self.window = window
         self._spanned = [window.spans(axis) for axis in range(differs.ndim)]
         along = tuple(axis for axis, spanned in enumerate(self._spanned) if spanned)
-        self._differs = differs.any(axis=along, keepdims=True)
+        self._differs: npt.NDArray[np.bool_] = np.any(differs, axis=along, keepdims=True)
 
     def boxes(self, positions: IntArray) -> IntArray:
         """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes.
@@ -193,7 +194,7 @@ class ChangedCells:
         if self._differs.all():
             return boxes
         for box in boxes:
-            part = self._differs[
+            part: npt.NDArray[np.bool_] = self._differs[
                 tuple(
                     slice(None) if spanned else slice(lo, hi)
                     for spanned, (lo, hi) in zip(self._spanned, box, strict=True)

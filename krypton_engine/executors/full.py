@@ -65,7 +65,9 @@ class FullSession:
         self.base = base[None] if self.joint else base
         self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
         self._per_evaluation = per_evaluation
-        self._largest = max(1, min(LARGEST_BATCH, memory_budget // (_ACTIVATIONS * x.numel() * x.element_size())))
+        self._largest = max(
+            1, min(LARGEST_BATCH, memory_budget // (_ACTIVATIONS * x.numel() * x.element_size()))
+        )
         self._batch = 1
         self._best_rate = 0.0
 

@@ -58,7 +58,9 @@ class Grouping:
         for node in self.graph.nodes:
             if node.local and node.index in self._intervals[node.axes[0]]:
                 sides = {
-                    axis: tuple(side[self._which[axis][members]] for side in self._intervals[axis][node.index])
+                    axis: tuple(
+                        side[self._which[axis][members]] for side in self._intervals[axis][node.index]
+                    )
                     for axis in node.axes
                 }
                 lo[node.index] = {axis: first for axis, (first, _) in sides.items()}

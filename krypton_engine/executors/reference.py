@@ -26,7 +26,7 @@ LARGEST_BATCH = 32
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
 
-_IN_PLACE = {
+_IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.hardtanh.default: aten.hardtanh_.default,
     aten.silu.default: aten.silu_.default,
@@ -44,7 +44,9 @@ class ReferenceProgram:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.constants = {node.index: _channels_last(node.value) for node in graph.nodes if node.value is not None}
+        self.constants = {
+            node.index: _channels_last(node.value) for node in graph.nodes if node.value is not None
+        }
         self.readers: dict[int, list[tuple[int, int]]] = {node.index: [] for node in graph.nodes}
         for node in graph.nodes:
             if node.local:
@@ -189,7 +191,7 @@ class ReferenceSession:
     def _column_axes(self) -> dict[int, frozenset[int]]:
         """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
         spanned = frozenset(axis for axis in range(len(self.window.shape)) if self.window.spans(axis))
-        found = {}
+        found: dict[int, frozenset[int]] = {}
         for node in self.graph.nodes:
             if not node.local:
                 continue
@@ -202,7 +204,9 @@ class ReferenceSession:
             found[node.index] = mine
         for node in self.graph.nodes:
             for reader, i in self.program.readers[node.index]:
-                moved = {axis for axis, step in self.graph.nodes[reader].maps[i].items() if not step.is_identity()}
+                moved = {
+                    axis for axis, step in self.graph.nodes[reader].maps[i].items() if not step.is_identity()
+                }
                 if node.local:
                     found[node.index] -= moved
         return found
@@ -323,10 +327,9 @@ class ReferenceSession:
         source = self.graph.nodes[node.operands[i]]
         patch = patches.get(source.index)
         if patch is not None and patch.value is not None and node.same_cells(i):
+            sizes = {axis: patch.value.shape[source.roles.index(axis)] for axis in source.axes}
             if all(
-                np.array_equal(patch.lo[axis], start[axis]) and patch.value.shape[d] == extents[axis]
-                for d, axis in enumerate(source.roles)
-                if axis is not None and axis != BATCH
+                np.array_equal(patch.lo[axis], start[axis]) and sizes[axis] == extents[axis] for axis in sizes
             ):
                 return patch.value
         if not source.axes:
@@ -392,11 +395,11 @@ class ReferenceSession:
         index = from_view if changed is False else np.where(changed, from_patch, from_view)
         if outside is not False:
             index = np.where(outside, view.fills[fill], index)
-        shape = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
-        index = np.broadcast_to(index, shape).reshape(-1)
+        box = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
+        index = np.broadcast_to(index, box).reshape(-1)
         rows = view.table.index_select(0, torch.from_numpy(np.ascontiguousarray(index)).to(self.device))
         inverse = np.argsort(view.order)
-        return rows.view(*shape, *view.columns).permute(*inverse.tolist())
+        return rows.view(*box, *view.columns).permute(*inverse.tolist())
 
     def _load(self, view: _View, patch: _Patch) -> None:
         """Write a patch into its view's table, behind the un-occluded cells."""
@@ -413,7 +416,12 @@ class ReferenceSession:
     # -- operators on boxes ----------------------------------------------------------------------------
 
     def _run(
-        self, node: Node, fetched: dict[int, Tensor], start: dict[int, IntArray], extents: dict[int, int], copies: int
+        self,
+        node: Node,
+        fetched: dict[int, Tensor],
+        start: dict[int, IntArray],
+        extents: dict[int, int],
+        copies: int,
     ) -> Tensor:
         box = node.box
         if isinstance(box, Convolution):
@@ -441,14 +449,19 @@ class ReferenceSession:
         result: Tensor = target(*args, **resolve(node.kwargs, value, copies))
         return result
 
-    def _pool(self, node: Node, box: Pool, x: Tensor, start: dict[int, IntArray], extents: dict[int, int]) -> Tensor:
+    def _pool(
+        self, node: Node, box: Pool, x: Tensor, start: dict[int, IntArray], extents: dict[int, int]
+    ) -> Tensor:
         spatial = node.roles[2:]
         padding = [0 if role is not None else p for role, p in zip(spatial, box.padding, strict=True)]
         rank = len(spatial)
         if box.maximum:
             return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
         if rank == 1:
-            total = torch.nn.functional.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode) * box.kernel[0]
+            total = (
+                torch.nn.functional.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode)
+                * box.kernel[0]
+            )
         else:
             pool = torch.nn.functional.avg_pool2d if rank == 2 else torch.nn.functional.avg_pool3d
             total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, 1)

@@ -193,13 +193,13 @@ class ChangedCells:
         boxes = self.window.boxes(positions)
         if self._differs.all():
             return boxes
-        for box in boxes:
-            part: npt.NDArray[np.bool_] = self._differs[
-                tuple(
-                    slice(None) if spanned else slice(lo, hi)
-                    for spanned, (lo, hi) in zip(self._spanned, box, strict=True)
-                )
-            ]
+        for row in range(len(boxes)):
+            box = boxes[row]
+            inside = tuple(
+                slice(None) if spanned else slice(int(lo), int(hi))
+                for spanned, lo, hi in zip(self._spanned, box[:, 0], box[:, 1], strict=True)
+            )
+            part = np.asarray(self._differs[inside])
             if part.all():
                 continue
             found = np.nonzero(part)

@@ -457,23 +457,22 @@ class ReferenceSession:
         rank = len(spatial)
         if box.maximum:
             return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
+        divisor = math.prod(counts[0] for counts in box.divisors if len(set(counts)) == 1)
         if rank == 1:
-            total = (
-                torch.nn.functional.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode)
-                * box.kernel[0]
+            total = torch.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode) * (
+                box.kernel[0] / divisor
             )
         else:
             pool = torch.nn.functional.avg_pool2d if rank == 2 else torch.nn.functional.avg_pool3d
-            total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, 1)
+            total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, divisor)
         for dim, (role, counts) in enumerate(zip(spatial, box.divisors, strict=True)):
             if len(set(counts)) == 1:
-                total = total / counts[0]
                 continue
             table = np.asarray(counts)
             sizes = table[None] if role is None else table[start[role][:, None] + np.arange(extents[role])]
             shape = [len(sizes), 1] + [1] * rank
             shape[2 + dim] = sizes.shape[1]
-            total = total / torch.from_numpy(sizes.reshape(shape)).to(total)
+            total.div_(torch.from_numpy(sizes.reshape(shape)).to(total))
         return total
 
     def _reindex(

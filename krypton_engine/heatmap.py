@@ -113,7 +113,7 @@ class Heatmap:
         *,
         scale: tuple[float, float] | float | None = None,
         cmap: str = "RdBu_r",
-        opacity: float = 0.6,
+        opacity: float = 0.85,
     ) -> Image:
         """The attribution, in colour, over the image.
 
@@ -123,7 +123,8 @@ class Heatmap:
             scale: Drops at the two ends of the colour map, or one number for both signs: give it to compare
                 pictures. By default the largest drop, with either sign.
             cmap: Name of a Matplotlib colour map; the default is red where occluding lowers the target.
-            opacity: 0 (image only) to 1 (colour only). Cells that no measured window covers stay bare.
+            opacity: 0 (image only) to 1 (full colour at the ends of the scale; the smaller a drop, the
+                more of the image shows). Cells that no measured window covers stay bare.
 
         Returns:
             PIL image of the input's height and width.
@@ -133,9 +134,9 @@ class Heatmap:
         """
         from PIL import Image as PILImage
 
-        colours, alpha = self._colours(scale, cmap)
+        colours, weight = self._colours(scale, cmap)
         picture = self._picture(image)
-        mix = (alpha * opacity)[..., None]
+        mix = (weight * opacity)[..., None]
         return PILImage.fromarray((picture * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
 
     def limits(self, scale: tuple[float, float] | float | None = None) -> tuple[float, float]:
@@ -166,7 +167,8 @@ class Heatmap:
         low, high = self.limits(scale)
         attribution = self._flat_attribution().numpy()
         share = (attribution - low) / (high - low)
-        return colormaps[cmap](np.nan_to_num(share, nan=0.5))[..., :3] * 255, np.isfinite(attribution)
+        weight = np.abs(attribution / max(abs(low), abs(high))).clip(0, 1) ** 0.5
+        return colormaps[cmap](np.nan_to_num(share, nan=0.5))[..., :3] * 255, np.nan_to_num(weight, nan=0.0)
 
     def _picture(self, image: Any) -> np.ndarray[Any, Any]:
         height, width = self.window.input_shape[-2:]

@@ -51,7 +51,8 @@ class KryptonOcclusion(Occlusion):
 
     Args:
         forward_func: The forward function of the model or any modification of it.
-        executor: ``"reference"`` is PyTorch on changed boxes; ``"auto"`` takes the fastest there is.
+        executor: ``"reference"`` is PyTorch on changed boxes, wherever the model has a graph; ``"auto"``
+            takes the fastest there is, batched full inference where incremental work would not pay.
         memory_budget: Bytes that a call may add to the process: views, folded weights and batches. Outputs
             that the caller asks to keep come on top.
 
@@ -77,8 +78,7 @@ class KryptonOcclusion(Occlusion):
             raise InputError(f"executor is {executor!r}; accepted are {', '.join(map(repr, EXECUTORS))}")
         if not memory_budget > 0:
             raise InputError(f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes")
-        self.executor = executor
-        self._preparer = Preparer(int(memory_budget))
+        self._preparer = Preparer(executor, int(memory_budget))
 
     @log_usage(part_of_slo=True)
     def attribute(

@@ -82,9 +82,12 @@ class Preparer:
     """Opens sessions and remembers what it has warned of.
 
     Args:
+        executor: ``"auto"`` runs full inference where incremental work would not pay; a named executor runs
+            wherever there is a graph.
         memory_budget: Bytes that one call may add to the process.
     """
 
+    executor: str
     memory_budget: int
     _warned: set[str] = field(default_factory=set)
 
@@ -125,7 +128,7 @@ class Preparer:
             question.forward_func, question.inputs, occluded, question.additional or (), again=again
         )
         plan = Plan(graph, window)
-        if not plan.incremental:
+        if self.executor == "auto" and not plan.incremental:
             return f"it would not pay (full over incremental work is {plan.gain:.2f})", plan
         program = _programs.get(graph)
         if program is None:

@@ -232,7 +232,7 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
     """Sort ``positions`` by what they change."""
     boxes, inverse = np.unique(changed.boxes(positions), axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
-    filled = (boxes[..., 1] > boxes[..., 0]).all(axis=1)
+    filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))
     readers = np.split(positions[np.argsort(inverse, kind="stable")], np.cumsum(np.bincount(inverse))[:-1])
     return Work(
         boxes[filled],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ class Node:
         """Whether the node can be recomputed on a box alone."""
         return self.box is not None
 
-    @property
+    @cached_property
     def axes(self) -> tuple[int, ...]:
         """The input axes that the value still runs along, in the order of its dimensions."""
         return tuple(role for role in self.roles if role is not None and role != BATCH)

@@ -26,6 +26,12 @@ LARGEST_BATCH = 32
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
 
+_WAITING = 24 * 2**20
+"""Bytes of frontier values that wait for each other: past that, fresh pages cost more than is gained."""
+
+_SCRATCH = 128 * 2**20
+"""What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
+
 _IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.hardtanh.default: aten.hardtanh_.default,
@@ -56,6 +62,7 @@ class ReferenceProgram:
         self.tail = [node for node in graph.nodes if node.depends and not node.local]
         self.last_use = self._last_use()
         self.in_place = {node.index for node in graph.nodes if self._runs_in_place(node)}
+        self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
 
     def _last_use(self) -> dict[int, int]:
         last = {}
@@ -146,18 +153,24 @@ class ReferenceSession:
         self.x = inputs[self.graph.occluded]
         self.baseline = baseline.to(self.x).expand(self.x.shape)
         self.device = self.x.device
-        free = memory_budget - plan.bytes_views - plan.bytes_weights
+        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
+        free = memory_budget - fixed
         needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
         if free < needed:
             raise InputError(
-                f"memory_budget {memory_budget / 2**20:.0f} MiB is too small: views and weights take "
-                f"{(plan.bytes_views + plan.bytes_weights) / 2**20:.0f} MiB and one position "
-                f"{needed / 2**20:.0f} MiB"
+                f"memory_budget is {memory_budget / 2**20:.0f} MiB; this model and window take "
+                f"{fixed / 2**20:.0f} MiB for views, weights and workspaces and {needed / 2**20:.0f} MiB for "
+                f"one position"
             )
         # Half for the boxes, half for the frontier and what follows it.
         self.batch = max(1, min(LARGEST_BATCH, free // 2 // max(plan.bytes_per_position, 1)))
         self.tail_batch = max(
-            1, min(LARGEST_TAIL, free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1))
+            1,
+            min(
+                LARGEST_TAIL,
+                _WAITING // max(plan.frontier_bytes, 1),
+                free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1),
+            ),
         )
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
         self._views: dict[int, _View] = {}
@@ -286,9 +299,20 @@ class ReferenceSession:
         out = {}
         for index in self.program.frontiers:
             node = self.graph.nodes[index]
+            whole = self._whole_patch(node, patches)
+            if whole is not None:
+                out[index] = whole
+                continue
             coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
             out[index] = self._compose(node, coordinates, patches, len(group.members), 0.0)
         return out
+
+    def _whole_patch(self, node: Node, patches: dict[int, _Patch]) -> Tensor | None:
+        """The changed box of ``node`` if it is all of it, so that nothing need be composed."""
+        patch = patches.get(node.index)
+        if patch is None or patch.value is None or patch.value.shape[1:] != node.shape[1:]:
+            return None
+        return patch.value
 
     def _patch(self, node: Node, group: Group, patches: dict[int, _Patch]) -> _Patch:
         lo, hi = group.lo[node.index], group.hi[node.index]
@@ -304,11 +328,17 @@ class ReferenceSession:
         if isinstance(box, Reindex):
             value = self._reindex(node, box, start, extents, patches, copies)
         else:
-            fetched = {
-                operand: self._fetch(node, i, start, extents, patches, copies)
-                for i, operand in enumerate(node.operands)
-            }
-            value = self._run(node, fetched, start, extents, copies)
+            whole = None
+            if node.index in self.program.evenly_padded:
+                whole = self._whole_patch(self.graph.nodes[node.operands[0]], patches)
+            if whole is not None:
+                value = self._run(node, {node.operands[0]: whole}, start, extents, copies, padded=False)
+            else:
+                fetched = {
+                    operand: self._fetch(node, i, start, extents, patches, copies)
+                    for i, operand in enumerate(node.operands)
+                }
+                value = self._run(node, fetched, start, extents, copies)
         for operand in node.operands:
             if operand in patches and self.program.last_use[operand] == node.index:
                 patches[operand].value = None if patches[operand].loaded else patches[operand].value
@@ -396,8 +426,8 @@ class ReferenceSession:
         if outside is not False:
             index = np.where(outside, view.fills[fill], index)
         box = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
-        index = np.broadcast_to(index, box).reshape(-1)
-        rows = view.table.index_select(0, torch.from_numpy(np.ascontiguousarray(index)).to(self.device))
+        index = np.broadcast_to(index, box).flatten()
+        rows = view.table.index_select(0, torch.from_numpy(index).to(self.device))
         inverse = np.argsort(view.order)
         return rows.view(*box, *view.columns).permute(*inverse.tolist())
 
@@ -422,17 +452,22 @@ class ReferenceSession:
         start: dict[int, IntArray],
         extents: dict[int, int],
         copies: int,
+        padded: bool = True,
     ) -> Tensor:
+        """``node`` on what was fetched; ``padded`` if that brings the padding along the axes with it."""
         box = node.box
+        if isinstance(box, (Convolution, Pool)):
+            spatial = node.roles[2:]
+            padding = [
+                0 if padded and role is not None else p for role, p in zip(spatial, box.padding, strict=True)
+            ]
         if isinstance(box, Convolution):
             x = fetched[node.operands[0]]
-            spatial = node.roles[2:]
-            padding = [0 if role is not None else p for role, p in zip(spatial, box.padding, strict=True)]
             bias = None if box.bias is None else self._constant(box.bias, 1)
             weight = self._constant(box.weight, 1)
             return _CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
         if isinstance(box, Pool):
-            return self._pool(node, box, fetched[node.operands[0]], start, extents)
+            return self._pool(node, box, padding, fetched[node.operands[0]], start, extents)
         assert isinstance(box, Apply) and node.target is not None
 
         def value(index: int) -> Tensor:
@@ -450,10 +485,15 @@ class ReferenceSession:
         return result
 
     def _pool(
-        self, node: Node, box: Pool, x: Tensor, start: dict[int, IntArray], extents: dict[int, int]
+        self,
+        node: Node,
+        box: Pool,
+        padding: list[int],
+        x: Tensor,
+        start: dict[int, IntArray],
+        extents: dict[int, int],
     ) -> Tensor:
         spatial = node.roles[2:]
-        padding = [0 if role is not None else p for role, p in zip(spatial, box.padding, strict=True)]
         rank = len(spatial)
         if box.maximum:
             return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
@@ -523,6 +563,20 @@ def _fill(node: Node) -> float:
     if isinstance(node.box, Pool) and node.box.maximum:
         return -math.inf
     return node.box.fill if isinstance(node.box, Reindex) else 0.0
+
+
+def _is_evenly_padded(node: Node) -> bool:
+    """Whether the operator's own padding, the same on both sides, gives the output's size."""
+    if isinstance(node.box, Pool):
+        return True
+    if not isinstance(node.box, Convolution):
+        return False
+    steps = node.maps[0].values()
+    return all(
+        isinstance(step, WindowMap)
+        and step.n_out == (step.n_in + 2 * step.padding - step.extent_read(1)) // step.stride + 1
+        for step in steps
+    )
 
 
 def _channels_last(value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.regions import AxisMap
+from krypton_engine.windows import SlidingWindow
 
 BATCH = -1
 """Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
@@ -172,6 +173,8 @@ class Graph:
         output: Node of the result; its first dimension is the batch.
         batched: For every input, whether its first dimension is the batch.
         sources: Parameters and buffers that the graph was captured from, with their version counters.
+        programs: The graph made ready, by executor; kept here so that they live as long as it does.
+        proved: Windows for which it was compared with what it was captured from.
     """
 
     nodes: list[Node]
@@ -180,6 +183,8 @@ class Graph:
     output: int
     batched: tuple[bool, ...]
     sources: tuple[tuple[Tensor, int], ...] = ()
+    programs: dict[str, Any] = field(default_factory=dict)
+    proved: set[SlidingWindow] = field(default_factory=set)
 
     @property
     def input(self) -> Node:

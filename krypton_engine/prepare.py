@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,16 +17,12 @@ from krypton_engine.errors import FallbackWarning
 from krypton_engine.executors import Session
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph import Graph
 from krypton_engine.plan import Plan
 from krypton_engine.windows import SlidingWindow
 
 ROUNDING = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
 show; more than that is a stale or wrong capture."""
-
-_programs: weakref.WeakKeyDictionary[Graph, ReferenceProgram] = weakref.WeakKeyDictionary()
-_proved: weakref.WeakKeyDictionary[Graph, set[SlidingWindow]] = weakref.WeakKeyDictionary()
 
 
 @dataclass
@@ -130,9 +125,9 @@ class Preparer:
         plan = Plan(graph, window)
         if self.executor == "auto" and not plan.incremental:
             return f"it would not pay (full over incremental work is {plan.gain:.2f})", plan
-        program = _programs.get(graph)
-        if program is None:
-            program = _programs[graph] = ReferenceProgram(graph)
+        if "reference" not in graph.programs:
+            graph.programs["reference"] = ReferenceProgram(graph)
+        program = graph.programs["reference"]
         sessions: list[Session] = []
         for row in range(question.inputs[0].shape[0]):
             inputs, additional = question.example(row)
@@ -145,11 +140,10 @@ class Preparer:
             ):
                 return None
             sessions.append(session)
-        proved = _proved.setdefault(graph, set())
-        if window not in proved:
+        if window not in graph.proved:
             if not self._prove(question, occluded, window, sessions[0]):
                 return None
-            proved.add(window)
+            graph.proved.add(window)
         return Answer(sessions, list(range(len(sessions))), plan)
 
     def _prove(self, question: Question, occluded: int, window: SlidingWindow, session: Session) -> bool:

@@ -344,7 +344,7 @@ class Recorder:
         grid = self._rest["window"].grid_shape
 
         def on_grid(flat: Tensor | None) -> Tensor | None:
-            return None if flat is None else flat.reshape(*grid, *flat.shape[1:]).clone()
+            return None if flat is None else flat.reshape((*grid, *flat.shape[1:])).clone()
 
         values, measured = on_grid(self._values), on_grid(self._measured)
         assert values is not None and measured is not None

@@ -29,7 +29,7 @@ from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
-from krypton_engine.prepare import Answer, Preparer, Question, evaluation_mode
+from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
 from krypton_engine.run import OnProgress, Watch, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
 from krypton_engine.windows import SlidingWindow
@@ -132,16 +132,21 @@ class KryptonOcclusion(Occlusion):
                 inputs, sliding_window_shapes, strides, baselines, additional_forward_args
             )
             _selected(question.base, target, len(question.inputs[0]))
-            answers = [
-                self._preparer.prepare(question, i, perturbations_per_eval)
-                for i in range(len(question.inputs))
-            ]
-            total = sum(len(session.window) for answer in answers for session in answer.sessions)
-            with Watch(total, on_progress, show_progress) as watch:
-                parts = [
-                    self._attribution(question, answer, i, target, watch, perturbations_per_eval, began)
-                    for i, answer in enumerate(answers)
-                ]
+            inputs_rows = [len(question.inputs[0]) * len(window) for window in question.windows]
+            with Watch(sum(inputs_rows), on_progress, show_progress) as watch:
+                parts = []
+                for i in range(len(question.inputs)):
+                    answer = self._preparer.prepare(question, i, perturbations_per_eval)
+                    try:
+                        part = self._attribution(
+                            question, answer, i, target, watch, perturbations_per_eval, began
+                        )
+                    except Disagreement as reason:  # a later example of the batch
+                        answer = self._preparer.full(question, i, perturbations_per_eval, str(reason))
+                        part = self._attribution(
+                            question, answer, i, target, watch, perturbations_per_eval, began
+                        )
+                    parts.append(part)
         return _format_output(is_tuple, tuple(parts))
 
     def _attribution(
@@ -156,7 +161,8 @@ class KryptonOcclusion(Occlusion):
     ) -> Tensor:
         """Attributions of one input over all examples: ``(outputs, *input_shape)``."""
         rows = []
-        for session, row in zip(answer.sessions, answer.rows, strict=True):
+        for row in answer.rows:
+            session = answer.open(row)
             mine = target if row is None else _of_example(target, row, len(question.inputs[0]))
 
             def select(outputs: Tensor, row: int | None = row, mine: Any = mine) -> Tensor:
@@ -256,9 +262,10 @@ class KryptonOcclusion(Occlusion):
                     f"{needed / 2**20:.0f} MiB, more than memory_budget"
                 )
             answer = self._preparer.prepare(question, 0, None)
+            session = answer.open(answer.rows[0])
             recorder = Recorder(
                 window,
-                answer.sessions[0].base,
+                session.base,
                 lambda outputs: _select_targets(outputs, target),
                 activate=activate,
                 target=target,
@@ -269,7 +276,7 @@ class KryptonOcclusion(Occlusion):
                 began=began,
             )
             with Watch(sum(map(len, stages)), on_progress, show_progress) as watch:
-                run(answer.sessions[0], stages, recorder, watch)
+                run(session, stages, recorder, watch)
         return recorder.heatmap()
 
     def plan(

@@ -25,6 +25,9 @@ ROUNDING = 2000
 show; more than that is a stale or wrong capture."""
 
 
+_DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
+
+
 @dataclass
 class Question:
     """What is asked of a callable: everything but the target.
@@ -64,12 +67,20 @@ class Question:
 class Answer:
     """Sessions for one occluded input: one for every example, or one for all of them together.
 
-    ``rows[i]`` is the example that session i answers, None for all.
+    Attributes:
+        rows: The examples that have a session of their own; ``[None]`` if all share one.
+        open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
+            function. Views live as long as a session, so open one after the other.
+        plan: What was planned.
     """
 
-    sessions: list[Session]
     rows: list[int | None]
+    open: Callable[[int | None], Session]
     plan: Plan | None
+
+
+class Disagreement(Exception):
+    """A graph says something else than the callable that it was captured from."""
 
 
 @dataclass
@@ -87,25 +98,18 @@ class Preparer:
     _warned: set[str] = field(default_factory=set)
 
     def prepare(self, question: Question, occluded: int, per_evaluation: int | None) -> Answer:
-        """Sessions for ``question`` with input number ``occluded`` occluded."""
-        window = question.windows[occluded]
+        """Sessions for ``question`` with input number ``occluded`` occluded.
+
+        A graph that disagrees with what it was captured from is captured once more, for it may be stale;
+        if it disagrees again, the callable is random, or reads across its batch, and runs in full.
+        """
         try:
-            incremental = self._incremental(question, occluded, window)
-            if incremental is None:
-                incremental = self._incremental(question, occluded, window, again=True)
-            if isinstance(incremental, Answer):
-                return incremental
-            reason, plan = incremental or (
-                "its graph disagrees with what it returns (it may be random, or read across the batch)",
-                None,
-            )
-        except CaptureError as error:
-            reason, plan = str(error), None
-        if question.inputs[occluded].ndim > 2 and len(window) > 1:
-            self.warn(
-                f"occlusion runs as batched full inference, which is exact but not incremental: {reason}"
-            )
-        return self._full(question, occluded, window, per_evaluation, plan)
+            try:
+                return self._incremental(question, occluded, again=False)
+            except Disagreement:
+                return self._incremental(question, occluded, again=True)
+        except (CaptureError, Disagreement) as error:
+            return self.full(question, occluded, per_evaluation, str(error))
 
     def warn(self, message: str) -> None:
         """Warn once."""
@@ -115,36 +119,46 @@ class Preparer:
 
     # -- incremental -----------------------------------------------------------------------------------
 
-    def _incremental(
-        self, question: Question, occluded: int, window: SlidingWindow, again: bool = False
-    ) -> Answer | tuple[str, Plan] | None:
-        """Proved sessions; or why incremental work does not pay; or None if the capture is wrong."""
-        graph = capture(
-            question.forward_func, question.inputs, occluded, question.additional or (), again=again
-        )
-        plan = Plan(graph, window)
+    def _incremental(self, question: Question, occluded: int, again: bool) -> Answer:
+        """Sessions on the graph, the first of them proved.
+
+        Raises:
+            CaptureError: There is no graph, or incremental work would not pay.
+            Disagreement: The graph is wrong.
+        """
+        additional = question.additional or ()
+        graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
+        plan = Plan(graph, question.windows[occluded])
         if self.executor == "auto" and not plan.incremental:
-            return f"it would not pay (full over incremental work is {plan.gain:.2f})", plan
+            raise CaptureError(f"it would not pay (full over incremental work is {plan.gain:.2f})")
         if "reference" not in graph.programs:
             graph.programs["reference"] = ReferenceProgram(graph)
-        program = graph.programs["reference"]
-        sessions: list[Session] = []
-        for row in range(question.inputs[0].shape[0]):
+
+        def session(row: int | None) -> Session:
+            assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            session = ReferenceSession(
-                program, plan, tensors, question.baseline(occluded, row), self.memory_budget
+            opened = ReferenceSession(
+                graph.programs["reference"],
+                plan,
+                tensors,
+                question.baseline(occluded, row),
+                self.memory_budget,
             )
-            if question.base.shape[:1] != (len(question.inputs[0]),) or not agree(
-                session.base, question.base[row : row + 1]
-            ):
-                return None
-            sessions.append(session)
-        if window not in graph.proved:
-            if not self._prove(question, occluded, window, sessions[0]):
-                return None
-            graph.proved.add(window)
-        return Answer(sessions, list(range(len(sessions))), plan)
+            rows = len(question.inputs[0])
+            if question.base.shape[:1] != (rows,) or not agree(opened.base, question.base[row : row + 1]):
+                raise Disagreement(_DISAGREES)
+            return opened
+
+        first = session(0)
+        if plan.window not in graph.proved:
+            if not self._prove(question, occluded, plan.window, first):
+                raise Disagreement(_DISAGREES)
+            graph.proved.add(plan.window)
+        opened = {0: first}
+        del first
+        rows: list[int | None] = list(range(len(question.inputs[0])))
+        return Answer(rows, lambda row: opened.pop(0) if row == 0 and opened else session(row), plan)
 
     def _prove(self, question: Question, occluded: int, window: SlidingWindow, session: Session) -> bool:
         """Compare two occluded positions, computed together, with the user's forward function, one by one."""
@@ -163,14 +177,14 @@ class Preparer:
 
     # -- full ------------------------------------------------------------------------------------------
 
-    def _full(
-        self,
-        question: Question,
-        occluded: int,
-        window: SlidingWindow,
-        per_evaluation: int | None,
-        plan: Plan | None,
-    ) -> Answer:
+    def full(self, question: Question, occluded: int, per_evaluation: int | None, reason: str) -> Answer:
+        """One session that runs the user's own forward function, and a warning that says why."""
+        window = question.windows[occluded]
+        if question.inputs[occluded].ndim > 2 and len(window) > 1:
+            self.warn(
+                f"occlusion runs as batched full inference, which is exact but not incremental: {reason}"
+            )
+
         def session(count: int | None) -> FullSession:
             return FullSession(
                 question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
@@ -180,7 +194,7 @@ class Preparer:
         if per_evaluation is None and not self._separable(session(1), session(2)):
             per_evaluation = 1
         answering = session(per_evaluation)
-        return Answer([answering], [None if answering.joint else 0], plan)
+        return Answer([None if answering.joint else 0], lambda _: answering, None)
 
     def _separable(self, single: FullSession, double: FullSession) -> bool:
         """Whether two positions in one evaluation come out as they do alone."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from krypton_engine import roles as rules
-from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, refs, resolve
+from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, refs, resolve, version_of
 
 aten = torch.ops.aten
 
@@ -205,7 +205,7 @@ class _Builder:
             if fx_node.op == "placeholder":
                 if fx_node.name in held:
                     tensor = state[held[fx_node.name]]
-                    sources.append((tensor, tensor._version))
+                    sources.append((tensor, version_of(tensor)))
                     self.env[fx_node] = self.constant(held[fx_node.name], tensor.detach())
                 elif fx_node.name in user_inputs:
                     self.env[fx_node] = self._input(fx_node, user_inputs.index(fx_node.name))

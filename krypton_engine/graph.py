@@ -225,4 +225,9 @@ class Graph:
 
     def fresh(self) -> bool:
         """Whether no parameter was replaced in place since the capture, as far as counters tell."""
-        return all(tensor._version == version for tensor, version in self.sources)
+        return all(version_of(tensor) == version for tensor, version in self.sources)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Counter of in-place changes; constant for inference tensors, which do not count."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -315,7 +315,7 @@ class Recorder:
         self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan}
         self._rest["image"] = None if image is None else image.detach().cpu()
         count = len(window)
-        dtype = self._base.dtype if self._base.is_floating_point() else torch.float32
+        dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype)
         self._measured = torch.zeros(count, dtype=torch.bool)
         self._classes = self._class_values = self._outputs = None

@@ -18,7 +18,7 @@ from krypton_engine.executors import Session
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.plan import Plan
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.windows import SlidingWindow, distinct_work
 
 ROUNDING = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
@@ -167,11 +167,10 @@ class Preparer:
             question.forward_func, inputs, occluded, window, question.baseline(occluded, 0),
             additional or None, session.base, 1, self.memory_budget,
         )  # fmt: skip
-        boxes = full.changed.boxes(np.arange(len(window), dtype=np.int64))
-        changing = np.flatnonzero((boxes[..., 1] > boxes[..., 0]).all(axis=1))
-        if not len(changing):
+        work = distinct_work(full.changed, np.arange(len(window), dtype=np.int64))
+        if not len(work.boxes):
             return True
-        chosen = np.unique(changing[[len(changing) // 2, len(changing) // 3]])
+        chosen = np.unique([work.readers[len(work.boxes) // part][0] for part in (2, 3)])
         mine = {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
         return all(agree(mine[int(p)][None], out) for p in chosen for _, out in full.stream(np.array([p])))
 
@@ -198,7 +197,11 @@ class Preparer:
 
     def _separable(self, single: FullSession, double: FullSession) -> bool:
         """Whether two positions in one evaluation come out as they do alone."""
-        chosen = np.unique(np.array([len(single.window) // 3, len(single.window) // 2]))
+        work = distinct_work(single.changed, np.arange(len(single.window), dtype=np.int64))
+        if len(work.boxes) < 2:
+            return True
+        third = len(work.boxes) // 3
+        chosen = np.array([work.readers[third][0], work.readers[third + 1][0]])
         try:
             alone, together = (
                 {int(p): out for ps, outs in s.stream(chosen) for p, out in zip(ps, outs, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,7 +138,10 @@ class SlidingWindow:
                 raise InputError(
                     f"region is a mask of shape {tuple(mask.shape)}; accepted is {accepted}"
                 ) from None
-        sizes = [int(size) for size in region]
+        try:
+            sizes = [operator.index(size) for size in region]
+        except TypeError:
+            raise InputError(f"region is {region!r}; accepted is {accepted}") from None
         rank = len(sizes) // 2
         first, last = sizes[:rank], sizes[rank:]
         if len(sizes) % 2 or not 0 < rank <= len(shape):
@@ -180,6 +184,7 @@ class ChangedCells:
 
     def __init__(self, window: SlidingWindow, differs: npt.NDArray[np.bool_]) -> None:
         self.window = window
+        self.any = bool(differs.any())
         self._spanned = [window.spans(axis) for axis in range(differs.ndim)]
         along = tuple(axis for axis, spanned in enumerate(self._spanned) if spanned)
         self._differs: npt.NDArray[np.bool_] = np.any(differs, axis=along, keepdims=True)
@@ -202,10 +207,10 @@ class ChangedCells:
             part = np.asarray(self._differs[inside])
             if part.all():
                 continue
-            found = np.nonzero(part)
-            if not len(found) or not len(found[0]):
+            if not part.any():
                 box[:] = 0
                 continue
+            found = np.nonzero(part)
             for axis, where in enumerate(found):
                 if not self._spanned[axis]:
                     first = box[axis, 0]
@@ -230,6 +235,11 @@ class Work:
 
 def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
     """Sort ``positions`` by what they change."""
+    if not changed.window.counts:  # one number an example: a single position, without a box to look at
+        nothing = np.empty(0, dtype=np.int64)
+        if not changed.any:
+            return Work(np.empty((0, 0, 2), dtype=np.int64), [], positions)
+        return Work(np.zeros((1, 0, 2), dtype=np.int64), [positions], nothing)
     boxes, inverse = np.unique(changed.boxes(positions), axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
     filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))

@@ -1,0 +1,56 @@
+"""Shared fixtures: seeds, models that several tests explain, and what a test of the GPU needs."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from tiny_models import Segmenter, SmallCNN
+
+# Times vary with what else runs on the machine; a slow example is no failure.
+settings.register_profile("krypton", deadline=None, print_blob=True)
+settings.load_profile("krypton")
+
+
+def pytest_runtest_setup(item):
+    """A GPU test is skipped without one, unless the machine is said to have one: no skip hides a fault."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("KRYPTON_REQUIRE_CUDA") == "1":
+            pytest.fail("KRYPTON_REQUIRE_CUDA is 1, but PyTorch finds no CUDA device", pytrace=False)
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def cnn():
+    """A small image classifier, shared so that it is captured once; not to be changed."""
+    torch.manual_seed(1)
+    return SmallCNN()
+
+
+@pytest.fixture(scope="session")
+def segmenter():
+    torch.manual_seed(2)
+    return Segmenter()
+
+
+@pytest.fixture(scope="session")
+def image():
+    """Fits `cnn` and `segmenter`: one example, not square."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(1, 3, 24, 20, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """A batch for `cnn`."""
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(3, 3, 24, 20, generator=generator)

@@ -48,8 +48,8 @@ examples:
 
 _MODEL_HELP = (
     '"vgg16-brain-mri", "efficientnet-lite0", a torchvision model such as "resnet18", or "module:factory": '
-    "a function in a module that can be imported from here and returns your model, or (model, preprocess), or "
-    "(model, preprocess, class names)"
+    "a function, in a module that can be imported from here, that returns your model, (model, preprocess) "
+    "or (model, preprocess, class names)"
 )
 
 
@@ -104,9 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"krypton {__version__}")
-    everywhere = argparse.ArgumentParser(add_help=False)
-    parsers: tuple[argparse.ArgumentParser, ...] = (parser, everywhere)
-    for each in parsers:
+    everywhere = _Parser(add_help=False)
+    for each in (parser, everywhere):
         each.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 

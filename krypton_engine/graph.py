@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -226,6 +226,17 @@ class Graph:
     def fresh(self) -> bool:
         """Whether no parameter was replaced in place since the capture, as far as counters tell."""
         return all(version_of(tensor) == version for tensor, version in self.sources)
+
+
+def in_full(graph: Graph) -> Graph:
+    """The same graph with nothing local but its occluded input: every position is a full computation."""
+    nodes = [
+        node
+        if not node.depends or node is graph.input
+        else replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=nodes, programs={}, proved=set())
 
 
 def version_of(tensor: Tensor) -> int:

@@ -177,6 +177,23 @@ class Plan:
         return total
 
     @cached_property
+    def largest_box_tensor(self) -> int:
+        """Bytes of the largest tensor on the way to the frontier, for one position."""
+        return max(
+            (
+                max(step.bytes, self._gathered(step.node) if step.node.operands else 0)
+                for step in self.steps
+                if step.node.local and step.node is not self.graph.input
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def largest_tail_tensor(self) -> int:
+        """Bytes of the largest tensor after the frontier, for one position."""
+        return max((step.bytes for step in self.steps if not step.node.local), default=0)
+
+    @cached_property
     def tail_bytes_per_position(self) -> int:
         """Upper bound of the memory that one more position in a batch needs after the frontier."""
         full = sorted((step.bytes for step in self.steps if not step.node.local), reverse=True)

@@ -17,6 +17,7 @@ from krypton_engine.errors import FallbackWarning
 from krypton_engine.executors import Session
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.graph import in_full
 from krypton_engine.plan import Plan
 from krypton_engine.windows import SlidingWindow, distinct_work
 
@@ -117,20 +118,26 @@ class Preparer:
             self._warned.add(message)
             warnings.warn(message, FallbackWarning, stacklevel=5)
 
+    def _warn_full(self, reason: str) -> None:
+        self.warn(f"occlusion runs as batched full inference, which is exact but not incremental: {reason}")
+
     # -- incremental -----------------------------------------------------------------------------------
 
     def _incremental(self, question: Question, occluded: int, again: bool) -> Answer:
         """Sessions on the graph, the first of them proved.
 
         Raises:
-            CaptureError: There is no graph, or incremental work would not pay.
+            CaptureError: There is no graph.
             Disagreement: The graph is wrong.
         """
         additional = question.additional or ()
         graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
         plan = Plan(graph, question.windows[occluded])
+        told = plan
         if self.executor == "auto" and not plan.incremental:
-            raise CaptureError(f"it would not pay (full over incremental work is {plan.gain:.2f})")
+            self._warn_full(f"incremental work would not pay (full over incremental: {plan.gain:.2f})")
+            graph = graph.programs.setdefault("in full", in_full(graph))
+            plan = Plan(graph, plan.window)
         if "reference" not in graph.programs:
             graph.programs["reference"] = ReferenceProgram(graph)
 
@@ -158,7 +165,7 @@ class Preparer:
         opened = {0: first}
         del first
         rows: list[int | None] = list(range(len(question.inputs[0])))
-        return Answer(rows, lambda row: opened.pop(0) if row == 0 and opened else session(row), plan)
+        return Answer(rows, lambda row: opened.pop(0) if row == 0 and opened else session(row), told)
 
     def _prove(self, question: Question, occluded: int, window: SlidingWindow, session: Session) -> bool:
         """Compare two occluded positions, computed together, with the user's forward function, one by one."""
@@ -180,9 +187,7 @@ class Preparer:
         """One session that runs the user's own forward function, and a warning that says why."""
         window = question.windows[occluded]
         if question.inputs[occluded].ndim > 2 and len(window) > 1:
-            self.warn(
-                f"occlusion runs as batched full inference, which is exact but not incremental: {reason}"
-            )
+            self._warn_full(reason)
 
         def session(count: int | None) -> FullSession:
             return FullSession(

@@ -174,6 +174,25 @@ class SlidingWindow:
         return mean.float()
 
 
+def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:
+    """Copies of ``x`` whose cells inside each box are the baseline's.
+
+    Args:
+        x: ``(examples, *input_shape)``.
+        baseline: Of the same shape.
+        boxes: ``(copies, axes, 2)``.
+
+    Returns:
+        ``(copies * examples, *input_shape)``, copy by copy, in the memory layout of ``x``.
+    """
+    dtype = torch.result_type(x, baseline)
+    copies = torch.cat([x.to(dtype)] * len(boxes))
+    for i, box in enumerate(boxes.tolist()):
+        cells = (slice(None), *(slice(lo, hi) for lo, hi in box))
+        copies[i * len(x) : (i + 1) * len(x)][cells] = baseline[cells].to(dtype)
+    return copies
+
+
 class ChangedCells:
     """Which cells every window of ``window`` really changes, given where the baseline differs from the input.
 

@@ -13,7 +13,7 @@ from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
 from krypton_engine.errors import InputError
-from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work
+from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
 
 LARGEST_BATCH = 32
 """Positions evaluated together at most; throughput is flat long before."""
@@ -97,13 +97,8 @@ class FullSession:
 
     def _evaluate(self, boxes: IntArray) -> Tensor:
         copies, examples = len(boxes), self.x.shape[0]
-        dtype = torch.result_type(self.x, self.baseline)
-        occluded = self.x.to(dtype).expand(copies, *self.x.shape).clone()
-        for copy, box in zip(occluded, boxes, strict=True):
-            cells = (slice(None), *(slice(lo, hi) for lo, hi in box.tolist()))
-            copy[cells] = self.baseline[cells].to(dtype)
         inputs = tuple(
-            occluded.flatten(0, 1) if i == self.occluded else x.repeat(copies, *[1] * (x.ndim - 1))
+            occlude(self.x, self.baseline, boxes) if i == self.occluded else torch.cat([x] * copies)
             for i, x in enumerate(self.inputs)
         )
         additional = self.additional

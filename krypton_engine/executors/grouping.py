@@ -26,12 +26,14 @@ FloatArray = npt.NDArray[np.float64]
 class Group:
     """Positions that run together.
 
-    ``lo[node][axis]`` and ``hi[node][axis]`` bound what changes for every member; ``extents[node][axis]``
-    is the size of the box that they share, which holds every member's own. Any larger box is equally
-    exact: its other cells come out as in the view.
+    ``boxes`` are their changed input cells, ``(members, axes, 2)``. ``lo[node][axis]`` and
+    ``hi[node][axis]`` bound what changes for every member; ``extents[node][axis]`` is the size of the box
+    that they share, which holds every member's own. Any larger box is equally exact: its other cells come
+    out as in the view.
     """
 
     members: IntArray
+    boxes: IntArray
     lo: dict[int, dict[int, IntArray]]
     hi: dict[int, dict[int, IntArray]]
     extents: dict[int, dict[int, int]]
@@ -42,6 +44,7 @@ class Grouping:
 
     def __init__(self, graph: Graph, boxes: IntArray, batch: int) -> None:
         self.graph = graph
+        self._boxes = boxes
         self._intervals = []
         self._which: list[IntArray] = []
         for axis in range(boxes.shape[1]):
@@ -68,7 +71,7 @@ class Grouping:
                 extents[node.index] = {
                     axis: max(int((last - first).max()), 0) for axis, (first, last) in sides.items()
                 }
-        return Group(members, lo, hi, extents)
+        return Group(members, self._boxes[members], lo, hi, extents)
 
     def _partition(self, count: int, batch: int) -> list[IntArray]:
         sliding = [axis for axis, which in enumerate(self._which) if which.max(initial=0) > 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.plan import Plan
 from krypton_engine.regions import WindowMap, slide_inwards
-from krypton_engine.windows import ChangedCells, IntArray, distinct_work
+from krypton_engine.windows import ChangedCells, IntArray, distinct_work, occlude
 
 aten = torch.ops.aten
 
@@ -26,8 +27,9 @@ LARGEST_BATCH = 32
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
 
-_WAITING = 24 * 2**20
-"""Bytes of frontier values that wait for each other: past that, fresh pages cost more than is gained."""
+_LARGEST_TENSOR = 32 * 2**20
+"""Bytes of the largest tensor that a batch should make: glibc maps and clears fresh pages for larger ones
+each time, which costs more than a larger batch gains."""
 
 _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
@@ -40,6 +42,7 @@ _IN_PLACE: dict[Any, Any] = {
     aten.sigmoid.default: aten.sigmoid_.default,
     aten.add.Tensor: aten.add_.Tensor,
 }
+_FRESH = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm"}
 _CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -53,6 +56,7 @@ class ReferenceProgram:
         self.constants = {
             node.index: _channels_last(node.value) for node in graph.nodes if node.value is not None
         }
+        self.uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
         self.readers: dict[int, list[tuple[int, int]]] = {node.index: [] for node in graph.nodes}
         for node in graph.nodes:
             if node.local:
@@ -73,17 +77,16 @@ class ReferenceProgram:
         return last
 
     def _runs_in_place(self, node: Node) -> bool:
-        """Whether a box of ``node`` may overwrite its first operand's: nobody else reads that one."""
-        if not isinstance(node.box, Apply) or node.target not in _IN_PLACE or not node.operands:
+        """Whether ``node`` may overwrite its first operand: a fresh result that it alone reads."""
+        if node.target not in _IN_PLACE or not node.depends:
             return False
-        source = self.graph.nodes[node.operands[0]]
+        source = self.graph.nodes[next(refs(node.args))]
         return (
-            isinstance(source.box, (Convolution, Pool))
+            source.op in _FRESH
+            and source.local == node.local
             and source.dtype == node.dtype
             and source.shape == node.shape
-            and next(refs(node.args)) == source.index
-            and len(self.readers[source.index]) == 1
-            and source.index not in self.frontiers
+            and self.uses[source.index] == 1
         )
 
     def needs_view(self, node: Node) -> bool:
@@ -150,7 +153,7 @@ class ReferenceSession:
         self.plan = plan
         self.graph = program.graph
         self.window = plan.window
-        self.x = inputs[self.graph.occluded]
+        self.x = _channels_last(inputs[self.graph.occluded])
         self.baseline = baseline.to(self.x).expand(self.x.shape)
         self.device = self.x.device
         fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
@@ -163,12 +166,19 @@ class ReferenceSession:
                 f"one position"
             )
         # Half for the boxes, half for the frontier and what follows it.
-        self.batch = max(1, min(LARGEST_BATCH, free // 2 // max(plan.bytes_per_position, 1)))
+        self.batch = max(
+            1,
+            min(
+                LARGEST_BATCH,
+                _LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
+                free // 2 // max(plan.bytes_per_position, 1),
+            ),
+        )
         self.tail_batch = max(
             1,
             min(
                 LARGEST_TAIL,
-                _WAITING // max(plan.frontier_bytes, 1),
+                _LARGEST_TENSOR // max(plan.largest_tail_tensor, plan.frontier_bytes, 1),
                 free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1),
             ),
         )
@@ -294,11 +304,14 @@ class ReferenceSession:
         """Frontier values, whole, for the positions of one group."""
         patches: dict[int, _Patch] = {}
         for node in self.graph.nodes:
-            if node.local and (node.operands or node.index == self.graph.input.index):
+            if node.local and (node.operands or node is self.graph.input):
                 patches[node.index] = self._patch(node, group, patches)
         out = {}
         for index in self.program.frontiers:
             node = self.graph.nodes[index]
+            if node is self.graph.input:
+                out[index] = occlude(self.x, self.baseline, group.boxes)
+                continue
             whole = self._whole_patch(node, patches)
             if whole is not None:
                 out[index] = whole
@@ -548,7 +561,8 @@ class ReferenceSession:
 
         for node in self.program.tail:
             assert node.target is not None
-            values[node.index] = node.target(
+            target = _IN_PLACE[node.target] if node.index in self.program.in_place else node.target
+            values[node.index] = target(
                 *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
             )
             for operand in refs((node.args, node.kwargs)):

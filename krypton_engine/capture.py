@@ -22,6 +22,7 @@ from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Ro
 aten = torch.ops.aten
 
 _RESHAPES = {aten.view.default, aten._unsafe_view.default}
+_RESHAPED = {"squeeze", "flatten", "unflatten"}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 _CONVOLUTIONS = {
     aten.conv1d.default,
@@ -272,6 +273,8 @@ class _Builder:
                 return {key: translate(part) for key, part in item.items()}
             return item
 
+        if not fx_node.users:  # an assertion about a tensor
+            return None
         value = fx_node.meta.get("val")
         if isinstance(value, torch.SymInt):
             return self.rows(value)
@@ -306,6 +309,9 @@ class _Builder:
             args = self._fold(fx_node, args)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
+        if name in _RESHAPED:  # squeeze() of a box would also drop axes that happen to be of size 1 there
+            sizes = [size if isinstance(size, int) else self.rows(size) for size in value.shape]
+            return self._emit(fx_node, aten.reshape.default, (args[0], sizes), {})
         return self._emit(fx_node, fx_node.target, args, kwargs)
 
     def _emit(

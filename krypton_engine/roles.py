@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -135,6 +135,7 @@ def _local_operand(call: Call, ref: Any) -> Node:
 # --- every cell alike --------------------------------------------------------------------------------
 
 
+@rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")  # which PyTorch does not tag
 def pointwise(call: Call) -> Local:
     """Element by element, operands broadcast against each other."""
     operands = [ref for ref in _flat_refs((call.args, dict(call.kwargs)))]
@@ -201,6 +202,44 @@ def _cat(call: Call) -> Local:
     return Local(dependent[0].roles, Reindex(), tuple(operands), tuple(maps))
 
 
+@rule("stack")
+def _stack(call: Call) -> Local:
+    dim = positive(call["dim"], len(call.shape))
+    dependent = [_local_operand(call, ref) for ref in call["tensors"] if call.node(ref).depends]
+    merged = _merge(call, dependent, dependent[0].shape, free=())
+    return replace(merged, roles=(*merged.roles[:dim], None, *merged.roles[dim:]))
+
+
+@rule("index")
+def _index(call: Call) -> Local:
+    node = _only_dependent(call)
+    dims = [dim for dim, ref in enumerate(call["indices"]) if ref is not None]
+    cells = call.node(call["indices"][dims[0]]).value
+    if len(dims) != 1 or cells is None or cells.ndim != 1 or not call.node(call.args[0]).depends:
+        raise NotLocal("index by several tensors, by a mask or by changing values")
+    (dim,) = dims
+    if cells.dtype == torch.bool:
+        cells = cells.nonzero()[:, 0]
+    if node.roles[dim] is None:
+        return _mixing(call, node, dims)
+    n = node.shape[dim]
+    return _reindex(call, node, {_axis(call, node, dim): IndexMap(n, tuple((cells % n).tolist()))})
+
+
+@rule("repeat_interleave")
+def _repeat_interleave(call: Call) -> Local:
+    node = _only_dependent(call)
+    if not isinstance(call["repeats"], int) or call["dim"] is None:
+        raise NotLocal("repeat_interleave by a tensor or of the flattened value")
+    dim = positive(call["dim"], len(node.shape))
+    if node.roles[dim] is None:
+        return _mixing(call, node, [dim])
+    n, repeats = node.shape[dim], call["repeats"]
+    return _reindex(
+        call, node, {_axis(call, node, dim): IndexMap(n, tuple(o // repeats for o in range(n * repeats)))}
+    )
+
+
 def _axis(call: Call, node: Node, dim: int) -> int:
     role = node.roles[dim]
     if role == BATCH:
@@ -240,7 +279,7 @@ def _unsqueeze(call: Call) -> Local:
     return _moved(call, node, [*node.roles[:dim], None, *node.roles[dim:]])
 
 
-@rule("squeeze", "view", "reshape", "_unsafe_view", "flatten", "unflatten", "expand")
+@rule("view", "reshape", "_unsafe_view", "expand")
 def _reshape(call: Call) -> Local:
     """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""
     node = _only_dependent(call)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 import operator
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +65,17 @@ class _Fixed:
     value: Any
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines of an export that fails: the reason is in its exception, and the user is told."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _export(
     function: Callable[..., Any],
     tensors: tuple[Tensor, ...],
@@ -74,7 +87,7 @@ def _export(
         torch.cat([t[:1], t[:1]]) if is_batched else t for t, is_batched in zip(tensors, batched, strict=True)
     )
     dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         program = torch.export.export(
             _Root(function, extra), example, dynamic_shapes={"tensors": dynamic}, strict=False
         )
@@ -309,7 +322,9 @@ class _Builder:
             args = self._fold(fx_node, args)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
-        if name in _RESHAPED:  # squeeze() of a box would also drop axes that happen to be of size 1 there
+        if name in _RESHAPED and isinstance(
+            value, Tensor
+        ):  # squeeze() of a box would also drop axes that happen to be of size 1 there
             sizes = [size if isinstance(size, int) else self.rows(size) for size in value.shape]
             return self._emit(fx_node, aten.reshape.default, (args[0], sizes), {})
         return self._emit(fx_node, fx_node.target, args, kwargs)
@@ -631,10 +646,10 @@ def _closed_over(function: Any, depth: int = 3) -> Iterator[Any]:
             yield from (item for item in value if isinstance(item, (nn.Module, int, float, str, bool)))
 
 
-_captures: weakref.WeakKeyDictionary[Any, dict[Any, Graph | CaptureError]] = weakref.WeakKeyDictionary()
+_captures: weakref.WeakKeyDictionary[Any, dict[Any, Graph | str]] = weakref.WeakKeyDictionary()
 
 
-def _memory(function: Callable[..., Any]) -> tuple[dict[Any, Graph | CaptureError], Any]:
+def _memory(function: Callable[..., Any]) -> tuple[dict[Any, Graph | str], Any]:
     """Where captures of ``function`` are kept, and the part of their key that tells callables apart.
 
     They live as long as the first module that the callable closes over, else as long as the callable.
@@ -691,8 +706,8 @@ def capture(
     found = memory.get(key)
     if again or found is None or (isinstance(found, Graph) and not found.fresh()):
         memory[key] = found = _capture(function, tensors, batched, occluded, extra)
-    if isinstance(found, CaptureError):
-        raise found
+    if isinstance(found, str):
+        raise CaptureError(found)
     return found
 
 
@@ -702,14 +717,15 @@ def _capture(
     batched: tuple[bool, ...],
     occluded: int,
     extra: tuple[Any, ...],
-) -> Graph | CaptureError:
+) -> Graph | str:
+    """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
     x = tensors[occluded]
     if not x.is_floating_point() or x.ndim < 3 or not batched[occluded] or math.prod(x.shape) == 0:
-        return CaptureError("the input has no axis that windows could slide along incrementally")
+        return "the input has no axis that windows could slide along incrementally"
     try:
         return _Builder(_export(function, tensors, batched, extra), batched, occluded).build()
     except CaptureError as error:
-        return error
+        return str(error)
     except Exception as error:  # torch.export fails in as many ways as there are models
         first = str(error).strip().splitlines()
-        return CaptureError(f"torch.export failed: {type(error).__name__}: {first[0] if first else ''}"[:300])
+        return f"torch.export failed: {type(error).__name__}: {first[0] if first else ''}"[:300]

@@ -236,7 +236,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     target = int(scores.argmax())
     name = _class_name(model, target)
     _row("model", model.note)
-    _row("image", f"{zoo.DEMO_IMAGE}, {x.shape[2]} x {x.shape[3]} as the model sees it")
+    _row("image", f"{zoo.DEMO_IMAGE}, {_by(x.shape[2:])} pixels as the model sees it")
     _row("predicted", _best(model, scores))
     covered = len(window.touching(x[0] != baseline[0]))
     _row("window", f"{_window_text(window)}, black: {len(window)} positions")
@@ -470,7 +470,16 @@ def _baseline(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
 def _window(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> SlidingWindow:
     from krypton_engine.windows import SlidingWindow
 
-    channels = x.shape[1]
+    channels, *size = x.shape[1:]
+    for edge, step, available in zip(shape, strides, size, strict=True):
+        if edge > available:
+            raise InputError(
+                f"--window {_by(shape)} is larger than the picture, {_by(size)} pixels as the model sees it"
+            )
+        if step > edge and edge < available:
+            raise InputError(
+                f"--stride {_by(strides)} is larger than --window {_by(shape)}: it would miss pixels"
+            )
     return SlidingWindow(tuple(x.shape[1:]), (channels, *shape), (channels, *strides))
 
 
@@ -644,8 +653,12 @@ def _best(model: ZooModel, scores: Tensor) -> str:
 
 
 def _window_text(window: SlidingWindow) -> str:
-    (_, height, width), (_, down, right) = window.shape, window.strides
-    return f"{height} x {width}, stride {down if down == right else f'{down} x {right}'}"
+    down, right = window.strides[1:]
+    return f"{_by(window.shape[1:])}, stride {down if down == right else _by((down, right))}"
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _duration(seconds: float) -> str:
@@ -670,6 +683,7 @@ _ANY = "|".join(_OPTIONS)
 _API_NAMES = re.compile(
     rf"(?<![\w./'\"-])(?:{_ANY})(?==)|^(?:{_ANY})\b|\b(?:sliding_window_shapes|strides)\b"
 )
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # PyTorch's messages may hold them
 
 
 def _message(error: Exception) -> str:
@@ -680,6 +694,7 @@ def _message(error: Exception) -> str:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}\n(--debug shows where)"
+    text = _COLOURS.sub("", text)
     lines = [line if len(line) <= 300 else line[:297] + "..." for line in text.splitlines() if line.strip()]
     if len(lines) > _LONGEST_MESSAGE:
         lines = [*lines[: _LONGEST_MESSAGE - 1], "(--debug shows the rest)"]

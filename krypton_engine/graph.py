@@ -175,6 +175,7 @@ class Graph:
         sources: Parameters and buffers that the graph was captured from, with their version counters.
         programs: The graph made ready, by executor; kept here so that they live as long as it does.
         proved: Windows for which it was compared with what it was captured from.
+        proofs: How often it was compared.
     """
 
     nodes: list[Node]
@@ -185,6 +186,7 @@ class Graph:
     sources: tuple[tuple[Tensor, int], ...] = ()
     programs: dict[str, Any] = field(default_factory=dict)
     proved: set[SlidingWindow] = field(default_factory=set)
+    proofs: int = 0
 
     @property
     def input(self) -> Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from krypton_engine.errors import FallbackWarning
 from krypton_engine.executors import Session
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph import in_full
+from krypton_engine.graph import Graph, in_full
 from krypton_engine.plan import Plan
 from krypton_engine.windows import SlidingWindow, distinct_work
 
@@ -25,6 +26,11 @@ ROUNDING = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
 show; more than that is a stale or wrong capture."""
 
+
+_GOLDEN_RATIO = 0.618034
+"""Its multiples, modulo 1, fall evenly: each proof looks at another place."""
+
+_OURS = {"krypton_engine", "captum", "contextlib"}
 
 _DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
 
@@ -116,7 +122,7 @@ class Preparer:
         """Warn once."""
         if message not in self._warned:
             self._warned.add(message)
-            warnings.warn(message, FallbackWarning, stacklevel=5)
+            warnings.warn(message, FallbackWarning, stacklevel=_users_line())
 
     def _warn_full(self, reason: str) -> None:
         self.warn(f"occlusion runs as batched full inference, which is exact but not incremental: {reason}")
@@ -135,7 +141,6 @@ class Preparer:
         plan = Plan(graph, question.windows[occluded])
         told = plan
         if self.executor == "auto" and not plan.incremental:
-            self._warn_full(f"incremental work would not pay (full over incremental: {plan.gain:.2f})")
             graph = graph.programs.setdefault("in full", in_full(graph))
             plan = Plan(graph, plan.window)
         if "reference" not in graph.programs:
@@ -158,63 +163,64 @@ class Preparer:
             return opened
 
         first = session(0)
-        if plan.window not in graph.proved:
-            if not self._prove(question, occluded, plan.window, first):
-                raise Disagreement(_DISAGREES)
-            graph.proved.add(plan.window)
+        if not self._prove(question, occluded, graph, first):
+            raise Disagreement(_DISAGREES)
+        if plan is not told:
+            self._warn_full(f"incremental work would not pay (full over incremental: {told.gain:.2f})")
         opened = {0: first}
         del first
         rows: list[int | None] = list(range(len(question.inputs[0])))
         return Answer(rows, lambda row: opened.pop(0) if row == 0 and opened else session(row), told)
 
-    def _prove(self, question: Question, occluded: int, window: SlidingWindow, session: Session) -> bool:
-        """Compare two occluded positions, computed together, with the user's forward function, one by one."""
+    def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> bool:
+        """Compare occluded positions with the user's forward function on each alone.
+
+        Two positions, computed together, for a window that the graph has not met; one, and each time
+        another, for one that it has: the un-occluded output may hide what has changed since.
+        """
+        window = session.window
         inputs, additional = question.example(0)
         full = FullSession(
             question.forward_func, inputs, occluded, window, question.baseline(occluded, 0),
-            additional or None, session.base, 1, self.memory_budget,
+            additional or None, session.base, 1,
         )  # fmt: skip
         work = distinct_work(full.changed, np.arange(len(window), dtype=np.int64))
         if not len(work.boxes):
             return True
-        chosen = np.unique([work.readers[len(work.boxes) // part][0] for part in (2, 3)])
+        graph.proofs += 1
+        places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * (window not in graph.proved)
+        chosen = np.unique([work.readers[int(place * len(work.boxes))][0] for place in places])
         mine = {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
-        return all(agree(mine[int(p)][None], out) for p in chosen for _, out in full.stream(np.array([p])))
+        same = all(agree(mine[int(p)][None], out) for p in chosen for _, out in full.stream(np.array([p])))
+        if same:
+            graph.proved.add(window)
+        return same
 
     # -- full ------------------------------------------------------------------------------------------
 
     def full(self, question: Question, occluded: int, per_evaluation: int | None, reason: str) -> Answer:
-        """One session that runs the user's own forward function, and a warning that says why."""
+        """One session that runs the user's own forward function, and a warning that says why.
+
+        Nobody can tell whether a function without a graph reads across its batch, so it sees one
+        perturbation at a time, unless the user gave a number: Captum's default, and Captum's answer.
+        """
         window = question.windows[occluded]
         if question.inputs[occluded].ndim > 2 and len(window) > 1:
             self._warn_full(reason)
 
-        def session(count: int | None) -> FullSession:
-            return FullSession(
-                question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
-                question.additional, question.base, count, self.memory_budget,
-            )  # fmt: skip
-
-        if per_evaluation is None and not self._separable(session(1), session(2)):
-            per_evaluation = 1
-        answering = session(per_evaluation)
+        answering = FullSession(
+            question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
+            question.additional, question.base, per_evaluation or 1,
+        )  # fmt: skip
         return Answer([None if answering.joint else 0], lambda _: answering, None)
 
-    def _separable(self, single: FullSession, double: FullSession) -> bool:
-        """Whether two positions in one evaluation come out as they do alone."""
-        work = distinct_work(single.changed, np.arange(len(single.window), dtype=np.int64))
-        if len(work.boxes) < 2:
-            return True
-        third = len(work.boxes) // 3
-        chosen = np.array([work.readers[third][0], work.readers[third + 1][0]])
-        try:
-            alone, together = (
-                {int(p): out for ps, outs in s.stream(chosen) for p, out in zip(ps, outs, strict=True)}
-                for s in (single, double)
-            )
-        except (ValueError, RuntimeError):  # the output does not grow, or the function wants its own batch
-            return False
-        return all(agree(together[p], alone[p]) for p in alone)
+
+def _users_line() -> int:
+    """The ``stacklevel`` of the first frame outside this package and Captum, seen from the caller."""
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        level, frame = level + 1, frame.f_back
+    return level + 1
 
 
 def agree(mine: Tensor, theirs: Tensor) -> bool:

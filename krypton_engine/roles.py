@@ -93,7 +93,10 @@ def localise(call: Call) -> Local:
     found = _RULES.get(call.name) or (pointwise if call.pointwise else None)
     if found is None:
         raise NotLocal(f"{call.name} is not known to be local")
-    local = found(call)
+    try:
+        local = found(call)
+    except KeyError as argument:
+        raise NotLocal(f"{call.name} without {argument}") from None
     if local.roles[:1] != (BATCH,):
         raise NotLocal(f"{call.name} moves or reads the batch")
     if not any(role is not None and role != BATCH for role in local.roles):

@@ -1,8 +1,7 @@
-"""Full inference on occluded copies: for what has no graph, is not separable or gains nothing."""
+"""The user's own forward function on occluded copies: for what has no graph or is not separable."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +13,6 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
-
-LARGEST_BATCH = 32
-"""Positions evaluated together at most; throughput is flat long before."""
-
-_ACTIVATIONS = 100
-"""Memory of a forward pass over that of its input, assumed for a model that we cannot look into."""
 
 
 class FullSession:
@@ -38,8 +31,8 @@ class FullSession:
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
         additional: Further arguments of ``forward_func``.
         base: Outputs for the un-occluded inputs.
-        per_evaluation: Positions an evaluation; None to choose, which wants a separable function.
-        memory_budget: Bytes that the session may add to the process.
+        per_evaluation: Positions an evaluation; more than one wants a function that does not read across
+            its batch.
     """
 
     def __init__(
@@ -51,8 +44,7 @@ class FullSession:
         baseline: Tensor,
         additional: tuple[Any, ...] | None,
         base: Tensor,
-        per_evaluation: int | None,
-        memory_budget: int,
+        per_evaluation: int,
     ) -> None:
         self.forward_func = forward_func
         self.inputs = inputs
@@ -64,36 +56,19 @@ class FullSession:
         self.joint = x.shape[0] != 1 or base.shape[:1] != (1,)
         self.base = base[None] if self.joint else base
         self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
-        self._per_evaluation = per_evaluation
-        self._largest = max(
-            1, min(LARGEST_BATCH, memory_budget // (_ACTIVATIONS * x.numel() * x.element_size()))
-        )
-        self._batch = 1
-        self._best_rate = 0.0
+        self.per_evaluation = per_evaluation
 
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs ``(positions, *shape of base)`` as they become known; see `ReferenceSession.stream`."""
         work = distinct_work(self.changed, positions)
         if len(work.unchanged):
             yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
-        start = 0
-        while start < len(work.boxes):
-            count = self._per_evaluation or (min(self._batch, limit) if limit else self._batch)
-            part = work.boxes[start : start + count]
-            began = time.perf_counter()
-            values = self._evaluate(part)
-            self._adapt(len(part), time.perf_counter() - began)
+        count = self.per_evaluation if limit is None else min(limit, self.per_evaluation)
+        for start in range(0, len(work.boxes), count):
+            values = self._evaluate(work.boxes[start : start + count])
             readers = work.readers[start : start + count]
             repeats = torch.tensor([len(r) for r in readers], device=values.device)
             yield np.concatenate(readers), values.repeat_interleave(repeats, 0)
-            start += len(part)
-
-    def _adapt(self, count: int, seconds: float) -> None:
-        """Double the batch for as long as that helps."""
-        rate = count / max(seconds, 1e-9)
-        if count == self._batch and rate > 1.03 * self._best_rate:
-            self._best_rate = rate
-            self._batch = min(2 * self._batch, self._largest)
 
     def _evaluate(self, boxes: IntArray) -> Tensor:
         copies, examples = len(boxes), self.x.shape[0]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import logging
 import math
 import operator
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +68,12 @@ class _Fixed:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines of an export that fails: the reason is in its exception, and the user is told."""
+    """Nothing printed by an export that fails: the reason is in its exception, and the user is told."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -76,7 +77,7 @@ class KryptonOcclusion(Occlusion):
         super().__init__(forward_func)
         if executor not in EXECUTORS:
             raise InputError(f"executor is {executor!r}; accepted are {', '.join(map(repr, EXECUTORS))}")
-        if not memory_budget > 0:
+        if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:
             raise InputError(f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes")
         self._preparer = Preparer(executor, int(memory_budget))
 
@@ -249,6 +250,11 @@ class KryptonOcclusion(Occlusion):
                 window, None if region is None else window.touching(region)
             )
             base = question.base if activate is None else activate(question.base)
+            if base.shape[:1] != (1,):
+                raise InputError(
+                    f"activation makes shape {tuple(base.shape)} of {tuple(question.base.shape)}; "
+                    f"it must keep the first dimension"
+                )
             has_classes = base.ndim == 2 and base.shape[1] > 1
             if target is None and has_classes:
                 target = int(base[0].argmax())
@@ -315,6 +321,11 @@ class KryptonOcclusion(Occlusion):
             tensors, formatted = _format_input_baseline(inputs, baselines)
         except (AssertionError, TypeError) as error:
             raise InputError(f"inputs or baselines: {error}") from None
+        if not tensors or len(formatted) != len(tensors):
+            raise InputError(
+                f"inputs has {len(tensors)} tensors and baselines {len(formatted)}; "
+                f"accepted are at least one tensor and as many baselines, or none"
+            )
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
                 given = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -332,15 +343,15 @@ def _windows(
     try:
         steps = _format_and_verify_strides(strides, inputs)
         shapes = _format_and_verify_sliding_window_shapes(sliding_window_shapes, inputs)
-    except AssertionError as error:
+    except (AssertionError, IndexError, TypeError) as error:
         raise InputError(
             f"sliding_window_shapes {sliding_window_shapes}, strides {strides}: {error}"
         ) from None
     return tuple(
         SlidingWindow(
             tuple(x.shape[1:]),
-            tuple(int(size) for size in shape),
-            (step,) * (x.ndim - 1) if isinstance(step, int) else tuple(int(size) for size in step),
+            shape,
+            (step,) * (x.ndim - 1) if isinstance(step, int) else step,
         )
         for x, shape, step in zip(inputs, shapes, steps, strict=True)
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from krypton_engine.errors import OcclusionCancelled
 from krypton_engine.executors import Session
 from krypton_engine.heatmap import Heatmap, Recorder
-from krypton_engine.windows import IntArray
+from krypton_engine.windows import IntArray, distinct_work
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False cancels the run."""
@@ -85,11 +86,14 @@ def run(
     """
     limit = 1 if watch.watched else at_most
     for stage in stages:
+        # Positions that change the same cells stay together, so that a later part does not repeat them.
+        work = distinct_work(session.changed, stage)
+        sets = [work.unchanged] * bool(len(work.unchanged)) + work.readers
         start = 0
-        while start < len(stage):
-            part = stage[start : start + 8 * limit] if watch.watched and limit else stage[start:]
+        while start < len(sets):
+            part = sets[start : start + 8 * limit] if watch.watched and limit else sets
             began = time.perf_counter()
-            for positions, outputs in session.stream(part, limit):
+            for positions, outputs in session.stream(np.concatenate(part), limit):
                 recorder.record(positions, outputs)
                 watch.advance(len(positions), recorder.heatmap)
             start += len(part)

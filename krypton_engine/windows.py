@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class SlidingWindow:
                     f"{name} has {len(sizes)} sizes, {tuple(sizes)}; the input has "
                     f"{len(self.input_shape)} dimensions without its batch, {self.input_shape}"
                 )
-            if any(size < 1 for size in sizes):
+            if any(not isinstance(size, Integral) or size < 1 for size in sizes):
                 raise InputError(f"{name} must be positive integers, got {tuple(sizes)}")
         if any(k > n for k, n in zip(self.shape, self.input_shape, strict=True)):
             raise InputError(

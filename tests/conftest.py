@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -26,7 +25,6 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def seeds():
     torch.manual_seed(0)
-    np.random.seed(0)
 
 
 @pytest.fixture(scope="session")

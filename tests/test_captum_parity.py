@@ -549,7 +549,11 @@ class TestInputs:
     def test_the_same_image_twice(self, cnn, images):
         with incremental():
             assert_like_captum(
-                lambda x, y: cnn(x) - cnn(y.flip(3)), (images, images), (WINDOW,) * 2, (STRIDES,) * 2, target=1
+                lambda x, y: cnn(x) - cnn(y.flip(3)),
+                (images, images),
+                (WINDOW,) * 2,
+                (STRIDES,) * 2,
+                target=1,
             )
 
 
@@ -685,7 +689,7 @@ def test_noise_tunnel(cnn, images, kind, together):
 def test_sensitivity(cnn, images):
     def sensitivity(occlusion):
         torch.manual_seed(6)
-        np.random.seed(6)
+        np.random.seed(6)  # noqa: NPY002 -- Captum draws from it
         return sensitivity_max(
             occlusion.attribute,
             images,
@@ -708,7 +712,7 @@ def test_visualisation(cnn, image):
 
     def drawn(occlusion):
         attribution = occlusion.attribute(image, WINDOW, STRIDES, target=1)
-        figure, axes = viz.visualize_image_attr(
+        _, axes = viz.visualize_image_attr(
             attribution[0].movedim(0, -1).numpy(),
             image[0].movedim(0, -1).sigmoid().numpy(),
             method="heat_map",

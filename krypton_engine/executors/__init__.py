@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from krypton_engine.windows import IntArray, SlidingWindow
+from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow
 
 
 class Session(Protocol):
@@ -15,10 +15,12 @@ class Session(Protocol):
 
     Attributes:
         window: The sliding window whose positions it answers.
+        changed: Which cells every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
     """
 
     window: SlidingWindow
+    changed: ChangedCells
     base: Tensor
 
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:

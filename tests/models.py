@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -71,9 +70,9 @@ def photograph(size: tuple[int, int], name: str = "chelsea") -> Tensor:
 
 
 def brain_volume(shape: tuple[int, int, int]) -> Tensor:
-    """Every fourth voxel of the middle of a brain: ``(1, *shape)``."""
+    """Voxels of the middle of a brain: ``(1, *shape)``, about four millimetres apart."""
     depth, height, width = shape
-    slices = [zoo.load_image(f"mri:axial:{40 + 4 * i}").convert("L") for i in range(depth)]
+    slices = [zoo.load_image(f"mri:axial:{30 + 4 * i}").convert("L") for i in range(depth)]
     volume = np.stack([np.asarray(s, dtype=np.float32) / 255 for s in slices])[:, ::4, ::4]
     top, left = (volume.shape[1] - height) // 2, (volume.shape[2] - width) // 2
     return torch.from_numpy(volume[None, :, top : top + height, left : left + width].copy())
@@ -122,7 +121,7 @@ def timm_case(name: str) -> Case:
 
 
 def monai_case(name: str) -> Case:
-    volume, plane = (20, 34, 27), (67, 90)
+    volume, plane = (33, 40, 37), (67, 90)
 
     def make() -> nn.Module:
         from monai.networks import nets
@@ -227,7 +226,3 @@ def compare(case: Case) -> Comparison:
         tuple(str(w.message) for w in caught if issubclass(w.category, FallbackWarning)),
     )
 
-
-def list_of(names: Sequence[str], most: int) -> str:
-    """A few of ``names`` for a message."""
-    return ", ".join(itertools.islice(names, most))

@@ -21,7 +21,7 @@ from krypton_engine.windows import ChangedCells, IntArray, distinct_work, occlud
 
 aten = torch.ops.aten
 
-LARGEST_BATCH = 32
+LARGEST_BATCH = 64
 """Positions whose boxes are computed together: convolutions gain little beyond."""
 
 LARGEST_TAIL = 256

@@ -19,10 +19,10 @@ demo: $(VENV)/.installed-demo ## explain real pictures with real networks
 	$(BIN)/krypton demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the default tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
 
 bench: $(VENV)/.installed-demo ## time exact mode against Captum (ARGS=--quick for a taste)
 	$(BIN)/python benchmarks/exact.py $(ARGS)

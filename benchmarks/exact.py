@@ -500,6 +500,7 @@ def machine(executor: str) -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "torchvision", "captum")},
         "commit": commit.stdout.strip(),
         "executor": executor,
+        "clock": clock.__name__,
     }
 
 
@@ -559,36 +560,47 @@ def main() -> None:
     clock = time.process_time if args.cpu_time else time.perf_counter
     warnings.simplefilter("ignore", FallbackWarning)
     about = machine(args.executor)
-    about["clock"] = clock.__name__
     if about["load_before"] > 0.5:
         print(f"load average {about['load_before']:.1f}: other work disturbs the timings", file=sys.stderr)
+    kind = "memory" if args.memory else "survey" if args.survey else "exact"
+    out = args.out or ROOT / "benchmarks" / "results" / f"{kind}-{about['date']}.json"
     job = Job("krypton", "", args.image, "default", "16/4", torch.get_num_threads(), executor=args.executor)
     if args.memory:
-        kind, (text, rows) = "memory", memory_checks(args.models or MODELS, job, args.quick)
+        text, rows = memory_checks(args.models or MODELS, job, args.quick)
+        write(out, about, rows)
     else:
-        kind, rows = "survey" if args.survey else "exact", []
         about["first_use_seconds"] = load_libraries()
-        full, quick = (SURVEY, SURVEY_QUICK) if args.survey else (FULL, QUICK)
-        effort = quick if args.quick else full
-        windows = args.windows or (WINDOWS[:1] if args.quick or args.survey else WINDOWS)
-        results = []
-        for name in args.models or (FAMILIES if args.survey else MODELS):
-            case = load_case(name, args.image, trials=effort.trials)
-            for window in windows:
-                result = measure(case, window, args.executor, effort)
-                if not args.survey:
-                    mine = replace(job, model=name, layout=case.layout, window=window, batch=case.batch)
-                    result = with_peaks(result, mine)
-                print(f"  {name} {window}: {result.speed_up}x", file=sys.stderr)
-                results.append(result)
-        text, rows = table(results, about), [asdict(result) for result in results]
+        results: list[Result] = []
+        for result in comparisons(args, job):
+            print(f"  {result.model} {result.window}: {result.speed_up}x", file=sys.stderr)
+            results.append(result)
+            write(out, about, [asdict(result) for result in results])
+        text = table(results, about)
     print(text)
-    out = args.out or ROOT / "benchmarks" / "results" / f"{kind}-{about['date']}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"machine": about, "results": rows}, indent=1) + "\n")
     print(f"written to {out}", file=sys.stderr)
     if args.update_readme:
         update_readme(text)
+
+
+def comparisons(args: argparse.Namespace, job: Job) -> Iterator[Result]:
+    """One result for every model and window; with peaks, except in the survey."""
+    full, quick = (SURVEY, SURVEY_QUICK) if args.survey else (FULL, QUICK)
+    effort = quick if args.quick else full
+    windows = args.windows or (WINDOWS[:1] if args.quick or args.survey else WINDOWS)
+    for name in args.models or (FAMILIES if args.survey else MODELS):
+        case = load_case(name, args.image, trials=effort.trials)
+        for window in windows:
+            result = measure(case, window, args.executor, effort)
+            if not args.survey:
+                mine = replace(job, model=name, layout=case.layout, window=window, batch=case.batch)
+                result = with_peaks(result, mine)
+            yield result
+
+
+def write(path: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The JSON file, written anew after every result: a run that is cut short leaves what it has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": about, "results": rows}, indent=1) + "\n")
 
 
 def arguments() -> argparse.Namespace:

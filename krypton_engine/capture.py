@@ -340,15 +340,12 @@ class _Builder:
         has_rows = _holds_rows((args, dict(kwargs)))
         is_tensor = isinstance(value, Tensor)
         name = target._schema.name.split("::")[1]
-        if (
-            not depends
-            and not has_rows
-            and is_tensor
-            and all(self.nodes[i].value is not None for i in operands)
-        ):
+        if not depends and not has_rows and all(self.nodes[i].value is not None for i in operands):
             with torch.no_grad():
                 folded = target(*resolve(args, self._value, 1), **resolve(kwargs, self._value, 1))
-            return self.constant(fx_node.name, folded)
+            if is_tensor:
+                return self.constant(fx_node.name, folded)
+            return tuple(self.constant(fx_node.name, part) for part in folded)
         call = _Bound(self, target, value, args, dict(kwargs))
         if target in _RESHAPES:
             target = aten.reshape.default

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,6 +135,8 @@ class Heatmap:
         """
         from PIL import Image as PILImage
 
+        if not 0 <= opacity <= 1:
+            raise InputError(f"opacity is {opacity!r}; accepted are numbers from 0 to 1")
         colours, weight = self._colours(scale, cmap)
         picture = self._picture(image)
         mix = (weight * opacity)[..., None]
@@ -141,12 +144,15 @@ class Heatmap:
 
     def limits(self, scale: tuple[float, float] | float | None = None) -> tuple[float, float]:
         """Drops at the ends of the colour scale; see `overlay`."""
-        if isinstance(scale, tuple):
-            return scale
         if scale is None:
             finite = self._flat_attribution().abs().nan_to_num(0.0)
             scale = float(finite.max()) or 1.0
-        return -scale, scale
+        low, high = scale if isinstance(scale, tuple) else (-scale, scale)
+        if not -math.inf < low < high < math.inf:
+            raise InputError(
+                f"scale is {scale!r}; accepted are a positive number, or (low, high) with low < high"
+            )
+        return low, high
 
     def _flat_attribution(self) -> Tensor:
         attribution = self.attribution()
@@ -167,7 +173,7 @@ class Heatmap:
         low, high = self.limits(scale)
         attribution = self._flat_attribution().numpy()
         share = (attribution - low) / (high - low)
-        weight = np.abs(attribution / max(abs(low), abs(high))).clip(0, 1) ** 0.5
+        weight = np.abs(attribution / max(abs(low), abs(high))).clip(0, 1) ** 0.75
         return colormaps[cmap](np.nan_to_num(share, nan=0.5))[..., :3] * 255, np.nan_to_num(weight, nan=0.0)
 
     def _picture(self, image: Any) -> np.ndarray[Any, Any]:
@@ -232,29 +238,35 @@ class Heatmap:
                 meta = json.loads(str(file["meta"]))
                 tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}
             window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
-            return Heatmap(window=window, target=meta["target"], seconds=meta["seconds"], **tensors)
-        except (OSError, KeyError, ValueError, TypeError) as error:
+            target = tuple(meta["target"]) if isinstance(meta["target"], list) else meta["target"]
+            return Heatmap(window=window, target=target, seconds=meta["seconds"], **tensors)
+        except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
 
     def _figure(self, title: str | None = None, image: Any = None, **picture: Any) -> bytes:
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         overlay = self.overlay(image, **picture)
         low, high = self.limits(picture.get("scale"))
-        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.75), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
         left, right = figure.subplots(1, 2)
         left.imshow(self._picture(image).astype(np.uint8))
-        left.set_title("input", fontsize=10)
+        left.set_title("input", fontsize=10, color="0.3")
         right.imshow(overlay)
-        right.set_title("drop when occluded", fontsize=10)
+        right.set_title("drop when occluded", fontsize=10, color="0.3")
         for axes in (left, right):
             axes.set_axis_off()
         colours = ScalarMappable(Normalize(low, high), picture.get("cmap", "RdBu_r"))
-        bar = figure.colorbar(colours, ax=right, shrink=0.85)
+        bar = figure.colorbar(colours, ax=right, shrink=0.9, aspect=28, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, length=2)
         bar.set_label(f"f(x) - f(x occluded), f(x) = {float(self.base):.3g}", fontsize=9)
-        figure.suptitle(title or repr(self), fontsize=10)
+        figure.suptitle(
+            title or repr(self), fontsize=10 if title is None else 12, fontweight="bold" if title else None
+        )
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         return buffer.getvalue()

@@ -150,33 +150,40 @@ class Preparer:
             assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            opened = ReferenceSession(
+            return ReferenceSession(
                 graph.programs["reference"],
                 plan,
                 tensors,
                 question.baseline(occluded, row),
                 self.memory_budget,
             )
-            rows = len(question.inputs[0])
-            if question.base.shape[:1] != (rows,) or not agree(opened.base, question.base[row : row + 1]):
+
+        first = session(0)
+        scale = self._prove(question, occluded, graph, first)
+        if plan is not told:
+            self._warn_full(f"incremental work would not pay (full over incremental: {told.gain:.2f})")
+        waiting = [first]
+        del first
+
+        def open_session(row: int | None) -> Session:
+            opened = waiting.pop() if row == 0 and waiting else session(row)
+            if not agree(opened.base, question.base[row : row + 1], scale):  # type: ignore[operator]
                 raise Disagreement(_DISAGREES)
             return opened
 
-        first = session(0)
-        if not self._prove(question, occluded, graph, first):
-            raise Disagreement(_DISAGREES)
-        if plan is not told:
-            self._warn_full(f"incremental work would not pay (full over incremental: {told.gain:.2f})")
-        opened = {0: first}
-        del first
-        rows: list[int | None] = list(range(len(question.inputs[0])))
-        return Answer(rows, lambda row: opened.pop(0) if row == 0 and opened else session(row), told)
+        return Answer(list(range(len(question.inputs[0]))), open_session, told)
 
-    def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> bool:
-        """Compare occluded positions with the user's forward function on each alone.
+    def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> Tensor:
+        """Compare the base and occluded positions with the user's forward function on each alone.
 
         Two positions, computed together, for a window that the graph has not met; one, and each time
         another, for one that it has: the un-occluded output may hide what has changed since.
+
+        Returns:
+            The largest output seen: what rounding is measured against.
+
+        Raises:
+            Disagreement: The graph is wrong.
         """
         window = session.window
         inputs, additional = question.example(0)
@@ -185,16 +192,22 @@ class Preparer:
             additional or None, session.base, 1,
         )  # fmt: skip
         work = distinct_work(full.changed, np.arange(len(window), dtype=np.int64))
-        if not len(work.boxes):
-            return True
-        graph.proofs += 1
-        places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * (window not in graph.proved)
-        chosen = np.unique([work.readers[int(place * len(work.boxes))][0] for place in places])
-        mine = {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
-        same = all(agree(mine[int(p)][None], out) for p in chosen for _, out in full.stream(np.array([p])))
-        if same:
-            graph.proved.add(window)
-        return same
+        if question.base.shape[:1] != (len(question.inputs[0]),):
+            raise Disagreement(_DISAGREES)
+        chosen = np.empty(0, dtype=np.int64)
+        if len(work.boxes):
+            graph.proofs += 1
+            places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * (window not in graph.proved)
+            chosen = np.unique([work.readers[int(place * len(work.boxes))][0] for place in places])
+        mine = {-1: session.base[0]}
+        theirs = {-1: question.base[0]}
+        mine |= {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
+        theirs |= {int(p): out[0] for p in chosen for _, out in full.stream(np.array([p]))}
+        scale = torch.stack([_largest(out) for out in theirs.values()]).max()
+        if not all(agree(mine[p], theirs[p], scale) for p in theirs):
+            raise Disagreement(_DISAGREES)
+        graph.proved.add(window)
+        return scale
 
     # -- full ------------------------------------------------------------------------------------------
 
@@ -223,14 +236,18 @@ def _users_line() -> int:
     return level + 1
 
 
-def agree(mine: Tensor, theirs: Tensor) -> bool:
-    """Whether two outputs are the same within rounding."""
+def _largest(output: Tensor) -> Tensor:
+    """Largest finite magnitude."""
+    finite = output[output.isfinite()].abs().double()
+    return finite.max() if finite.numel() else finite.sum()
+
+
+def agree(mine: Tensor, theirs: Tensor, scale: Tensor) -> bool:
+    """Whether two outputs are the same within the rounding of numbers of size ``scale``."""
     if mine.shape != theirs.shape:
         return False
     if not theirs.is_floating_point():
         return torch.equal(mine, theirs)
-    finite = theirs[theirs.isfinite()]
-    scale = finite.abs().max() if finite.numel() else torch.zeros(())
     tolerance = ROUNDING * torch.finfo(theirs.dtype).eps * scale
     close = (mine - theirs).abs() <= tolerance
     return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())

@@ -260,6 +260,8 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
         if not changed.any:
             return Work(np.empty((0, 0, 2), dtype=np.int64), [], positions)
         return Work(np.zeros((1, 0, 2), dtype=np.int64), [positions], nothing)
+    if not len(positions):
+        return Work(np.empty((0, len(changed.window.counts), 2), dtype=np.int64), [], positions)
     boxes, inverse = np.unique(changed.boxes(positions), axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
     filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))

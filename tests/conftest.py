@@ -52,3 +52,7 @@ def images():
     """A batch for `cnn`."""
     generator = torch.Generator().manual_seed(4)
     return torch.randn(3, 3, 24, 20, generator=generator)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each would wait for one another
+    torch.set_num_threads(1)

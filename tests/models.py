@@ -225,4 +225,3 @@ def compare(case: Case) -> Comparison:
         float((of_target.amax(0) - of_target.amin(0)).max()),
         tuple(str(w.message) for w in caught if issubclass(w.category, FallbackWarning)),
     )
-

@@ -432,15 +432,14 @@ class Moved(Layer):
         by = min(self.by, n - 1)
         rest = [1 if d + 1 != dim else max(by, 1) for d in range(len(shape))]
         border = torch.linspace(-1, 1, max(by, 1), dtype=torch.float64).reshape(1, *rest)
+        border_sizes = ["-1" if d + 1 == dim else f"x.shape[{d + 1}]" for d in range(len(shape))]
         texts = {
             "crop": f"x[{_along(dim, f'{by // 2}:{n - by + by // 2}')}]",
             "stride": f"x[{_along(dim, f'{by // 2}::{self.by + 1}')}]",
             "flip": f"x.flip({dim})",
             "roll": f"x.roll({self.by}, {dim})",
             "mirror": f"torch.cat([x, x.flip({dim})], {dim})",
-            "border": f"torch.cat([self.border.expand("
-            f"x.shape[0], {', '.join(f'-1 if {d + 1} == {dim} else x.shape[{d + 1}]' for d in range(len(shape)))}"
-            f"), x], {dim})",
+            "border": f"torch.cat([self.border.expand(x.shape[0], {', '.join(border_sizes)}), x], {dim})",
             "swap": f"torch.cat([x[{_along(dim, f'{by}:')}], x[{_along(dim, f':{by}')}]], {dim})",
             "narrow": f"x.narrow({dim}, {by}, {n - by})",
             "repeat": f"x.repeat_interleave(2, {dim})",
@@ -689,12 +688,13 @@ CONVS = st.builds(
     bias=st.booleans(),
 )
 ACTIVATION_LAYERS = st.builds(Activation, st.sampled_from(list(ACTIVATIONS)))
-CHANNEL_KINDS = (
-    "slice step flip roll split chunk glu unbind index shuffle select each softmax norm mean variance"
-).split() + ["max and mean"]
-MOVED_KINDS = "crop stride flip roll mirror border swap narrow repeat".split()
+CHANNEL_KINDS = [
+    "slice", "step", "flip", "roll", "split", "chunk", "glu", "unbind", "index", "shuffle", "select", "each",
+    "softmax", "norm", "mean", "variance", "max and mean",
+]  # fmt: skip
+MOVED_KINDS = ["crop", "stride", "flip", "roll", "mirror", "border", "swap", "narrow", "repeat"]
 EMBEDDING_KINDS = ["map", "full", "last axis", "first axis", "channel"]
-POINTWISE_KINDS = "where maximum clamp normalise masked power float".split()
+POINTWISE_KINDS = ["where", "maximum", "clamp", "normalise", "masked", "power", "float"]
 FRONTIER_KINDS = ["squeeze", "instance norm", "group norm", "centre", "scale"]
 
 LOCAL_LAYERS = st.one_of(

@@ -244,6 +244,7 @@ class TestThreeInputs:
         )
 
 
+@pytest.mark.filterwarnings("ignore::krypton_engine.FallbackWarning")  # too small to gain anything
 class TestTwoSmallImages:
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     y = torch.ones(1, 1, 4, 4)
@@ -278,6 +279,7 @@ class TestTwoSmallImages:
         )
 
 
+@pytest.mark.filterwarnings("ignore::krypton_engine.FallbackWarning")
 class TestOutputsThatDoNotGrow:
     """A sum over the batch has one row of attributions, for all examples together."""
 
@@ -522,7 +524,8 @@ class TestInputs:
 
     def test_pixels_as_integers_with_a_fractional_baseline(self, cnn):
         x = torch.randint(1, 256, (1, 3, 24, 20), dtype=torch.uint8)
-        assert_like_captum(lambda x: cnn(x.float() / 255), x, WINDOW, STRIDES, baselines=127.5, target=1)
+        with full_inference():
+            assert_like_captum(lambda x: cnn(x.float() / 255), x, WINDOW, STRIDES, baselines=127.5, target=1)
 
     def test_two_images(self):
         model = TwoViews()

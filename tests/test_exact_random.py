@@ -145,6 +145,7 @@ def test_more_random_networks(rank: int) -> None:
 
 # --- one layer at a time ------------------------------------------------------------------------------
 
+
 def _chains(prefix: str, layers: Sequence[Layer], length: int) -> dict[str, tuple[Layer, ...]]:
     """Layers that alone would hardly fill a test, a few at a time."""
     return {f"{prefix} {i}": tuple(layers[i : i + length]) for i in range(0, len(layers), length)}

@@ -311,9 +311,9 @@ def test_repr_is_one_line(heatmap):
         assert part in text
 
 
-def test_repr_of_little(image, occlusion, segmenter):
+def test_repr_of_little(cnn, image, occlusion, segmenter):
     for heatmap in (
-        occlusion.heatmap(image, (3, 24, 20), target=1),
+        KryptonOcclusion(cnn, executor="reference").heatmap(image, (3, 24, 20), target=1),
         occlusion.heatmap(image, WINDOW, STRIDES, region=(0, 0, 1, 1)),
         KryptonOcclusion(segmenter).heatmap(image, (3, 12, 20), (3, 12, 20)),
     ):

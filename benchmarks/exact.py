@@ -136,6 +136,7 @@ class Result:
     redundancy_ratio: float | None
     first_call_seconds: float
     difference: float
+    span: float
     beside_layers: float | None
     captum_mib: float | None = None
     krypton_mib: float | None = None
@@ -257,6 +258,7 @@ def measure(case: Case, text: str, executor: Any, effort: Effort) -> Result:
         krypton_ms.append(1e3 * whole_map(seconds, heatmap) / len(window))
         sampled = int(heatmap.measured.sum())
     plan = heatmap.plan
+    difference, span = largest_difference(case, occlusion, window)
     return Result(
         model=case.name,
         size=x.shape[-1],
@@ -272,13 +274,16 @@ def measure(case: Case, text: str, executor: Any, effort: Effort) -> Result:
         incremental=plan is not None and plan.incremental,
         redundancy_ratio=None if plan is None else plan.redundancy_ratio,
         first_call_seconds=first - alone,
-        difference=largest_difference(case, occlusion, window),
+        difference=difference,
+        span=span,
         beside_layers=beside_layers(occlusion, x, window),
     )
 
 
-def largest_difference(case: Case, occlusion: KryptonOcclusion, window: SlidingWindow) -> float:
-    """Between both sides' outputs, over the largest output, on 2 x 2 positions at corners, edges and centre.
+def largest_difference(case: Case, occlusion: KryptonOcclusion, window: SlidingWindow) -> tuple[float, float]:
+    """Between both sides' outputs, on 2 x 2 positions at corners, edges and centre; and what the map spans.
+
+    Both are over the largest output, and of the class for which they are largest.
 
     Captum is given the real window and strides over the few pixels that the four windows cover, and a forward
     function that puts them back into the image.
@@ -293,6 +298,9 @@ def largest_difference(case: Case, occlusion: KryptonOcclusion, window: SlidingW
             mask[:, i, [column * stride, (column + 1) * stride]] = True
     heatmap = occlusion.heatmap(case.x, window.shape, window.strides, region=mask, classes="all")
     assert heatmap.outputs is not None and heatmap.base_outputs is not None
+    scale = float(heatmap.base_outputs.abs().max())
+    known = heatmap.outputs[heatmap.measured]
+    span = float((known.amax(0) - known.amin(0)).max()) / scale
     worst = 0.0
     for row, column in tiles:
         top, left = row * stride, column * stride
@@ -305,7 +313,7 @@ def largest_difference(case: Case, occlusion: KryptonOcclusion, window: SlidingW
         theirs = torch.cat(seen[1:]).unflatten(0, (2, 2)).transpose(0, 1)  # Captum counts rows fastest
         mine = heatmap.outputs[row : row + 2, column : column + 2]
         worst = max(worst, float((theirs - mine).abs().max()))
-    return worst / float(heatmap.base_outputs.abs().max())
+    return worst / scale, span
 
 
 def _pasted(case: Case, cells: Any, seen: list[Tensor]) -> Callable[[Tensor], Tensor]:
@@ -522,7 +530,7 @@ def table(results: Sequence[Result], about: dict[str, Any]) -> str:
             f"{r.krypton_ms}" + ("" if r.incremental else ", full inference"),
             f"**{r.speed_up.median:.2f}x** ({r.speed_up.low:.2f} to {r.speed_up.high:.2f}){below}",
             "-" if r.redundancy_ratio is None else f"{r.redundancy_ratio:.2f}",
-            f"{r.difference:.1e}",
+            f"{r.difference:.0e} of {r.span:.0e}",
             "-" if r.beside_layers is None else f"{r.beside_layers:.0%}",
             f"{r.first_call_seconds:.1f}",
         ]

@@ -245,7 +245,8 @@ def table(plan: Plan) -> str:
     skipped = 0
     for step in plan.steps:
         node = step.node
-        if not step.macs and not step.reason and node.index != plan.graph.output:
+        told = step.reason and not step.reason.startswith("follows")
+        if not step.macs and not told and node.index != plan.graph.output:
             skipped += 1
             continue
         box = _by(step.box) if step.box else "full"
@@ -253,7 +254,7 @@ def table(plan: Plan) -> str:
             f"{node.name[:28]:28} {node.op[:14]:14} {_by(node.shape[1:]):>14} {box:>12} "
             f"{step.macs / 1e6:11.2f} {step.macs_incremental / 1e6:12.2f}"
         )
-        if step.reason and not step.reason.startswith("follows"):
+        if told:
             lines.append(f"    full from here: {step.reason}")
     lines += [
         f"({skipped} steps that only touch elements are not listed)",

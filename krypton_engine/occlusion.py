@@ -137,12 +137,14 @@ class KryptonOcclusion(Occlusion):
             with Watch(sum(inputs_rows), on_progress, show_progress) as watch:
                 parts = []
                 for i in range(len(question.inputs)):
+                    done = watch.done
                     answer = self._preparer.prepare(question, i, perturbations_per_eval)
                     try:
                         part = self._attribution(
                             question, answer, i, target, watch, perturbations_per_eval, began
                         )
                     except Disagreement as reason:  # a later example of the batch
+                        watch.rewind(done)
                         answer = self._preparer.full(question, i, perturbations_per_eval, str(reason))
                         part = self._attribution(
                             question, answer, i, target, watch, perturbations_per_eval, began

@@ -56,6 +56,11 @@ class Watch:
             if self.on_progress(so_far, self.done, self.total) is False:
                 raise OcclusionCancelled(so_far)
 
+    def rewind(self, done: int) -> None:
+        """Count from ``done`` again: what came after it is computed once more."""
+        self.done = self._bar.n = done
+        self._bar.refresh()
+
     def __enter__(self) -> Watch:
         return self
 

@@ -771,6 +771,8 @@ def networks(draw: st.DrawFn, rank: int) -> Network:
     shape = (draw(st.integers(1, 4)), *(draw(size) for _ in range(rank)))
     # Frontiers are drawn rarely: what follows one is not incremental.
     layers = draw(st.lists(LOCAL_LAYERS, min_size=1, max_size=6))
+    if draw(st.integers(0, 3)):
+        layers.insert(0, draw(CONVS))
     if draw(st.integers(0, 5)) == 5:
         layers.insert(draw(st.integers(0, len(layers))), draw(RARE_LAYERS))
     return Network(shape, tuple(layers), draw(HEADS))

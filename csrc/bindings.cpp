@@ -1,0 +1,327 @@
+// The only file that knows Python.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+
+#include "session.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace krypton {
+namespace {
+
+template <typename T, int Rank>
+using Array = nb::ndarray<const T, nb::ndim<Rank>, nb::c_contig, nb::device::cpu>;
+template <int Rank>
+using Floats = Array<float, Rank>;
+using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Longs = Array<int64_t, 2>;
+
+// n_in, n_out, kernel, stride, padding, dilation
+using WindowNumbers = std::tuple<long, long, long, long, long, long>;
+// low, high, function, parameter
+using EpilogueNumbers = std::tuple<float, float, std::string, float>;
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+WindowMap window(const WindowNumbers& n) {
+    const auto [n_in, n_out, kernel, stride, padding, dilation] = n;
+    require(n_in > 0 && n_out > 0 && kernel > 0 && stride > 0 && padding >= 0 && dilation > 0,
+            "a window's sizes must be positive");
+    return {n_in, n_out, kernel, stride, padding, dilation};
+}
+
+constexpr std::pair<const char*, Function> kFunctionNames[] = {
+    {"identity", kIdentity},  {"sigmoid", kSigmoid},      {"silu", kSilu},   {"hardsigmoid", kHardSigmoid},
+    {"hardswish", kHardSwish}, {"leaky_relu", kLeakyRelu}, {"elu", kElu},     {"tanh", kTanh},
+    {"gelu", kGelu},           {"gelu_tanh", kGeluTanh},
+};
+
+Epilogue epilogue(const EpilogueNumbers& numbers) {
+    const auto& [low, high, name, parameter] = numbers;
+    for (const auto& [known, function] : kFunctionNames)
+        if (name == known) return {low, high, function, parameter};
+    throw std::invalid_argument("there is no function '" + name + "'");
+}
+
+std::vector<float> copy(const std::optional<Floats<1>>& values, long size, const char* name) {
+    if (!values) return {};
+    require(static_cast<long>(values->shape(0)) == size, std::string(name) + " has the wrong size");
+    return {values->data(), values->data() + size};
+}
+
+// Scale and shift of padded channels are 0.
+std::vector<float> by_channel(const std::optional<Floats<1>>& values, long channels, const char* name) {
+    std::vector<float> out = copy(values, channels, name);
+    if (!out.empty()) out.resize(stored_channels(channels), 0.0f);
+    return out;
+}
+
+const float* data(const std::optional<Floats<1>>& values) { return values ? values->data() : nullptr; }
+
+// Whether the user pressed Ctrl-C; asked on the calling thread, which holds no lock meanwhile.
+struct Signals {
+    const std::atomic<bool>* cancel;
+    mutable bool raised = false;
+
+    bool operator()() const {
+        const nb::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) raised = true;
+        return raised || *cancel;
+    }
+};
+
+struct PySession {
+    std::atomic<bool> cancel = false;
+    std::unique_ptr<Session> session;
+    std::shared_ptr<const Program> program;
+};
+
+using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
+using LayerOutput = std::pair<int, Output>;          // layer, (positions, size)
+
+std::vector<Exit> exits_of(const Program& program, const std::vector<ValueOutput>& outputs, long positions) {
+    std::vector<Exit> exits;
+    for (const auto& [value, corners, out] : outputs) {
+        require(value >= 0 && value < static_cast<int>(program.values().size()), "there is no such value");
+        const Value& v = program.values()[value];
+        require(out.ndim() == 4 && static_cast<long>(out.shape(0)) == positions &&
+                    static_cast<long>(out.shape(3)) == v.channels &&
+                    static_cast<long>(corners.shape(0)) == positions && corners.shape(1) == 2,
+                "an output has the wrong shape");
+        const long height = static_cast<long>(out.shape(1)), width = static_cast<long>(out.shape(2));
+        for (long p = 0; p < positions; ++p) {
+            const long y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
+            require(y >= 0 && x >= 0 && y + height <= v.height && x + width <= v.width,
+                    "an output leaves its value");
+        }
+        exits.push_back({value, corners.data(), height, width, out.data()});
+    }
+    return exits;
+}
+
+std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs, long positions) {
+    std::vector<RowExit> rows;
+    for (const auto& [layer, out] : outputs) {
+        require(layer >= 0 && layer < static_cast<int>(program.layers().size()), "there is no such layer");
+        require(out.ndim() == 2 && static_cast<long>(out.shape(0)) == positions &&
+                    static_cast<long>(out.shape(1)) == program.layers()[layer].size,
+                "a layer's output has the wrong shape");
+        rows.push_back({layer, out.data()});
+    }
+    return rows;
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Krypton's C++ engine: programs and sessions on boxes of NHWC float32 values.";
+
+    m.def("instruction_sets", [] {
+        std::vector<std::string> names;
+        for (const char* const* name = kernel_names(); *name; ++name) names.emplace_back(*name);
+        return names;
+    });
+    m.def("functions", [] {
+        std::vector<std::string> names;
+        for (const auto& [name, function] : kFunctionNames) names.emplace_back(name);
+        return names;
+    });
+
+    nb::class_<Program>(m, "Program")
+        .def(nb::init<const std::string&, long, long, long>(), "isa"_a, "height"_a, "width"_a, "channels"_a)
+        .def_prop_ro("weight_bytes", &Program::weight_bytes)
+        .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
+        .def("constant",
+             [](Program& p, Floats<3> pixels) {
+                 return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
+             })
+        .def("convolution",
+             [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
+                Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                 const long out = weight.shape(0), in = weight.shape(1) * groups;
+                 const ConvolutionShape shape{window(y), window(x), in, out, groups};
+                 require(groups > 0 && out % groups == 0, "groups do not divide the outputs");
+                 require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
+                             static_cast<long>(weight.shape(3)) == shape.x.kernel,
+                         "the weight has another kernel");
+                 require(!operands.empty() && operands.size() <= 2, "a convolution has one or two operands");
+                 require(!bias || static_cast<long>(bias->shape(0)) == out, "the bias has the wrong size");
+                 auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
+                 return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
+             },
+             "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+        .def("pool",
+             [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
+                std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors,
+                EpilogueNumbers end) {
+                 const WindowMap my = window(y), mx = window(x);
+                 require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
+                                       static_cast<long>(divisors->second.size()) == mx.n_out),
+                         "divisors have the wrong size");
+                 const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
+                 return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
+                              epilogue(end));
+             },
+             "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a)
+        .def("combine",
+             [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,
+                long channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+                EpilogueNumbers end) {
+                 require(!operands.empty() && operands.size() <= 2, "one or two operands are combined");
+                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                 const Arithmetic which = arithmetic == "add"        ? kAdd
+                                          : arithmetic == "subtract" ? kSubtract
+                                          : arithmetic == "multiply"
+                                              ? kMultiply
+                                              : throw std::invalid_argument("there is no such arithmetic");
+                 return p.add(make_combine(which, by_channel(scale, channels, "scale"),
+                                           by_channel(shift, channels, "shift")),
+                              operands, height, width, channels, epilogue(end));
+             },
+             "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none(),
+             "shift"_a.none(), "epilogue"_a)
+        .def("concat",
+             [](Program& p, std::vector<int> operands, long height, long width,
+                std::optional<Floats<1>> scale, std::optional<Floats<1>> shift, EpilogueNumbers end) {
+                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                 std::vector<long> channels;
+                 long total = 0;
+                 for (int operand : operands) {
+                     require(operand >= 0 && operand < static_cast<int>(p.values().size()),
+                             "there is no such value");
+                     channels.push_back(p.values()[operand].channels);
+                     total += channels.back();
+                 }
+                 require(total > 0, "nothing to concatenate");
+                 auto op = make_concat(channels, by_channel(scale, total, "scale"),
+                                       by_channel(shift, total, "shift"));
+                 return p.add(std::move(op), operands, height, width, total, epilogue(end));
+             },
+             "operands"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(), "epilogue"_a)
+        .def("reindex",
+             [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
+                EpilogueNumbers end) {
+                 require(operand >= 0 && operand < static_cast<int>(p.values().size()), "there is no such value");
+                 const Value& v = p.values()[operand];
+                 for (long cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
+                 for (long cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
+                 const long height = static_cast<long>(y.size()), width = static_cast<long>(x.size());
+                 return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
+                              height, width, channels, epilogue(end));
+             },
+             "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
+        .def("layer_norm",
+             [](Program& p, int operand, long height, long width, long channels, float epsilon,
+                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                 return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
+                                              copy(bias, channels, "bias")),
+                              {operand}, height, width, channels, epilogue(end));
+             },
+             "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none(),
+             "bias"_a.none(), "epilogue"_a)
+        .def("mean", [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
+             "value"_a, "epilogue"_a)
+        .def("cells",
+             [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                 require(value >= 0 && value < static_cast<int>(p.values().size()), "there is no such value");
+                 const Value& v = p.values()[value];
+                 require(static_cast<long>(weight.shape(1)) == v.pixels() * v.channels &&
+                             (!bias || bias->shape(0) == weight.shape(0)),
+                         "a linear layer has the wrong size");
+                 return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
+             },
+             "value"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+        .def("dense",
+             [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                 require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
+                 require(static_cast<long>(weight.shape(1)) == p.layers()[layer].size &&
+                             (!bias || bias->shape(0) == weight.shape(0)),
+                         "a linear layer has the wrong size");
+                 return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
+             },
+             "layer"_a, "weight"_a, "bias"_a.none(), "epilogue"_a);
+
+    nb::class_<PySession>(m, "Session")
+        .def("__init__",
+             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
+                Floats<3> input, Floats<3> baseline, int threads) {
+                 require(extents.shape(0) == program->values().size() && extents.shape(1) == 2,
+                         "there is one extent for every value");
+                 const Value& in = program->values()[0];
+                 for (const auto* x : {&input, &baseline})
+                     require(static_cast<long>(x->shape(0)) == in.height &&
+                                 static_cast<long>(x->shape(1)) == in.width &&
+                                 static_cast<long>(x->shape(2)) == in.channels,
+                             "the input has the wrong shape");
+                 for (std::size_t v = 0; v < program->values().size(); ++v)
+                     for (int axis = 0; axis < 2; ++axis) {
+                         const long extent = extents.data()[2 * v + axis];
+                         const Value& value = program->values()[v];
+                         require(extent >= 0 && extent <= (axis ? value.width : value.height),
+                                 "an extent leaves its value");
+                     }
+                 for (int v : kept)
+                     require(v >= 0 && v < static_cast<int>(program->values().size()), "there is no such value");
+                 new (self) PySession();
+                 self->program = program;
+                 const Signals signals{&self->cancel};
+                 try {
+                     const nb::gil_scoped_release release;
+                     self->session = std::make_unique<Session>(program, extents.data(), kept, input.data(),
+                                                               baseline.data(), threads, std::cref(signals));
+                 } catch (...) {
+                     self->~PySession();
+                     if (signals.raised) throw nb::python_error();
+                     throw;
+                 }
+             },
+             "program"_a, "extents"_a, "kept"_a, "input"_a, "baseline"_a, "threads"_a)
+        .def("base",
+             [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+                 s.session->base(exits_of(*s.program, values, 1), rows_of(*s.program, layers, 1));
+             },
+             "values"_a, "layers"_a)
+        .def("run",
+             [](PySession& s, Longs boxes, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+                 require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
+                 const Value& in = s.program->values()[0];
+                 std::vector<Occlusion> positions;
+                 for (std::size_t i = 0; i < boxes.shape(0); ++i) {
+                     const int64_t* b = boxes.data() + 6 * i;
+                     require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
+                                 b[5] <= in.width,
+                             "a box leaves the input");
+                     positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
+                 }
+                 const long n = static_cast<long>(positions.size());
+                 const auto exits = exits_of(*s.program, values, n);
+                 const auto rows = rows_of(*s.program, layers, n);
+                 const Signals signals{&s.cancel};
+                 bool done;
+                 {
+                     const nb::gil_scoped_release release;
+                     done = s.session->run(positions, exits, rows, std::cref(signals));
+                 }
+                 if (signals.raised) throw nb::python_error();
+                 return done;
+             },
+             "boxes"_a, "values"_a, "layers"_a)
+        .def("cancel", [](PySession& s) { s.cancel = true; })
+        .def_prop_ro("view_bytes", [](const PySession& s) { return s.session->view_bytes(); })
+        .def("run_bytes", [](const PySession& s, long positions) { return s.session->run_bytes(positions); });
+}
+
+}  // namespace krypton

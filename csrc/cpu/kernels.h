@@ -1,0 +1,164 @@
+// The table of kernels: raw pointers in, raw pointers out. One table for every instruction set.
+//
+// Values are NHWC float32. Channels are stored in multiples of kChannelStep, the last ones padded, so that
+// no kernel has a tail. A pixel is one pointer to its channels; where pixels come from (a changed box, the
+// shared view, padding) was settled when the pointers were made.
+#pragma once
+
+namespace krypton {
+
+constexpr long kChannelStep = 16;
+
+// Interpolation points of one axis of a Winograd transform, in the order in which weights are stored.
+// A kernel of `taps` cells produces `outputs` cells of `points` products (Winograd F(outputs, taps)).
+constexpr int kMaxPoints = 9;
+
+// Kinds of one axis of a Winograd tile: F(outputs, taps).
+enum WinogradAxis : int { kF1x1, kF2x3, kF3x3, kF4x3, kF2x5, kF2x7, kF3x7, kWinogradAxes };
+
+struct AxisShape {
+    int outputs;
+    int taps;
+    int points;
+    // Its points are `points` of those of the axis kind with the most outputs, from `first` on.
+    int first;
+};
+
+constexpr AxisShape kAxisShapes[kWinogradAxes] = {
+    {1, 1, 1, 0}, {2, 3, 4, 1}, {3, 3, 5, 1}, {4, 3, 6, 0}, {2, 5, 6, 0}, {2, 7, 8, 0}, {3, 7, 9, 0},
+};
+
+// rows x depth times depth x columns, over several taps: c = clamp(sum a * b + bias + residual).
+struct Multiply {
+    long rows;
+    long taps;
+    long depth;                // channels of one tap
+    const float* const* a;     // (taps, a_stride): pixels
+    long a_stride;             // at least rows
+    long a_offset;             // first channel
+    const float* b;            // (taps, depth, panel)
+    long columns;              // of the panel that exist: a multiple of kChannelStep, or the whole panel
+    float* const* c;           // (rows): pixels
+    long c_offset;             // first channel
+    const float* bias;         // (panel), or null to add to what c holds
+    const float* const* residual;  // (rows) pixels added before clamping, or null
+    float low, high;           // clamp
+};
+
+// One Winograd tile: pixels in, transformed pixels out (or back).
+struct WinogradInput {
+    const float* const* pixels;  // top left of the tile
+    long pixel_stride;           // pointers to the next row
+    float* const* out;           // (points of y, points of x): pixels
+    long channels;
+};
+
+struct WinogradOutput {
+    const float* const* in;          // (points of y, points of x): pixels
+    float* out;                      // top left of the tile
+    long out_stride;                 // floats to the next row
+    long channels;                   // also floats to the next pixel
+    int rows, columns;               // of the tile that exist
+    const float* bias;               // (channels)
+    const float* const* residual;    // top left of the tile, or null
+    long residual_stride;            // pointers to the next row
+    float low, high;
+};
+
+// out[row] = clamp(sum over taps of pixels * weight + bias), channel by channel.
+struct Depthwise {
+    long rows;
+    long taps;
+    long channels;
+    const float* const* pixels;  // (taps, stride)
+    long stride;                 // at least rows
+    const float* weight;         // (taps, channels)
+    const float* bias;           // (channels)
+    const float* const* residual;
+    float* const* out;
+    float low, high;
+};
+
+// Maximum over taps, or their sum times scale[row].
+struct Pooling {
+    long rows;
+    long taps;
+    long channels;
+    const float* const* pixels;  // (taps, stride)
+    long stride;                 // at least rows
+    const float* scale;          // (rows), or null for the maximum
+    float* const* out;
+};
+
+enum Function : int {
+    kIdentity,
+    kSigmoid,
+    kSilu,
+    kHardSigmoid,
+    kHardSwish,
+    kLeakyRelu,
+    kElu,
+    kTanh,
+    kGelu,
+    kGeluTanh,
+    kFunctions
+};
+
+// In place: x = function(x), with `parameter` a slope where it has one.
+struct Activate {
+    Function function;
+    float parameter;
+    float* x;
+    long count;
+};
+
+enum Arithmetic : int { kAdd, kSubtract, kMultiply };
+
+// out = clamp((a op b) * scale + shift), pixel by pixel; scale and shift by channel, or null.
+struct Combine {
+    Arithmetic arithmetic;
+    long rows;
+    long channels;
+    const float* const* a;
+    const float* const* b;  // null: just a
+    const float* scale;
+    const float* shift;
+    float* const* out;
+    float low, high;
+};
+
+// Over the first `channels` of every pixel; those up to `stored` become 0.
+struct LayerNorm {
+    long rows;
+    long channels;
+    long stored;
+    float epsilon;
+    const float* weight;  // or null
+    const float* bias;    // or null
+    const float* const* in;
+    float* const* out;
+};
+
+struct Kernels {
+    const char* name;
+    long panel;  // columns of b that are stored together
+    long tile;   // rows of c that are computed together
+    void (*multiply)(const Multiply&);
+    // By axis kinds of y and x; null where nobody asked for it.
+    void (*winograd_input[kWinogradAxes][kWinogradAxes])(const WinogradInput&);
+    void (*winograd_output[kWinogradAxes][kWinogradAxes])(const WinogradOutput&);
+    void (*depthwise)(const Depthwise&);
+    void (*pool)(const Pooling&);
+    void (*activate)(const Activate&);
+    void (*combine)(const Combine&);
+    void (*layer_norm)(const LayerNorm&);
+    // Denormal numbers would slow the core down a hundredfold: flush them to zero in this thread.
+    void (*flush_denormals)();
+};
+
+// The best table that this machine can run, or the one that is named; null if there is none.
+const Kernels* kernels(const char* name);
+// Names of the tables that this machine can run, best first; null at the end.
+const char* const* kernel_names();
+
+}  // namespace krypton

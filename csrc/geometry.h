@@ -1,0 +1,76 @@
+// Region algebra along one axis, as krypton_engine/regions.py has it. Intervals are half-open.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+namespace krypton {
+
+struct Interval {
+    long lo = 0, hi = 0;
+
+    long size() const { return hi > lo ? hi - lo : 0; }
+    bool empty() const { return hi <= lo; }
+};
+
+// Bounding interval of both; an empty one does not count.
+inline Interval join(Interval a, Interval b) {
+    if (a.empty()) return b;
+    if (b.empty()) return a;
+    return {std::min(a.lo, b.lo), std::max(a.hi, b.hi)};
+}
+
+// Empty as soon as one of its sides is.
+struct Box {
+    Interval y, x;
+
+    bool empty() const { return y.empty() || x.empty(); }
+    long cells() const { return y.size() * x.size(); }
+};
+
+inline Box join(const Box& a, const Box& b) {
+    if (a.empty()) return b;
+    if (b.empty()) return a;
+    return {join(a.y, b.y), join(a.x, b.x)};
+}
+
+// A convolution or a pooling: output o reads o * stride - padding + dilation * [0, kernel).
+struct WindowMap {
+    long n_in = 0, n_out = 0, kernel = 1, stride = 1, padding = 0, dilation = 1;
+
+    // Outputs that read a cell of `in`.
+    Interval changed(Interval in) const {
+        const long first = in.lo + padding - dilation * (kernel - 1);
+        return {std::max(0L, first > 0 ? (first + stride - 1) / stride : 0L),
+                std::min(n_out, (in.hi - 1 + padding) / stride + 1)};
+    }
+    long first_read(long output) const { return output * stride - padding; }
+    long extent_read(long extent) const { return (extent - 1) * stride + dilation * (kernel - 1) + 1; }
+};
+
+// Output o is input source[o], or a constant where that is -1.
+struct IndexMap {
+    std::vector<long> source;
+    std::vector<long> first, last;  // readers of every input cell; first > last where there is none
+
+    IndexMap() = default;
+    IndexMap(std::vector<long> cells, long n_in)
+        : source(std::move(cells)), first(n_in, static_cast<long>(source.size())), last(n_in, -1) {
+        for (long o = 0; o < static_cast<long>(source.size()); ++o) {
+            if (source[o] < 0) continue;
+            first[source[o]] = std::min(first[source[o]], o);
+            last[source[o]] = std::max(last[source[o]], o);
+        }
+    }
+
+    Interval changed(Interval in) const {
+        Interval out{static_cast<long>(source.size()), 0};
+        for (long cell = in.lo; cell < in.hi; ++cell) {
+            out.lo = std::min(out.lo, first[cell]);
+            out.hi = std::max(out.hi, last[cell] + 1);
+        }
+        return out.empty() ? Interval{} : out;
+    }
+};
+
+}  // namespace krypton

@@ -1,0 +1,92 @@
+#include "program.h"
+
+#include <stdexcept>
+#include <string>
+
+namespace krypton {
+
+Program::Program(const std::string& isa, long height, long width, long channels)
+    : kernels_(krypton::kernels(isa.empty() ? nullptr : isa.c_str())) {
+    if (!kernels_) throw std::invalid_argument("this machine cannot run kernels for '" + isa + "'");
+    values_.push_back({height, width, channels, {}});
+}
+
+std::size_t Program::weight_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& op : operators_) bytes += op->weight_bytes();
+    for (const RowLayer& layer : layers_) {
+        bytes += layer.bias.size() * sizeof(float);
+        for (const Panels& panels : layer.weights) bytes += panels.bytes();
+    }
+    return bytes;
+}
+
+void Program::check_value(int value) const {
+    if (value < 0 || value >= static_cast<int>(values_.size()))
+        throw std::invalid_argument("there is no value " + std::to_string(value));
+}
+
+int Program::add_constant(long height, long width, long channels, const float* pixels) {
+    Value value{height, width, channels, {}};
+    value.constant.assign(value.pixels() * value.stored(), 0.0f);
+    for (long i = 0; i < value.pixels(); ++i)
+        std::copy_n(pixels + i * channels, channels, value.constant.begin() + i * value.stored());
+    values_.push_back(std::move(value));
+    return static_cast<int>(values_.size()) - 1;
+}
+
+int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width,
+                 long channels, const Epilogue& epilogue) {
+    for (int operand : operands) check_value(operand);
+    values_.push_back({height, width, channels, {}});
+    op->operands = std::move(operands);
+    op->value = static_cast<int>(values_.size()) - 1;
+    op->epilogue = epilogue;
+    op->stored = values_.back().stored();
+    operators_.push_back(std::move(op));
+    return operators_.back()->value;
+}
+
+std::vector<float> Program::padded_bias(const float* bias, long size) const {
+    std::vector<float> out(stored_channels(size) + kernels_->panel, 0.0f);
+    if (bias) std::copy_n(bias, size, out.begin());
+    return out;
+}
+
+int Program::add_mean(int value, const Epilogue& epilogue) {
+    check_value(value);
+    layers_.push_back({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});
+    return static_cast<int>(layers_.size()) - 1;
+}
+
+int Program::add_cells(int value, long size, const float* weight, const float* bias,
+                       const Epilogue& epilogue) {
+    check_value(value);
+    const Value& v = values_[value];
+    RowLayer layer{RowLayer::kCells, value, size, {}, padded_bias(bias, size), epilogue};
+    const long cells = v.pixels();
+    for (long cell = 0; cell < cells; ++cell) layer.weights.emplace_back(*kernels_, v.channels, size);
+    for (long first = 0; first < size; first += kernels_->panel)
+        for (long c = 0; c < v.channels; ++c)
+            for (long n = first; n < std::min(first + kernels_->panel, size); ++n) {
+                const float* from = weight + (n * v.channels + c) * cells;
+                for (long cell = 0; cell < cells; ++cell) layer.weights[cell].at(c, n) = from[cell];
+            }
+    layers_.push_back(std::move(layer));
+    return static_cast<int>(layers_.size()) - 1;
+}
+
+int Program::add_dense(int layer, long size, const float* weight, const float* bias,
+                       const Epilogue& epilogue) {
+    if (layer < 0 || layer >= static_cast<int>(layers_.size()))
+        throw std::invalid_argument("there is no layer " + std::to_string(layer));
+    const long depth = layers_[layer].size;
+    RowLayer dense{RowLayer::kDense, layer, size, {}, padded_bias(bias, size), epilogue};
+    dense.weights.emplace_back(*kernels_, depth, size);
+    for (long n = 0; n < size; ++n)
+        for (long k = 0; k < depth; ++k) dense.weights[0].at(k, n) = weight[n * depth + k];
+    layers_.push_back(std::move(dense));
+    return static_cast<int>(layers_.size()) - 1;
+}
+
+}  // namespace krypton

@@ -1,0 +1,62 @@
+// A program: a model made ready. Operators on boxes first, then layers on whole vectors. Immutable once
+// built, and shared by sessions.
+#pragma once
+
+#include "operators.h"
+
+namespace krypton {
+
+struct Value {
+    long height, width, channels;
+    std::vector<float> constant;  // stored pixels of a value that no window changes
+
+    long stored() const { return stored_channels(channels); }
+    long pixels() const { return height * width; }
+};
+
+// A vector for every position.
+struct RowLayer {
+    enum Kind { kMean, kCells, kDense } kind;
+    int operand;                  // a value for kMean and kCells, a layer for kDense
+    long size;
+    std::vector<Panels> weights;  // one for every cell of kCells; one for kDense
+    std::vector<float> bias;      // padded to whole panels
+    Epilogue epilogue;
+
+    long stored() const { return stored_channels(size); }
+};
+
+class Program {
+  public:
+    // `isa`: a name of kernel_names(), or empty for the best.
+    Program(const std::string& isa, long height, long width, long channels);
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    const Kernels& kernels() const { return *kernels_; }
+    const std::vector<Value>& values() const { return values_; }
+    const std::vector<std::unique_ptr<Operator>>& operators() const { return operators_; }
+    const std::vector<RowLayer>& layers() const { return layers_; }
+    std::size_t weight_bytes() const;
+
+    // Each returns the number of the value (or layer) that it adds. The input is value 0.
+    int add_constant(long height, long width, long channels, const float* pixels);
+    int add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width, long channels,
+            const Epilogue& epilogue);
+    int add_mean(int value, const Epilogue& epilogue);
+    // weight: (size, channels * height * width), in the order of NCHW.
+    int add_cells(int value, long size, const float* weight, const float* bias, const Epilogue& epilogue);
+    // weight: (size, size of the layer).
+    int add_dense(int layer, long size, const float* weight, const float* bias, const Epilogue& epilogue);
+
+  private:
+    const Kernels* kernels_;
+    std::vector<Value> values_;
+    std::vector<std::unique_ptr<Operator>> operators_;
+    std::vector<RowLayer> layers_;
+
+    std::vector<float> padded_bias(const float* bias, long size) const;
+    void check_value(int value) const;
+};
+
+}  // namespace krypton

@@ -1,0 +1,90 @@
+// A session: a program on one input. Its views, and outputs for any list of boxes of that input.
+#pragma once
+
+#include <atomic>
+#include <functional>
+
+#include "program.h"
+
+namespace krypton {
+
+// What changes in the input at one position: cells of some channels.
+struct Occlusion {
+    Box box;
+    Interval channels;
+};
+
+// Where a value of all positions goes: a box of `height` x `width` cells from (y[i], x[i]) on, NHWC without
+// padded channels, composed of what changed and the view.
+struct Exit {
+    int value;
+    const long* corners;  // (positions, 2): y, x
+    long height, width;
+    float* out;
+};
+
+struct RowExit {
+    int layer;
+    float* out;  // (positions, size)
+};
+
+// Memory for the boxes of a number of positions on one thread, laid out beforehand.
+struct Layout {
+    struct Segment {
+        std::size_t first, last;  // operators
+        long chunk;               // positions that go through them together
+    };
+    struct Place {
+        std::size_t offset = 0;  // floats
+        long stride = 0;         // floats from one position to the next
+        long slots = 0;          // positions that have a place of their own
+    };
+    std::vector<Segment> segments;
+    std::vector<Place> places;  // by value
+    long chunk = 1;             // positions of all segments together
+    std::size_t floats = 0;
+    std::size_t scratch = 0;
+};
+
+class Session {
+  public:
+    // extents: the largest box of every value, (values, 2); kept: values that `run` may be asked for.
+    // input, baseline: NHWC (height, width, channels).
+    // poll: called now and then on the calling thread; true cancels.
+    Session(std::shared_ptr<const Program> program, const long* extents, const std::vector<int>& kept,
+            const float* input, const float* baseline, int threads, const std::function<bool()>& poll);
+
+    // Outputs of the un-occluded input, shaped like those of `run` for one position with whole boxes.
+    void base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const;
+
+    // False if it was cancelled; what the exits hold then means nothing.
+    bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
+             const std::vector<RowExit>& rows, const std::function<bool()>& poll) const;
+
+    // Bytes of views, and of what a run over that many positions takes.
+    std::size_t view_bytes() const;
+    std::size_t run_bytes(long positions) const;
+
+  private:
+    struct Worker;
+    struct Batch;
+
+    std::shared_ptr<const Program> program_;
+    int threads_;
+    std::vector<Box> extents_;  // sizes only
+    Layout layout_;
+    std::vector<std::vector<float>> views_;  // by value
+    std::vector<float> baseline_;
+    std::vector<std::vector<float>> base_rows_;  // by layer, before its epilogue for kCells
+    std::vector<std::vector<float>> base_out_;   // by layer
+
+    Plane plane(int value) const;
+    void materialise(const std::function<bool()>& poll);
+    void run_chunk(Worker& worker, Batch& batch, long first, long last) const;
+    void run_layer(Batch& batch, std::size_t layer, long task, long tasks) const;
+};
+
+// Operators in segments with chunks of their own, and places for their values.
+Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept);
+
+}  // namespace krypton

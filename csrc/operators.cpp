@@ -56,6 +56,7 @@ Box Operator::reach(const Box* changed) const {
 
 namespace {
 
+constexpr long kLongestSum = 768;  // products that are added up in one go
 constexpr long kBlock = 96;  // rows of pixels that are computed together: their operands stay in L2
 
 const float* outside_of(float value) {
@@ -204,8 +205,6 @@ class GemmConvolution : public Window {
         for_blocks(jobs, count, scratch, 0.0f, [&](const Block& block) {
             Multiply m{};
             m.rows = block.rows;
-            m.taps = taps();
-            m.a = block.a;
             m.a_stride = kBlock;
             if (gathered_) {
                 for (long r = 0; r < block.rows; ++r) {
@@ -214,21 +213,27 @@ class GemmConvolution : public Window {
                     for (long t = 0; t < taps(); ++t)
                         for (long c = 0; c < channels_; ++c) *row++ = block.a[t * kBlock + r][c];
                 }
-                m.taps = 1;
-                m.a = pointers;
             }
             m.c = block.out;
-            m.residual = block.residual;
-            m.low = epilogue.low;
-            m.high = epilogue.high;
             for (std::size_t p = 0; p < parts_.size(); ++p) {
                 m.depth = gathered_ ? depth : parts_[p].depth;
                 m.a_offset = parts_[p].offset;
-                m.b = parts_[p].weight.data();
                 m.columns = parts_[p].columns;
                 m.c_offset = static_cast<long>(p) * kernels.panel;
-                m.bias = bias_.data() + m.c_offset;
-                kernels.multiply(m);
+                // A long sum in parts is more exact, and its weights stay in the cache.
+                const long taps = gathered_ ? 1 : this->taps();
+                const long step = std::clamp(kLongestSum / std::max(m.depth, 1L), 1L, taps);
+                for (long t = 0; t < taps; t += step) {
+                    const bool last = t + step >= taps;
+                    m.taps = std::min(step, taps - t);
+                    m.a = (gathered_ ? pointers : block.a) + t * m.a_stride;
+                    m.b = parts_[p].weight.data() + t * m.depth * kernels.panel;
+                    m.bias = t ? nullptr : bias_.data() + m.c_offset;
+                    m.residual = last ? block.residual : nullptr;
+                    m.low = last ? epilogue.low : -kNoLimit;
+                    m.high = last ? epilogue.high : kNoLimit;
+                    kernels.multiply(m);
+                }
             }
         });
     }

@@ -119,6 +119,7 @@ class Panels {
     long count() const { return (stored_ + panel_ - 1) / panel_; }
     long columns(long p) const { return std::min(panel_, stored_ - p * panel_); }
     const float* operator[](long p) const { return data_.data() + p * depth_ * panel_; }
+    long depth() const { return depth_; }
     std::size_t bytes() const { return data_.size() * sizeof(float); }
 
   private:

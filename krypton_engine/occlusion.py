@@ -37,10 +37,10 @@ from krypton_engine.windows import SlidingWindow
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
-Executor = Literal["auto", "reference"]
+Executor = Literal["auto", "native", "reference"]
 Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
 
-EXECUTORS = ("auto", "reference")
+EXECUTORS = ("auto", "native", "reference")
 
 
 class KryptonOcclusion(Occlusion):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from krypton_engine.capture import CaptureError, capture, modules_of
 from krypton_engine.errors import FallbackWarning
-from krypton_engine.executors import Session
+from krypton_engine.executors import Session, native
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
@@ -143,20 +143,13 @@ class Preparer:
         if self.executor == "auto" and not plan.incremental:
             graph = graph.programs.setdefault("in full", in_full(graph))
             plan = Plan(graph, plan.window)
-        if "reference" not in graph.programs:
-            graph.programs["reference"] = ReferenceProgram(graph)
+        program, kind = self._program(graph, plan, question.inputs[occluded].device)
 
         def session(row: int | None) -> Session:
             assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            return ReferenceSession(
-                graph.programs["reference"],
-                plan,
-                tensors,
-                question.baseline(occluded, row),
-                self.memory_budget,
-            )
+            return kind(program, plan, tensors, question.baseline(occluded, row), self.memory_budget)
 
         first = session(0)
         scale = self._prove(question, occluded, graph, first)
@@ -172,6 +165,20 @@ class Preparer:
             return opened
 
         return Answer(list(range(len(question.inputs[0]))), open_session, told)
+
+    def _program(self, graph: Graph, plan: Plan, device: torch.device) -> tuple[Any, Callable[..., Session]]:
+        """The program of the executor that runs ``graph``, kept with it, and its kind of session."""
+        if self.executor != "reference":
+            if "native" not in graph.programs:
+                graph.programs["native"] = native.program(graph, device)
+            found = graph.programs["native"]
+            if not isinstance(found, str) and (self.executor == "native" or found.pays(plan)):
+                return found, native.NativeSession
+            if self.executor == "native":
+                self.warn(f"the native executor cannot run this model, the reference executor does: {found}")
+        if "reference" not in graph.programs:
+            graph.programs["reference"] = ReferenceProgram(graph)
+        return graph.programs["reference"], ReferenceSession
 
     def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> Tensor:
         """Compare the base and occluded positions with the user's forward function on each alone.

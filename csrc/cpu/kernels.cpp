@@ -42,15 +42,8 @@ inline Lanes clamp(Lanes x, Lanes low, Lanes high) {
 template <int R, int V>
 void tile(const Multiply& m, long row) {
     Lanes sum[R][V];
-    if (m.bias) {
-        UNROLL for (int v = 0; v < V; ++v) {
-            const Lanes bias = load(m.bias + v * kLanes);
-            UNROLL for (int r = 0; r < R; ++r) sum[r][v] = bias;
-        }
-    } else {
-        UNROLL for (int r = 0; r < R; ++r) {
-            UNROLL for (int v = 0; v < V; ++v) sum[r][v] = load(m.c[row + r] + m.c_offset + v * kLanes);
-        }
+    UNROLL for (int r = 0; r < R; ++r) {
+        UNROLL for (int v = 0; v < V; ++v) sum[r][v] = Lanes{};
     }
     const float* b = m.b;
     for (long t = 0; t < m.taps; ++t) {
@@ -69,8 +62,10 @@ void tile(const Multiply& m, long row) {
     const Lanes low = splat(m.low), high = splat(m.high);
     UNROLL for (int r = 0; r < R; ++r) {
         float* c = m.c[row + r] + m.c_offset;
+        // What was there is added last: a sum of sums is more exact than one long one.
+        const float* start = m.bias ? m.bias : c;
         UNROLL for (int v = 0; v < V; ++v) {
-            Lanes x = sum[r][v];
+            Lanes x = sum[r][v] + load(start + v * kLanes);
             if (m.residual) x += load(m.residual[row + r] + m.c_offset + v * kLanes);
             store(c + v * kLanes, clamp(x, low, high));
         }

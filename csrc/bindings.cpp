@@ -194,23 +194,29 @@ NB_MODULE(_native, m) {
              "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none(),
              "shift"_a.none(), "epilogue"_a)
         .def("concat",
-             [](Program& p, std::vector<int> operands, long height, long width,
-                std::optional<Floats<1>> scale, std::optional<Floats<1>> shift, EpilogueNumbers end) {
+             [](Program& p, std::vector<int> operands, std::vector<std::pair<long, long>> channels, long height,
+                long width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+                EpilogueNumbers end) {
                  require(scale.has_value() == shift.has_value(), "scale and shift come together");
-                 std::vector<long> channels;
+                 require(operands.size() == channels.size(), "there is one range of channels for every operand");
+                 std::vector<Interval> ranges;
                  long total = 0;
-                 for (int operand : operands) {
-                     require(operand >= 0 && operand < static_cast<int>(p.values().size()),
+                 for (std::size_t i = 0; i < operands.size(); ++i) {
+                     const auto [lo, hi] = channels[i];
+                     require(operands[i] >= 0 && operands[i] < static_cast<int>(p.values().size()),
                              "there is no such value");
-                     channels.push_back(p.values()[operand].channels);
-                     total += channels.back();
+                     require(lo >= 0 && lo <= hi && hi <= p.values()[operands[i]].channels,
+                             "a range of channels leaves its value");
+                     ranges.push_back({lo, hi});
+                     total += hi - lo;
                  }
                  require(total > 0, "nothing to concatenate");
-                 auto op = make_concat(channels, by_channel(scale, total, "scale"),
+                 auto op = make_concat(ranges, by_channel(scale, total, "scale"),
                                        by_channel(shift, total, "shift"));
                  return p.add(std::move(op), operands, height, width, total, epilogue(end));
              },
-             "operands"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(), "epilogue"_a)
+             "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(),
+             "epilogue"_a)
         .def("reindex",
              [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
                 EpilogueNumbers end) {

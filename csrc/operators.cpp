@@ -584,7 +584,7 @@ class CombineOperator : public Cellwise {
 
 class Concat : public Cellwise {
   public:
-    Concat(std::vector<long> channels, std::vector<float> scale, std::vector<float> shift)
+    Concat(std::vector<Interval> channels, std::vector<float> scale, std::vector<float> shift)
         : channels_(std::move(channels)), scale_(std::move(scale)), shift_(std::move(shift)) {}
 
     void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
@@ -595,9 +595,10 @@ class Concat : public Cellwise {
             long offset = 0;
             for (std::size_t k = 0; k < operands.size(); ++k) {
                 const float** in = in_pixels(job, static_cast<int>(k), scratch);
-                const std::size_t bytes = channels_[k] * sizeof(float);
-                for (long r = 0; r < job.box.cells(); ++r) std::memcpy(out[r] + offset, in[r], bytes);
-                offset += channels_[k];
+                const std::size_t bytes = channels_[k].size() * sizeof(float);
+                for (long r = 0; r < job.box.cells(); ++r)
+                    std::memcpy(out[r] + offset, in[r] + channels_[k].lo, bytes);
+                offset += channels_[k].size();
             }
             if (offset < stored)
                 for (long r = 0; r < job.box.cells(); ++r) std::fill(out[r] + offset, out[r] + stored, 0.0f);
@@ -608,7 +609,7 @@ class Concat : public Cellwise {
     }
 
   private:
-    std::vector<long> channels_;
+    std::vector<Interval> channels_;
     std::vector<float> scale_, shift_;
 };
 
@@ -691,7 +692,7 @@ std::unique_ptr<Operator> make_combine(Arithmetic arithmetic, std::vector<float>
     return std::make_unique<CombineOperator>(arithmetic, std::move(scale), std::move(shift));
 }
 
-std::unique_ptr<Operator> make_concat(std::vector<long> channels, std::vector<float> scale,
+std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vector<float> scale,
                                       std::vector<float> shift) {
     return std::make_unique<Concat>(std::move(channels), std::move(scale), std::move(shift));
 }

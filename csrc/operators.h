@@ -101,8 +101,8 @@ std::unique_ptr<Operator> make_pool(const WindowMap& y, const WindowMap& x, bool
 // (a op b) * scale + shift; b, and scale with shift, may be missing.
 std::unique_ptr<Operator> make_combine(Arithmetic arithmetic, std::vector<float> scale,
                                        std::vector<float> shift);
-// Operands side by side along the channels, then * scale + shift.
-std::unique_ptr<Operator> make_concat(std::vector<long> channels, std::vector<float> scale,
+// Some channels of each operand side by side, then * scale + shift.
+std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vector<float> scale,
                                       std::vector<float> shift);
 std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 std::unique_ptr<Operator> make_layer_norm(long channels, float epsilon, std::vector<float> weight,

@@ -242,11 +242,11 @@ class NativeProgram:
         if (
             not node.local
             or sorted(node.axes)[-2:] != [_ROWS, _COLUMNS]
-            or len(node.shape) != 4
-            or len(others) != 1
+            or len(node.shape) != 3 + len(others)
+            or len(others) > 1
         ):
             raise Unsupported("a value that is no image")
-        return node.size(_ROWS), node.size(_COLUMNS), node.shape[others[0]]
+        return node.size(_ROWS), node.size(_COLUMNS), math.prod(node.shape[dim] for dim in others)
 
     def _lower(self, node: Node) -> None:
         if node.local:
@@ -315,8 +315,8 @@ class NativeProgram:
             return np.full(channels, item, dtype=np.float32)
         constant = self._constant(item)
         constant = constant.reshape((1,) * (len(node.shape) - constant.dim()) + tuple(constant.shape))
-        dim = next(dim for dim, role in enumerate(node.roles) if role in (None, 0))
-        if constant.numel() not in (1, constant.shape[dim]):
+        dims = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
+        if constant.numel() != math.prod(constant.shape[dim] for dim in dims):
             raise Unsupported("a constant that varies over the image")
         return np.ascontiguousarray(constant.reshape(-1).expand(channels).numpy())
 
@@ -335,6 +335,17 @@ class NativeProgram:
             self._sums[node.index] = replace(waiting, scale=scale, shift=shift)
             return
         self._combine(node, "add", (self._value(item),), scale, shift)
+
+    def _channels(self, node: Node, operands: list[int], ranges: list[tuple[int, int]]) -> None:
+        """Ranges of channels side by side."""
+        height, width, _ = self._shape(node)
+
+        def build(done: Sum) -> int:
+            return self.program.concat(
+                operands, ranges, height, width, done.scale, done.shift, done.epilogue.numbers()
+            )
+
+        self._sums[node.index] = Sum(build, "concat", tuple(operands))
 
     def _combine(
         self,
@@ -519,17 +530,29 @@ def _batch_norm(program: NativeProgram, node: Node, arguments: dict[str, Any]) -
 
 @_rule("cat")
 def _concatenation(program: NativeProgram, node: Node, arguments: dict[str, Any]) -> None:
-    height, width, _ = program._shape(node)
-    if node.roles[arguments["dim"]] not in (None, 0) or arguments["dim"] in (0, -len(node.shape)):
+    if node.roles[arguments["dim"]] not in (None, 0):
         raise Unsupported("values side by side along an axis")
-    operands = tuple(program._value(item) for item in arguments["tensors"])
+    operands = [program._value(item) for item in arguments["tensors"]]
+    ranges = [(0, program._shape(program.graph.nodes[item.node])[2]) for item in arguments["tensors"]]
+    program._channels(node, operands, ranges)
 
-    def build(done: Sum) -> int:
-        return program.program.concat(
-            list(operands), height, width, done.scale, done.shift, done.epilogue.numbers()
-        )
 
-    program._sums[node.index] = Sum(build, "concat", operands)
+@_rule("slice", "select")
+def _some_channels(program: NativeProgram, node: Node, arguments: dict[str, Any]) -> None:
+    item = arguments["self"]
+    source = program.graph.nodes[item.node]
+    dim = arguments["dim"] % len(source.shape)
+    channels = program._shape(source)[2]
+    if source.roles[dim] not in (None, 0) or len(source.shape) != 4:
+        raise Unsupported("cells of an axis")
+    if node.op == "select":
+        first = arguments["index"] % channels
+        chosen = range(first, first + 1)
+    else:
+        chosen = range(*slice(arguments["start"], arguments["end"], arguments["step"]).indices(channels))
+        if chosen.step != 1:
+            raise Unsupported("every other channel")
+    program._channels(node, [program._value(item)], [(chosen.start, chosen.stop)])
 
 
 @_rule("layer_norm")

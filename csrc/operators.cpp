@@ -488,8 +488,12 @@ class WinogradConvolution : public Window {
                 a[r] = in + pair * in_stride + r * in_;
                 c[r] = out + pair * out_stride + r * stored;
             }
-            for (long p = 0; p < weights_[pair].count(); ++p) {
+            const long panels = weights_[pair].count();
+            for (long p = 0; p < panels; ++p) {
                 m.b = weights_[pair][p];
+                m.next = p + 1 < panels ? weights_[pair][p + 1]
+                         : pair + 1 < pairs() ? weights_[pair + 1][0]
+                                              : nullptr;
                 m.columns = weights_[pair].columns(p);
                 m.c_offset = p * kernels.panel;
                 kernels.multiply(m);

@@ -15,6 +15,7 @@ namespace {
 
 constexpr long kPatchBytes = 512 * 1024;  // boxes that a chunk should keep in the cache
 constexpr long kMostPositions = 32;       // of a chunk
+constexpr long kTasks = 8;  // of a layer, for every thread: so that they end together
 constexpr long kAlignFloats = 16;
 constexpr long kLongestSum = 768;         // products that are added up in one go
 
@@ -450,12 +451,16 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
     m.a = a.data();
     m.c = c.data();
     // Long sums in parts: more exact, and the rows stay in the cache meanwhile.
-    const auto multiply = [&](const Panels& weights, const float* bias) {
+    const auto multiply = [&](const Panels& weights, const float* bias, const Panels* following) {
         for (long k = 0; k < weights.depth(); k += kLongestSum) {
             m.depth = std::min(kLongestSum, weights.depth() - k);
             m.a_offset = k;
             for (long panel = begin; panel < end; ++panel) {
                 m.b = weights[panel] + k * kernels.panel;
+                m.next = panel + 1 < end       ? weights[panel + 1] + k * kernels.panel
+                         : k + m.depth < weights.depth() ? weights[begin] + (k + m.depth) * kernels.panel
+                         : following                     ? (*following)[begin]
+                                                         : nullptr;
                 m.columns = weights.columns(panel);
                 m.c_offset = panel * kernels.panel;
                 m.bias = bias && k == 0 ? bias + m.c_offset : nullptr;
@@ -470,7 +475,7 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
             a[p] = batch.rows[layer.operand].data() + p * before.stored();
             c[p] = out[p];
         }
-        multiply(layer.weights[0], layer.bias.data());
+        multiply(layer.weights[0], layer.bias.data(), nullptr);
     } else {
         const Value& value = program_->values()[layer.operand];
         for (long p = 0; p < n; ++p) std::copy_n(base_rows_[l].data() + offset, width, out[p] + offset);
@@ -487,7 +492,9 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
                     c[m.rows++] = out[p];
                 }
                 m.a_stride = m.rows;
-                if (m.rows) multiply(layer.weights[y * value.width + x], nullptr);
+                const long cell = y * value.width + x;
+                const bool last = cell + 1 == value.pixels();
+                if (m.rows) multiply(layer.weights[cell], nullptr, last ? nullptr : &layer.weights[cell + 1]);
             }
         }
     }
@@ -534,7 +541,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
             barrier.arrive_and_wait();
             if (layers[l].kind == RowLayer::kMean) continue;
             guarded([&] {
-                const long count = layers[l].weights[0].count();
+                const long count = std::min(layers[l].weights[0].count(), kTasks * threads_);
                 for (long task; (task = tasks[l]++) < count && !cancelled;) run_layer(batch, l, task, count);
             });
         }

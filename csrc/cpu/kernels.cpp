@@ -39,8 +39,11 @@ inline Lanes clamp(Lanes x, Lanes low, Lanes high) {
 
 // -- matrix product --------------------------------------------------------------------------------------
 
+// `ahead`: the part of what is wanted next that this tile fetches, `lines` cache lines for every kStep sums.
+constexpr long kStep = 8;
+
 template <int R, int V>
-void tile(const Multiply& m, long row) {
+void tile(const Multiply& m, long row, const float* ahead, long lines) {
     Lanes sum[R][V];
     UNROLL for (int r = 0; r < R; ++r) {
         UNROLL for (int v = 0; v < V; ++v) sum[r][v] = Lanes{};
@@ -49,13 +52,17 @@ void tile(const Multiply& m, long row) {
     for (long t = 0; t < m.taps; ++t) {
         const float* a[R];
         UNROLL for (int r = 0; r < R; ++r) a[r] = m.a[t * m.a_stride + row + r] + m.a_offset;
-        for (long k = 0; k < m.depth; ++k) {
-            Lanes w[V];
-            UNROLL for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
-            b += kPanel;
-            UNROLL for (int r = 0; r < R; ++r) {
-                const Lanes x = splat(a[r][k]);
-                UNROLL for (int v = 0; v < V; ++v) sum[r][v] += x * w[v];
+        for (long k = 0; k < m.depth;) {
+            for (long i = 0; i < lines; ++i, ahead += 16) __builtin_prefetch(ahead, 0, 2);
+            const long end = k + kStep < m.depth ? k + kStep : m.depth;
+            for (; k < end; ++k) {
+                Lanes w[V];
+                UNROLL for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
+                b += kPanel;
+                UNROLL for (int r = 0; r < R; ++r) {
+                    const Lanes x = splat(a[r][k]);
+                    UNROLL for (int v = 0; v < V; ++v) sum[r][v] += x * w[v];
+                }
             }
         }
     }
@@ -73,11 +80,11 @@ void tile(const Multiply& m, long row) {
 }
 
 template <int R>
-void tile_of(const Multiply& m, long row, long rows, bool narrow) {
+void tile_of(const Multiply& m, long row, long rows, bool narrow, const float* ahead, long lines) {
     if (rows == R) {
-        narrow ? tile<R, 1>(m, row) : tile<R, kVectors>(m, row);
+        narrow ? tile<R, 1>(m, row, ahead, lines) : tile<R, kVectors>(m, row, ahead, lines);
     } else if constexpr (R > 1) {
-        tile_of<R - 1>(m, row, rows, narrow);
+        tile_of<R - 1>(m, row, rows, narrow, ahead, lines);
     }
 }
 
@@ -85,9 +92,12 @@ void multiply(const Multiply& m) {
     const bool narrow = m.columns <= kLanes;
     // Tiles of about one height: a last tile of one row would run at a fraction of the speed.
     const long tiles = (m.rows + kTile - 1) / kTile;
+    const long steps = m.taps * ((m.depth + kStep - 1) / kStep);
+    const long all = m.next ? m.taps * m.depth * kPanel / 16 : 0;
+    const long lines = (all + tiles * steps - 1) / (tiles * steps);
     for (long i = 0; i < tiles; ++i) {
         const long row = i * m.rows / tiles;
-        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow);
+        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow, m.next + i * steps * lines * 16, lines);
     }
 }
 

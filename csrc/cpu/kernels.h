@@ -37,6 +37,7 @@ struct Multiply {
     long a_stride;             // at least rows
     long a_offset;             // first channel
     const float* b;            // (taps, depth, panel)
+    const float* next;         // as large as b, wanted next: fetched into the cache meanwhile; or null
     long columns;              // of the panel that exist: a multiple of kChannelStep, or the whole panel
     float* const* c;           // (rows): pixels
     long c_offset;             // first channel

@@ -44,7 +44,8 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Editable: edited sources are in force at once, so only the build's own files ask for a new install.
-$(VENV)/.installed-%: pyproject.toml CMakeLists.txt | $(VENV)/.created
+# Editable: edited Python is in force at once; C++ and the build's own files ask for a new install.
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h')
+$(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(NATIVE) | $(VENV)/.created
 	$(BIN)/python -m pip install --editable '.[$*]'
 	@touch $(addprefix $(VENV)/.installed-,$(contained-in-$*))

@@ -31,6 +31,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 dev: $(VENV)/.installed-dev ## install everything a developer needs into .venv
 

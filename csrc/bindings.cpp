@@ -44,8 +44,8 @@ WindowMap window(const WindowNumbers& n) {
 }
 
 constexpr std::pair<const char*, Function> kFunctionNames[] = {
-    {"identity", kIdentity},  {"sigmoid", kSigmoid},      {"silu", kSilu},   {"hardsigmoid", kHardSigmoid},
-    {"hardswish", kHardSwish}, {"leaky_relu", kLeakyRelu}, {"elu", kElu},     {"tanh", kTanh},
+    {"identity", kIdentity},   {"sigmoid", kSigmoid},      {"silu", kSilu}, {"hardsigmoid", kHardSigmoid},
+    {"hardswish", kHardSwish}, {"leaky_relu", kLeakyRelu}, {"elu", kElu},   {"tanh", kTanh},
     {"gelu", kGelu},           {"gelu_tanh", kGeluTanh},
 };
 
@@ -112,7 +112,8 @@ std::vector<Exit> exits_of(const Program& program, const std::vector<ValueOutput
     return exits;
 }
 
-std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs, long positions) {
+std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs,
+                             long positions) {
     std::vector<RowExit> rows;
     for (const auto& [layer, out] : outputs) {
         require(layer >= 0 && layer < static_cast<int>(program.layers().size()), "there is no such layer");
@@ -148,183 +149,199 @@ NB_MODULE(_native, m) {
              [](Program& p, Floats<3> pixels) {
                  return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
              })
-        .def("convolution",
-             [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
-                Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                 const long out = weight.shape(0), in = weight.shape(1) * groups;
-                 const ConvolutionShape shape{window(y), window(x), in, out, groups};
-                 require(groups > 0 && out % groups == 0, "groups do not divide the outputs");
-                 require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
-                             static_cast<long>(weight.shape(3)) == shape.x.kernel,
-                         "the weight has another kernel");
-                 require(!operands.empty() && operands.size() <= 2, "a convolution has one or two operands");
-                 require(!bias || static_cast<long>(bias->shape(0)) == out, "the bias has the wrong size");
-                 auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
-                 return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
-             },
-             "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
-        .def("pool",
-             [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
-                std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors,
-                EpilogueNumbers end) {
-                 const WindowMap my = window(y), mx = window(x);
-                 require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
-                                       static_cast<long>(divisors->second.size()) == mx.n_out),
-                         "divisors have the wrong size");
-                 const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
-                 return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
-                              epilogue(end));
-             },
-             "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a)
-        .def("combine",
-             [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,
-                long channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
-                EpilogueNumbers end) {
-                 require(!operands.empty() && operands.size() <= 2, "one or two operands are combined");
-                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
-                 const Arithmetic which = arithmetic == "add"        ? kAdd
-                                          : arithmetic == "subtract" ? kSubtract
-                                          : arithmetic == "multiply"
-                                              ? kMultiply
-                                              : throw std::invalid_argument("there is no such arithmetic");
-                 return p.add(make_combine(which, by_channel(scale, channels, "scale"),
-                                           by_channel(shift, channels, "shift")),
-                              operands, height, width, channels, epilogue(end));
-             },
-             "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none(),
-             "shift"_a.none(), "epilogue"_a)
-        .def("concat",
-             [](Program& p, std::vector<int> operands, std::vector<std::pair<long, long>> channels, long height,
-                long width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
-                EpilogueNumbers end) {
-                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
-                 require(operands.size() == channels.size(), "there is one range of channels for every operand");
-                 std::vector<Interval> ranges;
-                 long total = 0;
-                 for (std::size_t i = 0; i < operands.size(); ++i) {
-                     const auto [lo, hi] = channels[i];
-                     require(operands[i] >= 0 && operands[i] < static_cast<int>(p.values().size()),
-                             "there is no such value");
-                     require(lo >= 0 && lo <= hi && hi <= p.values()[operands[i]].channels,
-                             "a range of channels leaves its value");
-                     ranges.push_back({lo, hi});
-                     total += hi - lo;
-                 }
-                 require(total > 0, "nothing to concatenate");
-                 auto op = make_concat(ranges, by_channel(scale, total, "scale"),
-                                       by_channel(shift, total, "shift"));
-                 return p.add(std::move(op), operands, height, width, total, epilogue(end));
-             },
-             "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(),
-             "epilogue"_a)
-        .def("reindex",
-             [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
-                EpilogueNumbers end) {
-                 require(operand >= 0 && operand < static_cast<int>(p.values().size()), "there is no such value");
-                 const Value& v = p.values()[operand];
-                 for (long cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
-                 for (long cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
-                 const long height = static_cast<long>(y.size()), width = static_cast<long>(x.size());
-                 return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
-                              height, width, channels, epilogue(end));
-             },
-             "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
-        .def("layer_norm",
-             [](Program& p, int operand, long height, long width, long channels, float epsilon,
-                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                 return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
-                                              copy(bias, channels, "bias")),
-                              {operand}, height, width, channels, epilogue(end));
-             },
-             "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none(),
-             "bias"_a.none(), "epilogue"_a)
-        .def("mean", [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
-             "value"_a, "epilogue"_a)
-        .def("cells",
-             [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                 require(value >= 0 && value < static_cast<int>(p.values().size()), "there is no such value");
-                 const Value& v = p.values()[value];
-                 require(static_cast<long>(weight.shape(1)) == v.pixels() * v.channels &&
-                             (!bias || bias->shape(0) == weight.shape(0)),
-                         "a linear layer has the wrong size");
-                 return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
-             },
-             "value"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
-        .def("dense",
-             [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                 require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
-                 require(static_cast<long>(weight.shape(1)) == p.layers()[layer].size &&
-                             (!bias || bias->shape(0) == weight.shape(0)),
-                         "a linear layer has the wrong size");
-                 return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
-             },
-             "layer"_a, "weight"_a, "bias"_a.none(), "epilogue"_a);
+        .def(
+            "convolution",
+            [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
+               Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                const long out = weight.shape(0), in = weight.shape(1) * groups;
+                const ConvolutionShape shape{window(y), window(x), in, out, groups};
+                require(groups > 0 && out % groups == 0, "groups do not divide the outputs");
+                require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
+                            static_cast<long>(weight.shape(3)) == shape.x.kernel,
+                        "the weight has another kernel");
+                require(!operands.empty() && operands.size() <= 2, "a convolution has one or two operands");
+                require(!bias || static_cast<long>(bias->shape(0)) == out, "the bias has the wrong size");
+                auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
+                return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
+            },
+            "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+        .def(
+            "pool",
+            [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
+               std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors,
+               EpilogueNumbers end) {
+                const WindowMap my = window(y), mx = window(x);
+                require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
+                                      static_cast<long>(divisors->second.size()) == mx.n_out),
+                        "divisors have the wrong size");
+                const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
+                return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
+                             epilogue(end));
+            },
+            "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a)
+        .def(
+            "combine",
+            [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,
+               long channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+               EpilogueNumbers end) {
+                require(!operands.empty() && operands.size() <= 2, "one or two operands are combined");
+                require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                const Arithmetic which = arithmetic == "add"        ? kAdd
+                                         : arithmetic == "subtract" ? kSubtract
+                                         : arithmetic == "multiply"
+                                             ? kMultiply
+                                             : throw std::invalid_argument("there is no such arithmetic");
+                return p.add(make_combine(which, by_channel(scale, channels, "scale"),
+                                          by_channel(shift, channels, "shift")),
+                             operands, height, width, channels, epilogue(end));
+            },
+            "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none(),
+            "shift"_a.none(), "epilogue"_a)
+        .def(
+            "concat",
+            [](Program& p, std::vector<int> operands, std::vector<std::pair<long, long>> channels,
+               long height, long width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+               EpilogueNumbers end) {
+                require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                require(operands.size() == channels.size(),
+                        "there is one range of channels for every operand");
+                std::vector<Interval> ranges;
+                long total = 0;
+                for (std::size_t i = 0; i < operands.size(); ++i) {
+                    const auto [lo, hi] = channels[i];
+                    require(operands[i] >= 0 && operands[i] < static_cast<int>(p.values().size()),
+                            "there is no such value");
+                    require(lo >= 0 && lo <= hi && hi <= p.values()[operands[i]].channels,
+                            "a range of channels leaves its value");
+                    ranges.push_back({lo, hi});
+                    total += hi - lo;
+                }
+                require(total > 0, "nothing to concatenate");
+                auto op =
+                    make_concat(ranges, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
+                return p.add(std::move(op), operands, height, width, total, epilogue(end));
+            },
+            "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(),
+            "epilogue"_a)
+        .def(
+            "reindex",
+            [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
+               EpilogueNumbers end) {
+                require(operand >= 0 && operand < static_cast<int>(p.values().size()),
+                        "there is no such value");
+                const Value& v = p.values()[operand];
+                for (long cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
+                for (long cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
+                const long height = static_cast<long>(y.size()), width = static_cast<long>(x.size());
+                return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
+                             height, width, channels, epilogue(end));
+            },
+            "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
+        .def(
+            "layer_norm",
+            [](Program& p, int operand, long height, long width, long channels, float epsilon,
+               std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
+                                             copy(bias, channels, "bias")),
+                             {operand}, height, width, channels, epilogue(end));
+            },
+            "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none(), "bias"_a.none(),
+            "epilogue"_a)
+        .def(
+            "mean",
+            [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
+            "value"_a, "epilogue"_a)
+        .def(
+            "cells",
+            [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require(value >= 0 && value < static_cast<int>(p.values().size()), "there is no such value");
+                const Value& v = p.values()[value];
+                require(static_cast<long>(weight.shape(1)) == v.pixels() * v.channels &&
+                            (!bias || bias->shape(0) == weight.shape(0)),
+                        "a linear layer has the wrong size");
+                return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
+            },
+            "value"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+        .def(
+            "dense",
+            [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
+                require(static_cast<long>(weight.shape(1)) == p.layers()[layer].size &&
+                            (!bias || bias->shape(0) == weight.shape(0)),
+                        "a linear layer has the wrong size");
+                return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
+            },
+            "layer"_a, "weight"_a, "bias"_a.none(), "epilogue"_a);
 
     nb::class_<PySession>(m, "Session")
-        .def("__init__",
-             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
-                Floats<3> input, Floats<3> baseline, int threads) {
-                 require(extents.shape(0) == program->values().size() && extents.shape(1) == 2,
-                         "there is one extent for every value");
-                 const Value& in = program->values()[0];
-                 for (const auto* x : {&input, &baseline})
-                     require(static_cast<long>(x->shape(0)) == in.height &&
-                                 static_cast<long>(x->shape(1)) == in.width &&
-                                 static_cast<long>(x->shape(2)) == in.channels,
-                             "the input has the wrong shape");
-                 for (std::size_t v = 0; v < program->values().size(); ++v)
-                     for (int axis = 0; axis < 2; ++axis) {
-                         const long extent = extents.data()[2 * v + axis];
-                         const Value& value = program->values()[v];
-                         require(extent >= 0 && extent <= (axis ? value.width : value.height),
-                                 "an extent leaves its value");
-                     }
-                 for (int v : kept)
-                     require(v >= 0 && v < static_cast<int>(program->values().size()), "there is no such value");
-                 new (self) PySession();
-                 self->program = program;
-                 const Signals signals{&self->cancel};
-                 try {
-                     const nb::gil_scoped_release release;
-                     self->session = std::make_unique<Session>(program, extents.data(), kept, input.data(),
-                                                               baseline.data(), threads, std::cref(signals));
-                 } catch (...) {
-                     self->~PySession();
-                     if (signals.raised) throw nb::python_error();
-                     throw;
-                 }
-             },
-             "program"_a, "extents"_a, "kept"_a, "input"_a, "baseline"_a, "threads"_a)
-        .def("base",
-             [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
-                 s.session->base(exits_of(*s.program, values, 1), rows_of(*s.program, layers, 1));
-             },
-             "values"_a, "layers"_a)
-        .def("run",
-             [](PySession& s, Longs boxes, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
-                 require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
-                 const Value& in = s.program->values()[0];
-                 std::vector<Occlusion> positions;
-                 for (std::size_t i = 0; i < boxes.shape(0); ++i) {
-                     const int64_t* b = boxes.data() + 6 * i;
-                     require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
-                                 b[5] <= in.width,
-                             "a box leaves the input");
-                     positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
-                 }
-                 const long n = static_cast<long>(positions.size());
-                 const auto exits = exits_of(*s.program, values, n);
-                 const auto rows = rows_of(*s.program, layers, n);
-                 const Signals signals{&s.cancel};
-                 bool done;
-                 {
-                     const nb::gil_scoped_release release;
-                     done = s.session->run(positions, exits, rows, std::cref(signals));
-                 }
-                 if (signals.raised) throw nb::python_error();
-                 return done;
-             },
-             "boxes"_a, "values"_a, "layers"_a)
+        .def(
+            "__init__",
+            [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
+               Floats<3> input, Floats<3> baseline, int threads) {
+                require(extents.shape(0) == program->values().size() && extents.shape(1) == 2,
+                        "there is one extent for every value");
+                const Value& in = program->values()[0];
+                for (const auto* x : {&input, &baseline})
+                    require(static_cast<long>(x->shape(0)) == in.height &&
+                                static_cast<long>(x->shape(1)) == in.width &&
+                                static_cast<long>(x->shape(2)) == in.channels,
+                            "the input has the wrong shape");
+                for (std::size_t v = 0; v < program->values().size(); ++v)
+                    for (int axis = 0; axis < 2; ++axis) {
+                        const long extent = extents.data()[2 * v + axis];
+                        const Value& value = program->values()[v];
+                        require(extent >= 0 && extent <= (axis ? value.width : value.height),
+                                "an extent leaves its value");
+                    }
+                for (int v : kept)
+                    require(v >= 0 && v < static_cast<int>(program->values().size()),
+                            "there is no such value");
+                new (self) PySession();
+                self->program = program;
+                const Signals signals{&self->cancel};
+                try {
+                    const nb::gil_scoped_release release;
+                    self->session = std::make_unique<Session>(program, extents.data(), kept, input.data(),
+                                                              baseline.data(), threads, std::cref(signals));
+                } catch (...) {
+                    self->~PySession();
+                    if (signals.raised) throw nb::python_error();
+                    throw;
+                }
+            },
+            "program"_a, "extents"_a, "kept"_a, "input"_a, "baseline"_a, "threads"_a)
+        .def(
+            "base",
+            [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+                s.session->base(exits_of(*s.program, values, 1), rows_of(*s.program, layers, 1));
+            },
+            "values"_a, "layers"_a)
+        .def(
+            "run",
+            [](PySession& s, Longs boxes, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+                require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
+                const Value& in = s.program->values()[0];
+                std::vector<Occlusion> positions;
+                for (std::size_t i = 0; i < boxes.shape(0); ++i) {
+                    const int64_t* b = boxes.data() + 6 * i;
+                    require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
+                                b[5] <= in.width,
+                            "a box leaves the input");
+                    positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
+                }
+                const long n = static_cast<long>(positions.size());
+                const auto exits = exits_of(*s.program, values, n);
+                const auto rows = rows_of(*s.program, layers, n);
+                const Signals signals{&s.cancel};
+                bool done;
+                {
+                    const nb::gil_scoped_release release;
+                    done = s.session->run(positions, exits, rows, std::cref(signals));
+                }
+                if (signals.raised) throw nb::python_error();
+                return done;
+            },
+            "boxes"_a, "values"_a, "layers"_a)
         .def("cancel", [](PySession& s) { s.cancel = true; })
         .def_prop_ro("view_bytes", [](const PySession& s) { return s.session->view_bytes(); })
         .def("run_bytes", [](const PySession& s, long positions) { return s.session->run_bytes(positions); });

@@ -5,8 +5,7 @@
 
 namespace krypton {
 
-void Plane::pixels(long y, long x, long rows, long columns, const float* outside,
-                   const float** out) const {
+void Plane::pixels(long y, long x, long rows, long columns, const float* outside, const float** out) const {
     const Interval whole{std::clamp(-x, 0L, columns), std::clamp(width - x, 0L, columns)};
     const Interval mine{std::clamp(box.x.lo - x, whole.lo, whole.hi),
                         std::clamp(box.x.hi - x, whole.lo, whole.hi)};
@@ -392,7 +391,8 @@ class WinogradConvolution : public Window {
         const long blocks = (n + block_ - 1) / block_;
         for (long b = 0; b < blocks; ++b) {
             const long first = b * n / blocks;
-            transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, in_stride, out, out_stride, a, c);
+            transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, in_stride, out, out_stride, a,
+                      c);
         }
     }
 
@@ -435,9 +435,7 @@ class WinogradConvolution : public Window {
     std::vector<float> bias_;
 
     long pairs() const { return points_y_ * points_x_; }
-    static long split(long size, long taps) {
-        return (size + most_outputs(taps) - 1) / most_outputs(taps);
-    }
+    static long split(long size, long taps) { return (size + most_outputs(taps) - 1) / most_outputs(taps); }
 
     void transform(const Kernels& kernels, Tile* tiles, long count, float* in, long in_stride, float* out,
                    long out_stride, const float** a, float** c) const {
@@ -491,7 +489,7 @@ class WinogradConvolution : public Window {
             const long panels = weights_[pair].count();
             for (long p = 0; p < panels; ++p) {
                 m.b = weights_[pair][p];
-                m.next = p + 1 < panels ? weights_[pair][p + 1]
+                m.next = p + 1 < panels       ? weights_[pair][p + 1]
                          : pair + 1 < pairs() ? weights_[pair + 1][0]
                                               : nullptr;
                 m.columns = weights_[pair].columns(p);
@@ -523,7 +521,10 @@ class Pool : public Window {
   public:
     Pool(const WindowMap& y, const WindowMap& x, bool maximum, std::vector<float> divisor_y,
          std::vector<float> divisor_x)
-        : Window(y, x), maximum_(maximum), divisor_y_(std::move(divisor_y)), divisor_x_(std::move(divisor_x)) {}
+        : Window(y, x),
+          maximum_(maximum),
+          divisor_y_(std::move(divisor_y)),
+          divisor_x_(std::move(divisor_x)) {}
 
     void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
         float scale[kBlock];
@@ -531,7 +532,8 @@ class Pool : public Window {
             if (!maximum_)
                 for (long r = 0; r < block.rows; ++r)
                     scale[r] = 1.0f / (divisor_y_[block.y[r]] * divisor_x_[block.x[r]]);
-            kernels.pool({block.rows, taps(), stored, block.a, kBlock, maximum_ ? nullptr : scale, block.out});
+            kernels.pool(
+                {block.rows, taps(), stored, block.a, kBlock, maximum_ ? nullptr : scale, block.out});
         });
     }
 
@@ -575,7 +577,8 @@ class CombineOperator : public Cellwise {
             const Job& job = jobs[i];
             const float** a = in_pixels(job, 0, scratch);
             const float** b = operands.size() > 1 ? in_pixels(job, 1, scratch) : nullptr;
-            kernels.combine({arithmetic_, job.box.cells(), stored, a, b, scale_.empty() ? nullptr : scale_.data(),
+            kernels.combine({arithmetic_, job.box.cells(), stored, a, b,
+                             scale_.empty() ? nullptr : scale_.data(),
                              shift_.empty() ? nullptr : shift_.data(), out_pixels(job, stored, scratch),
                              epilogue.low, epilogue.high});
         }
@@ -607,8 +610,8 @@ class Concat : public Cellwise {
             if (offset < stored)
                 for (long r = 0; r < job.box.cells(); ++r) std::fill(out[r] + offset, out[r] + stored, 0.0f);
             if (!scale_.empty())
-                kernels.combine({kAdd, job.box.cells(), stored, out, nullptr, scale_.data(), shift_.data(), out,
-                                 epilogue.low, epilogue.high});
+                kernels.combine({kAdd, job.box.cells(), stored, out, nullptr, scale_.data(), shift_.data(),
+                                 out, epilogue.low, epilogue.high});
         }
     }
 
@@ -664,9 +667,9 @@ class LayerNormOperator : public Cellwise {
             scratch.reset();
             const Job& job = jobs[i];
             const float** in = in_pixels(job, 0, scratch);
-            kernels.layer_norm({job.box.cells(), channels_, stored, epsilon_,
-                                weight_.empty() ? nullptr : weight_.data(),
-                                bias_.empty() ? nullptr : bias_.data(), in, out_pixels(job, stored, scratch)});
+            kernels.layer_norm(
+                {job.box.cells(), channels_, stored, epsilon_, weight_.empty() ? nullptr : weight_.data(),
+                 bias_.empty() ? nullptr : bias_.data(), in, out_pixels(job, stored, scratch)});
         }
     }
 

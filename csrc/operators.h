@@ -46,7 +46,8 @@ class Scratch {
     void reset() { used_ = 0; }
     template <typename T>
     T* take(long count) {
-        const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+        const std::size_t bytes =
+            (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
         return reinterpret_cast<T*>(take_bytes(bytes));
     }
     std::size_t size() const { return memory_.size(); }

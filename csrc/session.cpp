@@ -71,8 +71,10 @@ void finish(const Kernels& kernels, const Operator& op, const Job* jobs, std::si
             {op.epilogue.function, op.epilogue.parameter, jobs[i].out, jobs[i].box.cells() * op.stored});
 }
 
-void clamp_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, long count, long columns) {
-    kernels.combine({kAdd, count, columns, rows, nullptr, nullptr, nullptr, rows, epilogue.low, epilogue.high});
+void clamp_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, long count,
+                long columns) {
+    kernels.combine(
+        {kAdd, count, columns, rows, nullptr, nullptr, nullptr, rows, epilogue.low, epilogue.high});
     if (epilogue.function != kIdentity)
         for (long i = 0; i < count; ++i)
             kernels.activate({epilogue.function, epilogue.parameter, rows[i], columns});
@@ -140,7 +142,8 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
                 life.last = life.kept ? ops.size() : layout.segments[to].last - 1;
             }
         }
-        place.stride = (extents[v].cells() * values[v].stored() + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
+        place.stride =
+            (extents[v].cells() * values[v].stored() + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
         const std::size_t size = static_cast<std::size_t>(place.stride * place.slots);
         // First fit among what is in use while this value lives.
         std::erase_if(taken, [&](const Taken& t) { return t.last < life.first; });
@@ -262,9 +265,9 @@ void Session::materialise(const std::function<bool()>& poll) {
                     m.bias = layer.bias.data() + m.c_offset;
                     for (std::size_t cell = 0; cell < layer.weights.size(); ++cell) {
                         const Panels& weights = layer.weights[cell];
-                        const float* a = cells ? views_[layer.operand].data() +
-                                                     cell * values[layer.operand].stored()
-                                               : base_out_[layer.operand].data();
+                        const float* a =
+                            cells ? views_[layer.operand].data() + cell * values[layer.operand].stored()
+                                  : base_out_[layer.operand].data();
                         m.a = &a;
                         for (long k = 0; k < weights.depth(); k += kLongestSum) {
                             m.a_offset = k;
@@ -457,7 +460,7 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
             m.a_offset = k;
             for (long panel = begin; panel < end; ++panel) {
                 m.b = weights[panel] + k * kernels.panel;
-                m.next = panel + 1 < end       ? weights[panel + 1] + k * kernels.panel
+                m.next = panel + 1 < end                 ? weights[panel + 1] + k * kernels.panel
                          : k + m.depth < weights.depth() ? weights[begin] + (k + m.depth) * kernels.panel
                          : following                     ? (*following)[begin]
                                                          : nullptr;
@@ -549,7 +552,8 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
     for (const RowExit& row : rows) {
         const RowLayer& layer = layers[row.layer];
         for (long p = 0; p < n; ++p)
-            std::copy_n(batch.rows[row.layer].data() + p * layer.stored(), layer.size, row.out + p * layer.size);
+            std::copy_n(batch.rows[row.layer].data() + p * layer.stored(), layer.size,
+                        row.out + p * layer.size);
     }
     return !cancelled;
 }

@@ -5,9 +5,9 @@
 
 namespace krypton {
 
-#define KRYPTON_DECLARE(isa)     \
-    namespace isa {              \
-    extern const Kernels table;  \
+#define KRYPTON_DECLARE(isa)    \
+    namespace isa {             \
+    extern const Kernels table; \
     }
 #if defined(__x86_64__)
 KRYPTON_DECLARE(avx512)

@@ -45,9 +45,7 @@ constexpr long kStep = 8;
 template <int R, int V>
 void tile(const Multiply& m, long row, const float* ahead, long lines) {
     Lanes sum[R][V];
-    UNROLL for (int r = 0; r < R; ++r) {
-        UNROLL for (int v = 0; v < V; ++v) sum[r][v] = Lanes{};
-    }
+    UNROLL for (int r = 0; r < R; ++r) { UNROLL for (int v = 0; v < V; ++v) sum[r][v] = Lanes{}; }
     const float* b = m.b;
     for (long t = 0; t < m.taps; ++t) {
         const float* a[R];
@@ -97,7 +95,8 @@ void multiply(const Multiply& m) {
     const long lines = (all + tiles * steps - 1) / (tiles * steps);
     for (long i = 0; i < tiles; ++i) {
         const long row = i * m.rows / tiles;
-        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow, m.next + i * steps * lines * 16, lines);
+        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow, m.next + i * steps * lines * 16,
+                       lines);
     }
 }
 
@@ -370,9 +369,9 @@ inline Lanes hyperbolic_tangent(Lanes x) {
 // Coefficients by least squares at Chebyshev nodes: erf(x) / x in x^2 below 1, log(1 - erf(x)) in x up to 4.
 constexpr float kErfNear[] = {1.1283791671f, -0.3761263859f, 0.1128378411f, -0.0268655174f,
                               0.0052212613f, -0.0008487265f, 0.0001128815f, -0.0000097283f};
-constexpr float kErfFar[] = {5.533868792580613e-05f,  -1.1289806893863408f,  -0.6343471423569353f,
-                             -0.10726666318828361f,   0.02452049688819674f,  -0.003965013553036803f,
-                             0.0003963336430421712f,  -1.817330861079226e-05f};
+constexpr float kErfFar[] = {5.533868792580613e-05f, -1.1289806893863408f,   -0.6343471423569353f,
+                             -0.10726666318828361f,  0.02452049688819674f,   -0.003965013553036803f,
+                             0.0003963336430421712f, -1.817330861079226e-05f};
 
 inline Lanes polynomial(const float (&coefficients)[8], Lanes x) {
     Lanes y = splat(coefficients[7]);
@@ -382,8 +381,7 @@ inline Lanes polynomial(const float (&coefficients)[8], Lanes x) {
 
 inline Lanes error_function(Lanes x) {
     const Lanes t = clamp(magnitude(x), splat(0.0f), splat(4.0f));
-    const Lanes y =
-        t < 1.0f ? polynomial(kErfNear, t * t) * t : 1.0f - exponential(polynomial(kErfFar, t));
+    const Lanes y = t < 1.0f ? polynomial(kErfNear, t * t) * t : 1.0f - exponential(polynomial(kErfFar, t));
     return x < 0.0f ? -y : y;
 }
 
@@ -463,8 +461,7 @@ void layer_norm(const LayerNorm& n) {
         }
         float square = total(squares);
         for (long c = whole; c < n.channels; ++c) square += (in[c] - mean) * (in[c] - mean);
-        const float scale =
-            1.0f / __builtin_sqrtf(square / static_cast<float>(n.channels) + n.epsilon);
+        const float scale = 1.0f / __builtin_sqrtf(square / static_cast<float>(n.channels) + n.epsilon);
         for (long c = 0; c < n.channels; ++c) {
             const float x = (in[c] - mean) * scale;
             out[c] = x * (n.weight ? n.weight[c] : 1.0f) + (n.bias ? n.bias[c] : 0.0f);

@@ -55,7 +55,6 @@ Box Operator::reach(const Box* changed) const {
 
 namespace {
 
-constexpr long kLongestSum = 768;  // products that are added up in one go
 constexpr long kBlock = 96;  // rows of pixels that are computed together: their operands stay in L2
 
 const float* outside_of(float value) {
@@ -214,25 +213,19 @@ class GemmConvolution : public Window {
                 }
             }
             m.c = block.out;
+            m.taps = gathered_ ? 1 : taps();
+            m.a = gathered_ ? pointers : block.a;
+            m.residual = block.residual;
+            m.low = epilogue.low;
+            m.high = epilogue.high;
             for (std::size_t p = 0; p < parts_.size(); ++p) {
                 m.depth = gathered_ ? depth : parts_[p].depth;
                 m.a_offset = parts_[p].offset;
                 m.columns = parts_[p].columns;
                 m.c_offset = static_cast<long>(p) * kernels.panel;
-                // A long sum in parts is more exact, and its weights stay in the cache.
-                const long taps = gathered_ ? 1 : this->taps();
-                const long step = std::clamp(kLongestSum / std::max(m.depth, 1L), 1L, taps);
-                for (long t = 0; t < taps; t += step) {
-                    const bool last = t + step >= taps;
-                    m.taps = std::min(step, taps - t);
-                    m.a = (gathered_ ? pointers : block.a) + t * m.a_stride;
-                    m.b = parts_[p].weight.data() + t * m.depth * kernels.panel;
-                    m.bias = t ? nullptr : bias_.data() + m.c_offset;
-                    m.residual = last ? block.residual : nullptr;
-                    m.low = last ? epilogue.low : -kNoLimit;
-                    m.high = last ? epilogue.high : kNoLimit;
-                    kernels.multiply(m);
-                }
+                m.b = parts_[p].weight.data();
+                m.bias = bias_.data() + m.c_offset;
+                kernels.multiply(m);
             }
         });
     }

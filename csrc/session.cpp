@@ -17,7 +17,7 @@ constexpr long kPatchBytes = 512 * 1024;  // boxes that a chunk should keep in t
 constexpr long kMostPositions = 32;       // of a chunk
 constexpr long kTasks = 8;  // of a layer, for every thread: so that they end together
 constexpr long kAlignFloats = 16;
-constexpr long kLongestSum = 768;         // products that are added up in one go
+constexpr long kDepth = 768;  // of a layer at a time, so that the rows stay in the cache
 
 long power_of_two(long n) {
     long p = 1;
@@ -269,13 +269,10 @@ void Session::materialise(const std::function<bool()>& poll) {
                             cells ? views_[layer.operand].data() + cell * values[layer.operand].stored()
                                   : base_out_[layer.operand].data();
                         m.a = &a;
-                        for (long k = 0; k < weights.depth(); k += kLongestSum) {
-                            m.a_offset = k;
-                            m.depth = std::min(kLongestSum, weights.depth() - k);
-                            m.b = weights[p] + k * kernels.panel;
-                            kernels.multiply(m);
-                            m.bias = nullptr;
-                        }
+                        m.depth = weights.depth();
+                        m.b = weights[p];
+                        kernels.multiply(m);
+                        m.bias = nullptr;
                     }
                 }
             });
@@ -455,8 +452,8 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
     m.c = c.data();
     // Long sums in parts: more exact, and the rows stay in the cache meanwhile.
     const auto multiply = [&](const Panels& weights, const float* bias, const Panels* following) {
-        for (long k = 0; k < weights.depth(); k += kLongestSum) {
-            m.depth = std::min(kLongestSum, weights.depth() - k);
+        for (long k = 0; k < weights.depth(); k += kDepth) {
+            m.depth = std::min(kDepth, weights.depth() - k);
             m.a_offset = k;
             for (long panel = begin; panel < end; ++panel) {
                 m.b = weights[panel] + k * kernels.panel;

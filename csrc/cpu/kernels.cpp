@@ -86,7 +86,11 @@ void tile_of(const Multiply& m, long row, long rows, bool narrow, const float* a
     }
 }
 
-void multiply(const Multiply& m) {
+// Products that are added up in one go. A sum of such sums is far more exact than one long one, and the
+// weights of a piece stay in the first cache while all rows use them.
+constexpr long kLongestSum = 96;
+
+void multiply_piece(const Multiply& m) {
     const bool narrow = m.columns <= kLanes;
     // Tiles of about one height: a last tile of one row would run at a fraction of the speed.
     const long tiles = (m.rows + kTile - 1) / kTile;
@@ -97,6 +101,32 @@ void multiply(const Multiply& m) {
         const long row = i * m.rows / tiles;
         tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow, m.next + i * steps * lines * 16,
                        lines);
+    }
+}
+
+void multiply(const Multiply& m) {
+    // Pieces of one tap, or of several whole ones.
+    const long taps = m.depth < kLongestSum ? kLongestSum / m.depth : 1;
+    const long parts = (m.depth + kLongestSum - 1) / kLongestSum;
+    for (long t = 0; t < m.taps; t += taps) {
+        for (long i = 0; i < parts; ++i) {
+            const long k = i * m.depth / parts, offset = (t * m.depth + k) * kPanel;
+            const bool first = t == 0 && i == 0, last = t + taps >= m.taps && i + 1 == parts;
+            Multiply piece = m;
+            piece.taps = t + taps < m.taps ? taps : m.taps - t;
+            piece.depth = (i + 1) * m.depth / parts - k;
+            piece.a += t * m.a_stride;
+            piece.a_offset += k;
+            piece.b += offset;
+            if (m.next) piece.next += offset;
+            if (!first) piece.bias = nullptr;
+            if (!last) {
+                piece.residual = nullptr;
+                piece.low = -__builtin_inff();
+                piece.high = __builtin_inff();
+            }
+            multiply_piece(piece);
+        }
     }
 }
 

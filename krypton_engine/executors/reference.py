@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
+from krypton_engine.executors.tail import IN_PLACE, Tail, channels_last, last_uses, overwriting, repeated
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.plan import Plan
 from krypton_engine.regions import WindowMap, slide_inwards
@@ -34,18 +34,8 @@ each time, which costs more than a larger batch gains."""
 _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
-_IN_PLACE: dict[Any, Any] = {
-    aten.relu.default: aten.relu_.default,
-    aten.hardtanh.default: aten.hardtanh_.default,
-    aten.silu.default: aten.silu_.default,
-    aten.hardswish.default: aten.hardswish_.default,
-    aten.sigmoid.default: aten.sigmoid_.default,
-    aten.add.Tensor: aten.add_.Tensor,
-}
-_FRESH = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm"}
 _CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class ReferenceProgram:
@@ -54,40 +44,18 @@ class ReferenceProgram:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.constants = {
-            node.index: _channels_last(node.value) for node in graph.nodes if node.value is not None
+            node.index: channels_last(node.value) for node in graph.nodes if node.value is not None
         }
-        self.uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
         self.readers: dict[int, list[tuple[int, int]]] = {node.index: [] for node in graph.nodes}
         for node in graph.nodes:
             if node.local:
                 for i, operand in enumerate(node.operands):
                     self.readers[operand].append((node.index, i))
         self.frontiers = [node.index for node in graph.frontiers]
-        self.tail = [node for node in graph.nodes if node.depends and not node.local]
-        self.last_use = self._last_use()
-        self.in_place = {node.index for node in graph.nodes if self._runs_in_place(node)}
+        self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
+        self.last_use = last_uses(graph, graph.nodes)
+        self.in_place = overwriting(graph)
         self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
-
-    def _last_use(self) -> dict[int, int]:
-        last = {}
-        for node in self.graph.nodes:
-            for operand in refs((node.args, node.kwargs)):
-                last[operand] = node.index
-        last[self.graph.output] = len(self.graph.nodes)
-        return last
-
-    def _runs_in_place(self, node: Node) -> bool:
-        """Whether ``node`` may overwrite its first operand: a fresh result that it alone reads."""
-        if node.target not in _IN_PLACE or not node.depends:
-            return False
-        source = self.graph.nodes[next(refs(node.args))]
-        return (
-            source.op in _FRESH
-            and source.local == node.local
-            and source.dtype == node.dtype
-            and source.shape == node.shape
-            and self.uses[source.index] == 1
-        )
 
     def needs_view(self, node: Node) -> bool:
         """Whether somebody reads cells of ``node`` outside its box."""
@@ -153,7 +121,7 @@ class ReferenceSession:
         self.plan = plan
         self.graph = program.graph
         self.window = plan.window
-        self.x = _channels_last(inputs[self.graph.occluded])
+        self.x = channels_last(inputs[self.graph.occluded])
         self.baseline = baseline.to(self.x).expand(self.x.shape)
         self.device = self.x.device
         fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
@@ -193,7 +161,7 @@ class ReferenceSession:
         """Run the graph in full once and keep the views that boxes will read."""
         values: dict[int, Any] = dict(self.program.constants)
         for index, tensor in zip(self.graph.inputs, inputs, strict=True):
-            values[index] = _channels_last(tensor) if index == self.graph.input.index else tensor
+            values[index] = channels_last(tensor) if index == self.graph.input.index else tensor
         columns = self._column_axes()
         for node in self.graph.nodes:
             if node.index not in values:
@@ -291,12 +259,13 @@ class ReferenceSession:
             }
             all_members = np.concatenate([m for m, _ in waiting])
             waiting.clear()
-            if not self.program.tail:
+            if not self.program.tail.nodes:
                 yield all_members, joined[self.graph.output]
                 continue
             for start in range(0, count, tail_batch):
                 part = {index: value[start : start + tail_batch] for index, value in joined.items()}
-                yield all_members[start : start + tail_batch], self._tail(part)
+                tail = all_members[start : start + tail_batch]
+                yield tail, self.program.tail.run(part, len(tail), self._constant)
 
     # -- from the input to the frontier ----------------------------------------------------------------
 
@@ -394,9 +363,7 @@ class ReferenceSession:
         value = self.program.constants.get(index)
         if value is None:
             value = self._others[index]
-        if self.graph.nodes[index].roles[:1] == (BATCH,):
-            return value.expand(copies, *value.shape[1:])
-        return value
+        return repeated(self.graph.nodes[index], value, copies)
 
     def _compose(
         self,
@@ -493,7 +460,7 @@ class ReferenceSession:
                 for role, size in zip(node.roles, node.shape, strict=True)
             ]
             args = (args[0], sizes, *args[2:])
-        target = _IN_PLACE[node.target] if node.index in self.program.in_place else node.target
+        target = IN_PLACE[node.target] if node.index in self.program.in_place else node.target
         result: Tensor = target(*args, **resolve(node.kwargs, value, copies))
         return result
 
@@ -549,28 +516,6 @@ class ReferenceSession:
             result = torch.where(has_source.to(self.device), part, result)
         return result
 
-    # -- from the frontier to the output ---------------------------------------------------------------
-
-    def _tail(self, frontier: dict[int, Tensor]) -> Tensor:
-        """The rest of the model in full, on a batch of frontier values."""
-        values: dict[int, Any] = dict(frontier)
-        copies = len(next(iter(frontier.values())))
-
-        def value(index: int) -> Any:
-            return values[index] if index in values else self._constant(index, copies)
-
-        for node in self.program.tail:
-            assert node.target is not None
-            target = _IN_PLACE[node.target] if node.index in self.program.in_place else node.target
-            values[node.index] = target(
-                *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
-            )
-            for operand in refs((node.args, node.kwargs)):
-                if self.program.last_use[operand] == node.index:
-                    values.pop(operand, None)
-        output: Tensor = values[self.graph.output]
-        return output
-
 
 def _fill(node: Node) -> float:
     """What ``node`` reads outside its operand."""
@@ -591,8 +536,3 @@ def _is_evenly_padded(node: Node) -> bool:
         and step.n_out == (step.n_in + 2 * step.padding - step.extent_read(1)) // step.stride + 1
         for step in steps
     )
-
-
-def _channels_last(value: Tensor) -> Tensor:
-    layout = _CHANNELS_LAST.get(value.dim())
-    return value if layout is None else value.contiguous(memory_format=layout)

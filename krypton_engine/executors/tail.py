@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,49 @@ from torch import Tensor
 from krypton_engine.graph import BATCH, Graph, Node, refs, resolve
 
 aten = torch.ops.aten
+
+IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: aten.relu_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.sigmoid.default: aten.sigmoid_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+_FRESH = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm"}
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def overwriting(graph: Graph) -> frozenset[int]:
+    """Nodes that may overwrite their first operand: a fresh result that they alone read."""
+    uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
+    found = set()
+    for node in graph.nodes:
+        if node.target not in IN_PLACE or not node.depends:
+            continue
+        source = graph.nodes[next(refs(node.args))]
+        if (
+            source.op in _FRESH
+            and source.local == node.local
+            and source.dtype == node.dtype
+            and source.shape == node.shape
+            and uses[source.index] == 1
+        ):
+            found.add(node.index)
+    return frozenset(found)
+
+
+def last_uses(graph: Graph, nodes: Sequence[Node]) -> dict[int, int]:
+    """The last of ``nodes`` that reads each value."""
+    last = {operand: node.index for node in nodes for operand in refs((node.args, node.kwargs))}
+    last[graph.output] = len(graph.nodes)
+    return last
+
+
+def channels_last(value: Tensor) -> Tensor:
+    """``value`` with its channels side by side, if it is an image or a volume."""
+    layout = _CHANNELS_LAST.get(value.dim())
+    return value if layout is None else value.contiguous(memory_format=layout)
 
 
 class Tail:
@@ -22,48 +66,62 @@ class Tail:
     """
 
     def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
-        self.graph = graph
         self.nodes = list(nodes)
-        self._last_use = {i: node.index for node in nodes for i in refs((node.args, node.kwargs))}
-        self._last_use[graph.output] = len(graph.nodes)
-        sizes = sorted(
-            (node.numel() * (node.dtype.itemsize if node.dtype else 4) for node in nodes), reverse=True
-        )
-        self.bytes_per_position = 2 * sum(sizes[:3])
+        self._output = graph.output
+        self._last_use = last_uses(graph, nodes)
+        self._overwriting = overwriting(graph)
 
-    def bind(self, inputs: tuple[Tensor, ...]) -> Callable[[Mapping[int, Tensor], int], Tensor]:
-        """The tail for one example, as a function of computed values and their number of copies."""
-        fixed: dict[int, Any] = {n.index: n.value for n in self.graph.nodes if n.value is not None}
-        for index, tensor in zip(self.graph.inputs, inputs, strict=True):
-            fixed[index] = tensor
-        needed = set(self._last_use)
-        for node in self.graph.nodes:
-            if not node.depends and node.index not in fixed and needed:
-                assert node.target is not None
-                fixed[node.index] = node.target(
-                    *resolve(node.args, fixed.__getitem__, 1), **resolve(node.kwargs, fixed.__getitem__, 1)
-                )
+    def run(self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]) -> Tensor:
+        """Outputs from values that were computed for each of ``copies`` positions.
 
-        def run(computed: Mapping[int, Tensor], copies: int) -> Tensor:
-            values: dict[int, Any] = dict(computed)
+        Args:
+            computed: Values by node.
+            copies: Number of positions.
+            constant: Gives the value of a node that no position changes, for a number of copies.
+        """
+        values: dict[int, Any] = dict(computed)
 
-            def value(index: int) -> Any:
-                if index in values:
-                    return values[index]
-                constant = fixed[index]
-                if self.graph.nodes[index].roles[:1] == (BATCH,):
-                    return constant.expand(copies, *constant.shape[1:])
-                return constant
+        def value(index: int) -> Any:
+            return values[index] if index in values else constant(index, copies)
 
-            for node in self.nodes:
-                assert node.target is not None
-                values[node.index] = node.target(
-                    *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
-                )
-                for operand in refs((node.args, node.kwargs)):
-                    if self._last_use[operand] == node.index:
-                        values.pop(operand, None)
-            output: Tensor = values[self.graph.output]
-            return output
+        for node in self.nodes:
+            assert node.target is not None
+            target = IN_PLACE[node.target] if node.index in self._overwriting else node.target
+            values[node.index] = target(
+                *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
+            )
+            for operand in refs((node.args, node.kwargs)):
+                if self._last_use[operand] == node.index:
+                    values.pop(operand, None)
+        output: Tensor = values[self._output]
+        return output
 
-        return run
+
+def constants_of(graph: Graph, nodes: Sequence[Node]) -> dict[int, Tensor]:
+    """Constants that ``nodes`` read, or that other unchanging values are made of, in channels-last layout."""
+    readers = [*nodes, *(node for node in graph.nodes if not node.depends)]
+    read = {i for node in readers for i in refs((node.args, node.kwargs))}
+    return {
+        node.index: channels_last(node.value)
+        for node in graph.nodes
+        if node.value is not None and node.index in read
+    }
+
+
+def unchanging(
+    graph: Graph, inputs: tuple[Tensor, ...], constants: Mapping[int, Tensor]
+) -> Callable[[int, int], Any]:
+    """Values that no window changes, as `Tail.run` takes them: constants, other inputs and what follows."""
+    values: dict[int, Any] = {**constants, **dict(zip(graph.inputs, inputs, strict=True))}
+    for node in graph.nodes:
+        if not node.depends and node.value is None and node.index not in values:
+            assert node.target is not None
+            values[node.index] = node.target(
+                *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
+            )
+    return lambda index, copies: repeated(graph.nodes[index], values[index], copies)
+
+
+def repeated(node: Node, value: Any, copies: int) -> Any:
+    """``value`` of ``node`` for a number of copies."""
+    return value.expand(copies, *value.shape[1:]) if node.roles[:1] == (BATCH,) else value

@@ -1,0 +1,108 @@
+"""Types of the C++ engine (csrc/bindings.cpp)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+WindowNumbers = tuple[int, int, int, int, int, int]
+EpilogueNumbers = tuple[float, float, str, float]
+Array = npt.NDArray[Any]
+
+def instruction_sets() -> list[str]: ...
+def functions() -> list[str]: ...
+
+class Program:
+    def __init__(self, isa: str, height: int, width: int, channels: int) -> None: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def constant(self, pixels: Array) -> int: ...
+    def convolution(
+        self,
+        operands: Sequence[int],
+        y: WindowNumbers,
+        x: WindowNumbers,
+        groups: int,
+        weight: Array,
+        bias: Array | None,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def pool(
+        self,
+        operand: int,
+        y: WindowNumbers,
+        x: WindowNumbers,
+        channels: int,
+        divisors: tuple[Sequence[float], Sequence[float]] | None,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def combine(
+        self,
+        arithmetic: str,
+        operands: Sequence[int],
+        height: int,
+        width: int,
+        channels: int,
+        scale: Array | None,
+        shift: Array | None,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def concat(
+        self,
+        operands: Sequence[int],
+        channels: Sequence[tuple[int, int]],
+        height: int,
+        width: int,
+        scale: Array | None,
+        shift: Array | None,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def reindex(
+        self,
+        operand: int,
+        y: Sequence[int],
+        x: Sequence[int],
+        channels: int,
+        fill: float,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def layer_norm(
+        self,
+        operand: int,
+        height: int,
+        width: int,
+        channels: int,
+        epsilon: float,
+        weight: Array | None,
+        bias: Array | None,
+        epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def mean(self, value: int, epilogue: EpilogueNumbers) -> int: ...
+    def cells(self, value: int, weight: Array, bias: Array | None, epilogue: EpilogueNumbers) -> int: ...
+    def dense(self, layer: int, weight: Array, bias: Array | None, epilogue: EpilogueNumbers) -> int: ...
+
+class Session:
+    def __init__(
+        self,
+        program: Program,
+        extents: Array,
+        kept: Sequence[int],
+        input: Array,
+        baseline: Array,
+        threads: int,
+    ) -> None: ...
+    def base(
+        self, values: Sequence[tuple[int, Array, Array]], layers: Sequence[tuple[int, Array]]
+    ) -> None: ...
+    def run(
+        self,
+        boxes: Array,
+        values: Sequence[tuple[int, Array, Array]],
+        layers: Sequence[tuple[int, Array]],
+    ) -> bool: ...
+    def cancel(self) -> None: ...
+    @property
+    def view_bytes(self) -> int: ...
+    def run_bytes(self, positions: int) -> int: ...

@@ -91,6 +91,11 @@ class Heatmap:
         total = self.window.average(torch.where(measured, drop.movedim(0, -1), 0.0))
         return total / self.window.average(measured.double())
 
+    def missing(self, positions: IntArray | None = None) -> IntArray:
+        """Positions that were not measured, of ``positions`` or of all."""
+        missing = ~self.measured.reshape(-1).numpy()
+        return np.flatnonzero(missing) if positions is None else positions[missing[positions]]
+
     def for_target(self, target: int) -> Heatmap:
         """The heatmap of another class, out of the outputs that were kept.
 
@@ -287,6 +292,8 @@ _SAVED_TENSORS = (
     "values", "base", "measured", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip
 
+_RECORDED = ("values", "measured", "classes", "class_values", "outputs")
+
 
 class Recorder:
     """Collects the outputs of a run into a heatmap.
@@ -350,6 +357,31 @@ class Recorder:
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
+
+    def resume(self, heatmap: Heatmap) -> None:
+        """Note what ``heatmap``, a part of the same map, measured already.
+
+        Raises:
+            InputError: It is a part of another map.
+        """
+        mine = self.heatmap()
+        tensors = [(getattr(mine, name), getattr(heatmap, name)) for name in _RECORDED]
+        if (mine.window, mine.target) != (heatmap.window, heatmap.target) or any(
+            (a is None) != (b is None) or (a is not None and (a.shape, a.dtype) != (b.shape, b.dtype))
+            for a, b in tensors
+        ):
+            raise InputError(
+                f"resume is {heatmap!r}, which is no part of this call's map: window, target and classes "
+                f"must be the same"
+            )
+        if mine.image is not None and heatmap.image is not None and not mine.image.equal(heatmap.image):
+            raise InputError("resume is the heatmap of another image")
+        for name in _RECORDED:
+            known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)
+            if known is not None:
+                known.copy_(noted.reshape(known.shape))
+        self._began -= heatmap.seconds
+        self._last = self._began + heatmap.seconds
 
     def heatmap(self) -> Heatmap:
         """The heatmap so far; later records do not change it."""

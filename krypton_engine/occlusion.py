@@ -202,6 +202,7 @@ class KryptonOcclusion(Occlusion):
         region: Tensor | Sequence[int] | None = None,
         classes: Literal["predicted", "all"] = "predicted",
         schedule: Literal["rows", "coarse to fine"] = "rows",
+        resume: Heatmap | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Heatmap:
@@ -221,6 +222,8 @@ class KryptonOcclusion(Occlusion):
             classes: ``"all"`` keeps every output, so that ``Heatmap.for_target`` costs nothing.
             schedule: ``"coarse to fine"`` measures every 8th position along each axis first, then halves
                 the step; what is computed in the end is the same.
+            resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
+                what it measured is not computed again, and its seconds count.
             show_progress: Whether to draw a progress bar with the time left.
             on_progress: As in `attribute`.
 
@@ -248,9 +251,10 @@ class KryptonOcclusion(Occlusion):
                     f"heatmap wants one row (attribute takes any output)"
                 )
             window = question.windows[0]
-            stages = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule](
-                window, None if region is None else window.touching(region)
-            )
+            positions = None if region is None else window.touching(region)
+            if resume is not None:
+                positions = resume.missing(positions)
+            stages = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule](window, positions)
             base = question.base if activate is None else activate(question.base)
             if base.shape[:1] != (1,):
                 raise InputError(
@@ -283,6 +287,8 @@ class KryptonOcclusion(Occlusion):
                 plan=answer.plan,
                 began=began,
             )
+            if resume is not None:
+                recorder.resume(resume)
             with Watch(sum(map(len, stages)), on_progress, show_progress) as watch:
                 run(session, stages, recorder, watch)
         return recorder.heatmap()

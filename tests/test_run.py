@@ -121,6 +121,44 @@ def test_a_progress_bar(capsys, image, occlusion, call):
     assert out == "" and "Krypton occlusion" in err and "80/80" in err and "100%" in err
 
 
+# --- resuming -----------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_map_is_resumed(image, occlusion):
+    call = {"x": image, "sliding_window_shapes": WINDOW, "strides": STRIDES, "target": 1, "classes": "all"}
+    whole = occlusion.heatmap(**call)
+    with pytest.raises(OcclusionCancelled) as cancelled:
+        occlusion.heatmap(**call, schedule="coarse to fine", on_progress=Watcher(enough=20))
+    part = cancelled.value.partial
+    known = int(part.measured.sum())
+    watcher = Watcher()
+    resumed = occlusion.heatmap(**call, resume=part, on_progress=watcher)
+    assert watcher.done[-1] == 80 - known, "nothing is measured twice"
+    assert resumed.seconds > part.seconds
+    assert_close(resumed.outputs, whole.outputs, float(whole.outputs.abs().max()))
+    assert torch.equal(resumed.classes, whole.classes) and resumed.measured.all()
+    assert torch.equal(resumed.values[part.measured], part.values[part.measured])
+    assert torch.equal(occlusion.heatmap(**call, resume=whole).values, whole.values), "nothing left to do"
+
+
+def test_only_what_a_region_lacks_is_computed(image, occlusion):
+    box, watcher = (0, 0, 6, 6), Watcher()
+    part = occlusion.heatmap(image, WINDOW, STRIDES, region=box)
+    more = occlusion.heatmap(image, WINDOW, STRIDES, region=(0, 0, 12, 6), resume=part, on_progress=watcher)
+    assert watcher.done[-1] == int(more.measured.sum() - part.measured.sum())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"target": 2}, {"strides": 3}, {"classes": "all"}, {"x": torch.zeros(1, 3, 24, 20)}],
+)
+def test_a_part_of_another_map_is_refused(image, occlusion, other):
+    call = {"x": image, "sliding_window_shapes": WINDOW, "strides": STRIDES, "target": 1}
+    part = occlusion.heatmap(**{**call, **other}, region=(0, 0, 6, 6))
+    with pytest.raises(InputError, match="resume"):
+        occlusion.heatmap(**call, resume=part)
+
+
 # --- cancelling ---------------------------------------------------------------------------------------
 
 

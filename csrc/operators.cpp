@@ -18,27 +18,22 @@ void Plane::pixels(long y, long x, long rows, long columns, const float* outside
         }
         const bool inside = row >= box.y.lo && row < box.y.hi && !mine.empty();
         const Interval changed = inside ? mine : Interval{whole.lo, whole.lo};
-        const float* base = view + (row * width + x) * channels;
+        const long cell = row * width + x, patch_cell = (row - box.y.lo) * patch_width + x - box.x.lo;
         long c = 0;
         for (; c < whole.lo; ++c) out[c] = outside;
-        for (; c < changed.lo; ++c) out[c] = base + c * channels;
-        if (inside) {
-            const float* cell = patch + ((row - box.y.lo) * patch_width + (x - box.x.lo)) * channels;
-            for (; c < changed.hi; ++c) out[c] = cell + c * channels;
-        }
-        for (; c < whole.hi; ++c) out[c] = base + c * channels;
+        for (; c < changed.lo; ++c) out[c] = view + (cell + c) * channels;
+        for (; c < changed.hi; ++c) out[c] = patch + (patch_cell + c) * channels;
+        for (; c < whole.hi; ++c) out[c] = view + (cell + c) * channels;
         for (; c < columns; ++c) out[c] = outside;
     }
 }
 
 char* Scratch::take_bytes(std::size_t bytes) {
-    if (used_ == 0) more_.clear();
     const auto start = (reinterpret_cast<std::uintptr_t>(memory_.data()) + kAlign - 1) / kAlign * kAlign;
     const std::size_t offset = start - reinterpret_cast<std::uintptr_t>(memory_.data());
     if (offset + used_ + bytes > memory_.size()) {
         // The bound was too low: still right, only not foreseen.
         more_.emplace_back(bytes + kAlign);
-        used_ += 1;
         char* p = more_.back().data();
         return p + (kAlign - reinterpret_cast<std::uintptr_t>(p) % kAlign) % kAlign;
     }
@@ -602,9 +597,10 @@ class Concat : public Cellwise {
             }
             if (offset < stored)
                 for (long r = 0; r < job.box.cells(); ++r) std::fill(out[r] + offset, out[r] + stored, 0.0f);
-            if (!scale_.empty())
-                kernels.combine({kAdd, job.box.cells(), stored, out, nullptr, scale_.data(), shift_.data(),
-                                 out, epilogue.low, epilogue.high});
+            if (!scale_.empty() || epilogue.clamps())
+                kernels.combine({kAdd, job.box.cells(), stored, out, nullptr,
+                                 scale_.empty() ? nullptr : scale_.data(), shift_.data(), out, epilogue.low,
+                                 epilogue.high});
         }
     }
 

@@ -43,7 +43,10 @@ class Scratch {
   public:
     explicit Scratch(std::size_t bytes) : memory_(bytes + kAlign), used_(0) {}
 
-    void reset() { used_ = 0; }
+    void reset() {
+        used_ = 0;
+        more_.clear();
+    }
     template <typename T>
     T* take(long count) {
         const std::size_t bytes =
@@ -65,6 +68,8 @@ struct Epilogue {
     float low = -kNoLimit, high = kNoLimit;
     Function function = kIdentity;
     float parameter = 0;
+
+    bool clamps() const { return low != -kNoLimit || high != kNoLimit; }
 };
 
 class Operator {

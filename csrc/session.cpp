@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <exception>
+#include <latch>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -34,9 +35,12 @@ void on_threads(int threads, const Kernels& kernels, const std::function<bool()>
     std::condition_variable ended;
     int running = threads;
     std::exception_ptr error;
-    std::vector<std::thread> pool;
-    for (int i = 0; i < threads; ++i) {
-        pool.emplace_back([&, i] {
+    // Nobody starts before all are there: at a barrier they would wait for a thread that could not be made.
+    std::latch all(1);
+    bool complete = true;
+    const auto body = [&](int i) {
+        all.wait();
+        if (complete) {
             kernels.flush_denormals();
             work(i, [&](const auto& step) {
                 // A failed step must not keep the other threads waiting at a barrier.
@@ -48,10 +52,19 @@ void on_threads(int threads, const Kernels& kernels, const std::function<bool()>
                     cancelled = true;
                 }
             });
-            const std::lock_guard lock(mutex);
-            if (--running == 0) ended.notify_all();
-        });
+        }
+        const std::lock_guard lock(mutex);
+        if (--running == 0) ended.notify_all();
+    };
+    std::vector<std::thread> pool;
+    try {
+        for (int i = 0; i < threads; ++i) pool.emplace_back(body, i);
+    } catch (...) {
+        error = std::current_exception();
+        complete = false;
+        running = static_cast<int>(pool.size());
     }
+    all.count_down();
     {
         std::unique_lock lock(mutex);
         while (!ended.wait_for(lock, std::chrono::milliseconds(50), [&] { return running == 0; })) {
@@ -124,7 +137,8 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
 
     layout.places.resize(values.size());
     struct Taken {
-        std::size_t begin, end, last;
+        std::size_t begin, end;
+        Life life;
     };
     std::vector<Taken> taken;
     for (std::size_t v = 0; v < values.size(); ++v) {
@@ -146,15 +160,15 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
             (extents[v].cells() * values[v].stored() + kAlignFloats - 1) / kAlignFloats * kAlignFloats;
         const std::size_t size = static_cast<std::size_t>(place.stride * place.slots);
         // First fit among what is in use while this value lives.
-        std::erase_if(taken, [&](const Taken& t) { return t.last < life.first; });
         std::sort(taken.begin(), taken.end(), [](auto& a, auto& b) { return a.begin < b.begin; });
         std::size_t offset = 0;
         for (const Taken& t : taken) {
+            if (t.life.last < life.first || t.life.first > life.last) continue;
             if (offset + size <= t.begin) break;
             offset = std::max(offset, t.end);
         }
         place.offset = offset;
-        taken.push_back({offset, offset + size, life.last});
+        taken.push_back({offset, offset + size, life});
         layout.floats = std::max(layout.floats, offset + size);
     }
     for (const Layout::Segment& segment : layout.segments)
@@ -291,9 +305,12 @@ void Session::materialise(const std::function<bool()>& poll) {
 
 void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const {
     for (const Exit& exit : exits) {
-        const Value& v = program_->values()[exit.value];
-        for (long i = 0; i < v.pixels(); ++i)
-            std::copy_n(views_[exit.value].data() + i * v.stored(), v.channels, exit.out + i * v.channels);
+        const Plane view = plane(exit.value);
+        const long channels = program_->values()[exit.value].channels;
+        std::vector<const float*> pixels(exit.height * exit.width);
+        view.pixels(exit.corners[0], exit.corners[1], exit.height, exit.width, nullptr, pixels.data());
+        float* out = exit.out;
+        for (const float* pixel : pixels) out = std::copy_n(pixel, channels, out);
     }
     for (const RowExit& row : rows)
         std::copy_n(base_out_[row.layer].data(), program_->layers()[row.layer].size, row.out);
@@ -340,7 +357,8 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
     };
     const auto claim = [&](int v, long p, const Box& box) {
         if (box.y.size() > extents_[v].y.size() || box.x.size() > extents_[v].x.size())
-            throw std::logic_error("a box of value " + std::to_string(v) + " is larger than was planned");
+            throw std::invalid_argument("a box of value " + std::to_string(v) +
+                                        " is larger than was planned");
         box_of(v, p) = box;
     };
     const auto occlude = [&](long p) {
@@ -504,6 +522,7 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
 
 bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
                   const std::vector<RowExit>& rows, const std::function<bool()>& poll) const {
+    if (positions.empty()) return true;
     std::atomic<bool> cancelled = false;
     Batch batch{positions, exits, {}, {}, {}, cancelled};
     const auto& layers = program_->layers();

@@ -1,6 +1,7 @@
 // Which kernels this machine can run. Compiled for the oldest machine of its family.
 #include "cpu/kernels.h"
 
+#include <array>
 #include <cstring>
 
 namespace krypton {
@@ -21,10 +22,9 @@ namespace {
 
 // Best first, null at the end.
 const Kernels* const* available() {
-    static const Kernels* tables[4] = {};
-    if (!tables[0]) {
-        const Kernels* found[4] = {};
-        int n = 0;
+    static const auto tables = [] {
+        std::array<const Kernels*, 4> found{};
+        std::size_t n = 0;
 #if defined(__x86_64__)
         __builtin_cpu_init();
         const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -36,9 +36,9 @@ const Kernels* const* available() {
         found[n++] = &neon::table;
 #endif
         found[n++] = &portable::table;
-        for (int i = n - 1; i >= 0; --i) tables[i] = found[i];
-    }
-    return tables;
+        return found;
+    }();
+    return tables.data();
 }
 
 }  // namespace
@@ -50,9 +50,12 @@ const Kernels* kernels(const char* name) {
 }
 
 const char* const* kernel_names() {
-    static const char* names[4] = {};
-    for (int i = 0; available()[i]; ++i) names[i] = available()[i]->name;
-    return names;
+    static const auto names = [] {
+        std::array<const char*, 4> all{};
+        for (std::size_t i = 0; available()[i]; ++i) all[i] = available()[i]->name;
+        return all;
+    }();
+    return names.data();
 }
 
 }  // namespace krypton

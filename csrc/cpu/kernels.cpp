@@ -99,8 +99,8 @@ void multiply_piece(const Multiply& m) {
     const long lines = (all + tiles * steps - 1) / (tiles * steps);
     for (long i = 0; i < tiles; ++i) {
         const long row = i * m.rows / tiles;
-        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow, m.next + i * steps * lines * 16,
-                       lines);
+        tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow,
+                       m.next ? m.next + i * steps * lines * 16 : nullptr, lines);
     }
 }
 

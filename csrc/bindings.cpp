@@ -92,6 +92,26 @@ struct PySession {
 using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
 using LayerOutput = std::pair<int, Output>;          // layer, (positions, size)
 
+// The largest box of every value, checked.
+std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
+    require(extents.shape(0) == program.values().size() && extents.shape(1) == 2,
+            "there is one extent for every value");
+    std::vector<Box> boxes;
+    for (std::size_t v = 0; v < program.values().size(); ++v) {
+        const Value& value = program.values()[v];
+        const long height = extents.data()[2 * v], width = extents.data()[2 * v + 1];
+        require(height >= 0 && height <= value.height && width >= 0 && width <= value.width,
+                "an extent leaves its value");
+        boxes.push_back({{0, height}, {0, width}});
+    }
+    return boxes;
+}
+
+void check_kept(const Program& program, const std::vector<int>& kept) {
+    for (int v : kept)
+        require(v >= 0 && v < static_cast<int>(program.values().size()), "there is no such value");
+}
+
 std::vector<Exit> exits_of(const Program& program, const std::vector<ValueOutput>& outputs, long positions) {
     std::vector<Exit> exits;
     for (const auto& [value, corners, out] : outputs) {
@@ -278,30 +298,20 @@ NB_MODULE(_native, m) {
             "__init__",
             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
                Floats<3> input, Floats<3> baseline, int threads) {
-                require(extents.shape(0) == program->values().size() && extents.shape(1) == 2,
-                        "there is one extent for every value");
+                const std::vector<Box> boxes = boxes_of(*program, extents);
+                check_kept(*program, kept);
                 const Value& in = program->values()[0];
                 for (const auto* x : {&input, &baseline})
                     require(static_cast<long>(x->shape(0)) == in.height &&
                                 static_cast<long>(x->shape(1)) == in.width &&
                                 static_cast<long>(x->shape(2)) == in.channels,
                             "the input has the wrong shape");
-                for (std::size_t v = 0; v < program->values().size(); ++v)
-                    for (int axis = 0; axis < 2; ++axis) {
-                        const long extent = extents.data()[2 * v + axis];
-                        const Value& value = program->values()[v];
-                        require(extent >= 0 && extent <= (axis ? value.width : value.height),
-                                "an extent leaves its value");
-                    }
-                for (int v : kept)
-                    require(v >= 0 && v < static_cast<int>(program->values().size()),
-                            "there is no such value");
                 new (self) PySession();
                 self->program = program;
                 const Signals signals{&self->cancel};
                 try {
                     const nb::gil_scoped_release release;
-                    self->session = std::make_unique<Session>(program, extents.data(), kept, input.data(),
+                    self->session = std::make_unique<Session>(program, boxes, kept, input.data(),
                                                               baseline.data(), threads, std::cref(signals));
                 } catch (...) {
                     self->~PySession();

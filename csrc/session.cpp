@@ -95,6 +95,12 @@ void clamp_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* 
 
 }  // namespace
 
+std::vector<int> with_layers(const Program& program, std::vector<int> kept) {
+    for (const RowLayer& layer : program.layers())
+        if (layer.kind != RowLayer::kDense) kept.push_back(layer.operand);
+    return kept;
+}
+
 Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept) {
     const auto& ops = program.operators();
     const auto& values = program.values();
@@ -180,15 +186,12 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
 
 // -- the un-occluded input -------------------------------------------------------------------------------
 
-Session::Session(std::shared_ptr<const Program> program, const long* extents, const std::vector<int>& kept,
-                 const float* input, const float* baseline, int threads, const std::function<bool()>& poll)
-    : program_(std::move(program)), threads_(std::max(threads, 1)) {
+Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extents,
+                 const std::vector<int>& kept, const float* input, const float* baseline, int threads,
+                 const std::function<bool()>& poll)
+    : program_(std::move(program)), threads_(std::max(threads, 1)), extents_(std::move(extents)) {
     const auto& values = program_->values();
-    for (std::size_t v = 0; v < values.size(); ++v)
-        extents_.push_back({{0, extents[2 * v]}, {0, extents[2 * v + 1]}});
-    std::vector<int> all = kept;
-    for (const RowLayer& layer : program_->layers())
-        if (layer.kind != RowLayer::kDense) all.push_back(layer.operand);
+    const std::vector<int> all = with_layers(*program_, kept);
     layout_ = lay_out(*program_, extents_, all);
 
     const Value& in = values[0];
@@ -580,14 +583,15 @@ std::size_t Session::view_bytes() const {
     return bytes;
 }
 
-std::size_t Session::run_bytes(long positions) const {
-    std::size_t bytes = threads_ * (layout_.floats * sizeof(float) + layout_.scratch +
-                                    program_->values().size() * layout_.chunk * sizeof(Box));
-    for (const RowLayer& layer : program_->layers()) {
+std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const Layout& layout,
+                      int threads, long positions) {
+    std::size_t bytes = threads * (layout.floats * sizeof(float) + layout.scratch +
+                                   program.values().size() * layout.chunk * sizeof(Box));
+    for (const RowLayer& layer : program.layers()) {
         bytes += positions * layer.stored() * sizeof(float);
         if (layer.kind == RowLayer::kCells)
-            bytes += positions * sizeof(Box) + positions * extents_[layer.operand].cells() *
-                                                   program_->values()[layer.operand].stored() * sizeof(float);
+            bytes += positions * sizeof(Box) + positions * extents[layer.operand].cells() *
+                                                   program.values()[layer.operand].stored() * sizeof(float);
     }
     return bytes;
 }

@@ -46,12 +46,22 @@ struct Layout {
     std::size_t scratch = 0;
 };
 
+// Values that live to the end of a chunk: those asked for, and those that layers read.
+std::vector<int> with_layers(const Program& program, std::vector<int> kept);
+
+// Operators in segments with chunks of their own, and places for their values.
+Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept);
+
+// What a run over that many positions takes.
+std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const Layout& layout,
+                      int threads, long positions);
+
 class Session {
   public:
-    // extents: the largest box of every value, (values, 2); kept: values that `run` may be asked for.
+    // extents: the largest box of every value; kept: values that `run` may be asked for.
     // input, baseline: NHWC (height, width, channels).
     // poll: called now and then on the calling thread; true cancels.
-    Session(std::shared_ptr<const Program> program, const long* extents, const std::vector<int>& kept,
+    Session(std::shared_ptr<const Program> program, std::vector<Box> extents, const std::vector<int>& kept,
             const float* input, const float* baseline, int threads, const std::function<bool()>& poll);
 
     // Outputs of the un-occluded input, shaped like those of `run` for one position with whole boxes.
@@ -61,9 +71,10 @@ class Session {
     bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
              const std::vector<RowExit>& rows, const std::function<bool()>& poll) const;
 
-    // Bytes of views, and of what a run over that many positions takes.
     std::size_t view_bytes() const;
-    std::size_t run_bytes(long positions) const;
+    std::size_t run_bytes(long positions) const {
+        return krypton::run_bytes(*program_, extents_, layout_, threads_, positions);
+    }
 
   private:
     struct Worker;
@@ -83,8 +94,5 @@ class Session {
     void run_chunk(Worker& worker, Batch& batch, long first, long last) const;
     void run_layer(Batch& batch, std::size_t layer, long task, long tasks) const;
 };
-
-// Operators in segments with chunks of their own, and places for their values.
-Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept);
 
 }  // namespace krypton

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from krypton_engine import __version__
 from krypton_engine.errors import FallbackWarning, InputError
+from krypton_engine.executors import native
+from krypton_engine.occlusion import EXECUTORS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("softmax", "none"),
         help="what is applied to the model's outputs (softmax if there are several)",
     )
-    explain.add_argument("--executor", choices=("auto", "reference"), default="auto", help="(auto)")
+    explain.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
     explain.add_argument(
         "--memory-budget", metavar="MiB", type=_positive, default=2048.0, help="memory to work in (2048)"
     )
@@ -585,7 +587,9 @@ def _info(arguments: argparse.Namespace) -> int:
     _row("gpu", ", ".join(devices) or "torch sees none")
     print("\nexecutors")
     _row("  reference", "yes: PyTorch on changed boxes, on the model's own device")
-    _row("  native", "no: the C++ engine is not part of this version")
+    kinds = native.instruction_sets()
+    here = f"yes: C++ for float32 images on the CPU, with {kinds[0]} kernels" if kinds else ""
+    _row("  native", here or f"no: {native.MISSING}")
     _row("  cuda", "no: the CUDA engine is not part of this version")
     print("\nextras")
     extras = _extras()

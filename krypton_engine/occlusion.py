@@ -52,8 +52,9 @@ class KryptonOcclusion(Occlusion):
 
     Args:
         forward_func: The forward function of the model or any modification of it.
-        executor: ``"reference"`` is PyTorch on changed boxes, wherever the model has a graph; ``"auto"``
-            takes the fastest there is, batched full inference where incremental work would not pay.
+        executor: ``"native"`` is the C++ engine, for float32 images on the CPU; ``"reference"`` is PyTorch on
+            changed boxes, wherever the model has a graph; ``"auto"`` takes the fastest there is, batched full
+            inference where incremental work would not pay.
         memory_budget: Bytes that a call may add to the process: views, folded weights and batches. Outputs
             that the caller asks to keep come on top.
 
@@ -317,7 +318,8 @@ class KryptonOcclusion(Occlusion):
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             try:
                 additional = _format_additional_forward_args(additional_forward_args) or ()
-                return Plan(capture(self.forward_func, inputs, 0, additional), window)
+                graph = capture(self.forward_func, inputs, 0, additional)
+                return self._preparer.plan(graph, window, inputs[0].device).plan
             except CaptureError as error:
                 raise InputError(f"the model would run as batched full inference: {error}") from None
 

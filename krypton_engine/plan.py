@@ -70,7 +70,12 @@ class Plan:
     Args:
         graph: The captured model.
         window: The sliding window over the occluded input.
+
+    Attributes:
+        executor: Who runs it, and why; empty until that is settled.
     """
+
+    executor = ""
 
     def __init__(self, graph: Graph, window: SlidingWindow) -> None:
         self.graph = graph
@@ -267,6 +272,8 @@ def table(plan: Plan) -> str:
         f"one position           {(plan.bytes_per_position + plan.frontier_bytes) / 2**20:12.1f} MiB at most",
         f"runs                   {'incrementally' if plan.incremental else 'as batched full inference'}",
     ]
+    if plan.executor:
+        lines.append(f"executor               {plan.executor}")
     return "\n".join(lines)
 
 

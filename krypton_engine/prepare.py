@@ -86,6 +86,21 @@ class Answer:
     plan: Plan | None
 
 
+@dataclass(frozen=True)
+class Ready:
+    """An executor's program for a plan.
+
+    Attributes:
+        plan: What incremental work would cost; its ``executor`` says who runs it.
+        runs: What is run: the same, or the plan of full inference where incremental work does not pay.
+        open: Opens a session for the inputs of one example, its baseline and a memory budget.
+    """
+
+    plan: Plan
+    runs: Plan
+    open: Callable[[tuple[Tensor, ...], Tensor, int], Session]
+
+
 class Disagreement(Exception):
     """A graph says something else than the callable that it was captured from."""
 
@@ -138,23 +153,18 @@ class Preparer:
         """
         additional = question.additional or ()
         graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
-        plan = Plan(graph, question.windows[occluded])
-        told = plan
-        if self.executor == "auto" and not plan.incremental:
-            graph = graph.programs.setdefault("in full", in_full(graph))
-            plan = Plan(graph, plan.window)
-        program, kind = self._program(graph, plan, question.inputs[occluded].device)
+        ready = self.plan(graph, question.windows[occluded], question.inputs[occluded].device)
 
         def session(row: int | None) -> Session:
             assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            return kind(program, plan, tensors, question.baseline(occluded, row), self.memory_budget)
+            return ready.open(tensors, question.baseline(occluded, row), self.memory_budget)
 
         first = session(0)
-        scale = self._prove(question, occluded, graph, first)
-        if plan is not told:
-            self._warn_full(f"incremental work would not pay (full over incremental: {told.gain:.2f})")
+        scale = self._prove(question, occluded, ready.runs.graph, first)
+        if ready.runs is not ready.plan:
+            self._warn_full(f"incremental work would not pay (full over incremental: {ready.plan.gain:.2f})")
         waiting = [first]
         del first
 
@@ -164,21 +174,32 @@ class Preparer:
                 raise Disagreement(_DISAGREES)
             return opened
 
-        return Answer(list(range(len(question.inputs[0]))), open_session, told)
+        return Answer(list(range(len(question.inputs[0]))), open_session, ready.plan)
 
-    def _program(self, graph: Graph, plan: Plan, device: torch.device) -> tuple[Any, Callable[..., Session]]:
-        """The program of the executor that runs ``graph``, kept with it, and its kind of session."""
+    def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
+        """Who runs ``window`` on ``graph``, and its plan, which says so."""
+        plan = told = Plan(graph, window)
+        if self.executor == "auto" and not plan.incremental:
+            graph = graph.programs.setdefault("in full", in_full(graph))
+            plan = Plan(graph, window)
+        why = "asked for"
         if self.executor != "reference":
             if "native" not in graph.programs:
                 graph.programs["native"] = native.program(graph, device)
             found = graph.programs["native"]
             if not isinstance(found, str) and (self.executor == "native" or found.pays(plan)):
-                return found, native.NativeSession
+                told.executor = found.describe(plan)
+                return Ready(told, plan, lambda *example: native.NativeSession(found, plan, *example))
+            why = (
+                found if isinstance(found, str) else f"faster here, since the C++ engine lacks {found.reason}"
+            )
             if self.executor == "native":
-                self.warn(f"the native executor cannot run this model, the reference executor does: {found}")
+                self.warn(f"the reference executor runs this model: {why}")
         if "reference" not in graph.programs:
             graph.programs["reference"] = ReferenceProgram(graph)
-        return graph.programs["reference"], ReferenceSession
+        program = graph.programs["reference"]
+        told.executor = f"reference ({why})"
+        return Ready(told, plan, lambda *example: ReferenceSession(program, plan, *example))
 
     def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> Tensor:
         """Compare the base and occluded positions with the user's forward function on each alone.

@@ -103,6 +103,16 @@ class NativeProgram:
             out[value] = [int(largest[axis].max()) for axis in (ROWS, COLUMNS)]
         return out
 
+    def describe(self, plan: Plan) -> str:
+        """What it runs on, and what memory it takes, in words."""
+        kept = [number for index, number in self.exits.items() if index not in self.layers]
+        bytes_ = self.program.run_bytes(self.extents(plan), kept, threads(), LARGEST_BATCH)
+        words = (
+            f"native ({self.program.isa}, {threads()} threads; {self.program.weight_bytes / 2**20:.0f} MiB of "
+            f"packed weights, {bytes_ / 2**20:.0f} MiB for {LARGEST_BATCH} positions)"
+        )
+        return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
+
     def sizes(self, index: int) -> tuple[int, ...]:
         """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""
         if index in self.layers:

@@ -165,6 +165,14 @@ NB_MODULE(_native, m) {
         .def(nb::init<const std::string&, long, long, long>(), "isa"_a, "height"_a, "width"_a, "channels"_a)
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
         .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
+        .def(
+            "run_bytes",
+            [](const Program& p, Longs extents, std::vector<int> kept, int threads, long positions) {
+                const std::vector<Box> boxes = boxes_of(p, extents);
+                check_kept(p, kept);
+                return run_bytes(p, boxes, lay_out(p, boxes, with_layers(p, kept)), threads, positions);
+            },
+            "extents"_a, "kept"_a, "threads"_a, "positions"_a)
         .def("constant",
              [](Program& p, Floats<3> pixels) {
                  return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());

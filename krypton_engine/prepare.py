@@ -182,8 +182,8 @@ class Preparer:
         if self.executor == "auto" and not plan.incremental:
             graph = graph.programs.setdefault("in full", in_full(graph))
             plan = Plan(graph, window)
-        why = "asked for"
-        if self.executor != "reference":
+        why = "asked for" if self.executor == "reference" else "full inference"
+        if self.executor == "native" or (self.executor == "auto" and plan is told):
             if "native" not in graph.programs:
                 graph.programs["native"] = native.program(graph, device)
             found = graph.programs["native"]

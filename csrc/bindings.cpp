@@ -8,6 +8,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -40,6 +42,12 @@ WindowMap window(const WindowNumbers& n) {
     const auto [n_in, n_out, kernel, stride, padding, dilation] = n;
     require(n_in > 0 && n_out > 0 && kernel > 0 && stride > 0 && padding >= 0 && dilation > 0,
             "a window's sizes must be positive");
+    for (long size : {n_in, n_out, kernel, stride, padding, dilation})
+        require(size <= kLargestSize, "a window is too large");
+    // A window may leave the padding after the input by a part of its stride, as with ceil_mode.
+    require(
+        dilation * (kernel - 1) < n_in + 2 * padding + stride && (n_out - 1) * stride < n_in + 2 * padding,
+        "a window does not fit its input");
     return {n_in, n_out, kernel, stride, padding, dilation};
 }
 
@@ -51,9 +59,27 @@ constexpr std::pair<const char*, Function> kFunctionNames[] = {
 
 Epilogue epilogue(const EpilogueNumbers& numbers) {
     const auto& [low, high, name, parameter] = numbers;
+    require(!std::isnan(low) && !std::isnan(high), "a limit is not a number");
     for (const auto& [known, function] : kFunctionNames)
         if (name == known) return {low, high, function, parameter};
     throw std::invalid_argument("there is no function '" + name + "'");
+}
+
+// For operators that compute no sum.
+Epilogue unclamped(const EpilogueNumbers& numbers) {
+    const Epilogue end = epilogue(numbers);
+    require(!end.clamps(), "this operator does not clamp");
+    return end;
+}
+
+const Value& value_of(const Program& program, int value) {
+    require(value >= 0 && value < static_cast<int>(program.values().size()), "there is no such value");
+    return program.values()[value];
+}
+
+void require_shape(const Program& program, int value, long height, long width, long channels) {
+    const Value& v = value_of(program, value);
+    require(v.height == height && v.width == width && v.channels == channels, "an operand has another shape");
 }
 
 std::vector<float> copy(const std::optional<Floats<1>>& values, long size, const char* name) {
@@ -87,6 +113,7 @@ struct PySession {
     std::atomic<bool> cancel = false;
     std::unique_ptr<Session> session;
     std::shared_ptr<const Program> program;
+    std::vector<int> kept;
 };
 
 using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
@@ -109,14 +136,15 @@ std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
 
 void check_kept(const Program& program, const std::vector<int>& kept) {
     for (int v : kept)
-        require(v >= 0 && v < static_cast<int>(program.values().size()), "there is no such value");
+        require(value_of(program, v).constant.empty(), "a constant is the same at every position");
 }
 
-std::vector<Exit> exits_of(const Program& program, const std::vector<ValueOutput>& outputs, long positions) {
+std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutput>& outputs,
+                           long positions) {
     std::vector<Exit> exits;
     for (const auto& [value, corners, out] : outputs) {
-        require(value >= 0 && value < static_cast<int>(program.values().size()), "there is no such value");
-        const Value& v = program.values()[value];
+        require(std::ranges::count(session.kept, value) > 0, "the session does not keep this value");
+        const Value& v = session.program->values()[value];
         require(out.ndim() == 4 && static_cast<long>(out.shape(0)) == positions &&
                     static_cast<long>(out.shape(3)) == v.channels &&
                     static_cast<long>(corners.shape(0)) == positions && corners.shape(1) == 2,
@@ -124,7 +152,7 @@ std::vector<Exit> exits_of(const Program& program, const std::vector<ValueOutput
         const long height = static_cast<long>(out.shape(1)), width = static_cast<long>(out.shape(2));
         for (long p = 0; p < positions; ++p) {
             const long y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
-            require(y >= 0 && x >= 0 && y + height <= v.height && x + width <= v.width,
+            require(y >= 0 && x >= 0 && y <= v.height - height && x <= v.width - width,
                     "an output leaves its value");
         }
         exits.push_back({value, corners.data(), height, width, out.data()});
@@ -170,41 +198,53 @@ NB_MODULE(_native, m) {
             [](const Program& p, Longs extents, std::vector<int> kept, int threads, long positions) {
                 const std::vector<Box> boxes = boxes_of(p, extents);
                 check_kept(p, kept);
+                require(threads > 0 && positions >= 0, "a negative number");
                 return run_bytes(p, boxes, lay_out(p, boxes, with_layers(p, kept)), threads, positions);
             },
-            "extents"_a, "kept"_a, "threads"_a, "positions"_a)
-        .def("constant",
-             [](Program& p, Floats<3> pixels) {
-                 return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
-             })
+            "extents"_a.noconvert(), "kept"_a, "threads"_a, "positions"_a)
+        .def(
+            "constant",
+            [](Program& p, Floats<3> pixels) {
+                return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
+            },
+            "pixels"_a.noconvert())
         .def(
             "convolution",
             [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
                Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                const long out = weight.shape(0), in = weight.shape(1) * groups;
+                const long out = weight.shape(0);
+                require(groups > 0 && groups <= out && out % groups == 0, "groups do not divide the outputs");
+                const long in = weight.shape(1) * groups;
                 const ConvolutionShape shape{window(y), window(x), in, out, groups};
-                require(groups > 0 && out % groups == 0, "groups do not divide the outputs");
                 require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
                             static_cast<long>(weight.shape(3)) == shape.x.kernel,
                         "the weight has another kernel");
-                require(!operands.empty() && operands.size() <= 2, "a convolution has one or two operands");
+                require(operands.size() == 1 || operands.size() == 2,
+                        "a convolution has one or two operands");
+                require_shape(p, operands[0], shape.y.n_in, shape.x.n_in, in);
+                if (operands.size() == 2) require_shape(p, operands[1], shape.y.n_out, shape.x.n_out, out);
                 require(!bias || static_cast<long>(bias->shape(0)) == out, "the bias has the wrong size");
                 auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
                 return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
             },
-            "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+            "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(),
+            "epilogue"_a)
         .def(
             "pool",
             [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
                std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors,
                EpilogueNumbers end) {
                 const WindowMap my = window(y), mx = window(x);
+                require_shape(p, operand, my.n_in, mx.n_in, channels);
                 require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
                                       static_cast<long>(divisors->second.size()) == mx.n_out),
                         "divisors have the wrong size");
+                if (divisors)
+                    for (const auto& counts : {divisors->first, divisors->second})
+                        for (float n : counts) require(n > 0, "a divisor is not positive");
                 const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
                 return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
-                             epilogue(end));
+                             unclamped(end));
             },
             "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a)
         .def(
@@ -212,7 +252,8 @@ NB_MODULE(_native, m) {
             [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,
                long channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
                EpilogueNumbers end) {
-                require(!operands.empty() && operands.size() <= 2, "one or two operands are combined");
+                require(operands.size() == 1 || operands.size() == 2, "one or two operands are combined");
+                for (int operand : operands) require_shape(p, operand, height, width, channels);
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 const Arithmetic which = arithmetic == "add"        ? kAdd
                                          : arithmetic == "subtract" ? kSubtract
@@ -223,8 +264,8 @@ NB_MODULE(_native, m) {
                                           by_channel(shift, channels, "shift")),
                              operands, height, width, channels, epilogue(end));
             },
-            "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none(),
-            "shift"_a.none(), "epilogue"_a)
+            "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none().noconvert(),
+            "shift"_a.none().noconvert(), "epilogue"_a)
         .def(
             "concat",
             [](Program& p, std::vector<int> operands, std::vector<std::pair<long, long>> channels,
@@ -237,10 +278,9 @@ NB_MODULE(_native, m) {
                 long total = 0;
                 for (std::size_t i = 0; i < operands.size(); ++i) {
                     const auto [lo, hi] = channels[i];
-                    require(operands[i] >= 0 && operands[i] < static_cast<int>(p.values().size()),
-                            "there is no such value");
-                    require(lo >= 0 && lo <= hi && hi <= p.values()[operands[i]].channels,
-                            "a range of channels leaves its value");
+                    const Value& v = value_of(p, operands[i]);
+                    require(v.height == height && v.width == width, "an operand has another size");
+                    require(lo >= 0 && lo <= hi && hi <= v.channels, "a range of channels leaves its value");
                     ranges.push_back({lo, hi});
                     total += hi - lo;
                 }
@@ -249,32 +289,33 @@ NB_MODULE(_native, m) {
                     make_concat(ranges, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
                 return p.add(std::move(op), operands, height, width, total, epilogue(end));
             },
-            "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none(), "shift"_a.none(),
-            "epilogue"_a)
+            "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none().noconvert(),
+            "shift"_a.none().noconvert(), "epilogue"_a)
         .def(
             "reindex",
             [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
                EpilogueNumbers end) {
-                require(operand >= 0 && operand < static_cast<int>(p.values().size()),
-                        "there is no such value");
-                const Value& v = p.values()[operand];
+                const Value& v = value_of(p, operand);
+                require(v.channels == channels, "an operand has another shape");
                 for (long cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
                 for (long cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
                 const long height = static_cast<long>(y.size()), width = static_cast<long>(x.size());
                 return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
-                             height, width, channels, epilogue(end));
+                             height, width, channels, unclamped(end));
             },
             "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
         .def(
             "layer_norm",
             [](Program& p, int operand, long height, long width, long channels, float epsilon,
                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require_shape(p, operand, height, width, channels);
+                require(epsilon >= 0, "epsilon is negative");
                 return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
                                              copy(bias, channels, "bias")),
-                             {operand}, height, width, channels, epilogue(end));
+                             {operand}, height, width, channels, unclamped(end));
             },
-            "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none(), "bias"_a.none(),
-            "epilogue"_a)
+            "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
+            "bias"_a.none().noconvert(), "epilogue"_a)
         .def(
             "mean",
             [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
@@ -282,14 +323,13 @@ NB_MODULE(_native, m) {
         .def(
             "cells",
             [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                require(value >= 0 && value < static_cast<int>(p.values().size()), "there is no such value");
-                const Value& v = p.values()[value];
+                const Value& v = value_of(p, value);
                 require(static_cast<long>(weight.shape(1)) == v.pixels() * v.channels &&
                             (!bias || bias->shape(0) == weight.shape(0)),
                         "a linear layer has the wrong size");
                 return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
             },
-            "value"_a, "weight"_a, "bias"_a.none(), "epilogue"_a)
+            "value"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a)
         .def(
             "dense",
             [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
@@ -299,7 +339,7 @@ NB_MODULE(_native, m) {
                         "a linear layer has the wrong size");
                 return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
             },
-            "layer"_a, "weight"_a, "bias"_a.none(), "epilogue"_a);
+            "layer"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a);
 
     nb::class_<PySession>(m, "Session")
         .def(
@@ -314,8 +354,11 @@ NB_MODULE(_native, m) {
                                 static_cast<long>(x->shape(1)) == in.width &&
                                 static_cast<long>(x->shape(2)) == in.channels,
                             "the input has the wrong shape");
+                require(threads > 0, "there is at least one thread");
+                program->seal();
                 new (self) PySession();
                 self->program = program;
+                self->kept = kept;
                 const Signals signals{&self->cancel};
                 try {
                     const nb::gil_scoped_release release;
@@ -327,13 +370,14 @@ NB_MODULE(_native, m) {
                     throw;
                 }
             },
-            "program"_a, "extents"_a, "kept"_a, "input"_a, "baseline"_a, "threads"_a)
+            "program"_a, "extents"_a.noconvert(), "kept"_a, "input"_a.noconvert(), "baseline"_a.noconvert(),
+            "threads"_a)
         .def(
             "base",
             [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
-                s.session->base(exits_of(*s.program, values, 1), rows_of(*s.program, layers, 1));
+                s.session->base(exits_of(s, values, 1), rows_of(*s.program, layers, 1));
             },
-            "values"_a, "layers"_a)
+            "values"_a.noconvert(), "layers"_a.noconvert())
         .def(
             "run",
             [](PySession& s, Longs boxes, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
@@ -342,13 +386,15 @@ NB_MODULE(_native, m) {
                 std::vector<Occlusion> positions;
                 for (std::size_t i = 0; i < boxes.shape(0); ++i) {
                     const int64_t* b = boxes.data() + 6 * i;
+                    for (int axis = 0; axis < 3; ++axis)
+                        require(b[2 * axis] <= b[2 * axis + 1], "a box ends before it begins");
                     require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
                                 b[5] <= in.width,
                             "a box leaves the input");
                     positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
                 }
                 const long n = static_cast<long>(positions.size());
-                const auto exits = exits_of(*s.program, values, n);
+                const auto exits = exits_of(s, values, n);
                 const auto rows = rows_of(*s.program, layers, n);
                 const Signals signals{&s.cancel};
                 bool done;
@@ -359,10 +405,13 @@ NB_MODULE(_native, m) {
                 if (signals.raised) throw nb::python_error();
                 return done;
             },
-            "boxes"_a, "values"_a, "layers"_a)
+            "boxes"_a.noconvert(), "values"_a.noconvert(), "layers"_a.noconvert())
         .def("cancel", [](PySession& s) { s.cancel = true; })
         .def_prop_ro("view_bytes", [](const PySession& s) { return s.session->view_bytes(); })
-        .def("run_bytes", [](const PySession& s, long positions) { return s.session->run_bytes(positions); });
+        .def("run_bytes", [](const PySession& s, long positions) {
+            require(positions >= 0, "a negative number of positions");
+            return s.session->run_bytes(positions);
+        });
 }
 
 }  // namespace krypton

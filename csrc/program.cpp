@@ -8,7 +8,7 @@ namespace krypton {
 Program::Program(const std::string& isa, long height, long width, long channels)
     : kernels_(krypton::kernels(isa.empty() ? nullptr : isa.c_str())) {
     if (!kernels_) throw std::invalid_argument("this machine cannot run kernels for '" + isa + "'");
-    values_.push_back({height, width, channels, {}});
+    add_value({height, width, channels, {}});
 }
 
 std::size_t Program::weight_bytes() const {
@@ -21,9 +21,28 @@ std::size_t Program::weight_bytes() const {
     return bytes;
 }
 
-void Program::check_value(int value) const {
+int Program::add_value(Value value) {
+    if (sealed_) throw std::invalid_argument("a program with a session can not grow");
+    for (long size : {value.height, value.width})
+        if (size < 1 || size > kLargestSize)
+            throw std::invalid_argument("a value cannot have a side of " + std::to_string(size));
+    if (value.channels < 1 || value.channels > kMostChannels)
+        throw std::invalid_argument("a value cannot have " + std::to_string(value.channels) + " channels");
+    values_.push_back(std::move(value));
+    return static_cast<int>(values_.size()) - 1;
+}
+
+int Program::add_layer(RowLayer layer) {
+    if (sealed_) throw std::invalid_argument("a program with a session can not grow");
+    if (layer.size < 1) throw std::invalid_argument("a layer cannot be empty");
+    layers_.push_back(std::move(layer));
+    return static_cast<int>(layers_.size()) - 1;
+}
+
+void Program::check_changing(int value) const {
     if (value < 0 || value >= static_cast<int>(values_.size()))
         throw std::invalid_argument("there is no value " + std::to_string(value));
+    if (!values_[value].constant.empty()) throw std::invalid_argument("a layer of a constant");
 }
 
 int Program::add_constant(long height, long width, long channels, const float* pixels) {
@@ -31,16 +50,13 @@ int Program::add_constant(long height, long width, long channels, const float* p
     value.constant.assign(value.pixels() * value.stored(), 0.0f);
     for (long i = 0; i < value.pixels(); ++i)
         std::copy_n(pixels + i * channels, channels, value.constant.begin() + i * value.stored());
-    values_.push_back(std::move(value));
-    return static_cast<int>(values_.size()) - 1;
+    return add_value(std::move(value));
 }
 
 int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width,
                  long channels, const Epilogue& epilogue) {
-    for (int operand : operands) check_value(operand);
-    values_.push_back({height, width, channels, {}});
     op->operands = std::move(operands);
-    op->value = static_cast<int>(values_.size()) - 1;
+    op->value = add_value({height, width, channels, {}});
     op->epilogue = epilogue;
     op->stored = values_.back().stored();
     operators_.push_back(std::move(op));
@@ -54,14 +70,13 @@ std::vector<float> Program::padded_bias(const float* bias, long size) const {
 }
 
 int Program::add_mean(int value, const Epilogue& epilogue) {
-    check_value(value);
-    layers_.push_back({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});
-    return static_cast<int>(layers_.size()) - 1;
+    check_changing(value);
+    return add_layer({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});
 }
 
 int Program::add_cells(int value, long size, const float* weight, const float* bias,
                        const Epilogue& epilogue) {
-    check_value(value);
+    check_changing(value);
     const Value& v = values_[value];
     RowLayer layer{RowLayer::kCells, value, size, {}, padded_bias(bias, size), epilogue};
     const long cells = v.pixels();
@@ -72,8 +87,7 @@ int Program::add_cells(int value, long size, const float* weight, const float* b
                 const float* from = weight + (n * v.channels + c) * cells;
                 for (long cell = 0; cell < cells; ++cell) layer.weights[cell].at(c, n) = from[cell];
             }
-    layers_.push_back(std::move(layer));
-    return static_cast<int>(layers_.size()) - 1;
+    return add_layer(std::move(layer));
 }
 
 int Program::add_dense(int layer, long size, const float* weight, const float* bias,
@@ -85,8 +99,7 @@ int Program::add_dense(int layer, long size, const float* weight, const float* b
     dense.weights.emplace_back(*kernels_, depth, size);
     for (long n = 0; n < size; ++n)
         for (long k = 0; k < depth; ++k) dense.weights[0].at(k, n) = weight[n * depth + k];
-    layers_.push_back(std::move(dense));
-    return static_cast<int>(layers_.size()) - 1;
+    return add_layer(std::move(dense));
 }
 
 }  // namespace krypton

@@ -14,6 +14,10 @@ struct Value {
     long pixels() const { return height * width; }
 };
 
+// Far more than any image has, and the product of all is no overflow.
+constexpr long kLargestSize = 1L << 20;
+constexpr long kMostChannels = 1L << 16;
+
 // A vector for every position.
 struct RowLayer {
     enum Kind { kMean, kCells, kDense } kind;
@@ -39,6 +43,9 @@ class Program {
     const std::vector<RowLayer>& layers() const { return layers_; }
     std::size_t weight_bytes() const;
 
+    // From now on nothing is added: a session laid out its memory for what there is.
+    void seal() { sealed_ = true; }
+
     // Each returns the number of the value (or layer) that it adds. The input is value 0.
     int add_constant(long height, long width, long channels, const float* pixels);
     int add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width, long channels,
@@ -51,12 +58,15 @@ class Program {
 
   private:
     const Kernels* kernels_;
+    bool sealed_ = false;
     std::vector<Value> values_;
     std::vector<std::unique_ptr<Operator>> operators_;
     std::vector<RowLayer> layers_;
 
     std::vector<float> padded_bias(const float* bias, long size) const;
-    void check_value(int value) const;
+    int add_value(Value value);
+    int add_layer(RowLayer layer);
+    void check_changing(int value) const;
 };
 
 }  // namespace krypton

@@ -47,6 +47,7 @@ from krypton_engine.windows import SlidingWindow
 from krypton_engine.zoo import load_image, load_model
 
 MODELS = ("vgg16", "resnet18", "inception_v3")
+MORE_MODELS = ("densenet121", "mobilenet_v2", "efficientnet-lite0")  # with the first window only
 WINDOWS = ("16/4", "16/8", "32/8")
 FAMILIES = (
     "alexnet", "vgg11", "resnet18", "resnet50", "inception_v3", "googlenet", "densenet121", "mobilenet_v2",
@@ -100,7 +101,7 @@ class Effort:
     trials: int
 
 
-FULL = Effort(rounds=3, seconds=45, images=16, trials=2)
+FULL = Effort(rounds=3, seconds=15, images=16, trials=2)
 QUICK = Effort(rounds=2, seconds=6, images=8, trials=1)
 SURVEY = Effort(rounds=3, seconds=8, images=8, trials=1)
 SURVEY_QUICK = Effort(rounds=2, seconds=2, images=8, trials=1)
@@ -132,6 +133,9 @@ class Result:
     captum_ms: Spread
     krypton_ms: Spread
     speed_up: Spread
+    executor: str
+    reference_ms: Spread | None
+    reference_speed_up: Spread | None
     incremental: bool
     redundancy_ratio: float | None
     first_call_seconds: float
@@ -235,6 +239,28 @@ def pilot(window: SlidingWindow) -> Tensor | None:
     return bands(window, 1.5 * PILOT / len(window))
 
 
+class Side:
+    """Krypton with one executor, on a sample of a window's positions that takes about ``seconds``."""
+
+    def __init__(self, occlusion: KryptonOcclusion, x: Tensor, window: SlidingWindow, seconds: float) -> None:
+        self.occlusion, self.x, self.window = occlusion, x, window
+        self.sampled = 0
+        krypton(occlusion, x, window, first_position(window))
+        self.alone = min(krypton(occlusion, x, window, first_position(window))[0] for _ in range(2))
+        expected = self._whole_map(*krypton(occlusion, x, window, pilot(window)))
+        self.region = bands(window, seconds / expected)
+
+    def seconds_a_position(self) -> float:
+        """Of the whole map, from those of the sample."""
+        seconds, heatmap = krypton(self.occlusion, self.x, self.window, self.region)
+        self.sampled = int(heatmap.measured.sum())
+        return self._whole_map(seconds, heatmap) / len(self.window)
+
+    def _whole_map(self, seconds: float, heatmap: Heatmap) -> float:
+        share = (len(self.window) - 1) / max(int(heatmap.measured.sum()) - 1, 1)
+        return self.alone + (seconds - self.alone) * share
+
+
 # -- one row of the table ------------------------------------------------------------------------------------
 
 
@@ -242,41 +268,43 @@ def measure(case: Case, text: str, executor: Any, effort: Effort) -> Result:
     """Times both sides in turns, and compares their numbers."""
     x, window = case.x, parse_window(text, case.x)
     occlusion = KryptonOcclusion(case.model, executor=executor)
-    first, _ = krypton(occlusion, x, window, first_position(window))
-    alone = min(krypton(occlusion, x, window, first_position(window))[0] for _ in range(2))
-
-    def whole_map(seconds: float, heatmap: Heatmap) -> float:
-        """Seconds of all positions, from those of some."""
-        return alone + (seconds - alone) * (len(window) - 1) / max(int(heatmap.measured.sum()) - 1, 1)
-
-    expected = whole_map(*krypton(occlusion, x, window, pilot(window)))
-    region = bands(window, effort.seconds / expected)
-    captum_ms, krypton_ms, sampled = [], [], 0
+    first, heatmap = krypton(occlusion, x, window, first_position(window))
+    plan = heatmap.plan
+    chosen = plan.executor.split(" ")[0] if plan is not None else "full"
+    ours = Side(occlusion, x, window, effort.seconds)
+    theirs = None
+    if chosen == "native":
+        theirs = Side(KryptonOcclusion(case.model, executor="reference"), x, window, effort.seconds)
+    captum_ms, krypton_ms, reference_ms = [], [], []
     for _ in range(effort.rounds):
         captum_ms.append(1e3 * captum_seconds(case.model, x, case.batch, effort.images))
-        seconds, heatmap = krypton(occlusion, x, window, region)
-        krypton_ms.append(1e3 * whole_map(seconds, heatmap) / len(window))
-        sampled = int(heatmap.measured.sum())
-    plan = heatmap.plan
+        krypton_ms.append(1e3 * ours.seconds_a_position())
+        if theirs is not None:
+            reference_ms.append(1e3 * theirs.seconds_a_position())
     difference, span = largest_difference(case, occlusion, window)
     return Result(
         model=case.name,
         size=x.shape[-1],
         window=text,
         positions=len(window),
-        sampled=sampled,
+        sampled=ours.sampled,
         rounds=effort.rounds,
         captum_batch=case.batch,
         captum_layout=case.layout,
         captum_ms=Spread.of(captum_ms),
         krypton_ms=Spread.of(krypton_ms),
         speed_up=Spread.of([a / b for a, b in zip(captum_ms, krypton_ms, strict=True)]),
+        executor=chosen,
+        reference_ms=Spread.of(reference_ms) if reference_ms else None,
+        reference_speed_up=(
+            Spread.of([a / b for a, b in zip(captum_ms, reference_ms, strict=True)]) if reference_ms else None
+        ),
         incremental=plan is not None and plan.incremental,
         redundancy_ratio=None if plan is None else plan.redundancy_ratio,
-        first_call_seconds=first - alone,
+        first_call_seconds=first - ours.alone,
         difference=difference,
         span=span,
-        beside_layers=beside_layers(occlusion, x, window),
+        beside_layers=beside_layers(occlusion if theirs is None else theirs.occlusion, x, window),
     )
 
 
@@ -517,7 +545,8 @@ def table(results: Sequence[Result], about: dict[str, Any]) -> str:
     memory = any(r.krypton_mib is not None for r in results)
     head = [
         "model (pixels)", "window/stride", "Captum at its best, ms a position", "Krypton, ms a position",
-        "faster by", "redundancy ratio", "largest difference", "beside conv and linear", "first call, s",
+        "faster by", "reference executor", "redundancy ratio", "largest difference",
+        "reference: beside conv and linear", "first call, s",
     ]  # fmt: skip
     head += ["peak memory, Captum / Krypton, MiB"] if memory else []
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
@@ -527,8 +556,9 @@ def table(results: Sequence[Result], about: dict[str, Any]) -> str:
             f"{r.model} ({r.size})",
             r.window,
             f"{r.captum_ms}, batch {r.captum_batch}, {r.captum_layout}",
-            f"{r.krypton_ms}" + ("" if r.incremental else ", full inference"),
+            f"{r.krypton_ms}, {r.executor}" + ("" if r.incremental else ", full inference"),
             f"**{r.speed_up.median:.2f}x** ({r.speed_up.low:.2f} to {r.speed_up.high:.2f}){below}",
+            "-" if r.reference_speed_up is None else f"{r.reference_speed_up.median:.2f}x",
             "-" if r.redundancy_ratio is None else f"{r.redundancy_ratio:.2f}",
             f"{r.difference:.0e} of {r.span:.0e}",
             "-" if r.beside_layers is None else f"{r.beside_layers:.0%}",
@@ -595,9 +625,9 @@ def comparisons(args: argparse.Namespace, job: Job) -> Iterator[Result]:
     full, quick = (SURVEY, SURVEY_QUICK) if args.survey else (FULL, QUICK)
     effort = quick if args.quick else full
     windows = args.windows or (WINDOWS[:1] if args.quick or args.survey else WINDOWS)
-    for name in args.models or (FAMILIES if args.survey else MODELS):
+    for name in args.models or (FAMILIES if args.survey else MODELS + MORE_MODELS):
         case = load_case(name, args.image, trials=effort.trials)
-        for window in windows:
+        for window in windows[:1] if name in MORE_MODELS and not args.models else windows:
             result = measure(case, window, args.executor, effort)
             if not args.survey:
                 mine = replace(job, model=name, layout=case.layout, window=window, batch=case.batch)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from krypton_engine import FallbackWarning, Heatmap, KryptonOcclusion, zoo
+from krypton_engine.occlusion import Executor
 
 ODD_SIZE = (97, 131)
 LARGEST = 16 * 2**30
@@ -192,7 +193,7 @@ def occluded_copies(
     return copies
 
 
-def compare(case: Case) -> Comparison:
+def compare(case: Case, executor: Executor = "auto") -> Comparison:
     """Krypton, PyTorch in float32 and PyTorch in float64, on a few positions far from each other."""
     model, x = case.make(), case.image()[None]
     sizes = x.shape[2:]
@@ -210,7 +211,7 @@ def compare(case: Case) -> Comparison:
     window = (x.shape[1], *case.window)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        heatmap = KryptonOcclusion(model, memory_budget=LARGEST).heatmap(
+        heatmap = KryptonOcclusion(model, executor=executor, memory_budget=LARGEST).heatmap(
             x, window, window, case.baseline, region=region, classes="all"
         )
     outputs = heatmap.values if heatmap.outputs is None else heatmap.outputs

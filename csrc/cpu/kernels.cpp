@@ -360,10 +360,11 @@ void pool(const Pooling& p) {
 
 // -- functions of single elements ------------------------------------------------------------------------
 
-// exp by 2^n * e^r, |r| <= ln 2 / 2, e^r by its Taylor series to the seventh power: error below one unit
-// in the last place.
+// e^x, or e^x - 1, by 2^n * e^r, |r| <= ln 2 / 2, e^r - 1 by its Taylor series to the seventh power: error
+// below one unit in the last place.
+template <bool MINUS_ONE = false>
 inline Lanes exponential(Lanes x) {
-    x = clamp(x, splat(-87.3f), splat(88.7f));
+    x = clamp(x, splat(-87.3f), splat(88.3f));  // where 2^n is a normal number
     const Lanes magic = splat(12582912.0f);  // adding it rounds to an integer
     const Lanes n = (x * 1.44269504f + magic) - magic;
     const Lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -373,10 +374,10 @@ inline Lanes exponential(Lanes x) {
     y = y * r + 1.0f / 24;
     y = y * r + 1.0f / 6;
     y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
+    y = (y * r + 1.0f) * r;
     const Integers exponent = (__builtin_convertvector(n, Integers) + 127) << 23;
-    return y * (Lanes)exponent;  // a vector cast keeps the bits
+    const Lanes power = (Lanes)exponent;  // a vector cast keeps the bits
+    return y * power + (MINUS_ONE ? power - 1.0f : power);
 }
 
 inline Lanes sigmoid(Lanes x) { return 1.0f / (1.0f + exponential(-x)); }
@@ -424,7 +425,7 @@ inline Lanes apply(Lanes x, float parameter) {
         case kHardSigmoid: return clamp(x + 3.0f, zero, splat(6.0f)) * (1.0f / 6);
         case kHardSwish: return x * clamp(x + 3.0f, zero, splat(6.0f)) * (1.0f / 6);
         case kLeakyRelu: return x < zero ? x * parameter : x;
-        case kElu: return x < zero ? parameter * (exponential(x) - 1.0f) : x;
+        case kElu: return x < zero ? parameter * exponential<true>(x) : x;
         case kTanh: return hyperbolic_tangent(x);
         case kGelu: return 0.5f * x * (1.0f + error_function(x * static_cast<float>(kRootHalf)));
         case kGeluTanh:

@@ -1,3 +1,5 @@
-"""The Jupyter explorer widget. It comes with its own issue; nothing is public here yet."""
+"""The Jupyter widget: a live occlusion map with its controls (`OcclusionExplorer`)."""
 
-__all__: list[str] = []
+from krypton_widget.explorer import OcclusionExplorer
+
+__all__ = ["OcclusionExplorer"]

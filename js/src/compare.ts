@@ -1,0 +1,77 @@
+// Approximate, exact and their difference side by side, with what each cost.
+import { h, type Listening, onRepaint } from "./dom";
+import { drops, overlay, sheet } from "./paint";
+import type { Scene } from "./scene";
+import { type Comparison, floats, MEASURED, ordinal, seconds } from "./state";
+
+const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+const times = (factor: number) => `${factor >= 10 ? factor.toFixed(0) : factor.toFixed(1)}×`;
+
+export function compare(listening: Listening, scene: Scene): HTMLElement {
+  const panels = ["Approximate", "Exact", "Difference"].map((name) => {
+    const canvas = h("canvas", { role: "img", "aria-label": `${name} map`, "data-panel": name.toLowerCase() });
+    const note = h("small", {});
+    return { canvas, note, element: h("figure", {}, canvas, h("figcaption", {}, h("b", {}, name), note)) };
+  });
+  const figures = h("dl", { class: "kr-figures" });
+  const section = h(
+    "section",
+    { class: "kr-compare", "aria-label": "Approximate beside exact" },
+    h("h3", {}, "Approximate beside exact"),
+    h("div", { class: "kr-panels" }, ...panels.map((panel) => panel.element)),
+    figures,
+  );
+  const draw = onRepaint(() => {
+    const found = listening.model.get("_comparison");
+    const there = "ssim" in found && scene.map !== null && found.target === scene.map.target;
+    section.hidden = !there;
+    if (!there || !scene.picture) return;
+    const c = found as Comparison;
+    const { height, width, table, limit } = scene;
+    const all = new Uint8Array(c.rows * c.columns).fill(MEASURED);
+    const [approximate, exact] = [floats(c.approximate), floats(c.exact)];
+    const error = exact.map((value, i) => value - (approximate[i] ?? 0));
+    const largest = error.reduce((most, e) => Math.max(most, Math.abs(e)), 0);
+    [drops(approximate, c.base), drops(exact, c.base), error].forEach((cells, i) => {
+      const canvas = panels[i]?.canvas;
+      const context = canvas?.getContext("2d");
+      if (!canvas || !context || !scene.picture) return;
+      [canvas.height, canvas.width] = [2 * height, 2 * width];
+      context.drawImage(scene.picture, 0, 0, canvas.width, canvas.height);
+      context.imageSmoothingEnabled = false;
+      const pixels = overlay(cells, all, c, height, width, limit, table, listening.model.get("opacity"));
+      context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
+    });
+    const notes = [
+      `${ordinal(c.step)} position per axis, ${seconds(c.seconds)}`,
+      `every position, ${seconds(c.exactSeconds)}`,
+      `same colours; at most ${largest.toFixed(3)}`,
+    ];
+    notes.forEach((note, i) => {
+      const panel = panels[i];
+      if (panel) panel.note.textContent = note;
+    });
+    figures.replaceChildren(
+      ...(
+        [
+          ["ssim", "SSIM", c.ssim.toFixed(3), "measured on this map"],
+          ["share", "positions computed", percent(c.measured / c.positions), `${c.measured} of ${c.positions}`],
+          ["exact", "against our exact map", times(c.speedUp), "faster, measured"],
+          c.fullSpeedUp === null
+            ? ["full", "against full inference", "…", "being timed"]
+            : [
+                "full",
+                "against full inference",
+                times(c.fullSpeedUp),
+                `faster, estimated: ${seconds(c.fullSeconds ?? 0)} from timed passes; exact ${times(c.fullSpeedUpExact ?? 0)}`,
+              ],
+        ] as const
+      ).map(([key, term, value, note]) =>
+        h("div", { "data-figure": key }, h("dt", {}, term), h("dd", {}, h("b", {}, value), h("small", {}, note))),
+      ),
+    );
+  });
+  listening.to(["_comparison"], draw);
+  scene.watch(draw);
+  return section;
+}

@@ -1,0 +1,75 @@
+// Elements, and listeners that end with the view.
+import type { Model, State } from "./state";
+
+type Props = Record<string, string | number | boolean | null | ((event: never) => void)>;
+
+/** An element: properties beginning with "on" are listeners, the others attributes. */
+export function h<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  props: Props = {},
+  ...children: (Node | string)[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value as (event: Event) => void);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value !== null) element.setAttribute(name, String(value));
+  }
+  element.append(...children);
+  return element;
+}
+
+let count = 0;
+
+/** A name that no other element of the page has. */
+export function unique(prefix: string): string {
+  count += 1;
+  return `krypton-${prefix}-${count}`;
+}
+
+/** Listens to traits of the model until the view goes. */
+export class Listening {
+  private readonly ends: (() => void)[] = [];
+
+  constructor(readonly model: Model) {}
+
+  /** Calls `action` now and whenever one of the traits changes. */
+  to(names: (keyof State & string)[], action: () => void): void {
+    for (const name of names) {
+      this.model.on(`change:${name}`, action);
+      this.ends.push(() => this.model.off(`change:${name}`, action));
+    }
+    action();
+  }
+
+  atEnd(action: () => void): void {
+    this.ends.push(action);
+  }
+
+  end(): void {
+    for (const end of this.ends.splice(0)) end();
+  }
+}
+
+/** Calls `action` once before the next repaint, however often it is asked for. */
+export function onRepaint(action: () => void): () => void {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      action();
+    });
+  };
+}
+
+/** A picture out of the bytes of a PNG. */
+export async function bitmap(bytes: DataView): Promise<ImageBitmap> {
+  return createImageBitmap(new Blob([png(bytes)], { type: "image/png" }));
+}
+
+/** The address of a picture, for an `img`; to be revoked once it has been loaded. */
+export function png(bytes: DataView): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength).slice();
+}

@@ -1,0 +1,70 @@
+// Look closer: the occluded image of one position, and the number behind its pixel.
+import { h, onRepaint } from "./dom";
+import { patchBox } from "./geometry";
+import type { Scene } from "./scene";
+import { digits, INTERPOLATED, signed, UNKNOWN } from "./state";
+
+/** What is known of the cell looked at, in words. */
+export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
+  const { map, cell } = scene;
+  if (!map || !cell) return null;
+  const i = cell.row * map.columns + cell.column;
+  const box = patchBox(cell, map, scene.height, scene.width);
+  const place = `rows ${box.top}–${box.bottom - 1}, columns ${box.left}–${box.right - 1}`;
+  const known = map.known[i] ?? UNKNOWN;
+  if (known === UNKNOWN) return { rows: [["pixels", place]], how: "not measured", text: `${place}: not measured` };
+  const value = map.values[i] ?? NaN;
+  const drop = map.base - value;
+  const name = scene.name(map.target);
+  const rows: [string, string][] = [
+    [name, `${digits(map.base)} → ${digits(value)}`],
+    ["drop", signed(drop)],
+  ];
+  let text = `${place}: ${name} ${digits(value)}, drop ${signed(drop)}`;
+  const other = map.classes[i] ?? -1;
+  if (known !== INTERPOLATED && other >= 0) {
+    const share = digits(map.classValues[i] ?? NaN);
+    const flips = other !== scene.model.get("_view").predicted;
+    rows.push([flips ? "flips to" : "still says", `${scene.name(other)} ${share}`]);
+    text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;
+  }
+  rows.push(["pixels", place]);
+  const how = known === INTERPOLATED ? "interpolated" : "measured";
+  return { rows, how, text: `${text}, ${how}` };
+}
+
+export function inspector(scene: Scene): HTMLElement {
+  const canvas = h("canvas", { class: "kr-thumb", role: "img", "aria-label": "The image with the patch on it" });
+  const caption = h("p", { class: "kr-how" });
+  const table = h("dl", {});
+  const unpin = h("button", { type: "button", class: "kr-link", onclick: () => scene.pin(null) }, "Unpin");
+  const hint = h("p", { class: "kr-hint" }, "Point at the map to see the patch there; click to pin it.");
+  const body = h("div", { class: "kr-inspected" }, canvas, h("div", {}, caption, table));
+  const draw = onRepaint(() => {
+    const found = describe(scene);
+    body.hidden = !found;
+    hint.hidden = !!found;
+    unpin.hidden = !scene.pinned;
+    if (!found || !scene.cell || !scene.map || !scene.picture) return;
+    canvas.height = scene.height;
+    canvas.width = scene.width;
+    const context = canvas.getContext("2d");
+    if (context) {
+      const box = patchBox(scene.cell, scene.map, scene.height, scene.width);
+      const size = [box.right - box.left, box.bottom - box.top] as const;
+      context.drawImage(scene.picture, 0, 0);
+      if (scene.patch) context.drawImage(scene.patch, box.left, box.top, ...size, box.left, box.top, ...size);
+    }
+    caption.textContent = found.how;
+    caption.dataset.how = found.how;
+    table.replaceChildren(...found.rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
+  });
+  scene.watch(draw);
+  return h(
+    "div",
+    { class: "kr-group kr-inspector" },
+    h("h3", {}, "Under the pointer", unpin),
+    hint,
+    body,
+  );
+}

@@ -1,0 +1,105 @@
+// Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
+import { spread } from "./geometry";
+import { type Grid, MEASURED, UNKNOWN } from "./state";
+
+/** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
+export function tone(drop: number, limit: number): number {
+  const share = (drop / limit + 1) / 2;
+  return Math.min(255, Math.max(0, Math.round(share * 255)));
+}
+
+/** How much of the colour covers the picture: the smaller a change, the more of the picture shows. */
+export function weight(drop: number, limit: number, opacity: number): number {
+  return opacity * Math.min(1, Math.abs(drop) / limit) ** 0.75;
+}
+
+/** Colours over the picture's pixels, each that of the position centred nearest. */
+export function overlay(
+  drops: Float32Array,
+  known: Uint8Array,
+  grid: Grid,
+  height: number,
+  width: number,
+  limit: number,
+  table: Uint8Array,
+  opacity: number,
+): Uint8ClampedArray<ArrayBuffer> {
+  const cells = new Uint8ClampedArray(grid.rows * grid.columns * 4);
+  for (let i = 0; i < drops.length; i++) {
+    if (known[i] === UNKNOWN) continue;
+    const drop = drops[i] ?? 0;
+    const colour = 3 * tone(drop, limit);
+    cells[4 * i] = table[colour] ?? 0;
+    cells[4 * i + 1] = table[colour + 1] ?? 0;
+    cells[4 * i + 2] = table[colour + 2] ?? 0;
+    cells[4 * i + 3] = 255 * weight(drop, limit, opacity);
+  }
+  const pixels = new Uint8ClampedArray(height * width * 4);
+  const source = new Uint32Array(cells.buffer);
+  const target = new Uint32Array(pixels.buffer);
+  const columns = spread(width, grid.columns, grid);
+  const rows = spread(height, grid.rows, grid);
+  for (let y = 0; y < height; y++) {
+    const row = (rows[y] ?? 0) * grid.columns;
+    for (let x = 0; x < width; x++) target[y * width + x] = source[row + (columns[x] ?? 0)] ?? 0;
+  }
+  return pixels;
+}
+
+/** How much the output falls at every cell: `base - value`. */
+export function drops(values: Float32Array, base: number): Float32Array {
+  return values.map((value) => base - value);
+}
+
+/** The pixels at the edge of a mask. */
+export function outline(mask: Uint8Array, height: number, width: number): Uint8ClampedArray<ArrayBuffer> {
+  const pixels = new Uint8ClampedArray(height * width * 4);
+  const inside = (y: number, x: number) => y >= 0 && x >= 0 && y < height && x < width && mask[y * width + x];
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const edge = inside(y, x) && !(inside(y - 1, x) && inside(y + 1, x) && inside(y, x - 1) && inside(y, x + 1));
+      if (edge) pixels.set([255, 255, 255, 235], 4 * (y * width + x));
+    }
+  }
+  return pixels;
+}
+
+/** Stops of a CSS gradient for the part of the scale that outputs can reach. */
+export function gradient(table: Uint8Array, from: number, to: number): string {
+  const stops = Array.from({ length: 17 }, (_, i) => {
+    const colour = 3 * Math.min(255, Math.max(0, Math.round(255 * (from + ((to - from) * i) / 16))));
+    return `rgb(${table[colour]} ${table[colour + 1]} ${table[colour + 2]})`;
+  });
+  return `linear-gradient(to right, ${stops.join(", ")})`;
+}
+
+/** Outputs at the ends of the colour bar: of probabilities, only what can be. */
+export function reach(base: number, limit: number, areShares: boolean): [number, number] {
+  const [low, high] = [base - limit, base + limit];
+  return areShares ? [Math.max(0, low), Math.min(1, high)] : [low, high];
+}
+
+/** Centres of measured cells, in pixels of the input, if any cell between them is interpolated. */
+export function dots(known: Uint8Array, grid: Grid, height: number, width: number): { x: number; y: number }[] {
+  if (!known.some((how) => how !== MEASURED && how !== UNKNOWN)) return [];
+  const found = [];
+  for (let row = 0; row < grid.rows; row++) {
+    for (let column = 0; column < grid.columns; column++) {
+      if (known[row * grid.columns + column] !== MEASURED) continue;
+      found.push({
+        x: Math.min(width - 1, column * grid.stride + grid.window / 2),
+        y: Math.min(height - 1, row * grid.stride + grid.window / 2),
+      });
+    }
+  }
+  return found;
+}
+
+/** A canvas that holds pixels of the input's size, to be scaled when drawn. */
+export function sheet(pixels: Uint8ClampedArray<ArrayBuffer>, height: number, width: number): HTMLCanvasElement {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d")?.putImageData(new ImageData(pixels, width, height), 0, 0);
+  return canvas;
+}

@@ -1,0 +1,641 @@
+"""OcclusionExplorer: move a slider, watch the explanation redraw."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from torch import Tensor, nn
+
+from krypton_engine.errors import InputError, OcclusionCancelled
+from krypton_engine.heatmap import Heatmap
+from krypton_engine.occlusion import Activation, KryptonOcclusion
+from krypton_engine.prepare import evaluation_mode
+from krypton_engine.windows import SlidingWindow
+from krypton_widget import maps, takeaway
+from krypton_widget.filling import every
+from krypton_widget.maps import Known, Memory, Question, Region, step_for
+from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png
+from krypton_widget.worker import Cancelled, LatestWins, Pace
+
+_STATIC = Path(__file__).parent / "static"
+
+COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
+"""Offered by the page: diverging, and light or dark in the middle. Any other of Matplotlib's may be set."""
+
+_REDRAW_SECONDS = 0.08
+"""Between two updates of the screen; there is no back-pressure, so no faster than people see."""
+
+_MEMORY = 256 * 2**20
+"""Bytes of finished maps that are kept, and the most that one map may take with all its classes."""
+
+_FULL_BATCHES = (1, 8)
+"""Batch sizes that are tried for the time of full inference."""
+
+_ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index")
+
+
+class OcclusionExplorer(anywidget.AnyWidget):
+    """A live occlusion map with everything to play with beside it.
+
+    The map runs at once, coarse first, and again whenever a control moves, here or on the page; the newest
+    wins. Every control is a trait: set it, ``observe`` it, ``link`` it.
+
+    Args:
+        model: A module (or any callable) from a batch of images to one row of classes for each.
+        image: PIL image, NumPy array (height, width[, channels]), tensor (channels, height, width), or a list
+            of these to pick from.
+        preprocess: From one of these images to the model's input (channels, height, width); None for uint8
+            height x width x channels to float channels x height x width / 255, and nothing else.
+        class_names: One a class.
+        target: The class explained; None for the predicted one.
+        window: Side of the patch, in pixels of the model's input.
+        stride: Its step. It never exceeds the window: it is lowered with it.
+        ssim_target: How much the map should resemble the exact one: from 0.9 every second position along
+            each axis is measured, below every fourth; those between are interpolated, and said to be.
+        exact: Measure every position.
+        baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
+            ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred).
+        region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
+        opacity: Of the colours, 0 to 1.
+        colormap: One of Matplotlib's.
+        scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
+            maps seen; ``"fixed"``: at ``limit``.
+        limit: See ``scale``.
+        activation: Makes probabilities of outputs; ``"auto"`` is softmax, unless the rows are probabilities
+            already or have one number.
+        executor: As of `krypton_engine.KryptonOcclusion`.
+
+    Raises:
+        InputError: An argument cannot be used, or the model raises on the first image.
+
+    Examples::
+
+        >>> explorer = OcclusionExplorer(model, image, preprocess=preprocess, class_names=names)
+        >>> explorer.window = 32
+        >>> explorer.wait()
+        >>> explorer.heatmap.drop
+    """
+
+    _esm = _STATIC / "widget.js"
+    _css = _STATIC / "widget.css"
+
+    window = traitlets.Int(16).tag(sync=True)
+    stride = traitlets.Int(8).tag(sync=True)
+    ssim_target = traitlets.Float(0.95, min=0.0, max=1.0).tag(sync=True)
+    exact = traitlets.Bool(False).tag(sync=True)
+    baseline = traitlets.Enum(BASELINES, "grey").tag(sync=True)
+    region = traitlets.Any(None, allow_none=True)
+    target = traitlets.Int(None, allow_none=True).tag(sync=True)
+    image_index = traitlets.Int(0).tag(sync=True)
+    opacity = traitlets.Float(0.85, min=0.0, max=1.0).tag(sync=True)
+    colormap = traitlets.Unicode(COLORMAPS[0]).tag(sync=True)
+    scale = traitlets.Enum(("own", "shared", "fixed"), "own").tag(sync=True)
+    limit = traitlets.Float(1.0).tag(sync=True)
+
+    running = traitlets.Bool(False, help="Whether a run is under way; read only.").tag(sync=True)
+    error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
+
+    _class_names: traitlets.List[str] = traitlets.List().tag(sync=True)
+    _colours = traitlets.Dict().tag(sync=True)
+    _thumbnails: traitlets.List[bytes] = traitlets.List().tag(sync=True)
+    _view = traitlets.Dict().tag(sync=True)
+    _frame = traitlets.Dict().tag(sync=True)
+    _comparison = traitlets.Dict().tag(sync=True)
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        image: Any,
+        *,
+        preprocess: Preprocess | None = None,
+        class_names: Sequence[str] | None = None,
+        target: int | None = None,
+        window: int = 16,
+        stride: int = 8,
+        ssim_target: float = 0.95,
+        exact: bool = False,
+        baseline: Literal["grey", "black", "mean", "blur"] = "grey",
+        region: Region = None,
+        opacity: float = 0.85,
+        colormap: str = COLORMAPS[0],
+        scale: Literal["own", "shared", "fixed"] = "own",
+        limit: float = 1.0,
+        activation: Activation | Literal["auto"] = "auto",
+        executor: Literal["auto", "native", "reference"] = "auto",
+    ) -> None:
+        if not callable(model):
+            raise InputError(f"model is {type(model).__name__}; accepted is a module or another callable")
+        if preprocess is not None and not callable(preprocess):
+            raise InputError(f"preprocess is {type(preprocess).__name__}; accepted are None or a callable")
+        self._images = list(image) if isinstance(image, (list, tuple)) else [image]
+        if not self._images:
+            raise InputError("image is an empty list; accepted are an image or a list of them")
+        self._model, self._preprocess = model, preprocess
+        self._inputs: dict[int, ModelInput] = {}
+        self._bases: dict[int, Tensor] = {}
+        self._occlusion = KryptonOcclusion(model, executor)
+        self._memory = Memory(_MEMORY)
+        self._pass_seconds: dict[tuple[int, ...], float] = {}
+        # One lock around every update of the page; what belongs to an older run is dropped inside it.
+        self._lock = threading.RLock()
+        self._generation = 0
+        self._worker = LatestWins("krypton explorer")
+        self._question: Question | None = None
+
+        first = self._answered(0)
+        self._activation = _auto(first) if activation == "auto" else activation
+        classes = first.shape[1]
+        names = [str(i) for i in range(classes)] if class_names is None else [str(n) for n in class_names]
+        if len(names) != classes:
+            raise InputError(f"class_names has {len(names)} names; the model has {classes} classes")
+        self._classes = classes
+        super().__init__(
+            window=window,
+            stride=min(stride, window) if isinstance(stride, int) and isinstance(window, int) else stride,
+            ssim_target=ssim_target,
+            exact=exact,
+            baseline=baseline,
+            region=region,
+            target=target,
+            opacity=opacity,
+            colormap=colormap,
+            scale=scale,
+            limit=limit,
+            _class_names=names,
+            _colours={name: _table(name) for name in COLORMAPS},
+        )
+        if len(self._images) > 1:
+            self._thumbnails = [_thumbnail(item) for item in self._images]
+        self.observe(self._lower_stride, "window")
+        self.observe(self._another_image, "image_index")
+        self.observe(self._ask, list(_ASKS))
+        self.observe(self._another_target, "target")
+        self.on_msg(self._on_message)
+        atexit.register(self._worker.close)
+        self._ask()
+
+    # -- what a user calls -----------------------------------------------------------------------------
+
+    @property
+    def heatmap(self) -> Heatmap | None:
+        """What has been measured so far for the target shown; never an interpolated value."""
+        with self._lock:
+            if self._question is None:
+                return None
+            known = self._memory.of(self._question).heatmap
+            return None if known is None else self._for_target(known)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when the latest run has ended, or been cancelled.
+
+        Raises:
+            TimeoutError: It has not after ``timeout`` seconds.
+            Exception: What the run raised.
+        """
+        self._worker.wait(timeout)
+
+    def cancel(self) -> None:
+        """Stop the run; what it measured stays, and the next run goes on from there."""
+        self._worker.cancel()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``.png`` (a picture), ``.npz`` (the numbers), or ``.html`` (the page, without a kernel).
+
+        Raises:
+            InputError: Another ending, a folder that does not exist, or nothing has been measured yet.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
+        path.write_bytes(self._file(path.suffix.removeprefix(".")))
+
+    def close(self) -> None:
+        """Stop the run, end its thread and take the widget off the page."""
+        atexit.unregister(self._worker.close)
+        self._worker.close()
+        super().close()
+
+    # -- controls --------------------------------------------------------------------------------------
+
+    @traitlets.validate("window")
+    def _valid_window(self, proposal: Any) -> int:
+        value: int = proposal["value"]
+        height, width = self._inputs[0].x.shape[2:]
+        if not 1 <= value <= min(height, width):
+            raise InputError(
+                f"window is {value}; accepted are 1 to {min(height, width)}, the image as the model sees it "
+                f"being {height} x {width} (height x width)"
+            )
+        return value
+
+    @traitlets.validate("stride")
+    def _valid_stride(self, proposal: Any) -> int:
+        value: int = proposal["value"]
+        if value < 1:
+            raise InputError(f"stride is {value}; accepted are integers from 1")
+        return min(value, self.window)
+
+    @traitlets.validate("target")
+    def _valid_target(self, proposal: Any) -> int | None:
+        value: int | None = proposal["value"]
+        if value is not None and not 0 <= value < self._classes:
+            raise InputError(
+                f"target is {value}; the model has classes 0 to {self._classes - 1} (None: the predicted one)"
+            )
+        return value
+
+    @traitlets.validate("image_index")
+    def _valid_image_index(self, proposal: Any) -> int:
+        value: int = proposal["value"]
+        if not 0 <= value < len(self._images):
+            raise InputError(f"image_index is {value}; accepted are 0 to {len(self._images) - 1}")
+        return value
+
+    @traitlets.validate("colormap")
+    def _valid_colormap(self, proposal: Any) -> str:
+        name: str = proposal["value"]
+        if name not in self._colours:
+            self._colours = {**self._colours, name: _table(name)}
+        return name
+
+    @traitlets.validate("limit")
+    def _valid_limit(self, proposal: Any) -> float:
+        value: float = proposal["value"]
+        if not 0 < value < float("inf"):
+            raise InputError(f"limit is {value}; accepted are positive numbers")
+        return value
+
+    @traitlets.validate("region")
+    def _valid_region(self, proposal: Any) -> Region:
+        value = proposal["value"]
+        if value is None:
+            return None
+        index = self.image_index if self.image_index in self._inputs else 0
+        x = self._inputs[index].x
+        if isinstance(value, (np.ndarray, Tensor)):
+            mask = np.asarray(value)
+            if mask.dtype != np.bool_ or mask.shape != tuple(x.shape[2:]):
+                raise InputError(
+                    f"region is a mask of shape {mask.shape} and type {mask.dtype}; accepted are booleans of "
+                    f"the input's height and width, {tuple(x.shape[2:])}"
+                )
+            value = mask
+        else:
+            value = tuple(value)
+        whole = SlidingWindow(tuple(x.shape[1:]), tuple(x.shape[1:]), tuple(x.shape[1:]))
+        maps.wanted(whole, value)
+        return value
+
+    def _lower_stride(self, _: Any) -> None:
+        self.stride = min(self.stride, self.window)
+
+    def _another_image(self, _: Any) -> None:
+        self.region = None
+
+    def _another_target(self, _: Any) -> None:
+        if self._question is None or self._question.target is not None:
+            self._ask()
+            return
+        with self._lock:
+            known = self._memory.of(self._question)
+            if known.heatmap is not None and self._frame:
+                step = step_for(self.ssim_target, self.exact)
+                self._show(known, step, self.region, done=self._frame["done"], left=self._frame["left"])
+                self._compare(known, step)
+
+    def _on_message(self, _: Any, content: dict[str, Any], buffers: list[memoryview]) -> None:
+        """Events of the page: they only start or stop something."""
+        kind = content.get("kind")
+        if kind == "cancel":
+            self.cancel()
+        elif kind == "region":
+            self._region_of_page(content, buffers)
+        elif kind == "save":
+            suffix = str(content.get("as"))
+            try:
+                self.send({"kind": "file", "name": f"krypton-map.{suffix}"}, [self._file(suffix)])
+            except Exception as error:
+                self.error = in_words(error)
+
+    def _region_of_page(self, content: dict[str, Any], buffers: list[memoryview]) -> None:
+        try:
+            if buffers:
+                shape = tuple(self._inputs[self.image_index].x.shape[2:])
+                mask = np.frombuffer(buffers[0], dtype=np.uint8).reshape(shape) > 0
+                self.region = mask if mask.any() else None
+            else:
+                self.region = content.get("box")
+        except Exception as error:
+            self.error = in_words(error)
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    def _ask(self, _: Any = None) -> None:
+        """Start what the controls say; the newest wins."""
+        with self._lock:
+            self._generation += 1
+            generation = self._generation
+            question = Question(self.image_index, self.window, self.stride, self.baseline)
+            step, region = step_for(self.ssim_target, self.exact), self.region
+            self.running, self.error = True, ""
+
+            def work(cancelled: Cancelled) -> None:
+                self._run(generation, question, step, region, cancelled)
+
+            self._worker.submit(work)
+
+    def _run(
+        self, generation: int, question: Question, step: int, region: Region, cancelled: Cancelled
+    ) -> None:
+        def latest() -> bool:
+            return generation == self._generation
+
+        try:
+            self._explore(question, step, region, lambda: cancelled() or not latest(), latest)
+        except Exception as error:
+            with self._lock:
+                if latest():
+                    self.error = in_words(error)
+            raise
+        finally:
+            with self._lock:
+                if latest():
+                    self.running = False
+
+    def _explore(
+        self, question: Question, step: int, region: Region, stopped: Cancelled, latest: Callable[[], bool]
+    ) -> None:
+        """Measure what ``question`` still lacks for the grid of every ``step``-th position, and show it."""
+        given = self._input(question.image)
+        base = self._answered(question.image)
+        shape = tuple(given.x.shape[1:])
+        if question.window > min(shape[1:]):
+            raise InputError(
+                f"window is {question.window}, larger than this image as the model sees it, "
+                f"{shape[1]} x {shape[2]} (height x width)"
+            )
+        window = SlidingWindow(
+            shape,
+            (shape[0], question.window, question.window),
+            (shape[0], question.stride, question.stride),
+        )
+        keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _MEMORY
+        if not keep_all:
+            target = int(base.argmax()) if self.target is None else self.target
+            question = replace(question, target=target)
+        with self._lock:
+            if not latest():
+                return
+            known = self._memory.of(question)
+            self._question = question
+            self._comparison = {}
+            self._view = self._seen(question)
+        wanted = maps.wanted(window, region)
+        asked = wanted & every(wanted.shape, step)
+        total = int(asked.sum())
+        began, first, pace = time.perf_counter(), None, Pace(_REDRAW_SECONDS)
+
+        def done() -> int:
+            if known.heatmap is None:
+                return 0
+            return int((maps.on_grid(known.heatmap, known.heatmap.measured) & asked).sum())
+
+        def progress(so_far: Heatmap, *_: int) -> bool:
+            nonlocal first
+            known.note(so_far)
+            count = done()
+            if first is None:
+                first = count - 1
+            left = (time.perf_counter() - began) / max(1, count - first) * (total - count)
+            if count < total and not stopped() and pace.ready():
+                with self._lock:
+                    if latest():
+                        self._show(known, step, region, done=count, left=left)
+            return count < total and not stopped()
+
+        if done() < total:
+            try:
+                self._occlusion.heatmap(
+                    given.x.to(_device_and_type(self._model, given.x)),
+                    window.shape,
+                    window.strides,
+                    baselines=given.patch(question.baseline).to(_device_and_type(self._model, given.x)),
+                    target=question.target,
+                    activation=self._activation,
+                    region=maps.as_engine(region),
+                    classes="all" if keep_all else "predicted",
+                    schedule="coarse to fine",
+                    resume=known.heatmap,
+                    on_progress=progress,
+                )
+            except OcclusionCancelled as ended:
+                known.note(ended.partial)
+        with self._lock:
+            if not latest():
+                return
+            if known.heatmap is not None:
+                self._show(known, step, region, done=done(), left=0.0)
+            self._compare(known, step)
+        if known.complete and not stopped() and shape not in self._pass_seconds:
+            self._time_full_inference(given, stopped)
+            with self._lock:
+                if latest():
+                    self._compare(known, step)
+
+    def _for_target(self, heatmap: Heatmap) -> Heatmap:
+        if self.target is None or heatmap.outputs is None:
+            return heatmap
+        return heatmap.for_target(self.target)
+
+    def _show(self, known: Known, step: int, region: Region, *, done: int, left: float) -> None:
+        """Send the map to the page. The caller holds the lock."""
+        assert known.heatmap is not None
+        heatmap = self._for_target(known.heatmap)
+        wanted = maps.wanted(heatmap.window, region)
+        total = int((wanted & every(wanted.shape, step)).sum())
+        frame = maps.to_page(heatmap, maps.Picture.of(heatmap, wanted, step))
+        frame |= {
+            "done": done,
+            "total": total,
+            "left": left,
+            "finished": done >= total,
+            "goal": step,
+            "wanted": int(wanted.sum()),
+            "shared": max(_largest_drop(self._for_target(h)) for h in self._memory.heatmaps()),
+            "region": _to_page(region),
+            "inFull": heatmap.plan is None or not heatmap.plan.incremental,
+        }
+        self._frame = frame
+
+    def _compare(self, known: Known, step: int) -> None:
+        """Send the comparison to the page, if there is an exact map. The caller holds the lock."""
+        if not known.complete or known.heatmap is None:
+            return
+        heatmap = self._for_target(known.heatmap)
+        approximate = step_for(self.ssim_target if self.ssim_target < 1 else 0.95, False)
+        seconds = self._pass_seconds.get(heatmap.window.input_shape)
+        self._comparison = maps.comparison(known, heatmap, approximate, seconds)
+
+    def _time_full_inference(self, given: ModelInput, stopped: Cancelled) -> None:
+        """Seconds that full inference takes for an image, in the best batch; nothing if stopped."""
+        best = float("inf")
+        with torch.no_grad(), evaluation_mode(self._model, _nothing):
+            for batch in _FULL_BATCHES:
+                x = given.x.to(_device_and_type(self._model, given.x)).expand(batch, -1, -1, -1).contiguous()
+                for _ in range(2):
+                    if stopped():
+                        return
+                    began = time.perf_counter()
+                    self._model(x).sum().item()
+                    best = min(best, (time.perf_counter() - began) / batch)
+        self._pass_seconds[tuple(given.x.shape[1:])] = best
+
+    # -- images ----------------------------------------------------------------------------------------
+
+    def _input(self, index: int) -> ModelInput:
+        if index not in self._inputs:
+            name = f"image[{index}]" if len(self._images) > 1 else "image"
+            self._inputs[index] = ModelInput(self._images[index], self._preprocess, name)
+        return self._inputs[index]
+
+    def _answered(self, index: int) -> Tensor:
+        """The model's outputs for an image as it is: ``(1, classes)``."""
+        if index in self._bases:
+            return self._bases[index]
+        given = self._input(index)
+        shape = tuple(given.x.shape)
+        try:
+            with torch.no_grad(), evaluation_mode(self._model, _nothing):
+                outputs = self._model(given.x.to(_device_and_type(self._model, given.x)))
+        except Exception as error:
+            raise InputError(
+                f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}: {error}"
+            ) from error
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[0] != 1:
+            made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise InputError(f"model returns {made} for one image; accepted is one row of classes, (1, n)")
+        self._bases[index] = outputs.cpu()
+        return self._bases[index]
+
+    def _seen(self, question: Question) -> dict[str, Any]:
+        """The picture, its patch and the model's own answer, for the page."""
+        given, outputs = self._input(question.image), self._answered(question.image)
+        probabilities = _activated(outputs, self._activation)[0].float()
+        height, width = given.picture.shape[:2]
+        return {
+            "height": height,
+            "width": width,
+            "picture": png(given.picture),
+            "patch": png(given.seen(given.patch(question.baseline))),
+            "probabilities": probabilities.numpy().tobytes(),
+            "predicted": int(probabilities.argmax()),
+        }
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def _file(self, suffix: str) -> bytes:
+        heatmap = self.heatmap
+        if heatmap is None:
+            raise InputError("nothing has been measured yet; call wait() first")
+        if suffix == "html":
+            with self._lock:
+                return takeaway.html(self.get_state(), _STATIC)
+        if suffix not in ("png", "npz"):
+            raise InputError(f"path must end in .png, .npz or .html, not {suffix!r}")
+        picture = {
+            "image": self._input(self._question.image).picture if self._question else None,
+            "scale": self._ends(heatmap),
+            "cmap": self.colormap,
+            "opacity": self.opacity,
+            "title": self._title(heatmap),
+        }
+        return takeaway.file(heatmap, suffix, picture if suffix == "png" else {})
+
+    def _ends(self, heatmap: Heatmap) -> float | None:
+        if self.scale == "own":
+            return None
+        return self.limit if self.scale == "fixed" else self._frame["shared"] or None
+
+    def _title(self, heatmap: Heatmap) -> str:
+        name = self._class_names[heatmap.target] if heatmap.target is not None else "output"
+        share = float(heatmap.measured.double().mean())
+        how = "exact" if share == 1 else f"{share:.0%} of the positions"
+        size = heatmap.window.shape[1]
+        return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
+
+
+def _to_page(region: Region) -> dict[str, Any] | None:
+    if isinstance(region, np.ndarray):
+        return {"mask": region.astype(np.uint8).tobytes()}
+    return None if region is None else {"box": list(region)}
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def _device_and_type(model: Any, x: Tensor) -> Tensor:
+    """A tensor of the device and type that the model's input should have."""
+    if isinstance(model, nn.Module):
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                return parameter
+    return x
+
+
+def _auto(outputs: Tensor) -> Activation:
+    """Softmax, unless the outputs are probabilities already or a single number."""
+    if outputs.shape[1] == 1:
+        return None
+    are_shares = bool((outputs >= 0).all()) and bool((outputs.sum(1) - 1).abs().max() < 1e-3)
+    return None if are_shares else "softmax"
+
+
+def _activated(outputs: Tensor, activation: Activation) -> Tensor:
+    if activation is None:
+        return outputs
+    return outputs.softmax(1) if activation == "softmax" else activation(outputs)
+
+
+def _largest_drop(heatmap: Heatmap) -> float:
+    known = heatmap.drop[heatmap.measured].abs()
+    return float(known.max()) if known.numel() else 0.0
+
+
+def _table(name: str) -> bytes:
+    """256 colours, three bytes each, of one of Matplotlib's maps."""
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        raise InputError(f"colormap is {name!r}; accepted are Matplotlib's, such as {COLORMAPS[0]!r}")
+    colours = colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
+    return bytes(colours.round().astype(np.uint8).tobytes())
+
+
+def _thumbnail(image: Any) -> bytes:
+    """A small PNG; empty where the image is none, which is told when it is picked."""
+    try:
+        return png(ModelInput(image, None).picture, largest=96)
+    except InputError:
+        return b""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as a person may read it."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return f"Out of memory. A larger stride or a smaller model input takes less. ({text.splitlines()[0]})"
+    if isinstance(error, InputError):
+        return text
+    return f"The run failed with {type(error).__name__}: {text}"

@@ -1,0 +1,228 @@
+"""From the user's picture to the model's input and back; patch colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+
+Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.uint8]
+Preprocess = Callable[[Any], Tensor]
+
+BASELINES = ("grey", "black", "mean", "blur")
+"""Patch colours: what covers the window, chosen in the picture and then preprocessed as the picture is."""
+
+_BLUR = 1 / 16
+"""Width of the blur, of the picture's longer side: nothing the size of a usual patch survives it."""
+
+_AFFINE = 0.02
+"""Share of the range by which a preprocessed grey may miss the middle of black and white."""
+
+
+@dataclass
+class ModelInput:
+    """A picture as the model sees it.
+
+    Args:
+        image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height, width).
+        preprocess: From an image of the same kind to a tensor; None for the plain conversion.
+        name: How errors call the image.
+
+    Attributes:
+        x: The model's input, ``(1, C, H, W)``.
+        picture: The same as an RGB picture, uint8 ``(H, W, 3)``.
+
+    Raises:
+        InputError: The image is none, or ``preprocess`` does not make an input of it.
+    """
+
+    image: Any
+    preprocess: Preprocess | None
+    name: str = "image"
+    x: Tensor = field(init=False)
+    picture: Pixels = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pixels = _Pixels.of(self.image, self.name)
+        self.x = self._prepared(self.image)
+        self._black, self._white = (self._solid(level) for level in (0.0, 1.0))
+        middle = (self._black + self._white) / 2
+        span = (self._white - self._black).abs().amax().clamp_min(1e-12)
+        # A pipeline that resizes and normalises maps colours affinely, and is undone exactly; another one
+        # is shown between its own extremes.
+        self._affine = bool(((self._solid(0.5) - middle).abs() / span).amax() < _AFFINE)
+        self.picture = self.seen(self.x)
+        self._patches: dict[str, Tensor] = {}
+
+    def patch(self, baseline: str) -> Tensor:
+        """What covers a window: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
+        if baseline not in self._patches:
+            self._patches[baseline] = self._prepared(self._pixels.like(self._pixels.covered(baseline)))
+        return self._patches[baseline]
+
+    def seen(self, x: Tensor) -> Pixels:
+        """A model's input as an RGB picture, uint8 ``(H, W, 3)``."""
+        low, high = (self._black, self._white) if self._affine else (self.x.min(), self.x.max())
+        span = high - low
+        shares = torch.where(span == 0, 0.0, (x - low) / torch.where(span == 0, 1.0, span))[0].double()
+        colours = shares[:3] if len(shares) >= 3 else shares[:1].expand(3, -1, -1)
+        pixels: Pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1).numpy()
+        return np.ascontiguousarray(pixels)
+
+    def _solid(self, level: float) -> Tensor:
+        return self._prepared(self._pixels.like(np.full_like(self._pixels.shares, level)))
+
+    def _prepared(self, image: Any) -> Tensor:
+        if self.preprocess is None:
+            return _plain(image)
+        try:
+            x = self.preprocess(image)
+        except Exception as error:
+            raise InputError(f"{self.name}: preprocess raised {type(error).__name__}: {error}") from error
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(
+                f"preprocess returns {given}; accepted is a float tensor (channels, height, width)"
+            )
+        x = x[None] if x.ndim == 3 else x
+        if x.ndim != 4 or x.shape[0] != 1 or 0 in x.shape:
+            raise InputError(
+                f"preprocess returns shape {tuple(x.shape)}; accepted is (channels, height, width)"
+            )
+        return x.detach().cpu()
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """A picture as shares of its range, ``(height, width, channels)``, and the way back to its kind.
+
+    Attributes:
+        shares: 0 is the picture's black, 1 its white.
+        like: From shares to an image of the kind that was given.
+    """
+
+    shares: Floats
+    like: Callable[[Floats], Any]
+
+    @staticmethod
+    def of(image: Any, name: str) -> _Pixels:
+        from PIL import Image
+
+        if isinstance(image, Image.Image):
+            array = np.asarray(_rgb_or_grey(image))
+            return _Pixels(
+                _three_axes(array) / 255,
+                lambda shares: Image.fromarray(_bytes(shares).reshape(array.shape)).convert(image.mode),
+            )
+        if isinstance(image, np.ndarray):
+            cells, back = image, lambda cells: cells.astype(image.dtype).reshape(image.shape)
+        elif isinstance(image, Tensor):
+            cells, back = _from_tensor(image)
+        else:
+            raise InputError(
+                f"{name} is {type(image).__name__}; accepted are a PIL image, a NumPy array "
+                f"(height, width, channels) or a tensor (channels, height, width)"
+            )
+        if cells.ndim not in (2, 3) or 0 in cells.shape or cells.dtype.kind not in "uf":
+            raise InputError(
+                f"{name} has shape {tuple(image.shape)} and type {image.dtype}; accepted are uint8 or "
+                f"floating-point pictures"
+            )
+        if cells.dtype.kind == "u" and cells.dtype != np.uint8:
+            raise InputError(f"{name} is of type {image.dtype}; accepted are uint8 or floating point")
+        if not np.isfinite(cells).all():
+            raise InputError(f"{name} holds values that are not finite")
+        low, high = _range(cells)
+        shares = (_three_axes(cells).astype(np.float64) - low) / (high - low)
+
+        def like(shares: Floats) -> Any:
+            cells = shares * (high - low) + low
+            return back(cells.round() if high == 255 else cells)
+
+        return _Pixels(shares, like)
+
+    def covered(self, baseline: str) -> Floats:
+        """The whole picture in the colour of a patch."""
+        from skimage.filters import gaussian
+
+        if baseline == "grey":
+            return np.full_like(self.shares, 0.5)
+        if baseline == "black":
+            return np.zeros_like(self.shares)
+        if baseline == "mean":
+            return np.broadcast_to(self.shares.mean((0, 1)), self.shares.shape)
+        blurred: Floats = gaussian(self.shares, sigma=max(self.shares.shape[:2]) * _BLUR, channel_axis=-1)
+        return blurred
+
+
+def _plain(image: Any) -> Tensor:
+    """uint8 height x width x channels -> float NCHW / 255; floats only change their axes."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        image = np.asarray(_rgb_or_grey(image))
+    if isinstance(image, Tensor):
+        cells, _ = _from_tensor(image)
+    else:
+        cells = image
+    scale = 255 if cells.dtype == np.uint8 else 1
+    return torch.from_numpy(np.ascontiguousarray(_three_axes(cells).transpose(2, 0, 1)))[None].float() / scale
+
+
+def _from_tensor(image: Tensor) -> tuple[npt.NDArray[Any], Callable[[Floats], Tensor]]:
+    """Cells (height, width[, channels]) of a tensor, and the way back."""
+    inner = image.detach().cpu()
+    inner = inner[0] if inner.ndim == 4 and inner.shape[0] == 1 else inner
+    # Bytes may come as pictures lie in files, channels last.
+    channels_last = inner.ndim == 3 and inner.dtype == torch.uint8 and inner.shape[-1] in (1, 3)
+    moved = inner if inner.ndim != 3 or channels_last else inner.movedim(0, -1)
+
+    def back(cells: Floats) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(cells)).reshape(moved.shape)
+        tensor = tensor if moved is inner else tensor.movedim(-1, 0)
+        return tensor.reshape(image.shape).to(image.dtype)
+
+    return moved.numpy(), back
+
+
+def _range(cells: npt.NDArray[Any]) -> tuple[float, float]:
+    """The values of black and white: of bytes, of shares, or else the picture's own extremes."""
+    if cells.dtype == np.uint8:
+        return 0.0, 255.0
+    low, high = float(cells.min()), float(cells.max())
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _rgb_or_grey(image: Any) -> Any:
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _three_axes(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return cells[..., None] if cells.ndim == 2 else cells
+
+
+def _bytes(shares: Floats) -> Pixels:
+    return (shares.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def png(pixels: Pixels, largest: int | None = None) -> bytes:
+    """A picture as a PNG file, shrunk to ``largest`` pixels on its longer side."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    if largest is not None:
+        image.thumbnail((largest, largest))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

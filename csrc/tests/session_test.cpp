@@ -1,0 +1,631 @@
+// Random programs over random positions, against loops in float64 and against sessions on inputs that really
+// are occluded; how memory is laid out; cancelling. Runs `session_test [rounds] [seed]`.
+#include "session.h"
+#include "testing.h"
+
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+
+namespace krypton::testing {
+namespace {
+
+constexpr long kMostProducts = 4'000'000;  // of one layer, so that float64 loops take no time
+
+// A program and, beside it, the same in float64.
+struct Net {
+    std::shared_ptr<Program> program;
+    std::vector<std::function<Tensor(const std::vector<Tensor>&)>> operators;  // by value; none of the input
+    std::vector<std::function<std::vector<double>(const std::vector<Tensor>&,
+                                                  const std::vector<std::vector<double>>&)>>
+        layers;
+
+    std::vector<Tensor> values(const Tensor& input) const {
+        std::vector<Tensor> all = {input};
+        for (const auto& op : operators) all.push_back(op(all));
+        return all;
+    }
+    std::vector<std::vector<double>> rows(const std::vector<Tensor>& values) const {
+        std::vector<std::vector<double>> all;
+        for (const auto& layer : layers) all.push_back(layer(values, all));
+        return all;
+    }
+};
+
+std::vector<float> padded(std::vector<float> values, long size) {
+    values.resize(size);
+    return values;
+}
+
+class Builder {
+  public:
+    Builder(Random& random, const char* isa, long largest)
+        : random_(random),
+          program_(std::make_shared<Program>(isa, random.between(1, largest), random.between(1, largest),
+                                             random.between(1, 20))) {
+        net_.program = program_;
+    }
+
+    Net build() {
+        for (long i = 0, n = random_.between(0, 8); i < n; ++i) add_operator();
+        for (long i = 0, n = random_.between(0, 4); i < n; ++i) add_layer();
+        return std::move(net_);
+    }
+
+  private:
+    Random& random_;
+    std::shared_ptr<Program> program_;
+    Net net_;
+
+    const Value& shape(int v) const { return program_->values()[v]; }
+    int count() const { return static_cast<int>(program_->values().size()); }
+    // Mostly of the last ones: chains with a few branches.
+    int any_value() {
+        return random_.chance(0.6) ? count() - 1 : static_cast<int>(random_.between(0, count() - 1));
+    }
+    int like(long height, long width, long channels) {
+        std::vector<int> found;
+        for (int v = 0; v < count(); ++v)
+            if (shape(v).height == height && shape(v).width == width &&
+                (!channels || shape(v).channels == channels))
+                found.push_back(v);
+        return found.empty() ? -1 : random_.choice(found);
+    }
+    Epilogue epilogue(bool clamps) {
+        Epilogue end;
+        if (clamps && random_.chance(0.4)) end.low = 0;
+        if (clamps && random_.chance(0.2)) end.high = 2;
+        if (random_.chance(0.4)) end.function = static_cast<Function>(random_.between(0, kFunctions - 1));
+        end.parameter = 0.2f;
+        return end;
+    }
+    std::vector<float> maybe(long size) {
+        return random_.chance(0.5) ? random_.numbers(size) : std::vector<float>();
+    }
+
+    template <typename F>
+    void remember(const Epilogue& end, const F& compute) {
+        net_.operators.push_back([end, compute](const std::vector<Tensor>& values) {
+            Tensor out = compute(values);
+            for (double& x : out.data) x = finished(x, end);
+            return out;
+        });
+    }
+
+    WindowMap window(long n_in, long kernel, long stride, long dilation) {
+        WindowMap m{n_in, 0, kernel, stride, random_.between(0, kernel - 1), dilation};
+        while (m.n_in + 2 * m.padding < dilation * (kernel - 1) + 1) ++m.padding;
+        m.n_out = (m.n_in + 2 * m.padding - dilation * (kernel - 1) - 1) / stride + 1;
+        return m;
+    }
+
+    void add_operator() {
+        switch (random_.between(0, 7)) {
+            case 0: return pool();
+            case 1: return combine();
+            case 2: return concat();
+            case 3: return reindex();
+            case 4: return layer_norm();
+            case 5: return constant();
+            default: return convolution();
+        }
+    }
+
+    void convolution() {
+        const int in = any_value();
+        const long square = random_.choice<long>({1, 3, 3, 5});
+        const bool asymmetric = random_.chance(0.3), plain = random_.chance(0.6);
+        const long ky = square, kx = asymmetric ? random_.choice<long>({1, 2, 3, 7}) : square;
+        const long stride = plain ? 1 : random_.between(1, 3), dilation = plain ? 1 : random_.between(1, 2);
+        ConvolutionShape s{window(shape(in).height, ky, stride, dilation),
+                           window(shape(in).width, kx, stride, dilation), shape(in).channels,
+                           random_.between(1, 40), 1};
+        if (random_.chance(0.15)) s.groups = s.out_channels = s.in_channels;
+        if (random_.chance(0.15) && s.in_channels % 2 == 0)
+            s.groups = 2, s.out_channels = 2 * random_.between(1, 20);
+        const long fan_in = s.in_channels / s.groups * ky * kx;
+        if (s.y.n_out * s.x.n_out * s.out_channels * fan_in > kMostProducts) return;
+        const auto weight =
+            random_.numbers(s.out_channels * fan_in, 1 / std::sqrt(static_cast<float>(fan_in)));
+        const auto bias = maybe(s.out_channels);
+        const int added = random_.chance(0.5) ? like(s.y.n_out, s.x.n_out, s.out_channels) : -1;
+        std::vector<int> operands = {in};
+        if (added >= 0) operands.push_back(added);
+        const Epilogue end = epilogue(true);
+        program_->add(
+            make_convolution(program_->kernels(), s, weight.data(), bias.empty() ? nullptr : bias.data()),
+            operands, s.y.n_out, s.x.n_out, s.out_channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            Tensor out = convolved(values[in], s, weight, bias);
+            if (added >= 0)
+                for (std::size_t i = 0; i < out.data.size(); ++i) out.data[i] += values[added].data[i];
+            return out;
+        });
+    }
+
+    void pool() {
+        const int in = any_value();
+        const bool maximum = random_.chance(0.5);
+        const long kernel = random_.between(1, 3), stride = random_.between(1, 3);
+        WindowMap my = window(shape(in).height, kernel, stride, 1),
+                  mx = window(shape(in).width, kernel, stride, 1);
+        // A window of nothing but padding has no maximum.
+        my.padding = mx.padding = std::min(my.padding, kernel / 2);
+        my.n_out = (my.n_in + 2 * my.padding - kernel) / stride + 1;
+        mx.n_out = (mx.n_in + 2 * mx.padding - kernel) / stride + 1;
+        if (my.n_in + 2 * my.padding < kernel || mx.n_in + 2 * mx.padding < kernel) return;
+        std::vector<float> dy, dx;
+        if (!maximum) {
+            for (long i = 0; i < my.n_out; ++i) dy.push_back(static_cast<float>(random_.between(1, 3)));
+            for (long i = 0; i < mx.n_out; ++i) dx.push_back(static_cast<float>(random_.between(1, 3)));
+        }
+        const Epilogue end = epilogue(false);
+        program_->add(make_pool(my, mx, maximum, dy, dx), {in}, my.n_out, mx.n_out, shape(in).channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) { return pooled(values[in], my, mx, dy, dx); });
+    }
+
+    void combine() {
+        const int a = any_value();
+        const Value v{shape(a).height, shape(a).width, shape(a).channels, {}};
+        const int b = random_.chance(0.7) ? like(v.height, v.width, v.channels) : -1;
+        const auto arithmetic = static_cast<Arithmetic>(random_.between(0, 2));
+        const auto scale = maybe(v.channels);
+        const auto shift = scale.empty() ? scale : random_.numbers(v.channels);
+        const Epilogue end = epilogue(true);
+        const long stored = scale.empty() ? 0 : v.stored();
+        program_->add(make_combine(arithmetic, padded(scale, stored), padded(shift, stored)),
+                      b < 0 ? std::vector<int>{a} : std::vector<int>{a, b}, v.height, v.width, v.channels,
+                      end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            Tensor out = values[a];
+            for (std::size_t i = 0; i < out.data.size(); ++i) {
+                double& x = out.data[i];
+                if (b >= 0) x = arithmetic_of(arithmetic, x, values[b].data[i]);
+                if (!scale.empty()) x = x * scale[i % v.channels] + shift[i % v.channels];
+            }
+            return out;
+        });
+    }
+
+    void concat() {
+        const int first = any_value();
+        const long height = shape(first).height, width = shape(first).width;
+        std::vector<int> operands = {first};
+        while (operands.size() < 4 && random_.chance(0.6)) operands.push_back(like(height, width, 0));
+        std::vector<Interval> ranges;
+        std::vector<std::pair<int, long>> sources;
+        for (int v : operands) {
+            ranges.push_back(random_.chance(0.5) ? Interval{0, shape(v).channels}
+                                                 : random_.interval(shape(v).channels));
+            for (long c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(v, c);
+        }
+        const long channels = static_cast<long>(sources.size());
+        const auto scale = maybe(channels);
+        const auto shift = scale.empty() ? scale : random_.numbers(channels);
+        const long stored = scale.empty() ? 0 : stored_channels(channels);
+        const Epilogue end = epilogue(true);
+        program_->add(make_concat(ranges, padded(scale, stored), padded(shift, stored)), operands, height,
+                      width, channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return Tensor::of(height, width, channels, [&](long y, long x, long c) {
+                const double v = values[sources[c].first].at(y, x, sources[c].second);
+                return scale.empty() ? v : v * scale[c] + shift[c];
+            });
+        });
+    }
+
+    void reindex() {
+        const int in = any_value();
+        const auto cells = [&](long n_in) {
+            std::vector<long> source(random_.between(1, std::min(n_in + 4, 40L)));
+            const bool shifts = random_.chance(0.5);  // as padding does, or in any order
+            const long by = random_.between(0, 3);
+            for (long i = 0; i < static_cast<long>(source.size()); ++i)
+                source[i] = !shifts         ? random_.between(-1, n_in - 1)
+                            : i - by < n_in ? std::max(i - by, -1L)
+                                            : -1;
+            return source;
+        };
+        const auto y = cells(shape(in).height), x = cells(shape(in).width);
+        const Epilogue end = epilogue(false);
+        const long channels = shape(in).channels;
+        program_->add(make_reindex(IndexMap(y, shape(in).height), IndexMap(x, shape(in).width), 0.5f), {in},
+                      static_cast<long>(y.size()), static_cast<long>(x.size()), channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return Tensor::of(static_cast<long>(y.size()), static_cast<long>(x.size()), channels,
+                              [&](long i, long j, long c) {
+                                  return y[i] < 0 || x[j] < 0 ? 0.5 : values[in].at(y[i], x[j], c);
+                              });
+        });
+    }
+
+    void layer_norm() {
+        const int in = any_value();
+        const long channels = shape(in).channels;
+        const auto weight = maybe(channels), bias = maybe(channels);
+        const Epilogue end = epilogue(false);
+        const float epsilon = 0.25f;  // large, so that values which are nearly equal stay so
+        program_->add(make_layer_norm(channels, epsilon, weight, bias), {in}, shape(in).height,
+                      shape(in).width, channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return normalised(values[in], epsilon, weight, bias);
+        });
+    }
+
+    void constant() {
+        const Value& v = shape(any_value());
+        const long height = v.height, width = v.width, channels = v.channels;
+        const auto pixels = random_.numbers(height * width * channels);
+        program_->add_constant(height, width, channels, pixels.data());
+        remember({}, [=](const std::vector<Tensor>&) {
+            Tensor out(height, width, channels);
+            out.data.assign(pixels.begin(), pixels.end());
+            return out;
+        });
+    }
+
+    void add_layer() {
+        const Epilogue end = epilogue(true);
+        const auto finish = [end](std::vector<double> row) {
+            for (double& x : row) x = finished(x, end);
+            return row;
+        };
+        const int value = any_value();
+        const long size = random_.between(1, 70);
+        const bool constant = !shape(value).constant.empty();
+        const long kind = random_.between(0, 2);
+        if (kind == 0 && !constant) {
+            program_->add_mean(value, end);
+            net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
+                const Tensor& v = values[value];
+                std::vector<double> row(v.channels);
+                for (std::size_t i = 0; i < v.data.size(); ++i)
+                    row[i % v.channels] += v.data[i] / static_cast<double>(v.height * v.width);
+                return finish(row);
+            });
+        } else if (kind == 1 && !constant) {
+            const Value& v = shape(value);
+            const long depth = v.pixels() * v.channels;
+            if (depth * size > kMostProducts / 4) return;
+            const auto weight = random_.numbers(size * depth, 1 / std::sqrt(static_cast<float>(depth)));
+            const auto bias = maybe(size);
+            program_->add_cells(value, size, weight.data(), bias.empty() ? nullptr : bias.data(), end);
+            net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
+                const Tensor& v = values[value];
+                const long cells = v.height * v.width;
+                std::vector<double> row(size);
+                for (long n = 0; n < size; ++n) {
+                    if (!bias.empty()) row[n] = bias[n];
+                    for (long c = 0; c < v.channels; ++c)
+                        for (long i = 0; i < cells; ++i)
+                            row[n] += v.data[i * v.channels + c] * weight[(n * v.channels + c) * cells + i];
+                }
+                return finish(row);
+            });
+        } else if (!program_->layers().empty()) {
+            const int layer =
+                static_cast<int>(random_.between(0, static_cast<long>(program_->layers().size()) - 1));
+            const long depth = program_->layers()[layer].size;
+            const auto weight = random_.numbers(size * depth, 1 / std::sqrt(static_cast<float>(depth)));
+            const auto bias = maybe(size);
+            program_->add_dense(layer, size, weight.data(), bias.empty() ? nullptr : bias.data(), end);
+            net_.layers.push_back(
+                [=](const std::vector<Tensor>&, const std::vector<std::vector<double>>& rows) {
+                    std::vector<double> row(size);
+                    for (long n = 0; n < size; ++n) {
+                        if (!bias.empty()) row[n] = bias[n];
+                        for (long k = 0; k < depth; ++k) row[n] += rows[layer][k] * weight[n * depth + k];
+                    }
+                    return finish(row);
+                });
+        }
+    }
+};
+
+std::vector<float> plain(const Tensor& t) { return {t.data.begin(), t.data.end()}; }
+
+// The largest boxes that the positions make.
+std::vector<Box> extents_of(const Program& program, const std::vector<Occlusion>& positions) {
+    std::vector<Box> extents(program.values().size());
+    for (const Occlusion& at : positions) {
+        std::vector<Box> boxes(program.values().size());
+        boxes[0] = at.box;
+        for (const auto& op : program.operators()) {
+            std::vector<Box> in;
+            for (int v : op->operands) in.push_back(boxes[v]);
+            boxes[op->value] = op->reach(in.data());
+        }
+        for (std::size_t v = 0; v < boxes.size(); ++v)
+            extents[v] = {{0, std::max(extents[v].y.hi, boxes[v].y.size())},
+                          {0, std::max(extents[v].x.hi, boxes[v].x.size())}};
+    }
+    return extents;
+}
+
+struct Outputs {
+    std::vector<std::vector<long>> corners;
+    std::vector<std::vector<float>> values, rows;
+    std::vector<Exit> exits;
+    std::vector<RowExit> row_exits;
+
+    Outputs(Random& random, const Program& program, const std::vector<int>& kept, long positions) {
+        // Vectors of vectors: memory stays where it is once they have their length.
+        corners.resize(kept.size());
+        values.resize(kept.size());
+        rows.resize(program.layers().size());
+        for (std::size_t i = 0; i < kept.size(); ++i) {
+            const Value& v = program.values()[kept[i]];
+            const long height = random.between(1, v.height), width = random.between(1, v.width);
+            for (long p = 0; p < positions; ++p) {
+                corners[i].push_back(random.between(0, v.height - height));
+                corners[i].push_back(random.between(0, v.width - width));
+            }
+            values[i].resize(positions * height * width * v.channels);
+            exits.push_back({kept[i], corners[i].data(), height, width, values[i].data()});
+        }
+        for (std::size_t l = 0; l < rows.size(); ++l) {
+            rows[l].resize(positions * program.layers()[l].size);
+            row_exits.push_back({static_cast<int>(l), rows[l].data()});
+        }
+    }
+};
+
+// Of position p, against float64.
+void compare(const char* what, long seed, const Net& net, const Outputs& outputs, long p,
+             const Tensor& occluded) {
+    const auto values = net.values(occluded);
+    const auto rows = net.rows(values);
+    // A wrong cell is off by about as much as values differ; rounding is far below.
+    const auto tolerance = [](const std::vector<double>& all) {
+        double largest = 1;
+        for (double x : all) largest = std::max(largest, std::abs(x));
+        return 2e-4 * largest;
+    };
+    for (const Exit& exit : outputs.exits) {
+        const Tensor& expected = values[exit.value];
+        const double most = tolerance(expected.data);
+        const float* found = exit.out + p * exit.height * exit.width * expected.channels;
+        for (long y = 0; y < exit.height; ++y)
+            for (long x = 0; x < exit.width; ++x)
+                for (long c = 0; c < expected.channels; ++c) {
+                    const double e = expected.at(exit.corners[2 * p] + y, exit.corners[2 * p + 1] + x, c);
+                    check(close(*found, e, most),
+                          "%s, seed %ld: value %d of position %ld at (%ld, %ld, %ld): %.9g, not %.9g", what,
+                          seed, exit.value, p, y, x, c, *found, e);
+                    ++found;
+                }
+    }
+    for (const RowExit& row : outputs.row_exits) {
+        const auto& expected = rows[row.layer];
+        const double most = tolerance(expected);
+        for (std::size_t n = 0; n < expected.size(); ++n) {
+            const float found = row.out[p * static_cast<long>(expected.size()) + n];
+            check(close(found, expected[n], most),
+                  "%s, seed %ld: layer %d of position %ld, number %zu: %.9g, not %.9g", what, seed, row.layer,
+                  p, n, found, expected[n]);
+        }
+    }
+}
+
+Tensor random_image(Random& random, const Value& shape) {
+    return Tensor::of(shape.height, shape.width, shape.channels,
+                      [&](long, long, long) { return random.number(); });
+}
+
+Tensor occlude(const Tensor& input, const Tensor& baseline, const Occlusion& at) {
+    return Tensor::of(input.height, input.width, input.channels, [&](long y, long x, long c) {
+        const bool inside = y >= at.box.y.lo && y < at.box.y.hi && x >= at.box.x.lo && x < at.box.x.hi &&
+                            c >= at.channels.lo && c < at.channels.hi;
+        return (inside ? baseline : input).at(y, x, c);
+    });
+}
+
+void test_random_program(const char* isa, long seed) {
+    Random random(seed);
+    // Large values make chunks of several sizes, hence several segments.
+    const Net net = Builder(random, isa, random.chance(0.8) ? 14 : 40).build();
+    const Program& program = *net.program;
+    const Value& in = program.values()[0];
+    const Tensor input = random_image(random, in), baseline = random_image(random, in);
+
+    std::vector<Occlusion> positions;
+    for (long i = 0, n = random.chance(0.1) ? 0 : random.between(1, random.chance(0.2) ? 40 : 6); i < n;
+         ++i) {
+        if (!positions.empty() && random.chance(0.2)) {
+            positions.push_back(random.choice(positions));
+            continue;
+        }
+        Occlusion at{{random.interval(in.height), random.interval(in.width)}, random.interval(in.channels)};
+        if (random.chance(0.1)) at.box = {{0, in.height}, {0, in.width}};
+        if (random.chance(0.1)) at.box.y.hi = at.box.y.lo;
+        if (random.chance(0.1)) at.channels.hi = at.channels.lo;
+        positions.push_back(at);
+    }
+    std::vector<int> kept;
+    for (std::size_t v = 0; v < program.values().size(); ++v)
+        if (program.values()[v].constant.empty() && random.chance(0.5)) kept.push_back(static_cast<int>(v));
+    const std::vector<Box> exact = extents_of(program, positions);
+    std::vector<Box> extents = exact;
+    for (std::size_t v = 0; v < extents.size(); ++v)
+        if (random.chance(0.3))
+            extents[v] = {{0, program.values()[v].height}, {0, program.values()[v].width}};
+    const int threads = static_cast<int>(random.between(1, 4));
+    const std::vector<float> x = plain(input), b = plain(baseline);
+    const Session session(net.program, extents, kept, x.data(), b.data(), threads, {});
+    check(session.view_bytes() > 0 && session.run_bytes(3) >= session.run_bytes(1), "memory of a session");
+
+    Outputs base(random, program, kept, 1);
+    session.base(base.exits, base.row_exits);
+    compare("base", seed, net, base, 0, input);
+
+    const long n = static_cast<long>(positions.size());
+    Outputs outputs(random, program, kept, n);
+    long polls = random.between(0, 3);
+    const bool cancels = random.chance(0.2);
+    const bool done =
+        session.run(positions, outputs.exits, outputs.row_exits, [&] { return cancels && polls-- <= 0; });
+    check(done || cancels, "seed %ld: cancelled by nobody", seed);
+    if (!done) return;
+    for (long p = 0; p < n; ++p)
+        compare("run", seed, net, outputs, p, occlude(input, baseline, positions[p]));
+
+    // The same kernels on an input that is occluded from the first.
+    if (n) {
+        const long p = random.between(0, n - 1);
+        const std::vector<float> other = plain(occlude(input, baseline, positions[p]));
+        const Session fresh(net.program, extents, kept, other.data(), b.data(), threads, {});
+        Outputs whole(random, program, {}, 1);
+        fresh.base({}, whole.row_exits);
+        for (std::size_t l = 0; l < whole.rows.size(); ++l)
+            for (std::size_t i = 0; i < whole.rows[l].size(); ++i) {
+                const float found = outputs.rows[l][p * whole.rows[l].size() + i],
+                            expected = whole.rows[l][i];
+                check(close(found, expected, 1e-4 * (1 + std::abs(expected))),
+                      "seed %ld: layer %zu of position %ld is %.9g, and %.9g from the start", seed, l, p,
+                      found, expected);
+            }
+    }
+
+    // A box that is larger than was said is an error, not memory of somebody else.
+    std::vector<int> shrinkable;
+    for (std::size_t v = 0; v < exact.size(); ++v)
+        if (exact[v].y.size() > 0 && program.values()[v].constant.empty())
+            shrinkable.push_back(static_cast<int>(v));
+    if (shrinkable.empty()) return;
+    std::vector<Box> small = exact;
+    small[random.choice(shrinkable)].y.hi -= 1;
+    const Session cramped(net.program, small, kept, x.data(), b.data(), threads, {});
+    bool refused = false;
+    try {
+        cramped.run(positions, outputs.exits, outputs.row_exits, {});
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    check(refused, "seed %ld: a box larger than its extent", seed);
+}
+
+// Plays the schedule of a layout and asks at every step whether what is read is still there.
+void test_layout(long seed) {
+    Random random(seed);
+    Program program("", 64, 64, 16);
+    std::vector<Box> extents;
+    const auto extent = [&] {
+        const long side = random.choice<long>({1, 4, 16, 40, 64});
+        extents.push_back({{0, side}, {0, side}});
+    };
+    extent();
+    for (long i = 0, n = random.between(1, 12); i < n; ++i) {
+        std::vector<int> operands;
+        const long last = static_cast<long>(extents.size()) - 1;
+        do operands.push_back(static_cast<int>(random.chance(0.6) ? last : random.between(0, last)));
+        while (random.chance(0.3));
+        program.add(make_concat({}, {}, {}), operands, 64, 64, 16 * random.between(1, 4), {});
+        extent();
+    }
+    std::vector<int> kept;
+    for (std::size_t v = 0; v < extents.size(); ++v)
+        if (random.chance(0.2)) kept.push_back(static_cast<int>(v));
+    const Layout layout = lay_out(program, extents, kept);
+
+    std::vector<std::pair<int, long>> owner(layout.floats / 16 + 1,
+                                            {-1, -1});  // value and position, by cache line
+    const auto lines = [&](int v, long p) {
+        const Layout::Place& place = layout.places[v];
+        const std::size_t begin = place.offset + p % place.slots * place.stride;
+        const std::size_t end = begin + extents[v].cells() * program.values()[v].stored();
+        check(end <= layout.floats && place.offset % 16 == 0 && place.stride % 16 == 0,
+              "seed %ld: a place outside", seed);
+        return std::pair{begin / 16, end / 16};
+    };
+    const auto write = [&](int v, long p) {
+        const auto [begin, end] = lines(v, p);
+        std::fill(owner.begin() + begin, owner.begin() + end, std::pair{v, p});
+    };
+    const auto read = [&](int v, long p) {
+        const auto [begin, end] = lines(v, p);
+        for (std::size_t i = begin; i < end; ++i)
+            if (owner[i] != std::pair{v, p})
+                return check(false,
+                             "seed %ld: value %d of position %ld was overwritten by value %d of position %ld",
+                             seed, v, p, owner[i].first, owner[i].second);
+        check(true, " ");
+    };
+    for (const Layout::Segment& segment : layout.segments)
+        for (long from = 0; from < layout.chunk; from += segment.chunk) {
+            if (segment.first == 0)
+                for (long p = from; p < from + segment.chunk; ++p) write(0, p);
+            for (std::size_t i = segment.first; i < segment.last; ++i)
+                for (long p = from; p < from + segment.chunk; ++p) {
+                    write(program.operators()[i]->value, p);
+                    for (int v : program.operators()[i]->operands) read(v, p);
+                }
+        }
+    for (int v : kept)
+        for (long p = 0; p < layout.chunk; ++p) read(v, p);
+}
+
+// A run that would take long ends soon after it is told to.
+void test_cancel(const char* isa) {
+    using Clock = std::chrono::steady_clock;
+    Random random(1);
+    auto program = std::make_shared<Program>(isa, 48, 48, 16);
+    const std::vector<float> weight = random.numbers(16 * 16 * 9, 0.08f);
+    const WindowMap window{48, 48, 3, 1, 1, 1};
+    const int layers = 6;
+    for (int i = 0; i < layers; ++i)
+        program->add(
+            make_convolution(program->kernels(), {window, window, 16, 16, 1}, weight.data(), nullptr), {i},
+            48, 48, 16, {});
+    const std::vector<Box> extents(layers + 1, Box{{0, 48}, {0, 48}});
+    const std::vector<float> input = random.numbers(48 * 48 * 16);
+    const Session session(program, extents, {}, input.data(), input.data(), 2, {});
+    const std::vector<Occlusion> positions(100'000, {{{0, 48}, {0, 48}}, {0, 16}});
+    const auto start = Clock::now();
+    int polls = 0;
+    const bool done = session.run(positions, {}, {}, [&] { return ++polls > 1; });
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    check(!done, "%s: a cancelled run says that it ended", isa);
+    check(seconds < 10, "%s: cancelling took %.1f s", isa, seconds);  // sanitizers and emulators are slow
+
+    // Views: told at the first question, which long ones are asked.
+    bool thrown = false;
+    try {
+        const WindowMap large{400, 400, 3, 1, 1, 1};
+        auto slow = std::make_shared<Program>(isa, 400, 400, 16);
+        const std::vector<float> picture = random.numbers(400 * 400 * 16);
+        for (int i = 0; i < 40; ++i)
+            slow->add(make_convolution(slow->kernels(), {large, large, 16, 16, 1}, weight.data(), nullptr),
+                      {i}, 400, 400, 16, {});
+        Session(slow, std::vector<Box>(41), {}, picture.data(), picture.data(), 2, [] { return true; });
+    } catch (const std::runtime_error&) {
+        thrown = true;
+    }
+    check(thrown, "%s: a session whose making was cancelled", isa);
+}
+
+void test_sealed() {
+    Program program("", 4, 4, 1);
+    program.seal();
+    bool refused = false;
+    try {
+        program.add_mean(0, {});
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    check(refused, "a sealed program grew");
+}
+
+}  // namespace
+}  // namespace krypton::testing
+
+int main(int argc, char** argv) {
+    using namespace krypton;
+    const long rounds = argc > 1 ? std::atol(argv[1]) : 150, seed = argc > 2 ? std::atol(argv[2]) : 1;
+    testing::test_sealed();
+    for (long i = seed; i < seed + rounds; ++i) testing::test_layout(i);
+    for (const char* const* isa = kernel_names(); *isa; ++isa) {
+        for (long i = seed; i < seed + rounds; ++i) testing::test_random_program(*isa, i);
+        testing::test_cancel(*isa);
+    }
+    return testing::report("session");
+}

@@ -588,12 +588,20 @@ class Concat : public Cellwise {
             const Job& job = jobs[i];
             float** out = out_pixels(job, stored, scratch);
             long offset = 0;
+            const float** in = nullptr;
             for (std::size_t k = 0; k < operands.size(); ++k) {
-                const float** in = in_pixels(job, static_cast<int>(k), scratch);
-                const std::size_t bytes = channels_[k].size() * sizeof(float);
-                for (long r = 0; r < job.box.cells(); ++r)
-                    std::memcpy(out[r] + offset, in[r] + channels_[k].lo, bytes);
-                offset += channels_[k].size();
+                // A channel shuffle names one operand many times.
+                if (k == 0 || operands[k] != operands[k - 1])
+                    in = in_pixels(job, static_cast<int>(k), scratch);
+                const long from = channels_[k].lo, size = channels_[k].size();
+                for (long r = 0; r < job.box.cells(); ++r) {
+                    if (size == 1) {
+                        out[r][offset] = in[r][from];
+                    } else {
+                        std::memcpy(out[r] + offset, in[r] + from, size * sizeof(float));
+                    }
+                }
+                offset += size;
             }
             if (offset < stored)
                 for (long r = 0; r < job.box.cells(); ++r) std::fill(out[r] + offset, out[r] + stored, 0.0f);

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from krypton_engine.graph import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
 from krypton_engine.regions import AxisMap, IndexMap, WindowMap
+from krypton_engine.windows import IntArray
 
 ROWS, COLUMNS = 1, 2
 """Axes of an image that boxes run along; its channels are axis 0."""
@@ -77,6 +78,7 @@ class Lowering:
         nodes: The node that each of the engine's values was built for.
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
+        split: Nodes that are an image whose channels have several dimensions: whose, and in what order.
         reason: Why the first node that is not lowered could not be.
     """
 
@@ -89,6 +91,7 @@ class Lowering:
         self.lowered = {graph.input.index}
         self.reason = ""
         self.flat: set[int] = set()
+        self.split: dict[int, tuple[Ref, IntArray]] = {}
         self._sums: dict[int, Sum] = {}
         self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
         self._uses[graph.output] += 1
@@ -104,6 +107,13 @@ class Lowering:
                 self.reason = self.reason or f"{node.op} ({node.name}): {reason}"
                 continue
             self.lowered.add(node.index)
+        # An image in pieces can only be read here; whoever else reads it takes it to pieces himself.
+        read_elsewhere = {graph.output}
+        for node in reversed(graph.nodes):
+            if node.index in self.split and node.index in read_elsewhere:
+                self.lowered.discard(node.index)
+            if node.depends and node.index not in self.lowered:
+                read_elsewhere |= set(refs((node.args, node.kwargs)))
 
     def build(self, index: int) -> int:
         """The engine's number of a lowered node, built now if it was waiting."""
@@ -130,8 +140,8 @@ class Lowering:
         node = self.graph.nodes[item.node]
         if not node.depends:
             raise Unsupported("an operand that is a constant")
-        if self.is_layer(item.node) or item.node in self.flat:
-            raise Unsupported("a vector where an image was expected")
+        if self.is_layer(item.node) or item.node in self.flat or item.node in self.split:
+            raise Unsupported("something else where an image was expected")
         return self.build(item.node)
 
     def wait(self, node: Node, total: Sum) -> None:
@@ -194,7 +204,6 @@ class Lowering:
         if node.dtype != torch.float32:
             raise Unsupported(f"it computes in float32, not {node.dtype}")
         if node.local:
-            self.shape_of(node)
             if isinstance(node.box, Convolution):
                 return self._convolution(node, node.box)
             if isinstance(node.box, Pool):
@@ -393,16 +402,21 @@ def _epilogue(op: str, arguments: dict[str, Any]) -> Epilogue:
 def _nothing(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     if arguments.get("train"):
         raise Unsupported("dropout in training")
-    to.alias(node, _first(arguments).node)
+    item = _first(arguments)
+    if item.node in to.split:
+        to.split[node.index] = to.split[item.node]
+    else:
+        to.alias(node, item.node)
 
 
 @_rule("permute", "transpose", "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
 def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
+    if node.local and (source.index in to.split or len(node.shape) > 4):
+        return _shuffle(to, node, item, source)
     if node.local:
-        height, width, channels = to.shape_of(node)
-        if (height, width, channels) != to.shape_of(source):
+        if to.shape_of(node) != to.shape_of(source):
             raise Unsupported("cells that change their place")
         to.alias(node, source.index)
         return
@@ -418,6 +432,34 @@ def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.value(item)
     to.alias(node, source.index)
     to.flat.add(node.index)
+
+
+def _shuffle(to: Lowering, node: Node, item: Ref, source: Node) -> None:
+    """Channels taken apart, transposed and put together again, as ShuffleNet does."""
+    if node.roles[0] != BATCH or node.roles[-2:] != (ROWS, COLUMNS) or set(node.roles[1:-2]) != {None}:
+        raise Unsupported("cells that change their place")
+    image, order = item, np.arange(source.shape[1])
+    if source.index in to.split:
+        image, order = to.split[source.index]
+    elif len(source.shape) != 4:
+        raise Unsupported("cells that change their place")
+    sizes = node.shape[1:-2]
+    if node.op in ("permute", "transpose"):
+        dims = list(range(len(source.shape)))
+        if node.op == "permute":
+            dims = [dim % len(dims) for dim in node.args[1]]
+        else:
+            i, j = node.args[1] % len(dims), node.args[2] % len(dims)
+            dims[i], dims[j] = dims[j], dims[i]
+        if source.index not in to.split:
+            raise Unsupported("cells that change their place")
+        order = order.transpose([dim - 1 for dim in dims[1:-2]])
+    order = order.reshape(sizes)
+    if len(node.shape) > 4:
+        to.split[node.index] = image, order
+        return
+    value = to.value(image)
+    to.side_by_side(node, [value] * order.size, [(int(c), int(c) + 1) for c in order])
 
 
 @_rule("add", "sub")

@@ -310,6 +310,8 @@ class _Builder:
             and self.nodes[args[0].node].dtype == value.dtype
         ):
             return args[0]
+        if name == "cat":  # what has no cells, such as ``x[:, :, :0]``, adds nothing
+            args = ([ref for ref in args[0] if 0 not in self.nodes[ref.node].shape] or args[0], *args[1:])
         if name == "slice_scatter" and _takes_all((args[0], *args[2:]), self.nodes[args[0].node].shape):
             return args[1]
         if name == "slice" and isinstance(args[0], Ref) and _takes_all(args, self.nodes[args[0].node].shape):

@@ -99,6 +99,8 @@ def localise(call: Call) -> Local:
         raise NotLocal(f"{call.name} without {argument}") from None
     if local.roles[:1] != (BATCH,):
         raise NotLocal(f"{call.name} moves or reads the batch")
+    if 0 in call.shape:
+        raise NotLocal(f"{call.name} leaves no cell")
     if not any(role is not None and role != BATCH for role in local.roles):
         raise NotLocal(f"{call.name} reads every axis from end to end")
     return local

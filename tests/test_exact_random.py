@@ -26,6 +26,7 @@ from random_cnns import (
     ConvNeXt,
     Embedding,
     Frontier,
+    Head,
     Layer,
     LocalResponse,
     MaxPool,
@@ -234,3 +235,39 @@ def test_frontier_layer(name: str) -> None:
     shape = (3, 5, 10)
     plan = check(around([FULL[name]], shape), two_questions(shape))
     assert operators(plan, local=False) - HEAD_OPERATORS
+
+
+# --- what Hypothesis has found ------------------------------------------------------------------------
+
+
+FOUND = {
+    "padding around a box that is all of its operand": Network(
+        (1, 3, 3),
+        (Conv(out=1, padding=(0, 0, 0)), Conv(out=1, kernel=(1, 1, 1), padding=(3, 3, 3)), Embedding("map")),
+    ),
+    "the same, dilated": Network(
+        (2, 5, 3),
+        (
+            Conv(out=6, kernel=(5, 5, 5), padding="same"),
+            Conv(out=6, kernel=(1, 1, 1), padding=(3, 3, 3), dilation=(1, 2, 1)),
+            Assign(0, 0, 2, 1, "mirrored"),
+        ),
+        Head("max"),
+    ),
+    "nothing joined to something": Network(
+        (1, 4), (Conv(out=1, kernel=(4, 4, 4), padding=(0, 0, 0)), Moved("swap"))
+    ),
+    "nothing joined to something, in a plane": Network(
+        (1, 3, 3), (Conv(out=1, padding=(0, 0, 0)), MaxPool((1, 1, 1), (1, 1, 1)), Moved("swap"), Conv(out=1))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(name: str) -> None:
+    """Networks that once failed, as Hypothesis shrank them."""
+    network = FOUND[name]
+    check(
+        network,
+        [Question((1,) * len(network.shape), (1,) * len(network.shape)), *two_questions(network.shape)],
+    )

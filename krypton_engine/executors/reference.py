@@ -311,7 +311,10 @@ class ReferenceSession:
             value = self._reindex(node, box, start, extents, patches, copies)
         else:
             whole = None
-            if node.index in self.program.evenly_padded:
+            # The box may be less than what all of the operand gives: a kernel of one cell on padding.
+            if node.index in self.program.evenly_padded and all(
+                extents[axis] == node.size(axis) for axis in node.axes
+            ):
                 whole = self._whole_patch(self.graph.nodes[node.operands[0]], patches)
             if whole is not None:
                 value = self._run(node, {node.operands[0]: whole}, start, extents, copies, padded=False)

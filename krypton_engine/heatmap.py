@@ -161,12 +161,13 @@ class Heatmap:
 
     def _flat_attribution(self) -> Tensor:
         attribution = self.attribution()
-        if len(self.window.input_shape) not in (2, 3) or attribution.ndim != len(self.window.input_shape):
+        if len(self.window.input_shape) != 3 or attribution.ndim != 3:
             raise InputError(
-                f"overlay wants a 2-D image and a single target; the input has shape "
-                f"{self.window.input_shape} and the values {tuple(self.values.shape)}"
+                f"overlay wants a 2-D image, (channels, height, width), and a single target; the input has "
+                f"shape {self.window.input_shape} and the values {tuple(self.values.shape)}; attribution() "
+                f"gives the numbers for a plot of your own"
             )
-        return attribution if attribution.ndim == 2 else attribution.mean(0)
+        return attribution.mean(0)
 
     def _colours(
         self, scale: tuple[float, float] | float | None, cmap: str
@@ -187,7 +188,6 @@ class Heatmap:
             if self.image is None:
                 raise InputError("overlay has no image to draw over: give one as image=")
             cells = self.image.float()
-            cells = cells[None] if cells.ndim == 2 else cells
             cells = cells[:3] if len(cells) >= 3 else cells[:1].expand(3, -1, -1)
             low, high = cells.min(), cells.max()
             picture = ((cells - low) / (high - low).clamp_min(1e-12) * 255).movedim(0, -1).numpy()

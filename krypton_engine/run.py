@@ -14,7 +14,7 @@ from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.windows import IntArray, distinct_work
 
 OnProgress = Callable[[Heatmap, int, int], object]
-"""Called as ``on_progress(heatmap_so_far, done, total)``; returning False cancels the run."""
+"""Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
 
 WATCHED_SECONDS = 0.1
 """Work between two calls of ``on_progress``: what a person takes for immediate."""
@@ -53,7 +53,8 @@ class Watch:
         self._bar.update(count)
         if self.on_progress is not None:
             so_far = heatmap()
-            if self.on_progress(so_far, self.done, self.total) is False:
+            answer = self.on_progress(so_far, self.done, self.total)
+            if isinstance(answer, (bool, np.bool_)) and not answer:
                 raise OcclusionCancelled(so_far)
 
     def rewind(self, done: int) -> None:

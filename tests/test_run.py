@@ -162,8 +162,9 @@ def test_a_part_of_another_map_is_refused(image, occlusion, other):
 # --- cancelling ---------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_heatmap_carries_what_was_computed(cnn, image, occlusion):
-    watcher = Watcher(enough=20)
+@pytest.mark.parametrize("answer", [False, np.False_], ids=["Python", "NumPy"])
+def test_a_cancelled_heatmap_carries_what_was_computed(cnn, image, occlusion, answer):
+    watcher = Watcher(enough=20, answer=answer)
     with pytest.raises(OcclusionCancelled) as caught:
         occlusion.heatmap(image, WINDOW, STRIDES, target=1, on_progress=watcher)
     partial = caught.value.partial

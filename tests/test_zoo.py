@@ -335,12 +335,22 @@ def test_calibrate_batch_norm():
     zoo.calibrate_batch_norm(model, (3, 16, 16))
     assert [m.training for m in model.modules()] == [True, True, True, False, True]
     assert model[1].momentum == 0.3
-    noise = torch.randn(64, 3, 16, 16)
+    noise = zoo._noise(8, (3, 16, 16))
     with torch.no_grad():
         out = model[1].eval()(model[0](noise))
-    assert out.mean((0, 2, 3)).abs().max() < 0.1
-    torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(4), rtol=0.1, atol=0)
+    assert out.mean((0, 2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(4), rtol=1e-3, atol=0)
     zoo.calibrate_batch_norm(nn.Sequential(nn.ReLU()), (3, 4, 4))  # nothing to do
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (3, 16, 11), (1, 4, 3, 6)], ids=str)
+def test_the_noise_has_structure_of_every_size(shape):
+    noise = zoo._noise(4000, shape)
+    assert noise.shape == (4000, *shape)
+    torch.testing.assert_close(noise.var(0), torch.ones(shape), rtol=0.2, atol=0)
+    if len(shape) > 1:
+        apart = (noise[..., 0] * noise[..., 1]).mean(0)
+        assert apart.min() > 0.2, "neighbours are alike"
 
 
 # The user's own

@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint dev
+.PHONY: help demo lab test test-all notebooks bench lint front front-check dev
 .DELETE_ON_ERROR:
 # Two pips must not write to one environment at once.
 .NOTPARALLEL:
@@ -18,11 +18,17 @@ help: ## list the targets
 demo: $(VENV)/.installed-demo ## explain real pictures with real networks
 	$(BIN)/krypton demo $(ARGS)
 
+lab: $(VENV)/.installed-lab ## open JupyterLab on the explorer notebook
+	$(BIN)/jupyter lab notebooks/explorer.ipynb $(ARGS)
+
 test: $(VENV)/.installed-test ## run the default tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+
+notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)
 
 bench: $(VENV)/.installed-demo ## time exact mode against Captum (ARGS=--quick for a taste)
 	$(BIN)/python benchmarks/exact.py $(ARGS)
@@ -33,12 +39,23 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
+front: js/node_modules/.package-lock.json ## build the widget's page and run its tests (needs Node 20)
+	cd js && npm run build && npm test
+
+front-check: js/node_modules/.package-lock.json ## the same, failing if the build in the repository is not fresh
+	cd js && npm run check && npm test && node build.mjs ../build/front
+	diff -r build/front krypton_widget/static || (echo "krypton_widget/static is stale: make front" && exit 1)
+
+js/node_modules/.package-lock.json: js/package-lock.json
+	cd js && npm ci --no-audit --no-fund
+
 dev: $(VENV)/.installed-dev ## install everything a developer needs into .venv
 
 # An extra contains those before it, so one install serves them all.
 contained-in-demo := demo
-contained-in-test := demo test
-contained-in-dev := demo test dev
+contained-in-lab := demo lab
+contained-in-test := demo lab test
+contained-in-dev := demo lab test dev
 
 # A stamp, since a venv that was cut short looks finished; making it again over itself is harmless.
 $(VENV)/.created:

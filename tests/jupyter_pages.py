@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -46,7 +46,8 @@ def jupyter(notebooks: Path, home: Path, app: str = "lab"):
     )
     command = [
         sys.executable, "-m", "jupyter", app, "--no-browser", "--allow-root", f"--port={port}",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={notebooks}",
+        "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={notebooks}",
         "--LabApp.expose_app_in_browser=True", "--JupyterNotebookApp.expose_app_in_browser=True",
     ]  # fmt: skip
     log = (home / f"{app}.log").open("wb")
@@ -60,14 +61,10 @@ def jupyter(notebooks: Path, home: Path, app: str = "lab"):
     finally:
         # Kernels are in the server's group and must not outlive it.
         server.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         server.wait(10)
         log.close()
 
@@ -96,6 +93,8 @@ def open_notebook(page, address: str, name: str, app: str = "lab") -> None:
     )
 
 
-def run_all(page) -> None:
-    """Run all cells; returns at once."""
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+def run_next_cells(page, count: int) -> None:
+    """Run the selected cell and those after it, ``count`` in all; returns before they have ended."""
+    for _ in range(count):
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-cell-and-select-next')")
+        page.wait_for_timeout(200)

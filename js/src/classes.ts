@@ -8,8 +8,9 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
   const list = h("div", { class: "kr-classes", role: "group", "aria-label": "Class explained" });
   const id = unique("search");
   const options = h("datalist", { id: `${id}-names` });
-  const set = (target: number | null) => {
-    model.set("target", target);
+  // The likeliest stands for "whatever is predicted", so that another image is asked for its own.
+  const set = (target: number) => {
+    model.set("target", target === model.get("_view").predicted ? null : target);
     model.save_changes();
   };
   const search = h("input", {

@@ -27,7 +27,7 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
     state.dataset.kind = kind;
     state.textContent = text;
     title.replaceChildren();
-    if (map) title.append("Why ", h("em", {}, scene.name(map.target)), ` ${digits(map.base)}?`);
+    if (map) title.append("Why ", h("em", {}, scene.name(map.target)), `, ${digits(map.base)}?`);
     else title.append("Occlusion map");
     const unfinished = running && map && !map.finished;
     left.textContent = unfinished
@@ -42,7 +42,7 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   };
   listening.to(["running", "error", "_class_names"], draw);
   scene.watch(draw);
-  return h("header", {}, title, h("div", { class: "kr-status", role: "status" }, state, left), cancel, bar);
+  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status", role: "status" }, state, left), cancel, bar);
 }
 
 function trouble(listening: Listening): HTMLElement {

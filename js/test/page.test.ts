@@ -1,0 +1,145 @@
+// The page's parts on a model without a kernel. Pixels are looked at in Chromium (tests/test_browser.py).
+// @vitest-environment happy-dom
+import { beforeEach, describe, expect, it, vi } from "vitest";
+import type { State } from "../src/state";
+import widget from "../src/widget";
+
+const bytes = (...values: number[]) => new DataView(Float32Array.from(values).buffer);
+
+function fakeModel(changes: Partial<State> = {}) {
+  const state = {
+    window: 16,
+    stride: 8,
+    ssim_target: 0.95,
+    exact: false,
+    baseline: "grey",
+    target: null,
+    image_index: 0,
+    opacity: 0.85,
+    colormap: "coolwarm",
+    scale: "own",
+    limit: 1,
+    running: false,
+    error: "",
+    _class_names: ["cat", "dog"],
+    _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
+    _thumbnails: [],
+    _view: {},
+    _frame: {},
+    _comparison: {},
+    ...changes,
+  } as unknown as State;
+  const listeners = new Map<string, Set<(...args: unknown[]) => void>>();
+  return {
+    state,
+    listeners,
+    get: (name: keyof State) => state[name],
+    set: (name: keyof State, value: never) => {
+      state[name] = value;
+      for (const listener of listeners.get(`change:${name}`) ?? []) listener();
+    },
+    save_changes: vi.fn(),
+    send: vi.fn(),
+    on: (name: string, listener: () => void) => {
+      listeners.set(name, (listeners.get(name) ?? new Set()).add(listener));
+    },
+    off: (name: string, listener: () => void) => listeners.get(name)?.delete(listener),
+  };
+}
+
+function show(model: ReturnType<typeof fakeModel>) {
+  const el = document.createElement("div");
+  document.body.append(el);
+  const end = widget.render({ model, el } as never);
+  return { el, end };
+}
+
+const frame = {
+  rows: 1,
+  columns: 2,
+  height: 16,
+  width: 24,
+  window: 16,
+  stride: 8,
+  target: 0,
+  base: 0.9,
+  step: 1,
+  goal: 1,
+  largest: 0.4,
+  shared: 0.4,
+  seconds: 1,
+  done: 2,
+  total: 2,
+  wanted: 2,
+  left: 0,
+  finished: true,
+  inFull: false,
+  region: null,
+  values: bytes(0.5, 0.8),
+  known: new DataView(Uint8Array.of(2, 2).buffer),
+  classes: new DataView(Int32Array.of(1, 0).buffer),
+  classValues: bytes(0.5, 0.8),
+};
+
+beforeEach(() => {
+  document.body.replaceChildren();
+  globalThis.createImageBitmap = vi.fn(async () => ({}) as ImageBitmap);
+});
+
+describe("the page", () => {
+  it("labels every input", () => {
+    const { el } = show(fakeModel());
+    const inputs = [...el.querySelectorAll<HTMLInputElement>("input, select")];
+    expect(inputs.length).toBeGreaterThan(10);
+    for (const input of inputs) {
+      const label = input.closest("label") ?? el.querySelector(`label[for="${input.id}"]`);
+      expect(label ?? input.getAttribute("aria-label"), input.outerHTML).toBeTruthy();
+      expect(input.dataset.lmSuppressShortcuts).toBe("true");
+    }
+  });
+
+  it("takes the stride down with the patch, in one message", () => {
+    const model = fakeModel();
+    const { el } = show(model);
+    const slider = el.querySelector<HTMLInputElement>("[data-trait=window]");
+    if (!slider) throw new Error("no slider");
+    slider.value = "5";
+    slider.dispatchEvent(new Event("change"));
+    expect([model.state.window, model.state.stride]).toEqual([5, 5]);
+    expect(model.save_changes).toHaveBeenCalledTimes(1);
+  });
+
+  it("says what it shows", () => {
+    const model = fakeModel({ _frame: frame } as never);
+    const { el } = show(model);
+    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.900?");
+    expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("exact");
+    model.set("error", "preprocess raised" as never);
+    expect(el.querySelector<HTMLElement>(".kr-error")?.hidden).toBe(false);
+    expect(el.querySelector(".kr-error")?.textContent).toContain("preprocess raised");
+  });
+
+  it("cancels and saves by messages", () => {
+    const model = fakeModel({ running: true });
+    const { el } = show(model);
+    el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
+    expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
+    el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png" });
+  });
+
+  it("has no controls that need a kernel where there is none", () => {
+    const { el } = show(fakeModel({ _kernel: false }));
+    expect(el.querySelector("[data-trait=window]")).toBeNull();
+    expect(el.querySelector("[data-trait=opacity]")).not.toBeNull();
+    expect(el.querySelector(".kr-files")).toBeNull();
+  });
+
+  it("leaves nothing behind", () => {
+    const model = fakeModel();
+    const { el, end } = show(model);
+    end();
+    expect(el.children).toHaveLength(0);
+    expect([...model.listeners.values()].every((set) => set.size === 0)).toBe(true);
+  });
+});

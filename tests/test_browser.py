@@ -1,0 +1,284 @@
+"""The widget in a real page: JupyterLab and Notebook 7 in Chromium, as a person uses it.
+
+Skipped where there is no Chromium; with KRYPTON_REQUIRE_BROWSER=1, as in CI, that is a failure.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells
+from PIL import Image
+
+if CHROMIUM is None:
+    if os.environ.get("KRYPTON_REQUIRE_BROWSER") == "1":
+        pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but there is no Chromium", pytrace=False)
+    pytest.skip("needs Chromium", allow_module_level=True)
+
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
+
+# Not getImageData: Chromium warns of reading often, and the console is looked at.
+HASH = """(selector) => {
+  const address = document.querySelector(selector).toDataURL();
+  let hash = 0;
+  for (let i = 0; i < address.length; i++) hash = (hash * 31 + address.charCodeAt(i)) | 0;
+  return hash;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Explorer:
+    """The widget on a page, by what a person sees of it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.root = page.locator(".krypton-explorer")
+        self.map = page.locator(".kr-map")
+        self.state = page.locator(".kr-state")
+
+    def pixels(self) -> int:
+        return self.page.evaluate(HASH, ".kr-map")
+
+    def until_drawn_anew(self, before: int, seconds: float = 60) -> int:
+        self.page.wait_for_function(
+            f"(before) => ({HASH})('.kr-map') !== before", arg=before, timeout=1000 * seconds
+        )
+        return self.pixels()
+
+    def until(self, kind: str, seconds: float = 120) -> None:
+        self.page.wait_for_selector(f".kr-state[data-kind={kind}]", timeout=1000 * seconds)
+
+    def until_idle(self, seconds: float = 120) -> None:
+        self.page.wait_for_selector(".kr-cancel", state="hidden", timeout=1000 * seconds)
+
+    def slide(self, trait: str, *keys: str) -> None:
+        """Move a slider with the keyboard alone."""
+        self.page.locator(f"input[data-trait={trait}]").focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def point_at(self, x: float, y: float, click: bool = False) -> None:
+        box = self.map.bounding_box()
+        at = (box["x"] + x * box["width"], box["y"] + y * box["height"])
+        self.page.mouse.click(*at) if click else self.page.mouse.move(*at)
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def explorer(request, browser, tmp_path_factory):
+    """The explorer notebook, opened and its first cell run; the console is looked at when all is done."""
+    home = tmp_path_factory.mktemp(request.param)
+    notebooks = home / "notebooks"
+    notebooks.mkdir()
+    shutil.copy(ROOT / "notebooks" / "explorer.ipynb", notebooks)
+    with jupyter(notebooks, home, request.param) as address:
+        context = browser.new_context(viewport={"width": 1500, "height": 1600}, accept_downloads=True)
+        page = context.new_page()
+        said: list[str] = []
+        page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        open_notebook(page, address, "explorer.ipynb", request.param)
+        page.wait_for_timeout(1500)
+        before = len(said)
+        run_next_cells(page, 2)
+        page.wait_for_selector(".krypton-explorer", timeout=120_000)
+        shown = Explorer(page)
+        shown.map.scroll_into_view_if_needed()
+        shown.until("approximate")
+        yield shown
+        new = [text for text in said[before:] if text not in said[:before]]
+        context.close()
+    assert not new, f"the console says more than without the widget: {new}"
+
+
+def test_the_map_comes_approximate_and_says_so(explorer):
+    assert "Approximate" in explorer.state.inner_text()
+    assert "tiger cat" in explorer.root.locator("h2").inner_text()
+    assert "of 729" in explorer.state.inner_text()
+
+
+@pytest.mark.parametrize("trait", ["window", "stride", "ssim_target", "opacity"])
+def test_each_slider_by_keyboard(explorer, trait):
+    explorer.until_idle()
+    before = explorer.pixels()
+    keys = ["ArrowLeft"] * (8 if trait == "ssim_target" else 1)
+    explorer.slide(trait, *keys)
+    moved = explorer.until_drawn_anew(before)
+    explorer.slide(trait, *(["ArrowRight"] * len(keys)))
+    explorer.until_drawn_anew(moved)
+    explorer.until_idle()
+
+
+def test_a_patch_below_the_stride_takes_the_stride_with_it(explorer):
+    page = explorer.page
+    page.locator("input[data-trait=window]").fill("6")
+    assert page.locator("input[data-trait=stride]").input_value() == "6"
+    page.locator("input[data-trait=window]").fill("16")
+    page.locator("input[data-trait=stride]").fill("8")
+    explorer.until_idle()
+
+
+def test_cancel(explorer):
+    explorer.page.locator("input[data-trait=stride]").fill("2")
+    explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('Measuring')")
+    explorer.page.locator(".kr-cancel").click()
+    explorer.until("cancelled", 10)
+    explorer.page.locator("input[data-trait=stride]").fill("8")
+    explorer.until("approximate")
+
+
+def test_pointing_at_a_cell_and_pinning_it(explorer):
+    explorer.until("approximate")
+    explorer.point_at(0.5, 0.46)  # a row whose every second cell is measured
+    panel = explorer.page.locator(".kr-inspector")
+    panel.locator(".kr-how").wait_for()
+    seen = {panel.locator(".kr-how").inner_text()}
+    for i in range(1, 5):
+        explorer.point_at(0.5 + i * 0.037, 0.46)
+        explorer.page.wait_for_timeout(100)
+        seen.add(panel.locator(".kr-how").inner_text())
+    assert seen == {"measured", "interpolated"}
+    explorer.point_at(0.3, 0.3, click=True)
+    text = panel.locator("dl").inner_text()
+    explorer.point_at(0.8, 0.8)
+    explorer.page.wait_for_timeout(150)
+    assert panel.locator("dl").inner_text() == text, "a pinned cell stays"
+    explorer.map.focus()
+    explorer.page.keyboard.press("Escape")
+    explorer.page.keyboard.press("ArrowRight")
+    explorer.page.wait_for_timeout(150)
+    assert panel.locator("dl").inner_text() != text, "arrow keys move the cell"
+
+
+def test_another_class_at_no_cost(explorer):
+    before = explorer.pixels()
+    explorer.page.locator(".kr-classes button", has_text="Egyptian cat").click()
+    explorer.until_drawn_anew(before, 5)
+    assert "Egyptian cat" in explorer.root.locator("h2").inner_text()
+    assert not explorer.page.locator(".kr-cancel").is_visible()
+    explorer.page.locator(".kr-classes button", has_text="tiger cat").click()
+
+
+def test_exact_beside_approximate(explorer):
+    explorer.page.locator("input[data-trait=exact]").focus()
+    explorer.page.keyboard.press("Space")
+    explorer.until("exact")
+    assert "729 of 729" in explorer.state.inner_text()
+    explorer.page.wait_for_function(
+        "document.querySelector('[data-figure=full] b')?.textContent.includes('×')", timeout=120_000
+    )
+    figures = explorer.page.locator(".kr-figures")
+    assert 0 < float(figures.locator("[data-figure=ssim] b").inner_text()) < 1
+    assert figures.locator("[data-figure=exact] b").inner_text().endswith("×")
+    assert "estimated" in figures.locator("[data-figure=full]").inner_text()
+    assert "measured" in figures.locator("[data-figure=exact]").inner_text()
+    for panel in ("approximate", "exact", "difference"):
+        assert explorer.page.evaluate(HASH, f"[data-panel={panel}]")
+    explorer.page.locator("input[data-trait=exact]").click()
+    explorer.until("approximate")
+
+
+@pytest.mark.parametrize("tool", ["rectangle", "brush"])
+def test_a_region(explorer, tool):
+    explorer.page.locator(f"[data-tool={tool}]").click()
+    before = explorer.pixels()
+    explorer.point_at(0.3, 0.3)
+    explorer.page.mouse.down()
+    explorer.point_at(0.5, 0.5)
+    explorer.page.mouse.up()
+    explorer.until_drawn_anew(before)
+    explorer.page.wait_for_function("!document.querySelector('.kr-state').textContent.includes('of 729')")
+    explorer.page.locator("[data-tool=everywhere]").click()
+    explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('of 729')")
+    explorer.page.locator("[data-tool=look]").click()
+
+
+def test_a_rectangle_by_keyboard(explorer):
+    explorer.until_idle()
+    explorer.page.locator("[data-tool=rectangle]").click()
+    explorer.map.focus()
+    for key in ("ArrowUp", "Enter", *["ArrowDown"] * 5, *["ArrowRight"] * 5, "Enter"):
+        explorer.page.keyboard.press(key)
+    explorer.page.wait_for_function("!document.querySelector('.kr-state').textContent.includes('of 729')")
+    explorer.page.locator("[data-tool=everywhere]").click()
+    explorer.page.locator("[data-tool=look]").click()
+    explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('of 729')")
+    explorer.until_idle()
+
+
+def test_files(explorer, browser, tmp_path):
+    saved = {}
+    for suffix in ("png", "npz", "html"):
+        with explorer.page.expect_download(timeout=60_000) as download:
+            explorer.root.get_by_role("button", name=suffix.upper()).click()
+        saved[suffix] = tmp_path / f"map.{suffix}"
+        download.value.save_as(saved[suffix])
+    assert Image.open(saved["png"]).width > 500
+    with zipfile.ZipFile(io.BytesIO(saved["npz"].read_bytes())) as archive:
+        assert "values.npy" in archive.namelist()
+    assert np.load(saved["npz"])["measured"].sum() >= 196
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    said = []
+    page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(saved["html"].as_uri())
+    alone = Explorer(page)
+    alone.until("approximate", 20)
+    page.wait_for_function("document.querySelector('.kr-map').dataset.drawn > 0")
+    before = alone.pixels()
+    alone.slide("opacity", "ArrowLeft", "ArrowLeft")
+    alone.until_drawn_anew(before, 5)
+    alone.point_at(0.4, 0.4)
+    page.locator(".kr-how").wait_for()
+    assert not page.locator("input[data-trait=window]").count()
+    context.close()
+    assert not said, said
+
+
+def test_another_image_and_errors_in_words(explorer):
+    page = explorer.page
+    page.get_by_label("Image 2").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function(
+        "document.querySelector('.krypton-explorer h2').textContent.includes('espresso')", timeout=60_000
+    )
+    explorer.until("approximate")
+    page.get_by_label("Image 1").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function(
+        "document.querySelector('.krypton-explorer h2').textContent.includes('cat')", timeout=60_000
+    )
+    explorer.until("approximate")
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_axe_finds_nothing(explorer, theme):
+    if not AXE.is_file():
+        if os.environ.get("KRYPTON_REQUIRE_BROWSER") == "1":
+            pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but axe-core is not installed in js/")
+        pytest.skip("needs axe-core: npm ci in js/")
+    page = explorer.page
+    page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {theme!r}}})")
+    page.wait_for_timeout(1500)
+    page.evaluate(AXE.read_text())
+    found = page.evaluate(
+        "async () => (await axe.run('.krypton-explorer')).violations.map("
+        "v => v.id + ': ' + v.nodes.map(n => n.html + ' ' + n.failureSummary).join('; '))"
+    )
+    assert not found, "\n".join(found)

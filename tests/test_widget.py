@@ -1,0 +1,341 @@
+"""The widget without a page: what it takes, when it runs, what it keeps, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from krypton_engine import InputError, KryptonOcclusion
+from krypton_widget import OcclusionExplorer
+
+SIZE = (24, 20)
+
+
+class Slow(nn.Module):
+    """A model that takes its time, and may be told to raise."""
+
+    def __init__(self, model, seconds=0.0):
+        super().__init__()
+        self.model, self.seconds, self.trouble = model, seconds, None
+        self.eval()
+
+    def forward(self, x):
+        if self.trouble is not None:
+            raise self.trouble
+        time.sleep(self.seconds)
+        return self.model(x)
+
+
+@pytest.fixture
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def explore(cnn, photo):
+    """Makes explorers of small maps, and closes them."""
+    made = []
+
+    def make(model=cnn, image=photo, **options):
+        made.append(OcclusionExplorer(model, image, **{"window": 6, "stride": 2} | options))
+        return made[-1]
+
+    yield make
+    for explorer in made:
+        explorer.close()
+
+
+def workers() -> int:
+    return sum(thread.name == "krypton explorer" for thread in threading.enumerate())
+
+
+# --- what it computes ---------------------------------------------------------------------------------
+
+
+def test_it_runs_at_construction_and_says_approximate(explore):
+    explorer = explore()
+    explorer.wait(60)
+    frame = explorer._frame
+    assert not explorer.running and frame["finished"]
+    measured = explorer.heatmap.measured
+    assert measured[::2, ::2].all() and measured.sum() == 20, "every second position along each axis"
+    known = np.frombuffer(frame["known"], np.uint8).reshape(measured.shape)
+    values = np.frombuffer(frame["values"], np.float32).reshape(measured.shape)
+    assert np.array_equal(known == 2, measured.numpy()) and (known[~measured.numpy()] == 1).all()
+    assert np.isfinite(values).all() and explorer.heatmap.values.isnan().any(), "filled on the page only"
+    assert np.array_equal(values[measured.numpy()], explorer.heatmap.values[measured].numpy())
+
+
+@pytest.mark.parametrize("baseline", ["grey", "black", "mean", "blur"])
+def test_exact_is_the_engines_map(explore, cnn, photo, baseline):
+    explorer = explore(exact=True, baseline=baseline)
+    explorer.wait(60)
+    x = torch.from_numpy(photo.transpose(2, 0, 1).copy())[None].float() / 255
+    patch = explorer._inputs[0].patch(baseline)
+    expected = KryptonOcclusion(cnn).heatmap(x, (3, 6, 6), (3, 2, 2), patch, activation="softmax")
+    torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
+    assert explorer.heatmap.target == expected.target
+
+
+def test_patches_are_coloured_in_the_picture_and_then_preprocessed(explore, photo):
+    def preprocess(array):
+        return (torch.from_numpy(array.transpose(2, 0, 1).copy()).float() / 255 - 0.4) / 0.2
+
+    given = explore(preprocess=preprocess)._inputs[0]
+    assert torch.allclose(given.patch("black"), torch.tensor(-2.0))
+    assert torch.allclose(given.patch("grey"), torch.tensor((128 / 255 - 0.4) / 0.2))
+    mean = photo.reshape(-1, 3).mean(0)
+    assert np.allclose(
+        given.patch("mean")[0, :, 0, 0].numpy(), (mean / 255 - 0.4) / 0.2, atol=0.5 / 255 / 0.2
+    )
+    assert np.array_equal(given.picture, photo), "the picture shown is the model's input"
+    assert given.patch("blur").std() < given.x.std()
+
+
+@pytest.mark.parametrize("kind", ["pil", "array", "float array", "tensor", "batch of one", "byte tensor"])
+def test_kinds_of_images(explore, photo, kind):
+    shares = torch.from_numpy(photo.transpose(2, 0, 1).copy()).float() / 255
+    image = {
+        "pil": Image.fromarray(photo),
+        "array": photo,
+        "float array": (photo / 255).astype(np.float32),
+        "tensor": shares,
+        "batch of one": shares[None],
+        "byte tensor": torch.from_numpy(photo),
+    }[kind]
+    given = explore(image=image)._inputs[0]
+    torch.testing.assert_close(given.x, shares[None])
+    assert np.array_equal(given.picture, photo)
+
+
+def test_probabilities_are_left_alone(explore, cnn):
+    explorer = explore(lambda x: cnn(x).softmax(1))
+    explorer.wait(60)
+    assert 0 < float(explorer.heatmap.base) < 1
+    assert float(explorer.heatmap.base_outputs.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_ssim_and_costs_once_the_exact_map_is_there(explore):
+    explorer = explore(exact=True)
+    explorer.wait(60)
+    found = explorer._comparison
+    assert found["positions"] == 80 and found["measured"] == 20 and found["step"] == 2
+    assert -1 < found["ssim"] < 1
+    assert 0 < found["seconds"] <= found["exactSeconds"]
+    assert found["speedUp"] == pytest.approx(found["exactSeconds"] / found["seconds"])
+    assert found["fullSpeedUp"] == pytest.approx(found["fullSeconds"] / found["seconds"])
+    explorer.ssim_target = 0.7
+    explorer.wait(60)
+    assert explorer._comparison["step"] == 4
+
+
+# --- controls -----------------------------------------------------------------------------------------
+
+
+def test_stride_is_lowered_with_the_window(explore):
+    explorer = explore(window=8, stride=8)
+    explorer.window = 5
+    assert explorer.stride == 5
+    explorer.stride = 99
+    assert explorer.stride == 5
+    explorer.wait(60)
+    assert explorer.heatmap.window.shape == (3, 5, 5)
+
+
+def test_another_class_costs_nothing(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    model.trouble = RuntimeError("the model was asked")
+    target = (explorer.heatmap.target + 1) % 5
+    explorer.target = target
+    explorer.wait(10)
+    assert explorer._frame["target"] == explorer.heatmap.target == explorer._comparison["target"] == target
+
+
+def test_a_map_seen_before_costs_nothing(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model)
+    explorer.wait(60)
+    explorer.window = 8
+    explorer.wait(60)
+    model.trouble = RuntimeError("the model was asked")
+    explorer.window = 6
+    explorer.wait(10)
+    assert explorer._frame["window"] == 6 and explorer._frame["finished"]
+
+
+def test_a_region(explore):
+    explorer = explore(exact=True, region=(0, 0, 6, 6))
+    explorer.wait(60)
+    assert explorer.heatmap.measured.sum() == 9
+    known = np.frombuffer(explorer._frame["known"], np.uint8)
+    assert (known == 2).sum() == 9 and (known == 0).sum() == 71
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[-1, -1] = True
+    explorer.region = mask
+    explorer.wait(60)
+    assert explorer.heatmap.measured.sum() == 10, "what was measured stays"
+
+
+def test_several_images(explore, photo):
+    explorer = explore(image=[photo, Image.fromarray(255 - photo)])
+    explorer.wait(60)
+    first = explorer.heatmap
+    explorer.image_index = 1
+    explorer.wait(60)
+    assert not torch.equal(first.image, explorer.heatmap.image)
+    assert len(explorer._thumbnails) == 2
+
+
+# --- latest wins --------------------------------------------------------------------------------------
+
+
+def test_many_moves_leave_one_worker_and_the_right_map(explore, cnn):
+    explorer = explore()
+    generator = np.random.default_rng(1)
+    for _ in range(200):
+        explorer.window = int(generator.integers(3, 12))
+        explorer.stride = int(generator.integers(1, 12))
+        explorer.exact = bool(generator.integers(2))
+        time.sleep(float(generator.uniform(0, 0.005)))
+    explorer.window, explorer.stride, explorer.exact = 7, 3, True
+    explorer.wait(120)
+    assert workers() == 1
+    x = explorer._inputs[0].x
+    expected = KryptonOcclusion(cnn).heatmap(
+        x, (3, 7, 7), (3, 3, 3), explorer._inputs[0].patch("grey"), activation="softmax"
+    )
+    torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
+    assert explorer._frame["window"] == 7 and explorer._frame["finished"] and not explorer.running
+
+
+def test_cancelling_keeps_what_was_measured(explore, cnn):
+    explorer = explore(Slow(cnn, 0.02), stride=1, exact=True, executor="reference")
+    while not explorer._frame:
+        time.sleep(0.01)
+    explorer.cancel()
+    explorer.wait(5)
+    assert not explorer.running
+
+
+def test_wait_times_out_by_name(explore):
+    explorer = explore()
+    explorer.wait(60)
+    blocked = threading.Event()
+    explorer._worker.submit(lambda _: blocked.wait(5) and None)
+    with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
+        explorer.wait(0.05)
+    blocked.set()
+
+
+def test_closing_ends_the_worker(explore):
+    explorer = explore()
+    explorer.close()
+    time.sleep(0.1)
+    assert workers() == 0
+
+
+# --- errors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "cat.png"}, "image is str"),
+        ({"image": []}, "image is an empty list"),
+        ({"image": np.zeros((24, 20, 5), dtype=np.uint8)}, r"the model raised .* \(1, 5, 24, 20\)"),
+        ({"image": np.zeros((24, 20, 3), dtype=np.int64)}, "image"),
+        ({"image": np.full((24, 20, 3), np.nan)}, "not finite"),
+        ({"class_names": ["one", "two"]}, "class_names has 2 names; the model has 5"),
+        ({"window": 21}, "window is 21; accepted are 1 to 20"),
+        ({"stride": 0}, "stride is 0"),
+        ({"target": 5}, "target is 5; the model has classes 0 to 4"),
+        ({"preprocess": 3}, "preprocess is int"),
+        ({"preprocess": lambda image: 1 / 0}, "preprocess raised ZeroDivisionError"),
+        ({"preprocess": lambda image: image}, "preprocess returns ndarray"),
+        ({"model": 3}, "model is int"),
+        ({"model": lambda x: x}, "model returns"),
+        ({"colormap": "no such"}, "colormap is 'no such'"),
+        ({"limit": -1.0}, "limit is -1.0"),
+        ({"region": (0, 0, 99, 99)}, "region"),
+        ({"region": np.ones((3, 3), dtype=bool)}, "region is a mask"),
+        ({"executor": "gpu"}, "executor is 'gpu'"),
+    ],
+)
+def test_bad_input_is_named(explore, options, message):
+    with pytest.raises(InputError, match=message):
+        explore(**options)
+
+
+def test_a_model_that_raises_is_told_in_words_and_survived(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model)
+    explorer.wait(60)
+    model.trouble = RuntimeError("no luck today")
+    explorer.window = 8
+    with pytest.raises(Exception, match="no luck today"):
+        explorer.wait(60)
+    assert "no luck today" in explorer.error and not explorer.running
+    model.trouble = None
+    explorer.window = 7
+    explorer.wait(60)
+    assert explorer.error == "" and explorer._frame["window"] == 7
+
+
+def test_out_of_memory_is_told_in_words(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model)
+    explorer.wait(60)
+    model.trouble = MemoryError("no room")
+    explorer.window = 8
+    with pytest.raises(MemoryError):
+        explorer.wait(60)
+    assert explorer.error.startswith("Out of memory.")
+
+
+def test_a_bad_image_in_the_list_is_told_when_it_is_picked(explore, photo):
+    explorer = explore(image=[photo, "cat.png"])
+    explorer.image_index = 1
+    with pytest.raises(InputError, match=r"image\[1\] is str"):
+        explorer.wait(60)
+    assert "image[1]" in explorer.error
+    explorer.image_index = 0
+    explorer.wait(60)
+    assert not explorer.error
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def test_files(explore, tmp_path):
+    explorer = explore()
+    explorer.wait(60)
+    for suffix in ("png", "npz", "html"):
+        explorer.save(tmp_path / f"map.{suffix}")
+        assert (tmp_path / f"map.{suffix}").stat().st_size > 1000
+    page = (tmp_path / "map.html").read_text()
+    assert "http://" not in page and "https://" not in page
+    with pytest.raises(InputError, match="must end in"):
+        explorer.save(tmp_path / "map.gif")
+    with pytest.raises(InputError, match="does not exist"):
+        explorer.save(tmp_path / "no" / "map.png")
+
+
+def test_it_is_an_ordinary_widget(explore):
+    from ipywidgets import DOMWidget, IntSlider, VBox, link
+
+    explorer = explore()
+    slider = IntSlider(min=1, max=20)
+    link((explorer, "window"), (slider, "value"))
+    seen = []
+    explorer.observe(lambda change: seen.append(change["new"]), "window")
+    slider.value = 9
+    assert explorer.window == 9 and seen == [9]
+    assert isinstance(explorer, DOMWidget) and VBox([explorer, slider]).children[0] is explorer

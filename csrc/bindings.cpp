@@ -192,6 +192,7 @@ NB_MODULE(_native, m) {
     nb::class_<Program>(m, "Program")
         .def(nb::init<const std::string&, long, long, long>(), "isa"_a, "height"_a, "width"_a, "channels"_a)
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
+        .def_prop_ro("view_bytes", &Program::view_bytes)
         .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
         .def(
             "run_bytes",
@@ -406,12 +407,7 @@ NB_MODULE(_native, m) {
                 return done;
             },
             "boxes"_a.noconvert(), "values"_a.noconvert(), "layers"_a.noconvert())
-        .def("cancel", [](PySession& s) { s.cancel = true; })
-        .def_prop_ro("view_bytes", [](const PySession& s) { return s.session->view_bytes(); })
-        .def("run_bytes", [](const PySession& s, long positions) {
-            require(positions >= 0, "a negative number of positions");
-            return s.session->run_bytes(positions);
-        });
+        .def("cancel", [](PySession& s) { s.cancel = true; });
 }
 
 }  // namespace krypton

@@ -42,6 +42,8 @@ class Program {
     const std::vector<std::unique_ptr<Operator>>& operators() const { return operators_; }
     const std::vector<RowLayer>& layers() const { return layers_; }
     std::size_t weight_bytes() const;
+    // Of all views while they are made, and of the baseline.
+    std::size_t view_bytes() const;
 
     // From now on nothing is added: a session laid out its memory for what there is.
     void seal() { sealed_ = true; }

@@ -577,12 +577,6 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
     return !cancelled;
 }
 
-std::size_t Session::view_bytes() const {
-    std::size_t bytes = baseline_.size() * sizeof(float);
-    for (const auto& view : views_) bytes += view.size() * sizeof(float);
-    return bytes;
-}
-
 std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const Layout& layout,
                       int threads, long positions) {
     std::size_t bytes = threads * (layout.floats * sizeof(float) + layout.scratch +

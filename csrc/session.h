@@ -71,11 +71,6 @@ class Session {
     bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
              const std::vector<RowExit>& rows, const std::function<bool()>& poll) const;
 
-    std::size_t view_bytes() const;
-    std::size_t run_bytes(long positions) const {
-        return krypton::run_bytes(*program_, extents_, layout_, threads_, positions);
-    }
-
   private:
     struct Worker;
     struct Batch;

@@ -452,7 +452,6 @@ void test_random_program(const char* isa, long seed) {
     const int threads = static_cast<int>(random.between(1, 4));
     const std::vector<float> x = plain(input), b = plain(baseline);
     const Session session(net.program, extents, kept, x.data(), b.data(), threads, {});
-    check(session.view_bytes() > 0 && session.run_bytes(3) >= session.run_bytes(1), "memory of a session");
 
     Outputs base(random, program, kept, 1);
     session.base(base.exits, base.row_exits);

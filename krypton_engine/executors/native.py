@@ -75,6 +75,7 @@ class NativeProgram:
         graph: Of which it is a program.
         program: The engine's own.
         exits: Nodes that are computed there and read here, with their numbers.
+        kept: The numbers of those that are images.
         tail: The rest of the model.
         constants: Weights of the tail.
         reason: Why the engine stops before the output; empty if it does not.
@@ -91,6 +92,7 @@ class NativeProgram:
         self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
         self.layers = {i for i in self.exits if lowering.is_layer(i)}
         self.flat = lowering.flat & set(self.exits)
+        self.kept = [number for index, number in self.exits.items() if index not in self.layers]
         self.values = lowering.nodes
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
@@ -103,10 +105,28 @@ class NativeProgram:
             out[value] = [int(largest[axis].max()) for axis in (ROWS, COLUMNS)]
         return out
 
+    def largest_batch(self, plan: Plan, budget: int) -> int:
+        """Positions that fit a budget in bytes, beside weights, views and what the threads need.
+
+        Raises:
+            InputError: Not even one does.
+        """
+        extents = self.extents(plan)
+        run = [self.program.run_bytes(extents, self.kept, threads(), n) for n in (0, 1)]
+        fixed = self.program.weight_bytes + self.program.view_bytes + run[0]
+        fixed += sum(value.numel() * value.element_size() for value in self.constants.values())
+        each = run[1] - run[0] + sum(self.graph.nodes[i].numel() * 4 for i in self.exits)
+        each += 2 * sum(sorted((node.numel() * 4 for node in self.tail.nodes), reverse=True)[:3])
+        if budget < fixed + each:
+            raise InputError(
+                f"memory_budget is {budget / 2**20:.0f} MiB; this model and window take "
+                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a position"
+            )
+        return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
+
     def describe(self, plan: Plan) -> str:
         """What it runs on, and what memory it takes, in words."""
-        kept = [number for index, number in self.exits.items() if index not in self.layers]
-        bytes_ = self.program.run_bytes(self.extents(plan), kept, threads(), LARGEST_BATCH)
+        bytes_ = self.program.run_bytes(self.extents(plan), self.kept, threads(), LARGEST_BATCH)
         words = (
             f"native ({self.program.isa}, {threads()} threads; {self.program.weight_bytes / 2**20:.0f} MiB of "
             f"packed weights, {bytes_ / 2**20:.0f} MiB for {LARGEST_BATCH} positions)"
@@ -168,28 +188,11 @@ class NativeSession:
         self.window = plan.window
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
         self._constant = unchanging(program.graph, inputs, program.constants)
-        kept = [number for index, number in program.exits.items() if index not in program.layers]
+        self.batch = program.largest_batch(plan, memory_budget)
         self._session = _native.Session(
-            program.program, program.extents(plan), kept, _nhwc(x), _nhwc(baseline), threads()
+            program.program, program.extents(plan), program.kept, _nhwc(x), _nhwc(baseline), threads()
         )
-        self.batch = self._largest_batch(memory_budget)
         self.base = self._outputs(1, self._session.base)
-
-    def _largest_batch(self, budget: int) -> int:
-        """Positions that fit the budget beside views, weights and what the threads need."""
-        program, empty = self.program, self._session.run_bytes(0)
-        fixed = self._session.view_bytes + program.program.weight_bytes + empty
-        fixed += sum(value.numel() * value.element_size() for value in program.constants.values())
-        each = self._session.run_bytes(1) - empty
-        each += sum(program.graph.nodes[i].numel() * 4 for i in program.exits)
-        largest = sorted((node.numel() * 4 for node in program.tail.nodes), reverse=True)
-        each += 2 * sum(largest[:3])
-        if budget < fixed + each:
-            raise InputError(
-                f"memory_budget is {budget / 2**20:.0f} MiB; this model and window take "
-                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a position"
-            )
-        return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
 
     def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor:
         """Outputs of the model for ``count`` positions, whose exits ``compute`` fills."""

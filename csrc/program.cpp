@@ -45,6 +45,12 @@ void Program::check_changing(int value) const {
     if (!values_[value].constant.empty()) throw std::invalid_argument("a layer of a constant");
 }
 
+std::size_t Program::view_bytes() const {
+    std::size_t floats = values_[0].pixels() * values_[0].stored();
+    for (const Value& value : values_) floats += value.pixels() * value.stored();
+    return floats * sizeof(float);
+}
+
 int Program::add_constant(long height, long width, long channels, const float* pixels) {
     Value value{height, width, channels, {}};
     value.constant.assign(value.pixels() * value.stored(), 0.0f);

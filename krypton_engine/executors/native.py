@@ -128,8 +128,8 @@ class NativeProgram:
         """What it runs on, and what memory it takes, in words."""
         bytes_ = self.program.run_bytes(self.extents(plan), self.kept, threads(), LARGEST_BATCH)
         words = (
-            f"native ({self.program.isa}, {threads()} threads; {self.program.weight_bytes / 2**20:.0f} MiB of "
-            f"packed weights, {bytes_ / 2**20:.0f} MiB for {LARGEST_BATCH} positions)"
+            f"native ({self.program.isa}, {threads()} threads; packed weights take "
+            f"{self.program.weight_bytes / 2**20:.0f} MiB, {LARGEST_BATCH} positions {bytes_ / 2**20:.0f} MiB)"
         )
         return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
 

@@ -13,11 +13,9 @@ from captum._utils.common import (
     _format_output,
     _format_tensor_into_tuples,
     _is_tuple,
-    _run_forward,
     _select_targets,
 )
 from captum.attr import Occlusion
-from captum.attr._core.feature_ablation import _parse_forward_out
 from captum.attr._utils.common import (
     _format_and_verify_sliding_window_shapes,
     _format_and_verify_strides,
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError
+from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
@@ -342,7 +341,7 @@ class KryptonOcclusion(Occlusion):
                 raise InputError(f"inputs[{i}] is {given}; accepted is a tensor with at least one example")
         windows = _windows(tensors, sliding_window_shapes, strides)
         extra = _format_additional_forward_args(additional)
-        base = _parse_forward_out(_run_forward(self.forward_func, tensors, None, extra))
+        base = evaluate(self.forward_func, tensors, extra)
         baseline = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
         return Question(self.forward_func, tensors, baseline, windows, extra, base)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from krypton_engine.capture import CaptureError, capture, modules_of
 from krypton_engine.errors import FallbackWarning
 from krypton_engine.executors import Session, native
-from krypton_engine.executors.full import FullSession
+from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
 from krypton_engine.plan import Plan
@@ -24,8 +24,13 @@ from krypton_engine.windows import SlidingWindow, distinct_work
 
 ROUNDING = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
-show; more than that is a stale or wrong capture."""
+show; more than that is a stale or wrong capture, or a callable that amplifies rounding."""
 
+_ROUNDINGS = 8
+"""What all the roundings within such a callable come to, in roundings of its input."""
+
+_TELLING = 1 / 32
+"""Rounding, as a share of the largest output, beyond which agreement would prove nothing."""
 
 _GOLDEN_RATIO = 0.618034
 """Its multiples, modulo 1, fall evenly: each proof looks at another place."""
@@ -33,6 +38,10 @@ _GOLDEN_RATIO = 0.618034
 _OURS = {"krypton_engine", "captum", "contextlib"}
 
 _DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
+_AMPLIFIES = (
+    "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
+    "so that no graph can be proved right"
+)
 
 
 @dataclass
@@ -145,7 +154,7 @@ class Preparer:
     # -- incremental -----------------------------------------------------------------------------------
 
     def _incremental(self, question: Question, occluded: int, again: bool) -> Answer:
-        """Sessions on the graph, the first of them proved.
+        """Sessions on the graph, each of which proves itself, the first of them now.
 
         Raises:
             CaptureError: There is no graph.
@@ -159,20 +168,16 @@ class Preparer:
             assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            return ready.open(tensors, question.baseline(occluded, row), self.memory_budget)
+            opened = ready.open(tensors, question.baseline(occluded, row), self.memory_budget)
+            self._prove(question, occluded, row, ready.runs.graph, opened)
+            return opened
 
-        first = session(0)
-        scale = self._prove(question, occluded, ready.runs.graph, first)
+        waiting = [session(0)]
         if ready.runs is not ready.plan:
             self._warn_full(f"incremental work would not pay (full over incremental: {ready.plan.gain:.2f})")
-        waiting = [first]
-        del first
 
         def open_session(row: int | None) -> Session:
-            opened = waiting.pop() if row == 0 and waiting else session(row)
-            if not agree(opened.base, question.base[row : row + 1], scale):  # type: ignore[operator]
-                raise Disagreement(_DISAGREES)
-            return opened
+            return waiting.pop() if row == 0 and waiting else session(row)
 
         return Answer(list(range(len(question.inputs[0]))), open_session, ready.plan)
 
@@ -201,22 +206,19 @@ class Preparer:
         told.executor = f"reference ({why})"
         return Ready(told, plan, lambda *example: ReferenceSession(program, plan, *example))
 
-    def _prove(self, question: Question, occluded: int, graph: Graph, session: Session) -> Tensor:
-        """Compare the base and occluded positions with the user's forward function on each alone.
+    def _prove(self, question: Question, occluded: int, row: int, graph: Graph, session: Session) -> None:
+        """Compare an example's base and occluded positions with the user's forward function on each alone.
 
         Two positions, computed together, for a window that the graph has not met; one, and each time
         another, for one that it has: the un-occluded output may hide what has changed since.
 
-        Returns:
-            The largest output seen: what rounding is measured against.
-
         Raises:
-            Disagreement: The graph is wrong.
+            Disagreement: The graph is wrong, or cannot be told from a wrong one.
         """
         window = session.window
-        inputs, additional = question.example(0)
+        inputs, additional = question.example(row)
         full = FullSession(
-            question.forward_func, inputs, occluded, window, question.baseline(occluded, 0),
+            question.forward_func, inputs, occluded, window, question.baseline(occluded, row),
             additional or None, session.base, 1,
         )  # fmt: skip
         work = distinct_work(full.changed, np.arange(len(window), dtype=np.int64))
@@ -228,14 +230,19 @@ class Preparer:
             places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * (window not in graph.proved)
             chosen = np.unique([work.readers[int(place * len(work.boxes))][0] for place in places])
         mine = {-1: session.base[0]}
-        theirs = {-1: question.base[0]}
+        theirs = {-1: question.base[row]}
         mine |= {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
         theirs |= {int(p): out[0] for p in chosen for _, out in full.stream(np.array([p]))}
         scale = torch.stack([_largest(out) for out in theirs.values()]).max()
-        if not all(agree(mine[p], theirs[p], scale) for p in theirs):
-            raise Disagreement(_DISAGREES)
+        floating = question.base.is_floating_point()
+        tolerance = ROUNDING * torch.finfo(question.base.dtype).eps * scale if floating else scale * 0
+        if not all(agree(mine[p], theirs[p], tolerance) for p in theirs):
+            amplified = _amplified(question, occluded, row, tolerance) if floating else tolerance
+            if amplified > _TELLING * scale:
+                raise Disagreement(_AMPLIFIES.format(float(amplified / scale)))
+            if not all(agree(mine[p], theirs[p], amplified) for p in theirs):
+                raise Disagreement(_DISAGREES)
         graph.proved.add(window)
-        return scale
 
     # -- full ------------------------------------------------------------------------------------------
 
@@ -270,13 +277,40 @@ def _largest(output: Tensor) -> Tensor:
     return finite.max() if finite.numel() else finite.sum()
 
 
-def agree(mine: Tensor, theirs: Tensor, scale: Tensor) -> bool:
-    """Whether two outputs are the same within the rounding of numbers of size ``scale``."""
+def _amplified(question: Question, occluded: int, row: int, noise: Tensor) -> Tensor:
+    """How far rounding may move the callable's output: as far as ``_ROUNDINGS`` of its input do.
+
+    All cells move in one direction, then each in its own: sums add up the one and average out the other.
+
+    Args:
+        question: What is asked.
+        occluded: The input that moves.
+        row: The example.
+        noise: A callable whose answer to the same input moves by more than this is random.
+
+    Returns:
+        The largest difference that is explained; 0 for a random callable.
+    """
+    inputs, additional = question.example(row)
+    x, nudge = inputs[occluded], _ROUNDINGS * torch.finfo(question.base.dtype).eps
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x) * 2 - 1
+
+    def moved(direction: Tensor | int) -> Tensor:
+        nudged = (*inputs[:occluded], x * (1 + nudge * direction), *inputs[occluded + 1 :])
+        return evaluate(question.forward_func, nudged, additional or None)
+
+    base = moved(0)
+    if _largest(moved(0) - base) > noise:
+        return noise * 0
+    return torch.maximum(_largest(moved(1) - base), _largest(moved(signs) - base))
+
+
+def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor) -> bool:
+    """Whether two outputs are the same but for ``tolerance``."""
     if mine.shape != theirs.shape:
         return False
     if not theirs.is_floating_point():
         return torch.equal(mine, theirs)
-    tolerance = ROUNDING * torch.finfo(theirs.dtype).eps * scale
     close = (mine - theirs).abs() <= tolerance
     return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
 

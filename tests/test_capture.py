@@ -247,6 +247,24 @@ def test_a_change_that_only_occluded_images_show(image):
         assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=-1, target=1)
 
 
+def test_a_change_that_only_the_second_example_shows(images):
+    """Each example proves itself; a later one that cannot makes the call run in full."""
+    model = SmallCNN()
+    model.floor = -9.0
+
+    def forward(x):
+        return model(x.clamp_min(model.floor))
+
+    x = images[:2].abs()
+    baselines = torch.tensor([0.0, -1.0]).view(2, 1, 1, 1).expand_as(x)
+    occlusion = KryptonOcclusion(forward)
+    with incremental():
+        assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=baselines, target=1)
+    model.floor = -0.1
+    with full_inference():
+        assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=baselines, target=1)
+
+
 def test_a_model_that_trains_on(images):
     model = SmallCNN()
     occlusion = KryptonOcclusion(model)
@@ -269,6 +287,51 @@ def test_an_output_near_zero_is_no_disagreement(cnn, image, size):
     with incremental():
         mine = occlusion.attribute(image, WINDOW, STRIDES, target=1)
     assert_close(mine, Occlusion(cnn).attribute(image, WINDOW, STRIDES, target=1), output_scale(cnn, image))
+
+
+class Amplifier(nn.Module):
+    """A network that blows up what differs from its answer to one image, which for that one is rounding."""
+
+    def __init__(self, image, factor):
+        super().__init__()
+        self.model, self.factor = SmallCNN(), factor
+        with torch.no_grad():
+            self.answer = self.model(image) + 0.001 / factor
+        self.eval()
+
+    def forward(self, x):
+        return torch.tanh((self.model(x) - self.answer) * self.factor)
+
+
+def test_rounding_that_a_model_amplifies_is_no_disagreement(image):
+    """Krypton and PyTorch are as far apart as two good orders of summation are after a network like that."""
+    model = Amplifier(image, 3e4)
+    with incremental():
+        mine = KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
+    assert_close(mine, Occlusion(model).attribute(image, WINDOW, STRIDES, target=1), 1, 0.05)
+
+
+def test_an_output_of_nothing_but_rounding(image):
+    with pytest.warns(FallbackWarning, match="largely rounding"):
+        KryptonOcclusion(Amplifier(image, 3e6)).attribute(image, WINDOW, STRIDES, target=1)
+
+
+def test_a_wrong_graph_of_a_model_that_amplifies(image):
+    model = Amplifier(image, 3e4)
+    occlusion = KryptonOcclusion(lambda x: model(x))
+    with incremental():
+        occlusion.attribute(image, WINDOW, STRIDES, target=1)
+        model.answer = model.answer + 0.1 / model.factor
+        mine = occlusion.attribute(image, WINDOW, STRIDES, target=1)
+    assert_close(mine, Occlusion(model).attribute(image, WINDOW, STRIDES, target=1), 1, 0.05)
+
+
+def test_a_random_model_amplifies_nothing(image):
+    model = SmallCNN()
+    with pytest.warns(FallbackWarning, match="disagrees"):
+        KryptonOcclusion(lambda x: model(x) + torch.randn(()) / 100).attribute(
+            image, WINDOW, STRIDES, target=1
+        )
 
 
 # --- what a graph cannot say --------------------------------------------------------------------------

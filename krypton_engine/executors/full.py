@@ -15,6 +15,14 @@ from krypton_engine.errors import InputError
 from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
 
 
+def evaluate(
+    forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...] | None
+) -> Tensor:
+    """What the user's own forward function says, in the form that Captum makes of it."""
+    output: Tensor = _parse_forward_out(_run_forward(forward_func, inputs, None, additional))
+    return output
+
+
 class FullSession:
     """The user's own forward function on copies of its inputs, several positions an evaluation.
 
@@ -79,7 +87,7 @@ class FullSession:
         additional = self.additional
         if additional is not None and copies > 1:
             additional = _expand_additional_forward_args(additional, copies)
-        output = _parse_forward_out(_run_forward(self.forward_func, inputs, None, additional))
+        output = evaluate(self.forward_func, inputs, additional)
         if copies == 1:
             return output[None] if self.joint else output
         if output.ndim == 0 or output.shape[0] != copies * examples:

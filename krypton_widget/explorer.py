@@ -24,9 +24,8 @@ from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
 from krypton_engine.windows import SlidingWindow
 from krypton_widget import maps, takeaway
-from krypton_widget.filling import every
 from krypton_widget.maps import Known, Memory, Question, Region, step_for
-from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png
+from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png, thumbnail
 from krypton_widget.worker import Cancelled, LatestWins, Pace
 
 _STATIC = Path(__file__).parent / "static"
@@ -178,7 +177,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             _colours={name: _table(name) for name in COLORMAPS},
         )
         if len(self._images) > 1:
-            self._thumbnails = [_thumbnail(item) for item in self._images]
+            self._thumbnails = [thumbnail(item) for item in self._images]
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
         self.observe(self._ask, list(_ASKS))
@@ -209,7 +208,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def cancel(self) -> None:
         """Stop the run; what it measured stays, and the next run goes on from there."""
-        self._worker.cancel()
+        with self._lock:
+            if self._worker.cancel():  # it will not run, so nobody else will say that it has ended
+                self.running = False
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``.png`` (a picture), ``.npz`` (the numbers), or ``.html`` (the page, without a kernel).
@@ -404,7 +405,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._comparison = {}
             self._view = self._seen(question)
         wanted = maps.wanted(window, region)
-        asked = wanted & every(wanted.shape, step)
+        asked, step = maps.asked(wanted, step)
         total = int(asked.sum())
         self._capture(given, window)
         began, first, pace = time.perf_counter(), None, Pace(_REDRAW_SECONDS)
@@ -477,7 +478,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         assert known.heatmap is not None
         heatmap = self._for_target(known.heatmap)
         wanted = maps.wanted(heatmap.window, region)
-        total = int((wanted & every(wanted.shape, step)).sum())
+        asked, step = maps.asked(wanted, step)
+        total = int(asked.sum())
         frame = maps.to_page(heatmap, maps.Picture.of(heatmap, wanted, step))
         frame |= {
             "done": done,
@@ -499,7 +501,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         heatmap = self._for_target(known.heatmap)
         approximate = step_for(self.ssim_target if self.ssim_target < 1 else 0.95, False)
         seconds = self._pass_seconds.get(heatmap.window.input_shape)
-        self._comparison = maps.comparison(known, heatmap, approximate, seconds)
+        found = maps.comparison(known, heatmap, approximate, seconds)
+        self._comparison = found | {"ssimTarget": self.ssim_target}
 
     def _time_full_inference(self, given: ModelInput, stopped: Cancelled) -> None:
         """Seconds that full inference takes for an image, in the best batch; nothing if stopped."""
@@ -635,14 +638,6 @@ def _table(name: str) -> bytes:
         raise InputError(f"colormap is {name!r}; accepted are Matplotlib's, such as {COLORMAPS[0]!r}")
     colours = colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
     return bytes(colours.round().astype(np.uint8).tobytes())
-
-
-def _thumbnail(image: Any) -> bytes:
-    """A small PNG; empty where the image is none, which is told when it is picked."""
-    try:
-        return png(ModelInput(image, None).picture, largest=96)
-    except InputError:
-        return b""
 
 
 def in_words(error: BaseException) -> str:

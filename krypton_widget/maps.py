@@ -119,6 +119,12 @@ def wanted(window: SlidingWindow, region: Region) -> Flags:
     return flat.reshape(rows, columns)
 
 
+def asked(wanted: Flags, step: int) -> tuple[Flags, int]:
+    """Positions to measure, and their step: all of them where the coarse grid misses a small region."""
+    cells = wanted & every(wanted.shape, step)
+    return (cells, step) if cells.any() else (wanted, 1)
+
+
 def as_engine(region: Region) -> Tensor | tuple[int, ...] | None:
     """A region as `KryptonOcclusion.heatmap` takes it."""
     return torch.from_numpy(region) if isinstance(region, np.ndarray) else region

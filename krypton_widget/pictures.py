@@ -14,7 +14,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[np.uint8]
 Preprocess = Callable[[Any], Tensor]
 
@@ -23,6 +23,9 @@ BASELINES = ("grey", "black", "mean", "blur")
 
 _BLUR = 1 / 16
 """Width of the blur, of the picture's longer side: nothing the size of a usual patch survives it."""
+
+_LARGEST_BLURRED = 512
+"""Pixels along a side from which a picture is made smaller to be blurred."""
 
 _AFFINE = 0.02
 """Share of the range by which a preprocessed grey may miss the middle of black and white."""
@@ -66,7 +69,7 @@ class ModelInput:
     def patch(self, baseline: str) -> Tensor:
         """What covers a window: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
         if baseline not in self._patches:
-            self._patches[baseline] = self._prepared(self._pixels.like(self._pixels.covered(baseline)))
+            self._patches[baseline] = self._prepared(self._pixels.covered(baseline))
         return self._patches[baseline]
 
     def seen(self, x: Tensor) -> Pixels:
@@ -79,7 +82,7 @@ class ModelInput:
         return np.ascontiguousarray(pixels)
 
     def _solid(self, level: float) -> Tensor:
-        return self._prepared(self._pixels.like(np.full_like(self._pixels.shares, level)))
+        return self._prepared(self._pixels.solid(level))
 
     def _prepared(self, image: Any) -> Tensor:
         if self.preprocess is None:
@@ -106,11 +109,13 @@ class _Pixels:
     """A picture as shares of its range, ``(height, width, channels)``, and the way back to its kind.
 
     Attributes:
-        shares: 0 is the picture's black, 1 its white.
+        shape: Height, width, channels.
+        shares: Makes the shares: 0 is the picture's black, 1 its white. Not kept: photographs are large.
         like: From shares to an image of the kind that was given.
     """
 
-    shares: Floats
+    shape: tuple[int, ...]
+    shares: Callable[[], Floats]
     like: Callable[[Floats], Any]
 
     @staticmethod
@@ -120,7 +125,8 @@ class _Pixels:
         if isinstance(image, Image.Image):
             array = np.asarray(_rgb_or_grey(image))
             return _Pixels(
-                _three_axes(array) / 255,
+                _three_axes(array).shape,
+                lambda: _three_axes(array).astype(np.float32) / 255,
                 lambda shares: Image.fromarray(_bytes(shares).reshape(array.shape)).convert(image.mode),
             )
         if isinstance(image, np.ndarray):
@@ -132,36 +138,51 @@ class _Pixels:
                 f"{name} is {type(image).__name__}; accepted are a PIL image, a NumPy array "
                 f"(height, width, channels) or a tensor (channels, height, width)"
             )
-        if cells.ndim not in (2, 3) or 0 in cells.shape or cells.dtype.kind not in "uf":
+        known = cells.dtype == np.uint8 or cells.dtype.kind == "f"
+        if cells.ndim not in (2, 3) or 0 in cells.shape or not known:
             raise InputError(
                 f"{name} has shape {tuple(image.shape)} and type {image.dtype}; accepted are uint8 or "
                 f"floating-point pictures"
             )
-        if cells.dtype.kind == "u" and cells.dtype != np.uint8:
-            raise InputError(f"{name} is of type {image.dtype}; accepted are uint8 or floating point")
         if not np.isfinite(cells).all():
             raise InputError(f"{name} holds values that are not finite")
         low, high = _range(cells)
-        shares = (_three_axes(cells).astype(np.float64) - low) / (high - low)
 
         def like(shares: Floats) -> Any:
             cells = shares * (high - low) + low
-            return back(cells.round() if high == 255 else cells)
+            return back(cells.round() if image.dtype in (np.uint8, torch.uint8) else cells)
 
-        return _Pixels(shares, like)
+        return _Pixels(
+            _three_axes(cells).shape,
+            lambda: (_three_axes(cells).astype(np.float32) - low) / (high - low),
+            like,
+        )
 
-    def covered(self, baseline: str) -> Floats:
-        """The whole picture in the colour of a patch."""
-        from skimage.filters import gaussian
+    def solid(self, colour: Any) -> Any:
+        """An image of one colour: a share, or one for every channel."""
+        return self.like(np.broadcast_to(np.asarray(colour, dtype=np.float32), self.shape).copy())
 
+    def covered(self, baseline: str) -> Any:
+        """An image in the colour of a patch, all over."""
         if baseline == "grey":
-            return np.full_like(self.shares, 0.5)
+            return self.solid(0.5)
         if baseline == "black":
-            return np.zeros_like(self.shares)
+            return self.solid(0.0)
         if baseline == "mean":
-            return np.broadcast_to(self.shares.mean((0, 1)), self.shares.shape)
-        blurred: Floats = gaussian(self.shares, sigma=max(self.shares.shape[:2]) * _BLUR, channel_axis=-1)
-        return blurred
+            return self.solid(self.shares().mean((0, 1), dtype=np.float64))
+        return self.like(_blurred(self.shares()))
+
+
+def _blurred(shares: Floats) -> Floats:
+    """The picture without anything the size of a patch; large ones by way of a small one."""
+    from skimage.filters import gaussian
+    from skimage.transform import resize
+
+    every = max(1, max(shares.shape[:2]) // _LARGEST_BLURRED)
+    small = shares[::every, ::every]
+    small = gaussian(small, sigma=max(small.shape[:2]) * _BLUR, channel_axis=-1)
+    blurred: Floats = small if every == 1 else resize(small, shares.shape).astype(np.float32)
+    return blurred
 
 
 def _plain(image: Any) -> Tensor:
@@ -226,3 +247,17 @@ def png(pixels: Pixels, largest: int | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def thumbnail(image: Any, largest: int = 96) -> bytes:
+    """A small PNG of what was given; empty where it is no image, which is told when it is picked."""
+    from PIL import Image
+
+    try:
+        if isinstance(image, Image.Image):
+            small = image.copy()
+            small.thumbnail((largest, largest))
+            return png(np.asarray(small.convert("RGB")))
+        return png(ModelInput(image, None).picture, largest)
+    except InputError:
+        return b""

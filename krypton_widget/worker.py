@@ -55,13 +55,14 @@ class LatestWins:
                 self._thread.start()
             self._changed.notify_all()
 
-    def cancel(self) -> None:
-        """Ask the running job to stop, and drop the one that waits."""
+    def cancel(self) -> bool:
+        """Ask the running job to stop, and drop the one that waits; returns whether one did."""
         with self._changed:
-            self._waiting = None
+            dropped, self._waiting = self._waiting is not None, None
             if self._running is not None:
                 self._running.cancelled.set()
             self._changed.notify_all()
+            return dropped
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when there is nothing left to do.

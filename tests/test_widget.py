@@ -184,6 +184,23 @@ def test_a_region(explore):
     assert explorer.heatmap.measured.sum() == 10, "what was measured stays"
 
 
+def test_a_region_that_the_coarse_grid_misses(explore):
+    explorer = explore(window=3, stride=3, region=(3, 3, 5, 5))
+    explorer.wait(60)
+    assert explorer.heatmap.measured.sum() == 1 and explorer._frame["finished"]
+
+
+def test_large_photographs(explore):
+    given = explore(
+        image=Image.new("RGB", (1500, 1100), (200, 40, 90)),
+        preprocess=lambda image: (
+            torch.from_numpy(np.asarray(image.resize((20, 24))).copy()).movedim(-1, 0) / 255
+        ),
+    )._inputs[0]
+    assert np.ptp(given.picture.reshape(-1, 3), axis=0).max() == 0
+    assert torch.allclose(given.patch("blur"), given.x, atol=0.02)
+
+
 def test_several_images(explore, photo):
     explorer = explore(image=[photo, Image.fromarray(255 - photo)])
     explorer.wait(60)
@@ -223,6 +240,15 @@ def test_cancelling_keeps_what_was_measured(explore, cnn):
     explorer.cancel()
     explorer.wait(5)
     assert not explorer.running
+
+
+def test_cancelling_what_has_not_begun(explore, cnn):
+    explorer = explore(Slow(cnn, 0.05))
+    explorer.window = 8
+    explorer.window = 9
+    explorer.cancel()
+    explorer.wait(10)
+    assert not explorer.running and not explorer.error
 
 
 def test_wait_times_out_by_name(explore):

@@ -252,6 +252,7 @@ function legend(scene: Scene): HTMLElement {
     const at = `${(100 * (map.base - from)) / Math.max(1e-12, to - from)}%`;
     mark.style.left = at;
     middle.style.left = at;
+    middle.style.translate = `-${at}`; // so that it never leaves the bar
     low.textContent = digits(from);
     high.textContent = digits(to);
     middle.textContent = `${digits(map.base)}`;

@@ -61,6 +61,7 @@ export interface Comparison extends Grid {
   known: DataView;
   exact: DataView;
   ssim: number;
+  ssimTarget: number;
   positions: number;
   measured: number;
   seconds: number;
@@ -175,7 +176,7 @@ export function signed(value: number): string {
 
 export function seconds(value: number): string {
   if (value < 1) return `${Math.round(value * 1000)} ms`;
-  if (value < 90) return `${value.toFixed(1)} s`;
+  if (value < 120) return `${value.toFixed(value < 20 ? 1 : 0)} s`;
   return value < 5400 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
 }
 

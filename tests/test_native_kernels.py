@@ -1,0 +1,98 @@
+"""The C++ engine's own tests: built with CMake, run by CTest; here, under sanitizers, and as ARM code."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Where pip puts what a virtual environment brings, its CMake and Ninja among it.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def tool(name: str) -> str:
+    """Path of a program; a test without it is skipped, unless the machine is said to have all."""
+    found = shutil.which(name, path=PATH)
+    if found is None:
+        if "CI" in os.environ or os.environ.get("KRYPTON_REQUIRE_NATIVE") == "1":
+            pytest.fail(f"there is no {name}", pytrace=False)
+        pytest.skip(f"there is no {name}")
+    return found
+
+
+def build(request: pytest.FixtureRequest, name: str, *options: str) -> Path:
+    """A folder with the C++ tests built; kept between runs, so that only what changed is compiled."""
+    tool(os.environ.get("CXX", "c++"))
+    folder = Path(request.config.cache.mkdir(f"csrc-{name}"))
+    commands = [
+        [tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+         "-DKRYPTON_TESTS=ON", *options],
+        [tool("cmake"), "--build", folder],
+    ]  # fmt: skip
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning:" not in done.stdout, done.stdout
+    return folder
+
+
+def ctest(folder: Path) -> None:
+    command = [
+        tool("ctest"),
+        "--test-dir",
+        folder,
+        "--output-on-failure",
+        "--no-tests=error",
+        "--timeout",
+        "600",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_cpp(request):
+    ctest(build(request, "release"))
+
+
+def test_instruction_sets_share_no_code(request):
+    """Of a function in two translation units the linker keeps one: perhaps the one for wide machines."""
+    objects = sorted(build(request, "release").glob("CMakeFiles/krypton_*.dir/csrc/cpu/kernels.cpp.o"))
+    assert objects
+    for path in objects:
+        isa = path.parts[-4].removeprefix("krypton_").removesuffix(".dir")
+        lines = subprocess.run([tool("nm"), "-C", path], capture_output=True, text=True, check=True).stdout
+        symbols = [line[17:].split(" ", 1) for line in lines.splitlines()]
+        # Capital letters are seen by the linker, `u` too; small ones stay in their object.
+        shared = {(kind, name) for kind, name in symbols if kind.isupper() or kind == "u"}
+        assert {(kind, name) for kind, name in shared if kind != "U"} == {("D", f"krypton::{isa}::table")}
+        called = {name for kind, name in shared if kind == "U"}
+        assert called <= {"memset", "memcpy", "memmove", "__stack_chk_fail"}, called
+
+
+@pytest.mark.slow
+def test_cpp_under_sanitizers(request):
+    ctest(build(request, "sanitize", "-DKRYPTON_SANITIZE=ON"))
+
+
+@pytest.mark.slow
+def test_cpp_on_arm(request):
+    """Cross-compiled, and run by an emulator."""
+    emulator = [tool("qemu-aarch64"), "-L", "/usr/aarch64-linux-gnu"]
+    ctest(
+        build(
+            request,
+            "arm",
+            "-DCMAKE_SYSTEM_NAME=Linux",
+            "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+            f"-DCMAKE_CXX_COMPILER={tool('aarch64-linux-gnu-g++')}",
+            f"-DCMAKE_CROSSCOMPILING_EMULATOR={';'.join(emulator)}",
+        )
+    )

@@ -36,8 +36,11 @@ COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
 _REDRAW_SECONDS = 0.08
 """Between two updates of the screen; there is no back-pressure, so no faster than people see."""
 
-_MEMORY = 256 * 2**20
-"""Bytes of finished maps that are kept, and the most that one map may take with all its classes."""
+_REMEMBERED = 128 * 2**20
+"""Bytes of earlier maps that are kept, so that a slider moved back shows its map at once."""
+
+_ALL_CLASSES = 256 * 2**20
+"""Bytes up to which a map keeps all classes; beyond, another class is computed anew."""
 
 _FULL_BATCHES = (1, 8)
 """Batch sizes that are tried for the time of full inference."""
@@ -146,7 +149,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._inputs: dict[int, ModelInput] = {}
         self._bases: dict[int, Tensor] = {}
         self._occlusion = KryptonOcclusion(model, executor)
-        self._memory = Memory(_MEMORY)
+        self._memory = Memory(_REMEMBERED)
         self._pass_seconds: dict[tuple[int, ...], float] = {}
         self._captured: set[tuple[int, ...]] = set()
         # One lock around every update of the page; what belongs to an older run is dropped inside it.
@@ -393,7 +396,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             (shape[0], question.window, question.window),
             (shape[0], question.stride, question.stride),
         )
-        keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _MEMORY
+        keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _ALL_CLASSES
         if not keep_all:
             target = int(base.argmax()) if self.target is None else self.target
             question = replace(question, target=target)

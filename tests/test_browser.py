@@ -221,6 +221,45 @@ def test_a_rectangle_by_keyboard(explorer):
     explorer.until_idle()
 
 
+def test_two_hundred_moves(explorer):
+    """In bursts, as a hand makes them; the map that stays is that of the last."""
+    explorer.page.evaluate("""async () => {
+      const slider = (name) => document.querySelector(`input[data-trait=${name}]`);
+      let seed = 7;
+      const random = () => (seed = (seed * 16807) % 2147483647) / 2147483647;
+      for (let i = 0; i < 200; i++) {
+        const input = slider(["window", "stride", "ssim_target", "opacity"][Math.floor(4 * random())]);
+        const [low, high] = [Math.max(Number(input.min), 0), Math.min(Number(input.max), 40)];
+        input.value = String(low + (high - low) * (0.3 + 0.7 * random()));
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+        if (random() < 0.3) input.dispatchEvent(new Event("change", { bubbles: true }));
+        await new Promise((resolve) => setTimeout(resolve, 40 * random()));
+      }
+    }""")
+    for trait, value in (("window", "16"), ("stride", "8"), ("ssim_target", "0.95"), ("opacity", "0.85")):
+        explorer.page.locator(f"input[data-trait={trait}]").fill(value)
+    explorer.until("approximate")
+    explorer.until_idle()
+    assert explorer.map.get_attribute("data-map") == "16/8/2"
+
+
+def test_a_cell_runs_meanwhile(explorer):
+    """A busy kernel does not stop the map, nor the map the kernel."""
+    explorer.page.locator("input[data-trait=stride]").fill("3")
+    explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('Measuring')")
+    kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+    drawn = "Number(document.querySelector('.kr-map').dataset.drawn)"
+    seen = explorer.page.evaluate(f"""async () => {{
+      const before = {drawn};
+      const cell = {kernel}.requestExecute({{ code: "import time; time.sleep(1.5)" }});
+      await cell.done;
+      return {drawn} - before;
+    }}""")
+    assert seen >= 5
+    explorer.page.locator("input[data-trait=stride]").fill("8")
+    explorer.until("approximate")
+
+
 def test_files(explorer, browser, tmp_path):
     saved = {}
     for suffix in ("png", "npz", "html"):

@@ -157,7 +157,7 @@ export function standing(map: Map | null, running: boolean, error: string): { ki
   const share = `${map.done.toLocaleString("en")} of ${map.wanted.toLocaleString("en")} positions`;
   if (running && !map.finished) return { kind: "running", text: `Measuring, ${share}` };
   if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };
-  const name = map.goal === 1 ? "Exact" : "Approximate";
+  const name = (map.goal === 1 ? "Exact" : "Approximate") + (map.region ? " in the region" : "");
   return { kind: map.goal === 1 ? "exact" : "approximate", text: `${name}, ${share} measured` };
 }
 

@@ -32,7 +32,7 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
     const unfinished = running && map && !map.finished;
     left.textContent = unfinished
       ? `${seconds(map.left)} left`
-      : map?.finished
+      : map?.finished && !map.region
         ? `${seconds(map.seconds)}${map.inFull ? ", by full inference" : ""}`
         : "";
     cancel.hidden = !running;

@@ -147,6 +147,7 @@ describe("state", () => {
     expect(standing(frame({ goal: 1, done: 729, total: 729 }), false, "").kind).toBe("exact");
     expect(standing(frame({ goal: 1, finished: false }), false, "").kind).toBe("cancelled");
     expect(standing(frame({ goal: 1, finished: false }), true, "").kind).toBe("running");
+    expect(standing(frame({ region: { box: [0, 0, 9, 9] } }), false, "").text).toContain("Approximate in the region");
     expect(standing(null, true, "").text).toBe("Reading the model");
     expect(standing(frame({}), false, "broken").kind).toBe("error");
   });

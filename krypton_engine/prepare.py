@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from krypton_engine.capture import CaptureError, capture, modules_of
-from krypton_engine.errors import FallbackWarning
+from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import Session, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
@@ -189,15 +189,11 @@ class Preparer:
             plan = Plan(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
         if self.executor == "native" or (self.executor == "auto" and plan is told):
-            if "native" not in graph.programs:
-                graph.programs["native"] = native.program(graph, device)
-            found = graph.programs["native"]
-            if not isinstance(found, str) and (self.executor == "native" or found.pays(plan)):
+            found = self._native(graph, plan, device)
+            if not isinstance(found, str):
                 told.executor = found.describe(plan)
                 return Ready(told, plan, lambda *example: native.NativeSession(found, plan, *example))
-            why = (
-                found if isinstance(found, str) else f"faster here, since the C++ engine lacks {found.reason}"
-            )
+            why = found
             if self.executor == "native":
                 self.warn(f"the reference executor runs this model: {why}")
         if "reference" not in graph.programs:
@@ -205,6 +201,24 @@ class Preparer:
         program = graph.programs["reference"]
         told.executor = f"reference ({why})"
         return Ready(told, plan, lambda *example: ReferenceSession(program, plan, *example))
+
+    def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
+        """The engine's program, or why it is not taken."""
+        insists = self.executor == "native"
+        if not insists and native.packed_bytes(graph) > self.memory_budget:
+            return "memory_budget does not hold the C++ engine's packed weights"
+        if "native" not in graph.programs:
+            graph.programs["native"] = native.program(graph, device)
+        found: native.NativeProgram | str = graph.programs["native"]
+        if isinstance(found, str) or insists:
+            return found
+        if not found.pays(plan):
+            return f"faster here, since the C++ engine lacks {found.reason}"
+        try:
+            found.largest_batch(plan, self.memory_budget)
+        except InputError as error:
+            return f"the C++ engine takes more memory: {error}"
+        return found
 
     def _prove(self, question: Question, occluded: int, row: int, graph: Graph, session: Session) -> None:
         """Compare an example's base and occluded positions with the user's forward function on each alone.

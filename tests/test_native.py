@@ -220,6 +220,24 @@ def test_memory_budget():
         KryptonOcclusion(model, executor="native", memory_budget=100_000).heatmap(x, (3, 4, 4), 2)
 
 
+def test_a_small_budget_takes_the_reference():
+    """VGG's packed weights would not fit; PyTorch's own do."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        nn.Conv2d(3, 128, 3),
+        nn.ReLU(),
+        nn.Conv2d(128, 512, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512 * 64, 2),
+    ).eval()
+    x = torch.randn(1, 3, 12, 12)
+    small = KryptonOcclusion(wide, memory_budget=200 * 2**20)
+    plan = KryptonOcclusion(wide, memory_budget=5 * 2**20).plan(x, (3, 4, 4), 4)
+    assert plan.executor.startswith("reference (memory_budget does not hold")
+    assert small.plan(x, (3, 4, 4), 4).executor.startswith("native")
+
+
 def test_unknown_executor():
     with pytest.raises(InputError, match="'auto', 'native', 'reference'"):
         KryptonOcclusion(small_cnn(), executor="cuda")  # type: ignore[arg-type]

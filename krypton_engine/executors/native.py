@@ -51,6 +51,15 @@ def program(graph: Graph, device: torch.device) -> NativeProgram | str:
     return NativeProgram(graph)
 
 
+def packed_bytes(graph: Graph) -> int:
+    """About what the packed weights of ``graph`` take at most: Winograd makes 9 numbers 36."""
+    return sum(
+        node.value.numel() * node.value.element_size() * (4 if node.value.dim() == 4 else 1)
+        for node in graph.nodes
+        if node.value is not None
+    )
+
+
 def instruction_sets() -> list[str]:
     """What the engine's kernels can run on here, best first."""
     return [] if MISSING else _native.instruction_sets()

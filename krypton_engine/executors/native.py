@@ -135,10 +135,11 @@ class NativeProgram:
 
     def describe(self, plan: Plan) -> str:
         """What it runs on, and what memory it takes, in words."""
-        bytes_ = self.program.run_bytes(self.extents(plan), self.kept, threads(), LARGEST_BATCH)
+        run = self.program.run_bytes(self.extents(plan), self.kept, threads(), LARGEST_BATCH) / 2**20
+        weights = self.program.weight_bytes / 2**20
         words = (
-            f"native ({self.program.isa}, {threads()} threads; packed weights take "
-            f"{self.program.weight_bytes / 2**20:.0f} MiB, {LARGEST_BATCH} positions {bytes_ / 2**20:.0f} MiB)"
+            f"native ({self.program.isa}, {threads()} threads; packed weights take {weights:.0f} MiB, "
+            f"{LARGEST_BATCH} positions {run:.0f} MiB)"
         )
         return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
 

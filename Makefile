@@ -22,10 +22,10 @@ lab: $(VENV)/.installed-lab ## open JupyterLab on the explorer notebook
 	$(BIN)/jupyter lab notebooks/explorer.ipynb $(ARGS)
 
 test: $(VENV)/.installed-test ## run the default tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
 
 notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print
 	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)

@@ -23,6 +23,9 @@ if CHROMIUM is None:
 
 from playwright.sync_api import sync_playwright
 
+# One process for all of them: they share a page, and machines are small.
+pytestmark = pytest.mark.xdist_group("browser")
+
 ROOT = Path(__file__).parents[1]
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
 

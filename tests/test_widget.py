@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -340,7 +341,7 @@ def test_a_bad_image_in_the_list_is_told_when_it_is_picked(explore, photo):
 # --- files --------------------------------------------------------------------------------------------
 
 
-def test_files(explore, tmp_path):
+def test_saved_files(explore, tmp_path):
     explorer = explore()
     explorer.wait(60)
     for suffix in ("png", "npz", "html"):
@@ -352,6 +353,11 @@ def test_files(explore, tmp_path):
         explorer.save(tmp_path / "map.gif")
     with pytest.raises(InputError, match="does not exist"):
         explorer.save(tmp_path / "no" / "map.png")
+
+
+@pytest.mark.parametrize("name", ["widget.js", "widget.css"])
+def test_the_page_comes_with_the_package(name):
+    assert files("krypton_widget").joinpath("static", name).stat().st_size > 1000
 
 
 def test_it_is_an_ordinary_widget(explore):

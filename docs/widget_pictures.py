@@ -1,0 +1,85 @@
+"""Draws docs/images/widget-*.png: the widget in a real JupyterLab, as the README and the notebook show it.
+
+python docs/widget_pictures.py
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells  # noqa: E402
+
+CELL = """
+from krypton_engine import zoo
+from krypton_widget import OcclusionExplorer
+
+net = zoo.load_model({model!r})
+images = [zoo.load_image(name) for name in {images}]
+explorer = OcclusionExplorer(
+    net.model, images, preprocess=net.preprocess, class_names=net.class_names, {options}
+)
+explorer
+"""
+
+PHOTOGRAPHS = {"model": "efficientnet-lite0", "images": ["chelsea", "coffee", "rocket"]}
+BRAINS = {"model": "vgg16-brain-mri", "images": ["mri:axial:90+lesion", "mri:axial:100"]}
+
+
+def picture(browser, name, cell, theme, state, pinned):
+    """Run ``cell``, wait for ``state`` (JavaScript), pin a cell and take the widget's picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebooks, home = Path(folder) / "notebooks", Path(folder) / "home"
+        notebooks.mkdir()
+        home.mkdir()
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(cell)],
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+        )
+        nbformat.write(notebook, notebooks / "widget.ipynb")
+        with jupyter(notebooks, home) as address:
+            page = browser.new_page(viewport={"width": 1400, "height": 2000})
+            open_notebook(page, address, "widget.ipynb")
+            page.evaluate(
+                f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {theme!r}}})"
+            )
+            page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+            run_next_cells(page, 1)
+            page.wait_for_selector(".krypton-explorer", timeout=120_000)
+            page.wait_for_function(state, timeout=300_000)
+            box = page.locator(".kr-map").bounding_box()
+            if pinned:
+                x, y = pinned
+                page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+                page.mouse.move(0, 0)
+            page.wait_for_timeout(400)
+            taken = Image.open(io.BytesIO(page.locator(".krypton-explorer").screenshot())).convert("RGB")
+            # A palette: a third of the size, and nobody sees it.
+            taken.quantize(256).save(ROOT / "docs" / "images" / f"widget-{name}.png", optimize=True)
+            page.close()
+
+
+def main():
+    compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
+    half_done = "document.querySelector('.kr-map')?.dataset.map?.endsWith('/2')"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True, baseline='blur'")
+        picture(browser, "explorer", cat, "JupyterLab Light", compared, (0.51, 0.8))
+        brain = CELL.format(**BRAINS, options="window=16, stride=4, exact=True, baseline='black'")
+        picture(browser, "dark", brain, "JupyterLab Dark", compared, (0.268, 0.83))
+        picture(browser, "running", brain, "JupyterLab Light", half_done, None)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -270,6 +270,8 @@ class Branches(Layer):
 
     def make(self, shape: Shape) -> nn.Module | None:
         channels, rank = shape[0], len(shape) - 1
+        if rank == 3 and min(shape[1:]) < 3 and "avg" in self.kinds:
+            return None  # in 3-D PyTorch does not count the padding when it compares image and kernel
         stride = self.stride[:rank]
         conv = CONV[rank]
         tall = [3] + [1] * (rank - 1)

@@ -433,7 +433,6 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
             const float* base = mean ? base_rows_[l].data() : nullptr;
             float* out = mean ? batch.rows[l].data() + p * stored
                               : batch.changes[l].data() + p * extents_[layer.operand].cells() * stored;
-            if (mean) std::fill_n(out, stored, 0.0f);
             if (!mean) batch.changed[l][p] = box;
             for (long y = box.y.lo; y < box.y.hi; ++y)
                 for (long x = box.x.lo; x < box.x.hi; ++x, patch += stored) {

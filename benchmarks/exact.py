@@ -41,8 +41,8 @@ from torch import Tensor, nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.errors import FallbackWarning, InputError
+from krypton_engine.executors import EXECUTORS
 from krypton_engine.heatmap import Heatmap
-from krypton_engine.occlusion import EXECUTORS
 from krypton_engine.windows import SlidingWindow
 from krypton_engine.zoo import load_image, load_model
 

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from krypton_engine import __version__
 from krypton_engine.errors import FallbackWarning, InputError
-from krypton_engine.executors import native
-from krypton_engine.occlusion import EXECUTORS
+from krypton_engine.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -576,6 +575,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _info(arguments: argparse.Namespace) -> int:
     import torch
+
+    from krypton_engine.executors import native
 
     _row("krypton", f"{__version__} in {Path(__file__).parent}")
     _row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")

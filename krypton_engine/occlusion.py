@@ -26,6 +26,7 @@ from torch import Tensor
 
 from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError
+from krypton_engine.executors import EXECUTORS, Executor
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
@@ -36,10 +37,7 @@ from krypton_engine.windows import SlidingWindow
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
-Executor = Literal["auto", "native", "reference"]
 Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
-
-EXECUTORS = ("auto", "native", "reference")
 
 
 class KryptonOcclusion(Occlusion):

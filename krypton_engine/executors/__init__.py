@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow
+    from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow
+
+Executor = Literal["auto", "native", "reference"]
+EXECUTORS: tuple[str, ...] = get_args(Executor)
 
 
 class Session(Protocol):

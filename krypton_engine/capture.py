@@ -8,6 +8,7 @@ import io
 import logging
 import math
 import operator
+import re
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -367,7 +368,7 @@ class _Builder:
             roles: Roles = ((BATCH,) if batched else (None,)) * bool(call.shape) + (None,) * (
                 len(call.shape) - 1
             )
-            return self.add(fx_node.name, name, call.shape, roles, **common)
+            return self.add(_name_of(fx_node), name, call.shape, roles, **common)
         reason = ""
         if is_tensor:
             try:
@@ -376,7 +377,7 @@ class _Builder:
                 reason = str(not_local)
             else:
                 return self.add(
-                    fx_node.name,
+                    _name_of(fx_node),
                     name,
                     call.shape,
                     local.roles,
@@ -390,7 +391,8 @@ class _Builder:
                         "kwargs": dict(kwargs) if local.kwargs is None else local.kwargs,
                     },
                 )
-        return self.add(fx_node.name, name, call.shape, (None,) * len(call.shape), reason=reason, **common)
+        opaque: Roles = (None,) * len(call.shape)
+        return self.add(_name_of(fx_node), name, call.shape, opaque, reason=reason, **common)
 
     def _value(self, index: int) -> Tensor:
         value = self.nodes[index].value
@@ -404,7 +406,7 @@ class _Builder:
             return item(fx_node) if callable(item) else item
         node = self.nodes[source.node]
         return self.add(
-            fx_node.name,
+            _name_of(fx_node),
             "getitem",
             self.shape_of(fx_node.meta["val"])[0],
             (None,) * fx_node.meta["val"].ndim,
@@ -499,7 +501,7 @@ class _Builder:
             local = rules.pointwise(call)
         except rules.NotLocal as reason:
             return self.add(
-                fx_node.name,
+                _name_of(fx_node),
                 "batch_norm",
                 node.shape,
                 (None,) * len(node.shape),
@@ -509,7 +511,7 @@ class _Builder:
             )
         assert local.args is not None
         return self.add(
-            fx_node.name,
+            _name_of(fx_node),
             "batch_norm",
             node.shape,
             local.roles,
@@ -552,6 +554,14 @@ class _Builder:
             self.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
             *args[3:],
         )
+
+
+def _name_of(fx_node: torch.fx.Node) -> str:
+    """What the user calls the module that an operator belongs to; the exporter's name where there is none."""
+    stack = fx_node.meta.get("nn_module_stack") or {"": ("", None)}
+    path, _ = list(stack.values())[-1]
+    named = re.fullmatch(r"(?:function|found\.\d+)\.(.+)", path)
+    return named[1] if named else fx_node.name
 
 
 def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:

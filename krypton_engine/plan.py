@@ -256,7 +256,7 @@ def table(plan: Plan) -> str:
             continue
         box = _by(step.box) if step.box else "full"
         lines.append(
-            f"{node.name[:28]:28} {node.op[:14]:14} {_by(node.shape[1:]):>14} {box:>12} "
+            f"{_last(node.name, 28):28} {node.op[:14]:14} {_by(node.shape[1:]):>14} {box:>12} "
             f"{step.macs / 1e6:11.2f} {step.macs_incremental / 1e6:12.2f}"
         )
         if told:
@@ -275,6 +275,10 @@ def table(plan: Plan) -> str:
     if plan.executor:
         lines.append(f"executor               {plan.executor}")
     return "\n".join(lines)
+
+
+def _last(name: str, length: int) -> str:
+    return name if len(name) <= length else "…" + name[1 - length :]
 
 
 def _by(sizes: tuple[int, ...]) -> str:

@@ -98,6 +98,14 @@ def test_table_names_the_frontier(graph):
     assert "conv2d" in text and "4x22x30" in text
 
 
+def test_steps_have_the_names_that_the_model_has(model):
+    x, window = torch.zeros(1, 2, 22, 30), (2, 4, 4)
+    for forward in (model, lambda x: model(x).softmax(1)):
+        plan = KryptonOcclusion(forward).plan(x, window)
+        assert [step.node.name for step in plan.steps if step.macs] == ["first", "second", "head"]
+        assert "second  " in str(plan)
+
+
 def test_in_full_has_nothing_incremental(graph):
     plan = Plan(in_full(graph), SlidingWindow((2, 22, 30), (2, 4, 4), (2, 4, 4)))
     assert plan.redundancy_ratio == 1.0

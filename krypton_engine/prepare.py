@@ -192,15 +192,12 @@ class Preparer:
             found = self._native(graph, plan, device)
             if not isinstance(found, str):
                 told.executor = found.describe(plan)
-                return Ready(told, plan, lambda *example: native.NativeSession(found, plan, *example))
+                return Ready(told, plan, lambda *example: _native_session(found, told, plan, example))
             why = found
             if self.executor == "native":
                 self.warn(f"the reference executor runs this model: {why}")
-        if "reference" not in graph.programs:
-            graph.programs["reference"] = ReferenceProgram(graph)
-        program = graph.programs["reference"]
         told.executor = f"reference ({why})"
-        return Ready(told, plan, lambda *example: ReferenceSession(program, plan, *example))
+        return Ready(told, plan, lambda *example: ReferenceSession(_reference(graph), plan, *example))
 
     def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
         """The engine's program, or why it is not taken."""
@@ -275,6 +272,27 @@ class Preparer:
             question.additional, question.base, per_evaluation or 1,
         )  # fmt: skip
         return Answer([None if answering.joint else 0], lambda _: answering, None)
+
+
+def _reference(graph: Graph) -> ReferenceProgram:
+    """The reference executor's program."""
+    if "reference" not in graph.programs:
+        graph.programs["reference"] = ReferenceProgram(graph)
+    program: ReferenceProgram = graph.programs["reference"]
+    return program
+
+
+def _native_session(
+    program: native.NativeProgram, told: Plan, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> native.NativeSession:
+    """The engine's session, beside which the reference executor stands by."""
+    words = told.executor
+
+    def reference() -> ReferenceSession:
+        told.executor = f"{words}; the reference executor where numbers are not finite"
+        return ReferenceSession(_reference(program.graph), plan, *example)
+
+    return native.NativeSession(program, plan, *example, reference)
 
 
 def _users_line() -> int:

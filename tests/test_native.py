@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -33,6 +34,10 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def incremental_whatever_it_gains(monkeypatch):
     monkeypatch.setattr("krypton_engine.plan.MINIMUM_GAIN", 0.0)
+
+
+def no_reference() -> NoReturn:
+    raise AssertionError("the engine's numbers are not finite")
 
 
 def small_cnn() -> nn.Module:
@@ -146,7 +151,9 @@ def test_instruction_sets(isa):
         assert program.reason == "" and not program.tail.nodes and program.program.isa == isa
         for shape, strides in (((3, 5, 6), (3, 3, 4)), ((1, 4, 4), (1, 4, 4))):
             window = SlidingWindow((3, 21, 23), shape, strides)
-            session = native.NativeSession(program, Plan(graph, window), (x,), torch.tensor(0.5), 2**30)
+            session = native.NativeSession(
+                program, Plan(graph, window), (x,), torch.tensor(0.5), 2**30, no_reference
+            )
             copies = x.repeat(len(window), 1, 1, 1)
             for copied, box in zip(copies, window.boxes(np.arange(len(window))), strict=True):
                 copied[tuple(slice(lo, hi) for lo, hi in box)] = 0.5
@@ -165,7 +172,7 @@ def test_any_list_of_positions():
         graph = capture(model, (x,), 0)
         window = SlidingWindow((3, 21, 23), (3, 4, 4), (3, 2, 2))
         session = native.NativeSession(
-            native.NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30
+            native.NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
         )
         alone = {p: out for p in range(0, len(window), 7) for _, (out,) in session.stream(np.array([p]))}
         for limit in (1, 5, None):

@@ -17,6 +17,7 @@ from tiny_models import (
     incremental,
     output_scale,
 )
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import krypton_engine.occlusion
@@ -259,13 +260,14 @@ def test_the_budget_is_kept_by_full_inference():
 # --- numbers that are none ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("executor", ["auto", "reference"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
-def test_not_a_number_spreads_as_in_pytorch(segmenter, image, value):
+def test_not_a_number_spreads_as_in_pytorch(segmenter, image, value, executor):
     """Finite where no NaN reaches, and where a window hides it as if it were not there."""
     x = image.clone()
     x[0, 1, 5, 4] = value
     target = (2, 12, 12)
-    occlusion = KryptonOcclusion(segmenter, executor="reference")
+    occlusion = KryptonOcclusion(segmenter, executor=executor)
     with incremental():
         far, near = (occlusion.heatmap(x, WINDOW, STRIDES, target=t) for t in (target, (2, 6, 5)))
     for heatmap, (channel, row, column) in ((far, target), (near, (2, 6, 5))):
@@ -277,16 +279,43 @@ def test_not_a_number_spreads_as_in_pytorch(segmenter, image, value):
     assert not bool(near.values.isfinite().all()) and bool(near.values.isfinite().any())
 
 
-def test_not_a_number_through_a_classifier(cnn, image):
+@pytest.mark.parametrize("executor", ["auto", "reference"])
+def test_not_a_number_through_a_classifier(cnn, image, executor):
     x = image.clone()
     x[0, 1, 5, 4] = float("nan")
-    occlusion = KryptonOcclusion(cnn)
+    occlusion = KryptonOcclusion(cnn, executor=executor)
     with incremental():
         heatmap = occlusion.heatmap(x, WINDOW, STRIDES, target=1)
+    assert heatmap.plan is not None and "reference" in heatmap.plan.executor
     outputs = brute_force(cnn, x, heatmap.window)[:, 1].reshape(heatmap.values.shape)
     assert bool(outputs.isfinite().any()) and not bool(outputs.isfinite().all())
     assert torch.equal(heatmap.values.isnan(), outputs.isnan())
     assert_close(heatmap.values, outputs, output_scale(cnn, image))
+
+
+@pytest.mark.parametrize("executor", ["auto", "reference"])
+def test_what_overflows_within_the_network(image, executor):
+    """A baseline that is finite, and infinite after a layer; ReLU6 makes it finite again."""
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU6(), nn.Flatten(),
+        nn.Linear(16 * 24 * 20, 3),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model[1].weight.fill_(10.0)
+        model[1].weight[8:].fill_(-10.0)
+        model[0].weight.abs_()
+    occlusion = KryptonOcclusion(model, executor=executor)
+    with incremental():
+        heatmap = occlusion.heatmap(image, WINDOW, STRIDES, 3e37, target=1)
+        tame = occlusion.heatmap(image, WINDOW, STRIDES, 3.0, target=1)
+    outputs = brute_force(model, image, heatmap.window, 3e37)[:, 1].reshape(heatmap.values.shape)
+    with torch.no_grad():
+        assert bool(model[:2](torch.full_like(image, 3e37)).isinf().any())
+    assert bool(outputs.isfinite().all())
+    assert_close(heatmap.values, outputs, 1.0)
+    # A session of its own: the next one is the engine's again.
+    assert tame.plan is not None and "not finite" not in tame.plan.executor
 
 
 def test_an_unoccluded_nan_is_captums_nan(segmenter, image):
@@ -299,9 +328,10 @@ def test_an_unoccluded_nan_is_captums_nan(segmenter, image):
     assert_close(mine[..., :16, :14], theirs[..., :16, :14], 1.0)
 
 
-def test_a_baseline_of_nan(segmenter, image):
+@pytest.mark.parametrize("executor", ["auto", "reference"])
+def test_a_baseline_of_nan(segmenter, image, executor):
     with incremental():
-        assert_nan_baseline = KryptonOcclusion(segmenter).heatmap(
+        assert_nan_baseline = KryptonOcclusion(segmenter, executor).heatmap(
             image, WINDOW, STRIDES, baselines=float("nan"), target=(2, 12, 12)
         )
     outputs = brute_force(segmenter, image, assert_nan_baseline.window, float("nan"))[:, 2, 12, 12]

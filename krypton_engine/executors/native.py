@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.executors import Session
 from krypton_engine.executors.lowering import COLUMNS, ROWS, Floats, Lowering
 from krypton_engine.executors.tail import Tail, constants_of, unchanging
 from krypton_engine.graph import BATCH, Graph, refs
@@ -182,6 +183,9 @@ class NativeSession:
         inputs: The tensors of one example, first dimension 1 where they are batched.
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
         memory_budget: Bytes that the session may add to the process.
+        reference: Opens the reference executor's session on the same example. It takes over for good where
+            the engine computes a number that is not finite: sums of changes and Winograd's tiles carry NaN
+            and infinity further than PyTorch does.
 
     Raises:
         InputError: The budget does not hold the views and one position.
@@ -194,6 +198,7 @@ class NativeSession:
         inputs: tuple[Tensor, ...],
         baseline: Tensor,
         memory_budget: int,
+        reference: Callable[[], Session],
     ) -> None:
         x = inputs[program.graph.occluded]
         baseline = baseline.to(x).expand(x.shape)
@@ -202,19 +207,34 @@ class NativeSession:
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
         self._constant = unchanging(program.graph, inputs, program.constants)
         self.batch = program.largest_batch(plan, memory_budget)
-        self._session = _native.Session(
+        self._open_reference = reference
+        self._reference: Session | None = None
+        self._session: Any = _native.Session(
             program.program, program.extents(plan), program.kept, _nhwc(x), _nhwc(baseline), threads()
         )
-        self.base = self._outputs(1, self._session.base)
+        base = self._outputs(1, self._session.base)
+        self.base = self._take_over().base if base is None else base
 
-    def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor:
-        """Outputs of the model for ``count`` positions, whose exits ``compute`` fills."""
+    def _take_over(self) -> Session:
+        """The reference executor's session, which answers from now on; the engine's views are freed."""
+        if self._reference is None:
+            self._session = None
+            self._reference = self._open_reference()
+        return self._reference
+
+    def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor | None:
+        """Outputs of the model for ``count`` positions, whose exits ``compute`` fills.
+
+        None where the engine's numbers are not finite.
+        """
         program, corners = self.program, np.zeros((count, 2), dtype=np.int64)
         arrays = {i: np.empty((count, *program.sizes(i)), dtype=np.float32) for i in program.exits}
         compute(
             [(n, corners, arrays[i]) for i, n in program.exits.items() if i not in program.layers],
             [(n, arrays[i]) for i, n in program.exits.items() if i in program.layers],
         )
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return None
         computed = {i: program.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
         return program.tail.run(computed, count, self._constant)
 
@@ -227,7 +247,13 @@ class NativeSession:
         start, count = 0, 1
         while start < len(work.boxes):
             boxes = np.ascontiguousarray(work.boxes[start : start + count].reshape(-1, 6))
-            values = self._outputs(len(boxes), lambda *exits, boxes=boxes: self._session.run(boxes, *exits))
+            session = self._session
+            values = None
+            if session is not None:
+                values = self._outputs(len(boxes), lambda *exits, s=session, b=boxes: s.run(b, *exits))
+            if values is None:
+                yield from self._take_over().stream(np.concatenate(work.readers[start:]), limit)
+                return
             readers = work.readers[start : start + count]
             repeats = torch.tensor([len(r) for r in readers])
             yield np.concatenate(readers), values.repeat_interleave(repeats, 0)

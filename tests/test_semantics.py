@@ -225,6 +225,28 @@ def test_the_budget_bounds_the_batch_and_changes_nothing_else(exact):
     assert batches[0] < batches[1] < batches[2] <= expected.values.numel()
 
 
+class Aside(nn.Module):
+    """A value that a convolution reads around its box, and a linear layer as a whole, turned round."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 15, padding=7), nn.Conv2d(4, 1, 3)
+        self.head = nn.Linear(4 * 8 * 8, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.head(x.permute(0, 2, 3, 1).flatten(1)) + self.second(x).mean((1, 2, 3))[:, None]
+
+
+def test_groups_that_wait_for_the_rest_of_the_model_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("krypton_engine.executors.reference.LARGEST_BATCH", 8)
+    model, x = Aside().eval().double(), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    occlusion = KryptonOcclusion(model, executor="reference")
+    heatmap = occlusion.heatmap(x, (3, 2, 2), (3, 1, 1), classes="all")
+    expected = brute_force(model, x, heatmap.window).reshape(7, 7, 2)
+    assert_close(heatmap.outputs, expected, float(expected.abs().max()), 1e-13)
+
+
 def peak_bytes(call):
     """Most bytes that PyTorch holds at a time on top of what it held before."""
     with torch.profiler.profile(

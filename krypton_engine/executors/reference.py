@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,17 @@ _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
 _CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_INTO: dict[Any, Callable[..., Tensor]] = {
+    aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
+    aten.hardtanh.default: aten.hardtanh.out,
+    aten.silu.default: aten.silu.out,
+    aten.hardswish.default: aten.hardswish.out,
+    aten.sigmoid.default: aten.sigmoid.out,
+    aten.add.Tensor: aten.add.out,
+    aten.cat.default: aten.cat.out,
+}
+"""Operators that can write their result where it is wanted."""
+
 _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
 
 
@@ -55,6 +66,14 @@ class ReferenceProgram:
         self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
         self.last_use = last_uses(graph, graph.nodes)
         self.in_place = overwriting(graph)
+        self.into_view = {
+            node.index
+            for node in graph.nodes
+            if node.target in _INTO
+            and isinstance(node.box, Apply)
+            and node.index not in self.frontiers
+            and self.needs_view(node)
+        }
         self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
 
     def needs_view(self, node: Node) -> bool:
@@ -86,6 +105,10 @@ class _View:
 
     def stride(self, k: int) -> int:
         return math.prod(self.sizes[k + 1 :])
+
+    def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
+        """Rows of the table that hold the cells of ``box``, in the dimensions of the value."""
+        return rows.view(*box, *self.columns).permute(*np.argsort(self.order).tolist())
 
 
 @dataclass
@@ -275,6 +298,7 @@ class ReferenceSession:
         for node in self.graph.nodes:
             if node.local and (node.operands or node is self.graph.input):
                 patches[node.index] = self._patch(node, group, patches)
+        tables = {view.table.untyped_storage().data_ptr() for view in self._views.values()}
         out = {}
         for index in self.program.frontiers:
             node = self.graph.nodes[index]
@@ -283,7 +307,8 @@ class ReferenceSession:
                 continue
             whole = self._whole_patch(node, patches)
             if whole is not None:
-                out[index] = whole
+                # It waits for other groups, which write over what lies in a table.
+                out[index] = whole.clone() if whole.untyped_storage().data_ptr() in tables else whole
                 continue
             coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
             out[index] = self._compose(node, coordinates, patches, len(group.members), 0.0)
@@ -307,6 +332,9 @@ class ReferenceSession:
         stop = {axis: start[axis] + extents[axis] for axis in node.axes}
         copies = len(group.members)
         box = node.box
+        place = None
+        if node.index in self.program.into_view:
+            place = self._place(self._views[node.index], extents, copies)
         if isinstance(box, Reindex):
             value = self._reindex(node, box, start, extents, patches, copies)
         else:
@@ -323,11 +351,14 @@ class ReferenceSession:
                     operand: self._fetch(node, i, start, extents, patches, copies)
                     for i, operand in enumerate(node.operands)
                 }
-                value = self._run(node, fetched, start, extents, copies)
+                value = self._run(node, fetched, start, extents, copies, into=place)
         for operand in node.operands:
-            if operand in patches and self.program.last_use[operand] == node.index:
-                patches[operand].value = None if patches[operand].loaded else patches[operand].value
-        return _Patch(start, stop, value)
+            patch = patches.get(operand)
+            if patch is None or self.program.last_use[operand] != node.index:
+                continue
+            if patch.loaded or operand not in self.program.frontiers:
+                patch.value = None
+        return _Patch(start, stop, value, loaded=place is not None)
 
     def _fetch(
         self,
@@ -410,21 +441,24 @@ class ReferenceSession:
             index = np.where(outside, view.fills[fill], index)
         box = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
         index = np.broadcast_to(index, box).flatten()
-        rows = view.table.index_select(0, torch.from_numpy(index).to(self.device))
-        inverse = np.argsort(view.order)
-        return rows.view(*box, *view.columns).permute(*inverse.tolist())
+        return view.as_value(view.table.index_select(0, torch.from_numpy(index).to(self.device)), box)
 
     def _load(self, view: _View, patch: _Patch) -> None:
-        """Write a patch into its view's table, behind the un-occluded cells."""
+        """Write a patch into its view's table."""
         assert patch.value is not None
-        rows = patch.value.permute(view.order).reshape(-1, view.table.shape[1])
-        end = view.changed_at + len(rows)
+        sizes = {axis: int((patch.hi[axis] - patch.lo[axis])[0]) for axis in view.axes}
+        self._place(view, sizes, len(patch.value)).copy_(patch.value)
+        patch.loaded = True
+
+    def _place(self, view: _View, sizes: Mapping[int, int], copies: int) -> Tensor:
+        """Room for changed cells in a view's table, after the un-occluded ones; in the value's dimensions."""
+        box = (copies, *(sizes[axis] for axis in view.axes))
+        end = view.changed_at + math.prod(box)
         if len(view.table) < end:
             grown = view.table.new_empty(end, view.table.shape[1])
             grown[: view.changed_at] = view.table[: view.changed_at]
             view.table = grown
-        view.table[view.changed_at : end] = rows
-        patch.loaded = True
+        return view.as_value(view.table[view.changed_at : end], box)
 
     # -- operators on boxes ----------------------------------------------------------------------------
 
@@ -436,8 +470,13 @@ class ReferenceSession:
         extents: dict[int, int],
         copies: int,
         padded: bool = True,
+        into: Tensor | None = None,
     ) -> Tensor:
-        """``node`` on what was fetched; ``padded`` if that brings the padding along the axes with it."""
+        """``node`` on what was fetched.
+
+        ``padded`` if that brings the padding along the axes with it; ``into`` is where an operator of
+        ``_INTO`` writes its result.
+        """
         box = node.box
         if isinstance(box, (Convolution, Pool)):
             spatial = node.roles[2:]
@@ -463,8 +502,11 @@ class ReferenceSession:
                 for role, size in zip(node.roles, node.shape, strict=True)
             ]
             args = (args[0], sizes, *args[2:])
+        kwargs = resolve(node.kwargs, value, copies)
+        if into is not None:
+            return _INTO[node.target](*args, **kwargs, out=into)
         target = IN_PLACE[node.target] if node.index in self.program.in_place else node.target
-        result: Tensor = target(*args, **resolve(node.kwargs, value, copies))
+        result: Tensor = target(*args, **kwargs)
         return result
 
     def _pool(

@@ -10,6 +10,7 @@ import math
 import operator
 import re
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -69,11 +70,12 @@ class _Fixed:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing printed by an export that fails: the reason is in its exception, and the user is told."""
+    """Nothing printed by an export: why it fails is in its exception, and its warnings are about itself."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import warnings
 import weakref
 
 import pytest
@@ -437,6 +438,17 @@ def test_the_warning_points_at_the_users_line(call):
     with pytest.warns(FallbackWarning) as caught:
         getattr(KryptonOcclusion(SmallViT()), call)(torch.randn(1, 3, 24, 24), WINDOW, STRIDES, target=1)
     assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_what_the_export_warns_of_is_not_shown(cnn, image):
+    def warns(x):
+        if torch.compiler.is_exporting():
+            warnings.warn("of its own doing", FutureWarning, stacklevel=1)
+        return cnn(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KryptonOcclusion(warns).attribute(image, WINDOW, STRIDES, target=1)
 
 
 def test_an_export_that_fails_does_not_print(capfd, image):

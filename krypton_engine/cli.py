@@ -426,9 +426,14 @@ def _scores(model: ZooModel, x: Tensor, activation: str) -> Tensor:
 def _target(given: str, model: ZooModel, classes: int) -> int:
     """The class that ``--target`` names; a number is an index, from the end if negative."""
     names = model.class_names or []
-    lower = [name.lower() for name in names]
-    if lower.count(given.lower()) == 1:
-        return lower.index(given.lower())
+    named = [i for i, name in enumerate(names) if name.lower() == given.lower()]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise InputError(
+            f"--target {given!r} is the name of {len(named)} classes of {model.name}; give an index: "
+            f"{' or '.join(map(str, named))}"
+        )
     try:
         index = int(given)
     except ValueError:

@@ -155,6 +155,11 @@ def test_target(capsys, tmp_path, given, index):
     assert Heatmap.load(out).target == index
 
 
+def test_a_name_of_two_classes(capsys, folder):
+    (folder / "twins.txt").write_text("crane\nfish\nCrane\n")
+    refuses(capsys, explain("--classes", "twins.txt", "--target", "crane"), "--target 'crane'", "0 or 2")
+
+
 def test_activation(capsys, tmp_path):
     out = str(tmp_path / "map.npz")
     assert explain(*COARSE, "--activation", "none", "--out", out) == 0

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from krypton_engine.heatmap import Heatmap
     from krypton_engine.occlusion import KryptonOcclusion
     from krypton_engine.plan import Plan
+    from krypton_engine.tuning import Tuning
 
 _HOME = {
     "FallbackWarning": "errors",
@@ -18,9 +19,18 @@ _HOME = {
     "KryptonOcclusion": "occlusion",
     "OcclusionCancelled": "errors",
     "Plan": "plan",
+    "Tuning": "tuning",
 }
 
-__all__ = ["FallbackWarning", "Heatmap", "InputError", "KryptonOcclusion", "OcclusionCancelled", "Plan"]
+__all__ = [
+    "FallbackWarning",
+    "Heatmap",
+    "InputError",
+    "KryptonOcclusion",
+    "OcclusionCancelled",
+    "Plan",
+    "Tuning",
+]
 __version__ = "0.1.0"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from krypton_engine.heatmap import Heatmap
+from typing import Any
 
 
 class InputError(ValueError, AssertionError):
@@ -20,8 +17,8 @@ class FallbackWarning(UserWarning):
 
 
 class OcclusionCancelled(RuntimeError):
-    """A run was cancelled; ``partial`` holds what had been computed by then."""
+    """A run was cancelled; ``partial``, a Heatmap or a Tuning, holds what had been computed by then."""
 
-    def __init__(self, partial: Heatmap) -> None:
+    def __init__(self, partial: Any) -> None:
         super().__init__("the occlusion run was cancelled; .partial holds what had been computed")
         self.partial = partial

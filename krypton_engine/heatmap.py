@@ -9,7 +9,8 @@ import os
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.interpolation import Flags, Floats, predict
+from krypton_engine.quality import SsimEstimate, expected_ssim, ssim
 from krypton_engine.windows import IntArray, SlidingWindow
 
 if TYPE_CHECKING:
@@ -29,6 +32,34 @@ Select = Callable[[Tensor], Tensor]
 """From outputs ``(positions, *output_shape)`` to the target's values ``(positions, *value_shape)``."""
 
 
+class Status(IntEnum):
+    """How the value of a position was come by."""
+
+    UNKNOWN = 0
+    """Not at all: NaN."""
+    INTERPOLATED = 1
+    """From measured positions around it."""
+    TRIMMED = 2
+    """Measured, with small changes dropped on the way."""
+    EXACT = 3
+    """Measured, as the full computation has it within rounding."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An approximate map against the exact one.
+
+    Attributes:
+        ssim: `krypton_engine.quality.ssim` of the two.
+        max_error: Largest absolute difference.
+        difference: Approximate minus exact, on the grid.
+    """
+
+    ssim: float
+    max_error: float
+    difference: Tensor
+
+
 @dataclass(frozen=True)
 class Heatmap:
     """What a model says with each window of an image occluded.
@@ -36,9 +67,10 @@ class Heatmap:
     Attributes:
         values: ``M[p]``, the target's output with the window at ``p`` occluded: float CPU tensor with one
             axis for every input axis that the window does not span (an image: rows, columns); NaN where
-            not measured. A target with several values has their dimensions after the grid's.
+            nothing is known. A target with several values has their dimensions after the grid's.
         base: The target's output for the un-occluded input.
-        measured: Which positions were computed: boolean tensor on the grid.
+        measured: Which positions were computed: boolean tensor on the grid. Others are NaN, or
+            interpolated (``ssim_target=``); ``status`` tells.
         window: The sliding window: ``shape``, ``strides``, ``input_shape``.
         target: The target class or index, as given or predicted; None if there was none.
         classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured); None
@@ -49,6 +81,8 @@ class Heatmap:
         image: The occluded input without its batch dimension, to draw over.
         seconds: Time from the call to the last value.
         plan: What was planned; None where full inference ran without a captured graph.
+        trimmed: Which of the measured positions had small changes dropped on the way; None if none had.
+        ssim_estimate: What the SSIM with the exact map probably is, of a map measured with ``ssim_target=``.
     """
 
     values: Tensor
@@ -63,6 +97,20 @@ class Heatmap:
     image: Tensor | None = None
     seconds: float = 0.0
     plan: Plan | None = field(default=None, compare=False)
+    trimmed: Tensor | None = None
+    ssim_estimate: SsimEstimate | None = None
+    measure: Callable[[Heatmap, IntArray], Heatmap] | None = field(default=None, compare=False, repr=False)
+    """Measures more positions of the same map; None for a map out of a file."""
+
+    @property
+    def status(self) -> Tensor:
+        """How each value was come by: a uint8 tensor of `Status` on the grid."""
+        unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
+        status = torch.where(unknown, Status.UNKNOWN, Status.INTERPOLATED)
+        status[self.measured] = Status.EXACT
+        if self.trimmed is not None:
+            status[self.measured & self.trimmed] = Status.TRIMMED
+        return status.to(torch.uint8)
 
     @property
     def drop(self) -> Tensor:
@@ -77,19 +125,19 @@ class Heatmap:
         return torch.from_numpy(starts[:, kept].reshape(*self.window.grid_shape, len(kept)))
 
     def attribution(self) -> Tensor:
-        """Captum's attribution: for every input cell the mean drop over the measured windows that cover it.
+        """Captum's attribution: for every input cell the mean drop over the known windows that cover it.
 
         Returns:
             Float32 tensor of the input's shape; a target of several values has their dimensions in front.
-            NaN where no measured window covers a cell.
+            NaN where no known window covers a cell.
         """
         grid = len(self.window.grid_shape)
         drop = self.drop.flatten(0, grid - 1) if grid else self.drop[None]
-        measured = self.measured.reshape(-1)
-        if bool(measured.all()):
+        known = (self.status != Status.UNKNOWN).reshape(-1)
+        if bool(known.all()):
             return self.window.average(drop.movedim(0, -1))
-        total = self.window.average(torch.where(measured, drop.movedim(0, -1), 0.0))
-        return total / self.window.average(measured.double())
+        total = self.window.average(torch.where(known, drop.movedim(0, -1), 0.0))
+        return total / self.window.average(known.double())
 
     def missing(self, positions: IntArray | None = None) -> IntArray:
         """Positions that were not measured, of ``positions`` or of all."""
@@ -107,9 +155,92 @@ class Heatmap:
         count = self.outputs.shape[-1]
         if not -count <= target < count:
             raise InputError(f"target is {target}; the model has classes 0 to {count - 1}")
-        return replace(
-            self, values=self.outputs[..., target], base=self.base_outputs[target], target=target % count
+        other = replace(
+            self,
+            values=self.outputs[..., target],
+            base=self.base_outputs[target],
+            target=target % count,
+            ssim_estimate=None,
+            measure=None,
         )
+        return other.filled(self.status.numpy() == Status.INTERPOLATED)
+
+    # -- approximation -----------------------------------------------------------------------------------
+
+    def filled(self, wanted: Flags | None = None) -> Heatmap:
+        """The same with positions that were not measured interpolated from those that were.
+
+        Args:
+            wanted: Which positions to fill, on the grid; None for all.
+        """
+        if self.values.shape != self.measured.shape:
+            return self
+        measured = (self.measured & self.values.isfinite()).numpy()
+        missing = ~self.measured.numpy() if wanted is None else wanted & ~self.measured.numpy()
+        if not measured.any() or not missing.any():
+            return self
+        prediction = predict(self.window, self.values.double().numpy(), measured)
+        values = self.values.clone()
+        values[torch.from_numpy(missing)] = torch.from_numpy(prediction.values[missing]).to(values.dtype)
+        return replace(self, values=values)
+
+    def compare(self, exact: Heatmap) -> Comparison:
+        """How far this map is from the exact one.
+
+        Raises:
+            InputError: The maps are of different windows or targets, or ``exact`` is not exact everywhere
+                that this one is known.
+        """
+        if (self.window, self.target) != (exact.window, exact.target):
+            raise InputError(
+                f"exact is of target {exact.target} and {exact.window}; this map is of target {self.target} "
+                f"and {self.window}"
+            )
+        if bool((exact.status != Status.EXACT).any()):
+            raise InputError("exact is not exact everywhere: measure it without ssim_target")
+        difference = self.values - exact.values
+        error = float(difference.abs().max()) if difference.numel() else 0.0
+        return Comparison(ssim(self.values, exact.values), error, difference)
+
+    def verify(self, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
+        """Measure a random part of the unmeasured positions, and estimate the SSIM anew by what they show.
+
+        The sample is random, so that its errors are those of all unmeasured positions but for chance: they
+        scale the expected ones, and chance gives the range (90 %, by resampling). What was measured stays
+        in the map.
+
+        Args:
+            fraction: Share of the interpolated positions to measure, above 0 and at most 1; at least two.
+            seed: Of the choice.
+
+        Returns:
+            The map with these positions measured, and its new ``ssim_estimate``.
+
+        Raises:
+            InputError: A fraction that is none, or a map out of a file.
+        """
+        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
+        if self.measure is None:
+            raise InputError("this map was loaded, or is of another target: verify needs the model")
+        interpolated = np.flatnonzero(self.status.numpy() == Status.INTERPOLATED)
+        if not len(interpolated):
+            return self
+        generator = np.random.default_rng(seed)
+        count = min(len(interpolated), max(2, math.ceil(fraction * len(interpolated))))
+        sample = np.sort(generator.choice(interpolated, count, replace=False))
+        before = predict(self.window, self.values.double().numpy(), self.measured.numpy())
+        verified = self.measure(self, sample)
+        misses = (verified.values.double().numpy().flat[sample] - before.values.flat[sample]) ** 2
+        expected = before.variance.flat[sample]
+        chosen = generator.integers(count, size=(1000, count))
+        scales = misses[chosen].sum(1) / np.maximum(expected[chosen].sum(1), np.finfo(float).tiny)
+        after = predict(self.window, verified.values.double().numpy(), verified.measured.numpy())
+        high, value, low = (
+            expected_ssim(after.values, after.variance * scale)[0]
+            for scale in np.quantile(scales, [0.05, 0.5, 0.95])
+        )
+        return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
 
     # -- pictures --------------------------------------------------------------------------------------
 
@@ -228,6 +359,7 @@ class Heatmap:
             "strides": self.window.strides,
             "target": self.target,
             "seconds": self.seconds,
+            "ssim_estimate": None if self.ssim_estimate is None else asdict(self.ssim_estimate),
         }
         np.savez_compressed(path, meta=np.array(json.dumps(meta, default=str)), **tensors)
 
@@ -244,7 +376,14 @@ class Heatmap:
                 tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}
             window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
             target = tuple(meta["target"]) if isinstance(meta["target"], list) else meta["target"]
-            return Heatmap(window=window, target=target, seconds=meta["seconds"], **tensors)
+            estimate = meta.get("ssim_estimate")
+            return Heatmap(
+                window=window,
+                target=target,
+                seconds=meta["seconds"],
+                ssim_estimate=None if estimate is None else SsimEstimate(**estimate),
+                **tensors,
+            )
         except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
             raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
 
@@ -277,19 +416,21 @@ class Heatmap:
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        known = self.values[self.measured]
+        known = self.values[self.status != Status.UNKNOWN]
         grid = "x".join(map(str, self.window.grid_shape)) or "1"
         share = float(self.measured.double().mean())
         span = f"{known.min():.4g}..{known.max():.4g}" if known.numel() else "nothing measured"
         base = f"{float(self.base):.4g}" if self.base.numel() == 1 else f"{tuple(self.base.shape)}"
         return (
             f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
-            f"measured={share:.0%}, {self.seconds:.2f} s)"
+            f"measured={share:.0%}, {self.seconds:.2f} s"
+            + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
+            + ")"
         )
 
 
 _SAVED_TENSORS = (
-    "values", "base", "measured", "classes", "class_values", "outputs", "base_outputs", "image"
+    "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip
 
 _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
@@ -309,6 +450,8 @@ class Recorder:
         image: The occluded input without its batch dimension.
         plan: What was planned.
         began: When the call began, of ``time.perf_counter``.
+        fill: Positions to interpolate where they have not been measured.
+        measure: See `Heatmap`.
     """
 
     def __init__(
@@ -324,6 +467,8 @@ class Recorder:
         image: Tensor | None = None,
         plan: Plan | None = None,
         began: float | None = None,
+        fill: IntArray | None = None,
+        measure: Callable[[Heatmap, IntArray], Heatmap] | None = None,
     ) -> None:
         self._select = select
         self._activate = activate
@@ -331,7 +476,12 @@ class Recorder:
         self._began = time.perf_counter() if began is None else began
         self._last = self._began
         self._base = select(base)[0].cpu()
-        self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan}
+        self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan, "measure": measure}
+        self._fill: Flags | None = None
+        self._estimate: SsimEstimate | None = None
+        if fill is not None:
+            self._fill = np.zeros(window.grid_shape, dtype=bool)
+            self._fill.flat[fill] = True
         self._rest["image"] = None if image is None else image.detach().cpu()
         count = len(window)
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
@@ -358,6 +508,15 @@ class Recorder:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
 
+    def so_far(self) -> tuple[Floats, Flags]:
+        """The target's values on the grid, and where they have been measured."""
+        grid = self._rest["window"].grid_shape
+        return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
+
+    def expect(self, estimate: SsimEstimate) -> None:
+        """Note what is expected of the map so far."""
+        self._estimate = estimate
+
     def resume(self, heatmap: Heatmap) -> None:
         """Note what ``heatmap``, a part of the same map, measured already.
 
@@ -380,6 +539,7 @@ class Recorder:
             known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)
             if known is not None:
                 known.copy_(noted.reshape(known.shape))
+        self._values[~self._measured] = math.nan
         self._began -= heatmap.seconds
         self._last = self._began + heatmap.seconds
 
@@ -392,7 +552,7 @@ class Recorder:
 
         values, measured = on_grid(self._values), on_grid(self._measured)
         assert values is not None and measured is not None
-        return Heatmap(
+        so_far = Heatmap(
             values=values,
             base=self._base,
             measured=measured,
@@ -402,3 +562,8 @@ class Recorder:
             seconds=self._last - self._began,
             **self._rest,
         )
+        if self._fill is None:
+            return so_far
+        if bool(measured[torch.from_numpy(self._fill)].all()):
+            return replace(so_far, ssim_estimate=SsimEstimate(1.0, 1.0, 1.0, "exact"))
+        return replace(so_far, ssim_estimate=self._estimate).filled(self._fill)

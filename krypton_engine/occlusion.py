@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from captum._utils.common import (
     _format_additional_forward_args,
@@ -23,21 +27,68 @@ from captum.attr._utils.common import (
 )
 from captum.log import log_usage
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from krypton_engine.capture import CaptureError, capture
-from krypton_engine.errors import InputError
+from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
-from krypton_engine.run import OnProgress, Watch, run
+from krypton_engine.run import Goal, OnProgress, Watch, refine, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.tuning import (
+    CONFIDENCE,
+    Curve,
+    Fingerprint,
+    Tuning,
+    curve_of,
+    fingerprint_of_image,
+    replay,
+)
+from krypton_engine.windows import IntArray, SlidingWindow, distinct_work
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
 Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a heatmap is asked for.
+
+    Attributes:
+        question: What is asked of the forward function.
+        activate: Applied to its outputs.
+        target: What is selected of them.
+        shape: Of the selected values; empty if it is one number.
+        wanted: Positions.
+        has_classes: Whether the outputs are one row of classes.
+        keep_outputs: Whether to keep all of them.
+        fills: Whether positions that are not measured are interpolated.
+    """
+
+    question: Question
+    activate: Callable[[Tensor], Tensor] | None
+    target: Any
+    shape: tuple[int, ...]
+    wanted: IntArray
+    has_classes: bool
+    keep_outputs: bool
+    fills: bool = False
+
+    def wants_one_number(self) -> None:
+        """Refuse a target of several values, whose maps have no SSIM.
+
+        Raises:
+            InputError: It is one.
+        """
+        if self.shape:
+            raise InputError(
+                f"target is {self.target!r}, which selects values of shape {self.shape}; with ssim_target or "
+                f"tune, accepted are targets that are one number"
+            )
 
 
 class KryptonOcclusion(Occlusion):
@@ -78,6 +129,7 @@ class KryptonOcclusion(Occlusion):
         if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:
             raise InputError(f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes")
         self._preparer = Preparer(executor, int(memory_budget))
+        self._accepted: WeakKeyDictionary[Tuning, list[Any]] = WeakKeyDictionary()
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -91,6 +143,8 @@ class KryptonOcclusion(Occlusion):
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
+        ssim_target: float | None = None,
+        tuning: Tuning | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Attributions of ``inputs``, as ``captum.attr.Occlusion.attribute``.
 
@@ -108,6 +162,8 @@ class KryptonOcclusion(Occlusion):
             show_progress: Whether to draw a progress bar with the time left.
             on_progress: ``on_progress(heatmap_so_far, done, total)`` after about every tenth of a second;
                 returning False cancels.
+            ssim_target: Approximate: see `heatmap`. Needs one output for every example.
+            tuning: See `heatmap`.
 
         Returns:
             Float32 tensor, or tuple of tensors, of the inputs' shapes (one row for every output if there
@@ -126,11 +182,19 @@ class KryptonOcclusion(Occlusion):
                 f"perturbations_per_eval is {perturbations_per_eval!r}; "
                 f"accepted are None or an integer of at least 1"
             )
+        goal = _goal(ssim_target, tuning)
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             question = self._question(
                 inputs, sliding_window_shapes, strides, baselines, additional_forward_args
             )
-            _selected(question.base, target, len(question.inputs[0]))
+            selected = _selected(question.base, target, len(question.inputs[0]))
+            if goal is not None and selected.shape != (len(question.inputs[0]),):
+                raise InputError(
+                    f"ssim_target is {ssim_target}, but target={target!r} selects values of shape "
+                    f"{tuple(selected.shape)}; accepted are targets with one number for every example"
+                )
+            if tuning is not None:
+                self._accept(tuning, question, target, None)
             inputs_rows = [len(question.inputs[0]) * len(window) for window in question.windows]
             with Watch(sum(inputs_rows), on_progress, show_progress) as watch:
                 parts = []
@@ -139,15 +203,16 @@ class KryptonOcclusion(Occlusion):
                     answer = self._preparer.prepare(question, i, perturbations_per_eval)
                     try:
                         part = self._attribution(
-                            question, answer, i, target, watch, perturbations_per_eval, began
+                            question, answer, i, target, watch, goal, perturbations_per_eval, began
                         )
                     except Disagreement as reason:  # a later example of the batch
                         watch.rewind(done)
                         answer = self._preparer.full(question, i, perturbations_per_eval, str(reason))
                         part = self._attribution(
-                            question, answer, i, target, watch, perturbations_per_eval, began
+                            question, answer, i, target, watch, goal, perturbations_per_eval, began
                         )
                     parts.append(part)
+                watch.finish()
         return _format_output(is_tuple, tuple(parts))
 
     def _attribution(
@@ -157,6 +222,7 @@ class KryptonOcclusion(Occlusion):
         occluded: int,
         target: Any,
         watch: Watch,
+        goal: Goal | None,
         per_eval: int | None,
         began: float,
     ) -> Tensor:
@@ -172,6 +238,7 @@ class KryptonOcclusion(Occlusion):
                 return _select_targets(outputs, mine)
 
             x = question.inputs[occluded]
+            positions = np.arange(len(session.window), dtype=np.int64)
             recorder = Recorder(
                 session.window,
                 session.base,
@@ -180,8 +247,12 @@ class KryptonOcclusion(Occlusion):
                 image=None if row is None else x[row],
                 plan=answer.plan,
                 began=began,
+                fill=None if goal is None else positions,
             )
-            run(session, row_by_row(session.window), recorder, watch, per_eval)
+            if goal is None:
+                run(session, [positions], recorder, watch, per_eval)
+            else:
+                refine(session, positions, recorder, watch, goal, per_eval)
             attribution = recorder.heatmap().attribution()
             rows.append(attribution.reshape(-1, *x.shape[1:]))
         return torch.cat(rows).to(question.inputs[occluded].device)
@@ -203,6 +274,8 @@ class KryptonOcclusion(Occlusion):
         resume: Heatmap | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
+        ssim_target: float | None = None,
+        tuning: Tuning | None = None,
     ) -> Heatmap:
         """The heatmap of one image.
 
@@ -223,7 +296,14 @@ class KryptonOcclusion(Occlusion):
             resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
                 what it measured is not computed again, and its seconds count.
             show_progress: Whether to draw a progress bar with the time left.
-            on_progress: As in `attribute`.
+            on_progress: As in `attribute`; with ``ssim_target``, ``total`` is what there would be to do to
+                the end.
+            ssim_target: Stop when the map is this similar to the exact one (`krypton_engine.quality.ssim`),
+                above 0 and at most 1, and interpolate the rest: ``Heatmap.status`` says which values
+                were measured, ``Heatmap.ssim_estimate`` how similar it probably is. Positions are measured
+                coarse to fine, then where the map is least certain. None or 1: the exact map.
+            tuning: What `tune` found for images of this kind; without it the similarity is estimated on
+                the way, cautiously.
 
         Returns:
             The heatmap; see `krypton_engine.Heatmap`.
@@ -235,61 +315,258 @@ class KryptonOcclusion(Occlusion):
         began = time.perf_counter()
         _check_choice("classes", classes, ("predicted", "all"))
         _check_choice("schedule", schedule, ("rows", "coarse to fine"))
+        goal = _goal(ssim_target, tuning)
+        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+            request = self._request(
+                x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation,
+                region, classes == "all",
+            )  # fmt: skip
+            if goal is not None:
+                request.wants_one_number()
+            if tuning is not None:
+                self._accept(tuning, request.question, request.target, request.activate)
+            wanted = request.wanted if resume is None else resume.missing(request.wanted)
+            with Watch(len(wanted), on_progress, show_progress) as watch:
+                if goal is not None:
+                    return self._measure(request, resume, goal, watch, began)
+                order = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule]
+                return self._measure(
+                    request, resume, order(request.question.windows[0], wanted), watch, began
+                )
+
+    def _request(
+        self,
+        x: Tensor,
+        sliding_window_shapes: tuple[int, ...],
+        strides: int | tuple[int, ...] | None,
+        baselines: Any,
+        target: int | tuple[int, ...] | None,
+        additional_forward_args: Any,
+        activation: Activation,
+        region: Tensor | Sequence[int] | None = None,
+        keep_outputs: bool = False,
+    ) -> _Request:
+        """The arguments of `heatmap`, checked."""
         if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
             raise InputError(
                 f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; heatmap takes one "
                 f"example, a tensor whose first dimension is 1 (attribute takes batches and tuples)"
             )
         activate = _activation(activation)
-        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
-            question = self._question(x, sliding_window_shapes, strides, baselines, additional_forward_args)
-            if question.base.shape[:1] != (1,):
-                raise InputError(
-                    f"the forward function returns shape {tuple(question.base.shape)} for one example; "
-                    f"heatmap wants one row (attribute takes any output)"
-                )
-            window = question.windows[0]
-            positions = None if region is None else window.touching(region)
-            if resume is not None:
-                positions = resume.missing(positions)
-            stages = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule](window, positions)
-            base = question.base if activate is None else activate(question.base)
-            if base.shape[:1] != (1,):
-                raise InputError(
-                    f"activation makes shape {tuple(base.shape)} of {tuple(question.base.shape)}; "
-                    f"it must keep the first dimension"
-                )
-            has_classes = base.ndim == 2 and base.shape[1] > 1
-            if target is None and has_classes:
-                target = int(base[0].argmax())
-            elif target is None and base.ndim == 2:
-                target = 0
-            _selected(base, target, 1)
-            needed = len(window) * base.numel() * base.element_size()
-            if classes == "all" and needed > self._preparer.memory_budget:
-                raise InputError(
-                    f'classes is "all", but {len(window)} positions of {base.numel()} outputs take '
-                    f"{needed / 2**20:.0f} MiB, more than memory_budget"
-                )
-            answer = self._preparer.prepare(question, 0, None)
-            session = answer.open(answer.rows[0])
-            recorder = Recorder(
-                window,
-                session.base,
-                lambda outputs: _select_targets(outputs, target),
-                activate=activate,
-                target=target,
-                keep_outputs=classes == "all",
-                classify=has_classes,
-                image=x[0],
-                plan=answer.plan,
-                began=began,
+        question = self._question(x, sliding_window_shapes, strides, baselines, additional_forward_args)
+        if question.base.shape[:1] != (1,):
+            raise InputError(
+                f"the forward function returns shape {tuple(question.base.shape)} for one example; "
+                f"heatmap wants one row (attribute takes any output)"
             )
-            if resume is not None:
-                recorder.resume(resume)
-            with Watch(sum(map(len, stages)), on_progress, show_progress) as watch:
-                run(session, stages, recorder, watch)
+        window = question.windows[0]
+        wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
+        base = question.base if activate is None else activate(question.base)
+        if base.shape[:1] != (1,):
+            raise InputError(
+                f"activation makes shape {tuple(base.shape)} of {tuple(question.base.shape)}; "
+                f"it must keep the first dimension"
+            )
+        has_classes = base.ndim == 2 and base.shape[1] > 1
+        if target is None and has_classes:
+            target = int(base[0].argmax())
+        elif target is None and base.ndim == 2:
+            target = 0
+        selected = _selected(base, target, 1)
+        needed = len(window) * base.numel() * base.element_size()
+        if keep_outputs and needed > self._preparer.memory_budget:
+            raise InputError(
+                f'classes is "all", but {len(window)} positions of {base.numel()} outputs take '
+                f"{needed / 2**20:.0f} MiB, more than memory_budget"
+            )
+        return _Request(
+            question, activate, target, tuple(selected.shape[1:]), wanted, has_classes, keep_outputs
+        )
+
+    def _measure(
+        self,
+        request: _Request,
+        known: Heatmap | None,
+        work: Goal | Iterable[IntArray],
+        watch: Watch,
+        began: float,
+    ) -> Heatmap:
+        """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached."""
+        answer = self._preparer.prepare(request.question, 0, None)
+        session = answer.open(answer.rows[0])
+        recorder = Recorder(
+            session.window,
+            session.base,
+            lambda outputs: _select_targets(outputs, request.target),
+            activate=request.activate,
+            target=request.target,
+            keep_outputs=request.keep_outputs,
+            classify=request.has_classes,
+            image=request.question.inputs[0][0],
+            plan=answer.plan,
+            began=began,
+            fill=request.wanted if request.fills or isinstance(work, Goal) else None,
+            measure=partial(self._measure_more, request),
+        )
+        if known is not None:
+            recorder.resume(known)
+        if isinstance(work, Goal):
+            refine(session, request.wanted, recorder, watch, work)
+        else:
+            run(session, work, recorder, watch)
+        watch.finish()
         return recorder.heatmap()
+
+    def _measure_more(self, request: _Request, known: Heatmap, positions: IntArray) -> Heatmap:
+        """``known`` with some more positions measured; see `Heatmap.verify`."""
+        began = time.perf_counter()
+        with (
+            torch.no_grad(),
+            evaluation_mode(self.forward_func, self._preparer.warn),
+            Watch(len(positions), None, False) as watch,
+        ):
+            return self._measure(replace(request, fills=True), known, [positions], watch, began)
+
+    def tune(
+        self,
+        samples: Tensor | Sequence[Tensor],
+        sliding_window_shapes: tuple[int, ...],
+        strides: int | tuple[int, ...] | None = None,
+        baselines: Any = None,
+        target: int | tuple[int, ...] | None = None,
+        additional_forward_args: Any = None,
+        *,
+        activation: Activation = None,
+        confidence: float = CONFIDENCE,
+        max_seconds: float | None = None,
+        resume: Tuning | None = None,
+        show_progress: bool = False,
+        on_progress: Callable[[Tuning, int, int], object] | None = None,
+    ) -> Tuning:
+        """Learn on images of a kind when an approximate map is similar enough to the exact one.
+
+        For every sample the exact map is computed, and it is replayed how an approximate one comes about. An
+        image of the same kind then meets ``ssim_target`` with probability ``confidence``, if it is to the
+        samples as they are to each other; see `krypton_engine.tuning`.
+
+        Args:
+            samples: The images: a batch, or one-example batches ``(1, *input_shape)``, all of one shape.
+            sliding_window_shapes: As in `heatmap`.
+            strides: As in `heatmap`.
+            baselines: As in `heatmap`.
+            target: As in `heatmap`; None for each sample's predicted class.
+            additional_forward_args: As in `heatmap`.
+            activation: As in `heatmap`.
+            confidence: Share of images that are to meet their target, above 0 and below 1; 0.9 takes nine
+                samples at least.
+            max_seconds: Begin no more work after this; what has been learnt by then is more cautious.
+            resume: A tuning for the same, which gets more samples; those it has are not measured again.
+            show_progress: Whether to draw a progress bar.
+            on_progress: ``on_progress(tuning_so_far, done, total)`` after each sample; returning False
+                cancels.
+
+        Returns:
+            The tuning, for ``heatmap(..., ssim_target=0.9, tuning=tuning)``; ``print`` it.
+
+        Raises:
+            InputError: An argument that cannot be used; nothing has been computed then.
+            OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
+        """
+        began = time.perf_counter()
+        images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
+        if not images:
+            raise InputError("samples is empty; accepted is at least one image")
+        shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
+        if len(shapes) > 1:
+            raise InputError(
+                f"samples have shapes {sorted(map(str, shapes))}; accepted are images of one shape"
+            )
+        if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+            raise InputError(f"confidence is {confidence!r}; accepted are numbers above 0 and below 1")
+        if max_seconds is not None and not max_seconds > 0:
+            raise InputError(f"max_seconds is {max_seconds!r}; accepted is a positive number, or None")
+        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+            requests = [
+                self._request(
+                    x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation
+                )
+                for x in images
+            ]
+            for request in requests:
+                request.wants_one_number()
+            found = _fingerprint(requests[0].question, target, requests[0].activate)
+            tuning = (
+                Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
+            )
+            tuning.check(found)
+            known = {curve.image for curve in tuning.curves}
+            with tqdm(
+                total=len(requests), desc="Krypton tuning", unit="image", disable=not show_progress
+            ) as bar:
+                for done, request in enumerate(requests, 1):
+                    image = fingerprint_of_image(request.question.inputs[0])
+                    left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
+                    if image not in known:
+                        try:
+                            tuning = tuning.with_curve(self._curve(request, image, left))
+                        except OcclusionCancelled:
+                            break
+                    bar.update()
+                    if on_progress is not None and on_progress(tuning, done, len(requests)) is False:
+                        raise OcclusionCancelled(tuning)
+        return tuning
+
+    def _curve(self, request: _Request, image: str, seconds: float | None) -> Curve:
+        """What one sample shows.
+
+        Raises:
+            OcclusionCancelled: It took longer than ``seconds``.
+        """
+        began = time.perf_counter()
+
+        def in_time(*_: object) -> bool:
+            return seconds is None or time.perf_counter() - began < seconds
+
+        answer = self._preparer.prepare(request.question, 0, None)
+        session = answer.open(answer.rows[0])
+        work = distinct_work(session.changed, request.wanted)
+        opened = time.perf_counter()
+        with Watch(len(request.wanted), None if seconds is None else in_time, False) as watch:
+            exact = self._measure(request, None, [request.wanted], watch, opened)
+        return curve_of(
+            image,
+            work,
+            replay(session.window, work, exact.values.double().numpy(), time.perf_counter),
+            exact.seconds,
+        )
+
+    def _accept(
+        self,
+        tuning: Tuning,
+        question: Question,
+        target: Any,
+        activate: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        """Refuse a tuning that was made for something else; the model itself is asked once.
+
+        Raises:
+            InputError: It was.
+        """
+        if len(question.inputs) > 1:
+            raise InputError(f"tuning is for one input; the forward function has {len(question.inputs)}")
+        rows = len(question.inputs[0])
+        base = question.base if activate is None else activate(question.base)
+        if tuning.fingerprint.target is None and base.ndim == 2:
+            asked = [_of_example(target, row, rows) for row in range(rows)]
+            if all(
+                isinstance(t, int) and int(out.argmax()) == t % len(out)
+                for t, out in zip(asked, base, strict=True)
+            ):
+                target = None
+        key = (question.windows, target, activate)
+        if key not in self._accepted.setdefault(tuning, []):
+            tuning.check(_fingerprint(question, target, activate))
+            self._accepted[tuning].append(key)
 
     def plan(
         self,
@@ -398,12 +675,41 @@ def _of_example(target: Any, row: int, examples: int) -> Any:
     return target
 
 
+def _softmax(outputs: Tensor) -> Tensor:
+    return outputs.softmax(dim=1)
+
+
 def _activation(activation: Activation) -> Callable[[Tensor], Tensor] | None:
     if activation == "softmax":
-        return lambda outputs: outputs.softmax(dim=1)
+        return _softmax
     if activation is not None and not callable(activation):
         raise InputError(f"activation is {activation!r}; accepted are None, 'softmax' or a callable")
     return activation
+
+
+def _fingerprint(question: Question, target: Any, activate: Callable[[Tensor], Tensor] | None) -> Fingerprint:
+    """What a tuning for this question holds for."""
+
+    def model(x: Tensor) -> Tensor:
+        outputs = evaluate(question.forward_func, (x.to(question.inputs[0]),), question.additional)
+        return outputs if activate is None else activate(outputs)
+
+    return Fingerprint.of(question.windows[0], question.baseline(0, 0)[0], target, model)
+
+
+def _goal(ssim_target: float | None, tuning: Tuning | None) -> Goal | None:
+    """What to reach; None for the exact map."""
+    if ssim_target is None:
+        if tuning is not None:
+            raise InputError("tuning is given without ssim_target, the similarity that it is to reach")
+        return None
+    if not isinstance(ssim_target, (int, float)) or not 0 < ssim_target <= 1:
+        raise InputError(
+            f"ssim_target is {ssim_target!r}; accepted are numbers above 0 and at most 1, or None"
+        )
+    if ssim_target == 1:
+        return None
+    return Goal(float(ssim_target)) if tuning is None else tuning.goal(float(ssim_target))
 
 
 def _check_choice(name: str, given: Any, accepted: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -11,6 +12,8 @@ from tqdm.auto import tqdm
 from krypton_engine.errors import OcclusionCancelled
 from krypton_engine.executors import Session
 from krypton_engine.heatmap import Heatmap, Recorder
+from krypton_engine.quality import SPREAD, SsimEstimate
+from krypton_engine.schedule import Outlook, Refinement
 from krypton_engine.windows import IntArray, distinct_work
 
 OnProgress = Callable[[Heatmap, int, int], object]
@@ -62,6 +65,11 @@ class Watch:
         self.done = self._bar.n = done
         self._bar.refresh()
 
+    def finish(self) -> None:
+        """What has been done is all there is to do: a map that was good enough before its end."""
+        self.total = self._bar.total = self.done
+        self._bar.refresh()
+
     def __enter__(self) -> Watch:
         return self
 
@@ -71,7 +79,7 @@ class Watch:
 
 def run(
     session: Session,
-    stages: Sequence[IntArray],
+    stages: Iterable[IntArray],
     recorder: Recorder,
     watch: Watch,
     at_most: int | None = None,
@@ -80,7 +88,7 @@ def run(
 
     Args:
         session: Answers for positions.
-        stages: Lists of positions, worked through in turn.
+        stages: Lists of positions, worked through in turn; the next is asked for when the last is recorded.
         recorder: Takes the outputs.
         watch: Who watches.
         at_most: Largest number of positions to compute together.
@@ -106,6 +114,56 @@ def run(
             if watch.watched and limit is not None:
                 limit = _paced(limit, len(part), time.perf_counter() - began)
                 limit = limit if at_most is None else min(limit, at_most)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a map is good enough.
+
+    Attributes:
+        ssim_target: The SSIM with the exact map that it must have.
+        spread: How many times the expected loss ``1 - SSIM`` the true one may be: at least, at most.
+        basis: Where that is known from; see `SsimEstimate`.
+    """
+
+    ssim_target: float
+    spread: tuple[float, float] = SPREAD
+    basis: str = "online"
+
+    def estimate(self, outlook: Outlook) -> SsimEstimate:
+        """What a map of this outlook has."""
+        return SsimEstimate.of(outlook.ssim, self.basis, self.spread)
+
+
+def refine(
+    session: Session,
+    positions: IntArray,
+    recorder: Recorder,
+    watch: Watch,
+    goal: Goal,
+    at_most: int | None = None,
+) -> None:
+    """Measure ``positions`` where it matters until ``goal`` is reached; the rest is interpolated.
+
+    Args:
+        session: Answers for positions.
+        positions: The positions wanted.
+        recorder: Takes the outputs, and what is expected of the map.
+        watch: Who watches.
+        goal: When to stop.
+        at_most: Largest number of positions to compute together.
+
+    Raises:
+        OcclusionCancelled: As `run`.
+    """
+
+    def enough(outlook: Outlook) -> bool:
+        estimate = goal.estimate(outlook)
+        recorder.expect(estimate)
+        return estimate.low >= goal.ssim_target
+
+    work = distinct_work(session.changed, positions)
+    run(session, Refinement(session.window, work, recorder.so_far, enough), recorder, watch, at_most)
 
 
 def _paced(limit: int, count: int, seconds: float) -> int:

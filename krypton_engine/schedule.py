@@ -1,12 +1,22 @@
-"""Which positions next: lists of positions, stage by stage."""
+"""Which positions next, stage by stage: row by row, coarse to fine, or where the map is least certain."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from krypton_engine.windows import IntArray, SlidingWindow
+from krypton_engine.interpolation import Flags, Floats, Prediction, covariance, predict
+from krypton_engine.quality import expected_ssim
+from krypton_engine.windows import IntArray, SlidingWindow, Work
+
+_GROWTH = 0.15
+"""How many more positions a refinement measures, as a share of those so far."""
+
+_FEWEST = 8
+"""Positions that a refinement measures at least: looking at the map costs time too."""
 
 
 def row_by_row(window: SlidingWindow, positions: IntArray | None = None) -> list[IntArray]:
@@ -41,3 +51,194 @@ def coarse_to_fine(window: SlidingWindow, positions: IntArray | None = None) -> 
         left = left[~on_grid]
         step //= 2
     return stages
+
+
+def drill_down(
+    window: SlidingWindow,
+    so_far: Callable[[], tuple[Floats, Flags]],
+    base: float,
+    *,
+    s1: int,
+    s2: int,
+    r: float,
+) -> Iterator[IntArray]:
+    """The paper's adaptive drill-down, for comparison: a coarse map, then its strongest part in detail.
+
+    Stage one measures every ``s1``-th position along each axis, stage two every ``s2``-th within the share
+    ``r`` of the coarse cells whose value moved furthest from the base. Against every position measured, it
+    is ``s1**2 / (1 + r * s1**2)`` times faster with ``s2 = 1``; against every ``s2``-th,
+    ``s1**2 / (s2**2 + r * s1**2)`` (paper, section 4.2).
+
+    Args:
+        window: The sliding window.
+        so_far: Gives the map on the grid, and where it has been measured.
+        base: Output for the un-occluded input.
+        s1: Step of stage one, in positions.
+        s2: Step of stage two.
+        r: Share of the coarse cells to look at in detail, 0 to 1.
+    """
+    shape = window.grid_shape
+    yield np.flatnonzero(_every(shape, s1))
+    values, _ = so_far()
+    coarse = np.abs(values - base)[tuple(slice(None, None, s1) for _ in shape)]
+    chosen = np.zeros(coarse.shape, dtype=bool)
+    chosen.flat[np.argsort(-coarse, axis=None)[: math.ceil(r * coarse.size)]] = True
+    for axis, size in enumerate(shape):
+        chosen = np.repeat(chosen, s1, axis)[(slice(None),) * axis + (slice(size),)]
+    yield np.flatnonzero(chosen & _every(shape, s2) & ~_every(shape, s1))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is expected of a map of which a part has been measured.
+
+    Attributes:
+        prediction: The whole map.
+        ssim: What its SSIM with the exact map probably is.
+        computed: How many sets of changed cells have been computed.
+    """
+
+    prediction: Prediction
+    ssim: float
+    computed: int
+
+
+class Refinement:
+    """Coarse to fine, then where the map is least certain, until it is good enough.
+
+    First come a position in every two windows along each axis, then one in every window, borders included;
+    after that those cells whose expected error costs most SSIM, a few more each time. What each stage finds
+    is compared with what was predicted, and scales the errors that are expected from then on.
+
+    Iterate over it for the stages; ``so_far`` must know what a stage found when the next is asked for. It
+    ends when ``enough`` says so, or when everything has been measured.
+
+    Args:
+        window: The sliding window.
+        work: The positions wanted, by what they change: those that change nothing are free, and those that
+            change the same cells come together.
+        so_far: Gives the map on the grid, and where it has been measured.
+        enough: Whether to stop; not asked before a prediction has been compared with measurements.
+
+    Attributes:
+        outlook: The latest; None before the first.
+    """
+
+    def __init__(
+        self,
+        window: SlidingWindow,
+        work: Work,
+        so_far: Callable[[], tuple[Floats, Flags]],
+        enough: Callable[[Outlook], bool],
+    ) -> None:
+        self.outlook: Outlook | None = None
+        self._window = window
+        self._work = work
+        self._set = np.full(len(window), -1, dtype=np.int64)
+        for i, readers in enumerate(work.readers):
+            self._set[readers] = i
+        wanted = np.flatnonzero(self._set >= 0)
+        self._first = np.array([readers[0] for readers in work.readers], dtype=np.int64)
+        corners = np.unravel_index(np.concatenate([wanted, work.unchanged]), window.grid_shape or (1,))
+        self._part = tuple(slice(int(c.min()), int(c.max()) + 1) for c in corners)
+        self._so_far = so_far
+        self._enough = enough
+        self._missed = self._expected = 0.0
+
+    def __iter__(self) -> Iterator[IntArray]:
+        unchanged = self._work.unchanged[~self._so_far()[1].ravel()[self._work.unchanged]]
+        yield np.concatenate([unchanged, *self._sets(self._grid(2))])
+        stage = self._grid(1)
+        while self._left().any():
+            costs = self._look()
+            if costs is None:  # nothing can be predicted from what is not finite
+                break
+            assert self.outlook is not None
+            if self._expected > 0 and self._enough(self.outlook):
+                return
+            chosen = self._sets(stage) or self._sets(self._least_certain(costs))
+            stage = stage[:0]
+            yield np.concatenate(chosen)
+            self._compare(self.outlook.prediction, np.array([readers[0] for readers in chosen]))
+        if self._left().any():
+            yield np.flatnonzero(self._left())
+        self._look()
+
+    def _left(self) -> Flags:
+        """Which positions are wanted and have not been measured."""
+        return (self._set >= 0) & ~self._so_far()[1].ravel()
+
+    def _sets(self, positions: IntArray) -> list[IntArray]:
+        """The positions that change the same cells as one of ``positions``, of those not measured."""
+        return [self._work.readers[i] for i in np.unique(self._set[positions[self._left()[positions]]])]
+
+    def _grid(self, windows: int) -> IntArray:
+        """A position in every so many windows along each axis, the last one too."""
+        shape = self._window.grid_shape
+        chosen = np.ones(shape, dtype=bool)
+        for axis, (size, step) in enumerate(zip(shape, windows_apart(self._window, windows), strict=True)):
+            along = np.zeros(size, dtype=bool)
+            along[::step] = along[-1] = True
+            chosen &= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return np.flatnonzero(chosen)
+
+    def _look(self) -> Floats | None:
+        """Form the next outlook; the cost of every cell, or None where measured values are not finite."""
+        values, measured = self._so_far()
+        if not np.isfinite(values[measured]).all():
+            self.outlook = None
+            return None
+        prediction = predict(self._window, values, measured)
+        scale = max(1.0, self._missed / self._expected) if self._expected else 1.0
+        costs = np.zeros(values.shape)
+        wanted = (self._set >= 0).reshape(values.shape)
+        part = self._part if values.shape else ()
+        ssim, costs[part] = expected_ssim(
+            prediction.values[part], (prediction.variance * scale * wanted)[part]
+        )
+        self.outlook = Outlook(prediction, ssim, int(measured.ravel()[self._first].sum()))
+        return costs
+
+    def _least_certain(self, costs: Floats) -> IntArray:
+        """The cells that cost most, each of which makes those around it cheaper."""
+        assert self.outlook is not None
+        count = max(_FEWEST, int(_GROWTH * self.outlook.computed))
+        reach = windows_apart(self._window, 1)
+        offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
+        remaining = 1 - covariance(np.sqrt(sum(offset**2 for offset in offsets))) ** 2
+        costs = np.where(self._left().reshape(costs.shape), costs, 0.0)
+        padded = np.pad(costs, [(n, n) for n in reach])
+        inner = padded[tuple(slice(n, -n) for n in reach)]
+        chosen: list[int] = []
+        while len(chosen) < count:
+            worst = int(inner.argmax())
+            if inner.flat[worst] <= 0:
+                break
+            chosen.append(worst)
+            corner = np.unravel_index(worst, costs.shape)
+            padded[tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, reach, strict=True))] *= remaining
+        # Where nothing is expected to be wrong, any cells will do.
+        return np.array(chosen, dtype=np.int64) if chosen else np.flatnonzero(self._left())[:count]
+
+    def _compare(self, prediction: Prediction, positions: IntArray) -> None:
+        """Note how far a stage was from what was predicted; the last stages count most."""
+        values, _ = self._so_far()
+        misses = (values.ravel()[positions] - prediction.values.ravel()[positions]) ** 2
+        self._missed = self._missed / 2 + float(misses.sum())
+        self._expected = self._expected / 2 + float(prediction.variance.ravel()[positions].sum())
+
+
+def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
+    """How many positions make so many windows, along every axis of the grid; at least one."""
+    return [
+        max(1, round(windows * size / step))
+        for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
+        if not window.spans(axis)
+    ]
+
+
+def _every(shape: tuple[int, ...], step: int) -> Flags:
+    """Cells of the grid of every ``step``-th cell along each axis."""
+    chosen = np.zeros(shape, dtype=bool)
+    chosen[tuple(slice(None, None, step) for _ in shape)] = True
+    return chosen

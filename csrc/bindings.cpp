@@ -118,6 +118,8 @@ struct PySession {
 
 using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
 using LayerOutput = std::pair<int, Output>;          // layer, (positions, size)
+using Effects = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<3>>>;  // value, threshold, gradient
 
 // The largest box of every value, checked.
 std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
@@ -137,6 +139,26 @@ std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
 void check_kept(const Program& program, const std::vector<int>& kept) {
     for (int v : kept)
         require(value_of(program, v).constant.empty(), "a constant is the same at every position");
+}
+
+std::vector<Shrink> shrinks_of(const Program& program, const std::vector<ShrinkNumbers>& numbers) {
+    std::vector<Shrink> shrinks(numbers.empty() ? 0 : program.values().size());
+    for (const auto& [value, threshold, gradient] : numbers) {
+        const Value& v = value_of(program, value);
+        require(value > 0 && v.constant.empty(), "only what operators compute is shrunk");
+        require(threshold >= 0, "a threshold is negative");
+        shrinks[value] = {static_cast<float>(threshold), {}};
+        if (!gradient) continue;
+        require(static_cast<long>(gradient->shape(0)) == v.height &&
+                    static_cast<long>(gradient->shape(1)) == v.width &&
+                    static_cast<long>(gradient->shape(2)) == v.channels,
+                "a gradient has the wrong shape");
+        std::vector<float>& stored = shrinks[value].gradient;
+        stored.resize(v.pixels() * v.stored());
+        for (long i = 0; i < v.pixels(); ++i)
+            std::copy_n(gradient->data() + i * v.channels, v.channels, stored.begin() + i * v.stored());
+    }
+    return shrinks;
 }
 
 std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutput>& outputs,
@@ -346,9 +368,10 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
-               Floats<3> input, Floats<3> baseline, int threads) {
+               Floats<3> input, Floats<3> baseline, int threads, std::vector<ShrinkNumbers> numbers) {
                 const std::vector<Box> boxes = boxes_of(*program, extents);
                 check_kept(*program, kept);
+                std::vector<Shrink> shrinks = shrinks_of(*program, numbers);
                 const Value& in = program->values()[0];
                 for (const auto* x : {&input, &baseline})
                     require(static_cast<long>(x->shape(0)) == in.height &&
@@ -363,8 +386,9 @@ NB_MODULE(_native, m) {
                 const Signals signals{&self->cancel};
                 try {
                     const nb::gil_scoped_release release;
-                    self->session = std::make_unique<Session>(program, boxes, kept, input.data(),
-                                                              baseline.data(), threads, std::cref(signals));
+                    self->session =
+                        std::make_unique<Session>(program, boxes, kept, std::move(shrinks), input.data(),
+                                                  baseline.data(), threads, std::cref(signals));
                 } catch (...) {
                     self->~PySession();
                     if (signals.raised) throw nb::python_error();
@@ -372,7 +396,7 @@ NB_MODULE(_native, m) {
                 }
             },
             "program"_a, "extents"_a.noconvert(), "kept"_a, "input"_a.noconvert(), "baseline"_a.noconvert(),
-            "threads"_a)
+            "threads"_a, "shrinks"_a.noconvert())
         .def(
             "base",
             [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
@@ -381,7 +405,8 @@ NB_MODULE(_native, m) {
             "values"_a.noconvert(), "layers"_a.noconvert())
         .def(
             "run",
-            [](PySession& s, Longs boxes, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+            [](PySession& s, Longs boxes, std::optional<Effects> effects, std::vector<ValueOutput> values,
+               std::vector<LayerOutput> layers) {
                 require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
                 const Value& in = s.program->values()[0];
                 std::vector<Occlusion> positions;
@@ -397,16 +422,20 @@ NB_MODULE(_native, m) {
                 const long n = static_cast<long>(positions.size());
                 const auto exits = exits_of(s, values, n);
                 const auto rows = rows_of(*s.program, layers, n);
+                require(!effects || static_cast<long>(effects->shape(0)) == n,
+                        "there is one effect for every position");
                 const Signals signals{&s.cancel};
                 bool done;
                 {
                     const nb::gil_scoped_release release;
-                    done = s.session->run(positions, exits, rows, std::cref(signals));
+                    done = s.session->run(positions, exits, rows, effects ? effects->data() : nullptr,
+                                          std::cref(signals));
                 }
                 if (signals.raised) throw nb::python_error();
                 return done;
             },
-            "boxes"_a.noconvert(), "values"_a.noconvert(), "layers"_a.noconvert())
+            "boxes"_a.noconvert(), "effects"_a.noconvert().none(), "values"_a.noconvert(),
+            "layers"_a.noconvert())
         .def("cancel", [](PySession& s) { s.cancel = true; });
 }
 

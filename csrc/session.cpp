@@ -187,9 +187,12 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
 // -- the un-occluded input -------------------------------------------------------------------------------
 
 Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extents,
-                 const std::vector<int>& kept, const float* input, const float* baseline, int threads,
-                 const std::function<bool()>& poll)
-    : program_(std::move(program)), threads_(std::max(threads, 1)), extents_(std::move(extents)) {
+                 const std::vector<int>& kept, std::vector<Shrink> shrinks, const float* input,
+                 const float* baseline, int threads, const std::function<bool()>& poll)
+    : program_(std::move(program)),
+      threads_(std::max(threads, 1)),
+      extents_(std::move(extents)),
+      shrinks_(std::move(shrinks)) {
     const auto& values = program_->values();
     const std::vector<int> all = with_layers(*program_, kept);
     layout_ = lay_out(*program_, extents_, all);
@@ -212,7 +215,7 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extent
         for (std::size_t i = 0; i < op->operands.size(); ++i)
             if (op->reads_context(static_cast<int>(i))) needed[op->operands[i]] = true;
     for (std::size_t v = 0; v < values.size(); ++v)
-        if (!needed[v]) std::vector<float>().swap(views_[v]);
+        if (!needed[v] && !this->shrinks(static_cast<int>(v))) std::vector<float>().swap(views_[v]);
 }
 
 Plane Session::plane(int value) const {
@@ -336,6 +339,7 @@ struct Session::Batch {
     std::vector<std::vector<float>> rows;          // by layer: (positions, stored)
     std::vector<std::vector<float>> changes;       // by layer of kCells: (positions, cells, stored)
     std::vector<std::vector<Box>> changed;         // by layer of kCells: (positions)
+    std::vector<double> effects;                   // of what shrinking dropped: (positions)
     std::atomic<bool>& cancelled;
 
     long size() const { return static_cast<long>(positions.size()); }
@@ -406,6 +410,13 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
                 worker.scratch.reset();
                 op.run(kernels, worker.jobs.data(), static_cast<long>(worker.jobs.size()), worker.scratch);
                 finish(kernels, op, worker.jobs.data(), worker.jobs.size());
+                if (!shrinks(op.value)) continue;
+                for (long p = from; p < to; ++p) {
+                    Box& box = box_of(op.value, p);
+                    if (box.empty()) continue;
+                    box = shrunk(shrinks_[op.value], plane_of(op.value, p), patch_of(op.value, p),
+                                 batch.effects[p]);
+                }
             }
         }
     }
@@ -523,10 +534,11 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
 }
 
 bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
-                  const std::vector<RowExit>& rows, const std::function<bool()>& poll) const {
+                  const std::vector<RowExit>& rows, double* effects,
+                  const std::function<bool()>& poll) const {
     if (positions.empty()) return true;
     std::atomic<bool> cancelled = false;
-    Batch batch{positions, exits, {}, {}, {}, cancelled};
+    Batch batch{positions, exits, {}, {}, {}, std::vector<double>(positions.size()), cancelled};
     const auto& layers = program_->layers();
     const long n = batch.size();
     for (std::size_t l = 0; l < layers.size(); ++l) {
@@ -573,6 +585,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
             std::copy_n(batch.rows[row.layer].data() + p * layer.stored(), layer.size,
                         row.out + p * layer.size);
     }
+    if (effects) std::copy(batch.effects.begin(), batch.effects.end(), effects);
     return !cancelled;
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "program.h"
+#include "shrink.h"
 
 namespace krypton {
 
@@ -60,16 +61,19 @@ class Session {
   public:
     // extents: the largest box of every value; kept: values that `run` may be asked for.
     // input, baseline: NHWC (height, width, channels).
+    // shrinks: what is dropped of the boxes of every value; empty where nothing is dropped of any.
     // poll: called now and then on the calling thread; true cancels.
     Session(std::shared_ptr<const Program> program, std::vector<Box> extents, const std::vector<int>& kept,
-            const float* input, const float* baseline, int threads, const std::function<bool()>& poll);
+            std::vector<Shrink> shrinks, const float* input, const float* baseline, int threads,
+            const std::function<bool()>& poll);
 
     // Outputs of the un-occluded input, shaped like those of `run` for one position with whole boxes.
     void base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const;
 
+    // effects: takes, for every position, the first-order effect of what was dropped; or null.
     // False if it was cancelled; what the exits hold then means nothing.
     bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
-             const std::vector<RowExit>& rows, const std::function<bool()>& poll) const;
+             const std::vector<RowExit>& rows, double* effects, const std::function<bool()>& poll) const;
 
   private:
     struct Worker;
@@ -77,7 +81,8 @@ class Session {
 
     std::shared_ptr<const Program> program_;
     int threads_;
-    std::vector<Box> extents_;  // sizes only
+    std::vector<Box> extents_;     // sizes only
+    std::vector<Shrink> shrinks_;  // by value
     Layout layout_;
     std::vector<std::vector<float>> views_;  // by value
     std::vector<float> baseline_;
@@ -85,6 +90,7 @@ class Session {
     std::vector<std::vector<float>> base_out_;   // by layer
 
     Plane plane(int value) const;
+    bool shrinks(int value) const { return !shrinks_.empty() && shrinks_[value].threshold > 0; }
     void materialise(const std::function<bool()>& poll);
     void run_chunk(Worker& worker, Batch& batch, long first, long last) const;
     void run_layer(Batch& batch, std::size_t layer, long task, long tasks) const;

@@ -95,6 +95,7 @@ class Session:
         input: Array,
         baseline: Array,
         threads: int,
+        shrinks: Sequence[tuple[int, float, Array | None]],
     ) -> None: ...
     def base(
         self, values: Sequence[tuple[int, Array, Array]], layers: Sequence[tuple[int, Array]]
@@ -102,6 +103,7 @@ class Session:
     def run(
         self,
         boxes: Array,
+        effects: Array | None,
         values: Sequence[tuple[int, Array, Array]],
         layers: Sequence[tuple[int, Array]],
     ) -> bool: ...

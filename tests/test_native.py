@@ -77,8 +77,11 @@ def test_reference_is_exact_on_more(name):
     assert found.exact and found.warnings == (), str(found)
 
 
-def test_trained_model_runs_there():
-    found = compare(zoo_case("vgg16-brain-mri", "mri:axial:90+lesion"), executor="native")
+@pytest.mark.parametrize(
+    ("name", "image"), [("vgg16-brain-mri", "mri:axial:90+lesion"), ("efficientnet-lite0", "chelsea")]
+)
+def test_trained_models_run_there(name, image):
+    found = compare(zoo_case(name, image), executor="native")
     assert found.heatmap.plan is not None and found.heatmap.plan.executor.startswith("native")
     assert found.exact and found.warnings == (), str(found)
 
@@ -180,6 +183,73 @@ def test_any_list_of_positions():
             for positions, outputs in session.stream(np.concatenate([order, order[:3]]), limit):
                 for position, output in zip(positions, outputs, strict=True):
                     torch.testing.assert_close(output, alone[int(position)], rtol=1e-5, atol=1e-6)
+
+
+def test_shrinking_drops_rims_and_tells_their_effect():
+    """After each pooling, as in design and as in a loop over whole images."""
+    torch.manual_seed(0)
+    parts = nn.ModuleList([
+        nn.Sequential(nn.Conv2d(3, 20, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(20, 24, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.Conv2d(24, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4)),
+    ])  # fmt: skip
+    model, x = nn.Sequential(*parts).eval(), torch.randn(1, 3, 24, 24)
+    x[:, :, :10, :10] *= 0.05  # nearly the baseline: of some boxes nothing is left
+    window = SlidingWindow((3, 24, 24), (3, 6, 6), (3, 3, 3))
+
+    views, gradients, thresholds = [], [], []
+    y = x
+    for part in parts[:2]:
+        y = part(y)
+        views.append(y)
+    gradients = list(torch.autograd.grad(parts[2](y)[0, 1], views))
+    thresholds = [0.8 * float(view.detach().square().mean().sqrt()) for view in views]
+
+    with torch.no_grad():
+        graph = capture(model, (x,), 0)
+        program = native.NativeProgram(graph)
+        sites = [node.index for node in graph.nodes if "pool" in node.op]
+        assert set(sites) <= set(program.shrinkable)
+
+        def session(shrinks):
+            return native.NativeSession(
+                program, Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference, shrinks
+            )
+
+        def answers(shrinks):
+            opened, out = session(shrinks), torch.empty(len(window), 4)
+            for positions, outputs in opened.stream(np.arange(len(window))):
+                out[torch.from_numpy(positions)] = outputs
+            return out, opened.dropped
+
+        emptied = 0
+        expected, effects = torch.empty(len(window), 4), np.zeros(len(window))
+        for p, box in enumerate(window.boxes(np.arange(len(window)))):
+            y = x.clone()
+            y[(0, *(slice(lo, hi) for lo, hi in box))] = 0
+            for part, view, gradient, threshold in zip(parts[:2], views, gradients, thresholds, strict=True):
+                y = part(y)
+                rows, columns = ((y - view).abs().amax((0, 1)) >= threshold).nonzero(as_tuple=True)
+                kept = torch.zeros_like(y)
+                if len(rows):
+                    kept[:, :, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+                emptied += not len(rows)
+                effects[p] += float((gradient * (y - view) * (1 - kept)).double().sum())
+                y = torch.where(kept > 0, y, view)
+            expected[p] = parts[2](y)
+        exact, nothing = answers({})
+        shrunk, dropped = answers(dict(zip(sites, zip(thresholds, gradients, strict=True), strict=True)))
+        assert 0 < emptied < len(window) and float((exact - expected).abs().max()) > 1e-3
+        torch.testing.assert_close(shrunk, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(dropped, effects, rtol=1e-4, atol=1e-5)
+        assert not nothing.any()
+        # Of one scalar the effect explains most of what was dropped.
+        missing = (exact - shrunk)[:, 1].numpy()
+        assert np.abs(missing - dropped).mean() < 0.5 * np.abs(missing).mean()
+        zero, none = answers(dict.fromkeys(sites, (0.0, None)))
+        assert torch.equal(zero, exact) and not none.any()
+        with pytest.raises(KeyError):
+            session({graph.input.index: (1.0, None)})
 
 
 def test_what_the_engine_lacks_runs_in_pytorch():

@@ -52,7 +52,7 @@ def whole(count: int) -> np.ndarray:
 
 def small_session(threads: int = 2, isa: str = "") -> Any:
     x = floats(HEIGHT, WIDTH, CHANNELS)
-    return _native.Session(small_program(isa), whole(3), [1, 2], x, np.zeros_like(x), threads)
+    return _native.Session(small_program(isa), whole(3), [1, 2], x, np.zeros_like(x), threads, [])
 
 
 def boxes(count: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def boxes(count: int) -> np.ndarray:
 
 def outputs(session: Any, count: int = 20) -> np.ndarray:
     out = np.full((count, 10), np.nan, dtype=np.float32)
-    assert session.run(boxes(count), [], [(1, out)])
+    assert session.run(boxes(count), None, [], [(1, out)])
     return out
 
 
@@ -229,15 +229,15 @@ def test_any_window(rows, columns, groups):
     program.mean(value, PLAIN)
     extents = np.array([*whole(3), (rows[1], columns[1])], dtype=np.int64)
     x = floats(HEIGHT, WIDTH, CHANNELS)
-    session = _native.Session(program, extents, [], x, x, 1)
+    session = _native.Session(program, extents, [], x, x, 1, [])
     out = np.empty((3, 4), dtype=np.float32)
-    assert session.run(boxes(3), [], [(2, out)])
+    assert session.run(boxes(3), None, [], [(2, out)])
     assert np.isfinite(out).all()
 
 
 def test_sessions_refuse_what_is_wrong():
     x = floats(HEIGHT, WIDTH, CHANNELS)
-    good = [small_program(), whole(3), [1], x, x, 2]
+    good = [small_program(), whole(3), [1], x, x, 2, [(1, 0.5, floats(HEIGHT, WIDTH, 4)), (2, 0.0, None)]]
     wrong: dict[int, list[Any]] = {
         0: [None, 3],
         1: [whole(2), whole(3) + 1, -whole(3), whole(3).astype(np.int32), whole(3).T, np.zeros((3, 2))],
@@ -245,7 +245,11 @@ def test_sessions_refuse_what_is_wrong():
         3: [*WRONG_FLOATS, x[:-1], x.astype(np.float64), x.transpose(1, 0, 2), x[:, :, :4], None],
         4: [*WRONG_FLOATS, x[:, :-1], x[::2]],
         5: [0, -1, 1 << 40, "two"],
-    }
+        6: [
+            None, *([(v, 0.5, None)] for v in (-1, 0, 3, 99)), [(1, -1.0, None)], [(1, math.nan, None)],
+            [(1, 0.5)], *([(1, 0.5, g)] for g in WRONG_FLOATS), [(1, 0.5, floats(HEIGHT, WIDTH, 5))],
+        ],
+    }  # fmt: skip
     for index, values in wrong.items():
         for value in values:
             refused(_native.Session, *replaced(good, index, value))
@@ -255,7 +259,7 @@ def test_sessions_refuse_what_is_wrong():
 def test_a_program_does_not_grow_under_its_session():
     program = small_program()
     x = floats(HEIGHT, WIDTH, CHANNELS)
-    _native.Session(program, whole(3), [], x, x, 1)
+    _native.Session(program, whole(3), [], x, x, 1, [])
     for name, (args, _) in METHODS.items():
         if name != "run_bytes":
             with pytest.raises(ValueError, match="grow"):
@@ -268,8 +272,8 @@ def test_constants_are_not_what_a_session_keeps():
     refused(program.mean, constant, PLAIN)
     refused(program.cells, constant, floats(3, 8), None, PLAIN)
     x, extents = floats(HEIGHT, WIDTH, CHANNELS), np.array([*whole(3), (0, 0)], dtype=np.int64)
-    refused(_native.Session, program, extents, [constant], x, x, 1)
-    _native.Session(program, extents, [1], x, x, 1)
+    refused(_native.Session, program, extents, [constant], x, x, 1, [])
+    _native.Session(program, extents, [1], x, x, 1, [])
 
 
 def test_runs_refuse_what_is_wrong():
@@ -277,7 +281,7 @@ def test_runs_refuse_what_is_wrong():
     n = 4
     corners = np.zeros((n, 2), dtype=np.int64)
     value, rows = np.empty((n, 2, 2, 4), dtype=np.float32), np.empty((n, 10), dtype=np.float32)
-    good = [boxes(n), [(1, corners, value)], [(1, rows)]]
+    good = [boxes(n), np.zeros(n), [(1, corners, value)], [(1, rows)]]
     assert session.run(*good)
     bad_boxes = []
     for column, bad in [
@@ -300,7 +304,8 @@ def test_runs_refuse_what_is_wrong():
     wrong: dict[int, list[Any]] = {
         0: [*bad_boxes, reversed_channels, boxes(n)[:, :5], boxes(n).astype(np.float64), boxes(n)[::-1],
              boxes(3)],
-        1: [
+        1: [np.zeros(n - 1), np.zeros((n, 1)), np.zeros(n, dtype=np.float32), np.zeros(2 * n)[::2], 3],
+        2: [
             *([(v, corners, value)] for v in (-1, 0, 3, 99)),  # 0 exists, but the session does not keep it
             *([(1, corners + c, value)] for c in (-1, 8, (1 << 63) - 1)),
             [(1, corners[:3], value)], [(1, corners.astype(np.int32), value)], [(1, corners, value[:3])],
@@ -309,7 +314,7 @@ def test_runs_refuse_what_is_wrong():
             [(1, corners, value.transpose(0, 2, 1, 3)[:, :, ::-1])], [(1, corners, rows)], [(1, corners)],
             [(1, corners, read_only)],
         ],
-        2: [
+        3: [
             *([(layer, rows)] for layer in (-1, 2, 99)), [(0, rows)], [(1, rows[:3])],
             [(1, rows.astype(np.float64))],
             [(1, np.empty((10, n), dtype=np.float32).T)], [(1, value)],
@@ -333,10 +338,10 @@ def test_extents_that_are_too_small(value, axis):
     extents = whole(3)
     extents[value, axis] -= 1
     x = floats(HEIGHT, WIDTH, CHANNELS)
-    session = _native.Session(small_program(), extents, [], x, x, 2)
+    session = _native.Session(small_program(), extents, [], x, x, 2, [])
     everything = np.array([[0, CHANNELS, 0, HEIGHT, 0, WIDTH]] * 5, dtype=np.int64)
     with pytest.raises(ValueError, match="larger than was planned"):
-        session.run(everything, [], [])
+        session.run(everything, None, [], [])
 
 
 @given(st.lists(st.tuples(*[numbers] * 6), max_size=6))
@@ -345,7 +350,7 @@ def test_any_box(rows):
     out = np.full((len(rows), 10), np.nan, dtype=np.float32)
     try:
         found = np.array(rows, dtype=np.int64).reshape(-1, 6)
-        assert session.run(found, [], [(1, out)])
+        assert session.run(found, None, [], [(1, out)])
     except ValueError:
         return
     assert np.isfinite(out).all()
@@ -405,12 +410,12 @@ def test_cancelled_by_another_thread():
         program.convolution([value], window, window, 1, 0.1 * floats(16, 16, 3, 3), None, PLAIN)
     x = floats(size, size, 16)
     extents = np.full((layers + 1, 2), size, dtype=np.int64)
-    session = _native.Session(program, extents, [], x, x, 2)
+    session = _native.Session(program, extents, [], x, x, 2, [])
     many = np.array([[0, 16, 0, size, 0, size]] * 100_000, dtype=np.int64)
     timer = threading.Timer(0.2, session.cancel)
     start = time.perf_counter()
     timer.start()
-    assert session.run(many, [], []) is False
+    assert session.run(many, None, [], []) is False
     assert time.perf_counter() - start < 5
 
 
@@ -428,9 +433,9 @@ x, extents = np.ones((8, 8, 4), dtype=np.float32), np.array([[8, 8]])
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 28),) * 2)
 try:
-    native.Session(program, extents, [], x, x, 500)
+    native.Session(program, extents, [], x, x, 500, [])
 except (RuntimeError, MemoryError):
-    native.Session(program, extents, [], x, x, 1)
+    native.Session(program, extents, [], x, x, 1, [])
     print("refused")
 """
     run = [sys.executable, "-c", code, _native.__file__]

@@ -451,7 +451,7 @@ void test_random_program(const char* isa, long seed) {
             extents[v] = {{0, program.values()[v].height}, {0, program.values()[v].width}};
     const int threads = static_cast<int>(random.between(1, 4));
     const std::vector<float> x = plain(input), b = plain(baseline);
-    const Session session(net.program, extents, kept, x.data(), b.data(), threads, {});
+    const Session session(net.program, extents, kept, {}, x.data(), b.data(), threads, {});
 
     Outputs base(random, program, kept, 1);
     session.base(base.exits, base.row_exits);
@@ -461,8 +461,8 @@ void test_random_program(const char* isa, long seed) {
     Outputs outputs(random, program, kept, n);
     long polls = random.between(0, 3);
     const bool cancels = random.chance(0.2);
-    const bool done =
-        session.run(positions, outputs.exits, outputs.row_exits, [&] { return cancels && polls-- <= 0; });
+    const bool done = session.run(positions, outputs.exits, outputs.row_exits, nullptr,
+                                  [&] { return cancels && polls-- <= 0; });
     check(done || cancels, "seed %ld: cancelled by nobody", seed);
     if (!done) return;
     for (long p = 0; p < n; ++p)
@@ -472,7 +472,7 @@ void test_random_program(const char* isa, long seed) {
     if (n) {
         const long p = random.between(0, n - 1);
         const std::vector<float> other = plain(occlude(input, baseline, positions[p]));
-        const Session fresh(net.program, extents, kept, other.data(), b.data(), threads, {});
+        const Session fresh(net.program, extents, kept, {}, other.data(), b.data(), threads, {});
         Outputs whole(random, program, {}, 1);
         fresh.base({}, whole.row_exits);
         for (std::size_t l = 0; l < whole.rows.size(); ++l)
@@ -493,14 +493,119 @@ void test_random_program(const char* isa, long seed) {
     if (shrinkable.empty()) return;
     std::vector<Box> small = exact;
     small[random.choice(shrinkable)].y.hi -= 1;
-    const Session cramped(net.program, small, kept, x.data(), b.data(), threads, {});
+    const Session cramped(net.program, small, kept, {}, x.data(), b.data(), threads, {});
     bool refused = false;
     try {
-        cramped.run(positions, outputs.exits, outputs.row_exits, {});
+        cramped.run(positions, outputs.exits, outputs.row_exits, nullptr, {});
     } catch (const std::invalid_argument&) {
         refused = true;
     }
     check(refused, "seed %ld: a box larger than its extent", seed);
+}
+
+// A random box on a random view: what is left is the bounding box of large changes, found by looking at all.
+void test_shrunk(long seed) {
+    Random random(seed);
+    const Value shape{random.between(1, 9), random.between(1, 9), random.between(1, 20), {}};
+    const long stored = shape.stored();
+    const Tensor view = random_image(random, shape), gradient = random_image(random, shape);
+    const std::vector<float> stored_view = view.stored();
+    const Box box{random.interval(shape.height), random.interval(shape.width)};
+    const float threshold = random.choice<float>({0, 0.5f, 1, 100});
+    const double share = random.choice<double>({0, 0.02, 0.3});  // of cells that change much
+    std::vector<float> patch(box.cells() * stored);
+    for (long y = box.y.lo, i = 0; y < box.y.hi; ++y)
+        for (long x = box.x.lo; x < box.x.hi; ++x)
+            for (long c = 0; c < stored; ++c, ++i) {
+                patch[i] = stored_view[(y * shape.width + x) * stored + c];
+                if (c < shape.channels)
+                    patch[i] += random.chance(share / static_cast<double>(shape.channels)) ? 3 : 0.1f;
+            }
+    const std::vector<float> before = patch;
+    const auto was = [&](long y, long x, long c) {
+        return before[((y - box.y.lo) * box.x.size() + x - box.x.lo) * stored + c];
+    };
+
+    Box expected;
+    double effect = 7;
+    for (long y = box.y.lo; y < box.y.hi; ++y)
+        for (long x = box.x.lo; x < box.x.hi; ++x)
+            for (long c = 0; c < shape.channels; ++c)
+                if (std::abs(was(y, x, c) - static_cast<float>(view.at(y, x, c))) >= threshold)
+                    expected = join(expected, Box{{y, y + 1}, {x, x + 1}});
+    double sum = effect;
+    for (long y = box.y.lo; y < box.y.hi; ++y)
+        for (long x = box.x.lo; x < box.x.hi; ++x) {
+            if (y >= expected.y.lo && y < expected.y.hi && x >= expected.x.lo && x < expected.x.hi) continue;
+            for (long c = 0; c < shape.channels; ++c)
+                sum += gradient.at(y, x, c) * (was(y, x, c) - view.at(y, x, c));
+        }
+
+    const bool compensated = random.chance(0.7);
+    const Plane plane{shape.height, shape.width, stored, stored_view.data(), patch.data(), box};
+    const Shrink shrink{threshold, compensated ? gradient.stored() : std::vector<float>()};
+    const Box left = shrunk(shrink, plane, patch.data(), effect);
+    check(left.empty() == expected.empty(), "shrunk, seed %ld: empty or not", seed);
+    check(close(effect, compensated ? sum : 7, 1e-5 * (1 + std::abs(sum))),
+          "shrunk, seed %ld: effect %.9g, not %.9g", seed, effect, sum);
+    if (left.empty() || expected.empty()) return;
+    check(left.y.lo == expected.y.lo && left.y.hi == expected.y.hi && left.x.lo == expected.x.lo &&
+              left.x.hi == expected.x.hi,
+          "shrunk, seed %ld: another box", seed);
+    const float* found = patch.data();
+    for (long y = left.y.lo; y < left.y.hi; ++y)
+        for (long x = left.x.lo; x < left.x.hi; ++x)
+            for (long c = 0; c < stored; ++c)
+                check(*found++ == was(y, x, c), "shrunk, seed %ld: a pixel has moved wrongly", seed);
+}
+
+// In a session: a threshold of nothing, and one that no change reaches, which leaves what is un-occluded and
+// the whole first-order effect.
+void test_shrinking(const char* isa) {
+    Random random(3);
+    auto program = std::make_shared<Program>(isa, 20, 18, 3);
+    const WindowMap y{20, 20, 3, 1, 1, 1}, x{18, 18, 3, 1, 1, 1};
+    const std::vector<float> first = random.numbers(24 * 3 * 9, 0.2f),
+                             weight = random.numbers(24 * 24 * 9, 0.1f);
+    program->add(make_convolution(program->kernels(), {y, x, 3, 24, 1}, first.data(), nullptr), {0}, 20, 18,
+                 24, {0});
+    program->add(make_convolution(program->kernels(), {y, x, 24, 24, 1}, weight.data(), nullptr), {1}, 20, 18,
+                 24, {0});
+    program->add_mean(2, {});
+    const Value& in = program->values()[0];
+    const Tensor input = random_image(random, in), baseline(20, 18, 3);
+    const std::vector<float> a = plain(input), b = plain(baseline);
+    std::vector<Occlusion> positions;
+    for (int i = 0; i < 30; ++i) positions.push_back({{random.interval(20), random.interval(18)}, {0, 3}});
+    const std::vector<Box> extents = extents_of(*program, positions);
+    const std::vector<float> gradient = random.numbers(20 * 18 * stored_channels(24));
+    const auto rows = [&](std::vector<Shrink> shrinks, std::vector<double>& effects) {
+        const Session session(program, extents, {1}, std::move(shrinks), a.data(), b.data(), 2, {});
+        std::vector<float> out(positions.size() * 24);
+        effects.resize(positions.size());
+        check(session.run(positions, {}, {{0, out.data()}}, effects.data(), {}), "%s: cancelled", isa);
+        return out;
+    };
+    std::vector<double> none, nothing, all;
+    const auto exact = rows({}, none);
+    check(rows({{}, {0, gradient}, {}}, nothing) == exact, "%s: a threshold of 0 changes something", isa);
+    const auto same = rows({{}, {1e9f, gradient}, {}}, all);
+    for (std::size_t i = 0; i < same.size(); ++i)
+        check(same[i] == same[i % 24], "%s: something is left of what was dropped", isa);
+    const Session session(program, extents, {1}, {}, a.data(), b.data(), 2, {});
+    std::vector<long> corners(2 * positions.size());
+    const std::size_t size = 20 * 18 * 24;
+    std::vector<float> changed(positions.size() * size), view(size);
+    session.base({{1, corners.data(), 20, 18, view.data()}}, {});
+    session.run(positions, {{1, corners.data(), 20, 18, changed.data()}}, {}, nullptr, {});
+    for (std::size_t p = 0; p < positions.size(); ++p) {
+        double expected = 0;
+        for (std::size_t i = 0; i < size; ++i)
+            expected += gradient[i / 24 * stored_channels(24) + i % 24] *
+                        (double{changed[p * size + i]} - double{view[i]});
+        check(none[p] == 0 && nothing[p] == 0, "%s: an effect of nothing", isa);
+        check(close(all[p], expected, 1e-3), "%s: effect %.9g, not %.9g", isa, all[p], expected);
+    }
 }
 
 // Plays the schedule of a layout and asks at every step whether what is read is still there.
@@ -577,11 +682,11 @@ void test_cancel(const char* isa) {
             48, 48, 16, {});
     const std::vector<Box> extents(layers + 1, Box{{0, 48}, {0, 48}});
     const std::vector<float> input = random.numbers(48 * 48 * 16);
-    const Session session(program, extents, {}, input.data(), input.data(), 2, {});
+    const Session session(program, extents, {}, {}, input.data(), input.data(), 2, {});
     const std::vector<Occlusion> positions(100'000, {{{0, 48}, {0, 48}}, {0, 16}});
     const auto start = Clock::now();
     int polls = 0;
-    const bool done = session.run(positions, {}, {}, [&] { return ++polls > 1; });
+    const bool done = session.run(positions, {}, {}, nullptr, [&] { return ++polls > 1; });
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     check(!done, "%s: a cancelled run says that it ended", isa);
     check(seconds < 10, "%s: cancelling took %.1f s", isa, seconds);  // sanitizers and emulators are slow
@@ -595,7 +700,7 @@ void test_cancel(const char* isa) {
         for (int i = 0; i < 40; ++i)
             slow->add(make_convolution(slow->kernels(), {large, large, 16, 16, 1}, weight.data(), nullptr),
                       {i}, 400, 400, 16, {});
-        Session(slow, std::vector<Box>(41), {}, picture.data(), picture.data(), 2, [] { return true; });
+        Session(slow, std::vector<Box>(41), {}, {}, picture.data(), picture.data(), 2, [] { return true; });
     } catch (const std::runtime_error&) {
         thrown = true;
     }
@@ -622,8 +727,10 @@ int main(int argc, char** argv) {
     const long rounds = argc > 1 ? std::atol(argv[1]) : 150, seed = argc > 2 ? std::atol(argv[2]) : 1;
     testing::test_sealed();
     for (long i = seed; i < seed + rounds; ++i) testing::test_layout(i);
+    for (long i = seed; i < seed + 4 * rounds; ++i) testing::test_shrunk(i);
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
         for (long i = seed; i < seed + rounds; ++i) testing::test_random_program(*isa, i);
+        testing::test_shrinking(*isa);
         testing::test_cancel(*isa);
     }
     return testing::report("session");

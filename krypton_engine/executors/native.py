@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,8 @@ class NativeProgram:
         program: The engine's own.
         exits: Nodes that are computed there and read here, with their numbers.
         kept: The numbers of those that are images.
+        values: The node that each of the engine's images was built for.
+        shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
         tail: The rest of the model.
         constants: Weights of the tail.
         reason: Why the engine stops before the output; empty if it does not.
@@ -107,6 +111,7 @@ class NativeProgram:
         self.flat = lowering.flat & set(self.exits)
         self.kept = [number for index, number in self.exits.items() if index not in self.layers]
         self.values = lowering.nodes
+        self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 
@@ -166,6 +171,15 @@ class NativeProgram:
         order = [3 if role is None else place.get(role, 3) for role in node.roles]
         return (given if len(order) == 4 else given.squeeze(3)).permute(order)
 
+    def as_image(self, index: int, value: Tensor) -> Floats:
+        """A node's value for one copy as the engine lays it out: NHWC without the batch."""
+        node = self.graph.nodes[index]
+        axes = [node.roles.index(axis) for axis in (ROWS, COLUMNS)]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in axes]
+        height, width = (node.shape[dim] for dim in axes)
+        moved = value.detach().to(torch.float32).expand(1, *node.shape[1:]).permute(0, *axes, *rest)
+        return np.ascontiguousarray(moved.reshape(height, width, -1).numpy())
+
     def pays(self, plan: Plan) -> bool:
         """Whether this is faster than the reference executor, which computes the rest in boxes too."""
         rest = {node.index for node in self.tail.nodes}
@@ -186,9 +200,20 @@ class NativeSession:
         reference: Opens the reference executor's session on the same example. It takes over for good where
             the engine computes a number that is not finite: sums of changes and Winograd's tiles carry NaN
             and infinity further than PyTorch does.
+        shrinks: By node: rows and columns at the rim of its boxes are dropped where no element changes by the
+            threshold; 0 drops nothing. The gradient of a scalar by the node's value, shaped like it, tells
+            what that does to the scalar; None to ignore it.
+
+    Attributes:
+        window: The sliding window whose positions it answers.
+        changed: Which cells every window really changes.
+        base: Output for the un-occluded input, ``(1, *output_shape)``.
+        dropped: For every window position that was answered, the sum of gradient x change over all that
+            shrinking dropped: ``(positions,)``, float64.
 
     Raises:
         InputError: The budget does not hold the views and one position.
+        KeyError: ``shrinks`` names a node that is not ``program.shrinkable``.
     """
 
     def __init__(
@@ -199,6 +224,7 @@ class NativeSession:
         baseline: Tensor,
         memory_budget: int,
         reference: Callable[[], Session],
+        shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
     ) -> None:
         x = inputs[program.graph.occluded]
         baseline = baseline.to(x).expand(x.shape)
@@ -206,11 +232,17 @@ class NativeSession:
         self.window = plan.window
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
         self._constant = unchanging(program.graph, inputs, program.constants)
-        self.batch = program.largest_batch(plan, memory_budget)
+        self.dropped = np.zeros(len(self.window))
+        armed = [
+            (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
+            for node, (threshold, g) in shrinks.items()
+        ]
+        gradients = sum(0 if g is None else g.nbytes for _, _, g in armed)
+        self.batch = program.largest_batch(plan, memory_budget - gradients)
         self._open_reference = reference
         self._reference: Session | None = None
-        self._session: Any = _native.Session(
-            program.program, program.extents(plan), program.kept, _nhwc(x), _nhwc(baseline), threads()
+        self._session: _native.Session | None = _native.Session(
+            program.program, program.extents(plan), program.kept, _nhwc(x), _nhwc(baseline), threads(), armed
         )
         base = self._outputs(1, self._session.base)
         self.base = self._take_over().base if base is None else base
@@ -247,16 +279,17 @@ class NativeSession:
         start, count = 0, 1
         while start < len(work.boxes):
             boxes = np.ascontiguousarray(work.boxes[start : start + count].reshape(-1, 6))
-            session = self._session
-            values = None
+            session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
-                values = self._outputs(len(boxes), lambda *exits, s=session, b=boxes: s.run(b, *exits))
+                values = self._outputs(len(boxes), partial(session.run, boxes, dropped))
             if values is None:
                 yield from self._take_over().stream(np.concatenate(work.readers[start:]), limit)
                 return
             readers = work.readers[start : start + count]
-            repeats = torch.tensor([len(r) for r in readers])
-            yield np.concatenate(readers), values.repeat_interleave(repeats, 0)
+            repeats = [len(r) for r in readers]
+            answered = np.concatenate(readers)
+            self.dropped[answered] = dropped.repeat(repeats)
+            yield answered, values.repeat_interleave(torch.tensor(repeats), 0)
             start += count
             # From one on, so that the first values come at once.
             count = min(4 * count, largest)

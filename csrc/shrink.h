@@ -1,0 +1,20 @@
+// Boxes cut down to the cells that changed by more than a little; what the others would have done to the
+// model's output is kept to the first order.
+#pragma once
+
+#include "operators.h"
+
+namespace krypton {
+
+// What is dropped of the boxes of one value.
+struct Shrink {
+    float threshold = 0;  // rows and columns at the rim without a change that large; 0 drops nothing
+    std::vector<float> gradient;  // of a scalar by the value's stored pixels, or empty
+};
+
+// What is left of `plane.box`, perhaps nothing: the bounding box of its cells that differ from the view by
+// the threshold. Its pixels move to the front of `patch`, which is the plane's; the sum of gradient * change
+// over those that are dropped is added to `effect`.
+Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effect);
+
+}  // namespace krypton

@@ -273,25 +273,37 @@ class DepthwiseConvolution : public Window {
     std::vector<float> weight_, bias_;
 };
 
-// The points of an axis with the most outputs: those of all its kinds, in one order.
-std::vector<double> points_of(long taps) {
-    const double h = std::sqrt(0.5), t = std::sqrt(2.0), infinity = std::numeric_limits<double>::infinity();
-    if (taps == 1) return {0};
-    if (taps == 7) return {0.4, -0.4, 0.8, -0.8, 1.25, -1.25, 2.5, -2.5, infinity};
-    return {0, h, -h, t, -t, infinity};
+// The weights of an axis as sums of its taps, by the points of its kind with the most outputs; those of all
+// its kinds are among them.
+std::vector<std::vector<double>> weights_of(long taps, long stride) {
+    const double h = std::sqrt(0.5), t = std::sqrt(2.0);
+    if (taps == 1) return {{1}};
+    if (stride == 2) return {{1, 0, 0}, {1, 0, 1}, {1, 0, -1}, {0, 0, 1}, {0, 1, 0}};
+    std::vector<double> finite = {0, h, -h, t, -t};
+    if (taps == 7) finite = {0.4, -0.4, 0.8, -0.8, 1.25, -1.25, 2.5, -2.5};
+    std::vector<std::vector<double>> out;
+    for (double point : finite) {
+        out.emplace_back();
+        for (long n = 0; n < taps; ++n) out.back().push_back(std::pow(point, static_cast<double>(n)));
+    }
+    out.emplace_back(taps, 0.0).back() = 1;  // infinity
+    return out;
 }
 
-WinogradAxis axis_kind(long taps, long outputs) {
+WinogradAxis axis_kind(long taps, long stride, long outputs) {
     if (taps == 1) return kF1x1;
+    if (stride == 2) return outputs > 2 ? kS3x3 : kS2x3;
     if (taps == 5) return kF2x5;
     if (taps == 7) return outputs > 2 ? kF3x7 : kF2x7;
     return outputs > 3 ? kF4x3 : outputs > 2 ? kF3x3 : kF2x3;
 }
 
-long most_outputs(long taps) { return taps == 1 ? 1 : taps == 3 ? 4 : taps == 5 ? 2 : 3; }
+long most_outputs(const WindowMap& m) {
+    return m.kernel == 1 ? 1 : m.kernel == 5 ? 2 : m.kernel == 3 && m.stride == 1 ? 4 : 3;
+}
 
-// Kernels of 3x3, 5x5, 1x3, 1x7, ... at stride 1 by tiles of several sizes whose interpolation points are
-// nested, so that they share one transformed weight, and a box of any size is tiled without waste.
+// Kernels of 3x3, 5x5, 1x3, 1x7, ... by tiles of several sizes whose interpolation points are nested, so that
+// they share one transformed weight, and a box of any size is tiled without waste.
 class WinogradConvolution : public Window {
   public:
     WinogradConvolution(const Kernels& kernels, const ConvolutionShape& shape, const float* weight,
@@ -299,19 +311,16 @@ class WinogradConvolution : public Window {
         : Window(shape.y, shape.x), in_(stored_channels(shape.in_channels)), depth_(shape.in_channels) {
         stored = stored_channels(shape.out_channels);
         bias_ = padded(bias, shape.out_channels, stored);
-        const auto py = points_of(y_.kernel), px = points_of(x_.kernel);
-        points_y_ = static_cast<long>(py.size());
-        points_x_ = static_cast<long>(px.size());
-        const auto power = [](double point, long n, long taps) {
-            if (std::isinf(point)) return n == taps - 1 ? 1.0 : 0.0;
-            return std::pow(point, static_cast<double>(n));
-        };
-        for (double y : py) {
-            for (double x : px) {
+        const auto wy = weights_of(y_.kernel, y_.stride), wx = weights_of(x_.kernel, x_.stride);
+        points_y_ = static_cast<long>(wy.size());
+        points_x_ = static_cast<long>(wx.size());
+        products_ = kAxisShapes[axis_kind(y_.kernel, y_.stride, most_outputs(y_))].points *
+                    kAxisShapes[axis_kind(x_.kernel, x_.stride, most_outputs(x_))].points;
+        for (const auto& by_y : wy) {
+            for (const auto& by_x : wx) {
                 std::vector<double> factors;
-                for (long i = 0; i < y_.kernel; ++i)
-                    for (long j = 0; j < x_.kernel; ++j)
-                        factors.push_back(power(y, i, y_.kernel) * power(x, j, x_.kernel));
+                for (double y : by_y)
+                    for (double x : by_x) factors.push_back(y * x);
                 Panels panels(kernels, depth_, shape.out_channels);
                 for (long n = 0; n < shape.out_channels; ++n)
                     for (long k = 0; k < depth_; ++k) {
@@ -325,7 +334,7 @@ class WinogradConvolution : public Window {
         }
         // Tiles that are transformed together: their products stay in L2 where the weights are few, and
         // many share one pass over the weights where those are many.
-        block_ = std::clamp(kTransformedBytes / (pairs() * (in_ + stored) * 4) / 12 * 12, 24L, 96L);
+        block_ = std::clamp(kTransformedBytes / (products_ * (in_ + stored) * 4) / 12 * 12, 24L, 96L);
         if (pairs() * in_ * stored * 4 > kManyWeights) block_ = 96;
     }
 
@@ -335,7 +344,7 @@ class WinogradConvolution : public Window {
             const Box& box = jobs[i].box;
             grid_size += y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
             residual_size += box.cells();
-            tile_count += split(box.y.size(), y_.kernel) * split(box.x.size(), x_.kernel);
+            tile_count += split(box.y.size(), y_) * split(box.x.size(), x_);
         }
         const float** grid = scratch.take<const float*>(grid_size);
         const float** residuals = operands.size() > 1 ? scratch.take<const float*>(residual_size) : nullptr;
@@ -349,17 +358,17 @@ class WinogradConvolution : public Window {
             job.in[0].pixels(y_.first_read(job.box.y.lo), x_.first_read(job.box.x.lo), rows, columns,
                              outside_of(0.0f), grid);
             if (residuals) job.in[1].pixels(job.box.y.lo, job.box.x.lo, height, width, nullptr, residuals);
-            const long down = split(height, y_.kernel), across = split(width, x_.kernel);
+            const long down = split(height, y_), across = split(width, x_);
             for (long ty = 0; ty < down; ++ty) {
                 const long y = ty * height / down, h = (ty + 1) * height / down - y;
                 for (long tx = 0; tx < across; ++tx) {
                     const long x = tx * width / across, w = (tx + 1) * width / across - x;
                     Tile& tile = tiles[n++];
-                    tile.kind_y = axis_kind(y_.kernel, h);
-                    tile.kind_x = axis_kind(x_.kernel, w);
+                    tile.kind_y = axis_kind(y_.kernel, y_.stride, h);
+                    tile.kind_x = axis_kind(x_.kernel, x_.stride, w);
                     tile.rows = static_cast<int>(h);
                     tile.columns = static_cast<int>(w);
-                    tile.pixels = grid + y * columns + x;
+                    tile.pixels = grid + y * y_.stride * columns + x * x_.stride;
                     tile.pixel_stride = columns;
                     tile.out = job.out + (y * width + x) * stored;
                     tile.out_stride = width * stored;
@@ -370,26 +379,23 @@ class WinogradConvolution : public Window {
             grid += rows * columns;
             if (residuals) residuals += height * width;
         }
-        // A line more for every pair of points: powers of two apart they would share a set of the cache.
-        const long in_stride = block_ * in_ + kChannelStep, out_stride = block_ * stored + kChannelStep;
-        float* in = scratch.take<float>(pairs() * in_stride);
-        float* out = scratch.take<float>(pairs() * out_stride);
-        const float** a = scratch.take<const float*>(block_);
-        float** c = scratch.take<float*>(block_);
+        float* in = scratch.take<float>(products_ * block_ * in_ + pairs() * kChannelStep);
+        float* out = scratch.take<float>(products_ * block_ * stored + pairs() * kChannelStep);
+        const float** a = scratch.take<const float*>(products_ * block_);
+        float** c = scratch.take<float*>(products_ * block_);
         const long blocks = (n + block_ - 1) / block_;
         for (long b = 0; b < blocks; ++b) {
             const long first = b * n / blocks;
-            transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, in_stride, out, out_stride, a,
-                      c);
+            transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, out, a, c);
         }
     }
 
     std::size_t scratch_bytes(const Box& box, long count) const override {
         const long grid = y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
-        const long tiles = split(box.y.size(), y_.kernel) * split(box.x.size(), x_.kernel);
+        const long tiles = split(box.y.size(), y_) * split(box.x.size(), x_);
         return static_cast<std::size_t>(count * (8 * (grid + box.cells()) + tiles * sizeof(Tile)) +
-                                        4 * pairs() * (block_ * (in_ + stored) + 2 * kChannelStep) +
-                                        16 * block_ + 4096);
+                                        products_ * block_ * (4 * (in_ + stored) + 16) +
+                                        8 * pairs() * kChannelStep + 4096);
     }
 
     std::size_t weight_bytes() const override {
@@ -398,9 +404,7 @@ class WinogradConvolution : public Window {
         return bytes;
     }
 
-    long preferred_cells() const override {
-        return block_ * most_outputs(y_.kernel) * most_outputs(x_.kernel);
-    }
+    long preferred_cells() const override { return block_ * most_outputs(y_) * most_outputs(x_); }
 
   private:
     static constexpr long kTransformedBytes = 640 * 1024, kManyWeights = 4 * 1024 * 1024;
@@ -419,14 +423,17 @@ class WinogradConvolution : public Window {
     };
 
     long in_, depth_, points_y_, points_x_, block_;
-    std::vector<Panels> weights_;  // by pair of points
+    long products_;                // of the largest tile
+    std::vector<Panels> weights_;  // by pair of points; those with the same weights count as one
     std::vector<float> bias_;
 
     long pairs() const { return points_y_ * points_x_; }
-    static long split(long size, long taps) { return (size + most_outputs(taps) - 1) / most_outputs(taps); }
+    static long split(long size, const WindowMap& m) {
+        return (size + most_outputs(m) - 1) / most_outputs(m);
+    }
 
-    void transform(const Kernels& kernels, Tile* tiles, long count, float* in, long in_stride, float* out,
-                   long out_stride, const float** a, float** c) const {
+    void transform(const Kernels& kernels, Tile* tiles, long count, float* in, float* out, const float** a,
+                   float** c) const {
         long of_kind[kWinogradAxes][kWinogradAxes] = {};
         for (long i = 0; i < count; ++i) tiles[i].rank = of_kind[tiles[i].kind_y][tiles[i].kind_x]++;
         // Where the tiles of each kind begin among the products of a pair of points.
@@ -438,25 +445,31 @@ class WinogradConvolution : public Window {
                 const AxisShape &y = kAxisShapes[ky], &x = kAxisShapes[kx];
                 for (int i = 0; i < y.points; ++i)
                     for (int j = 0; j < x.points; ++j) {
-                        const long pair = (y.first + i) * points_x_ + x.first + j;
+                        const long pair = y.weight(i) * points_x_ + x.weight(j);
                         start[ky][kx][i * x.points + j] = rows[pair];
                         rows[pair] += of_kind[ky][kx];
                     }
             }
         }
-        const auto place = [&](const Tile& tile, float* base, long stride, long channels, float** to) {
+        long before[kPairs] = {};  // rows of the pairs before
+        for (long pair = 1; pair < pairs(); ++pair) before[pair] = before[pair - 1] + rows[pair - 1];
+        // A line more for every pair of points: powers of two apart they would share a set of the cache.
+        const auto row_of = [&](float* base, long pair, long row, long channels) {
+            return base + (before[pair] + row) * channels + pair * kChannelStep;
+        };
+        const auto place = [&](const Tile& tile, float* base, long channels, float** to) {
             const AxisShape &y = kAxisShapes[tile.kind_y], &x = kAxisShapes[tile.kind_x];
             const long* starts = start[tile.kind_y][tile.kind_x];
             for (int i = 0; i < y.points; ++i)
                 for (int j = 0; j < x.points; ++j) {
-                    const long pair = (y.first + i) * points_x_ + x.first + j;
-                    *to++ = base + pair * stride + (*starts++ + tile.rank) * channels;
+                    const long pair = y.weight(i) * points_x_ + x.weight(j);
+                    *to++ = row_of(base, pair, *starts++ + tile.rank, channels);
                 }
         };
         float* spots[kPairs];
         for (long i = 0; i < count; ++i) {
             const Tile& tile = tiles[i];
-            place(tile, in, in_stride, in_, spots);
+            place(tile, in, in_, spots);
             kernels.winograd_input[tile.kind_y][tile.kind_x]({tile.pixels, tile.pixel_stride, spots, in_});
         }
         Multiply m{};
@@ -471,8 +484,8 @@ class WinogradConvolution : public Window {
             m.rows = m.a_stride = rows[pair];
             if (!m.rows) continue;
             for (long r = 0; r < m.rows; ++r) {
-                a[r] = in + pair * in_stride + r * in_;
-                c[r] = out + pair * out_stride + r * stored;
+                a[r] = row_of(in, pair, r, in_);
+                c[r] = row_of(out, pair, r, stored);
             }
             const long panels = weights_[pair].count();
             for (long p = 0; p < panels; ++p) {
@@ -487,7 +500,7 @@ class WinogradConvolution : public Window {
         }
         for (long i = 0; i < count; ++i) {
             const Tile& tile = tiles[i];
-            place(tile, out, out_stride, stored, spots);
+            place(tile, out, stored, spots);
             kernels.winograd_output[tile.kind_y][tile.kind_x](
                 {spots, tile.out, tile.out_stride, stored, tile.rows, tile.columns, bias_.data(),
                  tile.residual, tile.residual_stride, epilogue.low, epilogue.high});
@@ -497,8 +510,10 @@ class WinogradConvolution : public Window {
 
 bool has_winograd(const ConvolutionShape& s) {
     const auto plain = [](const WindowMap& m) { return m.stride == 1 && (m.dilation == 1 || m.kernel == 1); };
+    const auto halving = [](const WindowMap& m) { return m.kernel == 3 && m.stride == 2 && m.dilation == 1; };
     const auto small = [](long k) { return k == 1 || k == 3 || k == 5 || k == 7; };
     const long ky = s.y.kernel, kx = s.x.kernel;
+    if (halving(s.y) && halving(s.x)) return s.groups == 1 && s.in_channels >= kChannelStep;
     return s.groups == 1 && plain(s.y) && plain(s.x) && s.in_channels >= kChannelStep && small(ky) &&
            small(kx) && (ky == kx ? ky == 3 || ky == 5 : ky == 1 || kx == 1);
 }

@@ -1,15 +1,20 @@
 """Draws docs/images/widget-*.png: the widget in a real JupyterLab, as the README and the notebook show it.
 
+The notebook holds its picture itself, smaller, so that it is there wherever the notebook is opened from.
+
 python docs/widget_pictures.py
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import sys
 import tempfile
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -66,13 +71,26 @@ def picture(browser, name, cell, theme, state, pinned):
             page.close()
 
 
+def attach(picture, notebook, cell):
+    """Put a picture into a cell of a notebook, which shows it as ``attachment:<name>.jpg``."""
+    image = Image.open(picture).convert("RGB")
+    image.thumbnail((1000, 2000))
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=85, optimize=True)
+    document = nbformat.read(notebook, as_version=4)
+    (holder,) = (c for c in document.cells if c.id == cell)
+    holder.attachments = {f"{picture.stem}.jpg": {"image/jpeg": base64.b64encode(file.getvalue()).decode()}}
+    nbformat.write(document, notebook)
+
+
 def main():
     compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
     half_done = "document.querySelector('.kr-map')?.dataset.map?.endsWith('/2')"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True, baseline='blur'")
-        picture(browser, "explorer", cat, "JupyterLab Light", compared, (0.51, 0.8))
+        cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True")
+        picture(browser, "explorer", cat, "JupyterLab Light", compared, (0.47, 0.61))
+        attach(ROOT / "docs/images/widget-explorer.png", ROOT / "notebooks/explorer.ipynb", "picture")
         brain = CELL.format(**BRAINS, options="window=16, stride=4, exact=True, baseline='black'")
         picture(browser, "dark", brain, "JupyterLab Dark", compared, (0.268, 0.83))
         picture(browser, "running", brain, "JupyterLab Light", half_done, None)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import traitlets
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.heatmap import Heatmap
@@ -411,7 +412,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         asked, step = maps.asked(wanted, step)
         total = int(asked.sum())
         self._capture(given, window)
-        began, first, pace = time.perf_counter(), None, Pace(_REDRAW_SECONDS)
+        first: tuple[float, int] | None = None  # when the first output came, and how many there were
+        pace = Pace(_REDRAW_SECONDS)
 
         def done() -> int:
             if known.heatmap is None:
@@ -422,9 +424,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
             nonlocal first
             known.note(so_far)
             count = done()
-            if first is None:
-                first = count - 1
-            left = (time.perf_counter() - began) / max(1, count - first) * (total - count)
+            now = time.perf_counter()
+            first = first or (now, count)
+            new = count - first[1]
+            left = (now - first[0]) / new * (total - count) if new else None
             if count < total and not stopped() and pace.ready():
                 with self._lock:
                     if latest():
@@ -433,19 +436,22 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
         if done() < total:
             try:
-                self._occlusion.heatmap(
-                    given.x.to(_device_and_type(self._model, given.x)),
-                    window.shape,
-                    window.strides,
-                    baselines=given.patch(question.baseline).to(_device_and_type(self._model, given.x)),
-                    target=question.target,
-                    activation=self._activation,
-                    region=maps.as_engine(region),
-                    classes="all" if keep_all else "predicted",
-                    schedule="coarse to fine",
-                    resume=known.heatmap,
-                    on_progress=progress,
-                )
+                with _Stoppable(stopped):
+                    self._occlusion.heatmap(
+                        given.x.to(_device_and_type(self._model, given.x)),
+                        window.shape,
+                        window.strides,
+                        baselines=given.patch(question.baseline).to(_device_and_type(self._model, given.x)),
+                        target=question.target,
+                        activation=self._activation,
+                        region=maps.as_engine(region),
+                        classes="all" if keep_all else "predicted",
+                        schedule="coarse to fine",
+                        resume=known.heatmap,
+                        on_progress=progress,
+                    )
+            except _Stopped:
+                pass
             except OcclusionCancelled as ended:
                 known.note(ended.partial)
         with self._lock:
@@ -476,7 +482,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             return heatmap
         return heatmap.for_target(self.target)
 
-    def _show(self, known: Known, step: int, region: Region, *, done: int, left: float) -> None:
+    def _show(self, known: Known, step: int, region: Region, *, done: int, left: float | None) -> None:
         """Send the map to the page. The caller holds the lock."""
         assert known.heatmap is not None
         heatmap = self._for_target(known.heatmap)
@@ -491,6 +497,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "finished": done >= total,
             "goal": step,
             "wanted": int(wanted.sum()),
+            "seconds": known.seconds.get(step, heatmap.seconds),
             "shared": max(_largest_drop(self._for_target(h)) for h in self._memory.heatmaps()),
             "region": _to_page(region),
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
@@ -510,15 +517,18 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _time_full_inference(self, given: ModelInput, stopped: Cancelled) -> None:
         """Seconds that full inference takes for an image, in the best batch; nothing if stopped."""
         best = float("inf")
-        with torch.no_grad(), evaluation_mode(self._model, _nothing):
-            for batch in _FULL_BATCHES:
-                x = given.x.to(_device_and_type(self._model, given.x)).expand(batch, -1, -1, -1).contiguous()
-                for _ in range(2):
-                    if stopped():
-                        return
-                    began = time.perf_counter()
-                    self._model(x).sum().item()
-                    best = min(best, (time.perf_counter() - began) / batch)
+        for batch in _FULL_BATCHES:
+            x = given.x.to(_device_and_type(self._model, given.x)).expand(batch, -1, -1, -1).contiguous()
+            try:
+                with torch.no_grad(), evaluation_mode(self._model, _nothing), _Stoppable(stopped):
+                    for _ in range(2):
+                        began = time.perf_counter()
+                        self._model(x).sum().item()
+                        best = min(best, (time.perf_counter() - began) / batch)
+            except _Stopped:
+                return
+            except (RuntimeError, MemoryError):  # no such batch, or no room for it; smaller ones were timed
+                break
         self._pass_seconds[tuple(given.x.shape[1:])] = best
 
     # -- images ----------------------------------------------------------------------------------------
@@ -593,6 +603,25 @@ class OcclusionExplorer(anywidget.AnyWidget):
         how = "exact" if share == 1 else f"{share:.0%} of the positions"
         size = heatmap.window.shape[1]
         return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
+
+
+class _Stopped(BaseException):
+    """What was begun has been given up. As with Ctrl-C, nobody on the way shall take it for a failure."""
+
+
+class _Stoppable(TorchFunctionMode):
+    """Ends what runs inside it between two operators: a pass may take longer than a slider waits."""
+
+    def __init__(self, stopped: Cancelled) -> None:
+        super().__init__()
+        self._stopped = stopped
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if self._stopped():
+            raise _Stopped
+        return function(*args, **(kwargs or {}))
 
 
 def _to_page(region: Region) -> dict[str, Any] | None:

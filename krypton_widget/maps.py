@@ -187,7 +187,6 @@ def to_page(heatmap: Heatmap, picture: Picture) -> dict[str, Any]:
         "base": float(heatmap.base),
         "step": picture.step or 0,
         "largest": float(drops.max()) if drops.size else 0.0,
-        "seconds": heatmap.seconds,
         "values": picture.values.tobytes(),
         "known": picture.known.tobytes(),
         "classes": cells(heatmap.classes, -1, np.int32),

@@ -362,8 +362,19 @@ def test_pure_python_install(tmp_path):
         "from krypton_engine.executors import native\n"
         "assert 'not installed' in native.MISSING\n"
         "m = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 900, 2))\n"
-        "print(krypton_engine.KryptonOcclusion(m.eval()).plan(torch.rand(1, 1, 32, 32), (1, 4, 4), 4))\n"
+        "occlusion = krypton_engine.KryptonOcclusion(m.eval(), executor='native')\n"
+        "print(occlusion.plan(torch.rand(1, 1, 32, 32), (1, 4, 4), 4))\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert "reference" in ran.stdout and "not installed" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_failing_compile_is_loud(tmp_path):
+    """And says which line installs without the engine."""
+    root = Path(__file__).resolve().parent.parent
+    wheel = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path)]
+    done = subprocess.run(wheel, env={**os.environ, "CXX": "false"}, capture_output=True, text=True)
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+    assert "pip install . -C wheel.cmake=false" in done.stdout + done.stderr

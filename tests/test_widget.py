@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import threading
 import time
+import tracemalloc
 from importlib.resources import files
 
 import numpy as np
@@ -234,6 +237,78 @@ def test_many_moves_leave_one_worker_and_the_right_map(explore, cnn):
     assert explorer._frame["window"] == 7 and explorer._frame["finished"] and not explorer.running
 
 
+def test_many_moves_leave_no_memory_behind(explore):
+    """Python's own, counted object by object; what a whole kernel holds, the browser test weighs."""
+    explorer = explore()
+
+    def bytes_after_moves():
+        for i in range(100):
+            explorer.window, explorer.stride = 3 + i % 9, 1 + i % 3
+            if i % 10 == 0:
+                explorer.wait(60)
+        explorer.wait(60)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    bytes_after_moves()
+    tracemalloc.start()
+    try:
+        first, *_, last = [bytes_after_moves() for _ in range(4)]
+    finally:
+        tracemalloc.stop()
+    assert last - first < 200_000, "a kept heatmap alone has 100 kB for every move"
+
+
+def test_an_older_run_stops_within_a_pass(explore, cnn):
+    class Gate(nn.Module):
+        """Stands still in the middle of a pass, once it is told to."""
+
+        def __init__(self):
+            super().__init__()
+            self.cnn, self.begun, self.ended = cnn, 0, 0
+            self.closed, self.inside, self.open = False, threading.Event(), threading.Event()
+
+        def forward(self, x):
+            self.begun += 1
+            if self.closed:
+                self.inside.set()
+                assert self.open.wait(30)
+            y = self.cnn(x)
+            self.ended += 1
+            return y
+
+    gate = Gate().eval()
+    explorer = explore(gate)
+    explorer.wait(60)
+    gate.closed = True
+    explorer.window = 9
+    assert gate.inside.wait(30)
+    explorer.window = 5
+    gate.closed = False
+    gate.open.set()
+    explorer.wait(60)
+    assert gate.begun == gate.ended + 1, "the pass of the older run did not end"
+    assert explorer._frame["window"] == 5 and explorer._frame["finished"] and not explorer.error
+    assert explorer.heatmap.plan.incremental
+
+
+def test_a_weight_replaced_between_two_runs(explore, cnn):
+    """Captured anew inside a run that may be stopped."""
+    model = copy.deepcopy(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    layer = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    layer.weight = nn.Parameter(-layer.weight.detach())
+    explorer.window = 7
+    explorer.wait(60)
+    x = explorer._inputs[0].x
+    expected = KryptonOcclusion(model).heatmap(
+        x, (3, 7, 7), (3, 2, 2), explorer._inputs[0].patch("grey"), activation="softmax"
+    )
+    torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
+    assert explorer.heatmap.plan.incremental
+
+
 def test_cancelling_keeps_what_was_measured(explore, cnn):
     explorer = explore(Slow(cnn, 0.02), stride=1, exact=True, executor="reference")
     while not explorer._frame:
@@ -250,6 +325,33 @@ def test_cancelling_what_has_not_begun(explore, cnn):
     explorer.cancel()
     explorer.wait(10)
     assert not explorer.running and not explorer.error
+
+
+def test_timing_full_inference_gives_way_within_a_pass(explore, cnn):
+    explorer = explore(exact=True)
+    explorer.wait(60)
+    explorer._pass_seconds.clear()
+    passes, operators = [], []
+    hook = cnn.register_forward_hook(lambda *_: passes.append(1))
+    explorer._time_full_inference(explorer._inputs[0], lambda: operators.append(1) or len(operators) > 2)
+    hook.remove()
+    assert not passes and not explorer._pass_seconds
+
+
+def test_full_inference_is_timed_in_the_batches_that_the_model_takes(explore, cnn):
+    largest = [64]
+
+    def model(x):
+        if len(x) > largest[0]:
+            raise RuntimeError("too many")
+        return cnn(x)
+
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    explorer._pass_seconds.clear()
+    largest[0] = 1
+    explorer._time_full_inference(explorer._inputs[0], lambda: False)
+    assert 0 < explorer._pass_seconds[3, *SIZE] < 60
 
 
 def test_wait_times_out_by_name(explore):
@@ -288,6 +390,7 @@ def test_closing_ends_the_worker(explore):
         ({"preprocess": lambda image: 1 / 0}, "preprocess raised ZeroDivisionError"),
         ({"preprocess": lambda image: image}, "preprocess returns ndarray"),
         ({"model": 3}, "model is int"),
+        ({"model": lambda x: 1 / 0}, "the model raised ZeroDivisionError"),
         ({"model": lambda x: x}, "model returns"),
         ({"colormap": "no such"}, "colormap is 'no such'"),
         ({"limit": -1.0}, "limit is -1.0"),
@@ -336,6 +439,17 @@ def test_a_bad_image_in_the_list_is_told_when_it_is_picked(explore, photo):
     explorer.image_index = 0
     explorer.wait(60)
     assert not explorer.error
+
+
+def test_an_image_smaller_than_the_patch_is_told_when_it_is_picked(explore, photo):
+    explorer = explore(image=[photo, photo[:8, :9]], window=10)
+    explorer.image_index = 1
+    with pytest.raises(InputError, match=r"window is 10, larger than this image .* 8 x 9"):
+        explorer.wait(60)
+    assert "8 x 9" in explorer.error
+    explorer.window = 5
+    explorer.wait(60)
+    assert not explorer.error and explorer._frame["window"] == 5
 
 
 # --- files --------------------------------------------------------------------------------------------

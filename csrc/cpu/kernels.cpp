@@ -150,6 +150,8 @@ constexpr PointSet point_set(int kind) {
         case kF2x5: return {true, 2, true, {kRootHalf, kRootTwo}};
         case kF2x7: return {false, 4, false, {0.4, 0.8, 1.25, 2.5}};
         case kF3x7: return {false, 4, true, {0.4, 0.8, 1.25, 2.5}};
+        case kS2x3: return {false, 1, true, {1}};
+        case kS3x3: return {true, 1, true, {1}};
         default: return {true, 0, false, {}};
     }
 }
@@ -162,7 +164,7 @@ struct InputTable {
 template <int KIND>
 constexpr InputTable input_table() {
     constexpr PointSet set = point_set(KIND);
-    constexpr int n = kAxisShapes[KIND].points;
+    constexpr int n = kAxisShapes[KIND].shared;
     double points[kMaxPoints] = {};
     int finite = 0;
     if (set.zero) points[finite++] = 0;
@@ -192,6 +194,7 @@ template <int KIND>
 struct Axis {
     static constexpr int kOutputs = kAxisShapes[KIND].outputs;
     static constexpr int kPoints = kAxisShapes[KIND].points;
+    static constexpr int kOwn = kAxisShapes[KIND].shared;  // points that interpolate
     static constexpr PointSet kSet = point_set(KIND);
     static constexpr InputTable kTable = input_table<KIND>();
 
@@ -203,10 +206,10 @@ struct Axis {
 
     // sum of row[p][j] * d[j] over j = first, first + step, ...
     template <int P, int FIRST, int STEP>
-    static Lanes dot(const Lanes (&d)[kPoints]) {
+    static Lanes dot(const Lanes (&d)[kOwn]) {
         Lanes sum{};
         bool started = false;
-        UNROLL for (int j = FIRST; j < kPoints; j += STEP) {
+        UNROLL for (int j = FIRST; j < kOwn; j += STEP) {
             if (kTable.row[P][j] == 0.0f) continue;
             const Lanes term = d[j] * kTable.row[P][j];
             sum = started ? sum + term : term;
@@ -216,7 +219,7 @@ struct Axis {
     }
 
     template <int I>
-    static void pairs_in(const Lanes (&d)[kPoints], Lanes (&v)[kPoints]) {
+    static void pairs_in(const Lanes (&d)[kOwn], Lanes (&v)[kPoints]) {
         if constexpr (I < kSet.pairs) {
             constexpr int p = kSet.zero + 2 * I;
             // The other points are symmetric, so the pair's rows differ by the sign of the odd terms.
@@ -228,13 +231,22 @@ struct Axis {
         }
     }
 
+    static void interpolate(const Lanes (&d)[kOwn], Lanes (&v)[kPoints]) {
+        if constexpr (kSet.zero) v[0] = dot<0, 0, 1>(d);
+        pairs_in<0>(d, v);
+        if constexpr (kSet.infinity) v[kOwn - 1] = dot<kOwn - 1, 0, 1>(d);
+    }
+
     static void input(const Lanes (&d)[kPoints], Lanes (&v)[kPoints]) {
         if constexpr (kPoints == 1) {
             v[0] = d[0];
+        } else if constexpr (kOwn == kPoints) {
+            interpolate(d, v);
         } else {
-            if constexpr (kSet.zero) v[0] = dot<0, 0, 1>(d);
-            pairs_in<0>(d, v);
-            if constexpr (kSet.infinity) v[kPoints - 1] = dot<kPoints - 1, 0, 1>(d);
+            Lanes even[kOwn];
+            UNROLL for (int i = 0; i < kOwn; ++i) even[i] = d[2 * i];
+            interpolate(even, v);
+            UNROLL for (int i = kOwn; i < kPoints; ++i) v[i] = d[2 * (i - kOwn) + 1];
         }
     }
 
@@ -257,7 +269,8 @@ struct Axis {
                     total += k ? part * power(kSet.positive[i], k) : part;
                 }
                 if (k == 0 && kSet.zero) total += m[0];
-                if (k == kOutputs - 1 && kSet.infinity) total += m[kPoints - 1];
+                if (k == kOutputs - 1 && kSet.infinity) total += m[kOwn - 1];
+                if constexpr (kOwn < kPoints) total += m[kOwn + k];
                 y[k] = total;
             }
         }
@@ -535,6 +548,10 @@ constexpr Kernels make() {
     put<kF4x3, kF3x3>(k);
     put<kF4x3, kF4x3>(k);
     put<kF2x5, kF2x5>(k);
+    put<kS2x3, kS2x3>(k);
+    put<kS2x3, kS3x3>(k);
+    put<kS3x3, kS2x3>(k);
+    put<kS3x3, kS3x3>(k);
     put<kF1x1, kF2x3>(k);
     put<kF1x1, kF3x3>(k);
     put<kF1x1, kF4x3>(k);

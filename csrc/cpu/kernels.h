@@ -13,19 +13,25 @@ constexpr long kChannelStep = 16;
 // A kernel of `taps` cells produces `outputs` cells of `points` products (Winograd F(outputs, taps)).
 constexpr int kMaxPoints = 9;
 
-// Kinds of one axis of a Winograd tile: F(outputs, taps).
-enum WinogradAxis : int { kF1x1, kF2x3, kF3x3, kF4x3, kF2x5, kF2x7, kF3x7, kWinogradAxes };
+// Kinds of one axis of a Winograd tile: F(outputs, taps). With stride 2 (kS) every other cell meets the
+// outer two taps, F(outputs, 2), and those between meet the middle one, each as it is.
+enum WinogradAxis : int { kF1x1, kF2x3, kF3x3, kF4x3, kF2x5, kF2x7, kF3x7, kS2x3, kS3x3, kWinogradAxes };
 
 struct AxisShape {
     int outputs;
     int taps;
     int points;
-    // Its points are `points` of those of the axis kind with the most outputs, from `first` on.
+    // Its weights are those of the axis kind with the most outputs, from `first` on: one for every point, but
+    // for those from `shared` on, which have the same.
     int first;
+    int shared;
+
+    constexpr int weight(int point) const { return first + (point < shared ? point : shared); }
 };
 
 constexpr AxisShape kAxisShapes[kWinogradAxes] = {
-    {1, 1, 1, 0}, {2, 3, 4, 1}, {3, 3, 5, 1}, {4, 3, 6, 0}, {2, 5, 6, 0}, {2, 7, 8, 0}, {3, 7, 9, 0},
+    {1, 1, 1, 0, 1}, {2, 3, 4, 1, 4}, {3, 3, 5, 1, 5}, {4, 3, 6, 0, 6}, {2, 5, 6, 0, 6},
+    {2, 7, 8, 0, 8}, {3, 7, 9, 0, 9}, {2, 3, 5, 1, 3}, {3, 3, 7, 0, 4},
 };
 
 // rows x depth times depth x columns, over several taps: c = clamp(sum a * b + bias + residual).

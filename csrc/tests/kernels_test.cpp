@@ -106,19 +106,33 @@ void test_multiplies(const Kernels& k, Random& random) {
 
 // -- Winograd ----------------------------------------------------------------------------------------------
 
+bool halves(WinogradAxis kind) { return kAxisShapes[kind].shared < kAxisShapes[kind].points; }
+
 std::vector<double> points_of(WinogradAxis kind) {
     const double h = std::sqrt(0.5), t = std::sqrt(2.0), infinity = INFINITY;
     std::vector<double> all = {0, h, -h, t, -t, infinity};
     if (kAxisShapes[kind].taps == 1) all = {0};
     if (kAxisShapes[kind].taps == 7) all = {0.4, -0.4, 0.8, -0.8, 1.25, -1.25, 2.5, -2.5, infinity};
+    if (halves(kind)) all = {0, 1, -1, infinity};
     const auto first = all.begin() + kAxisShapes[kind].first;
-    return {first, first + kAxisShapes[kind].points};
+    return {first, first + kAxisShapes[kind].shared};
 }
 
 // The kernel's polynomial at a point; at infinity its leading coefficient.
 std::vector<double> powers(double point, int taps) {
     std::vector<double> out(taps);
     for (int i = 0; i < taps; ++i) out[i] = std::isinf(point) ? (i == taps - 1) : std::pow(point, i);
+    return out;
+}
+
+// The taps' shares of the weight of each product: with stride 2 the outer taps', then the middle one's.
+std::vector<std::vector<double>> factors_of(WinogradAxis kind) {
+    std::vector<std::vector<double>> out;
+    for (double point : points_of(kind)) {
+        out.push_back(powers(point, halves(kind) ? 2 : kAxisShapes[kind].taps));
+        if (halves(kind)) out.back().insert(out.back().begin() + 1, 0);
+    }
+    out.resize(kAxisShapes[kind].points, {0, 1, 0});
     return out;
 }
 
@@ -131,10 +145,11 @@ void test_winograd(const Kernels& k, Random& random, WinogradAxis ky, WinogradAx
     Pixels in(y.points * stride, channels, value), between(y.points * x.points, channels, value);
     k.winograd_input[ky][kx]({in.read(), stride, between.data(), channels});
     const std::vector<float> kernel = random.numbers(y.taps * x.taps);
-    const auto py = points_of(ky), px = points_of(kx);
+    const auto all_y = factors_of(ky), all_x = factors_of(kx);
+    const int step = halves(ky) ? 2 : 1;
     for (int i = 0; i < y.points; ++i)
         for (int j = 0; j < x.points; ++j) {
-            const auto fy = powers(py[i], y.taps), fx = powers(px[j], x.taps);
+            const auto &fy = all_y[i], &fx = all_x[j];
             double factor = 0;
             for (int s = 0; s < y.taps; ++s)
                 for (int t = 0; t < x.taps; ++t) factor += kernel[s * x.taps + t] * fy[s] * fx[t];
@@ -157,7 +172,7 @@ void test_winograd(const Kernels& k, Random& random, WinogradAxis ky, WinogradAx
                 for (int s = 0; s < y.taps; ++s)
                     for (int t = 0; t < x.taps; ++t) {
                         const double product =
-                            double{in.at((i + s) * stride + j + t, c)} * kernel[s * x.taps + t];
+                            double{in.at((i * step + s) * stride + j * step + t, c)} * kernel[s * x.taps + t];
                         sum += product;
                         size += std::abs(product);
                     }
@@ -179,7 +194,9 @@ void test_winograds(const Kernels& k, Random& random) {
     for (int ky = 0; ky < kWinogradAxes; ++ky)
         for (int kx = 0; kx < kWinogradAxes; ++kx) {
             const int ty = kAxisShapes[ky].taps, tx = kAxisShapes[kx].taps;
-            const bool wanted = ty == tx ? ty == 3 || ty == 5 : ty == 1 || tx == 1;
+            const bool strided = halves(static_cast<WinogradAxis>(ky));
+            const bool wanted = strided == halves(static_cast<WinogradAxis>(kx)) &&
+                                (ty == tx ? ty == 3 || ty == 5 : !strided && (ty == 1 || tx == 1));
             check(!wanted == !k.winograd_input[ky][kx] && !wanted == !k.winograd_output[ky][kx],
                   "%s: the table %s winograd for kernels of %dx%d", k.name, wanted ? "lacks" : "has", ty, tx);
             for (int i = 0; wanted && i < 12; ++i)

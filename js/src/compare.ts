@@ -1,6 +1,6 @@
 // Approximate, exact and their difference side by side, with what each cost.
 import { h, type Listening, onRepaint } from "./dom";
-import { drops, overlay, sheet } from "./paint";
+import { backdrop, drops, overlay, sheet } from "./paint";
 import type { Scene } from "./scene";
 import { type Comparison, floats, MEASURED, ordinal, seconds } from "./state";
 
@@ -37,7 +37,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
       const context = canvas?.getContext("2d");
       if (!canvas || !context || !scene.picture) return;
       [canvas.height, canvas.width] = [2 * height, 2 * width];
-      context.drawImage(scene.picture, 0, 0, canvas.width, canvas.height);
+      backdrop(context, scene.picture, listening.model.get("opacity"));
       context.imageSmoothingEnabled = false;
       const pixels = overlay(cells, all, c, height, width, limit, table, listening.model.get("opacity"));
       context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);

@@ -10,9 +10,13 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   if (!map || !cell) return null;
   const i = cell.row * map.columns + cell.column;
   const box = patchBox(cell, map, scene.height, scene.width);
-  const place = `rows ${box.top}–${box.bottom - 1}, columns ${box.left}–${box.right - 1}`;
+  const pixels: [string, string][] = [
+    ["rows", `${box.top}–${box.bottom - 1}`],
+    ["columns", `${box.left}–${box.right - 1}`],
+  ];
+  const place = pixels.map((row) => row.join(" ")).join(", ");
   const known = map.known[i] ?? UNKNOWN;
-  if (known === UNKNOWN) return { rows: [["pixels", place]], how: "not measured", text: `${place}: not measured` };
+  if (known === UNKNOWN) return { rows: pixels, how: "not measured", text: `${place}: not measured` };
   const value = map.values[i] ?? NaN;
   const drop = map.base - value;
   const name = scene.name(map.target);
@@ -28,7 +32,7 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
     rows.push([flips ? "flips to" : "still says", `${scene.name(other)} ${share}`]);
     text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;
   }
-  rows.push(["pixels", place]);
+  rows.push(...pixels);
   const how = known === INTERPOLATED ? "interpolated" : "measured";
   return { rows, how, text: `${text}, ${how}` };
 }

@@ -95,6 +95,18 @@ export function dots(known: Uint8Array, grid: Grid, height: number, width: numbe
   return found;
 }
 
+/** The picture under a map: the more the map covers, the greyer, so that all colour is the map's. */
+export function backdrop(context: CanvasRenderingContext2D, picture: ImageBitmap, opacity: number): void {
+  const { width, height } = context.canvas;
+  context.drawImage(picture, 0, 0, width, height);
+  context.globalCompositeOperation = "saturation";
+  context.globalAlpha = 0.9 * opacity;
+  context.fillStyle = "#888";
+  context.fillRect(0, 0, width, height);
+  context.globalCompositeOperation = "source-over";
+  context.globalAlpha = 1;
+}
+
 /** A canvas that holds pixels of the input's size, to be scaled when drawn. */
 export function sheet(pixels: Uint8ClampedArray<ArrayBuffer>, height: number, width: number): HTMLCanvasElement {
   const canvas = document.createElement("canvas");

@@ -2,7 +2,7 @@
 import { h, type Listening, onRepaint, unique } from "./dom";
 import { type Box, boxBetween, brush, cellAt, moved, patchBox } from "./geometry";
 import { describe } from "./inspector";
-import { dots, drops, gradient, outline, overlay, reach, sheet } from "./paint";
+import { backdrop, dots, drops, gradient, outline, overlay, reach, sheet } from "./paint";
 import type { Scene } from "./scene";
 import { digits, octets } from "./state";
 
@@ -76,7 +76,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     const at = point(event);
     if (from && tool === "rectangle") to = at;
     else if (from && tool === "brush") paintTo(at);
-    else if (scene.map) scene.look(cellAt(at.x, at.y, scene.map));
+    else if (tool === "look" && scene.map) scene.look(cellAt(at.x, at.y, scene.map));
     draw();
   });
   canvas.addEventListener("pointerdown", (event) => {
@@ -144,7 +144,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     if (!context || !scene.picture) return;
     context.imageSmoothingEnabled = true;
     context.imageSmoothingQuality = "high";
-    context.drawImage(scene.picture, 0, 0, canvas.width, canvas.height);
+    backdrop(context, scene.picture, map ? model.get("opacity") : 0);
     context.imageSmoothingEnabled = false;
     if (map && map.height === height && map.width === width) {
       const fall = drops(map.values, map.base);
@@ -206,6 +206,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
         "aria-pressed": String(name === tool),
         onclick: () => {
           tool = name;
+          scene.look(null);
           giveUp();
           canvas.dataset.tool = name;
           hint.textContent = HELP[name];

@@ -42,7 +42,7 @@ export interface Frame extends Grid {
   done: number;
   total: number;
   wanted: number;
-  left: number;
+  left: number | null;
   finished: boolean;
   inFull: boolean;
   region: Region;

@@ -31,8 +31,10 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
     else title.append("Occlusion map");
     const unfinished = running && map && !map.finished;
     left.textContent = unfinished
-      ? `${seconds(map.left)} left`
-      : map?.finished && !map.region
+      ? map.left === null
+        ? ""
+        : `${seconds(map.left)} left`
+      : kind !== "error" && map?.finished && !map.region
         ? `${seconds(map.seconds)}${map.inFull ? ", by full inference" : ""}`
         : "";
     cancel.hidden = !running;

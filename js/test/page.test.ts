@@ -119,6 +119,19 @@ describe("the page", () => {
     expect(el.querySelector(".kr-error")?.textContent).toContain("preprocess raised");
   });
 
+  it("tells how long: what is left, then what it took, and nothing of a run that failed", () => {
+    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false, left: null } } as never);
+    const time = show(model).el.querySelector(".kr-left");
+    expect(time?.textContent).toBe("");
+    model.set("_frame", { ...frame, done: 1, finished: false, left: 4 } as never);
+    expect(time?.textContent).toBe("4.0 s left");
+    model.set("running", false as never);
+    model.set("_frame", frame as never);
+    expect(time?.textContent).toBe("1.0 s");
+    model.set("error", "no luck" as never);
+    expect(time?.textContent).toBe("");
+  });
+
   it("cancels and saves by messages", () => {
     const model = fakeModel({ running: true });
     const { el } = show(model);

@@ -429,6 +429,31 @@ class Heatmap:
         )
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether these are probabilities of classes: rows that sum to one, none negative."""
+    return (
+        outputs.ndim == 2
+        and outputs.shape[1] > 1
+        and outputs.is_floating_point()
+        and bool((outputs >= 0).all())
+        and bool(((outputs.double().sum(1) - 1).abs() < 1e-3).all())
+    )
+
+
+def compensated(values: Tensor, effects: Tensor, odds: bool) -> Tensor:
+    """Values with first-order effects added: ``h^-1(h(value) + effect)``.
+
+    Args:
+        values: Of the target.
+        effects: On ``h``.
+        odds: Whether ``h`` is the log-odds of a probability, else the value itself.
+    """
+    if not odds:
+        return values + effects
+    grown = values * effects.exp()
+    return grown / (1 - values + grown)
+
+
 _SAVED_TENSORS = (
     "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip
@@ -473,6 +498,8 @@ class Recorder:
         self._select = select
         self._activate = activate
         base = base if activate is None else activate(base)
+        self._odds = are_probabilities(base)
+        self._trimmed: Tensor | None = None
         self._began = time.perf_counter() if began is None else began
         self._last = self._began
         self._base = select(base)[0].cpu()
@@ -495,11 +522,24 @@ class Recorder:
             if keep_outputs:
                 self._outputs = torch.full((count, base.shape[1]), math.nan, dtype=base.dtype)
 
-    def record(self, positions: IntArray, outputs: Tensor) -> None:
-        """Note ``outputs`` (``(positions, *output_shape)``)."""
+    def record(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
+        """Note ``outputs`` (``(positions, *output_shape)``).
+
+        Args:
+            positions: Which.
+            outputs: Of the model.
+            effects: On `scalar`, of what trimming dropped; None for exact outputs.
+        """
         where = torch.from_numpy(positions)
         outputs = outputs if self._activate is None else self._activate(outputs)
-        self._values[where] = self._select(outputs).cpu().to(self._values.dtype)
+        values = self._select(outputs).cpu().to(self._values.dtype)
+        if effects is not None:
+            values = compensated(values, torch.from_numpy(effects).to(values), self._odds)
+            if self._trimmed is None:
+                self._trimmed = torch.zeros_like(self._measured)
+        if self._trimmed is not None:
+            self._trimmed[where] = effects is not None
+        self._values[where] = values
         self._measured[where] = True
         if self._classes is not None and self._class_values is not None:
             best = outputs.max(dim=1)
@@ -507,6 +547,16 @@ class Recorder:
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
+
+    def scalar(self, outputs: Tensor) -> Tensor:
+        """What first-order effects are effects on: the target's value, of a probability its log-odds."""
+        outputs = outputs.double() if self._activate is None else self._activate(outputs.double())
+        values = self._select(outputs)
+        return values.logit() if self._odds else values
+
+    def trimmed(self) -> IntArray:
+        """Positions whose values are trimmed."""
+        return np.empty(0, dtype=np.int64) if self._trimmed is None else np.flatnonzero(self._trimmed.numpy())
 
     def so_far(self) -> tuple[Floats, Flags]:
         """The target's values on the grid, and where they have been measured."""
@@ -540,6 +590,8 @@ class Recorder:
             if known is not None:
                 known.copy_(noted.reshape(known.shape))
         self._values[~self._measured] = math.nan
+        if heatmap.trimmed is not None:
+            self._trimmed = heatmap.trimmed.reshape(-1).clone()
         self._began -= heatmap.seconds
         self._last = self._began + heatmap.seconds
 
@@ -558,12 +610,13 @@ class Recorder:
             measured=measured,
             classes=on_grid(self._classes),
             class_values=on_grid(self._class_values),
+            trimmed=on_grid(self._trimmed),
             outputs=on_grid(self._outputs),
             seconds=self._last - self._began,
             **self._rest,
         )
         if self._fill is None:
             return so_far
-        if bool(measured[torch.from_numpy(self._fill)].all()):
+        if bool((so_far.status[torch.from_numpy(self._fill)] == Status.EXACT).all()):
             return replace(so_far, ssim_estimate=SsimEstimate(1.0, 1.0, 1.0, "exact"))
         return replace(so_far, ssim_estimate=self._estimate).filled(self._fill)

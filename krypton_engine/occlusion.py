@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.executors import EXECUTORS, Executor
+from krypton_engine.executors import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
@@ -40,10 +40,10 @@ from krypton_engine.run import Goal, OnProgress, Watch, refine, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
 from krypton_engine.tuning import (
     CONFIDENCE,
+    EPSILONS,
     Curve,
     Fingerprint,
     Tuning,
-    curve_of,
     fingerprint_of_image,
     replay,
 )
@@ -394,20 +394,8 @@ class KryptonOcclusion(Occlusion):
         """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached."""
         answer = self._preparer.prepare(request.question, 0, None)
         session = answer.open(answer.rows[0])
-        recorder = Recorder(
-            session.window,
-            session.base,
-            lambda outputs: _select_targets(outputs, request.target),
-            activate=request.activate,
-            target=request.target,
-            keep_outputs=request.keep_outputs,
-            classify=request.has_classes,
-            image=request.question.inputs[0][0],
-            plan=answer.plan,
-            began=began,
-            fill=request.wanted if request.fills or isinstance(work, Goal) else None,
-            measure=partial(self._measure_more, request),
-        )
+        fills = request.fills or isinstance(work, Goal)
+        recorder = self._recorder(replace(request, fills=fills), session, answer.plan, began)
         if known is not None:
             recorder.resume(known)
         if isinstance(work, Goal):
@@ -416,6 +404,22 @@ class KryptonOcclusion(Occlusion):
             run(session, work, recorder, watch)
         watch.finish()
         return recorder.heatmap()
+
+    def _recorder(self, request: _Request, session: Session, plan: Plan | None, began: float) -> Recorder:
+        return Recorder(
+            session.window,
+            session.base,
+            lambda outputs: _select_targets(outputs, request.target),
+            activate=request.activate,
+            target=request.target,
+            keep_outputs=request.keep_outputs,
+            classify=request.has_classes,
+            image=request.question.inputs[0][0],
+            plan=plan,
+            began=began,
+            fill=request.wanted if request.fills else None,
+            measure=partial(self._measure_more, request),
+        )
 
     def _measure_more(self, request: _Request, known: Heatmap, positions: IntArray) -> Heatmap:
         """``known`` with some more positions measured; see `Heatmap.verify`."""
@@ -499,16 +503,15 @@ class KryptonOcclusion(Occlusion):
                 Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
             )
             tuning.check(found)
-            known = {curve.image for curve in tuning.curves}
             with tqdm(
                 total=len(requests), desc="Krypton tuning", unit="image", disable=not show_progress
             ) as bar:
                 for done, request in enumerate(requests, 1):
                     image = fingerprint_of_image(request.question.inputs[0])
                     left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
-                    if image not in known:
+                    if image not in tuning.images:
                         try:
-                            tuning = tuning.with_curve(self._curve(request, image, left))
+                            tuning = tuning.with_curves(self._curves(request, image, left))
                         except OcclusionCancelled:
                             break
                     bar.update()
@@ -516,8 +519,8 @@ class KryptonOcclusion(Occlusion):
                         raise OcclusionCancelled(tuning)
         return tuning
 
-    def _curve(self, request: _Request, image: str, seconds: float | None) -> Curve:
-        """What one sample shows.
+    def _curves(self, request: _Request, image: str, seconds: float | None) -> list[Curve]:
+        """What one sample shows, for everything that might be trimmed.
 
         Raises:
             OcclusionCancelled: It took longer than ``seconds``.
@@ -530,15 +533,34 @@ class KryptonOcclusion(Occlusion):
         answer = self._preparer.prepare(request.question, 0, None)
         session = answer.open(answer.rows[0])
         work = distinct_work(session.changed, request.wanted)
-        opened = time.perf_counter()
-        with Watch(len(request.wanted), None if seconds is None else in_time, False) as watch:
-            exact = self._measure(request, None, [request.wanted], watch, opened)
-        return curve_of(
-            image,
-            work,
-            replay(session.window, work, exact.values.double().numpy(), time.perf_counter),
-            exact.seconds,
-        )
+        curves: list[Curve] = []
+        exact: Heatmap | None = None
+        for epsilon in EPSILONS:
+            opening = time.perf_counter()
+            recorder = self._recorder(request, session, None, opening)
+            trimmed = session.trimmed(epsilon, recorder.scalar) if epsilon else session
+            if epsilon and trimmed is session:
+                break
+            opened = time.perf_counter()
+            with Watch(len(request.wanted), None if seconds is None else in_time, False) as watch:
+                run(trimmed, [request.wanted], recorder, watch)
+            found = recorder.heatmap()
+            took = time.perf_counter() - opened
+            exact = exact or found
+            values, truth = (h.values.double().numpy() for h in (found, exact))
+            computed, expected, similar, looks = (
+                zip(*steps, strict=True)
+                if (steps := replay(session.window, work, values, truth))
+                else ((), (), (), ())
+            )
+            curves.append(
+                Curve(
+                    image, epsilon, len(work.readers), computed, expected, similar, took,
+                    float(np.median(looks)) if looks else 0.0, opened - opening,
+                    curves[0].exact_seconds if curves else took,
+                )
+            )  # fmt: skip
+        return curves
 
     def _accept(
         self,

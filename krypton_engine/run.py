@@ -108,7 +108,8 @@ def run(
             part = sets[start : start + 8 * limit] if watch.watched and limit else sets
             began = time.perf_counter()
             for positions, outputs in session.stream(np.concatenate(part), limit):
-                recorder.record(positions, outputs)
+                effects = None if session.dropped is None else session.dropped[positions]
+                recorder.record(positions, outputs, effects)
                 watch.advance(len(positions), recorder.heatmap)
             start += len(part)
             if watch.watched and limit is not None:
@@ -124,11 +125,13 @@ class Goal:
         ssim_target: The SSIM with the exact map that it must have.
         spread: How many times the expected loss ``1 - SSIM`` the true one may be: at least, at most.
         basis: Where that is known from; see `SsimEstimate`.
+        epsilon: What to trim; 0 nothing. See `krypton_engine.executors.Session`.
     """
 
     ssim_target: float
     spread: tuple[float, float] = SPREAD
     basis: str = "online"
+    epsilon: float = 0.0
 
     def estimate(self, outlook: Outlook) -> SsimEstimate:
         """What a map of this outlook has."""
@@ -163,7 +166,11 @@ def refine(
         return estimate.low >= goal.ssim_target
 
     work = distinct_work(session.changed, positions)
-    run(session, Refinement(session.window, work, recorder.so_far, enough), recorder, watch, at_most)
+    trimmed = session.trimmed(goal.epsilon, recorder.scalar) if goal.epsilon else session
+    refinement = Refinement(session.window, work, recorder.so_far, enough)
+    run(trimmed, refinement, recorder, watch, at_most)
+    if not refinement.ended_early:  # nothing less than the exact map is good enough
+        run(session, [recorder.trimmed()], recorder, watch, at_most)
 
 
 def _paced(limit: int, count: int, seconds: float) -> int:

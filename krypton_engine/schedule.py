@@ -122,6 +122,7 @@ class Refinement:
 
     Attributes:
         outlook: The latest; None before the first.
+        ended_early: Whether ``enough`` ended it.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Refinement:
         enough: Callable[[Outlook], bool],
     ) -> None:
         self.outlook: Outlook | None = None
+        self.ended_early = False
         self._window = window
         self._work = work
         self._set = np.full(len(window), -1, dtype=np.int64)
@@ -155,6 +157,7 @@ class Refinement:
                 break
             assert self.outlook is not None
             if self._expected > 0 and self._enough(self.outlook):
+                self.ended_early = True
                 return
             chosen = self._sets(stage) or self._sets(self._least_certain(costs))
             stage = stage[:0]

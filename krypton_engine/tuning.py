@@ -15,7 +15,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.9
 
+EPSILONS = 0.0, 0.1, 0.3, 0.6
+"""How much trimming a tuning tries, least first."""
+
 _TARGETS = 0.8, 0.9, 0.95
 """What a printed tuning shows."""
 
@@ -44,26 +48,56 @@ _ALIKE = 1e-3
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Where one image's map was good enough: positions computed, SSIM with the exact map, seconds."""
+
+    computed: int
+    ssim: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to reach a target.
+
+    Attributes:
+        epsilon: What to trim.
+        factor: By what to multiply the expected loss.
+        stops: Where the samples stop.
+    """
+
+    epsilon: float
+    factor: float
+    stops: tuple[Stop, ...]
+
+
+@dataclass(frozen=True)
 class Curve:
     """How one image's approximate map came about, at every refinement.
 
     Attributes:
         image: Fingerprint of the input.
+        epsilon: What was trimmed; see `krypton_engine.executors.Session`.
         positions: Distinct positions that change something.
         computed: How many of them had been computed.
         expected: SSIM expected then.
         ssim: SSIM with the exact map then.
-        seconds: Time of the exact map.
+        seconds: Time of all positions.
         look_seconds: Time of forming one expectation.
+        open_seconds: Time before the first position: gradients.
+        exact_seconds: Time of the exact map.
     """
 
     image: str
+    epsilon: float
     positions: int
     computed: tuple[int, ...]
     expected: tuple[float, ...]
     ssim: tuple[float, ...]
     seconds: float
     look_seconds: float
+    open_seconds: float
+    exact_seconds: float
 
     def factor(self, target: float) -> float:
         """The least factor on the expected loss that never stops below ``target``."""
@@ -73,16 +107,20 @@ class Curve:
             default=0.0,
         )
 
-    def stop(self, target: float, factor: float) -> tuple[int, float, float]:
-        """Where that factor stops: positions computed, SSIM reached, seconds."""
+    def stop(self, target: float, factor: float) -> Stop:
+        """Where that factor stops."""
         looks = 0
         for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
             if 1 - factor * (1 - e) >= target:
-                return n, s, self._seconds(n, looks)
-        return self.positions, 1.0, self._seconds(self.positions, looks)
+                return Stop(n, s, self.seconds_of(n, looks))
+        again = self.exact_seconds if self.epsilon else 0.0
+        return Stop(self.positions, 1.0, self.seconds_of(self.positions, looks) + again)
 
-    def _seconds(self, computed: int, looks: int) -> float:
-        return self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
+    def seconds_of(self, computed: int, looks: int) -> float:
+        """Time of so many positions, looked at so many times."""
+        return (
+            self.open_seconds + self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -155,36 +193,58 @@ class Tuning:
     confidence: float = CONFIDENCE
 
     @property
+    def images(self) -> set[str]:
+        """Fingerprints of the samples."""
+        return {curve.image for curve in self.curves}
+
+    @property
     def fewest(self) -> int:
         """Samples that this confidence takes at least."""
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
-    def factor(self, ssim_target: float) -> float:
-        """By what the expected loss is multiplied; infinity (never stop) where there are too few samples.
+    def of(self, epsilon: float) -> list[Curve]:
+        """The samples' curves with that much trimmed."""
+        return [curve for curve in self.curves if curve.epsilon == epsilon]
+
+    def factor(self, ssim_target: float, epsilon: float) -> float:
+        """By what the expected loss is multiplied; infinity (never stop) where nothing less is sure enough.
 
         The ``ceil((n + 1) * confidence)``-th smallest of what the samples need: conformal risk control.
         """
-        rank = math.ceil((len(self.curves) + 1) * self.confidence - 1e-9)
-        needed = sorted(curve.factor(ssim_target) for curve in self.curves)
+        needed = sorted(curve.factor(ssim_target) for curve in self.of(epsilon))
+        rank = math.ceil((len(needed) + 1) * self.confidence - 1e-9)
         return needed[rank - 1] if rank <= len(needed) else math.inf
+
+    def choose(self, ssim_target: float) -> Choice:
+        """The quickest way to a target, by the mean over the samples."""
+        choices = []
+        for epsilon in sorted({curve.epsilon for curve in self.curves}):
+            factor = self.factor(ssim_target, epsilon)
+            stops = tuple(curve.stop(ssim_target, factor) for curve in self.of(epsilon))
+            choices.append(Choice(epsilon, factor, stops))
+        return min(
+            choices,
+            key=lambda choice: sum(s.seconds for s in choice.stops),
+            default=Choice(0.0, math.inf, ()),
+        )
 
     def goal(self, ssim_target: float) -> Goal | None:
         """When to stop for a target; None for the exact map, where nothing less is sure enough."""
-        factor = self.factor(ssim_target)
-        if not math.isfinite(factor):
+        choice = self.choose(ssim_target)
+        if not math.isfinite(choice.factor):
             return None
         ratios = [
             (1 - true) / (1 - expected)
-            for curve in self.curves
+            for curve in self.of(choice.epsilon)
             for expected, true in zip(curve.expected, curve.ssim, strict=True)
             if expected < 1
         ]
         least = float(np.quantile(ratios, 1 - self.confidence)) if ratios else 0.0
-        return Goal(ssim_target, (min(least, factor), factor), "tuned")
+        return Goal(ssim_target, (min(least, choice.factor), choice.factor), "tuned", choice.epsilon)
 
-    def with_curve(self, curve: Curve) -> Tuning:
+    def with_curves(self, curves: Iterable[Curve]) -> Tuning:
         """The same with one sample more."""
-        return replace(self, curves=(*self.curves, curve))
+        return replace(self, curves=(*self.curves, *curves))
 
     def check(self, found: Fingerprint) -> None:
         """Refuse what this was not tuned for.
@@ -196,31 +256,29 @@ class Tuning:
             raise InputError(f"tuning was made for something else; different are {', '.join(words)}")
 
     def __str__(self) -> str:
-        seconds = [curve.seconds for curve in self.curves]
-        size = " x ".join(map(str, self.fingerprint.window))
         lines = [
-            f"Tuning of {len(self.curves)} images, window {size}, strides "
-            f"{' x '.join(map(str, self.fingerprint.strides))}, confidence {self.confidence:.0%}"
+            f"Tuning of {len(self.images)} images, window {_times(self.fingerprint.window)}, strides "
+            f"{_times(self.fingerprint.strides)}, confidence {self.confidence:.0%}"
         ]
-        if len(self.curves) < self.fewest:
+        if len(self.images) < self.fewest:
             lines.append(
-                f"too few: {self.fewest} images are the least for {self.confidence:.0%}; until then every "
-                f"map is measured in full"
+                f"too few: {self.confidence:.0%} takes {self.fewest} images at least; until then every map "
+                f"is measured in full"
             )
-        if seconds:
-            lines.append(f"exact map: {np.median(seconds):.2f} s (median)")
+        exact = [curve.exact_seconds for curve in self.of(0.0)]
+        if exact:
+            lines.append(f"exact map: {np.median(exact):.2f} s (median)")
+            lines.append("SSIM target  trimmed  factor  computed (most)  SSIM (least)   seconds  faster")
+        for target in _TARGETS if exact else ():
+            choice = self.choose(target)
+            curves, stops = self.of(choice.epsilon), choice.stops
+            share = [s.computed / max(1, c.positions) for s, c in zip(stops, curves, strict=True)]
+            faster = [c.exact_seconds / max(s.seconds, 1e-9) for s, c in zip(stops, curves, strict=True)]
+            reached = [s.ssim for s in stops]
             lines.append(
-                "SSIM target  factor  computed, median (most)  SSIM, median (least)  seconds  faster"
-            )
-        for target in _TARGETS if seconds else ():
-            factor = self.factor(target)
-            stops = [curve.stop(target, factor) for curve in self.curves]
-            share = [n / max(1, c.positions) for (n, _, _), c in zip(stops, self.curves, strict=True)]
-            reached, took = [s for _, s, _ in stops], [t for _, _, t in stops]
-            faster = np.median([c.seconds / max(t, 1e-9) for c, t in zip(self.curves, took, strict=True)])
-            lines.append(
-                f"{target:11.2f}  {factor:6.2f}  {np.median(share):11.0%} ({max(share):.0%})"
-                f"{np.median(reached):19.3f} ({min(reached):.3f})  {np.median(took):7.2f}  {faster:5.1f}x"
+                f"{target:11.2f}  {choice.epsilon or '-':>7}  {choice.factor:6.2f}  {np.median(share):8.0%} "
+                f"({max(share):4.0%})  {np.median(reached):5.3f} ({min(reached):.3f})  "
+                f"{np.median([s.seconds for s in stops]):7.2f}  {np.median(faster):5.1f}x"
             )
         return "\n".join(lines)
 
@@ -239,18 +297,17 @@ class Tuning:
             raise InputError("the tuning has no samples to draw")
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        factor = self.factor(ssim_target)
-        for curve in self.curves:
-            took = [curve._seconds(n, i) for i, n in enumerate(curve.computed, 1)]
+        choice = self.choose(ssim_target)
+        for curve, stop in zip(self.of(choice.epsilon), choice.stops, strict=True):
+            took = [curve.seconds_of(n, i) for i, n in enumerate(curve.computed, 1)]
             axes.plot([*took, curve.seconds], [*curve.ssim, 1.0], color="#3b6ea5", alpha=0.35, linewidth=1)
-            _, reached, seconds = curve.stop(ssim_target, factor)
-            axes.plot(seconds, reached, "o", color="#b5322e", markersize=4)
+            axes.plot(stop.seconds, stop.ssim, "o", color="#b5322e", markersize=4)
         axes.axhline(ssim_target, color="0.4", linewidth=0.8, linestyle="--")
         axes.set_xscale("log")
         axes.set_xlabel("seconds")
         axes.set_ylabel("SSIM with the exact map")
         axes.set_title(
-            f"{len(self.curves)} images; dots: where {ssim_target:g} stops ({self.confidence:.0%} sure)",
+            f"{len(self.images)} images; dots: where {ssim_target:g} stops ({self.confidence:.0%} sure)",
             fontsize=10,
         )
         for side in ("top", "right"):
@@ -300,52 +357,39 @@ def fingerprint_of_image(x: Tensor) -> str:
     return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
-def replay(
-    window: SlidingWindow, work: Work, exact: Floats, clock: Callable[[], float]
-) -> list[tuple[int, float, float, float]]:
-    """How an approximate map would have come about, out of the exact one.
+Step = tuple[int, float, float, float]
+"""Of a replay: positions computed, expected SSIM, true SSIM, seconds of looking."""
+
+
+def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats) -> list[Step]:
+    """How an approximate map would have come about.
 
     Args:
         window: The sliding window.
         work: All positions, by what they change.
-        exact: The map on the grid.
-        clock: Gives the time in seconds.
-
-    Returns:
-        For every refinement: positions computed, expected SSIM, true SSIM, seconds of looking.
+        measurable: What measuring gives, on the grid.
+        exact: The exact map.
     """
     measured = np.zeros(exact.shape, dtype=bool)
     truth = torch.from_numpy(exact)
-    found: list[tuple[int, float, float, float]] = []
-    last = clock()
+    steps: list[Step] = []
+    last = time.perf_counter()
 
     def note(outlook: Outlook) -> bool:
         nonlocal last
-        took = clock() - last
+        took = time.perf_counter() - last
         similar = ssim(torch.from_numpy(outlook.prediction.values), truth)
-        found.append((outlook.computed, outlook.ssim, similar, took))
-        last = clock()
+        steps.append((outlook.computed, outlook.ssim, similar, took))
+        last = time.perf_counter()
         return False
 
-    for stage in Refinement(window, work, lambda: (exact, measured), note):
+    for stage in Refinement(window, work, lambda: (measurable, measured), note):
         measured.flat[stage] = True
-    return found
+    return steps
 
 
-def curve_of(
-    image: str, work: Work, steps: Sequence[tuple[int, float, float, float]], seconds: float
-) -> Curve:
-    """The curve of one image out of its `replay`."""
-    computed, expected, similar, looks = zip(*steps, strict=True) if steps else ((), (), (), ())
-    return Curve(
-        image,
-        len(work.readers),
-        computed,
-        expected,
-        similar,
-        seconds,
-        float(np.median(looks)) if looks else 0.0,
-    )
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _tuples(read: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -115,7 +117,9 @@ def test_it_is_the_mean_over_random_errors():
     generator = np.random.default_rng(6)
     # The exact map is prediction plus errors; its extremes are the prediction's but for a little.
     real = [
-        ssim(torch.from_numpy(truth), torch.from_numpy(truth + deviation * generator.normal(size=truth.shape)))
+        ssim(
+            torch.from_numpy(truth), torch.from_numpy(truth + deviation * generator.normal(size=truth.shape))
+        )
         for _ in range(20)
     ]
     assert value == pytest.approx(np.mean(real), abs=0.03)
@@ -129,7 +133,9 @@ def test_costs_are_the_derivative(shape):
     for cell in list(np.ndindex(shape))[:: max(1, predicted.size // 7)]:
         less = variance.copy()
         less[cell] *= 0.999
-        assert (expected_ssim(predicted, less)[0] - value) / 0.001 == pytest.approx(costs[cell], rel=0.02, abs=1e-9)
+        assert (expected_ssim(predicted, less)[0] - value) / 0.001 == pytest.approx(
+            costs[cell], rel=0.02, abs=1e-9
+        )
 
 
 def test_a_constant_map_is_certain():
@@ -170,7 +176,7 @@ def test_to_the_end_it_is_every_position_once(window):
     stages, outlooks, measured = refine(window, smooth_map(9), free=range(500))
     together = np.concatenate(stages)
     assert sorted(together.tolist()) == list(range(SIDE**2)) and measured.all()
-    assert all(a.computed < b.computed for a, b in zip(outlooks, outlooks[1:], strict=False))
+    assert all(a.computed < b.computed for a, b in itertools.pairwise(outlooks))
     assert set(range(500)) <= set(stages[0].tolist())
 
 

@@ -12,6 +12,8 @@ from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.gradients import Head
+from krypton_engine.interpolation import Floats
 from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
 
 
@@ -63,6 +65,7 @@ class FullSession:
         self.x, self.baseline = x, baseline.to(x.device).expand(x.shape)
         self.joint = x.shape[0] != 1 or base.shape[:1] != (1,)
         self.base = base[None] if self.joint else base
+        self.dropped: Floats | None = None
         self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
         self.per_evaluation = per_evaluation
 
@@ -77,6 +80,10 @@ class FullSession:
             readers = work.readers[start : start + count]
             repeats = torch.tensor([len(r) for r in readers], device=values.device)
             yield np.concatenate(readers), values.repeat_interleave(repeats, 0)
+
+    def trimmed(self, epsilon: float, head: Head) -> FullSession:
+        """Itself: a full computation has no boxes to drop anything of."""
+        return self
 
     def _evaluate(self, boxes: IntArray) -> Tensor:
         copies, examples = len(boxes), self.x.shape[0]

@@ -22,6 +22,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors import Session
 from krypton_engine.executors.lowering import COLUMNS, ROWS, Floats, Lowering
 from krypton_engine.executors.tail import Tail, constants_of, unchanging
+from krypton_engine.gradients import Head, first_order
 from krypton_engine.graph import BATCH, Graph, refs
 from krypton_engine.plan import Plan
 from krypton_engine.windows import ChangedCells, IntArray, distinct_work
@@ -209,7 +210,7 @@ class NativeSession:
         changed: Which cells every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         dropped: For every window position that was answered, the sum of gradient x change over all that
-            shrinking dropped: ``(positions,)``, float64.
+            shrinking dropped: ``(positions,)``, float64; None without ``shrinks``.
 
     Raises:
         InputError: The budget does not hold the views and one position.
@@ -232,7 +233,9 @@ class NativeSession:
         self.window = plan.window
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
         self._constant = unchanging(program.graph, inputs, program.constants)
-        self.dropped = np.zeros(len(self.window))
+        self.dropped = np.zeros(len(self.window)) if shrinks else None
+        self._inputs = inputs
+        self._again = partial(NativeSession, program, plan, inputs, baseline, memory_budget, reference)
         armed = [
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
             for node, (threshold, g) in shrinks.items()
@@ -270,6 +273,13 @@ class NativeSession:
         computed = {i: program.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
         return program.tail.run(computed, count, self._constant)
 
+    def trimmed(self, epsilon: float, head: Head) -> NativeSession:
+        """A session that drops small changes; see `krypton_engine.executors.Session`."""
+        effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head)
+        if not effects or self._session is None:
+            return self
+        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs ``(positions, *output_shape)`` as they become known; see `ReferenceSession.stream`."""
         work = distinct_work(self.changed, positions)
@@ -288,7 +298,8 @@ class NativeSession:
             readers = work.readers[start : start + count]
             repeats = [len(r) for r in readers]
             answered = np.concatenate(readers)
-            self.dropped[answered] = dropped.repeat(repeats)
+            if self.dropped is not None:
+                self.dropped[answered] = dropped.repeat(repeats)
             yield answered, values.repeat_interleave(torch.tensor(repeats), 0)
             start += count
             # From one on, so that the first values come at once.

@@ -14,7 +14,9 @@ from torch import Tensor
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.tail import IN_PLACE, Tail, channels_last, last_uses, overwriting, repeated
+from krypton_engine.gradients import Head
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
+from krypton_engine.interpolation import Floats
 from krypton_engine.plan import Plan
 from krypton_engine.regions import WindowMap, slide_inwards
 from krypton_engine.windows import ChangedCells, IntArray, distinct_work, occlude
@@ -174,6 +176,7 @@ class ReferenceSession:
             ),
         )
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
+        self.dropped: Floats | None = None
         self._views: dict[int, _View] = {}
         self._others: dict[int, Tensor] = {}
         self.base = self._materialise(inputs)
@@ -266,6 +269,10 @@ class ReferenceSession:
             for members, values in self._grouped(Grouping(self.graph, work.boxes, batch), tail):
                 repeats = torch.tensor([len(work.readers[i]) for i in members], device=self.device)
                 yield np.concatenate([work.readers[i] for i in members]), values.repeat_interleave(repeats, 0)
+
+    def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
+        """Itself: positions share the extents of their boxes, so that dropping would gain nothing."""
+        return self
 
     def _grouped(self, grouping: Grouping, tail_batch: int) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions."""

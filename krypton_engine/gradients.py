@@ -1,0 +1,62 @@
+"""What a small change of any value of a graph does to one scalar of its output, to the first order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.graph import Graph, resolve
+
+Head = Callable[[Tensor], Tensor]
+"""From outputs ``(n, *output_shape)`` to one scalar for each, ``(n,)``."""
+
+
+def first_order(
+    graph: Graph, inputs: tuple[Tensor, ...], nodes: Iterable[int], head: Head
+) -> dict[int, tuple[float, Tensor]]:
+    """Root mean square of values on the un-occluded inputs, and the scalar's gradient by them.
+
+    Args:
+        graph: The model.
+        inputs: Its tensors, first dimension 1 where they are batched.
+        nodes: Whose values are asked about.
+        head: The scalar.
+
+    Returns:
+        By node. Nothing where there is no gradient, or one that is not finite: a saturated probability, a
+        model whose weights were made in inference mode.
+    """
+    wanted = set(nodes)
+    values: dict[int, Any] = {}
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            for node in graph.nodes:
+                if node.value is not None:
+                    values[node.index] = node.value
+                elif node.index in graph.inputs:
+                    x = inputs[graph.inputs.index(node.index)].clone()
+                    values[node.index] = x.requires_grad_(node.depends and x.is_floating_point())
+                else:
+                    assert node.target is not None
+                    values[node.index] = node.target(
+                        *resolve(node.args, values.__getitem__, 1),
+                        **resolve(node.kwargs, values.__getitem__, 1),
+                    )
+            known = [i for i in wanted if isinstance(values[i], Tensor) and values[i].requires_grad]
+            gradients = torch.autograd.grad(
+                head(values[graph.output]).sum(), [values[i] for i in known], allow_unused=True
+            )
+    except RuntimeError:  # no gradient: an operator without one, tensors of inference mode
+        return {}
+    found = {}
+    for i, gradient in zip(known, gradients, strict=True):
+        if gradient is not None:
+            rms = float(values[i].detach().double().pow(2).mean().sqrt())
+            if not math.isfinite(rms) or not bool(gradient.isfinite().all()):
+                return {}
+            found[i] = (rms, gradient.detach())
+    return found

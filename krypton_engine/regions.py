@@ -139,4 +139,4 @@ def union(intervals: list[Interval]) -> Interval:
 
 def slide_inwards(lo: IntArray, extent: int, n: int) -> IntArray:
     """Starts of intervals of one ``extent`` that still hold ``[lo, ...)`` and stay within ``[0, n)``."""
-    return np.clip(lo, 0, n - extent)
+    return np.minimum(np.maximum(lo, 0), n - extent)

@@ -94,13 +94,15 @@ class _View:
     """The un-occluded cells of one value as the rows of a table, so that a gather composes any region.
 
     The rows are the view's cells, then one row per padding constant, then room for a group's changed
-    cells. Cells run along ``axes``; all other dimensions are the columns.
+    cells. Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of
+    the value so, ``back`` as they were.
     """
 
     table: Tensor
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
     order: tuple[int, ...]
+    back: tuple[int, ...]
     columns: tuple[int, ...]
     fills: dict[float, int]
     changed_at: int
@@ -110,7 +112,7 @@ class _View:
 
     def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
         """Rows of the table that hold the cells of ``box``, in the dimensions of the value."""
-        return rows.view(*box, *self.columns).permute(*np.argsort(self.order).tolist())
+        return rows.view(*box, *self.columns).permute(self.back)
 
 
 @dataclass
@@ -244,7 +246,8 @@ class ReferenceSession:
         if node.index == self.graph.input.index:
             parts.append(self.baseline.permute(order).reshape(cells, -1))
         shape = tuple(node.shape[dim] for dim in rest)
-        return _View(torch.cat(parts), axes, sizes, order, shape, fills, start)
+        back = tuple(np.argsort(order).tolist())
+        return _View(torch.cat(parts), axes, sizes, order, back, shape, fills, start)
 
     # -- positions -------------------------------------------------------------------------------------
 
@@ -429,16 +432,17 @@ class ReferenceSession:
         outside: Any = False
         if patch is not None and patch.loaded and not is_input:
             sizes = [int((patch.hi[axis] - patch.lo[axis])[0]) for axis in view.axes]
-            from_patch = from_patch + np.arange(copies).reshape(-1, *[1] * rank) * math.prod(sizes)
+            copy = np.arange(copies, dtype=np.int32).reshape(-1, *[1] * rank)
+            from_patch = from_patch + copy * math.prod(sizes)
         for k, axis in enumerate(view.axes):
-            cells = coordinates[axis]
+            cells = coordinates[axis].astype(np.int32)  # half the traffic of int64
             shape = [len(cells)] + [1] * rank
             shape[k + 1] = cells.shape[1]
             if cells.min() < 0 or cells.max() >= view.sizes[k]:
                 outside = outside | ((cells < 0) | (cells >= view.sizes[k])).reshape(shape)
             from_view = from_view + (cells * view.stride(k)).reshape(shape)
             if patch is not None and patch.loaded:
-                lo, hi = patch.lo[axis][:, None], patch.hi[axis][:, None]
+                lo, hi = (side[axis][:, None].astype(np.int32) for side in (patch.lo, patch.hi))
                 inside = (cells >= lo) & (cells < hi)
                 changed = changed & inside.reshape([len(inside), *shape[1:]])
                 relative = cells * view.stride(k) if is_input else (cells - lo) * math.prod(sizes[k + 1 :])

@@ -123,13 +123,13 @@ class Goal:
 
     Attributes:
         ssim_target: The SSIM with the exact map that it must have.
-        spread: How many times the expected loss ``1 - SSIM`` the true one may be: at least, at most.
+        spread: How many times the expected loss ``1 - SSIM`` the true one is: at least, about, at most.
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.Session`.
     """
 
     ssim_target: float
-    spread: tuple[float, float] = SPREAD
+    spread: tuple[float, float, float] = SPREAD
     basis: str = "online"
     epsilon: float = 0.0
 

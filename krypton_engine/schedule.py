@@ -146,6 +146,7 @@ class Refinement:
         self._so_far = so_far
         self._enough = enough
         self._missed = self._expected = 0.0
+        self._compared = False
 
     def __iter__(self) -> Iterator[IntArray]:
         unchanged = self._work.unchanged[~self._so_far()[1].ravel()[self._work.unchanged]]
@@ -156,7 +157,7 @@ class Refinement:
             if costs is None:  # nothing can be predicted from what is not finite
                 break
             assert self.outlook is not None
-            if self._expected > 0 and self._enough(self.outlook):
+            if self._compared and self._enough(self.outlook):
                 self.ended_early = True
                 return
             chosen = self._sets(stage) or self._sets(self._least_certain(costs))
@@ -227,6 +228,7 @@ class Refinement:
         """Note how far a stage was from what was predicted; the last stages count most."""
         values, _ = self._so_far()
         misses = (values.ravel()[positions] - prediction.values.ravel()[positions]) ** 2
+        self._compared = True
         self._missed = self._missed / 2 + float(misses.sum())
         self._expected = self._expected / 2 + float(prediction.variance.ravel()[positions].sum())
 

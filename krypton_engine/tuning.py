@@ -43,6 +43,9 @@ EPSILONS = 0.0, 0.1, 0.3, 0.6
 _TARGETS = 0.8, 0.9, 0.95
 """What a printed tuning shows."""
 
+_MORE = 1 + 1e-9
+"""A factor must be more than the one that stops just there."""
+
 _ALIKE = 1e-3
 """Share of the largest output that two runs of one model may differ by, on any machine."""
 
@@ -103,7 +106,7 @@ class Curve:
         """The least factor on the expected loss that never stops below ``target``."""
         early = [e for e, s in zip(self.expected, self.ssim, strict=True) if s < target]
         return max(
-            (math.nextafter((1 - target) / (1 - e), math.inf) if e < 1 else math.inf for e in early),
+            ((1 - target) / (1 - e) * _MORE if e < 1 else math.inf for e in early),
             default=0.0,
         )
 
@@ -239,8 +242,9 @@ class Tuning:
             for expected, true in zip(curve.expected, curve.ssim, strict=True)
             if expected < 1
         ]
-        least = float(np.quantile(ratios, 1 - self.confidence)) if ratios else 0.0
-        return Goal(ssim_target, (min(least, choice.factor), choice.factor), "tuned", choice.epsilon)
+        least, middle = np.quantile(ratios, [1 - self.confidence, 0.5]).tolist() if ratios else (0.0, 0.0)
+        spread = (min(least, choice.factor), min(middle, choice.factor), choice.factor)
+        return Goal(ssim_target, spread, "tuned", choice.epsilon)
 
     def with_curves(self, curves: Iterable[Curve]) -> Tuning:
         """The same with one sample more."""

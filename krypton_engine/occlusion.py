@@ -325,14 +325,16 @@ class KryptonOcclusion(Occlusion):
                 request.wants_one_number()
             if tuning is not None:
                 self._accept(tuning, request.question, request.target, request.activate)
-            wanted = request.wanted if resume is None else resume.missing(request.wanted)
+            window, wanted = request.question.windows[0], request.wanted
+            if resume is not None:
+                if resume.window != window:
+                    raise InputError(f"resume is {resume!r}, a map of another window: {resume.window}")
+                wanted = resume.missing(wanted)
             with Watch(len(wanted), on_progress, show_progress) as watch:
                 if goal is not None:
                     return self._measure(request, resume, goal, watch, began)
                 order = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule]
-                return self._measure(
-                    request, resume, order(request.question.windows[0], wanted), watch, began
-                )
+                return self._measure(request, resume, order(window, wanted), watch, began)
 
     def _request(
         self,

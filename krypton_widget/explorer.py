@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.heatmap import Heatmap
+from krypton_engine.heatmap import Heatmap, Status
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
+from krypton_engine.tuning import Tuning
 from krypton_engine.windows import SlidingWindow
 from krypton_widget import maps, takeaway
-from krypton_widget.maps import Known, Memory, Question, Region, step_for
+from krypton_widget.maps import Aim, Course, Flags, Known, Memory, Question, Region
 from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png, thumbnail
 from krypton_widget.worker import Cancelled, LatestWins, Pace
 
@@ -46,7 +47,81 @@ _ALL_CLASSES = 256 * 2**20
 _FULL_BATCHES = (1, 8)
 """Batch sizes that are tried for the time of full inference."""
 
-_ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index")
+_FINEST_TARGET = 0.99
+"""The slider's last stop below exact: a map on its way to exact passes by all of them."""
+
+_ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index", "target")
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the controls say of a map, beside its question."""
+
+    ssim_target: float
+    exact: bool
+    region: Region
+    target: int | None
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One map to measure and show.
+
+    Attributes:
+        known: What has been measured of it.
+        x: The model's input.
+        patch: What covers it, of the same shape.
+        window: The sliding window.
+        wanted: Where to look (rows, columns).
+        wish: What the controls say.
+        exact: Whether to measure everything.
+        ssim_target: How similar the approximate map should be; None if there is to be none.
+        tuning: What says when it is.
+        note: On the tuning, in words.
+        aim: What the course of the approximate map depends on.
+        keep_all: Whether all classes are kept.
+    """
+
+    known: Known
+    x: Tensor
+    patch: Tensor
+    window: SlidingWindow
+    wanted: Flags
+    wish: _Wish
+    exact: bool
+    ssim_target: float | None
+    tuning: Tuning | None
+    note: str
+    aim: Aim
+    keep_all: bool
+
+    def approximate(self) -> Heatmap | None:
+        """The approximate map, once it is there."""
+        return None if self.ssim_target is None else self.known.approximate(self.aim, self.ssim_target)
+
+    def complete(self) -> bool:
+        """Whether all that is wanted has been measured exactly."""
+        return self.known.covers(self.wanted)
+
+    def so_far(self) -> Heatmap | None:
+        """All that has been measured, seen by the class explained."""
+        return self.known.of(self.aim.target)
+
+    def lacks_approximate(self) -> bool:
+        """Whether an approximate map is to be measured."""
+        return self.ssim_target is not None and self.approximate() is None
+
+    def lacks_exact(self) -> bool:
+        """Whether the exact map is to be finished."""
+        return self.exact and not self.complete()
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The map on the page."""
+
+    heatmap: Heatmap
+    task: _Task
 
 
 class OcclusionExplorer(anywidget.AnyWidget):
@@ -65,9 +140,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
         target: The class explained; None for the predicted one.
         window: Side of the patch, in pixels of the model's input.
         stride: Its step. It never exceeds the window: it is lowered with it.
-        ssim_target: How much the map should resemble the exact one: from 0.9 every second position along
-            each axis is measured, below every fourth; those between are interpolated, and said to be.
+        ssim_target: How similar to the exact map (`krypton_engine.quality.ssim`) to make it, above 0 and at
+            most 1: positions are measured coarse to fine, then where the map is least certain, until it
+            probably is; those between are interpolated, and said to be.
         exact: Measure every position.
+        tuning: What `KryptonOcclusion.tune` found for images of this kind, with this patch, stride, colour
+            and class: it says when a map is similar enough. For other choices the similarity is estimated
+            on the way, and said to be.
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred).
         region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
@@ -96,7 +175,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     window = traitlets.Int(16).tag(sync=True)
     stride = traitlets.Int(8).tag(sync=True)
-    ssim_target = traitlets.Float(0.95, min=0.0, max=1.0).tag(sync=True)
+    ssim_target = traitlets.Float(0.95).tag(sync=True)
     exact = traitlets.Bool(False).tag(sync=True)
     baseline = traitlets.Enum(BASELINES, "grey").tag(sync=True)
     region = traitlets.Any(None, allow_none=True)
@@ -129,6 +208,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         stride: int = 8,
         ssim_target: float = 0.95,
         exact: bool = False,
+        tuning: Tuning | None = None,
         baseline: Literal["grey", "black", "mean", "blur"] = "grey",
         region: Region = None,
         opacity: float = 0.85,
@@ -143,6 +223,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise InputError(f"model is {type(model).__name__}; accepted is a module or another callable")
         if preprocess is not None and not callable(preprocess):
             raise InputError(f"preprocess is {type(preprocess).__name__}; accepted are None or a callable")
+        if tuning is not None and not isinstance(tuning, Tuning):
+            raise InputError(f"tuning is {type(tuning).__name__}; accepted are None or a Tuning")
+        self._tuning = tuning
         self._images = list(image) if isinstance(image, (list, tuple)) else [image]
         if not self._images:
             raise InputError("image is an empty list; accepted are an image or a list of them")
@@ -156,6 +239,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         # One lock around every update of the page; what belongs to an older run is dropped inside it.
         self._lock = threading.RLock()
         self._generation = 0
+        self._shown: _Shown | None = None
         self._question: Question | None = None
 
         first = self._answered(0)
@@ -185,7 +269,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
         self.observe(self._ask, list(_ASKS))
-        self.observe(self._another_target, "target")
         self.on_msg(self._on_message)
         atexit.register(self._worker.close)
         self._ask()
@@ -194,12 +277,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     @property
     def heatmap(self) -> Heatmap | None:
-        """What has been measured so far for the target shown; never an interpolated value."""
-        with self._lock:
-            if self._question is None:
-                return None
-            known = self._memory.of(self._question).heatmap
-            return None if known is None else self._for_target(known)
+        """The map on the page, as far as it has come; its ``status`` tells what is interpolated."""
+        shown = self._shown
+        return None if shown is None else shown.heatmap
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when the latest run has ended, or been cancelled.
@@ -252,6 +332,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if value < 1:
             raise InputError(f"stride is {value}; accepted are integers from 1")
         return min(value, self.window)
+
+    @traitlets.validate("ssim_target")
+    def _valid_ssim_target(self, proposal: Any) -> float:
+        value: float = proposal["value"]
+        if not 0 < value <= 1:
+            raise InputError(f"ssim_target is {value}; accepted are numbers above 0 and at most 1")
+        return value
 
     @traitlets.validate("target")
     def _valid_target(self, proposal: Any) -> int | None:
@@ -310,17 +397,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _another_image(self, _: Any) -> None:
         self.region = None
 
-    def _another_target(self, _: Any) -> None:
-        if self._question is None or self._question.target is not None:
-            self._ask()
-            return
-        with self._lock:
-            known = self._memory.of(self._question)
-            if known.heatmap is not None and self._frame:
-                step = step_for(self.ssim_target, self.exact)
-                self._show(known, step, self.region, done=self._frame["done"], left=self._frame["left"])
-                self._compare(known, step)
-
     def _on_message(self, _: Any, content: dict[str, Any], buffers: list[memoryview]) -> None:
         """Events of the page: they only start or stop something."""
         kind = content.get("kind")
@@ -354,22 +430,20 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._generation += 1
             generation = self._generation
             question = Question(self.image_index, self.window, self.stride, self.baseline)
-            step, region = step_for(self.ssim_target, self.exact), self.region
+            wish = _Wish(self.ssim_target, self.exact, self.region, self.target)
             self.running, self.error = True, ""
 
             def work(cancelled: Cancelled) -> None:
-                self._run(generation, question, step, region, cancelled)
+                self._run(generation, question, wish, cancelled)
 
             self._worker.submit(work)
 
-    def _run(
-        self, generation: int, question: Question, step: int, region: Region, cancelled: Cancelled
-    ) -> None:
+    def _run(self, generation: int, question: Question, wish: _Wish, cancelled: Cancelled) -> None:
         def latest() -> bool:
             return generation == self._generation
 
         try:
-            self._explore(question, step, region, lambda: cancelled() or not latest(), latest)
+            self._explore(question, wish, lambda: cancelled() or not latest(), latest)
         except Exception as error:
             with self._lock:
                 if latest():
@@ -381,9 +455,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     self.running = False
 
     def _explore(
-        self, question: Question, step: int, region: Region, stopped: Cancelled, latest: Callable[[], bool]
+        self, question: Question, wish: _Wish, stopped: Cancelled, latest: Callable[[], bool]
     ) -> None:
-        """Measure what ``question`` still lacks for the grid of every ``step``-th position, and show it."""
+        """Measure what ``question`` still lacks for ``wish``, and show it."""
         given = self._input(question.image)
         base = self._answered(question.image)
         shape = tuple(given.x.shape[1:])
@@ -399,8 +473,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         )
         keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _ALL_CLASSES
         if not keep_all:
-            target = int(base.argmax()) if self.target is None else self.target
-            question = replace(question, target=target)
+            question = replace(question, target=int(base.argmax()) if wish.target is None else wish.target)
         with self._lock:
             if not latest():
                 return
@@ -408,63 +481,132 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._question = question
             self._comparison = {}
             self._view = self._seen(question)
-        wanted = maps.wanted(window, region)
-        asked, step = maps.asked(wanted, step)
-        total = int(asked.sum())
+        task = self._task(question, wish, known, window, keep_all)
         self._capture(given, window)
-        first: tuple[float, int] | None = None  # when the first output came, and how many there were
-        pace = Pace(_REDRAW_SECONDS)
-
-        def done() -> int:
-            if known.heatmap is None:
-                return 0
-            return int((maps.on_grid(known.heatmap, known.heatmap.measured) & asked).sum())
-
-        def progress(so_far: Heatmap, *_: int) -> bool:
-            nonlocal first
-            known.note(so_far)
-            count = done()
-            now = time.perf_counter()
-            first = first or (now, count)
-            new = count - first[1]
-            left = (now - first[0]) / new * (total - count) if new else None
-            if count < total and not stopped() and pace.ready():
-                with self._lock:
-                    if latest():
-                        self._show(known, step, region, done=count, left=left)
-            return count < total and not stopped()
-
-        if done() < total:
-            try:
-                with _Stoppable(stopped):
-                    self._occlusion.heatmap(
-                        given.x.to(_device_and_type(self._model, given.x)),
-                        window.shape,
-                        window.strides,
-                        baselines=given.patch(question.baseline).to(_device_and_type(self._model, given.x)),
-                        target=question.target,
-                        activation=self._activation,
-                        region=maps.as_engine(region),
-                        classes="all" if keep_all else "predicted",
-                        schedule="coarse to fine",
-                        resume=known.heatmap,
-                        on_progress=progress,
-                    )
-            except _Stopped:
-                pass
-            except OcclusionCancelled as ended:
-                known.note(ended.partial)
+        if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
+            with self._lock:  # seen by another class, say, or not fine enough
+                if latest():
+                    self._show(task, so_far)
+        if task.lacks_approximate():
+            # From a map that is there in full nobody learns what an approximate one costs.
+            anew = wish.region is None and task.complete()
+            passes_by = task.exact and task.tuning is None
+            self._measure(
+                task,
+                None if anew else task.so_far(),
+                known.course(task.aim),
+                stopped,
+                latest,
+                ssim_target=max(wish.ssim_target, _FINEST_TARGET) if passes_by else wish.ssim_target,
+                tuning=task.tuning,
+            )
+        if task.lacks_exact() and not stopped():
+            self._measure(task, task.so_far(), None, stopped, latest)
         with self._lock:
             if not latest():
                 return
-            if known.heatmap is not None:
-                self._show(known, step, region, done=done(), left=0.0)
-            self._compare(known, step)
-        if known.complete and not stopped() and shape not in self._pass_seconds:
+            approximate, so_far = task.approximate(), task.so_far()
+            finished = task.complete() if task.exact else approximate is not None
+            found = so_far if task.exact or approximate is None else approximate
+            if found is not None:
+                self._show(task, found, left=0.0, finished=finished)
+            self._compare()
+        everywhere = known.heatmap is not None and bool(known.heatmap.measured.all())
+        if everywhere and not stopped() and shape not in self._pass_seconds:
             self._time_full_inference(given, stopped)
             with self._lock:
                 if latest():
-                    self._compare(known, step)
+                    self._compare()
+
+    def _task(
+        self, question: Question, wish: _Wish, known: Known, window: SlidingWindow, keep_all: bool
+    ) -> _Task:
+        """What a wish comes to."""
+        given = self._input(question.image)
+        predicted = int(self._answered(question.image).argmax())
+        target = predicted if wish.target is None else wish.target
+        x = given.x.to(_device_and_type(self._model, given.x))
+        patch = given.patch(question.baseline).to(x)
+        tuning, note = self._tuning, ""
+        if tuning is not None and (note := maps.unfit(tuning, window, patch[0], target, predicted)):
+            tuning = None
+        ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
+        if ssim_target is not None and tuning is not None and tuning.goal(ssim_target) is None:
+            ssim_target, note = None, "the tuning knows too few images to be sure of less than all positions"
+        exact = wish.exact or ssim_target is None
+        note = "" if wish.exact else note
+        if wish.exact and wish.region is not None:  # comparing is for whole maps
+            ssim_target = None
+        return _Task(
+            known=known,
+            x=x,
+            patch=patch,
+            window=window,
+            wanted=maps.wanted(window, wish.region),
+            wish=wish,
+            exact=exact,
+            ssim_target=ssim_target,
+            tuning=tuning,
+            note=note,
+            aim=Aim(target, maps.fingerprint(wish.region), None if tuning is None else ssim_target),
+            keep_all=keep_all,
+        )
+
+    def _measure(
+        self,
+        task: _Task,
+        known: Heatmap | None,
+        course: Course | None,
+        stopped: Cancelled,
+        latest: Callable[[], bool],
+        **goal: Any,
+    ) -> None:
+        """Measure what ``known`` lacks, until ``goal`` is reached, and show it on its way."""
+        pace = Pace(_REDRAW_SECONDS)
+        wanted = int(task.wanted.sum())
+        first: tuple[float, int] | None = None  # when the first output came, and how many there were
+        if course is not None:
+            course.begin()
+
+        def progress(so_far: Heatmap, *_: int) -> bool:
+            nonlocal first
+            task.known.note(so_far)
+            if course is not None:
+                course.note(so_far)
+            now, count = time.perf_counter(), int(so_far.measured.sum())
+            first = first or (now, count)
+            new = count - first[1]
+            left = (now - first[0]) / new * max(0, wanted - count) if new else None
+            if not stopped() and pace.ready():
+                with self._lock:
+                    if latest() and not (task.exact and task.complete()):
+                        self._show(task, so_far, left=left)
+            return not stopped()
+
+        try:
+            with _Stoppable(stopped):
+                found = self._occlusion.heatmap(
+                    task.x,
+                    task.window.shape,
+                    task.window.strides,
+                    baselines=task.patch,
+                    target=task.aim.target,
+                    activation=self._activation,
+                    region=maps.as_engine(task.wish.region),
+                    classes="all" if task.keep_all else "predicted",
+                    schedule="coarse to fine",
+                    resume=None if known is None else maps.untrimmed(known),
+                    on_progress=progress,
+                    **goal,
+                )
+        except _Stopped:
+            return
+        except OcclusionCancelled as ended:
+            task.known.note(ended.partial)
+            return
+        task.known.note(found)
+        if course is not None:
+            course.end(found)
 
     def _capture(self, given: ModelInput, window: SlidingWindow) -> None:
         """Capture the model's graph once for every shape, so that no map's time contains it."""
@@ -477,42 +619,39 @@ class OcclusionExplorer(anywidget.AnyWidget):
             x = given.x.to(_device_and_type(self._model, given.x))
             self._occlusion.plan(x, window.shape, window.strides)
 
-    def _for_target(self, heatmap: Heatmap) -> Heatmap:
-        if self.target is None or heatmap.outputs is None:
-            return heatmap
-        return heatmap.for_target(self.target)
+    def _show(
+        self, task: _Task, heatmap: Heatmap, *, left: float | None = None, finished: bool = False
+    ) -> None:
+        """Send a map to the page, filled. The caller holds the lock.
 
-    def _show(self, known: Known, step: int, region: Region, *, done: int, left: float | None) -> None:
-        """Send the map to the page. The caller holds the lock."""
-        assert known.heatmap is not None
-        heatmap = self._for_target(known.heatmap)
-        wanted = maps.wanted(heatmap.window, region)
-        asked, step = maps.asked(wanted, step)
-        total = int(asked.sum())
-        frame = maps.to_page(heatmap, maps.Picture.of(heatmap, wanted, step))
-        frame |= {
-            "done": done,
-            "total": total,
+        Args:
+            task: What it is for.
+            heatmap: The map.
+            left: Seconds to come at most; None where nobody knows.
+            finished: Whether it is what was asked for.
+        """
+        heatmap = _filled(heatmap, task.wanted)
+        self._shown = _Shown(heatmap, task)
+        self._frame = maps.to_page(heatmap, task.wanted) | {
             "left": left,
-            "finished": done >= total,
-            "goal": step,
-            "wanted": int(wanted.sum()),
-            "seconds": known.seconds.get(step, heatmap.seconds),
-            "shared": max(_largest_drop(self._for_target(h)) for h in self._memory.heatmaps()),
-            "region": _to_page(region),
+            "finished": finished,
+            "estimate": maps.estimate(heatmap),
+            "note": task.note,
+            "shared": max(maps.largest_drop(h, task.aim.target) for h in self._memory.heatmaps()),
+            "region": _to_page(task.wish.region),
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
-        self._frame = frame
 
-    def _compare(self, known: Known, step: int) -> None:
+    def _compare(self) -> None:
         """Send the comparison to the page, if there is an exact map. The caller holds the lock."""
-        if not known.complete or known.heatmap is None:
+        if self._shown is None:
             return
-        heatmap = self._for_target(known.heatmap)
-        approximate = step_for(self.ssim_target if self.ssim_target < 1 else 0.95, False)
-        seconds = self._pass_seconds.get(heatmap.window.input_shape)
-        found = maps.comparison(known, heatmap, approximate, seconds)
-        self._comparison = found | {"ssimTarget": self.ssim_target}
+        task = self._shown.task
+        exact, approximate = task.so_far(), task.approximate()
+        if exact is None or approximate is None or task.wish.region is not None or not task.complete():
+            return
+        seconds = self._pass_seconds.get(task.window.input_shape)
+        self._comparison = maps.comparison(approximate, exact, seconds) | {"ssimTarget": task.ssim_target}
 
     def _time_full_inference(self, given: ModelInput, stopped: Cancelled) -> None:
         """Seconds that full inference takes for an image, in the best batch; nothing if stopped."""
@@ -657,9 +796,11 @@ def _activated(outputs: Tensor, activation: Activation) -> Tensor:
     return outputs.softmax(1) if activation == "softmax" else activation(outputs)
 
 
-def _largest_drop(heatmap: Heatmap) -> float:
-    known = heatmap.drop[heatmap.measured].abs()
-    return float(known.max()) if known.numel() else 0.0
+def _filled(heatmap: Heatmap, wanted: Flags) -> Heatmap:
+    """The same, interpolated where that is wanted and has not been done."""
+    where = torch.from_numpy(wanted.reshape(heatmap.window.grid_shape))
+    known = bool((heatmap.status[where] != Status.UNKNOWN).all())
+    return heatmap if known else heatmap.filled(where.numpy())
 
 
 def _table(name: str) -> bytes:

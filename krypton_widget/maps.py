@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.heatmap import Heatmap
-from krypton_engine.quality import ssim
+from krypton_engine.heatmap import Heatmap, Status
+from krypton_engine.tuning import Fingerprint, Tuning
 from krypton_engine.windows import SlidingWindow
-from krypton_widget.filling import COARSEST, Flags, every, filled, finest_complete
+
+Flags = npt.NDArray[np.bool_]
 
 Region = tuple[int, ...] | Flags | None
 """Where to look: everywhere, a box (top, left, bottom, right), or a mask (height, width)."""
-
-UNKNOWN, INTERPOLATED, MEASURED = 0, 1, 2
-"""How the value of a cell was come by."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +41,166 @@ class Question:
     target: int | None = None
 
 
+@dataclass(frozen=True)
+class Aim:
+    """All that the course of an approximate map depends on, its end aside.
+
+    Attributes:
+        target: The class explained.
+        region: Where to look, by its fingerprint; None for everywhere.
+        tuned_for: The SSIM target that a tuning chose it for; None without one: then the course is the same
+            for all of them, and only its end differs.
+    """
+
+    target: int
+    region: bytes | None
+    tuned_for: float | None = None
+
+
+class Course:
+    """How an approximate map came about: a map for every refinement, each with what is expected of it."""
+
+    def __init__(self) -> None:
+        self.stages: list[Heatmap] = []
+        self._last: Heatmap | None = None
+
+    def begin(self) -> None:
+        """A run begins, perhaps not where the last one stopped."""
+        self._last = None
+
+    def note(self, so_far: Heatmap) -> None:
+        """Take the map of a run on its way: a new estimate is that of the map before it."""
+        before, self._last = self._last, so_far
+        estimate = so_far.ssim_estimate
+        if before is not None and estimate is not None and estimate != before.ssim_estimate:
+            self.stages.append(replace(before, ssim_estimate=estimate, outputs=None, measure=None))
+
+    def end(self, heatmap: Heatmap) -> None:
+        """Take the map that a run ended with."""
+        self.stages.append(replace(heatmap, outputs=None, measure=None))
+
+    def reached(self, ssim_target: float) -> Heatmap | None:
+        """The first map that was good enough."""
+        return next(
+            (h for h in self.stages if h.ssim_estimate is not None and h.ssim_estimate.low >= ssim_target),
+            None,
+        )
+
+
 @dataclass
 class Known:
     """What has been measured for a question.
 
     Attributes:
-        heatmap: What has been measured so far.
-        seconds: After how many seconds the grid of every n-th position was complete, by n.
+        heatmap: That in which most has been measured exactly.
+        courses: How its approximate maps came about.
     """
 
     heatmap: Heatmap | None = None
-    seconds: dict[int, float] = field(default_factory=dict)
+    courses: dict[Aim, Course] = field(default_factory=dict)
 
     def note(self, heatmap: Heatmap) -> None:
-        """Take a heatmap that has measured more."""
-        self.heatmap = heatmap
-        measured = on_grid(heatmap, heatmap.measured)
-        step = COARSEST
-        while step >= 1:
-            if step not in self.seconds and measured[::step, ::step].all():
-                self.seconds[step] = heatmap.seconds
-            step //= 2
+        """Take a heatmap; it is kept if it knows as much as the last."""
+        if self.heatmap is None or _exact(heatmap).sum() >= _exact(self.heatmap).sum():
+            self.heatmap = heatmap
 
-    @property
-    def complete(self) -> bool:
-        """Whether every position has been measured."""
-        return self.heatmap is not None and bool(self.heatmap.measured.all())
+    def course(self, aim: Aim) -> Course:
+        """The course to ``aim``, perhaps one that has not begun."""
+        return self.courses.setdefault(aim, Course())
+
+    def of(self, target: int) -> Heatmap | None:
+        """All that has been measured, seen by a class."""
+        if self.heatmap is None or self.heatmap.target == target:
+            return self.heatmap
+        return untrimmed(self.heatmap).for_target(target)
+
+    def covers(self, wanted: Flags) -> bool:
+        """Whether all positions wanted have been measured exactly."""
+        if self.heatmap is None:
+            return False
+        return bool((on_grid(self.heatmap, _exact(self.heatmap)) | ~wanted).all())
+
+    def approximate(self, aim: Aim, ssim_target: float) -> Heatmap | None:
+        """The approximate map that was good enough, by the class that is explained.
+
+        Where the map is exact for all classes, that of another class will do: the same positions, seen by
+        this one. Nobody knows before comparing how good it is.
+        """
+        found = self.course(aim).reached(ssim_target)
+        exact = self.of(aim.target)
+        if found is not None or exact is None or not bool(_exact(exact).all()):
+            return found
+        for other, course in self.courses.items():
+            stage = course.reached(ssim_target)
+            if stage is not None and other == replace(aim, target=other.target):
+                return part(exact, stage)
+        return None
+
+
+def _exact(heatmap: Heatmap) -> Tensor:
+    return heatmap.measured if heatmap.trimmed is None else heatmap.measured & ~heatmap.trimmed
+
+
+def untrimmed(heatmap: Heatmap) -> Heatmap:
+    """Only what was measured exactly, in no time if that is nothing."""
+    if heatmap.trimmed is None or not bool(heatmap.trimmed.any()):
+        return heatmap
+    kept = _exact(heatmap)
+
+    def only(cells: Tensor | None, otherwise: float) -> Tensor | None:
+        if cells is None:
+            return None
+        where = kept.reshape(*kept.shape, *[1] * (cells.ndim - kept.ndim))
+        return torch.where(where, cells, torch.tensor(otherwise, dtype=cells.dtype))
+
+    values = only(heatmap.values, math.nan)
+    assert values is not None
+    return replace(
+        heatmap,
+        values=values,
+        measured=kept,
+        trimmed=None,
+        classes=only(heatmap.classes, -1),
+        class_values=only(heatmap.class_values, math.nan),
+        outputs=only(heatmap.outputs, math.nan),
+        seconds=heatmap.seconds if bool(kept.any()) else 0.0,
+        ssim_estimate=None,
+    )
+
+
+def part(exact: Heatmap, like: Heatmap) -> Heatmap:
+    """What ``exact`` would be if only the positions of ``like`` had been measured."""
+    values = torch.where(like.measured, exact.values, torch.tensor(math.nan, dtype=exact.values.dtype))
+    return replace(
+        exact, values=values, measured=like.measured, seconds=like.seconds, ssim_estimate=None, measure=None
+    ).filled()
+
+
+_UNFIT = {
+    "input_shape": "image size",
+    "window": "patch size",
+    "strides": "stride",
+    "baseline": "patch colour",
+    "target": "class",
+}
+
+
+def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
+    """In what a tuning is for something else, in words; empty where it fits, the model aside.
+
+    Args:
+        tuning: The tuning.
+        window: The sliding window asked for.
+        patch: What covers the cells, ``(channels, height, width)``.
+        target: The class explained.
+        predicted: The class predicted.
+    """
+    own = None if tuning.fingerprint.target is None and target == predicted else target
+    found = Fingerprint.of(window, patch, own, lambda _: torch.empty(0))
+    words = [
+        word for name, word in _UNFIT.items() if getattr(tuning.fingerprint, name) != getattr(found, name)
+    ]
+    return f"the tuning is for another {' and '.join(words)}" if words else ""
 
 
 class Memory:
@@ -84,7 +218,7 @@ class Memory:
         """What is known of ``question``, which is now the latest; the oldest are forgotten."""
         known = self._known.setdefault(question, Known())
         self._known.move_to_end(question)
-        while len(self._known) > 1 and sum(_bytes(k.heatmap) for k in self._known.values()) > self._largest:
+        while len(self._known) > 1 and sum(map(_bytes, self._known.values())) > self._largest:
             self._known.popitem(last=False)
         return known
 
@@ -93,10 +227,10 @@ class Memory:
         return [known.heatmap for known in list(self._known.values()) if known.heatmap is not None]
 
 
-def _bytes(heatmap: Heatmap | None) -> int:
-    if heatmap is None:
-        return 0
-    kept = (heatmap.values, heatmap.measured, heatmap.classes, heatmap.class_values, heatmap.outputs)
+def _bytes(known: Known) -> int:
+    maps = [stage for course in known.courses.values() for stage in course.stages]
+    maps += [] if known.heatmap is None else [known.heatmap]
+    kept = [t for m in maps for t in (m.values, m.measured, m.classes, m.class_values, m.outputs)]
     return sum(t.numel() * t.element_size() for t in kept if t is not None)
 
 
@@ -119,63 +253,44 @@ def wanted(window: SlidingWindow, region: Region) -> Flags:
     return flat.reshape(rows, columns)
 
 
-def asked(wanted: Flags, step: int) -> tuple[Flags, int]:
-    """Positions to measure, and their step: all of them where the coarse grid misses a small region."""
-    cells = wanted & every(wanted.shape, step)
-    return (cells, step) if cells.any() else (wanted, 1)
-
-
 def as_engine(region: Region) -> Tensor | tuple[int, ...] | None:
     """A region as `KryptonOcclusion.heatmap` takes it."""
     return torch.from_numpy(region) if isinstance(region, np.ndarray) else region
 
 
-def step_for(ssim_target: float, exact: bool) -> int:
-    """Every how many positions are measured along each axis, the others interpolated."""
-    if exact or ssim_target >= 1:
-        return 1
-    return 2 if ssim_target >= 0.9 else 4
+def fingerprint(region: Region) -> bytes | None:
+    """Tells one region from another."""
+    if region is None:
+        return None
+    return region.tobytes() if isinstance(region, np.ndarray) else str(region).encode()
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A map as it is shown: measured where it has been, else interpolated.
+def largest_drop(heatmap: Heatmap, target: int | None) -> float:
+    """The largest measured change of the target, or of the map's own where only that was kept."""
+    values, base = heatmap.values, heatmap.base
+    if heatmap.outputs is not None and heatmap.base_outputs is not None and target is not None:
+        values, base = heatmap.outputs[..., target], heatmap.base_outputs[target]
+    known = (base - values)[heatmap.measured].abs()
+    return float(known.max()) if known.numel() else 0.0
 
-    Attributes:
-        values: (rows, columns), the target's output; NaN where nothing is known or wanted.
-        known: How each was come by.
-        step: The finest grid that is complete; None before the coarsest is.
+
+def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
+    """What the page draws: numbers as little-endian bytes, row by row.
+
+    Args:
+        heatmap: What to show.
+        wanted: Where (rows, columns); elsewhere nothing is known.
     """
-
-    values: Any
-    known: Any
-    step: int | None
-
-    @staticmethod
-    def of(heatmap: Heatmap, wanted: Flags, step: int) -> Picture:
-        """Show what was measured on the grid of every ``step``-th position, where ``wanted``."""
-        values = on_grid(heatmap, heatmap.values).astype(np.float32)
-        measured = on_grid(heatmap, heatmap.measured) & wanted & every(wanted.shape, step)
-        known = np.full(wanted.shape, UNKNOWN, dtype=np.uint8)
-        if not measured.any():
-            return Picture(np.full(wanted.shape, np.nan, dtype=np.float32), known, None)
-        known[wanted] = INTERPOLATED
-        known[measured] = MEASURED
-        shown = np.where(wanted, filled(values, measured), np.nan).astype(np.float32)
-        return Picture(shown, known, finest_complete(measured, wanted))
-
-
-def to_page(heatmap: Heatmap, picture: Picture) -> dict[str, Any]:
-    """What the page draws: numbers as little-endian bytes, row by row."""
     window = heatmap.window
-    measured = picture.known == MEASURED
+    status = np.where(wanted, on_grid(heatmap, heatmap.status), Status.UNKNOWN).astype(np.uint8)
+    measured = status >= Status.TRIMMED
 
-    def cells(tensor: Tensor | None, missing: float, dtype: type[np.generic]) -> bytes:
+    def cells(tensor: Tensor | None, where: Flags, missing: float, dtype: type[np.generic]) -> bytes:
         if tensor is None:
             return b""
-        return np.where(measured, on_grid(heatmap, tensor), missing).astype(dtype).tobytes()
+        return np.where(where, on_grid(heatmap, tensor), missing).astype(dtype).tobytes()
 
-    drops = np.abs(float(heatmap.base) - picture.values[picture.known != UNKNOWN])
+    drops = np.abs(on_grid(heatmap, heatmap.drop)[status != Status.UNKNOWN])
     return {
         "rows": window.counts[1],
         "columns": window.counts[2],
@@ -185,44 +300,48 @@ def to_page(heatmap: Heatmap, picture: Picture) -> dict[str, Any]:
         "stride": window.strides[1],
         "target": heatmap.target,
         "base": float(heatmap.base),
-        "step": picture.step or 0,
         "largest": float(drops.max()) if drops.size else 0.0,
-        "values": picture.values.tobytes(),
-        "known": picture.known.tobytes(),
-        "classes": cells(heatmap.classes, -1, np.int32),
-        "classValues": cells(heatmap.class_values, np.nan, np.float32),
+        "values": cells(heatmap.values, status != Status.UNKNOWN, np.nan, np.float32),
+        "status": status.tobytes(),
+        "classes": cells(heatmap.classes, measured, -1, np.int32),
+        "classValues": cells(heatmap.class_values, measured, np.nan, np.float32),
+        "done": int(measured.sum()),
+        "total": int(wanted.sum()),
+        "exact": bool((status[wanted] == Status.EXACT).all()),
+        "seconds": heatmap.seconds,
     }
 
 
-def comparison(known: Known, heatmap: Heatmap, step: int, pass_seconds: float | None) -> dict[str, Any]:
+def estimate(heatmap: Heatmap) -> dict[str, Any] | None:
+    """What the SSIM of an approximate map probably is; None where that is not known, or certain."""
+    found = heatmap.ssim_estimate
+    return None if found is None or found.basis == "exact" else asdict(found)
+
+
+def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> dict[str, Any]:
     """The approximate map beside the exact one, and what each cost.
 
     Args:
-        known: A complete map.
-        heatmap: The same for the target shown.
-        step: The approximate map's.
+        approximate: As it was shown, for the class explained.
+        exact: The same measured everywhere.
         pass_seconds: What full inference takes for a position; None if not timed yet.
     """
-    everywhere = wanted(heatmap.window, None)
-    approximate = Picture.of(heatmap, everywhere, step)
-    exact = Picture.of(heatmap, everywhere, 1)
-    positions, measured = everywhere.size, int((approximate.known == MEASURED).sum())
-    seconds, exact_seconds = known.seconds[step], known.seconds[1]
+    positions = exact.measured.numel()
+    seconds, exact_seconds = approximate.seconds, exact.seconds
     full = None if pass_seconds is None else pass_seconds * positions
     return {
-        "rows": everywhere.shape[0],
-        "columns": everywhere.shape[1],
-        "window": heatmap.window.shape[1],
-        "stride": heatmap.window.strides[1],
-        "target": heatmap.target,
-        "base": float(heatmap.base),
-        "step": step,
-        "approximate": approximate.values.tobytes(),
-        "known": approximate.known.tobytes(),
-        "exact": exact.values.tobytes(),
-        "ssim": ssim(torch.from_numpy(approximate.values), torch.from_numpy(exact.values)),
+        "rows": exact.window.counts[1],
+        "columns": exact.window.counts[2],
+        "window": exact.window.shape[1],
+        "stride": exact.window.strides[1],
+        "target": exact.target,
+        "base": float(exact.base),
+        "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
+        "exact": exact.values.numpy().astype(np.float32).tobytes(),
+        "ssim": approximate.compare(exact).ssim,
+        "estimate": estimate(approximate),
         "positions": positions,
-        "measured": measured,
+        "measured": int(approximate.measured.sum()),
         "seconds": seconds,
         "exactSeconds": exact_seconds,
         "speedUp": exact_seconds / max(seconds, 1e-9),

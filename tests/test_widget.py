@@ -7,6 +7,7 @@ import gc
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
@@ -16,9 +17,14 @@ from PIL import Image
 from torch import nn
 
 from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine.heatmap import Status
+from krypton_engine.quality import ssim
 from krypton_widget import OcclusionExplorer
 
 SIZE = (24, 20)
+
+TARGET = 0.8
+"""SSIM that takes a part of a random network's map."""
 
 
 class Slow(nn.Module):
@@ -55,6 +61,19 @@ def explore(cnn, photo):
         explorer.close()
 
 
+def map_of(model, explorer, window, stride, **options):
+    """The engine's map of what an explorer shows."""
+    return KryptonOcclusion(model).heatmap(
+        explorer._inputs[0].x,
+        (3, window, window),
+        (3, stride, stride),
+        explorer._inputs[0].patch(explorer.baseline),
+        explorer.target,
+        activation="softmax",
+        **options,
+    )
+
+
 def workers() -> int:
     return sum(thread.name == "krypton explorer" for thread in threading.enumerate())
 
@@ -62,18 +81,69 @@ def workers() -> int:
 # --- what it computes ---------------------------------------------------------------------------------
 
 
-def test_it_runs_at_construction_and_says_approximate(explore):
-    explorer = explore()
+def test_it_runs_at_construction_and_says_approximate(explore, cnn):
+    explorer = explore(ssim_target=TARGET)
     explorer.wait(60)
-    frame = explorer._frame
-    assert not explorer.running and frame["finished"]
-    measured = explorer.heatmap.measured
-    assert measured[::2, ::2].all() and measured.sum() == 20, "every second position along each axis"
-    known = np.frombuffer(frame["known"], np.uint8).reshape(measured.shape)
+    frame, heatmap = explorer._frame, explorer.heatmap
+    assert not explorer.running and frame["finished"] and not frame["exact"]
+    measured = heatmap.measured
+    assert 0 < int(measured.sum()) == frame["done"] < frame["total"] == 80
+    status = np.frombuffer(frame["status"], np.uint8).reshape(measured.shape)
     values = np.frombuffer(frame["values"], np.float32).reshape(measured.shape)
-    assert np.array_equal(known == 2, measured.numpy()) and (known[~measured.numpy()] == 1).all()
-    assert np.isfinite(values).all() and explorer.heatmap.values.isnan().any(), "filled on the page only"
-    assert np.array_equal(values[measured.numpy()], explorer.heatmap.values[measured].numpy())
+    assert np.array_equal(status == Status.EXACT, measured.numpy())
+    assert (status[~measured.numpy()] == Status.INTERPOLATED).all() and np.isfinite(values).all()
+    assert (np.frombuffer(frame["classes"], np.int32).reshape(measured.shape)[~measured] == -1).all()
+    exact = map_of(cnn, explorer, 6, 2)
+    assert np.allclose(values[measured], exact.values[measured], rtol=0, atol=1e-5)
+    assert TARGET <= frame["estimate"]["low"] <= frame["estimate"]["value"] <= frame["estimate"]["high"] <= 1
+    assert frame["estimate"]["basis"] == "online" and frame["note"] == ""
+
+
+def test_the_map_is_the_engines_at_every_target(explore, cnn):
+    """Also where the slider came from above, and nothing was measured any more."""
+    explorer = explore(ssim_target=0.96)
+    for target in (0.96, TARGET, 0.9):
+        explorer.ssim_target = target
+        explorer.wait(60)
+        expected = map_of(cnn, explorer, 6, 2, ssim_target=target)
+        assert torch.equal(explorer.heatmap.measured, expected.measured)
+        torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
+        assert explorer.heatmap.ssim_estimate.low == pytest.approx(expected.ssim_estimate.low, abs=1e-3)
+
+
+def test_a_higher_target_goes_on_from_what_is_there(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model, ssim_target=TARGET)
+    explorer.wait(60)
+    before = explorer.heatmap
+    explorer.ssim_target = 0.96
+    explorer.wait(60)
+    after = explorer.heatmap
+    assert (after.measured >= before.measured).all() and after.measured.sum() > before.measured.sum()
+    assert after.seconds > before.seconds
+    model.trouble = RuntimeError("the model was asked")
+    explorer.ssim_target = TARGET
+    explorer.wait(10)
+    assert torch.equal(explorer.heatmap.measured, before.measured)
+
+
+def test_exact_finishes_the_approximate_map(explore, cnn):
+    explorer = explore(ssim_target=TARGET)
+    explorer.wait(60)
+    approximate = explorer.heatmap
+    explorer.exact = True
+    explorer.wait(60)
+    exact, found = explorer.heatmap, explorer._comparison
+    assert exact.measured.all() and explorer._frame["exact"] and explorer._frame["estimate"] is None
+    assert found["ssim"] == pytest.approx(
+        ssim(approximate.values, map_of(cnn, explorer, 6, 2).values), abs=1e-4
+    )
+    assert np.array_equal(np.frombuffer(found["approximate"], np.float32), approximate.values.float().ravel())
+    assert (found["measured"], found["seconds"]) == (int(approximate.measured.sum()), approximate.seconds)
+    assert found["exactSeconds"] == exact.seconds > approximate.seconds
+    explorer.exact = False
+    explorer.wait(60)
+    assert not explorer._frame["exact"] and torch.equal(explorer.heatmap.measured, approximate.measured)
 
 
 @pytest.mark.parametrize("baseline", ["grey", "black", "mean", "blur"])
@@ -125,18 +195,84 @@ def test_probabilities_are_left_alone(explore, cnn):
     assert float(explorer.heatmap.base_outputs.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_ssim_and_costs_once_the_exact_map_is_there(explore):
-    explorer = explore(exact=True)
+def test_ssim_and_costs_once_the_exact_map_is_there(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model, exact=True, ssim_target=TARGET)
     explorer.wait(60)
     found = explorer._comparison
-    assert found["positions"] == 80 and found["measured"] == 20 and found["step"] == 2
+    assert found["positions"] == 80 > found["measured"] > 0 and found["ssimTarget"] == TARGET
     assert -1 < found["ssim"] < 1
-    assert 0 < found["seconds"] <= found["exactSeconds"]
+    assert 0 < found["seconds"] < found["exactSeconds"]
     assert found["speedUp"] == pytest.approx(found["exactSeconds"] / found["seconds"])
     assert found["fullSpeedUp"] == pytest.approx(found["fullSeconds"] / found["seconds"])
-    explorer.ssim_target = 0.7
+    model.trouble = RuntimeError("the model was asked")
+    explorer.ssim_target = 0.96
     explorer.wait(60)
-    assert explorer._comparison["step"] == 4
+    assert explorer._comparison["measured"] > found["measured"], "on its way to exact it passed that too"
+    assert explorer._comparison["ssim"] > found["ssim"]
+
+
+# --- tuning -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuning(cnn):
+    samples = torch.from_numpy(
+        np.random.default_rng(5).integers(0, 256, (10, 3, *SIZE)).astype(np.float32) / 255
+    )
+    return KryptonOcclusion(cnn).tune(samples, (3, 6, 6), (3, 2, 2), 0.0, activation="softmax")
+
+
+def test_a_tuning_says_when_to_stop(explore, cnn, tuning):
+    explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
+    explorer.wait(60)
+    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, tuning=tuning)
+    assert torch.equal(explorer.heatmap.measured, expected.measured)
+    assert explorer._frame["estimate"]["basis"] == "tuned" and explorer._frame["note"] == ""
+    explorer.exact = True
+    explorer.wait(60)
+    assert (explorer.heatmap.status == Status.EXACT).all(), "what was trimmed is measured anew"
+    exact = map_of(cnn, explorer, 6, 2)
+    torch.testing.assert_close(explorer.heatmap.values, exact.values, rtol=0, atol=1e-5)
+    assert explorer._comparison["ssim"] == pytest.approx(ssim(expected.values, exact.values), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": 7}, "the tuning is for another patch size"),
+        ({"window": 7, "stride": 3}, "the tuning is for another patch size and stride"),
+        ({"baseline": "grey"}, "the tuning is for another patch colour"),
+        ({"target": "second"}, "the tuning is for another class"),
+    ],
+)
+def test_where_a_tuning_does_not_fit_it_is_said(explore, photo, cnn, tuning, options, words):
+    explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
+    explorer.wait(60)
+    for name, value in options.items():
+        setattr(explorer, name, (explorer.heatmap.target + 1) % 5 if value == "second" else value)
+    explorer.wait(60)
+    assert not explorer.error and explorer._frame["finished"] and explorer._frame["note"] == words
+    assert explorer._frame["estimate"] is None or explorer._frame["estimate"]["basis"] == "online"
+    assert explorer.heatmap.trimmed is None
+
+
+def test_a_tuning_of_another_model_is_told(explore, cnn, tuning):
+    other = copy.deepcopy(cnn)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    explorer = explore(other, tuning=tuning, baseline="black")
+    with pytest.raises(InputError, match="tuning was made for something else"):
+        explorer.wait(60)
+    assert "tuning was made for something else" in explorer.error
+
+
+def test_a_tuning_of_too_few_images_means_exact(explore, cnn, tuning):
+    few = replace(tuning, curves=tuple(c for c in tuning.curves if c.image in sorted(tuning.images)[:3]))
+    explorer = explore(tuning=few, ssim_target=TARGET, baseline="black")
+    explorer.wait(60)
+    assert explorer._frame["exact"] and "too few images" in explorer._frame["note"]
 
 
 # --- controls -----------------------------------------------------------------------------------------
@@ -160,6 +296,7 @@ def test_another_class_costs_nothing(explore, cnn):
     target = (explorer.heatmap.target + 1) % 5
     explorer.target = target
     explorer.wait(10)
+    assert not explorer.error
     assert explorer._frame["target"] == explorer.heatmap.target == explorer._comparison["target"] == target
 
 
@@ -179,8 +316,8 @@ def test_a_region(explore):
     explorer = explore(exact=True, region=(0, 0, 6, 6))
     explorer.wait(60)
     assert explorer.heatmap.measured.sum() == 9
-    known = np.frombuffer(explorer._frame["known"], np.uint8)
-    assert (known == 2).sum() == 9 and (known == 0).sum() == 71
+    status = np.frombuffer(explorer._frame["status"], np.uint8)
+    assert (status == Status.EXACT).sum() == 9 and (status == Status.UNKNOWN).sum() == 71
     mask = np.zeros(SIZE, dtype=bool)
     mask[-1, -1] = True
     explorer.region = mask
@@ -188,10 +325,24 @@ def test_a_region(explore):
     assert explorer.heatmap.measured.sum() == 10, "what was measured stays"
 
 
-def test_a_region_that_the_coarse_grid_misses(explore):
+def test_a_region_of_one_position(explore):
     explorer = explore(window=3, stride=3, region=(3, 3, 5, 5))
     explorer.wait(60)
     assert explorer.heatmap.measured.sum() == 1 and explorer._frame["finished"]
+
+
+def test_an_approximate_region(explore, cnn):
+    explorer = explore(ssim_target=TARGET, region=(0, 0, 14, 20))
+    explorer.wait(60)
+    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, region=(0, 0, 14, 20))
+    assert torch.equal(explorer.heatmap.measured, expected.measured)
+    assert explorer._frame["total"] == 7 * 8 and explorer._frame["done"] < 56
+    explorer.exact = True
+    explorer.wait(60)
+    assert explorer._frame["exact"] and explorer._frame["done"] == 56 and not explorer._comparison
+    explorer.region = None
+    explorer.wait(60)
+    assert explorer.heatmap.measured.all() and explorer._comparison
 
 
 def test_large_photographs(explore):
@@ -303,7 +454,12 @@ def test_a_weight_replaced_between_two_runs(explore, cnn):
     explorer.wait(60)
     x = explorer._inputs[0].x
     expected = KryptonOcclusion(model).heatmap(
-        x, (3, 7, 7), (3, 2, 2), explorer._inputs[0].patch("grey"), activation="softmax"
+        x,
+        (3, 7, 7),
+        (3, 2, 2),
+        explorer._inputs[0].patch("grey"),
+        explorer.heatmap.target,
+        activation="softmax",
     )
     torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
     assert explorer.heatmap.plan.incremental
@@ -385,6 +541,9 @@ def test_closing_ends_the_worker(explore):
         ({"class_names": ["one", "two"]}, "class_names has 2 names; the model has 5"),
         ({"window": 21}, "window is 21; accepted are 1 to 20"),
         ({"stride": 0}, "stride is 0"),
+        ({"ssim_target": 0.0}, r"ssim_target is 0\.0; accepted"),
+        ({"ssim_target": 1.5}, r"ssim_target is 1\.5; accepted"),
+        ({"tuning": "tuning.json"}, "tuning is str; accepted"),
         ({"target": 5}, "target is 5; the model has classes 0 to 4"),
         ({"preprocess": 3}, "preprocess is int"),
         ({"preprocess": lambda image: 1 / 0}, "preprocess raised ZeroDivisionError"),

@@ -1,4 +1,4 @@
-"""The widget's pure parts: interpolation, the worker, steps."""
+"""The widget's pure parts: what is known of a map, and the worker."""
 
 from __future__ import annotations
 
@@ -6,49 +6,85 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
-from krypton_widget.filling import every, filled, finest_complete
-from krypton_widget.maps import step_for
+from krypton_engine import Heatmap
+from krypton_engine.quality import SsimEstimate
+from krypton_engine.windows import SlidingWindow
+from krypton_widget.maps import Aim, Course, Known, untrimmed
 from krypton_widget.worker import LatestWins
 
 
-@pytest.mark.parametrize("shape", [(27, 27), (1, 9), (8, 5), (2, 2), (30, 17)])
-@pytest.mark.parametrize("step", [8, 4, 2, 1])
-def test_a_linear_map_is_filled_without_error(shape, step):
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    values = (rows * 0.3 - columns * 0.1 + 2).astype(np.float32)
-    measured = every(shape, step)
-    full = filled(np.where(measured, values, np.nan).astype(np.float32), measured)
-    assert np.array_equal(full[measured], values[measured])
-    last = [(n - 1) // step * step for n in shape]
-    inside = (rows <= last[0]) & (columns <= last[1])
-    assert np.allclose(full[inside], values[inside], atol=1e-5) and np.isfinite(full).all()
+def heatmap(measured, trimmed=None, estimate=None):
+    """A map of one row of four positions and two classes."""
+    outputs = torch.tensor([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
+    where = torch.tensor(measured)
+    nan = torch.tensor(float("nan"))
+    return Heatmap(
+        values=torch.where(where, outputs[:, 0], nan),
+        base=torch.tensor(0.5),
+        measured=where,
+        window=SlidingWindow((1, 2, 8), (1, 2, 2), (1, 2, 2)),
+        target=0,
+        classes=torch.where(where, 1, -1),
+        outputs=torch.where(where[:, None], outputs, nan),
+        base_outputs=torch.tensor([0.5, 0.5]),
+        trimmed=None if trimmed is None else torch.tensor(trimmed),
+        ssim_estimate=estimate,
+    )
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_any_measured_cells_are_kept_and_the_rest_lies_between(seed):
-    generator = np.random.default_rng(seed)
-    values = generator.normal(size=(13, 11)).astype(np.float32)
-    measured = generator.random(values.shape) < 0.2
-    measured[3, 4] = True
-    full = filled(np.where(measured, values, np.nan).astype(np.float32), measured)
-    assert np.array_equal(full[measured], values[measured])
-    assert values[measured].min() <= full.min() and full.max() <= values[measured].max()
+def expected(low):
+    return SsimEstimate(low, low, low, "online")
 
 
-def test_the_finest_grid_that_is_complete():
-    everywhere = np.ones((20, 20), dtype=bool)
-    assert finest_complete(np.zeros((20, 20), dtype=bool), everywhere) is None
-    for step in (8, 4, 2, 1):
-        assert finest_complete(every((20, 20), step), everywhere) == step
-    part = np.zeros((20, 20), dtype=bool)
-    part[9:12, 9:12] = True
-    assert finest_complete(part & every((20, 20), 2), part) == 2
+def test_an_estimate_is_that_of_the_map_before_it():
+    one, two = [True, False, False, False], [True, False, False, True]
+    course = Course()
+    course.begin()
+    for so_far in (heatmap(one), heatmap(two), heatmap([True] * 4, estimate=expected(0.8))):
+        course.note(so_far)
+    course.end(heatmap([True] * 4, estimate=SsimEstimate(1, 1, 1, "exact")))
+    assert course.reached(0.8).measured.tolist() == two
+    assert course.reached(0.9).measured.all()
+    assert len(course.stages) == 2 and course.stages[0].outputs is None
 
 
-def test_steps():
-    assert [step_for(t, False) for t in (0.5, 0.89, 0.9, 0.99, 1.0)] == [4, 4, 2, 2, 1]
-    assert step_for(0.5, True) == 1
+def test_a_run_that_was_cut_short_leaves_no_estimate_to_the_next():
+    course = Course()
+    course.note(heatmap([True, False, False, False], estimate=expected(0.3)))
+    course.begin()
+    course.note(heatmap([True, True, False, False], estimate=expected(0.6)))
+    assert not course.stages
+
+
+def test_what_was_trimmed_is_measured_again():
+    kept = untrimmed(heatmap([True, True, True, False], trimmed=[False, True, False, False]))
+    assert kept.measured.tolist() == [True, False, True, False] and kept.trimmed is None
+    assert kept.values.isnan().tolist() == kept.outputs.isnan()[:, 1].tolist() == [False, True, False, True]
+    assert kept.classes.tolist() == [1, -1, 1, -1]
+    exact = heatmap([True] * 4)
+    assert untrimmed(exact) is exact
+
+
+def test_more_exact_positions_are_not_given_up():
+    known, exact = Known(), heatmap([True, True, False, False])
+    known.note(exact)
+    known.note(heatmap([True] * 4, trimmed=[True] * 4))
+    assert known.heatmap is exact
+    assert not known.covers(np.ones((1, 4), bool)) and known.covers(np.array([[True, True, False, False]]))
+
+
+def test_another_class_has_the_same_positions():
+    known, measured = Known(), [True, False, False, True]
+    known.note(heatmap([True] * 4))
+    known.course(Aim(0, None)).end(heatmap(measured, estimate=expected(0.8)))
+    found = known.approximate(Aim(1, None), 0.8)
+    assert found.measured.tolist() == measured and found.ssim_estimate is None and found.target == 1
+    assert found.values[[0, 3]].tolist() == pytest.approx([0.9, 0.6])
+    assert found.values.isfinite().all() and not torch.equal(found.values, known.of(1).values)
+    assert known.approximate(Aim(1, None), 0.9) is None
+    assert known.approximate(Aim(1, b"a region"), 0.8) is None
 
 
 def test_the_latest_job_wins():

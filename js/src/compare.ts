@@ -2,7 +2,7 @@
 import { h, type Listening, onRepaint } from "./dom";
 import { backdrop, drops, overlay, sheet } from "./paint";
 import type { Scene } from "./scene";
-import { type Comparison, floats, MEASURED, ordinal, seconds } from "./state";
+import { type Comparison, EXACT, floats, seconds } from "./state";
 
 const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 const times = (factor: number) => `${factor >= 10 ? factor.toFixed(0) : factor.toFixed(1)}×`;
@@ -28,7 +28,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
     if (!there || !scene.picture) return;
     const c = found as Comparison;
     const { height, width, table, limit } = scene;
-    const all = new Uint8Array(c.rows * c.columns).fill(MEASURED);
+    const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
     const [approximate, exact] = [floats(c.approximate), floats(c.exact)];
     const error = exact.map((value, i) => value - (approximate[i] ?? 0));
     const largest = error.reduce((most, e) => Math.max(most, Math.abs(e)), 0);
@@ -43,7 +43,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
       context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
     });
     const notes = [
-      `${ordinal(c.step)} position per axis, ${seconds(c.seconds)}`,
+      `${percent(c.measured / c.positions)} of the positions, ${seconds(c.seconds)}`,
       `every position, ${seconds(c.exactSeconds)}`,
       `same colours; at most ${largest.toFixed(3)}`,
     ];
@@ -58,7 +58,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
             "ssim",
             "SSIM",
             c.ssim.toFixed(3),
-            `measured; target ${c.ssimTarget.toFixed(2)} ${c.ssim >= c.ssimTarget ? "met" : "not met"}`,
+            `measured${c.estimate ? `, ${c.estimate.value.toFixed(2)} expected` : ""}; target ${c.ssimTarget.toFixed(2)} ${c.ssim >= c.ssimTarget ? "met" : "not met"}`,
           ],
           ["share", "positions computed", percent(c.measured / c.positions), `${c.measured} of ${c.positions}`],
           ["exact", "against our exact map", times(c.speedUp), "faster, measured"],

@@ -1,7 +1,7 @@
 // Native, labelled inputs bound to traits.
 import { h, type Listening, unique } from "./dom";
 import { gradient } from "./paint";
-import { octets, ordinal, type State, throttled } from "./state";
+import { octets, type State, throttled } from "./state";
 
 /** Between two messages to the kernel while a slider is dragged. */
 const SEND_MS = 100;
@@ -171,8 +171,7 @@ export function runControls(listening: Listening): HTMLElement {
       min: 0.5,
       max: () => 1,
       step: 0.01,
-      show: (value) =>
-        `${value.toFixed(2)}, ${ordinal(value >= 1 ? 1 : value >= 0.9 ? 2 : 4)}`.replace(", every", " · every"),
+      show: (value) => (value >= 1 ? "1, exact" : value.toFixed(2)),
     }),
     exactToggle(listening),
   );

@@ -2,7 +2,7 @@
 import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";
-import { digits, INTERPOLATED, signed, UNKNOWN } from "./state";
+import { digits, INTERPOLATED, signed, TRIMMED, UNKNOWN } from "./state";
 
 /** What is known of the cell looked at, in words. */
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
@@ -15,8 +15,8 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
     ["columns", `${box.left}–${box.right - 1}`],
   ];
   const place = pixels.map((row) => row.join(" ")).join(", ");
-  const known = map.known[i] ?? UNKNOWN;
-  if (known === UNKNOWN) return { rows: pixels, how: "not measured", text: `${place}: not measured` };
+  const status = map.status[i] ?? UNKNOWN;
+  if (status === UNKNOWN) return { rows: pixels, how: "not measured", text: `${place}: not measured` };
   const value = map.values[i] ?? NaN;
   const drop = map.base - value;
   const name = scene.name(map.target);
@@ -26,14 +26,15 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   ];
   let text = `${place}: ${name} ${digits(value)}, drop ${signed(drop)}`;
   const other = map.classes[i] ?? -1;
-  if (known !== INTERPOLATED && other >= 0) {
+  if (status !== INTERPOLATED && other >= 0) {
     const share = digits(map.classValues[i] ?? NaN);
     const flips = other !== scene.model.get("_view").predicted;
     rows.push([flips ? "flips to" : "still says", `${scene.name(other)} ${share}`]);
     text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;
   }
   rows.push(...pixels);
-  const how = known === INTERPOLATED ? "interpolated" : "measured";
+  const how =
+    status === INTERPOLATED ? "interpolated" : status === TRIMMED ? "measured, small changes dropped" : "measured";
   return { rows, how, text: `${text}, ${how}` };
 }
 

@@ -1,6 +1,6 @@
 // Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
 import { spread } from "./geometry";
-import { type Grid, MEASURED, UNKNOWN } from "./state";
+import { type Grid, INTERPOLATED, TRIMMED, UNKNOWN } from "./state";
 
 /** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
 export function tone(drop: number, limit: number): number {
@@ -16,7 +16,7 @@ export function weight(drop: number, limit: number, opacity: number): number {
 /** Colours over the picture's pixels, each that of the position centred nearest. */
 export function overlay(
   drops: Float32Array,
-  known: Uint8Array,
+  status: Uint8Array,
   grid: Grid,
   height: number,
   width: number,
@@ -26,7 +26,7 @@ export function overlay(
 ): Uint8ClampedArray<ArrayBuffer> {
   const cells = new Uint8ClampedArray(grid.rows * grid.columns * 4);
   for (let i = 0; i < drops.length; i++) {
-    if (known[i] === UNKNOWN) continue;
+    if (status[i] === UNKNOWN) continue;
     const drop = drops[i] ?? 0;
     const colour = 3 * tone(drop, limit);
     cells[4 * i] = table[colour] ?? 0;
@@ -80,12 +80,12 @@ export function reach(base: number, limit: number, areShares: boolean): [number,
 }
 
 /** Centres of measured cells, in pixels of the input, if any cell between them is interpolated. */
-export function dots(known: Uint8Array, grid: Grid, height: number, width: number): { x: number; y: number }[] {
-  if (!known.some((how) => how !== MEASURED && how !== UNKNOWN)) return [];
+export function dots(status: Uint8Array, grid: Grid, height: number, width: number): { x: number; y: number }[] {
+  if (!status.includes(INTERPOLATED)) return [];
   const found = [];
   for (let row = 0; row < grid.rows; row++) {
     for (let column = 0; column < grid.columns; column++) {
-      if (known[row * grid.columns + column] !== MEASURED) continue;
+      if ((status[row * grid.columns + column] ?? UNKNOWN) < TRIMMED) continue;
       found.push({
         x: Math.min(width - 1, column * grid.stride + grid.window / 2),
         y: Math.min(height - 1, row * grid.stride + grid.window / 2),

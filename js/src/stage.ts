@@ -148,13 +148,13 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     context.imageSmoothingEnabled = false;
     if (map && map.height === height && map.width === width) {
       const fall = drops(map.values, map.base);
-      const pixels = overlay(fall, map.known, map, height, width, scene.limit, scene.table, model.get("opacity"));
+      const pixels = overlay(fall, map.status, map, height, width, scene.limit, scene.table, model.get("opacity"));
       context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
       if (map.stride * scale >= 8) {
         const dense = map.stride * scale < 16;
         context.fillStyle = `rgb(255 255 255 / ${dense ? 35 : 70}%)`;
         context.strokeStyle = `rgb(0 0 0 / ${dense ? 15 : 35}%)`;
-        for (const dot of dots(map.known, map, height, width)) {
+        for (const dot of dots(map.status, map, height, width)) {
           context.beginPath();
           context.arc(dot.x * scale, dot.y * scale, Math.min(2, map.stride * scale * 0.12), 0, 7);
           context.fill();
@@ -181,7 +181,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     }
     // For whoever waits for a map to be on the screen.
     canvas.dataset.drawn = String(Number(canvas.dataset.drawn ?? 0) + 1);
-    canvas.dataset.map = map ? `${map.window}/${map.stride}/${map.step}` : "";
+    canvas.dataset.map = map ? `${map.window}/${map.stride}/${map.done}` : "";
   });
   scene.watch(draw);
   const resized = new ResizeObserver(draw);

@@ -1,9 +1,11 @@
 // What the kernel sends, in the page's terms.
 import type { AnyModel } from "@anywidget/types";
 
+// How a value was come by, as `krypton_engine.heatmap.Status` has it.
 export const UNKNOWN = 0;
 export const INTERPOLATED = 1;
-export const MEASURED = 2;
+export const TRIMMED = 2;
+export const EXACT = 3;
 
 type Bytes = DataView | undefined;
 
@@ -28,26 +30,35 @@ export interface Grid {
   stride: number;
 }
 
+/** What the SSIM of an approximate map probably is. */
+export interface Estimate {
+  value: number;
+  low: number;
+  high: number;
+  basis: string;
+}
+
 /** A map as far as it is known. */
 export interface Frame extends Grid {
   height: number;
   width: number;
   target: number | null;
   base: number;
-  step: number;
-  goal: number;
   largest: number;
   shared: number;
   seconds: number;
   done: number;
   total: number;
-  wanted: number;
   left: number | null;
   finished: boolean;
+  exact: boolean;
+  estimate: Estimate | null;
+  /** On the tuning, in words. */
+  note: string;
   inFull: boolean;
   region: Region;
   values: DataView;
-  known: DataView;
+  status: DataView;
   classes: Bytes;
   classValues: Bytes;
 }
@@ -56,11 +67,10 @@ export interface Frame extends Grid {
 export interface Comparison extends Grid {
   target: number | null;
   base: number;
-  step: number;
   approximate: DataView;
-  known: DataView;
   exact: DataView;
   ssim: number;
+  estimate: Estimate | null;
   ssimTarget: number;
   positions: number;
   measured: number;
@@ -117,9 +127,9 @@ function copy(bytes: Bytes): ArrayBuffer {
 }
 
 /** A frame with its numbers unpacked. */
-export interface Map extends Omit<Frame, "values" | "known" | "classes" | "classValues"> {
+export interface Map extends Omit<Frame, "values" | "status" | "classes" | "classValues"> {
   values: Float32Array;
-  known: Uint8Array;
+  status: Uint8Array;
   classes: Int32Array;
   classValues: Float32Array;
 }
@@ -131,7 +141,7 @@ export function toMap(frame: State["_frame"]): Map | null {
   return {
     ...f,
     values: floats(f.values),
-    known: octets(f.known),
+    status: octets(f.status),
     classes: integers(f.classes),
     classValues: floats(f.classValues),
   };
@@ -154,11 +164,19 @@ export function best(probabilities: Float32Array, count: number): number[] {
 export function standing(map: Map | null, running: boolean, error: string): { kind: string; text: string } {
   if (error && !running) return { kind: "error", text: "Stopped by an error" };
   if (!map) return { kind: running ? "running" : "idle", text: running ? "Reading the model" : "Nothing yet" };
-  const share = `${map.done.toLocaleString("en")} of ${map.wanted.toLocaleString("en")} positions`;
+  const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
   if (running && !map.finished) return { kind: "running", text: `Measuring, ${share}` };
   if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };
-  const name = (map.goal === 1 ? "Exact" : "Approximate") + (map.region ? " in the region" : "");
-  return { kind: map.goal === 1 ? "exact" : "approximate", text: `${name}, ${share} measured` };
+  const name = (map.exact ? "Exact" : "Approximate") + (map.region ? " in the region" : "");
+  return { kind: map.exact ? "exact" : "approximate", text: `${name}, ${share} measured` };
+}
+
+/** What the SSIM probably is, in words. Digits are cut, not rounded: nothing looks better than it is. */
+export function likeness(estimate: Estimate | null, note: string): string {
+  if (!estimate) return note;
+  const cut = (ssim: number) => (Math.floor(100 * ssim + 1e-6) / 100).toFixed(2).replace("-", "−");
+  const basis = estimate.basis === "tuned" ? "tuned" : note ? `not tuned: ${note}` : "not tuned";
+  return `SSIM about ${cut(estimate.value)}, ${cut(estimate.low)} to ${cut(estimate.high)}, ${basis}`;
 }
 
 /** A probability, drop or other output in few digits. */
@@ -178,10 +196,6 @@ export function seconds(value: number): string {
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   if (value < 120) return `${value.toFixed(value < 20 ? 1 : 0)} s`;
   return value < 5400 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
-}
-
-export function ordinal(step: number): string {
-  return step === 1 ? "every" : step === 2 ? "every 2nd" : `every ${step}th`;
 }
 
 /** Calls at most once in `wait` milliseconds, and always for the last call; `now` does not wait. */

@@ -7,13 +7,14 @@ import { h, Listening, png, unique } from "./dom";
 import { inspector } from "./inspector";
 import { Scene } from "./scene";
 import { stage } from "./stage";
-import { digits, type Model, seconds, type State, standing } from "./state";
+import { digits, likeness, type Model, seconds, type State, standing } from "./state";
 
 function header(listening: Listening, scene: Scene, live: boolean): HTMLElement {
   const { model } = listening;
   const title = h("h2", {});
   const state = h("span", { class: "kr-state" });
   const left = h("span", { class: "kr-left" });
+  const probably = h("span", { class: "kr-likeness" });
   const cancel = h(
     "button",
     { type: "button", class: "kr-cancel", onclick: () => model.send({ kind: "cancel" }) },
@@ -30,21 +31,23 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
     if (map) title.append("Why ", h("em", {}, scene.name(map.target)), `, ${digits(map.base)}?`);
     else title.append("Occlusion map");
     const unfinished = running && map && !map.finished;
+    const toTheEnd = model.get("exact") || model.get("ssim_target") >= 1;
     left.textContent = unfinished
       ? map.left === null
         ? ""
-        : `${seconds(map.left)} left`
+        : `${toTheEnd ? "" : "at most "}${seconds(map.left)} left`
       : kind !== "error" && map?.finished && !map.region
         ? `${seconds(map.seconds)}${map.inFull ? ", by full inference" : ""}`
         : "";
+    probably.textContent = map && kind !== "error" ? likeness(map.estimate, map.note) : "";
     cancel.hidden = !running;
     if (running && !map) bar.removeAttribute("value");
-    else bar.value = map && map.total > 0 ? map.done / map.total : 0;
+    else bar.value = !map || map.total === 0 ? 0 : map.finished ? 1 : map.done / map.total;
     bar.classList.toggle("kr-still", !running);
   };
   listening.to(["running", "error", "_class_names"], draw);
   scene.watch(draw);
-  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status", role: "status" }, state, left), cancel, bar);
+  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status", role: "status" }, state, left, probably), cancel, bar);
 }
 
 function trouble(listening: Listening): HTMLElement {

@@ -63,20 +63,20 @@ const frame = {
   stride: 8,
   target: 0,
   base: 0.9,
-  step: 1,
-  goal: 1,
   largest: 0.4,
   shared: 0.4,
   seconds: 1,
   done: 2,
   total: 2,
-  wanted: 2,
   left: 0,
   finished: true,
+  exact: true,
+  estimate: null,
+  note: "",
   inFull: false,
   region: null,
   values: bytes(0.5, 0.8),
-  known: new DataView(Uint8Array.of(2, 2).buffer),
+  status: new DataView(Uint8Array.of(3, 3).buffer),
   classes: new DataView(Int32Array.of(1, 0).buffer),
   classValues: bytes(0.5, 0.8),
 };
@@ -124,12 +124,27 @@ describe("the page", () => {
     const time = show(model).el.querySelector(".kr-left");
     expect(time?.textContent).toBe("");
     model.set("_frame", { ...frame, done: 1, finished: false, left: 4 } as never);
-    expect(time?.textContent).toBe("4.0 s left");
+    expect(time?.textContent).toBe("at most 4.0 s left");
+    model.set("exact", true as never);
+    model.set("_frame", { ...frame, done: 1, finished: false, left: 3 } as never);
+    expect(time?.textContent).toBe("3.0 s left");
     model.set("running", false as never);
     model.set("_frame", frame as never);
     expect(time?.textContent).toBe("1.0 s");
     model.set("error", "no luck" as never);
     expect(time?.textContent).toBe("");
+  });
+
+  it("tells how similar an approximate map probably is, and what is interpolated", () => {
+    const estimate = { value: 0.93, low: 0.9, high: 0.96, basis: "online" };
+    const status = new DataView(Uint8Array.of(3, 1).buffer);
+    const model = fakeModel({ _frame: { ...frame, done: 1, exact: false, estimate, status } } as never);
+    const { el } = show(model);
+    expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("approximate");
+    expect(el.querySelector(".kr-state")?.textContent).toBe("Approximate, 1 of 2 positions measured");
+    expect(el.querySelector(".kr-likeness")?.textContent).toBe("SSIM about 0.93, 0.90 to 0.96, not tuned");
+    model.set("_frame", frame as never);
+    expect(el.querySelector(".kr-likeness")?.textContent).toBe("");
   });
 
   it("cancels and saves by messages", () => {

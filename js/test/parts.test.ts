@@ -6,16 +6,17 @@ import {
   best,
   colourLimit,
   digits,
+  EXACT,
   floats,
   INTERPOLATED,
   type Map,
-  MEASURED,
-  ordinal,
+  likeness,
   seconds,
   signed,
   standing,
   throttled,
   toMap,
+  TRIMMED,
   UNKNOWN,
 } from "../src/state";
 
@@ -92,7 +93,7 @@ describe("colours", () => {
     const small = { rows: 1, columns: 2, window: 2, stride: 2 };
     const pixels = overlay(
       Float32Array.of(1, -1),
-      Uint8Array.of(MEASURED, UNKNOWN),
+      Uint8Array.of(EXACT, UNKNOWN),
       small,
       1,
       4,
@@ -109,8 +110,8 @@ describe("colours", () => {
 
   it("marks measured cells only beside interpolated ones", () => {
     const small = { rows: 1, columns: 3, window: 4, stride: 2 };
-    expect(dots(Uint8Array.of(MEASURED, MEASURED, MEASURED), small, 8, 8)).toEqual([]);
-    expect(dots(Uint8Array.of(MEASURED, INTERPOLATED, MEASURED), small, 8, 8)).toEqual([
+    expect(dots(Uint8Array.of(EXACT, TRIMMED, UNKNOWN), small, 8, 8)).toEqual([]);
+    expect(dots(Uint8Array.of(EXACT, INTERPOLATED, TRIMMED), small, 8, 8)).toEqual([
       { x: 2, y: 2 },
       { x: 6, y: 2 },
     ]);
@@ -130,7 +131,7 @@ describe("colours", () => {
 });
 
 const frame = (fields: Partial<Map>) =>
-  ({ done: 196, total: 196, wanted: 729, goal: 2, finished: true, largest: 0.2, shared: 0.4, ...fields }) as Map;
+  ({ done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, ...fields }) as Map;
 
 describe("state", () => {
   it("reads numbers that begin anywhere", () => {
@@ -144,9 +145,9 @@ describe("state", () => {
   it("never calls an approximate map exact", () => {
     expect(standing(frame({}), false, "").kind).toBe("approximate");
     expect(standing(frame({}), false, "").text).toBe("Approximate, 196 of 729 positions measured");
-    expect(standing(frame({ goal: 1, done: 729, total: 729 }), false, "").kind).toBe("exact");
-    expect(standing(frame({ goal: 1, finished: false }), false, "").kind).toBe("cancelled");
-    expect(standing(frame({ goal: 1, finished: false }), true, "").kind).toBe("running");
+    expect(standing(frame({ exact: true, done: 729 }), false, "").kind).toBe("exact");
+    expect(standing(frame({ finished: false }), false, "").kind).toBe("cancelled");
+    expect(standing(frame({ finished: false }), true, "").kind).toBe("running");
     expect(standing(frame({ region: { box: [0, 0, 9, 9] } }), false, "").text).toContain("Approximate in the region");
     expect(standing(null, true, "").text).toBe("Reading the model");
     expect(standing(frame({}), false, "broken").kind).toBe("error");
@@ -163,6 +164,16 @@ describe("state", () => {
     expect(best(Float32Array.of(0.1, 0.6, 0.3), 2)).toEqual([1, 2]);
   });
 
+  it("tells what the SSIM probably is, never better than it is", () => {
+    const estimate = { value: 0.9376, low: 0.9, high: 0.9999, basis: "online" };
+    expect(likeness(estimate, "")).toBe("SSIM about 0.93, 0.90 to 0.99, not tuned");
+    expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("SSIM about 0.93, 0.90 to 0.99, tuned");
+    expect(likeness({ ...estimate, low: -0.2 }, "the tuning is for another stride")).toBe(
+      "SSIM about 0.93, −0.20 to 0.99, not tuned: the tuning is for another stride",
+    );
+    expect(likeness(null, "")).toBe("");
+  });
+
   it("writes numbers for people", () => {
     expect([digits(0.12345), digits(-0.5), digits(0.00001), digits(NaN), digits(1234)]).toEqual([
       "0.123",
@@ -173,7 +184,6 @@ describe("state", () => {
     ]);
     expect(signed(0.5)).toBe("+0.500");
     expect([seconds(0.25), seconds(2), seconds(600), seconds(7200)]).toEqual(["250 ms", "2.0 s", "10 min", "2.0 h"]);
-    expect([1, 2, 4].map(ordinal)).toEqual(["every", "every 2nd", "every 4th"]);
   });
 
   it("throttles, and never loses the last call", () => {

@@ -1,12 +1,12 @@
 """Does an SSIM target hold on images that nothing was tuned by, and what is it worth?
 
-    python benchmarks/approximate.py vgg16-brain-mri                          tunes, then judges held-out slices
-    python benchmarks/approximate.py resnet18 --weights weights/resnet18.pt   trained by brain.py
-    python benchmarks/approximate.py efficientnet-lite0                       photographs
+    python benchmarks/approximate.py vgg16-brain-mri                        tunes, then judges held-out slices
+    python benchmarks/approximate.py resnet18 --weights weights/resnet18.pt trained by brain.py
+    python benchmarks/approximate.py efficientnet-lite0                     photographs
 
 Every held-out image is measured exactly and approximately for every target, tuned and untuned, in one run.
-Times are of whole calls: views, gradients, looking and scheduling included. Captum's is what a full pass takes
-at its best layout and batch in the same run, times the positions.
+Times are of whole calls: views, gradients, looking and scheduling included. Captum's is what a full pass
+takes at its best layout and batch in the same run, times the positions.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def main() -> None:
     )
     parser.add_argument("architecture", choices=sorted(SIZES))
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     model, accuracy = train(args.architecture, args.epochs)
     args.weights.parent.mkdir(parents=True, exist_ok=True)

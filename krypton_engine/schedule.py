@@ -150,10 +150,7 @@ class Refinement:
 
     def __iter__(self) -> Iterator[IntArray]:
         unchanged = self._work.unchanged[~self._so_far()[1].ravel()[self._work.unchanged]]
-        first = self._sets(self._grid(2))
-        if not (first or len(unchanged) or self._so_far()[1].any()):  # a few positions between those
-            first = self._sets(self._grid(1)) or self._work.readers
-        yield np.concatenate([unchanged, *first])
+        yield np.concatenate([unchanged, *self._sets(self._grid(2))])
         stage = self._grid(1)
         while self._left().any():
             costs = self._look()

@@ -26,7 +26,7 @@ from krypton_engine.prepare import evaluation_mode
 from krypton_engine.tuning import Tuning
 from krypton_engine.windows import SlidingWindow
 from krypton_widget import maps, takeaway
-from krypton_widget.maps import Aim, Course, Flags, Known, Memory, Question, Region
+from krypton_widget.maps import Aim, Flags, Known, Memory, Question, Region
 from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png, thumbnail
 from krypton_widget.worker import Cancelled, LatestWins, Pace
 
@@ -494,11 +494,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._measure(
                 task,
                 None if anew else task.so_far(),
-                known.course(task.aim),
+                max(wish.ssim_target, _FINEST_TARGET) if passes_by else wish.ssim_target,
                 stopped,
                 latest,
-                ssim_target=max(wish.ssim_target, _FINEST_TARGET) if passes_by else wish.ssim_target,
-                tuning=task.tuning,
             )
         if task.lacks_exact() and not stopped():
             self._measure(task, task.so_far(), None, stopped, latest)
@@ -528,10 +526,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
         x = given.x.to(_device_and_type(self._model, given.x))
         patch = given.patch(question.baseline).to(x)
         tuning, note = self._tuning, ""
-        if tuning is not None and (note := maps.unfit(tuning, window, patch[0], target, predicted)):
-            tuning = None
+        if tuning is not None:
+            note = maps.unfit(tuning, window, patch, target, predicted)
+            note = note or ("" if wish.region is None else "the tuning is for whole maps")
+            tuning = None if note else tuning
         ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
-        if ssim_target is not None and tuning is not None and tuning.goal(ssim_target) is None:
+        # Where all classes are kept, nothing is trimmed.
+        if ssim_target is not None and tuning is not None and tuning.goal(ssim_target, not keep_all) is None:
             ssim_target, note = None, "the tuning knows too few images to be sure of less than all positions"
         exact = wish.exact or ssim_target is None
         note = "" if wish.exact else note
@@ -556,12 +557,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self,
         task: _Task,
         known: Heatmap | None,
-        course: Course | None,
+        ssim_target: float | None,
         stopped: Cancelled,
         latest: Callable[[], bool],
-        **goal: Any,
     ) -> None:
-        """Measure what ``known`` lacks, until ``goal`` is reached, and show it on its way."""
+        """Measure what ``known`` lacks of ``ssim_target``, or of the exact map; show it on its way."""
+        course = None if ssim_target is None else task.known.course(task.aim)
         pace = Pace(_REDRAW_SECONDS)
         wanted = int(task.wanted.sum())
         first: tuple[float, int] | None = None  # when the first output came, and how many there were
@@ -597,7 +598,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     schedule="coarse to fine",
                     resume=None if known is None else maps.untrimmed(known),
                     on_progress=progress,
-                    **goal,
+                    ssim_target=ssim_target,
+                    tuning=None if ssim_target is None else task.tuning,
                 )
         except _Stopped:
             return
@@ -605,8 +607,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
             task.known.note(ended.partial)
             return
         task.known.note(found)
-        if course is not None:
-            course.end(found)
+        if course is not None and ssim_target is not None:
+            course.end(found, ssim_target)
 
     def _capture(self, given: ModelInput, window: SlidingWindow) -> None:
         """Capture the model's graph once for every shape, so that no map's time contains it."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.heatmap import Heatmap, Status
-from krypton_engine.tuning import Fingerprint, Tuning
+from krypton_engine.tuning import Tuning, described
 from krypton_engine.windows import SlidingWindow
 
 Flags = npt.NDArray[np.bool_]
@@ -62,6 +62,7 @@ class Course:
 
     def __init__(self) -> None:
         self.stages: list[Heatmap] = []
+        self._ends: dict[float, Heatmap] = {}
         self._last: Heatmap | None = None
 
     def begin(self) -> None:
@@ -75,16 +76,18 @@ class Course:
         if before is not None and estimate is not None and estimate != before.ssim_estimate:
             self.stages.append(replace(before, ssim_estimate=estimate, outputs=None, measure=None))
 
-    def end(self, heatmap: Heatmap) -> None:
-        """Take the map that a run ended with."""
-        self.stages.append(replace(heatmap, outputs=None, measure=None))
+    def end(self, heatmap: Heatmap, ssim_target: float) -> None:
+        """Take the map that a run for ``ssim_target`` ended with."""
+        self._ends[ssim_target] = replace(heatmap, outputs=None, measure=None)
+        self.stages.append(self._ends[ssim_target])
 
     def reached(self, ssim_target: float) -> Heatmap | None:
         """The first map that was good enough."""
-        return next(
-            (h for h in self.stages if h.ssim_estimate is not None and h.ssim_estimate.low >= ssim_target),
-            None,
-        )
+        for stage in self.stages:
+            if stage.ssim_estimate is not None and stage.ssim_estimate.low >= ssim_target:
+                # On its way it was filled by what had been predicted before its last positions.
+                return stage.filled((stage.status == Status.INTERPOLATED).numpy())
+        return self._ends.get(ssim_target)  # a tuning's word counts for more than its estimate
 
 
 @dataclass
@@ -112,7 +115,7 @@ class Known:
         """All that has been measured, seen by a class."""
         if self.heatmap is None or self.heatmap.target == target:
             return self.heatmap
-        return untrimmed(self.heatmap).for_target(target)
+        return self.heatmap.for_target(target)
 
     def covers(self, wanted: Flags) -> bool:
         """Whether all positions wanted have been measured exactly."""
@@ -142,7 +145,7 @@ def _exact(heatmap: Heatmap) -> Tensor:
 
 
 def untrimmed(heatmap: Heatmap) -> Heatmap:
-    """Only what was measured exactly, in no time if that is nothing."""
+    """Only what was measured exactly; its seconds count if that is anything."""
     if heatmap.trimmed is None or not bool(heatmap.trimmed.any()):
         return heatmap
     kept = _exact(heatmap)
@@ -176,30 +179,26 @@ def part(exact: Heatmap, like: Heatmap) -> Heatmap:
     ).filled()
 
 
-_UNFIT = {
-    "input_shape": "image size",
-    "window": "patch size",
-    "strides": "stride",
-    "baseline": "patch colour",
-    "target": "class",
-}
-
-
 def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
     """In what a tuning is for something else, in words; empty where it fits, the model aside.
 
     Args:
         tuning: The tuning.
         window: The sliding window asked for.
-        patch: What covers the cells, ``(channels, height, width)``.
+        patch: What covers the cells, ``(1, channels, height, width)``.
         target: The class explained.
         predicted: The class predicted.
     """
     own = None if tuning.fingerprint.target is None and target == predicted else target
-    found = Fingerprint.of(window, patch, own, lambda _: torch.empty(0))
-    words = [
-        word for name, word in _UNFIT.items() if getattr(tuning.fingerprint, name) != getattr(found, name)
-    ]
+    there = tuning.fingerprint
+    same = {
+        "image size": there.input_shape == window.input_shape,
+        "patch size": there.window == window.shape,
+        "stride": there.strides == window.strides,
+        "patch colour": there.baseline == described(patch),
+        "class": there.target == own,
+    }
+    words = [word for word, is_same in same.items() if not is_same]
     return f"the tuning is for another {' and '.join(words)}" if words else ""
 
 

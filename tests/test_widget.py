@@ -223,12 +223,18 @@ def tuning(cnn):
     return KryptonOcclusion(cnn).tune(samples, (3, 6, 6), (3, 2, 2), 0.0, activation="softmax")
 
 
-def test_a_tuning_says_when_to_stop(explore, cnn, tuning):
+@pytest.mark.parametrize("keeps_all", [True, False])
+def test_a_tuning_says_when_to_stop(explore, cnn, tuning, keeps_all, monkeypatch):
+    """Where not all classes are kept, the engine may trim."""
+    if not keeps_all:
+        monkeypatch.setattr("krypton_widget.explorer._ALL_CLASSES", 0)
     explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
     explorer.wait(60)
-    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, tuning=tuning)
+    kept = "all" if keeps_all else "predicted"
+    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, tuning=tuning, classes=kept)
     assert torch.equal(explorer.heatmap.measured, expected.measured)
-    assert explorer._frame["estimate"]["basis"] == "tuned" and explorer._frame["note"] == ""
+    assert explorer._frame["finished"] and explorer._frame["note"] == ""
+    assert explorer._frame["estimate"]["basis"] == "tuned"
     explorer.exact = True
     explorer.wait(60)
     assert (explorer.heatmap.status == Status.EXACT).all(), "what was trimmed is measured anew"
@@ -244,6 +250,7 @@ def test_a_tuning_says_when_to_stop(explore, cnn, tuning):
         ({"window": 7, "stride": 3}, "the tuning is for another patch size and stride"),
         ({"baseline": "grey"}, "the tuning is for another patch colour"),
         ({"target": "second"}, "the tuning is for another class"),
+        ({"region": (0, 0, 12, 12)}, "the tuning is for whole maps"),
     ],
 )
 def test_where_a_tuning_does_not_fit_it_is_said(explore, photo, cnn, tuning, options, words):

@@ -44,7 +44,7 @@ def test_an_estimate_is_that_of_the_map_before_it():
     course.begin()
     for so_far in (heatmap(one), heatmap(two), heatmap([True] * 4, estimate=expected(0.8))):
         course.note(so_far)
-    course.end(heatmap([True] * 4, estimate=SsimEstimate(1, 1, 1, "exact")))
+    course.end(heatmap([True] * 4, estimate=SsimEstimate(1, 1, 1, "exact")), 0.9)
     assert course.reached(0.8).measured.tolist() == two
     assert course.reached(0.9).measured.all()
     assert len(course.stages) == 2 and course.stages[0].outputs is None
@@ -56,6 +56,12 @@ def test_a_run_that_was_cut_short_leaves_no_estimate_to_the_next():
     course.begin()
     course.note(heatmap([True, True, False, False], estimate=expected(0.6)))
     assert not course.stages
+
+
+def test_what_a_tuning_found_good_enough_is_so_whatever_the_estimate():
+    course = Course()
+    course.end(heatmap([True, False, False, False], estimate=SsimEstimate(0.9, 0.7, 0.95, "tuned")), 0.8)
+    assert course.reached(0.8) is not None and course.reached(0.75) is None
 
 
 def test_what_was_trimmed_is_measured_again():
@@ -78,7 +84,7 @@ def test_more_exact_positions_are_not_given_up():
 def test_another_class_has_the_same_positions():
     known, measured = Known(), [True, False, False, True]
     known.note(heatmap([True] * 4))
-    known.course(Aim(0, None)).end(heatmap(measured, estimate=expected(0.8)))
+    known.course(Aim(0, None)).end(heatmap(measured, estimate=expected(0.8)), 0.8)
     found = known.approximate(Aim(1, None), 0.8)
     assert found.measured.tolist() == measured and found.ssim_estimate is None and found.target == 1
     assert found.values[[0, 3]].tolist() == pytest.approx([0.9, 0.6])

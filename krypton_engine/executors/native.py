@@ -52,6 +52,8 @@ def program(graph: Graph, device: torch.device) -> NativeProgram | str:
         return f"the C++ engine runs images, and this input has {len(graph.input.shape) - 1} axes, not 3"
     if graph.input.dtype != torch.float32:
         return f"the C++ engine computes in float32, not {graph.input.dtype}"
+    if graph.clips:
+        return "the C++ engine does not clip boxes"
     try:
         return NativeProgram(graph)
     except ValueError as error:  # beyond its limits

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -136,7 +137,7 @@ class _Patch:
 
     ``value`` holds a box for every member, from ``start`` on and of shared ``extents``, perhaps ``loaded``
     into the view's table, where a member's box is the ``place``-th. ``lo`` and ``hi`` bound what changes in
-    it; the other cells are as in the view, or count as such where some were ``cut`` off.
+    it. The other cells are as in the view, or, where the box was ``cut``, count as such.
     """
 
     lo: dict[int, IntArray]
@@ -148,13 +149,19 @@ class _Patch:
     loaded: bool = False
     cut: bool = False
 
-    def boxes(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor | None:
-        """``value`` if its boxes are just these and may be used as they are."""
-        here = all(
+    def lies_at(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> bool:
+        """Whether the boxes are just these."""
+        return all(
             np.array_equal(first, start[axis]) and self.extents[axis] == extents[axis]
             for axis, first in self.start.items()
         )
-        return self.value if here and not self.cut else None
+
+    def changes_all(self) -> bool:
+        """Whether every member's box changes from end to end."""
+        return all(
+            np.array_equal(self.lo[axis], first) and np.array_equal(self.hi[axis], first + self.extents[axis])
+            for axis, first in self.start.items()
+        )
 
 
 class ReferenceSession:
@@ -219,6 +226,7 @@ class ReferenceSession:
         self._inputs = inputs
         self._again = partial(ReferenceSession, program, plan, inputs, baseline, memory_budget)
         self._thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
+        self._cuts = bool(shrinks) or self.graph.clips
         self._gradients: dict[int, _View] = {}
         self._views: dict[int, _View] = {}
         self._others: dict[int, Tensor] = {}
@@ -434,7 +442,9 @@ class ReferenceSession:
                 continue
             if patch.loaded or operand not in self.program.frontiers:
                 patch.value = None
-        return _Patch(lo, hi, start, extents, here, value, loaded=place is not None)
+        made = _Patch(lo, hi, start, extents, here, value, loaded=place is not None)
+        made.cut = self._cuts and not made.changes_all()
+        return made
 
     def _left(
         self, node: Node, patches: dict[int, _Patch]
@@ -459,25 +469,30 @@ class ReferenceSession:
         def flat(boxes: Tensor) -> Tensor:
             return boxes.permute(view.order).reshape(*box, -1)
 
+        def inside(lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> npt.NDArray[np.bool_]:
+            found = np.ones(box, dtype=bool)
+            for k, axis in enumerate(view.axes):
+                along = (cells[axis] >= lo[axis][:, None]) & (cells[axis] < hi[axis][:, None])
+                found &= along.reshape(copies, *(n if j == k else 1 for j, n in enumerate(box[1:])))
+            return found
+
         change = flat(value - self._compose(view, None, cells, copies, 0.0))
+        before = inside(patch.lo, patch.hi)
         # Not smaller: NaN stays too.
-        stays = (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
-        kept = np.ones(box, dtype=bool)
-        lo, hi = dict(patch.lo), dict(patch.hi)
+        stays = before & (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
+        patch.lo, patch.hi = dict(patch.lo), dict(patch.hi)
         for k, axis in enumerate(view.axes):
             some = np.asarray(stays.any(tuple(j for j in range(1, len(box)) if j != k + 1)))
             first = some.argmax(1)
             last = np.where(some.any(1), box[k + 1] - some[:, ::-1].argmax(1), first)
-            lo[axis], hi[axis] = patch.start[axis] + first, patch.start[axis] + last
-            inside = (cells[axis] >= lo[axis][:, None]) & (cells[axis] < hi[axis][:, None])
-            kept &= inside.reshape(copies, *(n if j == k else 1 for j, n in enumerate(box[1:])))
-        patch.lo, patch.hi = lo, hi
-        if kept.all():
+            patch.lo[axis], patch.hi[axis] = patch.start[axis] + first, patch.start[axis] + last
+        patch.cut = not patch.changes_all()
+        dropped = before & ~inside(patch.lo, patch.hi)
+        if not dropped.any():
             return np.zeros(copies)
-        patch.cut = True
         gradient = flat(self._compose(self._gradients[node.index], None, cells, copies, 0.0))
         effects = (change.double() * gradient.double()).sum(-1).cpu().numpy()
-        total: Floats = np.where(kept, 0, effects).reshape(copies, -1).sum(1)
+        total: Floats = np.where(dropped, effects, 0).reshape(copies, -1).sum(1)
         return total
 
     def _fetch(
@@ -492,10 +507,11 @@ class ReferenceSession:
         """What a box of ``node`` reads of its i-th operand, composed from changed cells, view and padding."""
         source = self.graph.nodes[node.operands[i]]
         patch = patches.get(source.index)
-        if patch is not None and node.same_cells(i):
-            boxes = patch.boxes(start, extents)
-            if boxes is not None:
-                return boxes
+        if patch is not None and patch.value is not None and node.same_cells(i):
+            # Cell by cell, what was cut off stays cut off; beside other operands it must be the view's.
+            usable = not patch.cut or len(node.operands) == 1
+            if usable and patch.lies_at(start, extents):
+                return patch.value
         if not source.axes:
             return self._constant(source.index, copies)
         coordinates = {}

@@ -246,7 +246,7 @@ class Side:
         self.occlusion, self.x, self.window = occlusion, x, window
         self.sampled = 0
         krypton(occlusion, x, window, first_position(window))
-        self.alone = min(krypton(occlusion, x, window, first_position(window))[0] for _ in range(2))
+        self.alone = min(krypton(occlusion, x, window, first_position(window))[0] for _ in range(4))
         expected = self._whole_map(*krypton(occlusion, x, window, pilot(window)))
         self.region = bands(window, seconds / expected)
 
@@ -258,7 +258,8 @@ class Side:
 
     def _whole_map(self, seconds: float, heatmap: Heatmap) -> float:
         share = (len(self.window) - 1) / max(int(heatmap.measured.sum()) - 1, 1)
-        return self.alone + (seconds - self.alone) * share
+        # Other work on the machine may have stretched a call for one position: a part is no longer than all.
+        return max(seconds, self.alone + (seconds - self.alone) * share)
 
 
 # -- one row of the table ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from krypton_engine.errors import InputError
@@ -43,6 +44,10 @@ class Status(IntEnum):
     """Measured, with small changes dropped on the way."""
     EXACT = 3
     """Measured, as the full computation has it within rounding."""
+
+
+_RESAMPLED = 200
+"""Draws from which the range of a verified SSIM is taken."""
 
 
 @dataclass(frozen=True)
@@ -185,32 +190,42 @@ class Heatmap:
         return replace(self, values=values)
 
     def compare(self, exact: Heatmap) -> Comparison:
-        """How far this map is from the exact one.
+        """How far this map is from the exact one, wherever it is known.
 
         Raises:
-            InputError: The maps are of different windows or targets, or ``exact`` is not exact everywhere
-                that this one is known.
+            InputError: The maps are of different images, windows or targets, or ``exact`` is not exact
+                everywhere that this one is known.
         """
         if (self.window, self.target) != (exact.window, exact.target):
             raise InputError(
                 f"exact is of target {exact.target} and {exact.window}; this map is of target {self.target} "
                 f"and {self.window}"
             )
-        if bool((exact.status != Status.EXACT).any()):
-            raise InputError("exact is not exact everywhere: measure it without ssim_target")
-        difference = self.values - exact.values
-        error = float(difference.abs().max()) if difference.numel() else 0.0
-        return Comparison(ssim(self.values, exact.values), error, difference)
+        if self.image is not None and exact.image is not None and not self.image.equal(exact.image):
+            raise InputError("exact is the heatmap of another image")
+        known = self.status != Status.UNKNOWN
+        if bool((exact.status != Status.EXACT)[known].any()):
+            raise InputError(
+                "exact is not exact everywhere that this map is known: measure it without ssim_target"
+            )
+        if not bool(known.any()):
+            raise InputError("this map is known nowhere")
+        difference = torch.where(known, self.values - exact.values, math.nan)
+        # Outside a region both are the same, whatever that is.
+        part, level = _bounding(known.numpy()), exact.values[known].mean()
+        mine, truth = (torch.where(known, m.values, level)[part] for m in (self, exact))
+        return Comparison(ssim(mine, truth), float(difference[known].abs().max()), difference)
 
     def verify(self, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
-        """Measure a random part of the unmeasured positions, and estimate the SSIM anew by what they show.
+        """Measure a random part of what is not exact, and estimate the SSIM anew by what that shows.
 
-        The sample is random, so that its errors are those of all unmeasured positions but for chance: they
-        scale the expected ones, and chance gives the range (90 %, by resampling). What was measured stays
-        in the map.
+        The sample is random, so that its errors are those of all such positions but for chance: of
+        interpolated ones they scale the expected errors, of trimmed ones their mean square stands for the
+        rest. Chance gives the range (90 %, by resampling). What was measured stays in the map.
 
         Args:
-            fraction: Share of the interpolated positions to measure, above 0 and at most 1; at least two.
+            fraction: Share of the interpolated and of the trimmed positions to measure, above 0 and at most
+                1; at least two of each.
             seed: Of the choice.
 
         Returns:
@@ -223,24 +238,40 @@ class Heatmap:
             raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
         if self.measure is None:
             raise InputError("this map was loaded, or is of another target: verify needs the model")
-        interpolated = np.flatnonzero(self.status.numpy() == Status.INTERPOLATED)
-        if not len(interpolated):
-            return self
+        status = self.status.numpy()
         generator = np.random.default_rng(seed)
-        count = min(len(interpolated), max(2, math.ceil(fraction * len(interpolated))))
-        sample = np.sort(generator.choice(interpolated, count, replace=False))
+
+        def some(which: Status) -> IntArray:
+            cells = np.flatnonzero(status == which)
+            count = min(len(cells), max(2, math.ceil(fraction * len(cells))))
+            return np.sort(generator.choice(cells, count, replace=False))
+
+        guessed, trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
+        if not len(guessed) + len(trimmed):
+            return self
         before = predict(self.window, self.values.double().numpy(), self.measured.numpy())
-        verified = self.measure(self, sample)
-        misses = (verified.values.double().numpy().flat[sample] - before.values.flat[sample]) ** 2
-        expected = before.variance.flat[sample]
-        chosen = generator.integers(count, size=(1000, count))
-        scales = misses[chosen].sum(1) / np.maximum(expected[chosen].sum(1), np.finfo(float).tiny)
-        after = predict(self.window, verified.values.double().numpy(), verified.measured.numpy())
-        high, value, low = (
-            expected_ssim(after.values, after.variance * scale)[0]
-            for scale in np.quantile(scales, [0.05, 0.5, 0.95])
-        )
-        return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
+        verified = self.measure(self, np.concatenate([guessed, trimmed]))
+        if bool((verified.status != Status.EXACT)[torch.from_numpy(status != Status.UNKNOWN)].any()):
+            after = predict(self.window, verified.values.double().numpy(), verified.measured.numpy())
+            found = verified.values.double().numpy()
+            misses = (found.flat[guessed] - before.values.flat[guessed]) ** 2
+            changes = (found.flat[trimmed] - self.values.double().numpy().flat[trimmed]) ** 2
+            part, wanted = _bounding(status != Status.UNKNOWN), verified.status.numpy()
+
+            def expect(chosen: IntArray, which: IntArray) -> float:
+                expected = before.variance.flat[guessed][chosen].sum()
+                scale = misses[chosen].sum() / max(expected, np.finfo(float).tiny)
+                errors = np.where(wanted == Status.INTERPOLATED, after.variance * scale, 0.0)
+                errors[wanted == Status.TRIMMED] = changes[which].mean() if len(which) else 0.0
+                return expected_ssim(after.values[part], errors[part])[0]
+
+            def resampled(cells: IntArray) -> IntArray:
+                return generator.integers(len(cells), size=len(cells)) if len(cells) else cells
+
+            draws = [expect(resampled(guessed), resampled(trimmed)) for _ in range(_RESAMPLED)]
+            low, value, high = np.quantile(draws, [0.05, 0.5, 0.95]).tolist()
+            return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
+        return verified
 
     # -- pictures --------------------------------------------------------------------------------------
 
@@ -506,6 +537,7 @@ class Recorder:
         self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan, "measure": measure}
         self._fill: Flags | None = None
         self._estimate: SsimEstimate | None = None
+        self._predicted: Floats | None = None
         if fill is not None:
             self._fill = np.zeros(window.grid_shape, dtype=bool)
             self._fill.flat[fill] = True
@@ -563,9 +595,9 @@ class Recorder:
         grid = self._rest["window"].grid_shape
         return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
 
-    def expect(self, estimate: SsimEstimate) -> None:
-        """Note what is expected of the map so far."""
-        self._estimate = estimate
+    def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
+        """Note what is expected of the map so far, and what is predicted where it has not been measured."""
+        self._estimate, self._predicted = estimate, predicted
 
     def resume(self, heatmap: Heatmap) -> None:
         """Note what ``heatmap``, a part of the same map, measured already.
@@ -617,6 +649,18 @@ class Recorder:
         )
         if self._fill is None:
             return so_far
+        missing = torch.from_numpy(self._fill) & ~measured
         if bool((so_far.status[torch.from_numpy(self._fill)] == Status.EXACT).all()):
             return replace(so_far, ssim_estimate=SsimEstimate(1.0, 1.0, 1.0, "exact"))
-        return replace(so_far, ssim_estimate=self._estimate).filled(self._fill)
+        if self._predicted is None and bool(measured.any()):  # watched before there is a prediction
+            nearest = distance_transform_edt(~measured.numpy(), return_distances=False, return_indices=True)
+            values[missing] = values[tuple(torch.from_numpy(i)[missing] for i in nearest)]
+        elif self._predicted is not None:
+            values[missing] = torch.from_numpy(self._predicted)[missing].to(values.dtype)
+        return replace(so_far, ssim_estimate=self._estimate)
+
+
+def _bounding(cells: Flags) -> tuple[slice, ...]:
+    """The smallest part of the grid that holds all of ``cells``."""
+    found = np.nonzero(cells) if cells.ndim else ()
+    return tuple(slice(int(where.min()), int(where.max()) + 1) for where in found)

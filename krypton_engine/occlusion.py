@@ -33,10 +33,10 @@ from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import evaluate
-from krypton_engine.heatmap import Heatmap, Recorder
+from krypton_engine.heatmap import Heatmap, Recorder, Status
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
-from krypton_engine.run import Goal, OnProgress, Watch, refine, run
+from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
 from krypton_engine.tuning import (
     CONFIDENCE,
@@ -44,6 +44,7 @@ from krypton_engine.tuning import (
     Curve,
     Fingerprint,
     Tuning,
+    described,
     fingerprint_of_image,
     replay,
 )
@@ -64,7 +65,7 @@ class _Request:
         target: What is selected of them.
         shape: Of the selected values; empty if it is one number.
         wanted: Positions.
-        has_classes: Whether the outputs are one row of classes.
+        classes: How many there are, if the outputs are one row of them.
         keep_outputs: Whether to keep all of them.
         fills: Whether positions that are not measured are interpolated.
     """
@@ -74,7 +75,7 @@ class _Request:
     target: Any
     shape: tuple[int, ...]
     wanted: IntArray
-    has_classes: bool
+    classes: int | None
     keep_outputs: bool
     fills: bool = False
 
@@ -187,6 +188,8 @@ class KryptonOcclusion(Occlusion):
             question = self._question(
                 inputs, sliding_window_shapes, strides, baselines, additional_forward_args
             )
+            if goal is not None and target is None and question.base.shape[1:] == (1,):
+                target = 0
             selected = _selected(question.base, target, len(question.inputs[0]))
             if goal is not None and selected.shape != (len(question.inputs[0]),):
                 raise InputError(
@@ -247,9 +250,9 @@ class KryptonOcclusion(Occlusion):
                 image=None if row is None else x[row],
                 plan=answer.plan,
                 began=began,
-                fill=None if goal is None else positions,
+                fill=None if goal is None or row is None else positions,
             )
-            if goal is None:
+            if goal is None or row is None:  # of examples that only go together there is no one map
                 run(session, [positions], recorder, watch, per_eval)
             else:
                 refine(session, positions, recorder, watch, goal, per_eval)
@@ -315,7 +318,8 @@ class KryptonOcclusion(Occlusion):
         began = time.perf_counter()
         _check_choice("classes", classes, ("predicted", "all"))
         _check_choice("schedule", schedule, ("rows", "coarse to fine"))
-        goal = _goal(ssim_target, tuning)
+        # Of the outputs that are kept only the target's could be compensated for what trimming drops.
+        goal = _goal(ssim_target, tuning, trims=classes != "all")
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             request = self._request(
                 x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation,
@@ -324,12 +328,14 @@ class KryptonOcclusion(Occlusion):
             if goal is not None:
                 request.wants_one_number()
             if tuning is not None:
+                if region is not None:
+                    raise InputError("tuning is for whole maps; with region, give ssim_target without it")
                 self._accept(tuning, request.question, request.target, request.activate)
             window, wanted = request.question.windows[0], request.wanted
             if resume is not None:
                 if resume.window != window:
                     raise InputError(f"resume is {resume!r}, a map of another window: {resume.window}")
-                wanted = resume.missing(wanted)
+                wanted = wanted[(resume.status.reshape(-1) != Status.EXACT).numpy()[wanted]]
             with Watch(len(wanted), on_progress, show_progress) as watch:
                 if goal is not None:
                     return self._measure(request, resume, goal, watch, began)
@@ -381,9 +387,8 @@ class KryptonOcclusion(Occlusion):
                 f'classes is "all", but {len(window)} positions of {base.numel()} outputs take '
                 f"{needed / 2**20:.0f} MiB, more than memory_budget"
             )
-        return _Request(
-            question, activate, target, tuple(selected.shape[1:]), wanted, has_classes, keep_outputs
-        )
+        count = base.shape[1] if has_classes else None
+        return _Request(question, activate, target, tuple(selected.shape[1:]), wanted, count, keep_outputs)
 
     def _measure(
         self,
@@ -415,7 +420,7 @@ class KryptonOcclusion(Occlusion):
             activate=request.activate,
             target=request.target,
             keep_outputs=request.keep_outputs,
-            classify=request.has_classes,
+            classify=request.classes is not None,
             image=request.question.inputs[0][0],
             plan=plan,
             began=began,
@@ -431,7 +436,10 @@ class KryptonOcclusion(Occlusion):
             evaluation_mode(self.forward_func, self._preparer.warn),
             Watch(len(positions), None, False) as watch,
         ):
-            return self._measure(replace(request, fills=True), known, [positions], watch, began)
+            wanted = np.zeros(known.window.grid_shape, dtype=bool)
+            wanted.flat[request.wanted] = True
+            more = self._measure(replace(request, fills=True), known, [positions], watch, began)
+            return more.filled(wanted)
 
     def tune(
         self,
@@ -500,7 +508,9 @@ class KryptonOcclusion(Occlusion):
             ]
             for request in requests:
                 request.wants_one_number()
-            found = _fingerprint(requests[0].question, target, requests[0].activate)
+            first = requests[0]
+            asked = None if target is None else _plain(target, first.classes)
+            found = _fingerprint(first.question, 0, asked, first.activate)
             tuning = (
                 Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
             )
@@ -517,7 +527,7 @@ class KryptonOcclusion(Occlusion):
                         except OcclusionCancelled:
                             break
                     bar.update()
-                    if on_progress is not None and on_progress(tuning, done, len(requests)) is False:
+                    if on_progress is not None and declines(on_progress(tuning, done, len(requests))):
                         raise OcclusionCancelled(tuning)
         return tuning
 
@@ -541,8 +551,9 @@ class KryptonOcclusion(Occlusion):
             opening = time.perf_counter()
             recorder = self._recorder(request, session, None, opening)
             trimmed = session.trimmed(epsilon, recorder.scalar) if epsilon else session
-            if epsilon and trimmed is session:
-                break
+            if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
+                curves.append(replace(curves[0], epsilon=epsilon))
+                continue
             opened = time.perf_counter()
             with Watch(len(request.wanted), None if seconds is None else in_time, False) as watch:
                 run(trimmed, [request.wanted], recorder, watch)
@@ -580,17 +591,17 @@ class KryptonOcclusion(Occlusion):
             raise InputError(f"tuning is for one input; the forward function has {len(question.inputs)}")
         rows = len(question.inputs[0])
         base = question.base if activate is None else activate(question.base)
-        if tuning.fingerprint.target is None and base.ndim == 2:
-            asked = [_of_example(target, row, rows) for row in range(rows)]
-            if all(
-                isinstance(t, int) and int(out.argmax()) == t % len(out)
-                for t, out in zip(asked, base, strict=True)
-            ):
-                target = None
-        key = (question.windows, target, activate)
-        if key not in self._accepted.setdefault(tuning, []):
-            tuning.check(_fingerprint(question, target, activate))
-            self._accepted[tuning].append(key)
+        classes = base.shape[1] if base.ndim == 2 else None
+        asked = [_plain(_of_example(target, row, rows), classes) for row in range(rows)]
+        predicted = [int(out.argmax()) for out in base] if classes else []
+        if tuning.fingerprint.target is None and asked == predicted:
+            asked = [None]
+        for row, one in enumerate(asked):
+            baseline = described(question.baseline(0, min(row, rows - 1)))
+            key = (question.windows, one, baseline, activate)
+            if key not in self._accepted.setdefault(tuning, []):
+                tuning.check(_fingerprint(question, row, one, activate))
+                self._accepted[tuning].append(key)
 
     def plan(
         self,
@@ -711,17 +722,29 @@ def _activation(activation: Activation) -> Callable[[Tensor], Tensor] | None:
     return activation
 
 
-def _fingerprint(question: Question, target: Any, activate: Callable[[Tensor], Tensor] | None) -> Fingerprint:
-    """What a tuning for this question holds for."""
+def _plain(target: Any, classes: int | None) -> Any:
+    """A target of one example as a tuning keeps it: a number from 0 on, or a tuple."""
+    if isinstance(target, Tensor) and target.numel() == 1:
+        target = int(target)
+    if isinstance(target, list) and len(target) == 1:
+        target = target[0]
+    return target % classes if isinstance(target, int) and classes else target
+
+
+def _fingerprint(
+    question: Question, row: int, target: Any, activate: Callable[[Tensor], Tensor] | None
+) -> Fingerprint:
+    """What a tuning for an example holds for."""
+    inputs, additional = question.example(row)
 
     def model(x: Tensor) -> Tensor:
-        outputs = evaluate(question.forward_func, (x.to(question.inputs[0]),), question.additional)
+        outputs = evaluate(question.forward_func, (x,), additional or None)
         return outputs if activate is None else activate(outputs)
 
-    return Fingerprint.of(question.windows[0], question.baseline(0, 0)[0], target, model)
+    return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
 
 
-def _goal(ssim_target: float | None, tuning: Tuning | None) -> Goal | None:
+def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> Goal | None:
     """What to reach; None for the exact map."""
     if ssim_target is None:
         if tuning is not None:
@@ -733,7 +756,7 @@ def _goal(ssim_target: float | None, tuning: Tuning | None) -> Goal | None:
         )
     if ssim_target == 1:
         return None
-    return Goal(float(ssim_target)) if tuning is None else tuning.goal(float(ssim_target))
+    return Goal(float(ssim_target)) if tuning is None else tuning.goal(float(ssim_target), trims)
 
 
 def _check_choice(name: str, given: Any, accepted: tuple[str, ...]) -> None:

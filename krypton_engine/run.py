@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -19,6 +19,12 @@ from krypton_engine.windows import IntArray, distinct_work
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
 
+
+def declines(answer: object) -> bool:
+    """Whether a callback's answer cancels: Python's False, or NumPy's."""
+    return isinstance(answer, (bool, np.bool_)) and not answer
+
+
 WATCHED_SECONDS = 0.1
 """Work between two calls of ``on_progress``: what a person takes for immediate."""
 
@@ -31,6 +37,9 @@ class Watch:
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
         description: What the bar says.
+
+    Attributes:
+        seconds: Time that ``on_progress`` took.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class Watch:
     ) -> None:
         self.total = total
         self.done = 0
+        self.seconds = 0.0
         self.on_progress = on_progress
         self._bar = tqdm(total=total, desc=description, unit="pos", disable=not show_progress)
         self.watched = on_progress is not None or show_progress
@@ -55,10 +65,16 @@ class Watch:
         self.done += count
         self._bar.update(count)
         if self.on_progress is not None:
+            began = time.perf_counter()
             so_far = heatmap()
-            answer = self.on_progress(so_far, self.done, self.total)
-            if isinstance(answer, (bool, np.bool_)) and not answer:
+            if declines(self.on_progress(so_far, self.done, self.total)):
                 raise OcclusionCancelled(so_far)
+            self.seconds += time.perf_counter() - began
+
+    def expect(self, more: int) -> None:
+        """Count on ``more`` positions than were asked for."""
+        self.total += more
+        self._bar.total = self.total
 
     def rewind(self, done: int) -> None:
         """Count from ``done`` again: what came after it is computed once more."""
@@ -103,17 +119,20 @@ def run(
         # Positions that change the same cells stay together, so that a later part does not repeat them.
         work = distinct_work(session.changed, stage)
         sets = [work.unchanged] * bool(len(work.unchanged)) + work.readers
+        unchanged = set(work.unchanged.tolist())
         start = 0
         while start < len(sets):
             part = sets[start : start + 8 * limit] if watch.watched and limit else sets
-            began = time.perf_counter()
+            began, watching = time.perf_counter(), watch.seconds
             for positions, outputs in session.stream(np.concatenate(part), limit):
-                effects = None if session.dropped is None else session.dropped[positions]
-                recorder.record(positions, outputs, effects)
+                # Where nothing changes, nothing is dropped.
+                dropped = None if int(positions[0]) in unchanged else session.dropped
+                recorder.record(positions, outputs, None if dropped is None else dropped[positions])
                 watch.advance(len(positions), recorder.heatmap)
             start += len(part)
             if watch.watched and limit is not None:
-                limit = _paced(limit, len(part), time.perf_counter() - began)
+                working = time.perf_counter() - began - (watch.seconds - watching)
+                limit = _paced(limit, len(part), working)
                 limit = limit if at_most is None else min(limit, at_most)
 
 
@@ -123,7 +142,8 @@ class Goal:
 
     Attributes:
         ssim_target: The SSIM with the exact map that it must have.
-        spread: How many times the expected loss ``1 - SSIM`` the true one is: at least, about, at most.
+        spread: The true loss ``1 - SSIM`` in multiples of the expected one: least, middle, most. A map is
+            good enough when the most is.
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.Session`.
     """
@@ -133,9 +153,14 @@ class Goal:
     basis: str = "online"
     epsilon: float = 0.0
 
+    def reached(self, outlook: Outlook) -> bool:
+        """Whether a map of this outlook is good enough."""
+        return 1 - self.spread[2] * (1 - outlook.ssim) >= self.ssim_target
+
     def estimate(self, outlook: Outlook) -> SsimEstimate:
-        """What a map of this outlook has."""
-        return SsimEstimate.of(outlook.ssim, self.basis, self.spread)
+        """What a map of this outlook has: where it stops, the target is what is promised, and no more."""
+        found = SsimEstimate.of(outlook.ssim, self.basis, self.spread)
+        return replace(found, low=min(found.low, self.ssim_target)) if self.basis == "tuned" else found
 
 
 def refine(
@@ -161,16 +186,17 @@ def refine(
     """
 
     def enough(outlook: Outlook) -> bool:
-        estimate = goal.estimate(outlook)
-        recorder.expect(estimate)
-        return estimate.low >= goal.ssim_target
+        recorder.expect(goal.estimate(outlook), outlook.prediction.values)
+        return goal.reached(outlook)
 
     work = distinct_work(session.changed, positions)
     trimmed = session.trimmed(goal.epsilon, recorder.scalar) if goal.epsilon else session
     refinement = Refinement(session.window, work, recorder.so_far, enough)
     run(trimmed, refinement, recorder, watch, at_most)
     if not refinement.ended_early:  # nothing less than the exact map is good enough
-        run(session, [recorder.trimmed()], recorder, watch, at_most)
+        again = recorder.trimmed()
+        watch.expect(len(again))
+        run(session, [again], recorder, watch, at_most)
 
 
 def _paced(limit: int, count: int, seconds: float) -> int:

@@ -177,12 +177,13 @@ class Refinement:
         return [self._work.readers[i] for i in np.unique(self._set[positions[self._left()[positions]]])]
 
     def _grid(self, windows: int) -> IntArray:
-        """A position in every so many windows along each axis, the last one too."""
+        """A position in every so many windows along each axis of what is wanted, the last one too."""
         shape = self._window.grid_shape
         chosen = np.ones(shape, dtype=bool)
-        for axis, (size, step) in enumerate(zip(shape, windows_apart(self._window, windows), strict=True)):
+        steps = windows_apart(self._window, windows)
+        for axis, (size, step, part) in enumerate(zip(shape, steps, self._part, strict=False)):
             along = np.zeros(size, dtype=bool)
-            along[::step] = along[-1] = True
+            along[part.start : part.stop : step] = along[part.stop - 1] = True
             chosen &= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         return np.flatnonzero(chosen)
 

@@ -7,6 +7,7 @@ the expected and the true SSIM. For a target it then takes the smallest factor o
 not have stopped too early on all but a share of the images, counted so that the next image of the same kind
 (exchangeable with the samples) meets the target with the stated confidence, whatever the distribution:
 conformal risk control with the loss "the target is missed" (Angelopoulos et al., ICLR 2024, theorem 1).
+What is trimmed is chosen by time, on the same samples; ranks over all that is tried make up for that.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ _ALIKE = 1e-3
 
 @dataclass(frozen=True)
 class Stop:
-    """Where one image's map was good enough: positions computed, SSIM with the exact map, seconds."""
+    """Where one image's map was good enough: positions computed, SSIM expected and true, seconds."""
 
     computed: int
+    expected: float
     ssim: float
     seconds: float
 
@@ -115,9 +117,9 @@ class Curve:
         looks = 0
         for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
             if 1 - factor * (1 - e) >= target:
-                return Stop(n, s, self.seconds_of(n, looks))
+                return Stop(n, e, s, self.seconds_of(n, looks))
         again = self.exact_seconds if self.epsilon else 0.0
-        return Stop(self.positions, 1.0, self.seconds_of(self.positions, looks) + again)
+        return Stop(self.positions, 1.0, 1.0, self.seconds_of(self.positions, looks) + again)
 
     def seconds_of(self, computed: int, looks: int) -> float:
         """Time of so many positions, looked at so many times."""
@@ -148,18 +150,17 @@ class Fingerprint:
 
     @staticmethod
     def of(
-        window: SlidingWindow, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
+        window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
     ) -> Fingerprint:
-        """Of a model, a window and a baseline of the input's shape."""
+        """Of a model, a window, an input ``(1, *input_shape)`` and a baseline of its shape."""
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(1, *window.input_shape, generator=generator).to(baseline)
-        flat = baseline.reshape(window.input_shape[0], -1).double()
-        even = bool((flat == flat[:, :1]).all())
+        noise = torch.rand(x.shape, generator=generator)
+        noise = (noise if x.is_floating_point() else noise * 256).to(x)
         return Fingerprint(
             window.input_shape,
             window.shape,
             window.strides,
-            tuple(flat[:, 0].tolist()) if even else "an image",
+            described(baseline),
             target,
             tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
         )
@@ -209,42 +210,44 @@ class Tuning:
         """The samples' curves with that much trimmed."""
         return [curve for curve in self.curves if curve.epsilon == epsilon]
 
-    def factor(self, ssim_target: float, epsilon: float) -> float:
-        """By what the expected loss is multiplied; infinity (never stop) where nothing less is sure enough.
+    def factors(self, ssim_target: float) -> dict[float, float]:
+        """By what the expected loss is multiplied, for everything that may be trimmed.
 
-        The ``ceil((n + 1) * confidence)``-th smallest of what the samples need: conformal risk control.
+        Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
+        for any ``epsilon``, by what it needs among the samples. Up to the ``ceil((n + 1) * confidence)``-th
+        smallest of these ranks all samples are content whatever is chosen, so that choosing costs nothing.
         """
-        needed = sorted(curve.factor(ssim_target) for curve in self.of(epsilon))
-        rank = math.ceil((len(needed) + 1) * self.confidence - 1e-9)
-        return needed[rank - 1] if rank <= len(needed) else math.inf
+        epsilons = sorted({curve.epsilon for curve in self.curves})
+        if not epsilons:
+            return {}
+        needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
+        ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
+        enough = math.ceil((len(ranks) + 1) * self.confidence - 1e-9)
+        if enough > len(ranks):
+            return dict.fromkeys(epsilons, math.inf)
+        return dict(zip(epsilons, np.sort(needed)[:, ranks[enough - 1] - 1].tolist(), strict=True))
 
-    def choose(self, ssim_target: float) -> Choice:
-        """The quickest way to a target, by the mean over the samples."""
-        choices = []
-        for epsilon in sorted({curve.epsilon for curve in self.curves}):
-            factor = self.factor(ssim_target, epsilon)
-            stops = tuple(curve.stop(ssim_target, factor) for curve in self.of(epsilon))
-            choices.append(Choice(epsilon, factor, stops))
+    def choose(self, ssim_target: float, trims: bool = True) -> Choice:
+        """The quickest way to a target, by the mean over the samples; without trimming if asked."""
+        choices = [
+            Choice(epsilon, factor, tuple(curve.stop(ssim_target, factor) for curve in self.of(epsilon)))
+            for epsilon, factor in self.factors(ssim_target).items()
+            if trims or not epsilon
+        ]
         return min(
             choices,
-            key=lambda choice: sum(s.seconds for s in choice.stops),
+            key=lambda choice: (math.isinf(choice.factor), float(np.mean([s.seconds for s in choice.stops]))),
             default=Choice(0.0, math.inf, ()),
         )
 
-    def goal(self, ssim_target: float) -> Goal | None:
+    def goal(self, ssim_target: float, trims: bool = True) -> Goal | None:
         """When to stop for a target; None for the exact map, where nothing less is sure enough."""
-        choice = self.choose(ssim_target)
+        choice = self.choose(ssim_target, trims)
         if not math.isfinite(choice.factor):
             return None
-        ratios = [
-            (1 - true) / (1 - expected)
-            for curve in self.of(choice.epsilon)
-            for expected, true in zip(curve.expected, curve.ssim, strict=True)
-            if expected < 1
-        ]
+        ratios = [(1 - stop.ssim) / (1 - stop.expected) for stop in choice.stops if stop.expected < 1]
         least, middle = np.quantile(ratios, [1 - self.confidence, 0.5]).tolist() if ratios else (0.0, 0.0)
-        spread = (min(least, choice.factor), min(middle, choice.factor), choice.factor)
-        return Goal(ssim_target, spread, "tuned", choice.epsilon)
+        return Goal(ssim_target, (least, middle, choice.factor), "tuned", choice.epsilon)
 
     def with_curves(self, curves: Iterable[Curve]) -> Tuning:
         """The same with one sample more."""
@@ -355,6 +358,13 @@ class Tuning:
             raise InputError(f"path is {str(path)!r}, which is no saved tuning: {error}") from None
 
 
+def described(baseline: Tensor) -> tuple[float, ...] | str:
+    """A baseline of an input's shape, ``(1, *input_shape)``: a number a channel, or ``"an image"``."""
+    channels = baseline.reshape(baseline.shape[1] if baseline.ndim > 1 else 1, -1).double()
+    even = bool((channels == channels[:, :1]).all())
+    return tuple(channels[:, 0].tolist()) if even else "an image"
+
+
 def fingerprint_of_image(x: Tensor) -> str:
     """Tells one input from another."""
     cells = x.detach().cpu().contiguous()
@@ -363,6 +373,10 @@ def fingerprint_of_image(x: Tensor) -> str:
 
 Step = tuple[int, float, float, float]
 """Of a replay: positions computed, expected SSIM, true SSIM, seconds of looking."""
+
+
+_HOPELESS: Step = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
+"""A map with values that are not finite: nothing but all of it is like it."""
 
 
 def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats) -> list[Step]:
@@ -374,6 +388,8 @@ def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats)
         measurable: What measuring gives, on the grid.
         exact: The exact map.
     """
+    if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
+        return [_HOPELESS]
     measured = np.zeros(exact.shape, dtype=bool)
     truth = torch.from_numpy(exact)
     steps: list[Step] = []

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from captum.attr import Occlusion
 from tiny_models import SmallCNN, SmallViT
 from torch import nn
 
-from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, zoo
+from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, schedule, zoo
 from krypton_engine.capture import capture
 from krypton_engine.executors.native import NativeProgram, NativeSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.gradients import first_order
 from krypton_engine.heatmap import Status, are_probabilities, compensated
+from krypton_engine.interpolation import Prediction
 from krypton_engine.plan import Plan
 from krypton_engine.quality import ssim
 from krypton_engine.run import Goal, Watch, run
+from krypton_engine.schedule import Outlook
 from krypton_engine.tuning import Curve, Fingerprint
 from krypton_engine.windows import SlidingWindow
 
@@ -189,6 +194,66 @@ def test_verify_measures_and_estimates(wide, exact):
     estimate = verified.ssim_estimate
     assert estimate.basis == "verified" and estimate.low - 0.05 <= truth <= estimate.high + 0.05
     assert heatmap.verify(1.0).compare(exact).ssim > 0.9999
+
+
+def test_verify_measures_what_is_trimmed(wide, tuning):
+    goal = Goal(0.8, (0, 1, 1.5), "tuned", 0.6)
+    occlusion = KryptonOcclusion(wide)
+    with torch.no_grad():
+        request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
+        with Watch(1, None, False) as watch:
+            heatmap = occlusion._measure(request, None, goal, watch, time.perf_counter())
+    full = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1)
+    assert bool((heatmap.status == Status.TRIMMED).any())
+    some = heatmap.verify(0.3)
+    truth = some.compare(full).ssim
+    assert some.ssim_estimate.low - 0.05 <= truth <= some.ssim_estimate.high + 0.05
+    whole = heatmap.verify(1.0)
+    assert whole.ssim_estimate.basis == "exact" and bool((whole.status == Status.EXACT).all())
+    rest = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, resume=heatmap)
+    assert bool((rest.status == Status.EXACT).all()) and rest.compare(full).ssim > 0.9999
+
+
+def test_regions_are_compared_and_verified(wide, exact):
+    region = (0, 0, 30, 30)
+    occlusion = KryptonOcclusion(wide)
+    heatmap = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.8, region=region)
+    part = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, region=region)
+    assert heatmap.compare(part).ssim == pytest.approx(heatmap.compare(exact).ssim, abs=1e-6)
+    verified = heatmap.verify(0.5)
+    truth = verified.compare(exact).ssim
+    assert verified.ssim_estimate.low - 0.1 <= truth <= verified.ssim_estimate.high + 0.1
+    with pytest.raises(InputError, match="another image"):
+        heatmap.compare(occlusion.heatmap(blobs(1), WINDOW, STRIDES, target=1))
+
+
+def test_watching_costs_little(wide, monkeypatch):
+    """Callbacks see a whole map, but none is predicted for them."""
+    calls = []
+    real = schedule.predict
+    monkeypatch.setattr(schedule, "predict", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr("krypton_engine.heatmap.predict", lambda *args: pytest.fail("predicted"))
+    seen = []
+
+    def look(heatmap, done, total):
+        seen.append(bool(heatmap.values.isfinite().all()))
+
+    KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.8, on_progress=look)
+    assert all(seen) and len(seen) > len(calls)
+
+
+def test_examples_that_only_go_together():
+    """Random, or reading across the batch: measured in full, as Captum does."""
+
+    def forward(x):
+        return torch.stack([x[:, :, :8].sum((1, 2, 3)) * (1 if x.sum().item() > 0 else 2)] * 2, 1)
+
+    x = torch.rand(2, 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mine = KryptonOcclusion(forward).attribute(x, (3, 4, 4), (3, 4, 4), target=0, ssim_target=0.5)
+    theirs = Occlusion(forward).attribute(x, (3, 4, 4), (3, 4, 4), target=0)
+    assert torch.allclose(mine, theirs, atol=1e-4)
 
 
 def test_compare_is_the_measure(wide, exact):
@@ -419,6 +484,21 @@ def test_tuned_targets_are_met(wide, tuning):
     assert sum(met) >= 9
 
 
+@pytest.mark.parametrize("target", [1, -4, [1], torch.tensor([1])], ids=str)
+def test_a_target_in_any_form(wide, tuning, target):
+    occlusion = KryptonOcclusion(wide)
+    call = (blobs(0), WINDOW, STRIDES)
+    expected = occlusion.attribute(*call, target=1, ssim_target=0.9, tuning=tuning)
+    assert torch.equal(occlusion.attribute(*call, target=target, ssim_target=0.9, tuning=tuning), expected)
+
+
+def test_samples_that_are_not_finite(wide):
+    x = blobs(1)
+    x[0, 0, 30, 30] = math.nan
+    tuning = KryptonOcclusion(wide).tune(x, WINDOW, STRIDES, target=1)
+    assert tuning.curves[0].factor(0.9) > 1e9
+
+
 def test_it_prints_plots_and_is_kept(tuning, tmp_path):
     text = str(tuning)
     assert "12 images" in text and "0.90" in text and "confidence 90%" in text
@@ -432,6 +512,7 @@ def test_it_prints_plots_and_is_kept(tuning, tmp_path):
 def test_it_is_refused_elsewhere(wide, tuning):
     occlusion = KryptonOcclusion(wide)
     call = dict(x=blobs(0), sliding_window_shapes=WINDOW, strides=STRIDES, target=1, ssim_target=0.9)
+    occlusion.heatmap(**call, tuning=tuning)
     other = {
         "strides": {"strides": (3, 4, 4)},
         "window": {"sliding_window_shapes": (3, 6, 6)},
@@ -442,6 +523,14 @@ def test_it_is_refused_elsewhere(wide, tuning):
     for name, change in other.items():
         with pytest.raises(InputError, match=f"tuning was made for something else.*{name}"):
             occlusion.heatmap(**(call | change), tuning=tuning)
+    with pytest.raises(InputError, match="tuning is for whole maps"):
+        occlusion.heatmap(**call, tuning=tuning, region=(0, 0, 20, 20))
+    negated = Wide().eval()
+    negated.load_state_dict(wide.state_dict())
+    with torch.no_grad():
+        negated.features[0].weight.mul_(-1)
+    with pytest.raises(InputError, match="the model, its weights"):
+        KryptonOcclusion(negated).heatmap(**call, tuning=tuning)
     torch.manual_seed(99)
     with pytest.raises(InputError, match="the model, its weights"):
         KryptonOcclusion(Wide().eval()).heatmap(**call, tuning=tuning)
@@ -509,9 +598,33 @@ def test_the_quantile_is_conformal():
     """With 9 samples and 90 % the largest; with 19 the second largest."""
     mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     curves = [curve([1 - 0.1 / (i + 1)], [0.0], str(i)) for i in range(19)]  # factors 1 to 19
-    assert Tuning(mark, tuple(curves[:8])).factor(0.9, 0.0) == math.inf
-    assert Tuning(mark, tuple(curves[:9])).factor(0.9, 0.0) == pytest.approx(9)
-    assert Tuning(mark, tuple(curves)).factor(0.9, 0.0) == pytest.approx(18)
+    assert Tuning(mark, tuple(curves[:8])).factors(0.9) == {0.0: math.inf}
+    assert Tuning(mark, tuple(curves[:9])).factors(0.9)[0.0] == pytest.approx(9)
+    assert Tuning(mark, tuple(curves)).factors(0.9)[0.0] == pytest.approx(18)
+
+
+def test_choosing_costs_no_confidence():
+    """The smallest of factors that are right by themselves would meet the target too seldom."""
+    generator = np.random.default_rng(0)
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
+    met = []
+    for _ in range(400):
+        needs = generator.random((20, 4)) + 1  # 19 samples, and the next; a factor for each epsilon
+        curves = [
+            replace(curve([1 - 0.1 / need], [0.0], str(i)), epsilon=0.1 * e, seconds=need)
+            for i, row in enumerate(needs[:-1])
+            for e, need in enumerate(row)
+        ]
+        choice = Tuning(mark, tuple(curves)).choose(0.9)
+        met.append(choice.factor >= needs[-1][round(choice.epsilon / 0.1)])
+    assert np.mean(met) > 0.87
+
+
+def test_what_is_promised_is_the_target():
+    outlook = Outlook(Prediction(np.zeros(1), np.zeros(1)), 0.95, 10)
+    tuned = Goal(0.8, (0.9, 1.5, 0.0), "tuned").estimate(outlook)
+    assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.955, 1.0))
+    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - 1.65 * 0.05)
 
 
 def test_broken_files(tmp_path):

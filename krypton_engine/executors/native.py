@@ -237,7 +237,9 @@ class NativeSession:
         self._constant = unchanging(program.graph, inputs, program.constants)
         self.dropped = np.zeros(len(self.window)) if shrinks else None
         self._inputs = inputs
-        self._again = partial(NativeSession, program, plan, inputs, baseline, memory_budget, reference)
+        # Its views come on top of these.
+        beside = memory_budget - program.program.view_bytes
+        self._again = partial(NativeSession, program, plan, inputs, baseline, beside, reference)
         armed = [
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
             for node, (threshold, g) in shrinks.items()
@@ -280,7 +282,10 @@ class NativeSession:
         effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head)
         if not effects or self._session is None:
             return self
-        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        try:
+            return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        except InputError:  # the budget does not hold both
+            return self
 
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs ``(positions, *output_shape)`` as they become known; see `ReferenceSession.stream`."""

@@ -224,7 +224,9 @@ class ReferenceSession:
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
         self.dropped = np.zeros(len(self.window)) if shrinks else None
         self._inputs = inputs
-        self._again = partial(ReferenceSession, program, plan, inputs, baseline, memory_budget)
+        # Its views come on top of these.
+        beside = memory_budget - plan.bytes_views
+        self._again = partial(ReferenceSession, program, plan, inputs, baseline, beside)
         self._thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
         self._cuts = bool(shrinks) or self.graph.clips
         self._gradients: dict[int, _View] = {}
@@ -337,7 +339,10 @@ class ReferenceSession:
         effects = first_order(self.graph, self._inputs, self.program.shrinkable, head)
         if not effects:
             return self
-        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        try:
+            return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        except InputError:  # the budget does not hold both
+            return self
 
     def _grouped(
         self, grouping: Grouping, tail_batch: int, dropped: Floats

@@ -1,0 +1,157 @@
+"""Does an SSIM target hold on images that nothing was tuned by, and what is it worth?
+
+    python benchmarks/approximate.py vgg16-brain-mri                        tunes, then judges held-out slices
+    python benchmarks/approximate.py resnet18 --weights weights/resnet18.pt trained by brain.py
+    python benchmarks/approximate.py efficientnet-lite0                     photographs
+
+Every held-out image is measured exactly and approximately for every target, tuned and untuned, in one run.
+Times are of whole calls: views, gradients, looking and scheduling included. Captum's is what a full pass
+takes at its best layout and batch in the same run, times the positions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import brain
+from exact import LAYOUTS, ROOT, best_for_captum, captum_seconds, machine, write
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from krypton_engine import FallbackWarning, KryptonOcclusion, zoo
+from krypton_engine.heatmap import Heatmap, Status
+
+TARGETS = (0.8, 0.9, 0.95)
+TUNED_ON = ("astronaut", "camera", "coffee", "flower", "grace_hopper")
+HELD_OUT = ("chelsea", "china", "motorcycle", "retina", "rocket")
+
+
+def crops(photographs: Sequence[str], count: int) -> list[str]:
+    """Names of crops, ``photograph@i``: the corners and the centre at two thirds, and the whole."""
+    return [f"{name}@{i}" for i, name in itertools.islice(itertools.product(range(6), photographs), count)]
+
+
+def picture(name: str) -> Any:
+    """A slice, a photograph, or a crop of one."""
+    name, _, part = name.partition("@")
+    image = zoo.load_image(name)
+    if part in ("", "5"):
+        return image
+    side = min(image.size) * 2 // 3
+    free = [length - side for length in image.size]
+    places = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5)]
+    left, top = (int(f * p) for f, p in zip(free, places[int(part)], strict=True))
+    return image.crop((left, top, left + side, top + side))
+
+
+def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    if weights is not None:
+        return brain.load(name, weights), brain.preprocess(name)
+    net = zoo.load_model(name)
+    return net.model, net.preprocess
+
+
+def images(name: str, tuned_on: int, held_out: int) -> tuple[list[str], list[str]]:
+    """What is tuned on, and what is held out: no photograph of one is in the other, no slice within 4 mm."""
+    if name == "efficientnet-lite0":
+        return crops(TUNED_ON, tuned_on), crops(HELD_OUT, held_out)
+    return brain.spread(brain.names(brain.LEARN), tuned_on), brain.spread(
+        brain.names(brain.HELD_OUT), held_out
+    )
+
+
+def interval(met: Sequence[bool]) -> str:
+    """Share and its exact binomial interval (95 %)."""
+    test = binomtest(sum(met), len(met)).proportion_ci()
+    return f"{sum(met) / len(met):.0%} of {len(met)} ({test.low:.0%} to {test.high:.0%})"
+
+
+def judge(exact: Heatmap, found: Heatmap, captum: float) -> dict[str, Any]:
+    """One approximate map against the exact one and Captum's time."""
+    return {
+        "ssim": found.compare(exact).ssim,
+        "expected": found.ssim_estimate.value if found.ssim_estimate else 1.0,
+        "seconds": found.seconds,
+        "exact_seconds": exact.seconds,
+        "captum_seconds": captum,
+        "measured": float(found.measured.double().mean()),
+        "trimmed": bool((found.status == Status.TRIMMED).any()),
+    }
+
+
+def main() -> None:
+    args = arguments()
+    warnings.simplefilter("ignore", FallbackWarning)
+    about = machine("auto") | vars(args) | {"weights": str(args.weights)}
+    model, prepare = load(args.model, args.weights)
+    tuned_on, held_out = images(args.model, args.samples, args.held_out)
+    print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)
+    x = prepare(picture(held_out[0]))[None]
+    layout, batch = best_for_captum(model, x, 1)
+    model = model.to(memory_format=LAYOUTS[layout])
+    size, stride = (int(n) for n in args.window.split("/"))
+    call = {
+        "sliding_window_shapes": (x.shape[1], size, size),
+        "strides": (x.shape[1], stride, stride),
+        "baselines": 0,
+        "activation": None if args.logits else "softmax",
+    }
+    occlusion = KryptonOcclusion(model)
+    occlusion.heatmap(x, **call, ssim_target=0.5)  # capture, and all that is kept with the model
+    began = time.perf_counter()
+    samples = [prepare(picture(name))[None] for name in tuned_on]
+    tuning = occlusion.tune(samples, **call, show_progress=True)
+    tuning_seconds = time.perf_counter() - began
+    print(tuning, f"\ntuning took {tuning_seconds:.0f} s")
+    rows: list[dict[str, Any]] = []
+    for name in held_out:
+        x = prepare(picture(name))[None]
+        pace = captum_seconds(model, x, batch, 8)
+        exact = occlusion.heatmap(x, **call)
+        free = float((exact.values == exact.base).double().mean())
+        for target, how in itertools.product(TARGETS, ("tuned", "untuned")):
+            found = occlusion.heatmap(
+                x, **call, ssim_target=target, tuning=tuning if how == "tuned" else None
+            )
+            row = {"image": name, "target": target, "how": how, "free": free}
+            rows.append(row | judge(exact, found, pace * (exact.values.numel() + 1)))
+        write(args.out, about | {"tuning_seconds": tuning_seconds, "tuned_on": tuned_on}, rows)
+    print(f"Captum at its best: {layout}, batch {batch}")
+    print("| | SSIM target | met | least SSIM | median SSIM | measured | than Captum | than our exact map |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|")
+    for how, target in itertools.product(("tuned", "untuned"), TARGETS):
+        mine = [row for row in rows if (row["how"], row["target"]) == (how, target)]
+        middle = {key: statistics.median(row[key] for row in mine) for key in ("ssim", "measured")}
+        faster = statistics.median(row["captum_seconds"] / row["seconds"] for row in mine)
+        over = statistics.median(row["exact_seconds"] / row["seconds"] for row in mine)
+        print(
+            f"| {how} | {target} | {interval([row['ssim'] >= target for row in mine])} | "
+            f"{min(row['ssim'] for row in mine):.3f} | {middle['ssim']:.3f} | {middle['measured']:.0%} | "
+            f"{faster:.0f}x | {over:.1f}x |"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", help="a network of krypton_engine.zoo, or one that brain.py trained")
+    parser.add_argument("--weights", type=Path, help="what brain.py wrote")
+    parser.add_argument("--window", default="16/4", metavar="SIZE/STRIDE")
+    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--held-out", type=int, default=60)
+    parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "approximate.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -37,7 +37,7 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/*.cpp
 
 front: js/node_modules/.package-lock.json ## build the widget's page and run its tests (needs Node 20)
 	cd js && npm run build && npm test

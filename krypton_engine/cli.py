@@ -15,6 +15,7 @@ import textwrap
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from krypton_engine.heatmap import Heatmap
     from krypton_engine.occlusion import KryptonOcclusion
+    from krypton_engine.quality import SsimEstimate
+    from krypton_engine.tuning import Tuning
     from krypton_engine.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
 
@@ -44,6 +47,8 @@ examples:
   krypton demo
   krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8 --out map.png
   krypton explain scan.png --model mymodels:build --weights best.pt --size 224 --target tumour
+  krypton tune scans/ --model mymodels:build --weights best.pt --size 224 --out tuning.json
+  krypton explain scan.png --model mymodels:build ... --ssim 0.9 --tuning tuning.json
   krypton plan resnet18 --window 16 --stride 4
 """
 
@@ -52,6 +57,9 @@ _MODEL_HELP = (
     "a function, in a module that can be imported from here, that returns your model, (model, preprocess) "
     "or (model, preprocess, class names)"
 )
+
+
+_WEIGHTS_HELP = '"pretrained", "random", or a checkpoint of yours (pretrained)'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,35 +139,44 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument(
         "image", metavar="IMAGE", help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...'
     )
-    explain.add_argument("--model", metavar="M", required=True, help=_MODEL_HELP)
-    _add_window_options(explain)
+    _add_question_options(explain)
     explain.add_argument(
-        "--target", metavar="C", help="class to explain, a name or an index (the predicted one)"
+        "--ssim",
+        metavar="X",
+        type=_up_to_one,
+        help="stop when the map is probably this similar to the exact one, and interpolate the rest "
+        "(the exact map)",
     )
     explain.add_argument(
-        "--baseline",
-        metavar="B",
-        default="grey",
-        help="what covers the window: grey, black, mean (of this picture), or a number in the units of the "
-        "model's input (grey)",
+        "--tuning", metavar="FILE", help="what krypton tune wrote: when such a map is similar enough"
     )
-    explain.add_argument(
-        "--activation",
-        choices=("softmax", "none"),
-        help="what is applied to the model's outputs (softmax if there are several)",
+    _add_out(explain, ".png (a picture) or .npz (the numbers); may be given twice (heatmap.png)")
+    _add_model_options(explain, weights=_WEIGHTS_HELP)
+
+    tune = command("tune", _tune, "learn on pictures of a kind when an approximate map is similar enough")
+    tune.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="a file, a folder of them, or a picture from a package"
     )
-    explain.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
-    explain.add_argument(
-        "--memory-budget", metavar="MiB", type=_positive, default=2048.0, help="memory to work in (2048)"
+    _add_question_options(tune)
+    tune.add_argument(
+        "--confidence",
+        metavar="X",
+        type=_up_to_one,
+        default=0.9,
+        help="share of pictures that are to reach their target, below 1 (0.9, which takes nine pictures)",
     )
-    explain.add_argument(
-        "--out",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        help=".png (a picture) or .npz (the numbers); may be given twice (heatmap.png)",
+    tune.add_argument(
+        "--max-seconds",
+        metavar="S",
+        type=_positive,
+        help="begin nothing more after this time; fewer pictures make it more cautious",
     )
-    _add_model_options(explain, weights='"pretrained", "random", or a checkpoint of yours (pretrained)')
+    _add_out(
+        tune,
+        ".json (the tuning; one that is there already gets more pictures) or .png (its figure as well) "
+        "(tuning.json)",
+    )
+    _add_model_options(tune, weights=_WEIGHTS_HELP)
 
     plan = command("plan", _plan, "show what a window costs on a model, without running it")
     plan.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
@@ -168,6 +185,35 @@ def _parser() -> argparse.ArgumentParser:
 
     command("info", _info, "show versions, executors, and what is missing")
     return parser
+
+
+def _add_question_options(parser: argparse.ArgumentParser) -> None:
+    """What is asked of which model."""
+    parser.add_argument("--model", metavar="M", required=True, help=_MODEL_HELP)
+    _add_window_options(parser)
+    parser.add_argument(
+        "--target", metavar="C", help="class to explain, a name or an index (the predicted one)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="B",
+        default="grey",
+        help="what covers the window: grey, black, mean (of this picture), or a number in the units of the "
+        "model's input (grey)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("softmax", "none"),
+        help="what is applied to the model's outputs (softmax if there are several)",
+    )
+    parser.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
+    parser.add_argument(
+        "--memory-budget", metavar="MiB", type=_positive, default=2048.0, help="memory to work in (2048)"
+    )
+
+
+def _add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("-o", "--out", metavar="FILE", type=Path, action="append", help=text)
 
 
 def _add_window_options(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +261,16 @@ def _positive(text: str) -> float:
     return number
 
 
+def _up_to_one(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return number
+
+
 # ---------------------------------------------------------------------------------------------------------
 # krypton demo
 # ---------------------------------------------------------------------------------------------------------
@@ -227,13 +283,13 @@ def _demo(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     picture, numbers = folder / "krypton-demo.png", folder / "krypton-demo.npz"
-    _check_outputs([picture, numbers])
+    _check_outputs([picture, numbers], _HEATMAP_FILES)
     model = zoo.load_model(zoo.DEMO_MODEL)
     image = zoo.load_image(zoo.DEMO_IMAGE)
-    x = _input(model, image)
+    x = _input(model, image, zoo.DEMO_IMAGE)
     window = _window((16, 16), arguments.stride, x)
     baseline = _baseline("black", model, image, x)
-    scores = _scores(model, x, "softmax")
+    scores = _outputs(model, x, zoo.DEMO_IMAGE).softmax(0)
     target = int(scores.argmax())
     name = _class_name(model, target)
     _row("model", model.note)
@@ -336,39 +392,86 @@ def _in_words(heatmap: Heatmap, model: ZooModel, name: str) -> str:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from krypton_engine import KryptonOcclusion
-
     outputs = arguments.out or [Path("heatmap.png")]
-    _check_outputs(outputs)
+    _check_outputs(outputs, _HEATMAP_FILES)
+    if arguments.tuning is not None and arguments.ssim is None:
+        raise InputError("--tuning is given without --ssim, the similarity that it is to reach")
+    tuning = None if arguments.tuning is None else _read_tuning("--tuning", arguments.tuning)
     image = _picture(arguments.image)
     model = _load(arguments, arguments.weights or "pretrained")
-    x = _input(model, image)
+    x = _input(model, image, arguments.image)
     window = _window(arguments.window, arguments.stride, x)
-    raw = _scores(model, x, "none")
-    activation = arguments.activation or ("softmax" if len(raw) > 1 else "none")
-    if activation == "softmax" and len(raw) == 1:
-        raise InputError("--activation softmax of a single output is always 1; accepted here is none")
-    scores = _scores(model, x, activation)
+    raw = _outputs(model, x, arguments.image)
+    activation = _activation(arguments, raw)
+    scores = raw.softmax(0) if activation == "softmax" else raw
     target = int(scores.argmax()) if arguments.target is None else _target(arguments.target, model, len(raw))
     baseline = _baseline(arguments.baseline, model, image, x)
-    occlusion = KryptonOcclusion(
-        model.model, executor=arguments.executor, memory_budget=int(arguments.memory_budget * 2**20)
-    )
+    occlusion = _occlusion(arguments, model)
     _row("model", f"{model.name}: {model.note}")
     _row("predicted", _best(model, scores))
-    if activation == "softmax" and bool((raw >= 0).all()) and abs(float(raw.sum()) - 1) < 1e-3:
-        _row("", "(the outputs look like probabilities already: --activation none?)")
+    _hint(activation, raw)
     name = _class_name(model, target)
     _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
 
-    heatmap, whole = _run(occlusion, x, window, baseline, target, activation)
+    heatmap, whole = _run(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
     title = f"{name}: {float(scores[target]):.3g} ({Path(arguments.image).name}, {model.name})"
+    if kinds := _approximate(heatmap):
+        title += f"\napproximate: {kinds}{_similarity(heatmap)}"
     _save(heatmap, outputs, model.display(x[0]), title)
     if not whole:
         return _interrupted(heatmap, outputs)
     _row("heatmap", heatmap)
+    if arguments.ssim is not None:
+        _row("similarity", _reached(heatmap, arguments.ssim, tuning))
+        if kinds:
+            _row("", kinds)
     _row("written", ", ".join(map(str, outputs)))
     return 0
+
+
+def _approximate(heatmap: Heatmap) -> str:
+    """How the values were come by, where they are not all exact; else nothing."""
+    from krypton_engine.heatmap import Status
+
+    counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
+    total = heatmap.status.numel()
+    if counts[Status.EXACT] == total:
+        return ""
+    told = [f"{counts[Status.EXACT]} exact"] + [
+        f"{counts[status]} {word}"
+        for status, word in (
+            (Status.TRIMMED, "trimmed"),
+            (Status.INTERPOLATED, "interpolated"),
+            (Status.UNKNOWN, "unknown"),
+        )
+        if counts[status]
+    ]
+    return f"{heatmap.measured.double().mean():.0%} of {total} positions measured ({', '.join(told)})"
+
+
+def _similarity(heatmap: Heatmap) -> str:
+    estimate = heatmap.ssim_estimate
+    return "" if estimate is None else f"; SSIM about {estimate.value:.2f} ({_range(estimate)})"
+
+
+def _range(estimate: SsimEstimate) -> str:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def _reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
+    """What a finished map's similarity with the exact one is, and how that is known."""
+    estimate = heatmap.ssim_estimate
+    if not _approximate(heatmap):
+        told = "exact: all was measured"
+        if tuning is not None and len(tuning.images) < tuning.fewest:
+            return (
+                f"{told}, since {tuning.confidence:.0%} confidence takes a tuning of {tuning.fewest} "
+                f"pictures, and this one has {len(tuning.images)}"
+            )
+        return told if ssim_target == 1 else f"{told}, since nothing less was sure enough"
+    assert estimate is not None
+    how = "estimated on the way" if tuning is None else f"tuned on {len(tuning.images)} pictures"
+    return f"SSIM with the exact map about {estimate.value:.3f} ({_range(estimate)}), {how}"
 
 
 def _picture(source: str) -> Image:
@@ -399,28 +502,47 @@ def _load(arguments: argparse.Namespace, weights: str) -> ZooModel:
     )
 
 
-def _input(model: ZooModel, image: Image) -> Tensor:
-    """The model's input, ``(1, C, H, W)``."""
+def _input(model: ZooModel, image: Image, name: str) -> Tensor:
+    """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages."""
     import torch
 
     x = model.preprocess(image)[None]
     if not bool(torch.isfinite(x).all()):
-        raise InputError("IMAGE gives NaN or infinite numbers after the model's preprocessing")
+        raise InputError(f"IMAGE {name!r} gives NaN or infinite numbers after the model's preprocessing")
     weight = next(model.model.parameters(), x)
     return x.to(weight.device, weight.dtype)
 
 
-def _scores(model: ZooModel, x: Tensor, activation: str) -> Tensor:
+def _outputs(model: ZooModel, x: Tensor, name: str) -> Tensor:
     """What the model says of the whole picture: one number a class."""
     import torch
 
     with torch.no_grad():
-        scores: Tensor = model.model(x)[0]
-    if not bool(torch.isfinite(scores).all()):
+        outputs: Tensor = model.model(x)[0]
+    if not bool(torch.isfinite(outputs).all()):
         raise InputError(
-            "IMAGE makes the model return NaN or infinite numbers, so there is nothing to explain"
+            f"IMAGE {name!r} makes the model return NaN or infinite numbers, so there is nothing to explain"
         )
-    return scores.softmax(0) if activation == "softmax" else scores
+    return outputs
+
+
+def _activation(arguments: argparse.Namespace, outputs: Tensor) -> str:
+    activation: str = arguments.activation or ("softmax" if len(outputs) > 1 else "none")
+    if activation == "softmax" and len(outputs) == 1:
+        raise InputError("--activation softmax of a single output is always 1; accepted here is none")
+    return activation
+
+
+def _hint(activation: str, outputs: Tensor) -> None:
+    if activation == "softmax" and bool((outputs >= 0).all()) and abs(float(outputs.sum()) - 1) < 1e-3:
+        _row("", "(the outputs look like probabilities already: --activation none?)")
+
+
+def _occlusion(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusion:
+    from krypton_engine import KryptonOcclusion
+
+    budget = int(arguments.memory_budget * 2**20)
+    return KryptonOcclusion(model.model, executor=arguments.executor, memory_budget=budget)
 
 
 def _target(given: str, model: ZooModel, classes: int) -> int:
@@ -496,6 +618,8 @@ def _run(
     baseline: Tensor,
     target: int,
     activation: str,
+    ssim_target: float | None = None,
+    tuning: Tuning | None = None,
 ) -> tuple[Heatmap, bool]:
     """The heatmap and whether it is whole: Ctrl-C leaves it as far as it came."""
     so_far: Heatmap | None = None
@@ -511,10 +635,12 @@ def _run(
             window.strides,
             baseline,
             target,
-            activation="softmax" if activation == "softmax" else None,
+            activation=None if activation == "none" else "softmax",
             schedule="coarse to fine",
             show_progress=sys.stderr.isatty(),
             on_progress=keep,
+            ssim_target=ssim_target,
+            tuning=tuning,
         )
     except KeyboardInterrupt:
         if so_far is None:
@@ -532,11 +658,16 @@ def _interrupted(heatmap: Heatmap, outputs: Sequence[Path]) -> int:
     return INTERRUPTED
 
 
-def _check_outputs(paths: Sequence[Path]) -> None:
+_HEATMAP_FILES = {".png": "a picture", ".npz": "the numbers"}
+_TUNING_FILES = {".json": "the tuning", ".png": "its figure"}
+
+
+def _check_outputs(paths: Sequence[Path], endings: dict[str, str]) -> None:
     """Better now than after the work."""
     for path in paths:
-        if path.suffix not in {".png", ".npz"}:
-            raise InputError(f"--out {str(path)!r} must end in .png (a picture) or .npz (the numbers)")
+        if path.suffix not in endings:
+            accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
+            raise InputError(f"--out {str(path)!r} must end in {accepted}")
         if not path.parent.is_dir():
             raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -549,6 +680,129 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
             heatmap.save(path, image=picture, title=title)
         else:
             heatmap.save(path)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# krypton tune
+# ---------------------------------------------------------------------------------------------------------
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    outputs: list[Path] = arguments.out or [Path("tuning.json")]
+    _check_outputs(outputs, _TUNING_FILES)
+    files = [path for path in outputs if path.suffix == ".json"]
+    if len(files) != 1:
+        raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
+    if arguments.confidence == 1:
+        raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
+    known = _read_tuning("--out", files[0]) if files[0].exists() else None
+    names = _samples(arguments.images)
+    pictures = [_picture(name) for name in names]
+    model = _load(arguments, arguments.weights or "pretrained")
+    inputs = [_input(model, image, name) for image, name in zip(pictures, names, strict=True)]
+    shapes = {tuple(x.shape[1:]) for x in inputs}
+    if len(shapes) > 1:
+        raise InputError(
+            f"IMAGEs are {', '.join(map(_by, sorted(shapes)))} as the model sees them; accepted is one size: "
+            f"give --size, or a preprocess that resizes"
+        )
+    window = _window(arguments.window, arguments.stride, inputs[0])
+    raw = [_outputs(model, x, name) for x, name in zip(inputs, names, strict=True)]
+    activation = _activation(arguments, raw[0])
+    target = None if arguments.target is None else _target(arguments.target, model, len(raw[0]))
+    baselines = [
+        _baseline(arguments.baseline, model, image, x) for image, x in zip(pictures, inputs, strict=True)
+    ]
+    if any(not baseline.equal(baselines[0]) for baseline in baselines):
+        raise InputError(
+            f"--baseline {arguments.baseline} differs from picture to picture; accepted here is one for all: "
+            f"grey, black or a number"
+        )
+    occlusion = _occlusion(arguments, model)
+    _row("model", f"{model.name}: {model.note}")
+    _row("pictures", f"{len(names)}: {_counted(model, raw)}")
+    _hint(activation, raw[0])
+    name = "the predicted class" if target is None else _class_name(model, target)
+    _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
+    if known is not None:
+        _row("goes on", f"from {len(known.images)} pictures in {files[0]}")
+
+    so_far = known
+
+    def keep(tuning: Tuning, done: int, total: int) -> None:
+        nonlocal so_far
+        so_far = tuning
+
+    status = 0
+    try:
+        so_far = occlusion.tune(
+            inputs,
+            window.shape,
+            window.strides,
+            baselines[0],
+            target,
+            activation=None if activation == "none" else "softmax",
+            confidence=arguments.confidence,
+            max_seconds=arguments.max_seconds,
+            resume=known,
+            show_progress=sys.stderr.isatty(),
+            on_progress=keep,
+        )
+    except InputError as error:
+        if known is None:
+            raise
+        raise InputError(f"--out {str(files[0])!r} is there already: {error}") from None
+    except KeyboardInterrupt:
+        if so_far is None:
+            raise
+        status = INTERRUPTED
+    written = [path for path in outputs if path.suffix == ".json" or so_far.curves]
+    for path in written:
+        so_far.save(path)
+    told = ", ".join(map(str, written))
+    if status == INTERRUPTED:
+        print(
+            f"krypton: interrupted; what {len(so_far.images)} pictures showed is in {told}, and the same "
+            f"command goes on from there",
+            file=sys.stderr,
+        )
+        return status
+    print(f"\n{so_far}\n")
+    _row("written", told)
+    return status
+
+
+def _samples(given: Sequence[str]) -> list[str]:
+    """Names of pictures: as given, or all that a folder holds."""
+    from PIL import Image as PILImage
+
+    endings = PILImage.registered_extensions()
+    names = []
+    for name in given:
+        if not os.path.isdir(name):
+            names.append(name)
+            continue
+        found = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in endings)
+        if not found:
+            raise InputError(f"IMAGE {name!r} is a folder without pictures")
+        names += found
+    return names
+
+
+def _read_tuning(option: str, path: str | Path) -> Tuning:
+    from krypton_engine.tuning import Tuning
+
+    try:
+        return Tuning.load(path)
+    except InputError as error:
+        raise InputError(f"{option} {str(error).removeprefix('path ')}") from None
+
+
+def _counted(model: ZooModel, outputs: Sequence[Tensor]) -> str:
+    """How many pictures the model takes for what."""
+    counts = Counter(int(row.argmax()) for row in outputs)
+    told = [f"{count} {_class_name(model, index)}" for index, count in counts.most_common(4)]
+    return ", ".join(told) + ", ..." * (len(counts) > 4)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -683,6 +937,7 @@ _OPTIONS = {
     "source": "IMAGE",
     "spec": "model",
     "strides": "--stride",
+    "tuning": "--tuning",
     "weights": "--weights",
     "size": "--size",
     "mean": "--mean",

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from krypton_engine import Heatmap, KryptonOcclusion, cli, errors, zoo
+from krypton_engine import Heatmap, KryptonOcclusion, Tuning, cli, errors, zoo
 from krypton_engine.cli import main
+from krypton_engine.heatmap import Status
 
 FACTORY = """
 import torch
@@ -56,6 +57,13 @@ def standardising():
         return (x - x.mean()) / x.std()
 
     return network(), preprocess
+
+
+def any_size():
+    def preprocess(image):
+        return torch.zeros(3, image.height, image.width)
+
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)), preprocess
 
 
 def nan_preprocess():
@@ -193,7 +201,7 @@ def test_probabilities_are_noticed(capsys):
 def test_baseline(given, expected):
     model = zoo.load_model("cli_factory:network", size=40, mean=0.5)
     image = zoo.load_image("photo.png")
-    x = cli._input(model, image)
+    x = cli._input(model, image, "photo.png")
     baseline = cli._baseline(given, model, image, x)
     assert baseline.shape == x.shape
     wanted = x.mean((2, 3)) if expected is None else torch.tensor([expected])
@@ -248,6 +256,13 @@ def test_sixteen_bit_and_float_pictures(capsys):
         (["--activation", "relu"], ["--activation", "relu"]),
         (["--executor", "warp"], ["--executor", "reference"]),
         (["--memory-budget", "0"], ["--memory-budget"]),
+        (["--ssim", "0"], ["--ssim", "'0'", "above 0 and at most 1"]),
+        (["--ssim", "1.5"], ["--ssim", "'1.5'"]),
+        (["--ssim", "nan"], ["--ssim", "'nan'"]),
+        (["--ssim", "much"], ["--ssim", "'much'"]),
+        (["--tuning", "names.txt"], ["--tuning", "without --ssim"]),
+        (["--ssim", "0.9", "--tuning", "none.json"], ["--tuning is 'none.json'", "no saved tuning"]),
+        (["--ssim", "0.9", "--tuning", "names.txt"], ["--tuning is 'names.txt'", "no saved tuning"]),
         (["--out", "map.jpg"], ["--out 'map.jpg'", ".png"]),
         (["--out", "nowhere/map.png"], ["--out 'nowhere/map.png'", "no folder"]),
         (["--weights", "none.pt"], ["--weights='none.pt'"]),
@@ -345,6 +360,174 @@ def test_interrupted_before_there_is_anything(capsys, monkeypatch, tmp_path):
     assert explain("--out", str(tmp_path / "map.png")) == 130
     assert capsys.readouterr().err == "krypton: interrupted before anything was computed\n"
     assert not (tmp_path / "map.png").exists()
+
+
+# approximate maps
+
+FINE = ("--window", "10", "--stride", "2")
+
+
+@pytest.fixture(scope="module")
+def scans(folder):
+    """A folder of pictures of one kind: smooth and random."""
+    (folder / "scans").mkdir()
+    for i in range(10):
+        coarse = np.random.default_rng(100 + i).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+        picture = Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC)
+        picture.save(folder / "scans" / f"{i}.png")
+    (folder / "scans" / "notes.txt").write_text("no picture")
+    return folder / "scans"
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, scans):
+    """A tuning by the command line, and what that printed."""
+    words = [sys.executable, "-m", "krypton_engine", "tune", "scans", *MINE, *FINE, "-o", "tuned.json"]
+    done = subprocess.run([*words, "-o", "tuned.png"], cwd=folder, capture_output=True, text=True, check=True)
+    return folder / "tuned.json", done.stdout
+
+
+def tune(*words, images=("scans",)):
+    return main(["tune", *images, *(words if "--model" in words else (*MINE, *words))])
+
+
+def test_tune_learns_what_the_library_learns(tuned, scans):
+    path, printed = tuned
+    model = zoo.load_model("cli_factory:network", size=40)
+    samples = [model.preprocess(zoo.load_image(scans / f"{i}.png"))[None] for i in range(10)]
+    grey = model.preprocess(Image.new("RGB", (40, 40), (127, 127, 127)))[None]
+    call = dict(sliding_window_shapes=(3, 10, 10), strides=(3, 2, 2), baselines=grey)
+    expected = KryptonOcclusion(model.model).tune(samples, **call, activation="softmax")
+    found = Tuning.load(path)
+    assert found.fingerprint.differences(expected.fingerprint) == [] and found.images == expected.images
+    for mine, theirs in zip(found.curves, expected.curves, strict=True):
+        assert (mine.epsilon, mine.computed) == (theirs.epsilon, theirs.computed)
+        assert mine.ssim == pytest.approx(theirs.ssim, abs=1e-4)
+    assert str(found) in printed and "10: " in printed and "the predicted class" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert Image.open(path.with_suffix(".png")).width > 500
+
+
+def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
+    out, one = str(tmp_path / "some.json"), str(scans / "1.png")
+    assert tune(*FINE, "-o", out, images=[one]) == 0
+    assert "takes 9 images" in capsys.readouterr().out  # too few
+    before = Tuning.load(out)
+    assert tune(*FINE, "-o", out, images=[one, str(scans / "2.png")]) == 0
+    assert "goes on" in capsys.readouterr().out
+    after = Tuning.load(out)
+    assert after.curves[: len(before.curves)] == before.curves and len(after.images) == 2
+    refuses(capsys, tune(*COARSE, "-o", out, images=[one]), f"--out '{out}' is there already", "--stride")
+    assert Tuning.load(out).curves == after.curves
+
+
+def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_path):
+    whole = KryptonOcclusion.tune
+
+    def interrupted(self, *args, on_progress, **kwargs):
+        def progress(tuning, done, total):
+            on_progress(tuning, done, total)
+            if done == 2:
+                raise KeyboardInterrupt
+
+        return whole(self, *args, on_progress=progress, **kwargs)
+
+    monkeypatch.setattr(KryptonOcclusion, "tune", interrupted)
+    out = str(tmp_path / "tuning.json")
+    assert tune(*FINE, "-o", out) == 130
+    assert f"what 2 pictures showed is in {out}" in capsys.readouterr().err
+    assert len(Tuning.load(out).images) == 2
+
+
+def test_tune_without_time(capsys, scans, tmp_path):
+    files = tmp_path / "none.json", tmp_path / "none.png"
+    assert tune(*FINE, "--max-seconds", "1e-6", "-o", str(files[0]), "-o", str(files[1])) == 0
+    assert "0 images" in capsys.readouterr().out
+    assert files[0].is_file() and not files[1].exists()
+
+
+@pytest.mark.parametrize("with_tuning", [False, True], ids=["untuned", "tuned"])
+def test_approximate_maps_are_called_so(capsys, monkeypatch, tuned, scans, tmp_path, with_tuning):
+    titles, save = [], Heatmap.save
+
+    def noting(self, path, **picture):
+        titles.extend([picture["title"]] if picture else [])
+        save(self, path, **picture)
+
+    monkeypatch.setattr(Heatmap, "save", noting)
+    options = ("--tuning", str(tuned[0])) if with_tuning else ()
+    png, npz = tmp_path / "map.png", tmp_path / "map.npz"
+    photo = str(scans / "3.png")
+    out = ("--out", str(png), "--out", str(npz))
+    assert explain(*FINE, "--ssim", "0.6", *options, *out, image=photo) == 0
+    printed = capsys.readouterr().out
+    heatmap = Heatmap.load(npz)
+    status, estimate = heatmap.status, heatmap.ssim_estimate
+    interpolated = int((status == Status.INTERPOLATED).sum())
+    assert 0 < interpolated < status.numel() == 256
+    share = f"{1 - interpolated / 256:.0%} of 256 positions measured"
+    assert share in printed and f"{interpolated} interpolated" in printed
+    if trimmed := int((status == Status.TRIMMED).sum()):
+        assert f"{trimmed} trimmed" in printed
+    how = "tuned on 10 pictures" if with_tuning else "estimated on the way"
+    assert f"about {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), {how}" in printed
+    assert explain(*FINE, "--out", str(png), image=photo) == 0
+    assert "similarity" not in capsys.readouterr().out
+    approximate, exact = titles
+    assert f"approximate: {share}" in approximate and f"SSIM about {estimate.value:.2f}" in approximate
+    assert "measured" not in exact and "SSIM" not in exact
+
+
+def test_exact_where_nothing_less_is_sure(capsys, scans, tmp_path):
+    few, out, photo = str(tmp_path / "few.json"), str(tmp_path / "map.npz"), str(scans / "3.png")
+    assert tune(*FINE, "-o", few, images=[str(scans / "1.png")]) == 0
+    for words, told in (
+        (["--ssim", "0.9999999"], "exact: all was measured, since nothing less was sure enough"),
+        (["--ssim", "1"], "exact: all was measured\n"),
+        (["--ssim", "0.5", "--tuning", few], "takes a tuning of 9 pictures, and this one has 1"),
+    ):
+        capsys.readouterr()
+        assert explain(*FINE, *words, "--out", out, image=photo) == 0
+        assert told in capsys.readouterr().out
+        assert bool((Heatmap.load(out).status == Status.EXACT).all())
+
+
+def test_a_tuning_for_something_else(capsys, tuned):
+    path = str(tuned[0])
+    for words, parts in (
+        (["--stride", "5"], ["--stride"]),
+        (["--activation", "none"], ["activation"]),
+        (["--baseline", "black"], ["baseline"]),
+    ):
+        status = explain(*FINE, *words, "--ssim", "0.9", "--tuning", path)
+        refuses(capsys, status, "--tuning was made for something else", *parts)
+
+
+@pytest.mark.parametrize(
+    ("images", "words", "parts"),
+    [
+        ([], [], ["IMAGE"]),
+        (["missing.png"], [], ["IMAGE='missing.png'"]),
+        (["scans", "broken.png"], [], ["IMAGE='broken.png'"]),
+        (["empty"], [], ["IMAGE 'empty' is a folder without pictures"]),
+        (["scans"], ["--confidence", "1"], ["--confidence"]),
+        (["scans"], ["--confidence", "90"], ["--confidence", "'90'"]),
+        (["scans"], ["--max-seconds", "0"], ["--max-seconds"]),
+        (["scans"], ["--baseline", "mean"], ["--baseline mean", "one for all"]),
+        (["scans"], ["--window", "50"], ["--window"]),
+        (["scans"], ["--target", "7"], ["--target 7"]),
+        (["scans"], ["-o", "t.npz"], ["--out 't.npz'", ".json"]),
+        (["scans"], ["-o", "t.png"], ["--out", "0 .json files"]),
+        (["scans"], ["-o", "t.json", "-o", "u.json"], ["--out", "2 .json files"]),
+        (["scans"], ["-o", "bad.json"], ["--out is 'bad.json'", "no saved tuning"]),
+        (["scans", "photo.png"], ["--model", "cli_factory:any_size"], ["IMAGE", "3 x 40 x 40", "--size"]),
+    ],
+)
+def test_bad_tunings(capsys, folder, scans, images, words, parts):
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "bad.json").write_text("{}")
+    refuses(capsys, tune(*words, images=images), *parts)
+    assert not (folder / "tuning.json").exists()
 
 
 # plan, info, demo

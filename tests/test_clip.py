@@ -25,7 +25,7 @@ class Branching(nn.Module):
         super().__init__()
         torch.manual_seed(rank)
         conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][rank - 1]
-        self.stem = conv(2, 6, 5, stride=2, padding=2)
+        self.stem, self.beside = conv(2, 6, 5, stride=2, padding=2), conv(2, 6, 1, stride=2)
         self.inner, self.outer = conv(6, 6, 3, padding=1), conv(6, 6, 3, padding=1)
         self.pool = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d][rank - 1](3, 2, 1)
         self.narrow, self.wide = conv(6, 4, 1), conv(6, 4, 3, padding=2, dilation=2)
@@ -33,7 +33,7 @@ class Branching(nn.Module):
         self.head = nn.LazyLinear(3)
 
     def forward(self, x, run=lambda layer, x: layer(x), add=torch.add, relu=torch.relu, cat=torch.cat):
-        x = relu(run(self.stem, x))
+        x = relu(add(run(self.beside, x), run(self.stem, x)))  # the box of one kernel may hold the other's
         x = run(self.pool, relu(add(run(self.outer, relu(run(self.inner, x))), x)))
         x = cat([run(self.narrow, x), run(self.wide, x)], 1)
         x = relu(run(self.last, x))
@@ -141,7 +141,7 @@ def test_boxes_and_cost_follow():
         plan = Plan(clipped(graph, tau), window)
         seen = 0
         for node in graph.nodes:
-            if isinstance(node.box, (Convolution, Pool)) and not node.same_cells(0):
+            if isinstance(node.box, (Convolution, Pool)) and node.maps[0][1].kernel > 1:
                 seen += 1
                 for axis, extents in plan.extents(node).items():
                     assert extents.min() >= 1 and extents.max() <= max(1, tau * node.size(axis))
@@ -150,10 +150,29 @@ def test_boxes_and_cost_follow():
     assert ratios == sorted(ratios) and ratios[0] < ratios[1]
 
 
+@pytest.mark.parametrize("tau", [0.1, 0.25, 0.5], ids=str)
 @torch.no_grad()
-def test_the_engine_leaves_it_alone():
-    graph = capture(opened(2)[0].float(), (torch.randn(1, 2, 26, 21),), 0)
-    assert "clip" in str(native.program(clipped(graph, 0.5), torch.device("cpu")))
+def test_the_engine_clips_alike(tau):
+    model, x, window, graph = opened(2)
+    expected = answers(clipped(graph, tau), x, window).float()
+    x = x.float()
+    graph = clipped(capture(model.float(), (x,), 0), tau)
+    program = native.program(graph, x.device)
+    assert isinstance(program, native.NativeProgram), program
+    session = native.NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
+    found = torch.empty_like(expected)
+    for positions, values in session.stream(np.arange(len(window))):
+        found[torch.from_numpy(positions)] = values
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_engine_clips_all_or_nothing():
+    """What PyTorch would run in full after the engine's part would not be clipped."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Softmax(3), nn.Conv2d(3, 2, 3), nn.Flatten())
+    graph = capture(model, (torch.randn(1, 2, 12, 12),), 0)
+    assert isinstance(native.program(graph, torch.device("cpu")), native.NativeProgram)
+    assert "clips all or nothing" in str(native.program(clipped(graph, 0.5), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("tau", [0, -1, 1.01, float("nan")])

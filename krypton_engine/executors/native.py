@@ -52,12 +52,13 @@ def program(graph: Graph, device: torch.device) -> NativeProgram | str:
         return f"the C++ engine runs images, and this input has {len(graph.input.shape) - 1} axes, not 3"
     if graph.input.dtype != torch.float32:
         return f"the C++ engine computes in float32, not {graph.input.dtype}"
-    if graph.clips:
-        return "the C++ engine does not clip boxes"
     try:
-        return NativeProgram(graph)
+        found = NativeProgram(graph)
     except ValueError as error:  # beyond its limits
         return f"the C++ engine refuses it: {error}"
+    if graph.clips and found.reason:  # what follows would not be clipped
+        return f"the C++ engine clips all or nothing, and it stops at {found.reason}"
+    return found
 
 
 def packed_bytes(graph: Graph) -> int:

@@ -31,6 +31,8 @@ using Longs = Array<int64_t, 2>;
 
 // n_in, n_out, kernel, stride, padding, dilation
 using WindowNumbers = std::tuple<long, long, long, long, long, long>;
+// Of both sides of a window: the largest number of outputs that count as changed.
+using Limits = std::pair<std::optional<long>, std::optional<long>>;
 // low, high, function, parameter
 using EpilogueNumbers = std::tuple<float, float, std::string, float>;
 
@@ -49,6 +51,14 @@ WindowMap window(const WindowNumbers& n) {
         dilation * (kernel - 1) < n_in + 2 * padding + stride && (n_out - 1) * stride < n_in + 2 * padding,
         "a window does not fit its input");
     return {n_in, n_out, kernel, stride, padding, dilation};
+}
+
+// The same, with at most so many outputs changed.
+WindowMap window(const WindowNumbers& n, std::optional<long> limit) {
+    WindowMap map = window(n);
+    require(!limit || *limit > 0, "a limit must be positive");
+    map.limit = limit.value_or(map.limit);
+    return map;
 }
 
 constexpr std::pair<const char*, Function> kFunctionNames[] = {
@@ -234,11 +244,12 @@ NB_MODULE(_native, m) {
         .def(
             "convolution",
             [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
-               Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+               Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end, Limits limits) {
                 const long out = weight.shape(0);
                 require(groups > 0 && groups <= out && out % groups == 0, "groups do not divide the outputs");
                 const long in = weight.shape(1) * groups;
-                const ConvolutionShape shape{window(y), window(x), in, out, groups};
+                const ConvolutionShape shape{window(y, limits.first), window(x, limits.second), in, out,
+                                             groups};
                 require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
                             static_cast<long>(weight.shape(3)) == shape.x.kernel,
                         "the weight has another kernel");
@@ -251,13 +262,13 @@ NB_MODULE(_native, m) {
                 return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
             },
             "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(),
-            "epilogue"_a)
+            "epilogue"_a, "limits"_a = Limits{})
         .def(
             "pool",
             [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
-               std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors,
-               EpilogueNumbers end) {
-                const WindowMap my = window(y), mx = window(x);
+               std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors, EpilogueNumbers end,
+               Limits limits) {
+                const WindowMap my = window(y, limits.first), mx = window(x, limits.second);
                 require_shape(p, operand, my.n_in, mx.n_in, channels);
                 require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
                                       static_cast<long>(divisors->second.size()) == mx.n_out),
@@ -269,7 +280,7 @@ NB_MODULE(_native, m) {
                 return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
                              unclamped(end));
             },
-            "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a)
+            "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a, "limits"_a = Limits{})
         .def(
             "combine",
             [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace krypton {
@@ -37,12 +38,16 @@ inline Box join(const Box& a, const Box& b) {
 // A convolution or a pooling: output o reads o * stride - padding + dilation * [0, kernel).
 struct WindowMap {
     long n_in = 0, n_out = 0, kernel = 1, stride = 1, padding = 0, dilation = 1;
+    long limit = std::numeric_limits<long>::max();  // largest number of outputs that count as changed
 
-    // Outputs that read a cell of `in`.
+    // Outputs that read a cell of `in`; those in the middle if they are too many.
     Interval changed(Interval in) const {
-        const long first = in.lo + padding - dilation * (kernel - 1);
-        return {std::max(0L, first > 0 ? (first + stride - 1) / stride : 0L),
-                std::min(n_out, (in.hi - 1 + padding) / stride + 1)};
+        const long reach = in.lo + padding - dilation * (kernel - 1);
+        const long first = std::max(0L, reach > 0 ? (reach + stride - 1) / stride : 0L);
+        const long last = std::min(n_out, (in.hi - 1 + padding) / stride + 1);
+        if (last - first <= limit) return {first, last};
+        const long middle = first + (last - first - limit) / 2;
+        return {middle, middle + limit};
     }
     long first_read(long output) const { return output * stride - padding; }
     long extent_read(long extent) const { return (extent - 1) * stride + dilation * (kernel - 1) + 1; }

@@ -31,6 +31,7 @@ class Program:
         weight: Array,
         bias: Array | None,
         epilogue: EpilogueNumbers,
+        limits: tuple[int | None, ...] = ...,
     ) -> int: ...
     def pool(
         self,
@@ -40,6 +41,7 @@ class Program:
         channels: int,
         divisors: tuple[Sequence[float], Sequence[float]] | None,
         epilogue: EpilogueNumbers,
+        limits: tuple[int | None, ...] = ...,
     ) -> int: ...
     def combine(
         self,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.regions import AxisMap
+from krypton_engine.errors import InputError
+from krypton_engine.regions import AxisMap, WindowMap
 from krypton_engine.windows import SlidingWindow
 
 BATCH = -1
@@ -204,6 +205,12 @@ class Graph:
         }
         return [node for node in self.nodes if node.index in needed and node.local]
 
+    @property
+    def clips(self) -> bool:
+        """Whether boxes leave out some of what changes; see `clipped`."""
+        steps = (step for node in self.nodes for steps in node.maps for step in steps.values())
+        return any(isinstance(step, WindowMap) and step.limit is not None for step in steps)
+
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of one output cell over all channels, or of the whole of a full node.
 
@@ -236,6 +243,33 @@ def in_full(graph: Graph) -> Graph:
         node
         if not node.depends or node is graph.input
         else replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=nodes, programs={}, proved=set())
+
+
+def clipped(graph: Graph, tau: float) -> Graph:
+    """The same graph with the paper's projective field threshold: what changes is an approximation.
+
+    After every operator whose kernel has several cells, a box is at most ``tau`` of the value's size along
+    every axis: the middle of what would change. The cells around it keep their un-occluded value. Where
+    branches meet, a box bounds those of both.
+
+    Args:
+        graph: The exact one.
+        tau: Above 0; with 1 nothing is clipped.
+
+    Raises:
+        InputError: Another ``tau``.
+    """
+    if not 0 < tau <= 1:
+        raise InputError(f"tau is {tau}; accepted: above 0, at most 1")
+
+    def step(exact: AxisMap) -> AxisMap:
+        return exact.clipped(tau) if isinstance(exact, WindowMap) and exact.kernel > 1 else exact
+
+    nodes = [
+        replace(node, maps=tuple({axis: step(m) for axis, m in maps.items()} for maps in node.maps))
         for node in graph.nodes
     ]
     return replace(graph, nodes=nodes, programs={}, proved=set())

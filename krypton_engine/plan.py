@@ -34,13 +34,18 @@ def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, 
     for node in graph.nodes:
         if not node.local or axis not in node.axes or node.index in changed:
             continue
-        intervals = []
-        for i, operand in enumerate(node.operands):
-            if operand in changed:
-                step = node.maps[i].get(axis)
-                intervals.append(changed[operand] if step is None else step.changed(*changed[operand]))
-        changed[node.index] = union(intervals)
+        changed[node.index] = reached(node, axis, changed)
     return changed
+
+
+def reached(node: Node, axis: int, changed: Mapping[int, Interval]) -> Interval:
+    """Changed intervals of a local node along ``axis``, from those of its operands that have any."""
+    intervals = []
+    for i, operand in enumerate(node.operands):
+        if operand in changed:
+            step = node.maps[i].get(axis)
+            intervals.append(changed[operand] if step is None else step.changed(*changed[operand]))
+    return union(intervals)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ independent of the others: a box is empty as soon as one of its intervals is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -47,7 +48,8 @@ class WindowMap:
     """A convolution or a pooling: output ``o`` reads ``o * stride - padding + dilation * [0, kernel)``.
 
     ``n_out`` is the exported size and never computed here (``ceil_mode``); what is read past the end is
-    padding, so padding on the right needs no number of its own.
+    padding, so padding on the right needs no number of its own. ``limit`` is the largest number of outputs
+    that count as changed, those in the middle; None for all, which alone is exact.
     """
 
     n_in: int
@@ -56,6 +58,7 @@ class WindowMap:
     stride: int = 1
     padding: int = 0
     dilation: int = 1
+    limit: int | None = None
 
     def changed(self, lo: IntArray, hi: IntArray) -> Interval:
         """See `AxisMap`."""
@@ -63,7 +66,14 @@ class WindowMap:
         first = -((reach - self.padding - lo) // self.stride)
         last = (hi - 1 + self.padding) // self.stride + 1
         first, last = np.maximum(first, 0), np.minimum(last, self.n_out)
+        if self.limit is not None:
+            first = first + np.maximum(last - first - self.limit, 0) // 2
+            last = np.minimum(last, first + self.limit)
         return first, np.where(hi > lo, last, first)
+
+    def clipped(self, tau: float) -> WindowMap:
+        """The same with at most ``tau`` of its outputs changed, but never fewer than one."""
+        return replace(self, limit=max(1, math.floor(tau * self.n_out + 1e-9)))
 
     def extent_read(self, extent: int) -> int:
         """Length of the input interval that ``extent`` neighbouring outputs read."""

@@ -16,13 +16,17 @@ from torch import nn
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, schedule, zoo
 from krypton_engine.capture import capture
+from krypton_engine.executors.native import NativeProgram, NativeSession
+from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.gradients import first_order
 from krypton_engine.heatmap import Status, are_probabilities, compensated
 from krypton_engine.interpolation import Prediction
+from krypton_engine.plan import Plan
 from krypton_engine.quality import ssim
-from krypton_engine.run import Goal, Watch
+from krypton_engine.run import Goal, Watch, run
 from krypton_engine.schedule import Outlook
 from krypton_engine.tuning import Curve, Fingerprint
+from krypton_engine.windows import SlidingWindow
 
 WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
 EXECUTORS = ["native", "reference"]
@@ -266,8 +270,8 @@ def test_compare_is_the_measure(wide, exact):
 # --- trimming -----------------------------------------------------------------------------------------
 
 
-def trimmed(model, x, epsilon, activation=None):
-    occlusion = KryptonOcclusion(model, executor="native")
+def trimmed(model, x, epsilon, executor, activation=None):
+    occlusion = KryptonOcclusion(model, executor=executor)
     goal = Goal(2.0, (0, 0, 0), "tuned", epsilon)  # never reached
     with torch.no_grad():
         request = occlusion._request(x, WINDOW, STRIDES, None, 1, None, activation)
@@ -275,18 +279,17 @@ def trimmed(model, x, epsilon, activation=None):
         session = answer.open(0)
         recorder = occlusion._recorder(request, session, None, 0.0)
         dropping = session.trimmed(goal.epsilon, recorder.scalar)
-        from krypton_engine.run import run
-
         with Watch(1, None, False) as watch:
             run(dropping, [request.wanted], recorder, watch)
     return recorder.heatmap(), dropping.dropped
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("activation", [None, "softmax"], ids=str)
-def test_dropped_changes_are_added_back(wide, activation):
+def test_dropped_changes_are_added_back(wide, activation, executor):
     """To the first order: what is left of the error is far smaller than what was added."""
     full = KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1, activation=activation)
-    found, dropped = trimmed(wide, blobs(0), 0.1, activation)
+    found, dropped = trimmed(wide, blobs(0), 0.1, executor, activation)
     assert np.abs(dropped).max() > 0 and bool((found.status == Status.TRIMMED).all())
     scale = float(full.values.max() - full.values.min())
     error = (found.values - full.values).abs()
@@ -295,10 +298,147 @@ def test_dropped_changes_are_added_back(wide, activation):
     assert float(error.max()) < 0.1 * scale
 
 
-def test_little_trimming_changes_little(wide):
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_little_trimming_changes_little(wide, executor):
     full = KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1)
-    found, _ = trimmed(wide, blobs(0), 1e-4)
+    found, _ = trimmed(wide, blobs(0), 1e-4, executor)
     assert ssim(found.values, full.values) > 0.999
+
+
+class Sited(nn.Module):
+    """A small network of any rank that shows every value at which changes are dropped to ``site``."""
+
+    def __init__(self, rank, seed=0, width=6):
+        super().__init__()
+        torch.manual_seed(seed)
+        conv = [nn.Conv1d, nn.Conv2d, nn.Conv3d][rank - 1]
+        self.stem = conv(2, width, 3, padding=1)
+        self.pool = [nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d][rank - 1](2)
+        self.inner, self.outer = conv(width, width, 3, padding=1), conv(width, width, 3, padding=1)
+        self.strided = conv(width, width + 2, 3, stride=2, padding=2, dilation=2)
+        self.average = [nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d][rank - 1](2, 2)
+        self.head = nn.LazyLinear(3)
+        self.site = lambda value: value
+
+    def forward(self, x):
+        x = self.site(self.pool(self.site(self.stem(x).relu())))
+        x = self.site((self.outer(self.site(self.inner(x).relu())) + x).relu())
+        x = self.site(self.average(self.site(self.strided(x).relu())))
+        return self.head(x.flatten(1))
+
+
+def dropping_loop(model, x, window, epsilon, target):
+    """Outputs and effects of `Sited` for every window, one whole image at a time."""
+    views = []
+
+    def noted(value):
+        value.retain_grad()
+        views.append(value)
+        return value
+
+    model.site = noted
+    model(x.clone().requires_grad_())[0, target].backward()
+    effect = 0.0
+
+    def dropping(value):
+        nonlocal effect, left
+        view = views[left]
+        left += 1
+        change = value - view
+        cells = (change.abs().amax((0, 1)) >= epsilon * view.square().mean().sqrt()).nonzero()
+        kept = torch.zeros(value.shape[2:], dtype=torch.bool)
+        if len(cells):
+            lo, hi = cells.amin(0), cells.amax(0) + 1
+            kept[tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))] = True
+        effect += float((view.grad * change * ~kept).double().sum())
+        return torch.where(kept, value, view)
+
+    model.site = dropping
+    outputs, effects = [], []
+    with torch.no_grad():
+        for box in window.boxes(np.arange(len(window))):
+            occluded, effect, left = x.clone(), 0.0, 0
+            occluded[(0, *(slice(lo, hi) for lo, hi in box))] = 0
+            outputs.append(model(occluded)[0])
+            effects.append(effect)
+    model.site = lambda value: value
+    return torch.stack(outputs), np.array(effects)
+
+
+def answers(session, window):
+    outputs = torch.empty(len(window), *session.base.shape[1:], dtype=session.base.dtype)
+    for positions, values in session.stream(np.arange(len(window))):
+        outputs[torch.from_numpy(positions)] = values
+    return outputs
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5, 1.5], ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_reference_drops_as_a_loop_does(rank, epsilon):
+    """Values and effects in float64, for signals, images and volumes; some boxes become empty."""
+    sizes = {1: (46,), 2: (22, 18), 3: (12, 10, 13)}[rank]
+    model = Sited(rank).double().eval()
+    x = torch.randn(1, 2, *sizes, dtype=torch.float64)
+    x[:, :, : sizes[0] // 3] *= 0.03  # nearly the baseline: little changes there
+    window = SlidingWindow((2, *sizes), (2, *[4] * rank), (2, *[3] * rank))
+    with torch.no_grad():
+        model(x)
+        exact = model(x)
+        graph = capture(model, (x,), 0)
+        plan = Plan(graph, window)
+        session = ReferenceSession(ReferenceProgram(graph), plan, (x,), torch.zeros(1), 2**30)
+        dropping = session.trimmed(epsilon, lambda outputs: outputs[:, 1])
+        found = answers(dropping, window)
+    expected, effects = dropping_loop(model, x, window, epsilon, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(dropping.dropped, effects, rtol=1e-9, atol=1e-9)
+    assert float((found - answers(session, window)).abs().max()) > 1e-4 and session.dropped is None
+    if epsilon == 1.5:
+        assert bool(found.isclose(exact, rtol=0, atol=1e-12).all(1).any()) and np.abs(effects).max() > 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_executors_drop_the_same(seed):
+    """The engine's values are among the reference executor's; there both drop the same."""
+    model = Sited(2, seed, width=4 + 3 * seed).eval()
+    x = torch.randn(1, 2, 26, 23)
+    model(x)
+    window = SlidingWindow((2, 26, 23), (2, 5, 4), (2, 2, 3))
+    with torch.no_grad():
+        graph = capture(model, (x,), 0)
+        native, reference = NativeProgram(graph), ReferenceProgram(graph)
+        assert set(native.shrinkable) == set(reference.shrinkable)
+        example = Plan(graph, window), (x,), torch.zeros(1), 2**30
+        mine = ReferenceSession(reference, *example)
+        theirs = NativeSession(native, *example, lambda: mine)
+        for epsilon in (0.02, 0.2, 1.0):
+            dropping = [s.trimmed(epsilon, lambda outputs: outputs[:, 2]) for s in (mine, theirs)]
+            found, expected = (answers(session, window) for session in dropping)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            effects, truth = (session.dropped for session in dropping)
+            np.testing.assert_allclose(effects, truth, rtol=1e-4, atol=1e-5)
+            assert np.abs(truth).max() > 0
+
+
+def test_the_reference_drops_at_any_value():
+    """Where operators follow each other cell by cell too, and where branches meet."""
+    model = Sited(2).double().eval()
+    x = torch.randn(1, 2, 22, 18, dtype=torch.float64)
+    window = SlidingWindow((2, 22, 18), (2, 4, 4), (2, 3, 3))
+    with torch.no_grad():
+        model(x)
+        graph = capture(model, (x,), 0)
+    sites = [node.index for node in graph.nodes if node.local and node.operands]
+    effects = first_order(graph, (x,), sites, lambda outputs: outputs[:, 0])
+    program, plan = ReferenceProgram(graph), Plan(graph, window)
+    assert set(program.shrinkable) < set(effects)
+    with torch.no_grad():
+        exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30), window)
+        for factor, tolerance in ((1e-13, 1e-9), (0.02, 0.02)):
+            shrinks = {i: (factor * rms, gradient) for i, (rms, gradient) in effects.items()}
+            session = ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30, shrinks)
+            found = answers(session, window)[:, 0] + torch.from_numpy(session.dropped)
+            assert float((found - exact[:, 0]).abs().max()) <= tolerance * float(exact[:, 0].std())
 
 
 def test_gradients_are_autograds(wide):

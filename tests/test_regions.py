@@ -70,6 +70,17 @@ def test_a_windows_changes_are_bounded(step, data):
         assert answer is not None and answer[0] <= truth[0] and truth[1] <= answer[1]
 
 
+@given(window_maps(), st.floats(0.01, 1), st.data())
+def test_a_clipped_window_changes_the_middle(step, tau, data):
+    lo, hi = data.draw(intervals(step.n_in))
+    whole, clipped = changed(step, lo, hi), changed(step.clipped(tau), lo, hi)
+    assert (clipped is None) == (whole is None) and changed(step.clipped(1), lo, hi) == whole
+    if whole is not None:
+        limit = max(1, int(tau * step.n_out + 1e-9))
+        assert clipped[1] - clipped[0] == min(limit, whole[1] - whole[0])
+        assert (whole[1] - clipped[1]) - (clipped[0] - whole[0]) in (0, 1)
+
+
 @given(window_maps(), st.data())
 def test_all_intervals_at_once(step, data):
     pairs = data.draw(st.lists(intervals(step.n_in), min_size=1, max_size=5))

@@ -221,17 +221,25 @@ class Lowering:
         weight = self.constant(Ref(box.weight)).contiguous().numpy()
         bias = None if box.bias is None else self.constant(Ref(box.bias)).contiguous().numpy()
         maps = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)]
-        self.convolve(node, self.value(Ref(node.operands[0])), weight, bias, maps, box.groups)
+        value = self.value(Ref(node.operands[0]))
+        self.convolve(node, value, weight, bias, maps, box.groups, **_limits(node))
 
     def convolve(
-        self, node: Node, operand: int, weight: Floats, bias: Floats | None, maps: list[Any], groups: int
+        self,
+        node: Node,
+        operand: int,
+        weight: Floats,
+        bias: Floats | None,
+        maps: list[Any],
+        groups: int,
+        **limits: Any,
     ) -> None:
         """``node`` is a convolution of an image by ``(out, in / groups, height, width)`` weights."""
 
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])
             return self.program.convolution(
-                operands, maps[0], maps[1], groups, done.weight, done.bias, done.epilogue.numbers()
+                operands, maps[0], maps[1], groups, done.weight, done.bias, done.epilogue.numbers(), **limits
             )
 
         self.wait(node, Sum(build, "convolution", weight, bias))
@@ -242,7 +250,12 @@ class Lowering:
             raise Unsupported("dimensions in another order")
         divisors = None if box.maximum else tuple([float(n) for n in counts] for counts in box.divisors)
         value = self.program.pool(
-            self.value(Ref(node.operands[0])), *maps, self.shape_of(node)[2], divisors, NOTHING.numbers()
+            self.value(Ref(node.operands[0])),
+            *maps,
+            self.shape_of(node)[2],
+            divisors,
+            NOTHING.numbers(),
+            **_limits(node),
         )
         self.remember(node, value)
 
@@ -324,6 +337,13 @@ def _window(step: AxisMap) -> tuple[int, ...]:
     if not isinstance(step, WindowMap):
         raise Unsupported("a kernel over cells that were moved")
     return (step.n_in, step.n_out, step.kernel, step.stride, step.padding, step.dilation)
+
+
+def _limits(node: Node) -> dict[str, Any]:
+    """What the engine is told of a window that is clipped; see `krypton_engine.graph.clipped`."""
+    steps = (node.maps[0][axis] for axis in (ROWS, COLUMNS))
+    limits = tuple(step.limit if isinstance(step, WindowMap) else None for step in steps)
+    return {} if limits == (None, None) else {"limits": limits}
 
 
 def _arguments(node: Node) -> dict[str, Any]:
@@ -476,7 +496,8 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
     if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
-    if sign > 0 and left.node != right.node:
+    # A sum that is clipped may not be recomputed where its box ends and that of the residual goes on.
+    if sign > 0 and left.node != right.node and not to.graph.clips:
         for mine, other in ((right, left), (left, right)):
             waiting = to.joinable(mine, "convolution")
             if waiting is not None and waiting.residual is None:

@@ -53,9 +53,12 @@ def program(graph: Graph, device: torch.device) -> NativeProgram | str:
     if graph.input.dtype != torch.float32:
         return f"the C++ engine computes in float32, not {graph.input.dtype}"
     try:
-        return NativeProgram(graph)
+        found = NativeProgram(graph)
     except ValueError as error:  # beyond its limits
         return f"the C++ engine refuses it: {error}"
+    if graph.clips and found.reason:  # what follows would not be clipped
+        return f"the C++ engine clips all or nothing, and it stops at {found.reason}"
+    return found
 
 
 def packed_bytes(graph: Graph) -> int:

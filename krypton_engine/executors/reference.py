@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.tail import IN_PLACE, Tail, channels_last, last_uses, overwriting, repeated
-from krypton_engine.gradients import Head
+from krypton_engine.gradients import Head, first_order
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.interpolation import Floats
-from krypton_engine.plan import Plan
+from krypton_engine.plan import Plan, reached
 from krypton_engine.regions import WindowMap, slide_inwards
 from krypton_engine.windows import ChangedCells, IntArray, distinct_work, occlude
 
@@ -77,6 +80,11 @@ class ReferenceProgram:
             and self.needs_view(node)
         }
         self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
+        self.shrinkable = [
+            node.index
+            for node in graph.nodes
+            if node.local and node.operands and not self._only_passed_on(node)
+        ]
 
     def needs_view(self, node: Node) -> bool:
         """Whether somebody reads cells of ``node`` outside its box."""
@@ -87,6 +95,14 @@ class ReferenceProgram:
             if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
                 return True
         return False
+
+    def _only_passed_on(self, node: Node) -> bool:
+        """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
+        if node.index in self.frontiers or len(self.readers[node.index]) != 1:
+            return False
+        ((reader, i),) = self.readers[node.index]
+        other = self.graph.nodes[reader]
+        return isinstance(other.box, Apply) and other.same_cells(i)
 
 
 @dataclass
@@ -117,12 +133,35 @@ class _View:
 
 @dataclass
 class _Patch:
-    """The changed box of one value for a group: where it starts, its extents, its cells."""
+    """The changed cells of one value for a group.
+
+    ``value`` holds a box for every member, from ``start`` on and of shared ``extents``, perhaps ``loaded``
+    into the view's table, where a member's box is the ``place``-th. ``lo`` and ``hi`` bound what changes in
+    it. The other cells are as in the view, or, where the box was ``cut``, count as such.
+    """
 
     lo: dict[int, IntArray]
     hi: dict[int, IntArray]
+    start: dict[int, IntArray]
+    extents: dict[int, int]
+    place: IntArray
     value: Tensor | None
     loaded: bool = False
+    cut: bool = False
+
+    def lies_at(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> bool:
+        """Whether the boxes are just these."""
+        return all(
+            np.array_equal(first, start[axis]) and self.extents[axis] == extents[axis]
+            for axis, first in self.start.items()
+        )
+
+    def changes_all(self) -> bool:
+        """Whether every member's box changes from end to end."""
+        return all(
+            np.array_equal(self.lo[axis], first) and np.array_equal(self.hi[axis], first + self.extents[axis])
+            for axis, first in self.start.items()
+        )
 
 
 class ReferenceSession:
@@ -134,6 +173,9 @@ class ReferenceSession:
         inputs: The tensors of one example, first dimension 1 where they are batched.
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
         memory_budget: Bytes that the session may add to the process.
+        shrinks: By node: what its boxes are cut down to, the bounding box of the cells of which an element
+            changes by the threshold at least. The gradient of a scalar by the node's value tells what the
+            change of the others does to the scalar. The axes that a window spans are left alone.
     """
 
     def __init__(
@@ -143,6 +185,7 @@ class ReferenceSession:
         inputs: tuple[Tensor, ...],
         baseline: Tensor,
         memory_budget: int,
+        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
     ) -> None:
         self.program = program
         self.plan = plan
@@ -151,7 +194,8 @@ class ReferenceSession:
         self.x = channels_last(inputs[self.graph.occluded])
         self.baseline = baseline.to(self.x).expand(self.x.shape)
         self.device = self.x.device
-        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
+        gradients = sum(gradient.numel() * gradient.element_size() for _, gradient in shrinks.values())
+        fixed = plan.bytes_views + plan.bytes_weights + gradients + _SCRATCH
         free = memory_budget - fixed
         needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
         if free < needed:
@@ -178,14 +222,21 @@ class ReferenceSession:
             ),
         )
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
-        self.dropped: Floats | None = None
+        self.dropped = np.zeros(len(self.window)) if shrinks else None
+        self._inputs = inputs
+        # Its views come on top of these.
+        beside = memory_budget - plan.bytes_views
+        self._again = partial(ReferenceSession, program, plan, inputs, baseline, beside)
+        self._thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
+        self._cuts = bool(shrinks) or self.graph.clips
+        self._gradients: dict[int, _View] = {}
         self._views: dict[int, _View] = {}
         self._others: dict[int, Tensor] = {}
-        self.base = self._materialise(inputs)
+        self.base = self._materialise(inputs, shrinks)
 
     # -- the un-occluded pass --------------------------------------------------------------------------
 
-    def _materialise(self, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _materialise(self, inputs: tuple[Tensor, ...], shrinks: Mapping[int, tuple[float, Tensor]]) -> Tensor:
         """Run the graph in full once and keep the views that boxes will read."""
         values: dict[int, Any] = dict(self.program.constants)
         for index, tensor in zip(self.graph.inputs, inputs, strict=True):
@@ -197,8 +248,11 @@ class ReferenceSession:
                 values[node.index] = node.target(
                     *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
                 )
-            if node.depends and node.local and self.program.needs_view(node):
+            if node.index in shrinks or (node.depends and node.local and self.program.needs_view(node)):
                 self._views[node.index] = self._view(node, values[node.index], columns[node.index])
+                if node.index in shrinks:
+                    gradient = shrinks[node.index][1]
+                    self._gradients[node.index] = self._view(node, gradient, columns[node.index])
             elif not node.depends and node.value is None:
                 self._others[node.index] = values[node.index]
             for operand in refs((node.args, node.kwargs)):
@@ -269,19 +323,37 @@ class ReferenceSession:
         if len(work.boxes):
             batch = self.batch if limit is None else min(limit, self.batch)
             tail = self.tail_batch if limit is None else batch
-            for members, values in self._grouped(Grouping(self.graph, work.boxes, batch), tail):
-                repeats = torch.tensor([len(work.readers[i]) for i in members], device=self.device)
-                yield np.concatenate([work.readers[i] for i in members]), values.repeat_interleave(repeats, 0)
+            dropped = np.zeros(len(work.boxes))
+            for members, values in self._grouped(Grouping(self.graph, work.boxes, batch), tail, dropped):
+                repeats = [len(work.readers[i]) for i in members]
+                answered = np.concatenate([work.readers[i] for i in members])
+                if self.dropped is not None:
+                    self.dropped[answered] = dropped[members].repeat(repeats)
+                yield answered, values.repeat_interleave(torch.tensor(repeats, device=self.device), 0)
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
-        """Itself: positions share the extents of their boxes, so that dropping would gain nothing."""
-        return self
+        """A session that drops small changes; see `krypton_engine.executors.Session`.
 
-    def _grouped(self, grouping: Grouping, tail_batch: int) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions."""
+        Where operators are fused, the native executor drops at fewer values than this one.
+        """
+        effects = first_order(self.graph, self._inputs, self.program.shrinkable, head)
+        if not effects:
+            return self
+        try:
+            return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        except InputError:  # the budget does not hold both
+            return self
+
+    def _grouped(
+        self, grouping: Grouping, tail_batch: int, dropped: Floats
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions.
+
+        The effect of what is dropped of every position's boxes is added to ``dropped``.
+        """
         waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
         for i, members in enumerate(grouping.members):
-            waiting.append((members, self._frontiers(grouping.group(members))))
+            waiting.append((members, self._frontiers(grouping.group(members), dropped)))
             following = grouping.members[i + 1 : i + 2]
             count = sum(len(m) for m, _ in waiting)
             if following and count + len(following[0]) <= tail_batch:
@@ -302,12 +374,14 @@ class ReferenceSession:
 
     # -- from the input to the frontier ----------------------------------------------------------------
 
-    def _frontiers(self, group: Group) -> dict[int, Tensor]:
+    def _frontiers(self, group: Group, dropped: Floats) -> dict[int, Tensor]:
         """Frontier values, whole, for the positions of one group."""
         patches: dict[int, _Patch] = {}
         for node in self.graph.nodes:
             if node.local and (node.operands or node is self.graph.input):
-                patches[node.index] = self._patch(node, group, patches)
+                patch = patches[node.index] = self._patch(node, group, patches)
+                if node.index in self._thresholds and patch.value is not None:
+                    dropped[group.members] += self._cut(node, patch, patch.value)
         tables = {view.table.untyped_storage().data_ptr() for view in self._views.values()}
         out = {}
         for index in self.program.frontiers:
@@ -321,26 +395,31 @@ class ReferenceSession:
                 out[index] = whole.clone() if whole.untyped_storage().data_ptr() in tables else whole
                 continue
             coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
-            out[index] = self._compose(node, coordinates, patches, len(group.members), 0.0)
+            copies = len(group.members)
+            out[index] = self._compose(self._views[index], patches.get(index), coordinates, copies, 0.0)
         return out
 
     def _whole_patch(self, node: Node, patches: dict[int, _Patch]) -> Tensor | None:
         """The changed box of ``node`` if it is all of it, so that nothing need be composed."""
         patch = patches.get(node.index)
-        if patch is None or patch.value is None or patch.value.shape[1:] != node.shape[1:]:
+        if patch is None or patch.cut or patch.value is None or patch.value.shape[1:] != node.shape[1:]:
             return None
         return patch.value
 
     def _patch(self, node: Node, group: Group, patches: dict[int, _Patch]) -> _Patch:
-        lo, hi = group.lo[node.index], group.hi[node.index]
-        if node.index == self.graph.input.index:
-            return _Patch(lo, hi, None, loaded=True)
-        extents = {axis: group.extents[node.index][axis] for axis in node.axes}
-        start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
-        if not all(extents.values()):
-            return _Patch(start, start, None)
-        stop = {axis: start[axis] + extents[axis] for axis in node.axes}
+        lo, hi, extents = group.lo[node.index], group.hi[node.index], group.extents[node.index]
         copies = len(group.members)
+        if node.index == self.graph.input.index:
+            # The occluded cells of all members are those of one baseline.
+            none = np.zeros(copies, dtype=np.int64)
+            sizes = {axis: node.size(axis) for axis in node.axes}
+            return _Patch(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
+        if self._thresholds:
+            lo, hi, extents = self._left(node, patches)
+        start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
+        here = np.arange(copies)
+        if not all(extents.values()):
+            return _Patch(start, start, start, extents, here, None)
         box = node.box
         place = None
         if node.index in self.program.into_view:
@@ -368,7 +447,58 @@ class ReferenceSession:
                 continue
             if patch.loaded or operand not in self.program.frontiers:
                 patch.value = None
-        return _Patch(start, stop, value, loaded=place is not None)
+        made = _Patch(lo, hi, start, extents, here, value, loaded=place is not None)
+        made.cut = self._cuts and not made.changes_all()
+        return made
+
+    def _left(
+        self, node: Node, patches: dict[int, _Patch]
+    ) -> tuple[dict[int, IntArray], dict[int, IntArray], dict[int, int]]:
+        """What changes of ``node`` after its operands' boxes were cut, and the extents to share."""
+        lo, hi = {}, {}
+        for axis in node.axes:
+            changed = {
+                i: (patches[i].lo[axis], patches[i].hi[axis])
+                for i in node.operands
+                if i in patches and axis in patches[i].lo
+            }
+            lo[axis], hi[axis] = reached(node, axis, changed)
+        return lo, hi, {axis: max(int((hi[axis] - lo[axis]).max()), 0) for axis in node.axes}
+
+    def _cut(self, node: Node, patch: _Patch, value: Tensor) -> Floats:
+        """Cut the boxes of a patch down to what changes by the threshold; the effect of the rest."""
+        view, copies = self._views[node.index], len(patch.place)
+        cells = {axis: patch.start[axis][:, None] + np.arange(patch.extents[axis]) for axis in view.axes}
+        box = (copies, *(patch.extents[axis] for axis in view.axes))
+
+        def flat(boxes: Tensor) -> Tensor:
+            return boxes.permute(view.order).reshape(*box, -1)
+
+        def inside(lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> npt.NDArray[np.bool_]:
+            found = np.ones(box, dtype=bool)
+            for k, axis in enumerate(view.axes):
+                along = (cells[axis] >= lo[axis][:, None]) & (cells[axis] < hi[axis][:, None])
+                found &= along.reshape(copies, *(n if j == k else 1 for j, n in enumerate(box[1:])))
+            return found
+
+        change = flat(value - self._compose(view, None, cells, copies, 0.0))
+        before = inside(patch.lo, patch.hi)
+        # Not smaller: NaN stays too.
+        stays = before & (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
+        patch.lo, patch.hi = dict(patch.lo), dict(patch.hi)
+        for k, axis in enumerate(view.axes):
+            some = np.asarray(stays.any(tuple(j for j in range(1, len(box)) if j != k + 1)))
+            first = some.argmax(1)
+            last = np.where(some.any(1), box[k + 1] - some[:, ::-1].argmax(1), first)
+            patch.lo[axis], patch.hi[axis] = patch.start[axis] + first, patch.start[axis] + last
+        patch.cut = not patch.changes_all()
+        dropped = before & ~inside(patch.lo, patch.hi)
+        if not dropped.any():
+            return np.zeros(copies)
+        gradient = flat(self._compose(self._gradients[node.index], None, cells, copies, 0.0))
+        effects = (change.double() * gradient.double()).sum(-1).cpu().numpy()
+        total: Floats = np.where(dropped, effects, 0).reshape(copies, -1).sum(1)
+        return total
 
     def _fetch(
         self,
@@ -383,10 +513,9 @@ class ReferenceSession:
         source = self.graph.nodes[node.operands[i]]
         patch = patches.get(source.index)
         if patch is not None and patch.value is not None and node.same_cells(i):
-            sizes = {axis: patch.value.shape[source.roles.index(axis)] for axis in source.axes}
-            if all(
-                np.array_equal(patch.lo[axis], start[axis]) and sizes[axis] == extents[axis] for axis in sizes
-            ):
+            # Cell by cell, what was cut off stays cut off; beside other operands it must be the view's.
+            usable = not patch.cut or len(node.operands) == 1
+            if usable and patch.lies_at(start, extents):
                 return patch.value
         if not source.axes:
             return self._constant(source.index, copies)
@@ -401,7 +530,9 @@ class ReferenceSession:
             else:
                 cells = start[axis][:, None] + np.arange(extents[axis])
                 coordinates[axis] = cells if step is None else step.sources(cells)
-        return self._compose(source, coordinates, patches, copies, _fill(node))
+        if source.index not in self._views:
+            self._views[source.index] = self._view(source, self._constant(source.index, 1), frozenset())
+        return self._compose(self._views[source.index], patch, coordinates, copies, _fill(node))
 
     def _constant(self, index: int, copies: int) -> Tensor:
         value = self.program.constants.get(index)
@@ -411,18 +542,13 @@ class ReferenceSession:
 
     def _compose(
         self,
-        source: Node,
+        view: _View,
+        patch: _Patch | None,
         coordinates: Mapping[int, IntArray],
-        patches: dict[int, _Patch],
         copies: int,
         fill: float,
     ) -> Tensor:
-        """Cells of ``source`` at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
-        if source.index not in self._views:
-            self._views[source.index] = self._view(source, self._constant(source.index, 1), frozenset())
-        view = self._views[source.index]
-        patch = patches.get(source.index)
-        is_input = source.index == self.graph.input.index
+        """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
         if patch is not None and not patch.loaded and patch.value is not None:
             self._load(view, patch)
         rank = len(view.axes)
@@ -430,10 +556,10 @@ class ReferenceSession:
         from_patch: Any = view.changed_at
         changed: Any = patch is not None and patch.loaded
         outside: Any = False
-        if patch is not None and patch.loaded and not is_input:
-            sizes = [int((patch.hi[axis] - patch.lo[axis])[0]) for axis in view.axes]
-            copy = np.arange(copies, dtype=np.int32).reshape(-1, *[1] * rank)
-            from_patch = from_patch + copy * math.prod(sizes)
+        if patch is not None and patch.loaded:
+            sizes = [patch.extents[axis] for axis in view.axes]
+            place = patch.place.astype(np.int32).reshape(-1, *[1] * rank)
+            from_patch = from_patch + place * math.prod(sizes)
         for k, axis in enumerate(view.axes):
             cells = coordinates[axis].astype(np.int32)  # half the traffic of int64
             shape = [len(cells)] + [1] * rank
@@ -445,7 +571,7 @@ class ReferenceSession:
                 lo, hi = (side[axis][:, None].astype(np.int32) for side in (patch.lo, patch.hi))
                 inside = (cells >= lo) & (cells < hi)
                 changed = changed & inside.reshape([len(inside), *shape[1:]])
-                relative = cells * view.stride(k) if is_input else (cells - lo) * math.prod(sizes[k + 1 :])
+                relative = (cells - patch.start[axis][:, None].astype(np.int32)) * math.prod(sizes[k + 1 :])
                 from_patch = from_patch + relative.reshape([len(relative), *shape[1:]])
         index = from_view if changed is False else np.where(changed, from_patch, from_view)
         if outside is not False:
@@ -457,8 +583,7 @@ class ReferenceSession:
     def _load(self, view: _View, patch: _Patch) -> None:
         """Write a patch into its view's table."""
         assert patch.value is not None
-        sizes = {axis: int((patch.hi[axis] - patch.lo[axis])[0]) for axis in view.axes}
-        self._place(view, sizes, len(patch.value)).copy_(patch.value)
+        self._place(view, patch.extents, len(patch.value)).copy_(patch.value)
         patch.loaded = True
 
     def _place(self, view: _View, sizes: Mapping[int, int], copies: int) -> Tensor:

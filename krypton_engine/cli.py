@@ -416,7 +416,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     heatmap, whole = _run(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
     title = f"{name}: {float(scores[target]):.3g} ({Path(arguments.image).name}, {model.name})"
     if kinds := _approximate(heatmap):
-        title += f"\napproximate: {kinds}{_similarity(heatmap)}"
+        title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{_similarity(heatmap)}"
     _save(heatmap, outputs, model.display(x[0]), title)
     if not whole:
         return _interrupted(heatmap, outputs)
@@ -451,7 +451,7 @@ def _approximate(heatmap: Heatmap) -> str:
 
 def _similarity(heatmap: Heatmap) -> str:
     estimate = heatmap.ssim_estimate
-    return "" if estimate is None else f"; SSIM about {estimate.value:.2f} ({_range(estimate)})"
+    return "" if estimate is None else f", SSIM about {estimate.value:.3f} ({_range(estimate)})"
 
 
 def _range(estimate: SsimEstimate) -> str:

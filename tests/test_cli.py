@@ -474,7 +474,9 @@ def test_approximate_maps_are_called_so(capsys, monkeypatch, tuned, scans, tmp_p
     assert explain(*FINE, "--out", str(png), image=photo) == 0
     assert "similarity" not in capsys.readouterr().out
     approximate, exact = titles
-    assert f"approximate: {share}" in approximate and f"SSIM about {estimate.value:.2f}" in approximate
+    line = approximate.splitlines()[1]  # of its own, and short enough for the picture
+    assert line.startswith(f"approximate: {1 - interpolated / 256:.0%} measured") and len(line) <= 65
+    assert f"SSIM about {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})" in line
     assert "measured" not in exact and "SSIM" not in exact
 
 

@@ -85,7 +85,7 @@ def attach(picture, notebook, cell):
 
 def main():
     compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
-    early = "Number(document.querySelector('.kr-map')?.dataset.map?.split('/')[2]) > 1000"
+    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('SSIM about')"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True")
@@ -93,7 +93,7 @@ def main():
         attach(ROOT / "docs/images/widget-explorer.png", ROOT / "notebooks/explorer.ipynb", "picture")
         brain = CELL.format(**BRAINS, options="window=16, stride=4, exact=True, baseline='black'")
         picture(browser, "dark", brain, "JupyterLab Dark", compared, (0.268, 0.83))
-        picture(browser, "running", brain, "JupyterLab Light", early, None)
+        picture(browser, "running", brain, "JupyterLab Light", estimated, None)
         browser.close()
 
 

@@ -90,7 +90,7 @@ def judge(exact: Heatmap, found: Heatmap, captum: float) -> dict[str, Any]:
 def main() -> None:
     args = arguments()
     warnings.simplefilter("ignore", FallbackWarning)
-    about = machine("auto") | vars(args) | {"weights": str(args.weights)}
+    about = machine("auto") | {name: str(value) for name, value in vars(args).items()}
     model, prepare = load(args.model, args.weights)
     tuned_on, held_out = images(args.model, args.samples, args.held_out)
     print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)

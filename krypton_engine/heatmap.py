@@ -144,10 +144,9 @@ class Heatmap:
         total = self.window.average(torch.where(known, drop.movedim(0, -1), 0.0))
         return total / self.window.average(known.double())
 
-    def missing(self, positions: IntArray | None = None) -> IntArray:
-        """Positions that were not measured, of ``positions`` or of all."""
-        missing = ~self.measured.reshape(-1).numpy()
-        return np.flatnonzero(missing) if positions is None else positions[missing[positions]]
+    def missing(self, positions: IntArray) -> IntArray:
+        """Those of ``positions`` that are not exact yet."""
+        return positions[(self.status.reshape(-1) != Status.EXACT).numpy()[positions]]
 
     def for_target(self, target: int) -> Heatmap:
         """The heatmap of another class, out of the outputs that were kept.

@@ -33,7 +33,7 @@ from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import evaluate
-from krypton_engine.heatmap import Heatmap, Recorder, Status
+from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
 from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
@@ -335,7 +335,7 @@ class KryptonOcclusion(Occlusion):
             if resume is not None:
                 if resume.window != window:
                     raise InputError(f"resume is {resume!r}, a map of another window: {resume.window}")
-                wanted = wanted[(resume.status.reshape(-1) != Status.EXACT).numpy()[wanted]]
+                wanted = resume.missing(wanted)
             with Watch(len(wanted), on_progress, show_progress) as watch:
                 if goal is not None:
                     return self._measure(request, resume, goal, watch, began)
@@ -561,11 +561,9 @@ class KryptonOcclusion(Occlusion):
             took = time.perf_counter() - opened
             exact = exact or found
             values, truth = (h.values.double().numpy() for h in (found, exact))
-            computed, expected, similar, looks = (
-                zip(*steps, strict=True)
-                if (steps := replay(session.window, work, values, truth))
-                else ((), (), (), ())
-            )
+            steps = replay(session.window, work, values, truth)
+            computed = tuple(step[0] for step in steps)
+            expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
             curves.append(
                 Curve(
                     image, epsilon, len(work.readers), computed, expected, similar, took,

@@ -52,7 +52,7 @@ class SsimEstimate:
         expected: float, basis: str = "online", spread: tuple[float, float, float] = SPREAD
     ) -> SsimEstimate:
         """From the expected SSIM and the true loss in multiples of the expected: least, middle, most."""
-        high, value, low = (1 - times * (1 - expected) for times in sorted(spread))
+        high, value, low = (1 - times * (1 - expected) for times in spread)
         return SsimEstimate(value, low, high, basis)
 
     def __str__(self) -> str:

@@ -142,20 +142,21 @@ class Goal:
 
     Attributes:
         ssim_target: The SSIM with the exact map that it must have.
-        spread: The true loss ``1 - SSIM`` in multiples of the expected one: least, middle, most. A map is
-            good enough when the most is.
+        factor: The expected loss ``1 - SSIM`` times this is what must be small enough.
+        spread: The true loss in multiples of the expected one: least, middle, most.
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.Session`.
     """
 
     ssim_target: float
+    factor: float = SPREAD[2]
     spread: tuple[float, float, float] = SPREAD
     basis: str = "online"
     epsilon: float = 0.0
 
     def reached(self, outlook: Outlook) -> bool:
         """Whether a map of this outlook is good enough."""
-        return 1 - self.spread[2] * (1 - outlook.ssim) >= self.ssim_target
+        return 1 - self.factor * (1 - outlook.ssim) >= self.ssim_target
 
     def estimate(self, outlook: Outlook) -> SsimEstimate:
         """What a map of this outlook has: where it stops, the target is what is promised, and no more."""

@@ -121,7 +121,6 @@ class Refinement:
         enough: Whether to stop; not asked before a prediction has been compared with measurements.
 
     Attributes:
-        outlook: The latest; None before the first.
         ended_early: Whether ``enough`` ended it.
     """
 
@@ -132,7 +131,6 @@ class Refinement:
         so_far: Callable[[], tuple[Floats, Flags]],
         enough: Callable[[Outlook], bool],
     ) -> None:
-        self.outlook: Outlook | None = None
         self.ended_early = False
         self._window = window
         self._work = work
@@ -153,20 +151,19 @@ class Refinement:
         yield np.concatenate([unchanged, *self._sets(self._grid(2))])
         stage = self._grid(1)
         while self._left().any():
-            costs = self._look()
-            if costs is None:  # nothing can be predicted from what is not finite
+            found = self._look()
+            if found is None:  # nothing can be predicted from what is not finite
                 break
-            assert self.outlook is not None
-            if self._compared and self._enough(self.outlook):
+            outlook, costs = found
+            if self._compared and self._enough(outlook):
                 self.ended_early = True
                 return
-            chosen = self._sets(stage) or self._sets(self._least_certain(costs))
+            chosen = self._sets(stage) or self._sets(self._least_certain(outlook, costs))
             stage = stage[:0]
             yield np.concatenate(chosen)
-            self._compare(self.outlook.prediction, np.array([readers[0] for readers in chosen]))
+            self._compare(outlook.prediction, np.array([readers[0] for readers in chosen]))
         if self._left().any():
             yield np.flatnonzero(self._left())
-        self._look()
 
     def _left(self) -> Flags:
         """Which positions are wanted and have not been measured."""
@@ -187,11 +184,10 @@ class Refinement:
             chosen &= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         return np.flatnonzero(chosen)
 
-    def _look(self) -> Floats | None:
-        """Form the next outlook; the cost of every cell, or None where measured values are not finite."""
+    def _look(self) -> tuple[Outlook, Floats] | None:
+        """The outlook now and what every cell costs; None where measured values are not finite."""
         values, measured = self._so_far()
         if not np.isfinite(values[measured]).all():
-            self.outlook = None
             return None
         prediction = predict(self._window, values, measured)
         scale = max(1.0, self._missed / self._expected) if self._expected else 1.0
@@ -201,13 +197,11 @@ class Refinement:
         ssim, costs[part] = expected_ssim(
             prediction.values[part], (prediction.variance * scale * wanted)[part]
         )
-        self.outlook = Outlook(prediction, ssim, int(measured.ravel()[self._first].sum()))
-        return costs
+        return Outlook(prediction, ssim, int(measured.ravel()[self._first].sum())), costs
 
-    def _least_certain(self, costs: Floats) -> IntArray:
+    def _least_certain(self, outlook: Outlook, costs: Floats) -> IntArray:
         """The cells that cost most, each of which makes those around it cheaper."""
-        assert self.outlook is not None
-        count = max(_FEWEST, int(_GROWTH * self.outlook.computed))
+        count = max(_FEWEST, int(_GROWTH * outlook.computed))
         reach = windows_apart(self._window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
         remaining = 1 - covariance(np.sqrt(sum(offset**2 for offset in offsets))) ** 2

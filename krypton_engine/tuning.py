@@ -246,8 +246,9 @@ class Tuning:
         if not math.isfinite(choice.factor):
             return None
         ratios = [(1 - stop.ssim) / (1 - stop.expected) for stop in choice.stops if stop.expected < 1]
-        least, middle = np.quantile(ratios, [1 - self.confidence, 0.5]).tolist() if ratios else (0.0, 0.0)
-        return Goal(ssim_target, (least, middle, choice.factor), "tuned", choice.epsilon)
+        shares = [1 - self.confidence, 0.5, self.confidence]
+        least, middle, most = np.quantile(ratios, shares).tolist() if ratios else (0.0, 0.0, 0.0)
+        return Goal(ssim_target, choice.factor, (least, middle, most), "tuned", choice.epsilon)
 
     def with_curves(self, curves: Iterable[Curve]) -> Tuning:
         """The same with one sample more."""

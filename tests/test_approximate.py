@@ -197,7 +197,7 @@ def test_verify_measures_and_estimates(wide, exact):
 
 
 def test_verify_measures_what_is_trimmed(wide, tuning):
-    goal = Goal(0.8, (0, 1, 1.5), "tuned", 0.6)
+    goal = Goal(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     occlusion = KryptonOcclusion(wide)
     with torch.no_grad():
         request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
@@ -272,7 +272,7 @@ def test_compare_is_the_measure(wide, exact):
 
 def trimmed(model, x, epsilon, executor, activation=None):
     occlusion = KryptonOcclusion(model, executor=executor)
-    goal = Goal(2.0, (0, 0, 0), "tuned", epsilon)  # never reached
+    goal = Goal(2.0, 0.0, (0, 0, 0), "tuned", epsilon)  # never reached
     with torch.no_grad():
         request = occlusion._request(x, WINDOW, STRIDES, None, 1, None, activation)
         answer = occlusion._preparer.prepare(request.question, 0, None)
@@ -622,8 +622,8 @@ def test_choosing_costs_no_confidence():
 
 def test_what_is_promised_is_the_target():
     outlook = Outlook(Prediction(np.zeros(1), np.zeros(1)), 0.95, 10)
-    tuned = Goal(0.8, (0.9, 1.5, 0.0), "tuned").estimate(outlook)
-    assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.955, 1.0))
+    tuned = Goal(0.8, 0.0, (0.9, 1.2, 1.5), "tuned").estimate(outlook)
+    assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.94, 0.955))
     assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - 1.65 * 0.05)
 
 

@@ -40,15 +40,13 @@ from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
 from krypton_engine.tuning import (
     CONFIDENCE,
-    EPSILONS,
-    Curve,
     Fingerprint,
     Tuning,
+    curves_of,
     described,
     fingerprint_of_image,
-    replay,
 )
-from krypton_engine.windows import IntArray, SlidingWindow, distinct_work
+from krypton_engine.windows import IntArray, SlidingWindow
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
@@ -515,63 +513,25 @@ class KryptonOcclusion(Occlusion):
                 Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
             )
             tuning.check(found)
+            deadline = None if max_seconds is None else began + max_seconds
             with tqdm(
                 total=len(requests), desc="Krypton tuning", unit="image", disable=not show_progress
             ) as bar:
                 for done, request in enumerate(requests, 1):
                     image = fingerprint_of_image(request.question.inputs[0])
-                    left = None if max_seconds is None else max_seconds - (time.perf_counter() - began)
                     if image not in tuning.images:
+                        answer = self._preparer.prepare(request.question, 0, None)
+                        session = answer.open(answer.rows[0])
+                        recorder = partial(self._recorder, request, session, answer.plan)
                         try:
-                            tuning = tuning.with_curves(self._curves(request, image, left))
+                            curves = curves_of(image, session, request.wanted, recorder, deadline)
+                            tuning = tuning.with_curves(curves)
                         except OcclusionCancelled:
                             break
                     bar.update()
                     if on_progress is not None and declines(on_progress(tuning, done, len(requests))):
                         raise OcclusionCancelled(tuning)
         return tuning
-
-    def _curves(self, request: _Request, image: str, seconds: float | None) -> list[Curve]:
-        """What one sample shows, for everything that might be trimmed.
-
-        Raises:
-            OcclusionCancelled: It took longer than ``seconds``.
-        """
-        began = time.perf_counter()
-
-        def in_time(*_: object) -> bool:
-            return seconds is None or time.perf_counter() - began < seconds
-
-        answer = self._preparer.prepare(request.question, 0, None)
-        session = answer.open(answer.rows[0])
-        work = distinct_work(session.changed, request.wanted)
-        curves: list[Curve] = []
-        exact: Heatmap | None = None
-        for epsilon in EPSILONS:
-            opening = time.perf_counter()
-            recorder = self._recorder(request, session, None, opening)
-            trimmed = session.trimmed(epsilon, recorder.scalar) if epsilon else session
-            if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
-                curves.append(replace(curves[0], epsilon=epsilon))
-                continue
-            opened = time.perf_counter()
-            with Watch(len(request.wanted), None if seconds is None else in_time, False) as watch:
-                run(trimmed, [request.wanted], recorder, watch)
-            found = recorder.heatmap()
-            took = time.perf_counter() - opened
-            exact = exact or found
-            values, truth = (h.values.double().numpy() for h in (found, exact))
-            steps = replay(session.window, work, values, truth)
-            computed = tuple(step[0] for step in steps)
-            expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
-            curves.append(
-                Curve(
-                    image, epsilon, len(work.readers), computed, expected, similar, took,
-                    float(np.median(looks)) if looks else 0.0, opened - opening,
-                    curves[0].exact_seconds if curves else took,
-                )
-            )  # fmt: skip
-        return curves
 
     def _accept(
         self,

@@ -27,11 +27,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.executors import Session
+from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import ssim
-from krypton_engine.run import Goal
+from krypton_engine.run import Goal, Watch, run
 from krypton_engine.schedule import Outlook, Refinement
-from krypton_engine.windows import SlidingWindow, Work
+from krypton_engine.windows import IntArray, SlidingWindow, Work, distinct_work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -429,6 +431,59 @@ def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats)
     for stage in Refinement(window, work, lambda: (measurable, measured), note):
         measured.flat[stage] = True
     return steps
+
+
+def curves_of(
+    image: str,
+    session: Session,
+    positions: IntArray,
+    recorder: Callable[[float], Recorder],
+    deadline: float | None = None,
+) -> list[Curve]:
+    """What one sample shows, for everything that might be trimmed.
+
+    Args:
+        image: Its fingerprint.
+        session: Answers for positions of it.
+        positions: The positions wanted.
+        recorder: Makes what takes the outputs, given when its run began.
+        deadline: When to give up, of ``time.perf_counter``.
+
+    Raises:
+        OcclusionCancelled: The deadline has passed.
+    """
+
+    def in_time(*_: object) -> bool:
+        return deadline is None or time.perf_counter() < deadline
+
+    work = distinct_work(session.changed, positions)
+    curves: list[Curve] = []
+    exact: Heatmap | None = None
+    for epsilon in EPSILONS:
+        opening = time.perf_counter()
+        recording = recorder(opening)
+        trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
+        if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
+            curves.append(replace(curves[0], epsilon=epsilon))
+            continue
+        opened = time.perf_counter()
+        with Watch(len(positions), None if deadline is None else in_time, False) as watch:
+            run(trimmed, [positions], recording, watch)
+        found = recording.heatmap()
+        took = time.perf_counter() - opening
+        exact = exact or found
+        values, truth = (h.values.double().numpy() for h in (found, exact))
+        steps = replay(session.window, work, values, truth)
+        computed = tuple(step[0] for step in steps)
+        expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
+        curves.append(
+            Curve(
+                image, epsilon, len(work.readers), computed, expected, similar, took,
+                float(np.median(looks)) if looks else 0.0, opened - opening,
+                curves[0].exact_seconds if curves else took,
+            )
+        )  # fmt: skip
+    return curves
 
 
 def _times(sizes: tuple[int, ...]) -> str:

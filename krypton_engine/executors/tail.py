@@ -25,6 +25,22 @@ _FRESH = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer on rows in the order in which they lie.
+
+    PyTorch takes a value whose dimensions were permuted, such as the tokens of a transformer, for a batch of
+    small products, which takes half as long again as one large one.
+    """
+    last = x.dim() - 1
+    order = sorted(range(last), key=x.stride, reverse=True)
+    back = [order.index(dim) for dim in range(last)]
+    y: Tensor = aten.linear.default(x.permute(*order, last), weight, bias)
+    return y.permute(*back, last)
+
+
+_FASTER: dict[Any, Callable[..., Tensor]] = {aten.linear.default: _linear}
+
+
 def overwriting(graph: Graph) -> frozenset[int]:
     """Nodes that may overwrite their first operand: a fresh result that they alone read."""
     uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
@@ -86,7 +102,9 @@ class Tail:
 
         for node in self.nodes:
             assert node.target is not None
-            target = IN_PLACE[node.target] if node.index in self._overwriting else node.target
+            target = _FASTER.get(node.target, node.target)
+            if node.index in self._overwriting:
+                target = IN_PLACE[node.target]
             values[node.index] = target(
                 *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
             )

@@ -134,6 +134,10 @@ class Node:
         """Number of elements for one copy."""
         return math.prod(self.shape)
 
+    def bytes(self) -> int:
+        """Memory of the value for one copy."""
+        return self.numel() * (4 if self.dtype is None else self.dtype.itemsize)
+
     def same_cells(self, operand: int) -> bool:
         """Whether operand number ``operand`` is read exactly at the output's own cells."""
         return not self.whole and all(m.is_identity() for m in self.maps[operand].values())

@@ -108,8 +108,7 @@ class Plan:
             if node.dtype is not None:
                 itemsize = node.dtype.itemsize
             if not node.local:
-                size = node.numel() * itemsize
-                rows.append(Step(node, (), per_cell, float(per_cell), size, node.reason))
+                rows.append(Step(node, (), per_cell, float(per_cell), node.bytes(), node.reason))
                 continue
             extents = self.extents(node)
             whole = math.prod(node.size(axis) for axis in node.axes)
@@ -199,11 +198,6 @@ class Plan:
         )
 
     @cached_property
-    def largest_tail_tensor(self) -> int:
-        """Bytes of the largest tensor after the frontier, for one position."""
-        return max((step.bytes for step in self.steps if not step.node.local), default=0)
-
-    @cached_property
     def tail_bytes_per_position(self) -> int:
         """Upper bound of the memory that one more position in a batch needs after the frontier."""
         full = sorted((step.bytes for step in self.steps if not step.node.local), reverse=True)
@@ -212,7 +206,7 @@ class Plan:
     @property
     def frontier_bytes(self) -> int:
         """Memory of one position's frontier values."""
-        return sum(node.numel() * (node.dtype.itemsize if node.dtype else 4) for node in self.graph.frontiers)
+        return sum(node.bytes() for node in self.graph.frontiers)
 
     @cached_property
     def bytes_views(self) -> int:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
-from krypton_engine.executors.tail import IN_PLACE, Tail, channels_last, last_uses, overwriting, repeated
+from krypton_engine.executors.tail import (
+    IN_PLACE,
+    LARGEST_TENSOR,
+    Tail,
+    channels_last,
+    last_uses,
+    overwriting,
+    repeated,
+)
 from krypton_engine.gradients import Head, first_order
 from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.interpolation import Floats
@@ -31,10 +39,6 @@ LARGEST_BATCH = 64
 
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
-
-_LARGEST_TENSOR = 32 * 2**20
-"""Bytes of the largest tensor that a batch should make: glibc maps and clears fresh pages for larger ones
-each time, which costs more than a larger batch gains."""
 
 _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
@@ -209,7 +213,7 @@ class ReferenceSession:
             1,
             min(
                 LARGEST_BATCH,
-                _LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
+                LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
                 free // 2 // max(plan.bytes_per_position, 1),
             ),
         )
@@ -217,7 +221,7 @@ class ReferenceSession:
             1,
             min(
                 LARGEST_TAIL,
-                _LARGEST_TENSOR // max(plan.largest_tail_tensor, plan.frontier_bytes, 1),
+                program.tail.batch,
                 free // 2 // max(plan.frontier_bytes + plan.tail_bytes_per_position, 1),
             ),
         )

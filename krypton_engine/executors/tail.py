@@ -13,6 +13,10 @@ from krypton_engine.graph import BATCH, Graph, Node, refs, resolve
 
 aten = torch.ops.aten
 
+LARGEST_TENSOR = 32 * 2**20
+"""Bytes of the largest tensor that a batch should make: glibc maps and clears fresh pages for larger ones
+each time, which costs more than a larger batch gains."""
+
 IN_PLACE: dict[Any, Any] = {
     aten.relu.default: aten.relu_.default,
     aten.hardtanh.default: aten.hardtanh_.default,
@@ -79,6 +83,9 @@ class Tail:
     Args:
         graph: The graph.
         nodes: Those of its nodes, in order.
+
+    Attributes:
+        batch: How many positions run together at most: no tensor is larger than ``LARGEST_TENSOR`` then.
     """
 
     def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
@@ -86,6 +93,9 @@ class Tail:
         self._output = graph.output
         self._last_use = last_uses(graph, nodes)
         self._overwriting = overwriting(graph)
+        read = {i for node in nodes for i in refs((node.args, node.kwargs))}
+        held = {i for i in read if graph.nodes[i].depends} | {node.index for node in nodes}
+        self.batch = max(1, LARGEST_TENSOR // max((graph.nodes[i].bytes() for i in held), default=1))
 
     def run(self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]) -> Tensor:
         """Outputs from values that were computed for each of ``copies`` positions.
@@ -95,6 +105,19 @@ class Tail:
             copies: Number of positions.
             constant: Gives the value of a node that no position changes, for a number of copies.
         """
+        parts = [
+            self._run(
+                {index: value[start : start + self.batch] for index, value in computed.items()},
+                min(self.batch, copies - start),
+                constant,
+            )
+            for start in range(0, copies, self.batch)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _run(
+        self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]
+    ) -> Tensor:
         values: dict[int, Any] = dict(computed)
 
         def value(index: int) -> Any:

@@ -15,7 +15,7 @@ from krypton_engine.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-SPREAD = 0.5, 1.0, 1.65
+SPREAD = 0.5, 0.85, 1.5
 """The true loss, ``1 - SSIM``, in multiples of the expected one: nine of ten above the first and nine of ten
 below the last (maps of two networks, of slices with a background and of photographs without)."""
 
@@ -110,15 +110,15 @@ def expected_ssim(predicted: Floats, variance: Floats, *, image_axes: int = 2) -
         image_axes: As in `ssim`.
 
     Returns:
-        The expected SSIM, and for every cell about what its error costs of it. 1 and zeros where the
-        map's range is below the noise of float32.
+        The expected SSIM, and for every cell about what a unit of its variance costs of it. The map's range
+        counts as the noise of float32 at least. 1 and zeros for a map of zeros.
     """
     shape = predicted.shape
     low, high = float(predicted.min()), float(predicted.max())
-    if high - low <= _NOISE * max(abs(low), abs(high)):
+    span = max(high - low, _NOISE * max(abs(low), abs(high)))
+    if span == 0:
         return 1.0, np.zeros(shape)
-    cells = _squeezed(predicted) / (high - low)
-    errors = _squeezed(variance) / (high - low) ** 2
+    cells, errors = _squeezed(predicted) / span, _squeezed(variance) / span**2
     pictures = range(max(0, cells.ndim - image_axes), cells.ndim)
     smallest = min(cells.shape[axis] for axis in pictures)
     side = min(_WINDOW, smallest - 1 + smallest % 2)
@@ -131,8 +131,8 @@ def expected_ssim(predicted: Floats, variance: Floats, *, image_axes: int = 2) -
     whole = even + _means(errors, sizes)
     # The derivative of each window's SSIM by its mean error, given back to the cells that it averages.
     weights = np.pad(even / whole**2, [(size - 1, size - 1) for size in sizes])
-    costs = errors * _means(weights, sizes) / whole.size
-    return float((even / whole).mean()), costs.reshape(shape)
+    prices = _means(weights, sizes) / whole.size / span**2
+    return float((even / whole).mean()), prices.reshape(shape)
 
 
 def _means(cells: Floats, sizes: list[int]) -> Floats:

@@ -12,7 +12,7 @@ from krypton_engine.interpolation import Flags, Floats, Prediction, covariance, 
 from krypton_engine.quality import expected_ssim
 from krypton_engine.windows import IntArray, SlidingWindow, Work
 
-_GROWTH = 0.15
+_GROWTH = 0.2
 """How many more positions a refinement measures, as a share of those so far."""
 
 _FEWEST = 8
@@ -107,8 +107,8 @@ class Refinement:
     """Coarse to fine, then where the map is least certain, until it is good enough.
 
     First come a position in every two windows along each axis, then one in every window, borders included;
-    after that those cells whose expected error costs most SSIM, a few more each time. What each stage finds
-    is compared with what was predicted, and scales the errors that are expected from then on.
+    after that those cells whose expected error costs most SSIM, a few more each time. What a stage finds is
+    compared with what was predicted, and scales the errors that are expected next.
 
     Iterate over it for the stages; ``so_far`` must know what a stage found when the next is asked for. It
     ends when ``enough`` says so, or when everything has been measured.
@@ -143,8 +143,7 @@ class Refinement:
         self._part = tuple(slice(int(c.min()), int(c.max()) + 1) for c in corners)
         self._so_far = so_far
         self._enough = enough
-        self._missed = self._expected = 0.0
-        self._compared = False
+        self._scale: float | None = None
 
     def __iter__(self) -> Iterator[IntArray]:
         unchanged = self._work.unchanged[~self._so_far()[1].ravel()[self._work.unchanged]]
@@ -154,14 +153,14 @@ class Refinement:
             found = self._look()
             if found is None:  # nothing can be predicted from what is not finite
                 break
-            outlook, costs = found
-            if self._compared and self._enough(outlook):
+            outlook, prices = found
+            if self._scale is not None and self._enough(outlook):
                 self.ended_early = True
                 return
-            chosen = self._sets(stage) or self._sets(self._least_certain(outlook, costs))
+            chosen = self._sets(stage) or self._sets(self._least_certain(outlook, prices))
             stage = stage[:0]
             yield np.concatenate(chosen)
-            self._compare(outlook.prediction, np.array([readers[0] for readers in chosen]))
+            self._compare(outlook.prediction, prices, np.array([readers[0] for readers in chosen]))
         if self._left().any():
             yield np.flatnonzero(self._left())
 
@@ -185,27 +184,24 @@ class Refinement:
         return np.flatnonzero(chosen)
 
     def _look(self) -> tuple[Outlook, Floats] | None:
-        """The outlook now and what every cell costs; None where measured values are not finite."""
+        """The outlook now, and what an error costs in every cell; None where values are not finite."""
         values, measured = self._so_far()
         if not np.isfinite(values[measured]).all():
             return None
         prediction = predict(self._window, values, measured)
-        scale = max(1.0, self._missed / self._expected) if self._expected else 1.0
-        costs = np.zeros(values.shape)
-        wanted = (self._set >= 0).reshape(values.shape)
+        expected = prediction.variance * (self._set >= 0).reshape(values.shape) * (self._scale or 1.0)
+        prices = np.zeros(values.shape)
         part = self._part if values.shape else ()
-        ssim, costs[part] = expected_ssim(
-            prediction.values[part], (prediction.variance * scale * wanted)[part]
-        )
-        return Outlook(prediction, ssim, int(measured.ravel()[self._first].sum())), costs
+        ssim, prices[part] = expected_ssim(prediction.values[part], expected[part])
+        return Outlook(prediction, ssim, int(measured.ravel()[self._first].sum())), prices
 
-    def _least_certain(self, outlook: Outlook, costs: Floats) -> IntArray:
+    def _least_certain(self, outlook: Outlook, prices: Floats) -> IntArray:
         """The cells that cost most, each of which makes those around it cheaper."""
         count = max(_FEWEST, int(_GROWTH * outlook.computed))
         reach = windows_apart(self._window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
         remaining = 1 - covariance(np.sqrt(sum(offset**2 for offset in offsets))) ** 2
-        costs = np.where(self._left().reshape(costs.shape), costs, 0.0)
+        costs = np.where(self._left().reshape(prices.shape), prices * outlook.prediction.variance, 0.0)
         padded = np.pad(costs, [(n, n) for n in reach])
         inner = padded[tuple(slice(n, -n) for n in reach)]
         chosen: list[int] = []
@@ -219,13 +215,14 @@ class Refinement:
         # Where nothing is expected to be wrong, any cells will do.
         return np.array(chosen, dtype=np.int64) if chosen else np.flatnonzero(self._left())[:count]
 
-    def _compare(self, prediction: Prediction, positions: IntArray) -> None:
-        """Note how far a stage was from what was predicted; the last stages count most."""
+    def _compare(self, prediction: Prediction, prices: Floats, positions: IntArray) -> None:
+        """How far a stage was from what was predicted, in SSIM: as much is expected of the rest."""
         values, _ = self._so_far()
-        misses = (values.ravel()[positions] - prediction.values.ravel()[positions]) ** 2
-        self._compared = True
-        self._missed = self._missed / 2 + float(misses.sum())
-        self._expected = self._expected / 2 + float(prediction.variance.ravel()[positions].sum())
+        misses = (values - prediction.values) ** 2
+        missed, expected = (
+            float((prices * squares).ravel()[positions].sum()) for squares in (misses, prediction.variance)
+        )
+        self._scale = max(1.0, missed / expected) if expected else 1.0
 
 
 def windows_apart(window: SlidingWindow, windows: int) -> list[int]:

@@ -624,7 +624,7 @@ def test_what_is_promised_is_the_target():
     outlook = Outlook(Prediction(np.zeros(1), np.zeros(1)), 0.95, 10)
     tuned = Goal(0.8, 0.0, (0.9, 1.2, 1.5), "tuned").estimate(outlook)
     assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.94, 0.955))
-    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - 1.65 * 0.05)
+    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - 1.5 * 0.05)
 
 
 def test_broken_files(tmp_path):

@@ -293,9 +293,8 @@ class NativeSession:
         work = distinct_work(self.changed, positions)
         if len(work.unchanged):
             yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
-        largest = self.batch if limit is None else min(limit, self.batch)
-        start, count = 0, 1
-        while start < len(work.boxes):
+        count = self.batch if limit is None else min(limit, self.batch)
+        for start in range(0, len(work.boxes), count):
             boxes = np.ascontiguousarray(work.boxes[start : start + count].reshape(-1, 6))
             session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
@@ -309,9 +308,6 @@ class NativeSession:
             if self.dropped is not None:
                 self.dropped[answered] = dropped.repeat(repeats)
             yield answered, values.repeat_interleave(torch.tensor(repeats), 0)
-            start += count
-            # From one on, so that the first values come at once.
-            count = min(4 * count, largest)
 
 
 def _nhwc(image: Tensor) -> Floats:

@@ -10,8 +10,10 @@ import os
 import re
 import shutil
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells
@@ -105,23 +107,22 @@ class Explorer:
         self.page.mouse.click(*at) if click else self.page.mouse.move(*at)
 
 
-@pytest.fixture(scope="module", params=["lab", "notebook"])
-def explorer(request, browser, tmp_path_factory):
-    """The explorer notebook, opened and its first cell run; the console is looked at when all is done."""
-    home = tmp_path_factory.mktemp(request.param)
+@contextmanager
+def opened(browser, home: Path, notebook: Path, app: str, cells: int):
+    """A notebook, opened and its first cells run; the console is looked at when all is done."""
     notebooks = home / "notebooks"
     notebooks.mkdir()
-    shutil.copy(ROOT / "notebooks" / "explorer.ipynb", notebooks)
-    with jupyter(notebooks, home, request.param) as address:
+    shutil.copy(notebook, notebooks)
+    with jupyter(notebooks, home, app) as address:
         context = browser.new_context(viewport={"width": 1500, "height": 1600}, accept_downloads=True)
         page = context.new_page()
         said: list[str] = []
         page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: said.append(str(error)))
-        open_notebook(page, address, "explorer.ipynb", request.param)
+        open_notebook(page, address, notebook.name, app)
         page.wait_for_timeout(1500)
         before = len(said)
-        run_next_cells(page, 2)
+        run_next_cells(page, cells)
         page.wait_for_selector(".krypton-explorer", timeout=120_000)
         shown = Explorer(page)
         shown.map.scroll_into_view_if_needed()
@@ -130,6 +131,58 @@ def explorer(request, browser, tmp_path_factory):
         new = [text for text in said[before:] if text not in said[:before]]
         context.close()
     assert not new, f"the console says more than without the widget: {new}"
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def explorer(request, browser, tmp_path_factory):
+    """The explorer notebook."""
+    home = tmp_path_factory.mktemp(request.param)
+    with opened(browser, home, ROOT / "notebooks" / "explorer.ipynb", request.param, 2) as shown:
+        yield shown
+
+
+TUNED = """
+import torch
+from torch import nn
+
+from krypton_engine import KryptonOcclusion
+from krypton_widget import OcclusionExplorer
+
+torch.manual_seed(0)
+model = nn.Sequential(
+    nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+    nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4),
+).eval()
+images = nn.functional.avg_pool2d(torch.rand(10, 3, 70, 70), 7, 1)
+tuning = KryptonOcclusion(model).tune(images[1:], (3, 8, 8), (3, 2, 2), 0.0, activation="softmax")
+OcclusionExplorer(model, images[0], window=8, stride=2, baseline="black", tuning=tuning, ssim_target=0.85)
+"""
+
+
+@pytest.fixture
+def tuned(browser, tmp_path):
+    """An explorer with a tuning, of nine images for a patch of 8 and a stride of 2."""
+    notebook = tmp_path / "tuned.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(TUNED)]), notebook)
+    with opened(browser, tmp_path, notebook, "lab", 1) as shown:
+        yield shown
+
+
+def test_a_tuning_says_what_it_promises(tuned):
+    """What the slider asks for is promised where the tuning fits, and elsewhere it is said why not."""
+    shares = []
+    for target in ("0.80", "0.90"):
+        tuned.page.locator("input[data-trait=ssim_target]").fill(target)
+        tuned.page.wait_for_timeout(500)
+        tuned.until("approximate")
+        said = tuned.page.locator(".kr-likeness").inner_text()
+        value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), tuned", said).groups())
+        assert low <= float(target) <= high and low <= value <= high
+        shares.append(tuned.share())
+    assert shares[0] < shares[1] < 1
+    tuned.slide("stride", "ArrowRight")
+    reason = "not tuned: the tuning is for another stride"
+    tuned.page.wait_for_function(f"document.querySelector('.kr-likeness').textContent.includes('{reason}')")
 
 
 def test_the_map_comes_approximate_and_says_so(explorer):

@@ -5,9 +5,10 @@ whole but not for every image. A tuning measures by how much: for images of the 
 the exact map, replays on it how an approximate one would have come about, and notes at every refinement
 the expected and the true SSIM. For a target it then takes the smallest factor on the expected loss that would
 not have stopped too early on all but a share of the images, counted so that the next image of the same kind
-(exchangeable with the samples) meets the target with the stated confidence, whatever the distribution:
-conformal risk control with the loss "the target is missed" (Angelopoulos et al., ICLR 2024, theorem 1).
-What is trimmed is chosen by time, on the same samples; ranks over all that is tried make up for that.
+(exchangeable with the samples) meets the target with at least the stated confidence, whatever the
+distribution: conformal risk control with the loss "the target is missed" (Angelopoulos et al., ICLR 2024,
+theorem 1). What is trimmed is chosen by time, on the same samples; ranks over all that is tried make up for
+that.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONFIDENCE = 0.9
+
+_ASSURANCE = 0.8
+"""Share of tunings that keep their confidence by themselves, where there are samples enough for it."""
 
 EPSILONS = 0.0, 0.1, 0.3, 0.6
 """How much trimming a tuning tries, least first."""
@@ -216,17 +220,25 @@ class Tuning:
         """By what the expected loss is multiplied, for everything that may be trimmed.
 
         Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
-        for any ``epsilon``, by what it needs among the samples. Up to the ``ceil((n + 1) * confidence)``-th
-        smallest of these ranks all samples are content whatever is chosen, so that choosing costs nothing.
+        for any ``epsilon``, by what it needs among the samples. Up to the k-th smallest of these ranks k of
+        them are content whatever is chosen, so that choosing costs nothing. With k the ceiling of
+        ``(n + 1) * confidence`` tunings keep the confidence in the mean. As far as there are samples, k is so
+        much larger that most keep it by themselves: the share of images that are content with the k-th of n
+        has a beta distribution (Vovk, ACML 2012).
         """
+        from scipy.special import betainc
+
         epsilons = sorted({curve.epsilon for curve in self.curves})
         if not epsilons:
             return {}
         needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
         ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
-        enough = math.ceil((len(ranks) + 1) * self.confidence - 1e-9)
-        if enough > len(ranks):
+        count = len(ranks)
+        if count < self.fewest:
             return dict.fromkeys(epsilons, math.inf)
+        enough = math.ceil((count + 1) * self.confidence - 1e-9)
+        while enough < count and 1 - betainc(enough, count + 1 - enough, self.confidence) < _ASSURANCE:
+            enough += 1
         return dict(zip(epsilons, np.sort(needed)[:, ranks[enough - 1] - 1].tolist(), strict=True))
 
     def choose(self, ssim_target: float, trims: bool = True) -> Choice:

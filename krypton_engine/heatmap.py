@@ -401,6 +401,8 @@ class Heatmap:
             InputError: The file is missing or no heatmap.
         """
         try:
+            if Path(path).is_file() and not zipfile.is_zipfile(path):
+                raise ValueError("it is no .npz archive")
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
                 tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}

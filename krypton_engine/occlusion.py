@@ -106,7 +106,7 @@ class KryptonOcclusion(Occlusion):
             that the caller asks to keep come on top.
 
     Raises:
-        InputError: An unknown executor, or a budget that is no positive number.
+        InputError: No callable, an unknown executor, or a budget that is no positive number.
 
     Examples::
 
@@ -123,6 +123,8 @@ class KryptonOcclusion(Occlusion):
         memory_budget: int = 2 * 2**30,
     ) -> None:
         super().__init__(forward_func)
+        if not callable(forward_func):
+            raise InputError(f"forward_func is {forward_func!r}; accepted is a model, or another callable")
         if executor not in EXECUTORS:
             raise InputError(f"executor is {executor!r}; accepted are {', '.join(map(repr, EXECUTORS))}")
         if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:

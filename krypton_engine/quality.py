@@ -15,7 +15,7 @@ from krypton_engine.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-SPREAD = 0.5, 0.85, 1.5
+SPREAD = 0.4, 0.85, 1.5
 """The true loss, ``1 - SSIM``, in multiples of the expected one: nine of ten above the first and nine of ten
 below the last (maps of two networks, of slices with a background and of photographs without)."""
 

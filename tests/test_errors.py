@@ -79,6 +79,12 @@ def test_windows(counted, image, case, call):
     assert counted.calls == 0
 
 
+@pytest.mark.parametrize("given", ["resnet18", None, 3])
+def test_what_cannot_be_called(given):
+    with pytest.raises(InputError, match="forward_func is .*accepted is a model"):
+        KryptonOcclusion(given)
+
+
 # --- inputs -------------------------------------------------------------------------------------------
 
 BAD_INPUTS = {

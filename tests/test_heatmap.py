@@ -371,17 +371,21 @@ def test_paths_that_cannot_be_written(tmp_path, heatmap, name):
 
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"not a heatmap", b"PK\x03\x04 a broken archive", "another archive"],
-    ids=["missing", "empty", "text", "broken archive", "other archive"],
+    [None, b"", b"not a heatmap", b"PK\x03\x04 a broken archive", "another archive", "an array"],
+    ids=["missing", "empty", "text", "broken archive", "other archive", "array"],
 )
 def test_files_that_cannot_be_read(tmp_path, content):
     path = tmp_path / "map.npz"
     if content == "another archive":
         np.savez(path, x=np.zeros(3))
+    elif content == "an array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"path is .*map\.npz"):
+    with pytest.raises(InputError, match=r"path is .*map\.npz") as told:
         Heatmap.load(path)
+    assert "pickle" not in str(told.value), "numpy's advice is not for users of a heatmap"
 
 
 def test_a_file_cut_short(tmp_path, heatmap):

@@ -153,7 +153,7 @@ def test_errors_of_a_map_within_rounding_count_as_rounding():
 def test_estimates_are_ordered():
     estimate = SsimEstimate.of(0.93)
     assert estimate.low < estimate.value < estimate.high <= 1
-    assert str(SsimEstimate.of(0.9)).startswith("0.915 (0.850 to 0.950")
+    assert str(SsimEstimate.of(0.9)).startswith("0.915 (0.850 to 0.960")
 
 
 # --- refinement ---------------------------------------------------------------------------------------

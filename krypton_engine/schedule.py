@@ -13,7 +13,8 @@ from krypton_engine.quality import expected_ssim
 from krypton_engine.windows import IntArray, SlidingWindow, Work
 
 _GROWTH = 0.2
-"""How many more positions a refinement measures, as a share of those so far."""
+"""How many more positions a refinement measures, as a share of those so far or those left, what is less:
+early on as well as late too large a step costs more than looking once more."""
 
 _FEWEST = 8
 """Positions that a refinement measures at least: looking at the map costs time too."""
@@ -197,7 +198,8 @@ class Refinement:
 
     def _least_certain(self, outlook: Outlook, prices: Floats) -> IntArray:
         """The cells that cost most, each of which makes those around it cheaper."""
-        count = max(_FEWEST, int(_GROWTH * outlook.computed))
+        left = len(self._first) - outlook.computed
+        count = max(_FEWEST, int(_GROWTH * min(outlook.computed, left)))
         reach = windows_apart(self._window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
         remaining = 1 - covariance(np.sqrt(sum(offset**2 for offset in offsets))) ** 2

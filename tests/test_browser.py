@@ -163,7 +163,9 @@ OcclusionExplorer(model, images[0], window=8, stride=2, baseline="black", tuning
 def tuned(browser, tmp_path):
     """An explorer with a tuning, of nine images for a patch of 8 and a stride of 2."""
     notebook = tmp_path / "tuned.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(TUNED)]), notebook)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # without, the page asks for one
+    cell = nbformat.v4.new_code_cell(TUNED)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), notebook)
     with opened(browser, tmp_path, notebook, "lab", 1) as shown:
         yield shown
 

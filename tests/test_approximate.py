@@ -96,7 +96,7 @@ def test_it_says_what_is_measured(wide, exact):
 def test_higher_targets_measure_more_and_end_in_the_exact_map(wide, exact):
     occlusion = KryptonOcclusion(wide)
     shares, reached = [], []
-    for target in (0.5, 0.8, 0.95, 0.9999):
+    for target in (0.5, 0.8, 0.95, 1 - 1e-9):
         heatmap = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=target)
         shares.append(float(heatmap.measured.double().mean()))
         reached.append(heatmap.compare(exact).ssim)
@@ -613,8 +613,7 @@ def test_most_tunings_keep_their_confidence(samples, confidence):
         needs = generator.random(samples)  # of all images, a share u needs a factor of 1 + u at most
         curves = tuple(curve([1 - 0.1 / (1 + u)], [0.0], str(i)) for i, u in enumerate(needs))
         kept.append(Tuning(mark, curves, confidence).factors(0.9)[0.0] - 1)
-    assert np.mean(np.array(kept) >= confidence) > 0.77
-    assert np.median(kept) < confidence + 0.07
+    assert 0.77 < np.mean(np.array(kept) >= confidence) < 0.97
 
 
 def test_choosing_costs_no_confidence():

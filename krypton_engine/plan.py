@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from krypton_engine.graph import Graph, Node
 from krypton_engine.regions import Interval, union
@@ -104,9 +103,7 @@ class Plan:
         for node in self.graph.nodes:
             if not node.depends:
                 continue
-            per_cell, itemsize = self.graph.macs(node), torch.finfo(torch.float32).bits // 8
-            if node.dtype is not None:
-                itemsize = node.dtype.itemsize
+            per_cell = self.graph.macs(node)
             if not node.local:
                 rows.append(Step(node, (), per_cell, float(per_cell), node.bytes(), node.reason))
                 continue
@@ -114,12 +111,8 @@ class Plan:
             whole = math.prod(node.size(axis) for axis in node.axes)
             mean = math.prod(float(e.mean()) for e in extents.values())
             worst = tuple(int(e.max()) for e in extents.values())
-            channels = node.numel() // max(whole, 1)
-            rows.append(
-                Step(
-                    node, worst, per_cell * whole, per_cell * mean, math.prod(worst) * channels * itemsize, ""
-                )
-            )
+            each = node.bytes() // max(whole, 1)
+            rows.append(Step(node, worst, per_cell * whole, per_cell * mean, math.prod(worst) * each, ""))
         return rows
 
     @property

@@ -160,7 +160,9 @@ model = nn.Sequential(
 ).eval()
 images = nn.functional.avg_pool2d(torch.rand(10, 3, 70, 70), 7, 1)
 tuning = KryptonOcclusion(model).tune(images[1:], (3, 8, 8), (3, 2, 2), 0.0, activation="softmax")
-OcclusionExplorer(model, images[0], window=8, stride=2, baseline="black", tuning=tuning, ssim_target=0.85)
+options = {"window": 8, "stride": 2, "baseline": "black", "tuning": tuning, "ssim_target": 0.85}
+explorer = OcclusionExplorer(model, images[0], **options)
+explorer
 """
 
 
@@ -180,7 +182,7 @@ def test_a_tuning_says_what_it_promises(tuned):
     shares = []
     for target in ("0.80", "0.90"):
         tuned.page.locator("input[data-trait=ssim_target]").fill(target)
-        tuned.page.wait_for_timeout(500)
+        tuned.settle()
         tuned.until("approximate")
         said = tuned.page.locator(".kr-likeness").inner_text()
         value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), tuned", said).groups())

@@ -37,6 +37,7 @@ _CONVOLUTIONS = {
     aten.conv2d.padding,
     aten.conv3d.padding,
 }
+_AVERAGE_POOLS = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
 
 
 class CaptureError(Exception):
@@ -147,6 +148,7 @@ class _Builder:
         self.nodes: list[Node] = []
         self.env: dict[torch.fx.Node, Any] = {}
         self.folded: dict[torch.fx.Node, torch.fx.Node] = {}
+        self.pools: dict[torch.fx.Node, torch.fx.Node] = {}
         self.symbol: Any = None
 
     def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
@@ -327,8 +329,13 @@ class _Builder:
             return args[0]
         if fx_node.target in _BATCH_NORMS:
             return self._batch_norm(fx_node, args)
+        if fx_node.target in _AVERAGE_POOLS and self._swaps_with_reader(fx_node):
+            self.pools[next(iter(fx_node.users))] = fx_node
+            return args[0]
         if fx_node.target in _CONVOLUTIONS:
             args = self._fold(fx_node, args)
+            if fx_node in self.pools:
+                return self._pool_last(fx_node, args, self.pools[fx_node])
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
         if name in _RESHAPED and isinstance(
@@ -445,12 +452,49 @@ class _Builder:
             start += length
         return tuple(pieces)
 
+    # -- an average pooling before a convolution -------------------------------------------------------
+
+    def _swaps_with_reader(self, fx_node: torch.fx.Node) -> bool:
+        """Whether an average pooling does the same, on fewer channels, to what alone reads it.
+
+        Such is a convolution that weighs channels only: the two commute, but for the bias, which comes after
+        both, since a pooling that counts its padding would diminish it at the border.
+        """
+        if fx_node.target not in _AVERAGE_POOLS or len(fx_node.users) != 1:
+            return False
+        (reader,) = fx_node.users
+        if reader.target not in _CONVOLUTIONS or reader.args[0] is not fx_node:
+            return False
+        bound = _bound(reader)
+        weight, bias = (
+            self.nodes[self.env[item].node].value if item in self.env else None
+            for item in (bound["weight"], bound["bias"])
+        )
+        if weight is None or (bias is None) != (bound["bias"] is None):
+            return False
+        before, between, after = (n.meta["val"].shape for n in (_bound(fx_node)["self"], fx_node, reader))
+        return (
+            weight.shape[0] < weight.shape[1] == between[1]
+            and {*weight.shape[2:], *bound["stride"]} == {1}
+            and before[2:] == between[2:] == after[2:]
+        )
+
+    def _pool_last(self, fx_node: torch.fx.Node, args: tuple[Any, ...], pool: torch.fx.Node) -> Any:
+        """A convolution, the average pooling that it was to read, and its bias."""
+        bias = args[2] if len(args) > 2 else None
+        weighed = self._emit(fx_node, fx_node.target, (*args[:2], None, *args[3:]), {})
+        pooled = self._emit(fx_node, pool.target, (weighed, *pool.args[1:]), pool.kwargs)
+        if bias is None:
+            return pooled
+        column = [-1] + [1] * (len(self.nodes[args[0].node].shape) - 2)
+        shift = self.constant(f"{fx_node.name}_shift", self._value(bias.node).reshape(column))
+        return self._emit(fx_node, aten.add.Tensor, (pooled, shift), {})
+
     # -- batch norm ------------------------------------------------------------------------------------
 
     def _statistics(self, fx_node: torch.fx.Node) -> tuple[Tensor, Tensor] | None:
         """Scale and shift of a batch norm with constant statistics, in float64."""
-        bound = dict(zip((a.name for a in fx_node.target._schema.arguments), fx_node.args, strict=False))  # type: ignore[union-attr]
-        bound |= fx_node.kwargs
+        bound = _bound(fx_node)
         if bound.get("training"):
             return None
         tensors = []
@@ -556,6 +600,15 @@ class _Builder:
             self.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
             *args[3:],
         )
+
+
+def _bound(fx_node: torch.fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operator's schema, defaults filled in."""
+    out = {}
+    for i, argument in enumerate(fx_node.target._schema.arguments):  # type: ignore[union-attr]
+        given = fx_node.args[i] if i < len(fx_node.args) else fx_node.kwargs.get(argument.name)
+        out[argument.name] = argument.default_value if given is None else given
+    return out
 
 
 def _name_of(fx_node: torch.fx.Node) -> str:

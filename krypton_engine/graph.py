@@ -198,7 +198,7 @@ class Graph:
         """The occluded input."""
         return self.nodes[self.inputs[self.occluded]]
 
-    @property
+    @cached_property
     def frontiers(self) -> list[Node]:
         """Local values that the full computation goes on from."""
         needed = {self.output} | {
@@ -208,6 +208,26 @@ class Graph:
             for index in refs((node.args, node.kwargs))
         }
         return [node for node in self.nodes if node.index in needed and node.local]
+
+    @cached_property
+    def readers(self) -> dict[int, list[tuple[int, int]]]:
+        """By node: the local nodes that read it, and which of their operands it is."""
+        found: dict[int, list[tuple[int, int]]] = {node.index: [] for node in self.nodes}
+        for node in self.nodes:
+            if node.local:
+                for i, operand in enumerate(node.operands):
+                    found[operand].append((node.index, i))
+        return found
+
+    def needs_view(self, node: Node) -> bool:
+        """Whether somebody reads cells of a local node outside its box."""
+        if not node.operands or any(node is frontier for frontier in self.frontiers):
+            return True
+        for reader, i in self.readers[node.index]:
+            other = self.nodes[reader]
+            if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
+                return True
+        return False
 
     @property
     def clips(self) -> bool:

@@ -155,12 +155,19 @@ class Plan:
     @cached_property
     def bytes_per_position(self) -> int:
         """Upper bound of the memory that one more position in a batch needs on its way to the frontier."""
-        held = sum(step.bytes for step in self.steps if step.node.local)
-        gathered = max(
-            (self._gathered(step.node) for step in self.steps if step.node.local and step.node.operands),
-            default=0,
-        )
-        return held + 2 * gathered
+        boxes = [step for step in self.steps if step.node.local and step.node.operands]
+        last_use = {operand: step.node.index for step in boxes for operand in step.node.operands}
+        last_use |= {node.index: len(self.graph.nodes) for node in self.graph.frontiers}
+        held: dict[int, int] = {}
+        in_views = most = 0
+        for step in boxes:
+            held[step.node.index] = step.bytes
+            in_views += step.bytes * self.graph.needs_view(step.node)
+            most = max(most, in_views + sum(held.values()) + self._gathered(step.node))
+            for operand in step.node.operands:
+                if last_use[operand] == step.node.index:
+                    held.pop(operand, None)
+        return most
 
     def _gathered(self, node: Node) -> int:
         """Bytes of the operands of one box, with the context that they need."""

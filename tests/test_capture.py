@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
+from krypton_engine.capture import capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -602,6 +603,60 @@ def test_different_lambdas_around_one_model(cnn, images):
 
 def on_values(model):
     return lambda x: model(x) if x.mean() > -9 else -model(x)
+
+
+# --- an average pooling before a convolution ----------------------------------------------------------
+
+
+class PooledBranch(nn.Module):
+    """An Inception block's last branch: average pooling, then fewer channels by a kernel of one cell."""
+
+    def __init__(self, counts_padding, bias):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 10, 3)
+        self.pool = nn.AvgPool2d(3, 1, 1, count_include_pad=counts_padding)
+        self.branch = nn.Conv2d(10, 4, 1, bias=bias)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4 * 22 * 18, 5)
+        settle(self)
+
+    def forward(self, x):
+        return self.head(self.norm(self.branch(self.pool(self.stem(x).relu()))).relu().flatten(1))
+
+
+@pytest.mark.parametrize("counts_padding", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_average_pooling_swaps_with_the_convolution_after_it(counts_padding, bias, image):
+    model = PooledBranch(counts_padding, bias)
+    (pool,) = (n for n in capture(model, (image,), 0).nodes if n.op == "avg_pool2d")
+    assert pool.shape[1] == 4
+    for executor in ("reference", "auto"):
+        occlusion = KryptonOcclusion(model, executor=executor)
+        with incremental():
+            assert_like_captum(model, image, WINDOW, STRIDES, target=1, occlusion=occlusion)
+    with incremental():
+        assert_like_captum(model.double(), image.double(), WINDOW, STRIDES, target=1)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"stride": 2, "padding": (11, 9)},
+        {"groups": 2},
+        {"out_channels": 12},
+    ],
+    ids=str,
+)
+def test_where_that_would_be_wrong_or_dear_it_stays(convolution, image):
+    model = PooledBranch(True, True)
+    model.branch = nn.Conv2d(10, **{"out_channels": 4, "kernel_size": 1} | convolution)
+    model.norm = nn.Identity()
+    model.head = nn.Linear(model.branch.out_channels * 22 * 18, 5)
+    model.eval()
+    (pool,) = (n for n in capture(model, (image,), 0).nodes if n.op == "avg_pool2d")
+    assert pool.shape[1] == 10
+    assert_like_captum(model, image, WINDOW, STRIDES, target=1)
 
 
 @pytest.mark.filterwarnings("ignore::krypton_engine.FallbackWarning")

@@ -18,7 +18,6 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.tail import (
     IN_PLACE,
-    LARGEST_TENSOR,
     Tail,
     channels_last,
     last_uses,
@@ -36,6 +35,10 @@ aten = torch.ops.aten
 
 LARGEST_BATCH = 64
 """Positions whose boxes are computed together: convolutions gain little beyond."""
+
+_LARGEST_TENSOR = 48 * 2**20
+"""Bytes of the largest tensor of boxes that a batch should make. Twice as much makes DenseNet121 a third
+slower, half as much ResNet50 a tenth."""
 
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
@@ -59,18 +62,13 @@ _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
 
 
 class ReferenceProgram:
-    """A graph made ready: weights in channels-last layout, and who reads what."""
+    """A graph made ready: weights in channels-last layout, and which values are written where."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.constants = {
             node.index: channels_last(node.value) for node in graph.nodes if node.value is not None
         }
-        self.readers: dict[int, list[tuple[int, int]]] = {node.index: [] for node in graph.nodes}
-        for node in graph.nodes:
-            if node.local:
-                for i, operand in enumerate(node.operands):
-                    self.readers[operand].append((node.index, i))
         self.frontiers = [node.index for node in graph.frontiers]
         self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
         self.last_use = last_uses(graph, graph.nodes)
@@ -81,7 +79,7 @@ class ReferenceProgram:
             if node.target in _INTO
             and isinstance(node.box, Apply)
             and node.index not in self.frontiers
-            and self.needs_view(node)
+            and graph.needs_view(node)
         }
         self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
         self.shrinkable = [
@@ -90,21 +88,11 @@ class ReferenceProgram:
             if node.local and node.operands and not self._only_passed_on(node)
         ]
 
-    def needs_view(self, node: Node) -> bool:
-        """Whether somebody reads cells of ``node`` outside its box."""
-        if node.index in self.frontiers or not node.operands:
-            return True
-        for reader, i in self.readers[node.index]:
-            other = self.graph.nodes[reader]
-            if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
-                return True
-        return False
-
     def _only_passed_on(self, node: Node) -> bool:
         """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
-        if node.index in self.frontiers or len(self.readers[node.index]) != 1:
+        if node.index in self.frontiers or len(self.graph.readers[node.index]) != 1:
             return False
-        ((reader, i),) = self.readers[node.index]
+        ((reader, i),) = self.graph.readers[node.index]
         other = self.graph.nodes[reader]
         return isinstance(other.box, Apply) and other.same_cells(i)
 
@@ -213,7 +201,7 @@ class ReferenceSession:
             1,
             min(
                 LARGEST_BATCH,
-                LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
+                _LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
                 free // 2 // max(plan.bytes_per_position, 1),
             ),
         )
@@ -252,7 +240,7 @@ class ReferenceSession:
                 values[node.index] = node.target(
                     *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
                 )
-            if node.index in shrinks or (node.depends and node.local and self.program.needs_view(node)):
+            if node.index in shrinks or (node.depends and node.local and self.graph.needs_view(node)):
                 self._views[node.index] = self._view(node, values[node.index], columns[node.index])
                 if node.index in shrinks:
                     gradient = shrinks[node.index][1]
@@ -280,7 +268,7 @@ class ReferenceSession:
                 mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
             found[node.index] = mine
         for node in self.graph.nodes:
-            for reader, i in self.program.readers[node.index]:
+            for reader, i in self.graph.readers[node.index]:
                 moved = {
                     axis for axis, step in self.graph.nodes[reader].maps[i].items() if not step.is_identity()
                 }
@@ -296,7 +284,7 @@ class ReferenceSession:
         sizes = tuple(node.shape[dim] for dim in rows)
         cells = math.prod(sizes)
         fills: dict[float, int] = {}
-        for reader, _ in self.program.readers[node.index]:
+        for reader, _ in self.graph.readers[node.index]:
             fills.setdefault(_fill(self.graph.nodes[reader]), cells + len(fills))
         parts = [value.permute(order).reshape(cells, -1)]
         parts += [torch.full_like(parts[0][:1], fill) for fill in fills]

@@ -220,8 +220,8 @@ class Graph:
         return found
 
     def needs_view(self, node: Node) -> bool:
-        """Whether somebody reads cells of a local node outside its box."""
-        if not node.operands or any(node is frontier for frontier in self.frontiers):
+        """Whether somebody reads cells of a local node outside its box, or writes parts of it there."""
+        if not node.operands or node.op == "cat" or any(node is frontier for frontier in self.frontiers):
             return True
         for reader, i in self.readers[node.index]:
             other = self.nodes[reader]

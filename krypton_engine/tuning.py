@@ -224,7 +224,8 @@ class Tuning:
         them are content whatever is chosen, so that choosing costs nothing. With k the ceiling of
         ``(n + 1) * confidence`` tunings keep the confidence in the mean. As far as there are samples, k is so
         much larger that most keep it by themselves: the share of images that are content with the k-th of n
-        has a beta distribution (Vovk, ACML 2012).
+        has a beta distribution (Vovk, ACML 2012). No factor is below 1: few samples tell little of the first
+        looks at a map, and no sample that an expectation is too low.
         """
         from scipy.special import betainc
 
@@ -239,7 +240,8 @@ class Tuning:
         enough = math.ceil((count + 1) * self.confidence - 1e-9)
         while enough < count and 1 - betainc(enough, count + 1 - enough, self.confidence) < _ASSURANCE:
             enough += 1
-        return dict(zip(epsilons, np.sort(needed)[:, ranks[enough - 1] - 1].tolist(), strict=True))
+        factors = np.sort(needed)[:, ranks[enough - 1] - 1].clip(1.0)
+        return dict(zip(epsilons, factors.tolist(), strict=True))
 
     def choose(self, ssim_target: float, trims: bool = True) -> Choice:
         """The quickest way to a target, by the mean over the samples; without trimming if asked."""

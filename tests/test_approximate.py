@@ -601,6 +601,8 @@ def test_the_quantile_is_conformal():
     assert Tuning(mark, tuple(curves[:8])).factors(0.9) == {0.0: math.inf}
     assert Tuning(mark, tuple(curves[:9])).factors(0.9)[0.0] == pytest.approx(9)
     assert Tuning(mark, tuple(curves)).factors(0.9)[0.0] == pytest.approx(29)
+    content = tuple(curve([0.5], [0.8], str(i)) for i in range(30))  # a fifth would do
+    assert Tuning(mark, content).factors(0.9)[0.0] == 1
 
 
 @pytest.mark.parametrize(("samples", "confidence"), [(20, 0.9), (50, 0.9), (30, 0.8)])

@@ -46,6 +46,18 @@ LARGEST_TAIL = 256
 _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
+
+def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
+    """``torch.cat`` of parts that may have been written to their place already."""
+    first = 0
+    for part in parts:
+        room = out.narrow(dim, first, part.shape[dim])
+        if part.data_ptr() != room.data_ptr():
+            room.copy_(part)
+        first += part.shape[dim]
+    return out
+
+
 _CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _INTO: dict[Any, Callable[..., Tensor]] = {
     aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
@@ -54,7 +66,7 @@ _INTO: dict[Any, Callable[..., Tensor]] = {
     aten.hardswish.default: aten.hardswish.out,
     aten.sigmoid.default: aten.sigmoid.out,
     aten.add.Tensor: aten.add.out,
-    aten.cat.default: aten.cat.out,
+    aten.cat.default: _side_by_side,
 }
 """Operators that can write their result where it is wanted."""
 
@@ -81,6 +93,13 @@ class ReferenceProgram:
             and node.index not in self.frontiers
             and graph.needs_view(node)
         }
+        self.parts = {
+            index: part
+            for node in graph.nodes
+            if node.op == "cat" and node.index in self.into_view
+            for index, part in _parts(node, graph).items()
+            if index in self.into_view
+        }
         self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
         self.shrinkable = [
             node.index
@@ -95,6 +114,27 @@ class ReferenceProgram:
         ((reader, i),) = self.graph.readers[node.index]
         other = self.graph.nodes[reader]
         return isinstance(other.box, Apply) and other.same_cells(i)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A value that is part of a concatenation, and nothing else: from ``first`` on along ``dim``."""
+
+    whole: int
+    dim: int
+    first: int
+
+
+def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
+    """What a concatenation alone reads, and once."""
+    dim = concatenation.args[1] if len(concatenation.args) > 1 else concatenation.kwargs.get("dim", 0)
+    read = list(refs(concatenation.args))
+    sizes = [graph.nodes[i].shape[dim] for i in read]
+    return {
+        i: _Part(concatenation.index, dim, sum(sizes[:k]))
+        for k, i in enumerate(read)
+        if len(graph.readers[i]) == 1 == read.count(i) and graph.nodes[i].dtype == concatenation.dtype
+    }
 
 
 @dataclass
@@ -413,9 +453,7 @@ class ReferenceSession:
         if not all(extents.values()):
             return _Patch(start, start, start, extents, here, None)
         box = node.box
-        place = None
-        if node.index in self.program.into_view:
-            place = self._place(self._views[node.index], extents, copies)
+        into, loaded = self._room(node, group, start, extents)
         if isinstance(box, Reindex):
             value = self._reindex(node, box, start, extents, patches, copies)
         else:
@@ -432,16 +470,38 @@ class ReferenceSession:
                     operand: self._fetch(node, i, start, extents, patches, copies)
                     for i, operand in enumerate(node.operands)
                 }
-                value = self._run(node, fetched, start, extents, copies, into=place)
+                value = self._run(node, fetched, start, extents, copies, into=into)
         for operand in node.operands:
             patch = patches.get(operand)
             if patch is None or self.program.last_use[operand] != node.index:
                 continue
             if patch.loaded or operand not in self.program.frontiers:
                 patch.value = None
-        made = _Patch(lo, hi, start, extents, here, value, loaded=place is not None)
+        made = _Patch(lo, hi, start, extents, here, value, loaded)
         made.cut = self._cuts and not made.changes_all()
         return made
+
+    def _room(
+        self, node: Node, group: Group, start: Mapping[int, IntArray], extents: Mapping[int, int]
+    ) -> tuple[Tensor | None, bool]:
+        """Where an operator of ``_INTO`` writes its boxes, and whether that is its own view's table.
+
+        What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
+        """
+        if node.index not in self.program.into_view:
+            return None, False
+        copies = len(group.members)
+        part = self.program.parts.get(node.index)
+        if part is not None and not self._thresholds and group.extents[part.whole] == extents:
+            whole = self.graph.nodes[part.whole]
+            theirs = group.lo[whole.index]
+            if all(
+                np.array_equal(first, slide_inwards(theirs[axis], extents[axis], whole.size(axis)))
+                for axis, first in start.items()
+            ):
+                room = self._place(self._views[whole.index], extents, copies)
+                return room.narrow(part.dim, part.first, node.shape[part.dim]), False
+        return self._place(self._views[node.index], extents, copies), True
 
     def _left(
         self, node: Node, patches: dict[int, _Patch]

@@ -224,8 +224,8 @@ class Tuning:
         them are content whatever is chosen, so that choosing costs nothing. With k the ceiling of
         ``(n + 1) * confidence`` tunings keep the confidence in the mean. As far as there are samples, k is so
         much larger that most keep it by themselves: the share of images that are content with the k-th of n
-        has a beta distribution (Vovk, ACML 2012). No factor is below 1: few samples tell little of the first
-        looks at a map, and no sample that an expectation is too low.
+        has a beta distribution (Vovk, ACML 2012). No factor is below 1: the first looks at a map are the
+        least reliable, and they are where a low target stops.
         """
         from scipy.special import betainc
 

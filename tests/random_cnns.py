@@ -270,13 +270,14 @@ class Branches(Layer):
 
     def make(self, shape: Shape) -> nn.Module | None:
         channels, rank = shape[0], len(shape) - 1
-        if rank == 3 and min(shape[1:]) < 3 and "avg" in self.kinds:
+        if rank == 3 and min(shape[1:]) < 3 and {"avg", "avg 1x1"} & set(self.kinds):
             return None  # in 3-D PyTorch does not count the padding when it compares image and kernel
         stride = self.stride[:rank]
         conv = CONV[rank]
         tall = [3] + [1] * (rank - 1)
         branches = {
             "1x1": lambda: conv(channels, 2, 1, stride),
+            "1x1 relu": lambda: nn.Sequential(conv(channels, 3, 1, stride), nn.ReLU()),
             "3x3": lambda: conv(channels, 3, 3, stride, 1),
             "5x5 dilated": lambda: conv(channels, 2, 5, stride, 4, 2),
             "3x1": lambda: nn.Sequential(
@@ -286,6 +287,9 @@ class Branches(Layer):
             ),
             "max": lambda: MAX_POOL[rank](3, stride, 1),
             "avg": lambda: AVG_POOL[rank](3, stride, 1, count_include_pad=False),
+            "avg 1x1": lambda: nn.Sequential(
+                AVG_POOL[rank](3, 1, 1), conv(channels, max(1, channels - 1), 1, stride), nn.ReLU()
+            ),
             "nothing": lambda: nn.Identity() if set(stride) == {1} else AVG_POOL[rank](1, stride),
         }
         parts = {f"branch{i}": branches[kind]() for i, kind in enumerate(self.kinds)}
@@ -731,7 +735,9 @@ LOCAL_LAYERS = st.one_of(
     st.builds(
         Branches,
         st.lists(
-            st.sampled_from(["1x1", "3x3", "5x5 dilated", "3x1", "max", "avg", "nothing"]),
+            st.sampled_from(
+                ["1x1", "1x1 relu", "3x3", "5x5 dilated", "3x1", "max", "avg", "avg 1x1", "nothing"]
+            ),
             min_size=1,
             max_size=3,
         ).map(tuple),

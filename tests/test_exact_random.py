@@ -179,7 +179,11 @@ LOCAL: dict[str, tuple[Layer, ...]] = {
     **_chains("activations", [Activation(name) for name in ACTIVATIONS], 5),
     "residual": (Residual(), Residual(5, (5, 3, 1), (2, 2, 2))),
     "residual pre-activation": (Residual(4, first="relu"), Residual(3, (1, 1, 1), (3, 2, 2))),
-    "branches": (Branches(("1x1", "3x3", "avg", "max")), Branches(("5x5 dilated", "3x1", "nothing"))),
+    "branches": (
+        Branches(("1x1", "3x3", "avg", "max")),
+        Branches(("5x5 dilated", "3x1", "nothing")),
+        Branches(("1x1 relu", "1x1 relu", "avg 1x1")),
+    ),
     "branches strided": (Branches(("5x5 dilated", "3x1", "nothing", "max"), (2, 2, 2)),),
     **_chains("channels", [Channels(kind) for kind in CHANNEL_KINDS], 3),
     "partial conv": (PartialConv(),),

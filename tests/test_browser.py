@@ -370,7 +370,7 @@ print(workers, int(low >= 0.95), float(difference), psutil.Process().memory_info
 def test_two_hundred_moves(explorer):
     """In bursts, as a hand makes them: one worker stays, the right map, and no more memory."""
     held = []
-    for seed in (7, 8, 9):
+    for seed in (7, 8, 9, 10):
         explorer.page.evaluate(MOVES, seed)
         for trait, value in (("window", "16"), ("stride", "8"), ("ssim_target", "0.95"), ("opacity", "0.85")):
             explorer.page.locator(f"input[data-trait={trait}]").fill(value)
@@ -380,8 +380,9 @@ def test_two_hundred_moves(explorer):
         workers, promised, difference, memory = explorer.python(AFTERWARDS).split()
         assert (workers, promised) == ("1", "1") and float(difference) < 1e-5
         held.append(int(memory) / 2**20)
-    # The first burst fills what is kept on purpose: maps seen lately.
-    assert held[2] - held[1] < 48, f"MiB after each two hundred: {held}"
+    # The first burst fills what is kept on purpose: maps seen lately. The allocator may keep some more after any
+    # of the others; what leaks grows with each.
+    assert min(held[2] - held[1], held[3] - held[2]) < 36, f"MiB after each two hundred: {held}"
 
 
 def test_a_cell_runs_meanwhile(explorer):

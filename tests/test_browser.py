@@ -380,8 +380,8 @@ def test_two_hundred_moves(explorer):
         workers, promised, difference, memory = explorer.python(AFTERWARDS).split()
         assert (workers, promised) == ("1", "1") and float(difference) < 1e-5
         held.append(int(memory) / 2**20)
-    # The first burst fills what is kept on purpose: maps seen lately. The allocator may keep some more after any
-    # of the others; what leaks grows with each.
+    # The first burst fills what is kept on purpose: maps seen lately. The allocator may keep some more
+    # after any of the others; what leaks grows with each.
     assert min(held[2] - held[1], held[3] - held[2]) < 36, f"MiB after each two hundred: {held}"
 
 

@@ -5,7 +5,14 @@
 #include <limits>
 #include <vector>
 
+#include "device.h"
+
 namespace krypton {
+
+// First cell that output `output` of a window reads; negative where that is padding.
+KRYPTON_HD inline long first_read(long output, long stride, long padding) {
+    return output * stride - padding;
+}
 
 struct Interval {
     long lo = 0, hi = 0;
@@ -49,7 +56,7 @@ struct WindowMap {
         const long middle = first + (last - first - limit) / 2;
         return {middle, middle + limit};
     }
-    long first_read(long output) const { return output * stride - padding; }
+    long first_read(long output) const { return krypton::first_read(output, stride, padding); }
     long extent_read(long extent) const { return (extent - 1) * stride + dilation * (kernel - 1) + 1; }
 };
 

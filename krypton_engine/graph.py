@@ -219,6 +219,39 @@ class Graph:
                     found[operand].append((node.index, i))
         return found
 
+    @cached_property
+    def bottlenecks(self) -> list[Node]:
+        """Local values through which all goes that the occluded input changes: what follows reads them alone.
+
+        Nothing that comes before one of them is read after it.
+        """
+        last_use: dict[int, int] = {self.output: len(self.nodes)}
+        for node in self.nodes:
+            for index in refs((node.args, node.kwargs)):
+                if self.nodes[index].depends:
+                    last_use[index] = max(last_use.get(index, 0), node.index)
+        found, needed_until = [], 0
+        for node in self.nodes:
+            if not node.depends:
+                continue
+            if needed_until <= node.index and node.local:
+                found.append(node)
+            needed_until = max(needed_until, last_use.get(node.index, 0))
+        return found
+
+    def between(self, first: Node, last: Node | None = None) -> Graph:
+        """The way on boxes from one of the ``bottlenecks``, which is its input, to another or to the end."""
+        end = len(self.nodes) if last is None else last.index
+        nodes = [
+            node if first.index < node.index <= end or not node.local else _in_full(node)
+            for node in self.nodes
+        ]
+        nodes[first.index] = replace(first, op="input", box=Apply(), operands=(), maps=(), whole=frozenset())
+        output = self.output if last is None else last.index
+        return replace(
+            self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,), programs={}
+        )
+
     def needs_view(self, node: Node) -> bool:
         """Whether somebody reads cells of a local node outside its box, or writes parts of it there."""
         if not node.operands or node.op == "cat" or any(node is frontier for frontier in self.frontiers):
@@ -261,15 +294,21 @@ class Graph:
         return all(version_of(tensor) == version for tensor, version in self.sources)
 
 
-def in_full(graph: Graph) -> Graph:
-    """The same graph with nothing local but its occluded input: every position is a full computation."""
+def in_full(graph: Graph, after: Node | None = None) -> Graph:
+    """The same graph with nothing local after one of its ``bottlenecks``, by default its occluded input.
+
+    Every position is a full computation from there on.
+    """
+    last = (after or graph.input).index
     nodes = [
-        node
-        if not node.depends or node is graph.input
-        else replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
+        node if not node.depends or node.index <= last or node is graph.input else _in_full(node)
         for node in graph.nodes
     ]
     return replace(graph, nodes=nodes, programs={}, proved=set())
+
+
+def _in_full(node: Node) -> Node:
+    return replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
 
 
 def clipped(graph: Graph, tau: float) -> Graph:

@@ -99,9 +99,11 @@ class KryptonOcclusion(Occlusion):
 
     Args:
         forward_func: The forward function of the model or any modification of it.
-        executor: ``"native"`` is the C++ engine, for float32 images on the CPU; ``"reference"`` is PyTorch on
-            changed boxes, wherever the model has a graph; ``"auto"`` takes the fastest there is, batched full
-            inference where incremental work would not pay.
+        executor: ``"native"`` is the C++ engine, for float32 images on the CPU; ``"cuda"`` the engine for
+            NVIDIA GPUs, which measures on the first call of a model and window where boxes pay;
+            ``"reference"`` is PyTorch on changed boxes, wherever the model has a graph; ``"auto"`` takes the
+            native engine on the CPU, the reference executor on a GPU, and batched full inference where
+            incremental work would not pay.
         memory_budget: Bytes that a call may add to the process: views, folded weights and batches. Outputs
             that the caller asks to keep come on top.
 

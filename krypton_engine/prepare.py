@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from krypton_engine.capture import CaptureError, capture, modules_of
 from krypton_engine.errors import FallbackWarning, InputError
-from krypton_engine.executors import Session, native
+from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
@@ -188,6 +188,12 @@ class Preparer:
             graph = graph.programs.setdefault("in full", in_full(graph))
             plan = Plan(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
+        if self.executor == "cuda":
+            on_gpu = cuda.program(graph, plan, device)
+            if not isinstance(on_gpu, str):
+                return Ready(plan, plan, lambda *example: _cuda_session(on_gpu, plan, example))
+            why = on_gpu
+            self.warn(f"the reference executor runs this model: {why}")
         if self.executor == "native" or (self.executor == "auto" and plan is told):
             found = self._native(graph, plan, device)
             if not isinstance(found, str):
@@ -293,6 +299,15 @@ def _native_session(
         return ReferenceSession(_reference(program.graph), plan, *example)
 
     return native.NativeSession(program, plan, *example, reference)
+
+
+def _cuda_session(
+    program: cuda.CudaProgram, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> cuda.CudaSession:
+    """The GPU's session, and a plan that says what it measured."""
+    session = program.open(plan, *example)
+    plan.executor = program.describe(plan.window)
+    return session
 
 
 def _users_line() -> int:

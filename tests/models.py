@@ -193,18 +193,18 @@ def occluded_copies(
     return copies
 
 
-def compare(case: Case, executor: Executor = "auto") -> Comparison:
+def compare(case: Case, executor: Executor = "auto", device: str | torch.device = "cpu") -> Comparison:
     """Krypton, PyTorch in float32 and PyTorch in float64, on a few positions far from each other."""
-    model, x = case.make(), case.image()[None]
+    model, x = case.make().to(device), case.image()[None].to(device)
     sizes = x.shape[2:]
     counts = [math.ceil((n - k) / k) + 1 for n, k in zip(sizes, case.window, strict=True)]
     positions = spread_positions(counts, case.count)
     copies = occluded_copies(x, positions, case.window, case.baseline)
     with torch.no_grad():
         double = copy.deepcopy(model).double()
-        exact = double(copies.double())
+        exact = double(copies.double()).cpu()
         del double
-        torchs = model(copies)
+        torchs = model(copies).cpu()
     region = torch.zeros(x.shape[1:], dtype=torch.bool)
     for position in positions:
         region[(0, *(i * k for i, k in zip(position, case.window, strict=True)))] = True

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nanobind
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def build(request: pytest.FixtureRequest, name: str, *options: str) -> Path:
     folder = Path(request.config.cache.mkdir(f"csrc-{name}"))
     commands = [
         [tool("cmake"), "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-         "-DKRYPTON_TESTS=ON", *options],
+         "-DKRYPTON_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}", *options],
         [tool("cmake"), "--build", folder],
     ]  # fmt: skip
     with (folder / "lock").open("w") as lock:
@@ -58,13 +59,18 @@ def ctest(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def release(request: pytest.FixtureRequest) -> Path:
+    """As users have it, and the module of the CUDA engine's kernels with them, for the host."""
+    return build(request, "release", f"-Dnanobind_DIR={nanobind.cmake_dir()}")
+
+
 def test_cpp(request):
-    ctest(build(request, "release"))
+    ctest(release(request))
 
 
 def test_instruction_sets_share_no_code(request):
     """Of a function in two translation units the linker keeps one: perhaps the one for wide machines."""
-    objects = sorted(build(request, "release").glob("CMakeFiles/krypton_*.dir/csrc/cpu/kernels.cpp.o"))
+    objects = sorted(release(request).glob("CMakeFiles/krypton_*.dir/csrc/cpu/kernels.cpp.o"))
     assert objects
     for path in objects:
         isa = path.parts[-4].removeprefix("krypton_").removesuffix(".dir")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from krypton_engine.interpolation import Floats
     from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow
 
-Executor = Literal["auto", "native", "reference"]
+Executor = Literal["auto", "native", "cuda", "reference"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)
 
 

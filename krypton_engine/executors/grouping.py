@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from krypton_engine.graph import Graph
+from krypton_engine.graph import Graph, Node
 from krypton_engine.plan import propagate
 from krypton_engine.windows import IntArray
 
@@ -72,6 +72,11 @@ class Grouping:
                     axis: max(int((last - first).max()), 0) for axis, (first, last) in sides.items()
                 }
         return Group(members, self._boxes[members], lo, hi, extents)
+
+    def largest(self, node: Node) -> dict[int, int]:
+        """Extents that hold the box of a node at every position."""
+        sides = {axis: self._intervals[axis][node.index] for axis in node.axes}
+        return {axis: max(int((hi - lo).max()), 0) for axis, (lo, hi) in sides.items()}
 
     def _partition(self, count: int, batch: int) -> list[IntArray]:
         sliding = [axis for axis, which in enumerate(self._which) if which.max(initial=0) > 0]

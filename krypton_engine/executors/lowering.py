@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.executors.tail import averages_cells
 from krypton_engine.graph import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
 from krypton_engine.regions import AxisMap, IndexMap, WindowMap
 from krypton_engine.windows import IntArray
@@ -213,7 +214,7 @@ class Lowering:
         rule = _RULES.get(node.op)
         if rule is None:
             raise Unsupported("not in its vocabulary")
-        rule(self, node, _arguments(node))
+        rule(self, node, arguments_of(node))
 
     def _convolution(self, node: Node, box: Convolution) -> None:
         if node.roles != (BATCH, None, ROWS, COLUMNS):
@@ -346,7 +347,7 @@ def _limits(node: Node) -> dict[str, Any]:
     return {} if limits == (None, None) else {"limits": limits}
 
 
-def _arguments(node: Node) -> dict[str, Any]:
+def arguments_of(node: Node) -> dict[str, Any]:
     """Arguments by the names of the operator's schema, defaults filled in."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
@@ -385,7 +386,7 @@ def _first(arguments: dict[str, Any]) -> Any:
     "leaky_relu", "elu", "tanh", "gelu",
 )  # fmt: skip
 def _activation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    epilogue = _epilogue(node.op, arguments)
+    epilogue = epilogue_of(node.op, arguments)
     item = _first(arguments)
     kinds = ("convolution", "concat", "combine", "mean", "cells", "dense")
     waiting = to.joinable(item, *kinds)
@@ -395,7 +396,8 @@ def _activation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.combine(node, "add", (to.value(item),), epilogue=epilogue)
 
 
-def _epilogue(op: str, arguments: dict[str, Any]) -> Epilogue:
+def epilogue_of(op: str, arguments: dict[str, Any]) -> Epilogue:
+    """An activation as the end of a sum."""
     if op == "relu":
         return Epilogue(low=0.0)
     if op == "relu6":
@@ -621,12 +623,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 def _global_average(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
-    if node.local or source.roles[2:] != (ROWS, COLUMNS) or source.roles[1] not in (None, 0):
-        raise Unsupported("an average of something else than an image")
-    if node.op == "mean":
-        if arguments.get("dtype") is not None or sorted(d % 4 for d in arguments["dim"] or ()) != [2, 3]:
-            raise Unsupported("an average over other dimensions")
-    elif node.shape[2:] != (1, 1):
-        raise Unsupported("averages of several parts")
+    if node.local or source.roles[2:] != (ROWS, COLUMNS) or not averages_cells(node, source):
+        raise Unsupported("an average of something else than all of an image")
     value = to.value(item)
     to.wait(node, Sum(lambda done: to.program.mean(value, done.epilogue.numbers()), "mean"))

@@ -29,16 +29,9 @@ from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, R
 from krypton_engine.interpolation import Floats
 from krypton_engine.plan import Plan, reached
 from krypton_engine.regions import WindowMap, slide_inwards
-from krypton_engine.windows import ChangedCells, IntArray, distinct_work, occlude
+from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
 
 aten = torch.ops.aten
-
-LARGEST_BATCH = 64
-"""Positions whose boxes are computed together: convolutions gain little beyond."""
-
-_LARGEST_TENSOR = 48 * 2**20
-"""Bytes of the largest tensor of boxes that a batch should make. Twice as much makes DenseNet121 a third
-slower, half as much ResNet50 a tenth."""
 
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
@@ -58,7 +51,7 @@ def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
     return out
 
 
-_CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _INTO: dict[Any, Callable[..., Tensor]] = {
     aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
     aten.hardtanh.default: aten.hardtanh.out,
@@ -107,6 +100,10 @@ class ReferenceProgram:
             if node.local and node.operands and not self._only_passed_on(node)
         ]
 
+    def keeps_view(self, node: Node) -> bool:
+        """Whether a session keeps the un-occluded cells of a local node."""
+        return self.graph.needs_view(node)
+
     def _only_passed_on(self, node: Node) -> bool:
         """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
         if node.index in self.frontiers or len(self.graph.readers[node.index]) != 1:
@@ -137,30 +134,60 @@ def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
     }
 
 
-@dataclass
-class _View:
-    """The un-occluded cells of one value as the rows of a table, so that a gather composes any region.
+@dataclass(frozen=True)
+class Layout:
+    """The cells of one value as the rows of a table.
 
-    The rows are the view's cells, then one row per padding constant, then room for a group's changed
-    cells. Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of
-    the value so, ``back`` as they were.
+    Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of the
+    value so, ``back`` as they were.
     """
 
-    table: Tensor
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
     order: tuple[int, ...]
     back: tuple[int, ...]
     columns: tuple[int, ...]
-    fills: dict[float, int]
-    changed_at: int
+
+    @classmethod
+    def of(cls, node: Node, columns: frozenset[int]) -> Layout:
+        """The layout of ``node`` with some of its axes among the columns."""
+        axes = tuple(axis for axis in node.axes if axis not in columns)
+        rows = [node.roles.index(axis) for axis in axes]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
+        order = (0, *rows, *rest)
+        return cls(
+            axes,
+            tuple(node.shape[dim] for dim in rows),
+            order,
+            tuple(np.argsort(order).tolist()),
+            tuple(node.shape[dim] for dim in rest),
+        )
 
     def stride(self, k: int) -> int:
+        """Rows from one cell to the next along the k-th axis."""
         return math.prod(self.sizes[k + 1 :])
 
     def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
-        """Rows of the table that hold the cells of ``box``, in the dimensions of the value."""
+        """Rows that hold the cells of ``box``, in the dimensions of the value."""
         return rows.view(*box, *self.columns).permute(self.back)
+
+    def as_rows(self, value: Tensor) -> Tensor:
+        """``value`` with its dimensions as they lie in rows."""
+        return value.permute(self.order)
+
+
+@dataclass
+class View:
+    """The un-occluded cells of one value as rows, so that a gather composes any region.
+
+    The rows are the view's cells, then one row per padding constant, then room for a group's changed
+    cells.
+    """
+
+    layout: Layout
+    table: Tensor
+    fills: dict[float, int]
+    changed_at: int
 
 
 @dataclass
@@ -196,6 +223,28 @@ class _Patch:
         )
 
 
+def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]]:
+    """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
+    spanned = frozenset(axis for axis in range(len(window.shape)) if window.spans(axis))
+    found: dict[int, frozenset[int]] = {}
+    for node in graph.nodes:
+        if not node.local:
+            continue
+        mine = spanned & frozenset(node.axes)
+        for i, operand in enumerate(node.operands):
+            source = graph.nodes[operand]
+            if source.depends:
+                mine &= found[operand] | node.whole
+            mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
+        found[node.index] = mine
+    for node in graph.nodes:
+        for reader, i in graph.readers[node.index]:
+            moved = {axis for axis, step in graph.nodes[reader].maps[i].items() if not step.is_identity()}
+            if node.local:
+                found[node.index] -= moved
+    return found
+
+
 class ReferenceSession:
     """A program on one example: its views, and outputs for any list of positions.
 
@@ -210,6 +259,13 @@ class ReferenceSession:
             change of the others does to the scalar. The axes that a window spans are left alone.
     """
 
+    largest_batch = 64
+    """Positions whose boxes are computed together: convolutions gain little beyond."""
+
+    largest_tensor = 48 * 2**20
+    """Bytes of the largest tensor of boxes that a batch should make. Twice as much makes DenseNet121 a third
+    slower, half as much ResNet50 a tenth."""
+
     def __init__(
         self,
         program: ReferenceProgram,
@@ -223,12 +279,13 @@ class ReferenceSession:
         self.plan = plan
         self.graph = program.graph
         self.window = plan.window
+        self._columns = column_axes(self.graph, self.window)
         self.x = channels_last(inputs[self.graph.occluded])
         self.baseline = baseline.to(self.x).expand(self.x.shape)
         self.device = self.x.device
         gradients = sum(gradient.numel() * gradient.element_size() for _, gradient in shrinks.values())
         fixed = plan.bytes_views + plan.bytes_weights + gradients + _SCRATCH
-        free = memory_budget - fixed
+        self.free = free = memory_budget - fixed
         needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
         if free < needed:
             raise InputError(
@@ -240,8 +297,8 @@ class ReferenceSession:
         self.batch = max(
             1,
             min(
-                LARGEST_BATCH,
-                _LARGEST_TENSOR // max(plan.largest_box_tensor, 1),
+                self.largest_batch,
+                self.largest_tensor // max(plan.largest_box_tensor, 1),
                 free // 2 // max(plan.bytes_per_position, 1),
             ),
         )
@@ -258,11 +315,11 @@ class ReferenceSession:
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - plan.bytes_views
-        self._again = partial(ReferenceSession, program, plan, inputs, baseline, beside)
+        self._again = partial(type(self), program, plan, inputs, baseline, beside)
         self._thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
         self._cuts = bool(shrinks) or self.graph.clips
-        self._gradients: dict[int, _View] = {}
-        self._views: dict[int, _View] = {}
+        self._gradients: dict[int, View] = {}
+        self._views: dict[int, View] = {}
         self._others: dict[int, Tensor] = {}
         self.base = self._materialise(inputs, shrinks)
 
@@ -273,18 +330,17 @@ class ReferenceSession:
         values: dict[int, Any] = dict(self.program.constants)
         for index, tensor in zip(self.graph.inputs, inputs, strict=True):
             values[index] = channels_last(tensor) if index == self.graph.input.index else tensor
-        columns = self._column_axes()
         for node in self.graph.nodes:
             if node.index not in values:
                 assert node.target is not None
                 values[node.index] = node.target(
                     *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
                 )
-            if node.index in shrinks or (node.depends and node.local and self.graph.needs_view(node)):
-                self._views[node.index] = self._view(node, values[node.index], columns[node.index])
+            if node.index in shrinks or (node.depends and node.local and self.program.keeps_view(node)):
+                self._views[node.index] = self._view(node, values[node.index], self._columns[node.index])
                 if node.index in shrinks:
                     gradient = shrinks[node.index][1]
-                    self._gradients[node.index] = self._view(node, gradient, columns[node.index])
+                    self._gradients[node.index] = self._view(node, gradient, self._columns[node.index])
             elif not node.depends and node.value is None:
                 self._others[node.index] = values[node.index]
             for operand in refs((node.args, node.kwargs)):
@@ -293,47 +349,17 @@ class ReferenceSession:
         output: Tensor = values[self.graph.output]
         return output
 
-    def _column_axes(self) -> dict[int, frozenset[int]]:
-        """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
-        spanned = frozenset(axis for axis in range(len(self.window.shape)) if self.window.spans(axis))
-        found: dict[int, frozenset[int]] = {}
-        for node in self.graph.nodes:
-            if not node.local:
-                continue
-            mine = spanned & frozenset(node.axes)
-            for i, operand in enumerate(node.operands):
-                source = self.graph.nodes[operand]
-                if source.depends:
-                    mine &= found[operand] | node.whole
-                mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
-            found[node.index] = mine
-        for node in self.graph.nodes:
-            for reader, i in self.graph.readers[node.index]:
-                moved = {
-                    axis for axis, step in self.graph.nodes[reader].maps[i].items() if not step.is_identity()
-                }
-                if node.local:
-                    found[node.index] -= moved
-        return found
-
-    def _view(self, node: Node, value: Tensor, columns: frozenset[int]) -> _View:
-        axes = tuple(axis for axis in node.axes if axis not in columns)
-        rows = [node.roles.index(axis) for axis in axes]
-        rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
-        order = (0, *rows, *rest)
-        sizes = tuple(node.shape[dim] for dim in rows)
-        cells = math.prod(sizes)
+    def _view(self, node: Node, value: Tensor, columns: frozenset[int]) -> View:
+        layout = Layout.of(node, columns)
+        cells = math.prod(layout.sizes)
         fills: dict[float, int] = {}
         for reader, _ in self.graph.readers[node.index]:
-            fills.setdefault(_fill(self.graph.nodes[reader]), cells + len(fills))
-        parts = [value.permute(order).reshape(cells, -1)]
+            fills.setdefault(fill_of(self.graph.nodes[reader]), cells + len(fills))
+        parts = [layout.as_rows(value).reshape(cells, -1)]
         parts += [torch.full_like(parts[0][:1], fill) for fill in fills]
-        start = cells + len(fills)
         if node.index == self.graph.input.index:
-            parts.append(self.baseline.permute(order).reshape(cells, -1))
-        shape = tuple(node.shape[dim] for dim in rest)
-        back = tuple(np.argsort(order).tolist())
-        return _View(torch.cat(parts), axes, sizes, order, back, shape, fills, start)
+            parts.append(layout.as_rows(self.baseline).reshape(cells, -1))
+        return View(layout, torch.cat(parts), fills, cells + len(fills))
 
     # -- positions -------------------------------------------------------------------------------------
 
@@ -356,7 +382,7 @@ class ReferenceSession:
             batch = self.batch if limit is None else min(limit, self.batch)
             tail = self.tail_batch if limit is None else batch
             dropped = np.zeros(len(work.boxes))
-            for members, values in self._grouped(Grouping(self.graph, work.boxes, batch), tail, dropped):
+            for members, values in self._grouped(work.boxes, batch, tail, dropped):
                 repeats = [len(work.readers[i]) for i in members]
                 answered = np.concatenate([work.readers[i] for i in members])
                 if self.dropped is not None:
@@ -377,12 +403,13 @@ class ReferenceSession:
             return self
 
     def _grouped(
-        self, grouping: Grouping, tail_batch: int, dropped: Floats
+        self, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs group by group; what follows the frontier waits for ``tail_batch`` positions.
 
         The effect of what is dropped of every position's boxes is added to ``dropped``.
         """
+        grouping = Grouping(self.graph, boxes, batch)
         waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
         for i, members in enumerate(grouping.members):
             waiting.append((members, self._frontiers(grouping.group(members), dropped)))
@@ -520,15 +547,17 @@ class ReferenceSession:
     def _cut(self, node: Node, patch: _Patch, value: Tensor) -> Floats:
         """Cut the boxes of a patch down to what changes by the threshold; the effect of the rest."""
         view, copies = self._views[node.index], len(patch.place)
-        cells = {axis: patch.start[axis][:, None] + np.arange(patch.extents[axis]) for axis in view.axes}
-        box = (copies, *(patch.extents[axis] for axis in view.axes))
+        cells = {
+            axis: patch.start[axis][:, None] + np.arange(patch.extents[axis]) for axis in view.layout.axes
+        }
+        box = (copies, *(patch.extents[axis] for axis in view.layout.axes))
 
         def flat(boxes: Tensor) -> Tensor:
-            return boxes.permute(view.order).reshape(*box, -1)
+            return view.layout.as_rows(boxes).reshape(*box, -1)
 
         def inside(lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> npt.NDArray[np.bool_]:
             found = np.ones(box, dtype=bool)
-            for k, axis in enumerate(view.axes):
+            for k, axis in enumerate(view.layout.axes):
                 along = (cells[axis] >= lo[axis][:, None]) & (cells[axis] < hi[axis][:, None])
                 found &= along.reshape(copies, *(n if j == k else 1 for j, n in enumerate(box[1:])))
             return found
@@ -538,7 +567,7 @@ class ReferenceSession:
         # Not smaller: NaN stays too.
         stays = before & (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
         patch.lo, patch.hi = dict(patch.lo), dict(patch.hi)
-        for k, axis in enumerate(view.axes):
+        for k, axis in enumerate(view.layout.axes):
             some = np.asarray(stays.any(tuple(j for j in range(1, len(box)) if j != k + 1)))
             first = some.argmax(1)
             last = np.where(some.any(1), box[k + 1] - some[:, ::-1].argmax(1), first)
@@ -584,7 +613,7 @@ class ReferenceSession:
                 coordinates[axis] = cells if step is None else step.sources(cells)
         if source.index not in self._views:
             self._views[source.index] = self._view(source, self._constant(source.index, 1), frozenset())
-        return self._compose(self._views[source.index], patch, coordinates, copies, _fill(node))
+        return self._compose(self._views[source.index], patch, coordinates, copies, fill_of(node))
 
     def _constant(self, index: int, copies: int) -> Tensor:
         value = self.program.constants.get(index)
@@ -594,7 +623,7 @@ class ReferenceSession:
 
     def _compose(
         self,
-        view: _View,
+        view: View,
         patch: _Patch | None,
         coordinates: Mapping[int, IntArray],
         copies: int,
@@ -603,22 +632,22 @@ class ReferenceSession:
         """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
         if patch is not None and not patch.loaded and patch.value is not None:
             self._load(view, patch)
-        rank = len(view.axes)
+        rank = len(view.layout.axes)
         from_view: Any = 0
         from_patch: Any = view.changed_at
         changed: Any = patch is not None and patch.loaded
         outside: Any = False
         if patch is not None and patch.loaded:
-            sizes = [patch.extents[axis] for axis in view.axes]
+            sizes = [patch.extents[axis] for axis in view.layout.axes]
             place = patch.place.astype(np.int32).reshape(-1, *[1] * rank)
             from_patch = from_patch + place * math.prod(sizes)
-        for k, axis in enumerate(view.axes):
+        for k, axis in enumerate(view.layout.axes):
             cells = coordinates[axis].astype(np.int32)  # half the traffic of int64
             shape = [len(cells)] + [1] * rank
             shape[k + 1] = cells.shape[1]
-            if cells.min() < 0 or cells.max() >= view.sizes[k]:
-                outside = outside | ((cells < 0) | (cells >= view.sizes[k])).reshape(shape)
-            from_view = from_view + (cells * view.stride(k)).reshape(shape)
+            if cells.min() < 0 or cells.max() >= view.layout.sizes[k]:
+                outside = outside | ((cells < 0) | (cells >= view.layout.sizes[k])).reshape(shape)
+            from_view = from_view + (cells * view.layout.stride(k)).reshape(shape)
             if patch is not None and patch.loaded:
                 lo, hi = (side[axis][:, None].astype(np.int32) for side in (patch.lo, patch.hi))
                 inside = (cells >= lo) & (cells < hi)
@@ -628,25 +657,25 @@ class ReferenceSession:
         index = from_view if changed is False else np.where(changed, from_patch, from_view)
         if outside is not False:
             index = np.where(outside, view.fills[fill], index)
-        box = (copies, *(coordinates[axis].shape[1] for axis in view.axes))
+        box = (copies, *(coordinates[axis].shape[1] for axis in view.layout.axes))
         index = np.broadcast_to(index, box).flatten()
-        return view.as_value(view.table.index_select(0, torch.from_numpy(index).to(self.device)), box)
+        return view.layout.as_value(view.table.index_select(0, torch.from_numpy(index).to(self.device)), box)
 
-    def _load(self, view: _View, patch: _Patch) -> None:
+    def _load(self, view: View, patch: _Patch) -> None:
         """Write a patch into its view's table."""
         assert patch.value is not None
         self._place(view, patch.extents, len(patch.value)).copy_(patch.value)
         patch.loaded = True
 
-    def _place(self, view: _View, sizes: Mapping[int, int], copies: int) -> Tensor:
+    def _place(self, view: View, sizes: Mapping[int, int], copies: int) -> Tensor:
         """Room for changed cells in a view's table, after the un-occluded ones; in the value's dimensions."""
-        box = (copies, *(sizes[axis] for axis in view.axes))
+        box = (copies, *(sizes[axis] for axis in view.layout.axes))
         end = view.changed_at + math.prod(box)
         if len(view.table) < end:
             grown = view.table.new_empty(end, view.table.shape[1])
             grown[: view.changed_at] = view.table[: view.changed_at]
             view.table = grown
-        return view.as_value(view.table[view.changed_at : end], box)
+        return view.layout.as_value(view.table[view.changed_at : end], box)
 
     # -- operators on boxes ----------------------------------------------------------------------------
 
@@ -675,7 +704,7 @@ class ReferenceSession:
             x = fetched[node.operands[0]]
             bias = None if box.bias is None else self._constant(box.bias, 1)
             weight = self._constant(box.weight, 1)
-            return _CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
+            return CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
         if isinstance(box, Pool):
             return self._pool(node, box, padding, fetched[node.operands[0]], start, extents)
         assert isinstance(box, Apply) and node.target is not None
@@ -750,7 +779,7 @@ class ReferenceSession:
         return result
 
 
-def _fill(node: Node) -> float:
+def fill_of(node: Node) -> float:
     """What ``node`` reads outside its operand."""
     if isinstance(node.box, Pool) and node.box.maximum:
         return -math.inf

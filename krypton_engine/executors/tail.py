@@ -83,19 +83,20 @@ class Tail:
     Args:
         graph: The graph.
         nodes: Those of its nodes, in order.
+        largest_tensor: Bytes of the largest tensor that a batch should make.
 
     Attributes:
-        batch: How many positions run together at most: no tensor is larger than ``LARGEST_TENSOR`` then.
+        batch: How many positions run together at most, so that no tensor is larger than that.
     """
 
-    def __init__(self, graph: Graph, nodes: Sequence[Node]) -> None:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], largest_tensor: int = LARGEST_TENSOR) -> None:
         self.nodes = list(nodes)
         self._output = graph.output
         self._last_use = last_uses(graph, nodes)
         self._overwriting = overwriting(graph)
         read = {i for node in nodes for i in refs((node.args, node.kwargs))}
         held = {i for i in read if graph.nodes[i].depends} | {node.index for node in nodes}
-        self.batch = max(1, LARGEST_TENSOR // max((graph.nodes[i].bytes() for i in held), default=1))
+        self.batch = max(1, largest_tensor // max((graph.nodes[i].bytes() for i in held), default=1))
 
     def run(self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]) -> Tensor:
         """Outputs from values that were computed for each of ``copies`` positions.
@@ -161,6 +162,19 @@ def unchanging(
                 *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
             )
     return lambda index, copies: repeated(graph.nodes[index], values[index], copies)
+
+
+def averages_cells(node: Node, source: Node) -> bool:
+    """Whether ``node`` is the average of ``source`` over all cells of its axes, channel by channel."""
+    axes = list(range(2, len(source.shape)))
+    if source.roles[0] != BATCH or not all(source.roles[dim] in source.axes for dim in axes):
+        return False
+    if node.op == "mean":
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        kept = node.kwargs.get("dtype") in (None, source.dtype)
+        return kept and sorted(dim % len(source.shape) for dim in dims or ()) == axes
+    averages = {f"{lead}adaptive_avg_pool{len(axes)}d" for lead in ("", "_")}
+    return node.op in averages and set(node.shape[2:]) == {1}
 
 
 def repeated(node: Node, value: Any, copies: int) -> Any:

@@ -1,0 +1,35 @@
+// The CUDA kernels as the rest of the program sees them: raw pointers in, work on a stream, no waiting.
+#pragma once
+
+#include "cuda/boxes.h"
+
+namespace krypton::cuda {
+
+using Stream = void*;  // a cudaStream_t
+
+enum class Element : int { kFloat, kHalf, kBFloat };
+
+struct Out {
+    void* data;
+    long pitch;  // elements from one cell to the next
+};
+
+struct Boxes {
+    Box3 box;
+    long copies;
+
+    long rows() const { return copies * box.cells(); }
+};
+
+// Lengths are in elements, of `element`. Everything throws std::runtime_error where the launch fails.
+void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Out& out, long columns,
+             float fill, bool overlay, Element element, Stream stream);
+void finish(void* x, long columns, const float* bias, const Cells* residual, const Read* reads,
+            const Boxes& boxes, Function function, float low, float high, Element element, Stream stream);
+void pool(const Cells& from, const Read* reads, const int* kernel, const float* const* divisors, bool maximum,
+          const Boxes& boxes, void* out, long columns, Element element, Stream stream);
+// `marks`: room for the extents of every copy's box; `left`: (copies, axes, 2); `effect`: (copies).
+void shrink(const Cells& cells, const Boxes& boxes, long columns, float threshold, const void* gradient,
+            int* marks, int* left, double* effect, Element element, Stream stream);
+
+}  // namespace krypton::cuda

@@ -1,0 +1,373 @@
+// The bodies of the CUDA kernels, in loops on the host, against values that are put together cell by cell;
+// and what they cut off boxes against the CPU engine.
+#include "testing.h"
+
+#include <array>
+
+#include "cuda/kernels.h"
+#include "shrink.h"
+
+namespace krypton::testing {
+namespace {
+
+using cuda::kAxes;
+using At = std::array<int, kAxes>;
+
+// Elements of a type, as bytes.
+struct Elements {
+    cuda::Element element;
+    std::vector<std::uint16_t> halves;
+
+    explicit Elements(cuda::Element kind, long count = 0, float fill = 0) : element(kind) {
+        for (long i = 0; i < count; ++i) push(fill);
+    }
+    long width() const { return element == cuda::Element::kFloat ? 2 : 1; }
+    void push(float x) {
+        if (element == cuda::Element::kHalf) return halves.push_back(cuda::from_float<cuda::Half>(x).bits);
+        if (element == cuda::Element::kBFloat)
+            return halves.push_back(cuda::from_float<cuda::BFloat>(x).bits);
+        const std::uint32_t bits = cuda::bits_of(x);
+        halves.push_back(static_cast<std::uint16_t>(bits));
+        halves.push_back(static_cast<std::uint16_t>(bits >> 16));
+    }
+    float operator[](long i) const {
+        if (element == cuda::Element::kHalf) return cuda::to_float(cuda::Half{halves[i]});
+        if (element == cuda::Element::kBFloat) return cuda::to_float(cuda::BFloat{halves[i]});
+        return cuda::float_of(static_cast<std::uint32_t>(halves[2 * i + 1]) << 16 | halves[2 * i]);
+    }
+    const char* data() const { return reinterpret_cast<const char*>(halves.data()); }
+    char* data() { return reinterpret_cast<char*>(halves.data()); }
+};
+
+// A value of several copies: the kernels see view and patches, the checks see every copy's whole.
+struct Value {
+    At sizes, extents;
+    long copies, columns;
+    std::vector<int> start[kAxes], lo[kAxes], hi[kAxes], place;
+    Elements view, patch;
+    bool changes;
+
+    Value(Random& random, const At& of, long n, long c, cuda::Element element)
+        : sizes(of), copies(n), columns(c), view(element), patch(element), changes(random.chance(0.9)) {
+        for (int k = 0; k < kAxes; ++k) {
+            extents[k] = static_cast<int>(random.between(1, sizes[k]));
+            for (long i = 0; i < copies; ++i) {
+                const int first = static_cast<int>(random.between(0, sizes[k] - extents[k]));
+                const Interval left = random.interval(extents[k]);
+                start[k].push_back(first);
+                lo[k].push_back(first + static_cast<int>(left.lo));
+                hi[k].push_back(first + static_cast<int>(random.chance(0.1) ? left.lo : left.hi));
+            }
+        }
+        // The copies' boxes in another order, with room between.
+        for (long i = 0; i < copies; ++i) place.push_back(static_cast<int>(2 * (copies - 1 - i)));
+        const long cells = long{extents[0]} * extents[1] * extents[2];
+        for (long i = 0; i < long{sizes[0]} * sizes[1] * sizes[2] * columns; ++i)
+            view.push(random.small_integer());
+        for (long i = 0; i < 2 * copies * cells * columns; ++i) patch.push(random.small_integer());
+    }
+    cuda::Cells cells() const {
+        cuda::Cells out{view.data(), changes ? patch.data() : nullptr, place.data(), {}};
+        for (int k = 0; k < kAxes; ++k)
+            out.axes[k] = {sizes[k], extents[k], start[k].data(), lo[k].data(), hi[k].data()};
+        return out;
+    }
+    bool holds(const At& at) const {
+        for (int k = 0; k < kAxes; ++k)
+            if (at[k] < 0 || at[k] >= sizes[k]) return false;
+        return true;
+    }
+    bool changed(long copy, const At& at) const {
+        for (int k = 0; k < kAxes; ++k)
+            if (at[k] < lo[k][copy] || at[k] >= hi[k][copy]) return false;
+        return changes;
+    }
+    float at(long copy, const At& at, long c) const {
+        long row = 0, in_patch = place[copy];
+        for (int k = 0; k < kAxes; ++k) {
+            row = row * sizes[k] + at[k];
+            in_patch = in_patch * extents[k] + at[k] - start[k][copy];
+        }
+        return changed(copy, at) ? patch[in_patch * columns + c] : view[row * columns + c];
+    }
+};
+
+At random_sizes(Random& random) {
+    return {static_cast<int>(random.between(1, 3)), static_cast<int>(random.between(1, 9)),
+            static_cast<int>(random.between(1, 9))};
+}
+
+// visit(row, copy, at) for all cells of boxes.
+template <typename Visit>
+void for_cells(const cuda::Boxes& boxes, const Visit& visit) {
+    long row = 0;
+    const int* n = boxes.box.sizes;
+    for (long copy = 0; copy < boxes.copies; ++copy)
+        for (int i = 0; i < n[0]; ++i)
+            for (int j = 0; j < n[1]; ++j)
+                for (int k = 0; k < n[2]; ++k) visit(row++, copy, At{i, j, k});
+}
+
+struct Steps {
+    cuda::Read reads[kAxes];
+    std::vector<int> start[kAxes], sources[kAxes];
+    cuda::Boxes boxes;
+
+    // Boxes that read a value through windows, or through moved cells.
+    Steps(Random& random, const Value& of, bool moves) : boxes{{}, of.copies} {
+        for (int k = 0; k < kAxes; ++k) {
+            const int outputs = static_cast<int>(random.between(1, 12));
+            boxes.box.sizes[k] = static_cast<int>(random.between(1, outputs));
+            for (long i = 0; i < of.copies; ++i)
+                start[k].push_back(static_cast<int>(random.between(0, outputs - boxes.box.sizes[k])));
+            cuda::Read& read = reads[k];
+            if (random.chance(0.9))
+                read.start = start[k].data();
+            else
+                std::fill(start[k].begin(), start[k].end(), 0);
+            if (moves && random.chance(0.6)) {
+                for (int i = 0; i < outputs; ++i)
+                    sources[k].push_back(static_cast<int>(random.between(-1, of.sizes[k] - 1)));
+                read.sources = sources[k].data();
+            } else {
+                read.stride = static_cast<int>(random.between(1, 3));
+                read.padding = static_cast<int>(random.between(0, 3));
+                read.dilation = static_cast<int>(random.between(1, 2));
+            }
+        }
+    }
+    At cell(long copy, const At& i) const {
+        At out;
+        for (int k = 0; k < kAxes; ++k) {
+            const int first = start[k][copy];
+            out[k] = reads[k].sources ? sources[k][first + i[k]]
+                                      : first * reads[k].stride - reads[k].padding + reads[k].dilation * i[k];
+        }
+        return out;
+    }
+};
+
+cuda::Element random_element(Random& random) {
+    return random.choice<cuda::Element>(
+        {cuda::Element::kFloat, cuda::Element::kHalf, cuda::Element::kBFloat});
+}
+
+long random_columns(Random& random) { return random.choice<long>({1, 2, 3, 4, 6, 8, 16, 33}); }
+
+void test_compose(Random& random) {
+    const cuda::Element element = random_element(random);
+    const long columns = random_columns(random);
+    const Value value(random, random_sizes(random), random.between(1, 4), columns, element);
+    const Steps steps(random, value, true);
+    const long pitch = columns + random.choice<long>({0, 0, 1, 8}), rows = steps.boxes.rows();
+    const bool overlay = random.chance(0.3);
+    const float fill = random.choice<float>({0, -INFINITY, 3});
+    Elements out(element, rows * pitch, 99);
+    cuda::compose(value.cells(), steps.reads, steps.boxes, {out.data(), pitch}, columns, fill, overlay,
+                  element, nullptr);
+    for_cells(steps.boxes, [&](long row, long copy, const At& i) {
+        const At at = steps.cell(copy, i);
+        for (long c = 0; c < pitch; ++c) {
+            const float expected = c >= columns      ? 99.0f
+                                   : value.holds(at) ? value.at(copy, at, c)
+                                   : overlay         ? 99.0f
+                                                     : fill;
+            check(out[row * pitch + c] == expected, "compose: row %ld column %ld is %g, not %g", row, c,
+                  static_cast<double>(out[row * pitch + c]), static_cast<double>(expected));
+        }
+    });
+}
+
+double finished_by(cuda::Function function, double x, double low, double high) {
+    switch (function) {
+        case cuda::Function::kSilu: return function_of(kSilu, x, 0);
+        case cuda::Function::kHardSwish: return function_of(kHardSwish, x, 0);
+        case cuda::Function::kSigmoid: return function_of(kSigmoid, x, 0);
+        default: return std::isnan(x) ? x : std::clamp(x, low, high);
+    }
+}
+
+void test_finish(Random& random) {
+    const cuda::Element element = random_element(random);
+    const long columns = random_columns(random);
+    const At sizes = random_sizes(random);
+    const Value value(random, sizes, random.between(1, 4), columns, element);
+    cuda::Boxes boxes{{}, value.copies};
+    cuda::Read reads[kAxes];
+    std::vector<int> start[kAxes];
+    for (int k = 0; k < kAxes; ++k) {
+        boxes.box.sizes[k] = static_cast<int>(random.between(1, sizes[k]));
+        for (long i = 0; i < value.copies; ++i)
+            start[k].push_back(static_cast<int>(random.between(0, sizes[k] - boxes.box.sizes[k])));
+        reads[k].start = start[k].data();
+    }
+    Elements x(element);
+    for (long i = 0; i < boxes.rows() * columns; ++i)
+        x.push(random.chance(0.02) ? NAN : random.small_integer());
+    const Elements before = x;
+    const std::vector<float> bias = random.integers(columns);
+    const bool biased = random.chance(0.7), adds = random.chance(0.6);
+    const auto function =
+        random.choice<cuda::Function>({cuda::Function::kClamp, cuda::Function::kClamp, cuda::Function::kSilu,
+                                       cuda::Function::kHardSwish, cuda::Function::kSigmoid});
+    const float low = random.choice<float>({-INFINITY, 0}), high = random.choice<float>({INFINITY, 6});
+    const cuda::Cells cells = value.cells();
+    cuda::finish(x.data(), columns, biased ? bias.data() : nullptr, adds ? &cells : nullptr, reads, boxes,
+                 function, low, high, element, nullptr);
+    const double precision = element == cuda::Element::kFloat  ? 1e-6
+                             : element == cuda::Element::kHalf ? 0x1p-11
+                                                               : 0x1p-8;
+    for_cells(boxes, [&](long row, long copy, const At& i) {
+        At at;
+        for (int k = 0; k < kAxes; ++k) at[k] = start[k][copy] + i[k];
+        for (long c = 0; c < columns; ++c) {
+            double sum = double{before[row * columns + c]} + (biased ? double{bias[c]} : 0.0);
+            if (adds) sum += value.at(copy, at, c);
+            const double expected = finished_by(function, sum, low, high), found = x[row * columns + c];
+            check(close(found, expected, precision * (1 + std::abs(expected))),
+                  "finish: row %ld column %ld is %g, not %g", row, c, found, expected);
+        }
+    });
+}
+
+void test_pool(Random& random) {
+    const cuda::Element element = random_element(random);
+    const long columns = random_columns(random);
+    const Value value(random, random_sizes(random), random.between(1, 4), columns, element);
+    Steps steps(random, value, false);
+    const bool maximum = random.chance(0.5), global = random.chance(0.3);
+    int kernel[kAxes];
+    std::vector<float> counts[kAxes];
+    const float* divisors[kAxes] = {nullptr, nullptr, nullptr};
+    for (int k = 0; k < kAxes; ++k) {
+        kernel[k] = static_cast<int>(random.between(1, 3));
+        if (global) {
+            kernel[k] = value.sizes[k];
+            steps.reads[k] = cuda::Read{};
+            steps.boxes.box.sizes[k] = 1;
+            std::fill(steps.start[k].begin(), steps.start[k].end(), 0);
+        }
+        for (int i = 0; i < 16; ++i) counts[k].push_back(static_cast<float>(1L << random.between(0, 2)));
+        if (random.chance(0.8)) divisors[k] = counts[k].data();
+    }
+    Elements out(element, steps.boxes.rows() * columns);
+    cuda::pool(value.cells(), steps.reads, kernel, divisors, maximum, steps.boxes, out.data(), columns,
+               element, nullptr);
+    for_cells(steps.boxes, [&](long row, long copy, const At& i) {
+        double divisor = 1;
+        At first;
+        for (int k = 0; k < kAxes; ++k) {
+            const int output = steps.start[k][copy] + i[k];
+            if (divisors[k]) divisor *= counts[k][output];
+            first[k] = output * steps.reads[k].stride - steps.reads[k].padding;
+        }
+        for (long c = 0; c < columns; ++c) {
+            double sum = 0, most = -INFINITY;
+            for_cells({{{kernel[0], kernel[1], kernel[2]}}, 1}, [&](long, long, const At& tap) {
+                At at;
+                for (int k = 0; k < kAxes; ++k) at[k] = first[k] + steps.reads[k].dilation * tap[k];
+                if (!value.holds(at)) return;
+                sum += value.at(copy, at, c);
+                most = std::max(most, double{value.at(copy, at, c)});
+            });
+            const double expected = maximum ? most : sum / divisor, found = out[row * columns + c];
+            const double tolerance = element == cuda::Element::kFloat ? 1e-6 : 0x1p-8;
+            check(close(found, expected, tolerance * (1 + std::abs(expected))),
+                  "pool: row %ld column %ld is %g, not %g", row, c, found, expected);
+        }
+    });
+}
+
+// One copy's box, as the CPU engine cuts it.
+void test_shrink(Random& random) {
+    const long columns = 8;  // so that the engine stores no more
+    const At sizes{1, static_cast<int>(random.between(1, 9)), static_cast<int>(random.between(1, 9))};
+    Value value(random, sizes, random.between(1, 4), columns, cuda::Element::kFloat);
+    value.changes = true;
+    const float threshold = random.choice<float>({2, 6, 7, 8, 20});
+    Elements gradient(cuda::Element::kFloat);
+    std::vector<float> slope = random.integers(long{sizes[1]} * sizes[2] * columns);
+    for (float g : slope) gradient.push(g);
+    const cuda::Boxes boxes{{{1, value.extents[1], value.extents[2]}}, value.copies};
+    std::vector<int> marks(value.copies * (1 + value.extents[1] + value.extents[2]), 5);
+    std::vector<int> left(value.copies * kAxes * 2);
+    std::vector<double> effect(value.copies, 5);
+    cuda::shrink(value.cells(), boxes, columns, threshold, gradient.data(), marks.data(), left.data(),
+                 effect.data(), cuda::Element::kFloat, nullptr);
+    std::vector<float> view;
+    for (long i = 0; i < long{sizes[1]} * sizes[2] * columns; ++i) view.push_back(value.view[i]);
+    for (long copy = 0; copy < value.copies; ++copy) {
+        const Box box{{value.lo[1][copy], value.hi[1][copy]}, {value.lo[2][copy], value.hi[2][copy]}};
+        if (box.empty() || value.lo[0][copy] >= value.hi[0][copy]) continue;
+        std::vector<float> patch;
+        for (long y = box.y.lo; y < box.y.hi; ++y)
+            for (long x = box.x.lo; x < box.x.hi; ++x)
+                for (long c = 0; c < columns; ++c)
+                    patch.push_back(value.at(copy, {0, static_cast<int>(y), static_cast<int>(x)}, c));
+        double expected = 0;
+        const Plane plane{sizes[1], sizes[2], columns, view.data(), patch.data(), box};
+        const Box kept = shrunk({threshold, slope}, plane, patch.data(), expected);
+        const int* mine = left.data() + copy * kAxes * 2;
+        const Box found{{mine[2], mine[3]}, {mine[4], mine[5]}};
+        check(found.empty() == kept.empty() &&
+                  (kept.empty() || (found.y.lo == kept.y.lo && found.y.hi == kept.y.hi &&
+                                    found.x.lo == kept.x.lo && found.x.hi == kept.x.hi)),
+              "shrink: copy %ld keeps [%ld, %ld) x [%ld, %ld), not [%ld, %ld) x [%ld, %ld)", copy, found.y.lo,
+              found.y.hi, found.x.lo, found.x.hi, kept.y.lo, kept.y.hi, kept.x.lo, kept.x.hi);
+        check(close(effect[copy], expected, 1e-9), "shrink: the effect of copy %ld is %g, not %g", copy,
+              effect[copy], expected);
+    }
+}
+
+// Every number of 16 bits and back; and what lies between two of them goes to the nearer.
+template <typename T>
+void test_element(const char* name, double (*meaning)(std::uint16_t)) {
+    for (int bits = 0; bits < 1 << 16; ++bits) {
+        const T x{static_cast<std::uint16_t>(bits)};
+        const double expected = meaning(x.bits), found = cuda::to_float(x);
+        check(close(found, expected, 0), "%s %x is %g, not %g", name, bits, found, expected);
+        if (std::isnan(expected)) {
+            check(std::isnan(cuda::to_float(cuda::from_float<T>(static_cast<float>(found)))), "%s NaN", name);
+            continue;
+        }
+        check(cuda::from_float<T>(static_cast<float>(found)).bits == bits, "%s %x does not come back", name,
+              bits);
+        const double next = meaning(static_cast<std::uint16_t>(bits + 1));
+        if (std::isinf(expected) || !std::isfinite(next) || (bits & 0x7fff) == 0x7fff) continue;
+        const float middle = static_cast<float>((expected + next) / 2);
+        const int even = bits & 1 ? bits + 1 : bits;
+        check(cuda::from_float<T>(middle).bits == even, "%s: a tie above %x", name, bits);
+        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(expected))).bits == bits,
+              "%s: below a tie above %x", name, bits);
+        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(next))).bits == bits + 1,
+              "%s: above a tie above %x", name, bits);
+    }
+}
+
+double number_of(std::uint16_t bits, int exponent_bits) {
+    const int fraction_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
+    const int exponent = bits >> fraction_bits & ((1 << exponent_bits) - 1);
+    const int fraction = bits & ((1 << fraction_bits) - 1);
+    const double sign = bits & 0x8000 ? -1 : 1;
+    if (exponent == (1 << exponent_bits) - 1) return fraction ? NAN : sign * INFINITY;
+    if (exponent == 0) return sign * std::ldexp(fraction, 1 - bias - fraction_bits);
+    return sign * std::ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
+}
+
+}  // namespace
+}  // namespace krypton::testing
+
+int main(int argc, char** argv) {
+    using namespace krypton;
+    testing::test_element<cuda::Half>("half", [](std::uint16_t bits) { return testing::number_of(bits, 5); });
+    testing::test_element<cuda::BFloat>("bfloat",
+                                        [](std::uint16_t bits) { return testing::number_of(bits, 8); });
+    testing::Random random(20261125);
+    for (int i = argc > 1 ? std::atoi(argv[1]) : 2000; i > 0; --i) {
+        testing::test_compose(random);
+        testing::test_finish(random);
+        testing::test_pool(random);
+        testing::test_shrink(random);
+    }
+    return testing::report("boxes");
+}

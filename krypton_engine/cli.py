@@ -835,7 +835,7 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     import torch
 
-    from krypton_engine.executors import native
+    from krypton_engine.executors import cuda, native
 
     _row("krypton", f"{__version__} in {Path(__file__).parent}")
     _row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -850,7 +850,7 @@ def _info(arguments: argparse.Namespace) -> int:
     kinds = native.instruction_sets()
     here = f"yes: C++ for float32 images on the CPU, with {kinds[0]} kernels" if kinds else ""
     _row("  native", here or f"no: {native.MISSING}")
-    _row("  cuda", "no: the CUDA engine is not part of this version")
+    _row("  cuda", _cuda_engine(cuda.MISSING, cuda.architectures(), devices))
     print("\nextras")
     extras = _extras()
     if not extras:
@@ -861,6 +861,14 @@ def _info(arguments: argparse.Namespace) -> int:
         else:
             _row(f"  {extra}", "complete")
     return 0
+
+
+def _cuda_engine(missing: str, architectures: str, devices: Sequence[str]) -> str:
+    """Whether the CUDA engine is there, for what, and whether there is something to run it on."""
+    if missing:
+        return f"no: {missing}"
+    built = f"built for compute capabilities {architectures}"
+    return f"yes: {built}" if devices else f"no GPU that torch sees; {built}"
 
 
 def _memory() -> str:

@@ -204,7 +204,7 @@ def test_an_activation_that_drops_the_rows(counted, image):
     refuses(counted, "heatmap", image, WINDOW, STRIDES, activation=lambda outputs: outputs.sum(), names=names)
 
 
-@pytest.mark.parametrize("executor", ["cuda", "", None, 3, ["reference"]], ids=str)
+@pytest.mark.parametrize("executor", ["gpu", "", None, 3, ["reference"]], ids=str)
 def test_executors(executor):
     with pytest.raises(InputError, match="executor.*'auto', 'native', 'reference'") as caught:
         KryptonOcclusion(SmallCNN(), executor=executor)

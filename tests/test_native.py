@@ -317,7 +317,7 @@ def test_a_small_budget_takes_the_reference():
 
 def test_unknown_executor():
     with pytest.raises(InputError, match="'auto', 'native', 'reference'"):
-        KryptonOcclusion(small_cnn(), executor="cuda")  # type: ignore[arg-type]
+        KryptonOcclusion(small_cnn(), executor="gpu")  # type: ignore[arg-type]
 
 
 def test_threads():

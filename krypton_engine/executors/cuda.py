@@ -90,6 +90,11 @@ def program(graph: Graph, plan: Plan, device: torch.device) -> CudaProgram | str
     return found
 
 
+def architectures() -> str:
+    """The compute capabilities that the engine was built for, as CMake names them."""
+    return "" if MISSING else _cuda.architectures
+
+
 @dataclass(frozen=True)
 class _Finish:
     """What a convolution's result goes through in place: another value is added, then an activation."""

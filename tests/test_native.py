@@ -316,7 +316,7 @@ def test_a_small_budget_takes_the_reference():
 
 
 def test_unknown_executor():
-    with pytest.raises(InputError, match="'auto', 'native', 'reference'"):
+    with pytest.raises(InputError, match="'auto', 'native', 'cuda', 'reference'"):
         KryptonOcclusion(small_cnn(), executor="gpu")  # type: ignore[arg-type]
 
 

@@ -260,6 +260,7 @@ class KryptonOcclusion(Occlusion):
                 refine(session, positions, recorder, watch, goal, per_eval)
             attribution = recorder.heatmap().attribution()
             rows.append(attribution.reshape(-1, *x.shape[1:]))
+            del session  # before the next example's views are made
         return torch.cat(rows).to(question.inputs[occluded].device)
 
     @log_usage(part_of_slo=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from krypton_engine.capture import CaptureError, capture, modules_of
 from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import Session, cuda, native
+from krypton_engine.executors.cuda import precisions
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
@@ -191,6 +192,7 @@ class Preparer:
         if self.executor == "cuda":
             on_gpu = cuda.program(graph, plan, device)
             if not isinstance(on_gpu, str):
+                plan.executor = on_gpu.describe(window)
                 return Ready(plan, plan, lambda *example: _cuda_session(on_gpu, plan, example))
             why = on_gpu
             self.warn(f"the reference executor runs this model: {why}")
@@ -252,7 +254,7 @@ class Preparer:
         theirs |= {int(p): out[0] for p in chosen for _, out in full.stream(np.array([p]))}
         scale = torch.stack([_largest(out) for out in theirs.values()]).max()
         floating = question.base.is_floating_point()
-        tolerance = ROUNDING * torch.finfo(question.base.dtype).eps * scale if floating else scale * 0
+        tolerance = _tolerance(question.base) * scale if floating else scale * 0
         if not all(agree(mine[p], theirs[p], tolerance) for p in theirs):
             amplified = _amplified(question, occluded, row, tolerance) if floating else tolerance
             if amplified > _TELLING * scale:
@@ -316,6 +318,14 @@ def _users_line() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
     return level + 1
+
+
+def _tolerance(output: Tensor) -> float:
+    """Disagreement, as a share of the largest output, that two orders of summation may show."""
+    eps = torch.finfo(output.dtype).eps
+    if output.is_cuda and output.dtype == torch.float32 and "tf32" in precisions():
+        eps = 2**-10
+    return min(ROUNDING * eps, max(_TELLING, 16 * eps))
 
 
 def _largest(output: Tensor) -> Tensor:

@@ -71,11 +71,13 @@ struct Box3 {
     KRYPTON_HD long cells() const { return static_cast<long>(sizes[0]) * sizes[1] * sizes[2]; }
     // Copy and coordinates of a row.
     KRYPTON_HD long split(long row, int* at) const {
+        const long copy = row / cells();
+        int rest = static_cast<int>(row - copy * cells());  // divisions of 32 bits are much faster on a GPU
         for (int k = kAxes - 1; k >= 0; --k) {
-            at[k] = static_cast<int>(row % sizes[k]);
-            row /= sizes[k];
+            at[k] = rest % sizes[k];
+            rest /= sizes[k];
         }
-        return row;
+        return copy;
     }
 };
 
@@ -88,7 +90,7 @@ struct Compose {
     Read reads[kAxes];
     Box3 box;
     char* out;
-    long pitch;    // units from one cell of `out` to the next
+    long pitch;  // units from one cell of `out` to the next
     long columns;  // units of a cell
     Unit fill;
     bool overlay;  // leave what has no source as it is
@@ -182,27 +184,39 @@ struct Pool {
             if (!maximum && divisors[k]) divisor *= divisors[k][output];
         }
         T* to = out + row * columns;
-        for (long c = lane; c < columns; c += lanes) {
-            float total = maximum ? -INFINITY : 0;
+        for (long c = lane; c < columns; c += lanes * kAtOnce) {
+            float total[kAtOnce];
+            for (float& x : total) x = maximum ? -INFINITY : 0;
             int at[kAxes];
             for (int i = 0; i < kernel[0]; ++i) {
                 at[0] = first[0] + reads[0].dilation * i;
                 for (int j = 0; j < kernel[1]; ++j) {
                     at[1] = first[1] + reads[1].dilation * j;
-                    float line = maximum ? -INFINITY : 0;  // short sums, so that rounding stays small
+                    float line[kAtOnce];  // short sums, so that rounding stays small
+                    for (float& x : line) x = maximum ? -INFINITY : 0;
                     for (int k = 0; k < kernel[2]; ++k) {
                         at[2] = first[2] + reads[2].dilation * k;
                         const Place place = locate(from, copy, at);
                         if (place.where == Where::kOutside) continue;
                         const char* base = place.where == Where::kPatch ? from.patch : from.view;
-                        const float x = to_float(reinterpret_cast<const T*>(base)[place.row * columns + c]);
-                        line = maximum ? (x > line || x != x ? x : line) : line + x;
+                        const T* cell = reinterpret_cast<const T*>(base) + place.row * columns;
+                        for (int n = 0; n < kAtOnce && c + n * lanes < columns; ++n)
+                            line[n] = joined(line[n], to_float(cell[c + n * lanes]));
                     }
-                    total = maximum ? (line > total || line != line ? line : total) : total + line;
+                    for (int n = 0; n < kAtOnce; ++n) total[n] = joined(total[n], line[n]);
                 }
             }
-            to[c] = from_float<T>(maximum ? total : total / divisor);
+            for (int n = 0; n < kAtOnce && c + n * lanes < columns; ++n)
+                to[c + n * lanes] = from_float<T>(maximum ? total[n] : total[n] / divisor);
         }
+    }
+
+  private:
+    static constexpr int kAtOnce = 4;  // columns for which a cell is found once
+
+    KRYPTON_HD float joined(float a, float b) const {
+        if (!maximum) return a + b;
+        return b > a || b != b ? b : a;  // NaN stays
     }
 };
 

@@ -24,8 +24,6 @@ struct alignas(kBytes) Unit {
 
 long bytes_of(Element element) { return element == Element::kFloat ? 4 : 2; }
 
-Boxes rows_of_copies(long copies) { return {Box3{}, copies}; }
-
 template <int kBytes>
 void compose_in(const Cells& from, const Read* reads, const Boxes& boxes, const Out& out, long bytes,
                 long pitch, const std::uint16_t (&fill)[2], bool overlay, Stream stream) {
@@ -103,7 +101,7 @@ void shrink(const Cells& cells, const Boxes& boxes, long columns, float threshol
     with(element, [&](auto kind) {
         using T = decltype(kind);
         launch(Mark<T>{cells, boxes.box, columns, threshold, marks}, boxes.rows(), columns, stream);
-        launch(Bounds{cells, boxes.box, marks, left}, rows_of_copies(boxes.copies).rows(), 1, stream);
+        launch(Bounds{cells, boxes.box, marks, left}, boxes.copies, 1, stream);
         const auto* slope = static_cast<const char*>(gradient);
         launch(Dropped<T>{cells, boxes.box, columns, slope, left, effect}, boxes.rows(), columns, stream);
     });

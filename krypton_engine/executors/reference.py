@@ -387,7 +387,10 @@ class ReferenceSession:
                 answered = np.concatenate([work.readers[i] for i in members])
                 if self.dropped is not None:
                     self.dropped[answered] = dropped[members].repeat(repeats)
-                yield answered, values.repeat_interleave(torch.tensor(repeats, device=self.device), 0)
+                if len(answered) > len(members):
+                    each = torch.tensor(repeats, device=self.device)
+                    values = values.repeat_interleave(each, 0, output_size=len(answered))
+                yield answered, values
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
         """A session that drops small changes; see `krypton_engine.executors.Session`.
@@ -423,13 +426,19 @@ class ReferenceSession:
             }
             all_members = np.concatenate([m for m, _ in waiting])
             waiting.clear()
-            if not self.program.tail.nodes:
-                yield all_members, joined[self.graph.output]
-                continue
-            for start in range(0, count, tail_batch):
-                part = {index: value[start : start + tail_batch] for index, value in joined.items()}
-                tail = all_members[start : start + tail_batch]
-                yield tail, self.program.tail.run(part, len(tail), self._constant)
+            yield from self._through_tail(all_members, joined, tail_batch)
+
+    def _through_tail(
+        self, members: IntArray, values: Mapping[int, Tensor], tail_batch: int
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs from the frontier values of ``members``."""
+        if not self.program.tail.nodes:
+            yield members, values[self.graph.output]
+            return
+        for start in range(0, len(members), tail_batch):
+            some = {index: value[start : start + tail_batch] for index, value in values.items()}
+            mine = members[start : start + tail_batch]
+            yield mine, self.program.tail.run(some, len(mine), self._constant)
 
     # -- from the input to the frontier ----------------------------------------------------------------
 

@@ -554,6 +554,12 @@ def test_info(capsys):
     assert "reference yes" in printed
 
 
+def test_the_cuda_engine_is_told_of():
+    assert cli._cuda_engine("not built", "", []) == "no: not built"
+    assert cli._cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 90"
+    assert cli._cuda_engine("", "90", []) == "no GPU that torch sees; built for compute capabilities 90"
+
+
 def test_missing_extras_are_named(capsys, monkeypatch):
     wanted = ['torch>=2.13', 'pillow; extra == "demo"', "no-such-package==1.*; extra == 'demo'",
               'krypton-occlusion[demo]; extra == "test"']  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import os
+import shutil
 import threading
 import warnings
 
@@ -331,6 +333,14 @@ def test_many_sessions_leak_nothing(device):
 
 
 # --- who takes it -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_it_is_built_where_nvcc_is():
+    """Unless somebody asked for fewer, for every GPU since Turing, and it loads where there is none."""
+    assert not cuda.MISSING
+    assert "CUDAARCHS" in os.environ or cuda.architectures().startswith("75-real")
+
 
 
 @pytest.mark.skipif(not cuda.MISSING and torch.cuda.is_available(), reason="there is a GPU")

@@ -63,7 +63,7 @@ $(VENV)/.created:
 	@touch $@
 
 # Editable: edited Python is in force at once; C++ and the build's own files ask for a new install.
-NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h')
+NATIVE := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 $(VENV)/.installed-%: pyproject.toml CMakeLists.txt $(NATIVE) | $(VENV)/.created
 	$(BIN)/python -m pip install --editable '.[$*]'
 	@touch $(addprefix $(VENV)/.installed-,$(contained-in-$*))

@@ -342,7 +342,6 @@ def test_it_is_built_where_nvcc_is():
     assert "CUDAARCHS" in os.environ or cuda.architectures().startswith("75-real")
 
 
-
 @pytest.mark.skipif(not cuda.MISSING and torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(cnn, image):
     with pytest.warns(FallbackWarning, match="the reference executor runs this model: the CUDA engine"):

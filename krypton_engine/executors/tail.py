@@ -83,20 +83,21 @@ class Tail:
     Args:
         graph: The graph.
         nodes: Those of its nodes, in order.
-        largest_tensor: Bytes of the largest tensor that a batch should make.
+        largest_tensor: Bytes of the largest tensor that a batch should make; None for ``LARGEST_TENSOR``.
 
     Attributes:
         batch: How many positions run together at most, so that no tensor is larger than that.
     """
 
-    def __init__(self, graph: Graph, nodes: Sequence[Node], largest_tensor: int = LARGEST_TENSOR) -> None:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], largest_tensor: int | None = None) -> None:
         self.nodes = list(nodes)
         self._output = graph.output
         self._last_use = last_uses(graph, nodes)
         self._overwriting = overwriting(graph)
         read = {i for node in nodes for i in refs((node.args, node.kwargs))}
         held = {i for i in read if graph.nodes[i].depends} | {node.index for node in nodes}
-        self.batch = max(1, largest_tensor // max((graph.nodes[i].bytes() for i in held), default=1))
+        largest = LARGEST_TENSOR if largest_tensor is None else largest_tensor
+        self.batch = max(1, largest // max((graph.nodes[i].bytes() for i in held), default=1))
 
     def run(self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]) -> Tensor:
         """Outputs from values that were computed for each of ``copies`` positions.

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from krypton_engine.capture import CaptureError, capture, modules_of
 from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import Session, cuda, native
-from krypton_engine.executors.cuda import precisions
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
@@ -323,7 +322,7 @@ def _users_line() -> int:
 def _tolerance(output: Tensor) -> float:
     """Disagreement, as a share of the largest output, that two orders of summation may show."""
     eps = torch.finfo(output.dtype).eps
-    if output.is_cuda and output.dtype == torch.float32 and "tf32" in precisions():
+    if output.is_cuda and output.dtype == torch.float32 and "tf32" in cuda.precisions():
         eps = 2**-10
     return min(ROUNDING * eps, max(_TELLING, 16 * eps))
 

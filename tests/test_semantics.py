@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import krypton_engine.occlusion
-from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine import InputError, KryptonOcclusion, prepare
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 aten = torch.ops.aten
@@ -390,3 +390,10 @@ def test_a_plan_says_what_runs(cnn, image):
     assert "incrementally" in text and "redundancy ratio" in text
     vit = KryptonOcclusion(SmallViT()).plan(torch.randn(1, 3, 24, 24), WINDOW, STRIDES)
     assert not vit.incremental and "batched full inference" in str(vit)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_the_proof_can_fail_in_any_precision(dtype):
+    """Two outputs that differ by an eighth are never taken for the same."""
+    output = torch.ones(1, dtype=dtype)
+    assert torch.finfo(dtype).eps < prepare._tolerance(output) <= 1 / 8

@@ -470,18 +470,28 @@ class _Patch:
     rows: Tensor | None = None
 
 
-class _Coordinates:
-    """Where the boxes of one group lie, on the device.
+class _Boxes:
+    """The boxes of one group on their way through the graph.
 
     Args:
-        table: Int32 ``(3 * len(slots), copies)``: start, lo and hi for each slot.
+        table: Where they lie, on the device: int32 ``(3 * slots, copies)``, start, lo and hi for each slot.
         slots: Number of a node's axis.
+        extents: Their size, by node and axis.
+        patches: The changed cells that were computed and are still to be read.
     """
 
-    def __init__(self, table: Tensor, slots: Mapping[tuple[int, int], int]) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        slots: Mapping[tuple[int, int], int],
+        extents: Mapping[int, Mapping[int, int]],
+        patches: dict[int, _Patch],
+    ) -> None:
         self.table = table
-        self._slots = slots
+        self.extents = extents
+        self.patches = patches
         self.copies = table.shape[1]
+        self._slots = slots
 
     def of(self, node: int, axis: int) -> tuple[int, int, int]:
         """Addresses of start, lo and hi; zeros for an axis without boxes."""
@@ -580,17 +590,17 @@ class CudaSession(ReferenceSession):
             key = (len(group.members), *(tuple(each.values()) for each in extents.values()))
 
             def compute(table: Tensor) -> dict[int, Tensor]:
-                at = _Coordinates(table, self._slots)
                 patches = {self.graph.input.index: self._occluded()}
-                self._compute(self.graph.nodes, extents, at, patches)
-                return self._exits(at, patches)
+                at = _Boxes(table, self._slots, extents, patches)
+                self._compute(self.graph.nodes, at)
+                return self._exits(at)
 
             return self._arena.run(key, self._coordinates(group, {}), compute)
 
     def _coordinates(
         self, group: Group, starts: Mapping[int, Mapping[int, IntArray]]
     ) -> npt.NDArray[np.int32]:
-        """The table of `_Coordinates`; ``starts`` of boxes that do not lie where the group has them."""
+        """The table of `_Boxes`; ``starts`` of boxes that do not lie where the group has them."""
         table = np.zeros((len(self._slots), 3, len(group.members)), dtype=np.int32)
         for index, lo in group.lo.items():
             node = self.graph.nodes[index]
@@ -617,55 +627,44 @@ class CudaSession(ReferenceSession):
     def _compute(
         self,
         nodes: Sequence[Node],
-        extents: Mapping[int, Mapping[int, int]],
-        at: _Coordinates,
-        patches: dict[int, _Patch],
+        at: _Boxes,
     ) -> None:
-        """Boxes of ``nodes`` from those of what they read; ``patches`` takes what is not read up."""
+        """Boxes of ``nodes`` from those of what they read; patches stay until they have been read."""
         program = self.program
         for node in nodes:
             if not node.local or not node.operands or node.index in program.absorbed:
                 continue
-            if all(extents[node.index].values()):
-                patches[node.index] = _Patch(
-                    self._boxes(node, extents[node.index], at, patches), extents[node.index]
-                )
+            if all(at.extents[node.index].values()):
+                at.patches[node.index] = _Patch(self._boxes(node, at), at.extents[node.index])
             for operand in program.reads[node.index]:
                 if program.last_read[operand] == node.index:
-                    patches.pop(operand, None)
+                    at.patches.pop(operand, None)
 
-    def _boxes(
-        self, node: Node, extents: Mapping[int, int], at: _Coordinates, patches: Mapping[int, _Patch]
-    ) -> Tensor:
+    def _boxes(self, node: Node, at: _Boxes) -> Tensor:
         """The boxes of ``node``, in its own dimensions."""
         finish = self.program.finishes.get(node.index)
         if finish is not None:
-            return self._convolved(node, finish, extents, at, patches)
+            return self._convolved(node, finish, at)
         if isinstance(node.box, Pool):
-            return self._pooled(node, node.box, extents, at, patches)
+            return self._pooled(node, node.box, at)
         if isinstance(node.box, Reindex):
-            return self._moved(node, extents, at, patches)
+            return self._moved(node, at)
         if node.index in self._joined:
-            return self._side_by_side(node, extents, at, patches)
-        fetched = {
-            operand: self._fetched(node, node, i, extents, at, patches)
-            for i, operand in enumerate(node.operands)
-        }
-        return self._run(node, fetched, {}, dict(extents), at.copies)
+            return self._side_by_side(node, at)
+        fetched = {operand: self._fetched(node, node, i, at) for i, operand in enumerate(node.operands)}
+        return self._run(node, fetched, {}, dict(at.extents[node.index]), at.copies)
 
     def _convolved(
         self,
         node: Node,
         finish: _Finish,
-        extents: Mapping[int, int],
-        at: _Coordinates,
-        patches: Mapping[int, _Patch],
+        at: _Boxes,
     ) -> Tensor:
         """A convolution on the boxes of ``node``, which is the end of it, and what comes on the way there."""
         convolution = finish.convolution
         box = convolution.box
         assert isinstance(box, Convolution)
-        x = self._fetched(node, convolution, 0, extents, at, patches)
+        x = self._fetched(node, convolution, 0, at)
         convolve = CONVOLUTION[len(box.stride)]
         no_padding = [0] * len(box.stride)  # the boxes bring it
         y = channels_last(
@@ -677,17 +676,17 @@ class CudaSession(ReferenceSession):
             source = self.graph.nodes[addition.operands[i]]
             view = self._views[source.index]
             if view.table.dtype == y.dtype and view.layout.axes == node.axes:
-                cells = self._cells(source, at, patches)
+                cells = self._cells(source, at)
                 reads = [self._read(node, addition, i, axis, at) for axis in node.axes]
             else:  # autocast computes one in half precision, or a window spans an axis
-                y = channels_last(y + self._fetched(node, addition, i, extents, at, patches))
+                y = channels_last(y + self._fetched(node, addition, i, at))
         layout = Layout.of(node, frozenset())
         rows = layout.as_rows(y).contiguous()
         bias = None if box.bias is None else self._constant(box.bias, 1).float().contiguous()
         self._kernels.finish(
             rows.data_ptr(), rows.shape[-1], 0 if bias is None else bias.data_ptr(), cells,
             _padded(reads, self._kernels.Read),
-            _padded([extents[axis] for axis in node.axes], lambda: 1), at.copies,
+            _padded([at.extents[node.index][axis] for axis in node.axes], lambda: 1), at.copies,
             getattr(self._kernels.Function, finish.function), finish.low, finish.high,
             self._element(rows), self._stream(),
         )  # fmt: skip
@@ -697,12 +696,10 @@ class CudaSession(ReferenceSession):
         self,
         node: Node,
         box: Pool,
-        extents: Mapping[int, int],
-        at: _Coordinates,
-        patches: Mapping[int, _Patch],
+        at: _Boxes,
     ) -> Tensor:
         if node.same_cells(0):  # one cell each
-            return self._fetched(node, node, 0, extents, at, patches)
+            return self._fetched(node, node, 0, at)
         source = self.graph.nodes[node.operands[0]]
         axes = self._views[source.index].layout.axes
         kernel, divisors = [], []
@@ -713,8 +710,8 @@ class CudaSession(ReferenceSession):
             counts = () if box.maximum or dim < 0 else box.divisors[dim]
             divisors.append(self._numbers(("divisors", node.index, axis), counts, torch.float32))
         reads = [self._read(node, node, 0, axis, at) for axis in axes]
-        sizes = [extents[axis] for axis in axes]
-        rows = self._over_windows(source, reads, kernel, divisors, box.maximum, sizes, at, patches)
+        sizes = [at.extents[node.index][axis] for axis in axes]
+        rows = self._over_windows(source, reads, kernel, divisors, box.maximum, sizes, at)
         layout = Layout.of(node, frozenset(node.axes) - frozenset(axes))
         return layout.as_value(rows, (at.copies, *sizes))
 
@@ -726,56 +723,52 @@ class CudaSession(ReferenceSession):
         divisors: list[int],
         maximum: bool,
         sizes: list[int],
-        at: _Coordinates,
-        patches: Mapping[int, _Patch],
+        at: _Boxes,
     ) -> Tensor:
         table = self._views[source.index].table
         rows = table.new_empty(at.copies * math.prod(sizes), table.shape[1])
         self._kernels.pool(
-            self._cells(source, at, patches), _padded(reads, self._kernels.Read), _padded(kernel, lambda: 1),
+            self._cells(source, at), _padded(reads, self._kernels.Read), _padded(kernel, lambda: 1),
             _padded(divisors, lambda: 0), maximum, _padded(sizes, lambda: 1), at.copies, rows.data_ptr(),
             rows.shape[1], self._element(rows), self._stream(),
         )  # fmt: skip
         return rows
 
-    def _moved(
-        self, node: Node, extents: Mapping[int, int], at: _Coordinates, patches: Mapping[int, _Patch]
-    ) -> Tensor:
+    def _moved(self, node: Node, at: _Boxes) -> Tensor:
         """Cells moved to other places; later operands win."""
-        out = self._composed(node, node, 0, extents, at, patches)
-        rows = self._views[node.operands[0]].layout.as_rows(out).flatten(0, len(extents))
+        out = self._composed(node, node, 0, at)
+        view = self._views[node.operands[0]]
+        rows = view.layout.as_rows(out).view(-1, view.table.shape[1])
         for i in range(1, len(node.operands)):
-            self._composed(node, node, i, extents, at, patches, into=rows, overlay=True)
+            self._composed(node, node, i, at, into=rows, overlay=True)
         return out
 
-    def _side_by_side(
-        self, node: Node, extents: Mapping[int, int], at: _Coordinates, patches: Mapping[int, _Patch]
-    ) -> Tensor:
+    def _side_by_side(self, node: Node, at: _Boxes) -> Tensor:
         """Values one after the other along the channels."""
         view = self._views[node.index]
-        box = (at.copies, *(extents[axis] for axis in view.layout.axes))
+        box = (at.copies, *(at.extents[node.index][axis] for axis in view.layout.axes))
         rows = view.table.new_empty(math.prod(box), view.table.shape[1])
         first = 0
         for operand in refs(node.args[0]):
             last = first + self._views[operand].table.shape[1]
             i = node.operands.index(operand)
-            self._composed(node, node, i, extents, at, patches, into=rows[:, first:last])
+            self._composed(node, node, i, at, into=rows[:, first:last])
             first = last
         return view.layout.as_value(rows, box)
 
-    def _exits(self, at: _Coordinates, patches: Mapping[int, _Patch]) -> dict[int, Tensor]:
+    def _exits(self, at: _Boxes) -> dict[int, Tensor]:
         """What the rest of the model goes on from, for every copy."""
         found = {}
         for node in self.program.exits:
             index, operand = node.index, self.program.averages.get(node.index)
             if operand is None:
-                found[index] = self._whole(node, at, patches)
+                found[index] = self._whole(node, at)
                 continue
             source = self.graph.nodes[operand]
             layout = self._views[operand].layout
             axes = layout.axes
             if layout.columns != source.shape[1:2]:  # the window slides over channels, or spans an axis
-                whole = self._whole(source, at, patches)
+                whole = self._whole(source, at)
                 assert node.target is not None
                 args, kwargs = resolve((node.args, node.kwargs), {operand: whole}.__getitem__, at.copies)
                 found[index] = node.target(*args, **kwargs)
@@ -784,20 +777,20 @@ class CudaSession(ReferenceSession):
             divisors = [self._numbers(("cells", n), (n,), torch.float32) for n in sizes]
             reads = [self._kernels.Read() for _ in axes]
             ones = [1 for _ in axes]
-            rows = self._over_windows(source, reads, sizes, divisors, False, ones, at, patches)
+            rows = self._over_windows(source, reads, sizes, divisors, False, ones, at)
             found[index] = rows.reshape(at.copies, *node.shape[1:])
         return found
 
-    def _whole(self, node: Node, at: _Coordinates, patches: Mapping[int, _Patch]) -> Tensor:
+    def _whole(self, node: Node, at: _Boxes) -> Tensor:
         """All cells of a value, changed or not."""
-        patch = patches.get(node.index)
+        patch = at.patches.get(node.index)
         sizes = {axis: node.size(axis) for axis in node.axes}
         if patch is not None and patch.value is not None and patch.extents == sizes and not self.graph.clips:
             return patch.value
         view = self._views[node.index]
         reads = [self._kernels.Read() for _ in view.layout.axes]
         box = [sizes[axis] for axis in view.layout.axes]
-        return self._put_together(view, self._cells(node, at, patches), reads, box, at.copies)
+        return self._put_together(view, self._cells(node, at), reads, box, at.copies)
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -806,28 +799,24 @@ class CudaSession(ReferenceSession):
         node: Node,
         reader: Node,
         i: int,
-        extents: Mapping[int, int],
-        at: _Coordinates,
-        patches: Mapping[int, _Patch],
+        at: _Boxes,
     ) -> Tensor:
         """What a box of ``node`` needs of the i-th operand of ``reader``, which is on the way to it."""
         source = self.graph.nodes[reader.operands[i]]
         if not source.axes:
             return self._constant(source.index, at.copies)
-        patch, same_box = patches.get(source.index), self.program.same_box
+        patch, same_box = at.patches.get(source.index), self.program.same_box
         aligned = reader.same_cells(i) and same_box.get(source.index) == same_box[node.index]
         if aligned and patch is not None and patch.value is not None:
             return patch.value
-        return self._composed(node, reader, i, extents, at, patches)
+        return self._composed(node, reader, i, at)
 
     def _composed(
         self,
         node: Node,
         reader: Node,
         i: int,
-        extents: Mapping[int, int],
-        at: _Coordinates,
-        patches: Mapping[int, _Patch],
+        at: _Boxes,
         into: Tensor | None = None,
         overlay: bool = False,
     ) -> Tensor:
@@ -837,6 +826,7 @@ class CudaSession(ReferenceSession):
         """
         source = self.graph.nodes[reader.operands[i]]
         view = self._views[source.index]
+        extents = at.extents[node.index]
         box = []
         for axis in view.layout.axes:
             step = reader.maps[i].get(axis)
@@ -847,7 +837,7 @@ class CudaSession(ReferenceSession):
             else:
                 box.append(extents[axis])
         reads = [self._read(node, reader, i, axis, at, dense=True) for axis in view.layout.axes]
-        cells = self._cells(source, at, patches)
+        cells = self._cells(source, at)
         return self._put_together(view, cells, reads, box, at.copies, fill_of(reader), into, overlay)
 
     def _put_together(
@@ -869,9 +859,7 @@ class CudaSession(ReferenceSession):
         )  # fmt: skip
         return view.layout.as_value(rows, (copies, *box)) if into is None else into
 
-    def _read(
-        self, node: Node, reader: Node, i: int, axis: int, at: _Coordinates, dense: bool = False
-    ) -> Any:
+    def _read(self, node: Node, reader: Node, i: int, axis: int, at: _Boxes, dense: bool = False) -> Any:
         """How boxes of ``node`` read an operand along an axis; ``dense``: the gaps of a dilation too."""
         step = reader.maps[i].get(axis)
         if axis in reader.whole or axis not in node.axes:
@@ -886,9 +874,9 @@ class CudaSession(ReferenceSession):
         sources = self._numbers(("sources", reader.index, i, axis), moved, torch.int32)
         return self._kernels.Read(start=start, sources=sources)
 
-    def _cells(self, source: Node, at: _Coordinates, patches: Mapping[int, _Patch]) -> Any:
+    def _cells(self, source: Node, at: _Boxes) -> Any:
         """Where the cells of a value lie."""
-        view, patch = self._views[source.index], patches.get(source.index)
+        view, patch = self._views[source.index], at.patches.get(source.index)
         axes = []
         for axis, size in zip(view.layout.axes, view.layout.sizes, strict=True):
             extent = 1 if patch is None else patch.extents[axis]
@@ -986,13 +974,13 @@ class CudaSession(ReferenceSession):
         with torch.cuda.device_of(self.x):
             for part in grouping.members:
                 group = grouping.group(part)
-                at, patches = self._started(group, waiting, part)
-                self._compute(segment.nodes, group.extents, at, patches)
-                patch = patches.get(end.index)
+                at = self._started(group, waiting, part)
+                self._compute(segment.nodes, at)
+                patch = at.patches.get(end.index)
                 if patch is None:
                     continue  # nothing arrives: the boxes stay empty
                 where = on_device(part, self.device)
-                found.left[where], found.effect[where] = self._cut_boxes(end, patch, at)
+                found.left[where], found.effect[where] = self._cut_boxes(end, at)
                 assert patch.rows is not None
                 cells = [patch.extents[axis] for axis in view.layout.axes]
                 inside: list[Any] = [slice(n) for n in cells]
@@ -1002,10 +990,10 @@ class CudaSession(ReferenceSession):
                     first[part] = slide_inwards(lo, patch.extents[axis], end.size(axis))
         return found
 
-    def _cut_boxes(self, node: Node, patch: _Patch, at: _Coordinates) -> tuple[Tensor, Tensor]:
-        """What is left of the boxes of a patch, ``(copies, axes, 2)``, and the effect of the rest."""
-        view, copies = self._views[node.index], at.copies
-        cells = self._cells(node, at, {node.index: patch})
+    def _cut_boxes(self, node: Node, at: _Boxes) -> tuple[Tensor, Tensor]:
+        """What is left of the boxes of a node, ``(copies, axes, 2)``, and the effect of the rest."""
+        view, copies, patch = self._views[node.index], at.copies, at.patches[node.index]
+        cells = self._cells(node, at)
         sizes = [patch.extents[axis] for axis in view.layout.axes]
         sizes = _padded(sizes, lambda: 1)
         marks = torch.empty(copies * sum(sizes), dtype=torch.int32, device=self.device)
@@ -1032,25 +1020,24 @@ class CudaSession(ReferenceSession):
             boxes[:, axis] = left[:, k]
         return boxes, effect
 
-    def _started(
-        self, group: Group, waiting: _Waiting | None, part: IntArray
-    ) -> tuple[_Coordinates, dict[int, _Patch]]:
-        """Where the boxes of a group lie, and the patch that its segment begins with."""
+    def _started(self, group: Group, waiting: _Waiting | None, part: IntArray) -> _Boxes:
+        """The boxes of a group, with the patch that its segment begins with."""
         starts = {}
-        if waiting is not None:
-            starts[waiting.node.index] = {axis: first[part] for axis, first in waiting.start.items()}
-        at = _Coordinates(on_device(self._coordinates(group, starts), self.device), self._slots)
         if waiting is None:
-            return at, {self.graph.input.index: self._occluded()}
-        place = on_device(waiting.place[part].astype(np.int32), self.device)
-        return at, {waiting.node.index: _Patch(None, waiting.extents, place, waiting.rows)}
+            patches = {self.graph.input.index: self._occluded()}
+        else:
+            starts[waiting.node.index] = {axis: first[part] for axis, first in waiting.start.items()}
+            place = on_device(waiting.place[part].astype(np.int32), self.device)
+            patches = {waiting.node.index: _Patch(None, waiting.extents, place, waiting.rows)}
+        table = on_device(self._coordinates(group, starts), self.device)
+        return _Boxes(table, self._slots, group.extents, patches)
 
     def _finished(self, group: Group, waiting: _Waiting | None, part: IntArray) -> dict[int, Tensor]:
         """Frontier values of a group that has passed the last bottleneck."""
         with torch.cuda.device_of(self.x):
-            at, patches = self._started(group, waiting, part)
-            self._compute(self.program.rest.nodes, group.extents, at, patches)
-            found = self._exits(at, patches)
+            at = self._started(group, waiting, part)
+            self._compute(self.program.rest.nodes, at)
+            found = self._exits(at)
             return found
 
     # -- what pays -------------------------------------------------------------------------------------
@@ -1077,14 +1064,14 @@ class CudaSession(ReferenceSession):
     def _timed_boxes(self, group: Group, cuts: Sequence[Node]) -> list[float]:
         """Seconds a position until each bottleneck is there, and until the output is."""
         clock = _Clock(self.device)
-        at, patches = self._started(group, None, group.members)
+        at = self._started(group, None, group.members)
         done = 0
         for cut in cuts:
-            self._compute(self.graph.nodes[done : cut.index + 1], group.extents, at, patches)
+            self._compute(self.graph.nodes[done : cut.index + 1], at)
             done = cut.index + 1
             clock.mark()
-        self._compute(self.graph.nodes[done:], group.extents, at, patches)
-        values = self._exits(at, patches)
+        self._compute(self.graph.nodes[done:], at)
+        values = self._exits(at)
         for _ in self._through_tail(group.members, values, self.tail_batch):
             pass
         clock.mark()

@@ -37,25 +37,23 @@ from krypton_engine.tuning import Tuning, replay
 from krypton_engine.windows import ChangedCells, Work, distinct_work
 
 TARGETS = (0.8, 0.9, 0.95)
-TUNED_ON = ("astronaut", "camera", "coffee", "flower", "grace_hopper")
-HELD_OUT = ("chelsea", "china", "motorcycle", "retina", "rocket")
 
 
 def crops(photographs: Sequence[str], count: int) -> list[str]:
-    """Names of crops, ``photograph@i``: corners and centre at two thirds, the whole; 6 is the middle half."""
+    """Names of crops, ``photograph@i``: first every one as a whole, then their centres, then corners."""
     return [f"{name}@{i}" for i, name in itertools.islice(itertools.product(range(6), photographs), count)]
 
 
 def picture(name: str) -> Any:
-    """A slice, a photograph, or a crop of one."""
+    """A slice, a photograph, or a crop of one: centre and corners at two thirds, or its middle half."""
     name, _, part = name.partition("@")
     image = zoo.load_image(name)
-    if part in ("", "5"):
+    if part in ("", "0"):
         return image
-    side = min(image.size) * 2 // 3 if part != "6" else min(image.size) // 2
+    side = min(image.size) // 2 if part == "middle" else min(image.size) * 2 // 3
     free = [length - side for length in image.size]
-    places = [(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5), None, (0.5, 0.5)]
-    left, top = (int(f * p) for f, p in zip(free, places[int(part)], strict=True))
+    places = {"1": (0.5, 0.5), "2": (0, 0), "3": (1, 0), "4": (0, 1), "5": (1, 1), "middle": (0.5, 0.5)}
+    left, top = (int(f * p) for f, p in zip(free, places[part], strict=True))
     return image.crop((left, top, left + side, top + side))
 
 
@@ -66,19 +64,22 @@ def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[Any], Te
     return net.model, net.preprocess
 
 
-def images(name: str, tuned_on: int, held_out: int, middle: bool) -> tuple[list[str], list[str]]:
+def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What is tuned on, and what is held out: no photograph of one is in the other, no slice within 4 mm."""
-    if name == "efficientnet-lite0":
-        return crops(TUNED_ON, tuned_on), crops(HELD_OUT, held_out)
+    if args.model == "efficientnet-lite0":
+        known = [name for name in zoo.image_names() if ":" not in name]
+        fetched = sorted(map(str, args.photographs.iterdir())) if args.photographs else []
+        photographs = known + fetched
+        return crops(photographs[::2], args.samples), crops(photographs[1::2], args.held_out)
     learn, held = brain.names(brain.LEARN), brain.names(brain.HELD_OUT)
-    if middle:
-        learn, held = ([f"{n}@6" for n in names if covers(picture(f"{n}@6"))] for names in (learn, held))
-    return brain.spread(learn, tuned_on), brain.spread(held, held_out)
+    if args.middle:
+        learn, held = ([f"{n}@middle" for n in names if covers(n)] for names in (learn, held))
+    return brain.spread(learn, args.samples), brain.spread(held, args.held_out)
 
 
-def covers(image: Any) -> bool:
-    """Whether hardly any of it is background."""
-    return float((np.asarray(image.convert("L")) == 0).mean()) < 0.05
+def covers(name: str) -> bool:
+    """Whether hardly any of a slice's middle half is background."""
+    return float((np.asarray(picture(f"{name}@middle").convert("L")) == 0).mean()) < 0.05
 
 
 def interval(met: Sequence[bool]) -> str:
@@ -138,7 +139,7 @@ def main() -> None:
     warnings.simplefilter("ignore", FallbackWarning)
     about = machine("auto") | {name: str(value) for name, value in vars(args).items()}
     model, prepare = load(args.model, args.weights)
-    tuned_on, held_out = images(args.model, args.samples, args.held_out, args.middle)
+    tuned_on, held_out = images(args)
     print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)
     x = prepare(picture(held_out[0]))[None]
     layout, batch = best_for_captum(model, x, 1)
@@ -222,6 +223,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--middle", action="store_true", help="the middle half of slices that it covers: no flat background"
     )
+    parser.add_argument("--photographs", type=Path, help="a folder of more of them: photographs.py")
     parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "approximate.json")
     return parser.parse_args()

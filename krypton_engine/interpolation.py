@@ -2,9 +2,13 @@
 
 A heatmap is smooth over about one window, because neighbouring windows share cells: so distances are
 counted in windows, and what was measured within a few of them predicts the rest. The predictor is ordinary
-kriging (Matérn covariance of smoothness 3/2, length one window) on the nearest measured positions. How
-rough the map is differs from place to place: every measured position is predicted from the others, and what
-that misses by nearby scales the expected error.
+kriging (Matérn covariance of smoothness 3/2, length one window) on the nearest measured positions.
+
+How rough the map is differs from place to place: a saturated probability is flat with sharp edges. Two things
+that are measured tell it, both in units of what a map of variance 1 would have: by how much each of those
+positions is missed when the others predict it, and by how much they differ among themselves (interpolation
+variance: Yamamoto, Mathematical Geology 32, 2000). The larger scales the expected error. But positions on an
+even slope differ and yet predict each other: so where the second overstated the first, it is scaled down.
 """
 
 from __future__ import annotations
@@ -15,16 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.windows import IntArray, SlidingWindow
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 NEIGHBOURS = 12
 """Measured positions that predict another: more change nothing in the fourth digit."""
-
-_LOCALITY = 0.75
-"""How far misses count for the error nearby, in windows (standard deviation)."""
 
 _NUGGET = 1e-6
 """Share of the variance that a measured value may be off, which keeps the equations well posed."""
@@ -68,16 +69,17 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     level = float(heights.mean())
 
     # Every source is its own nearest neighbour: what the others say of it is told by those after it.
-    predicted, own_variance = _krige(sources, heights - level, targets, skip=0)
-    others_say, variance = _krige(sources, heights - level, sources, skip=1)
-    misses = np.zeros(known.shape)
-    misses[known] = (others_say - (heights - level)) ** 2 / variance
-    roughness = _smoothed(misses.reshape(values.shape), measured, scales)
+    others = _krige(sources, heights - level, sources, skip=1)
+    misses = (others.predicted - (heights - level)) ** 2 / others.variance
+    found = _krige(sources, heights - level, targets, skip=0)
+    missed, differed = ((found.closeness * told[found.nearest]).sum(1) for told in (misses, others.spread))
+    calibrated = np.divide(missed, differed, out=np.ones_like(missed), where=differed > missed)
+    roughness = np.maximum(missed, found.spread * calibrated)
 
     filled, expected = values.astype(np.float64).ravel(), np.zeros(known.shape)
     # A prediction may swing beyond all that was measured: probabilities, say, beyond 1.
-    filled[~known] = (predicted + level).clip(heights.min(), heights.max())
-    expected[~known] = own_variance * roughness.ravel()[~known]
+    filled[~known] = (found.predicted + level).clip(heights.min(), heights.max())
+    expected[~known] = found.variance * roughness
     return Prediction(filled.reshape(values.shape), expected.reshape(values.shape))
 
 
@@ -87,8 +89,27 @@ def covariance(distance: Floats) -> Floats:
     return np.asarray((1 + scaled) * np.exp(-scaled))
 
 
-def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> tuple[Floats, Floats]:
-    """Best linear unbiased prediction at ``targets``, and its variance in units of the map's own.
+@dataclass(frozen=True)
+class _Kriged:
+    """What the nearest sources say of some targets.
+
+    Attributes:
+        predicted: Best linear unbiased prediction.
+        variance: Its own, in units of the map's.
+        spread: The map's variance, as far as these sources differ.
+        nearest: The sources ``(targets, some)``.
+        closeness: Weights by how near they are; they sum to 1.
+    """
+
+    predicted: Floats
+    variance: Floats
+    spread: Floats
+    nearest: IntArray
+    closeness: Floats
+
+
+def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kriged:
+    """Ordinary kriging.
 
     Args:
         sources: Places ``(n, axes)``.
@@ -98,37 +119,33 @@ def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> tupl
     """
     from scipy.spatial import cKDTree
 
-    count = min(NEIGHBOURS, len(sources) - skip)
+    size, count = len(targets), min(NEIGHBOURS, len(sources) - skip)
+    predicted, variance, spread = np.zeros(size), np.ones(size), np.zeros(size)
     if count <= 0:  # a single source, asked about itself
-        return np.zeros(len(targets)), np.ones(len(targets))
-    tree = cKDTree(sources)
-    predicted, variance = np.empty(len(targets)), np.empty(len(targets))
-    for start in range(0, len(targets), _AT_ONCE):
+        return _Kriged(predicted, variance, spread, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
+    distance, nearest = (
+        np.reshape(found, (-1, count + skip))[:, skip:]
+        for found in cKDTree(sources).query(targets, count + skip)
+    )
+    near = covariance(distance)
+    closeness = near**2 + np.finfo(np.float64).tiny
+    closeness /= closeness.sum(1, keepdims=True)
+    for start in range(0, size, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        distance, nearest = (
-            np.reshape(found, (-1, count + skip))[:, skip:]
-            for found in tree.query(targets[part], count + skip)
-        )
-        between = np.linalg.norm(sources[nearest][:, :, None] - sources[nearest][:, None], axis=-1)
+        places, there = sources[nearest[part]], heights[nearest[part]]
+        between = np.linalg.norm(places[:, :, None] - places[:, None], axis=-1)
         # Weights sum to one (the last row): the level of the map is not known.
-        equations = np.ones((len(nearest), count + 1, count + 1))
+        equations = np.ones((len(places), count + 1, count + 1))
         equations[:, :count, :count] = covariance(between) + _NUGGET * np.eye(count)
         equations[:, count, count] = 0
-        right = np.ones((len(nearest), count + 1))
-        right[:, :count] = covariance(distance)
+        right = np.ones((len(places), count + 1))
+        right[:, :count] = near[part]
         weights = np.linalg.solve(equations, right[..., None])[..., 0]
-        predicted[part] = (weights[:, :count] * heights[nearest]).sum(1)
-        variance[part] = np.maximum(1 + _NUGGET - (weights * right).sum(1), _NUGGET)
-    return predicted, variance
-
-
-def _smoothed(misses: Floats, measured: Flags, scales: list[float]) -> Floats:
-    """Mean of ``misses`` over the measured cells around each cell; far from any, that of all."""
-    from scipy.ndimage import gaussian_filter
-
-    widths = [_LOCALITY / scale for scale in scales]
-    one = math.prod(width * math.sqrt(2 * math.pi) for width in widths)
-    total = one * gaussian_filter(misses, widths, mode="constant")
-    count = one * gaussian_filter(measured.astype(np.float64), widths, mode="constant")
-    overall = float(misses[measured].mean())
-    return np.asarray((total + overall) / (count + 1))
+        explained = (weights * right).sum(1)
+        predicted[part] = (weights[:, :count] * there).sum(1)
+        variance[part] = np.maximum(1 + _NUGGET - explained, _NUGGET)
+        # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
+        apart = (closeness[part] * (there - predicted[part, None]) ** 2).sum(1)
+        expected = 1 + explained - 2 * (closeness[part] * near[part]).sum(1)
+        spread[part] = apart / np.maximum(expected, _NUGGET)
+    return _Kriged(predicted, variance, spread, nearest, closeness)

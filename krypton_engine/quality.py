@@ -15,9 +15,10 @@ from krypton_engine.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-SPREAD = 0.4, 0.85, 1.5
+SPREAD = 0.55, 1.1, 1.75
 """The true loss, ``1 - SSIM``, in multiples of the expected one: nine of ten above the first and nine of ten
-below the last (maps of two networks, of slices with a background and of photographs without)."""
+below the last (maps of four networks, probabilities and logits, of slices with a background and of
+photographs without)."""
 
 _NOISE = 64 * float(np.finfo(np.float32).eps)
 """Share of the largest value that two orders of summation in float32 may make."""

@@ -22,7 +22,7 @@ from krypton_engine.gradients import first_order
 from krypton_engine.heatmap import Status, are_probabilities, compensated
 from krypton_engine.interpolation import Prediction
 from krypton_engine.plan import Plan
-from krypton_engine.quality import ssim
+from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
 from krypton_engine.schedule import Outlook
 from krypton_engine.tuning import Curve, Fingerprint
@@ -639,7 +639,7 @@ def test_what_is_promised_is_the_target():
     outlook = Outlook(Prediction(np.zeros(1), np.zeros(1)), 0.95, 10)
     tuned = Goal(0.8, 0.0, (0.9, 1.2, 1.5), "tuned").estimate(outlook)
     assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.94, 0.955))
-    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - 1.5 * 0.05)
+    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - SPREAD[2] * 0.05)
 
 
 def test_broken_files(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krypton_engine.interpolation import NEIGHBOURS, covariance, predict
+from krypton_engine.interpolation import NEIGHBOURS, _krige, covariance, predict
 from krypton_engine.quality import SsimEstimate, expected_ssim, ssim
 from krypton_engine.schedule import Refinement, drill_down, windows_apart
 from krypton_engine.windows import SlidingWindow, Work
@@ -83,6 +83,36 @@ def test_expected_errors_are_those_that_happen(window):
     assert min(halves) > 3
 
 
+def test_neighbours_differ_as_much_as_the_map_varies():
+    """Of maps that have the covariance which is assumed, and variance 9."""
+    generator = np.random.default_rng(0)
+    places = generator.uniform(0, 5, (60, 2))
+    between = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    root = np.linalg.cholesky(covariance(between) + 1e-9 * np.eye(60))
+    heights = 3.0 * root @ generator.normal(size=(60, 2000))
+    told = [_krige(places[1:], height[1:], places[:1], 0).spread.item() for height in heights.T]
+    assert np.mean(told) == pytest.approx(9, rel=0.05)
+
+
+def test_an_edge_is_where_errors_are_expected(window):
+    """A saturated map: flat on either side, and nothing but the edge is uncertain."""
+    truth = np.zeros((SIDE, SIDE))
+    truth[:, SIDE // 2 :] = 1.0
+    measured = np.zeros(truth.shape, dtype=bool)
+    measured[::3, ::3] = True
+    across = predict(window, truth, measured).variance.mean(0)
+    assert across[SIDE // 2 - 2 : SIDE // 2 + 2].max() > 100 * across[: SIDE // 2 - 12].max()
+
+
+def test_far_from_everything(window):
+    """Nothing overflows or vanishes where the next measured position is hundreds of windows away."""
+    window = SlidingWindow((4000,), (1,), (1,))
+    measured = np.zeros(4000, dtype=bool)
+    measured[[0, 1, 3]] = True
+    found = predict(window, np.arange(4000.0), measured)
+    assert np.isfinite(found.values).all() and np.isfinite(found.variance).all()
+
+
 @pytest.mark.parametrize("shape", [(1,), (9,), (1, 12), (5, 4, 6)], ids=str)
 def test_any_number_of_axes(shape):
     window = SlidingWindow(shape, (1,) * len(shape), (1,) * len(shape))
@@ -153,7 +183,7 @@ def test_errors_of_a_map_within_rounding_count_as_rounding():
 def test_estimates_are_ordered():
     estimate = SsimEstimate.of(0.93)
     assert estimate.low < estimate.value < estimate.high <= 1
-    assert str(SsimEstimate.of(0.9)).startswith("0.915 (0.850 to 0.960")
+    assert str(SsimEstimate.of(0.9)).startswith("0.890 (0.825 to 0.945")
 
 
 # --- refinement ---------------------------------------------------------------------------------------

@@ -258,9 +258,10 @@ class Heatmap:
             part, wanted = _bounding(status != Status.UNKNOWN), verified.status.numpy()
 
             def expect(chosen: IntArray, which: IntArray) -> float:
-                expected = before.variance.flat[guessed][chosen].sum()
-                scale = misses[chosen].sum() / max(expected, np.finfo(float).tiny)
-                errors = np.where(wanted == Status.INTERPOLATED, after.variance * scale, 0.0)
+                expected, missed = (of[chosen].sum() for of in (before.variance.flat[guessed], misses))
+                # Of a map that was constant so far, no error was expected anywhere.
+                rest = after.variance * missed / expected if expected else missed / max(1, len(chosen))
+                errors = np.where(wanted == Status.INTERPOLATED, rest, 0.0)
                 errors[wanted == Status.TRIMMED] = changes[which].mean() if len(which) else 0.0
                 return expected_ssim(after.values[part], errors[part])[0]
 

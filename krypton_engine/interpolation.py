@@ -5,10 +5,11 @@ counted in windows, and what was measured within a few of them predicts the rest
 kriging (Matérn covariance of smoothness 3/2, length one window) on the nearest measured positions.
 
 How rough the map is differs from place to place: a saturated probability is flat with sharp edges. Two things
-that are measured tell it, both in units of what a map of variance 1 would have: by how much each of those
-positions is missed when the others predict it, and by how much they differ among themselves (interpolation
-variance: Yamamoto, Mathematical Geology 32, 2000). The larger scales the expected error. But positions on an
-even slope differ and yet predict each other: so where the second overstated the first, it is scaled down.
+tell it, both in units of what a map of variance 1 would have: by how much the measured positions around are
+missed when the others predict them, and by how much they differ from what they predict here (after the
+interpolation variance of Yamamoto, Mathematical Geology 32, 2000). The larger scales the expected error. But
+positions on an even slope differ and yet predict each other: so where the second overstated the first, it is
+scaled down.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 NEIGHBOURS = 12
-"""Measured positions that predict another: more change nothing in the fourth digit."""
+"""Measured positions that predict another, and tell how rough the map is there."""
 
 _NUGGET = 1e-6
 """Share of the variance that a measured value may be off, which keeps the equations well posed."""
+
+_NOISE = float(np.finfo(np.float32).eps)
+"""Share of the map's range that no prediction is surer of."""
 
 _AT_ONCE = 512
 """Positions predicted together: their equations fit the cache."""
@@ -72,14 +76,14 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     others = _krige(sources, heights - level, sources, skip=1)
     misses = (others.predicted - (heights - level)) ** 2 / others.variance
     found = _krige(sources, heights - level, targets, skip=0)
-    missed, differed = ((found.closeness * told[found.nearest]).sum(1) for told in (misses, others.spread))
+    missed, differed = ((found.closeness * told[found.nearest]).sum(1) for told in (misses, others.discord))
     calibrated = np.divide(missed, differed, out=np.ones_like(missed), where=differed > missed)
-    roughness = np.maximum(missed, found.spread * calibrated)
+    roughness = np.maximum(missed, found.discord * calibrated)
 
     filled, expected = values.astype(np.float64).ravel(), np.zeros(known.shape)
     # A prediction may swing beyond all that was measured: probabilities, say, beyond 1.
     filled[~known] = (found.predicted + level).clip(heights.min(), heights.max())
-    expected[~known] = found.variance * roughness
+    expected[~known] = np.maximum(found.variance * roughness, (_NOISE * np.ptp(heights)) ** 2)
     return Prediction(filled.reshape(values.shape), expected.reshape(values.shape))
 
 
@@ -95,21 +99,21 @@ class _Kriged:
 
     Attributes:
         predicted: Best linear unbiased prediction.
-        variance: Its own, in units of the map's.
-        spread: The map's variance, as far as these sources differ.
+        variance: Its expected squared error, of a map of variance 1.
+        discord: How far these sources are from it, squared, over what that is in a map of variance 1.
         nearest: The sources ``(targets, some)``.
         closeness: Weights by how near they are; they sum to 1.
     """
 
     predicted: Floats
     variance: Floats
-    spread: Floats
+    discord: Floats
     nearest: IntArray
     closeness: Floats
 
 
 def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kriged:
-    """Ordinary kriging.
+    """Ordinary kriging, and how well the sources agree with it.
 
     Args:
         sources: Places ``(n, axes)``.
@@ -120,12 +124,12 @@ def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kri
     from scipy.spatial import cKDTree
 
     size, count = len(targets), min(NEIGHBOURS, len(sources) - skip)
-    predicted, variance, spread = np.zeros(size), np.ones(size), np.zeros(size)
+    predicted, variance, discord = np.zeros(size), np.ones(size), np.zeros(size)
     if count <= 0:  # a single source, asked about itself
-        return _Kriged(predicted, variance, spread, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
+        return _Kriged(predicted, variance, discord, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
     distance, nearest = (
-        np.reshape(found, (-1, count + skip))[:, skip:]
-        for found in cKDTree(sources).query(targets, count + skip)
+        np.reshape(each, (-1, count + skip))[:, skip:]
+        for each in cKDTree(sources).query(targets, count + skip)
     )
     near = covariance(distance)
     closeness = near**2 + np.finfo(np.float64).tiny
@@ -150,5 +154,5 @@ def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kri
         # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
         apart = (closeness[part] * (there - predicted[part, None]) ** 2).sum(1)
         expected = 1 + explained - 2 * (closeness[part] * near[part]).sum(1)
-        spread[part] = apart / np.maximum(expected, _NUGGET)
-    return _Kriged(predicted, variance, spread, nearest, closeness)
+        discord[part] = apart / np.maximum(expected, _NUGGET)
+    return _Kriged(predicted, variance, discord, nearest, closeness)

@@ -196,6 +196,24 @@ def test_verify_measures_and_estimates(wide, exact):
     assert heatmap.verify(1.0).compare(exact).ssim > 0.9999
 
 
+def test_verify_where_no_error_was_expected():
+    """A map that was the same wherever it had been measured, and is not elsewhere."""
+    window = SlidingWindow((40, 40), (4, 4), (1, 1))
+    truth = torch.zeros(window.grid_shape)
+    truth[1:3, 1:3] = 5.0
+    measured = torch.zeros(truth.shape, dtype=torch.bool)
+    measured[::4, ::4] = True
+
+    def measure(map_, positions):
+        known = map_.measured.clone()
+        known.view(-1)[torch.from_numpy(positions)] = True
+        return replace(map_, values=torch.where(known, truth, map_.values), measured=known)
+
+    found = Heatmap(torch.zeros_like(truth), torch.tensor(0.0), measured, window, measure=measure)
+    estimate = found.verify(0.5).ssim_estimate
+    assert 0.1 < estimate.low <= estimate.value < 0.9
+
+
 def test_verify_measures_what_is_trimmed(wide, tuning):
     goal = Goal(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     occlusion = KryptonOcclusion(wide)

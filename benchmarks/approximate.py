@@ -2,7 +2,7 @@
 
     python benchmarks/approximate.py vgg16-brain-mri                        tunes, then judges held-out slices
     python benchmarks/approximate.py resnet18 --weights weights/resnet18.pt trained by brain.py
-    python benchmarks/approximate.py efficientnet-lite0                     photographs
+    python benchmarks/approximate.py efficientnet-lite0 --photographs DIR   fetched by photographs.py
 
 Every held-out image is measured exactly and approximately for every target, tuned and untuned, in one run.
 Times are of whole calls: views, gradients, looking and scheduling included. Captum's is what a full pass
@@ -46,9 +46,9 @@ def crops(photographs: Sequence[str], count: int) -> list[str]:
 
 def picture(name: str) -> Any:
     """A slice, a photograph, or a crop of one: centre and corners at two thirds, or its middle half."""
-    name, _, part = name.partition("@")
-    image = zoo.load_image(name)
-    if part in ("", "0"):
+    source, at, part = name.rpartition("@")
+    image = zoo.load_image(source if at else name)
+    if not at or part == "0":
         return image
     side = min(image.size) // 2 if part == "middle" else min(image.size) * 2 // 3
     free = [length - side for length in image.size]
@@ -68,7 +68,7 @@ def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What is tuned on, and what is held out: no photograph of one is in the other, no slice within 4 mm."""
     if args.model == "efficientnet-lite0":
         known = [name for name in zoo.image_names() if ":" not in name]
-        fetched = sorted(map(str, args.photographs.iterdir())) if args.photographs else []
+        fetched = sorted(map(str, args.photographs.glob("*.jpg"))) if args.photographs else []
         photographs = known + fetched
         return crops(photographs[::2], args.samples), crops(photographs[1::2], args.held_out)
     learn, held = brain.names(brain.LEARN), brain.names(brain.HELD_OUT)

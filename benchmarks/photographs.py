@@ -1,4 +1,4 @@
-"""Fetches photographs that a network was not made for, out of packages of PyPI and Debian, into a folder.
+"""Fetches photographs out of packages of PyPI and Debian, into a folder.
 
     python benchmarks/photographs.py photographs/
 
@@ -8,16 +8,16 @@ Nothing of it is kept in this repository. Wants `apt-get` with Debian's list of 
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 ON_PYPI = {
     "foolbox==3.3.4": ["foolbox/data/imagenet_*.jpg"],
-    "ultralytics": ["ultralytics/assets/*.jpg"],
+    "ultralytics==8.4.190": ["ultralytics/assets/*.jpg"],
 }
 """Wheels, and which of their files are photographs."""
 
@@ -47,18 +47,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         here = Path(name)
         here.chmod(0o755)  # apt-get downloads as a user of its own
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name]
-        subprocess.run([*pip, *ON_PYPI], check=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*pip, "--dest", name, *ON_PYPI], check=True)
         for wheel in here.glob("*.whl"):
-            zipfile.ZipFile(wheel).extractall(here)
+            shutil.unpack_archive(wheel, here, "zip")
         subprocess.run(["apt-get", "download", *ON_DEBIAN], cwd=here, check=True)
         for package in here.glob("*.deb"):
             subprocess.run(["dpkg-deb", "--extract", package, here], check=True)
-        wanted = [pattern for patterns in (*ON_PYPI.values(), *ON_DEBIAN.values()) for pattern in patterns]
-        found = [file for pattern in wanted for file in here.glob(pattern)]
-        for file in found:
-            shutil.copy(file, folder)
-    print(f"{len(found)} photographs in {folder}")
+        count = 0
+        for pattern in itertools.chain(*ON_PYPI.values(), *ON_DEBIAN.values()):
+            found = list(here.glob(pattern))
+            if not found:
+                raise SystemExit(f"{pattern} is in none of the packages any more")
+            for file in found:
+                shutil.copy(file, folder)
+            count += len(found)
+    print(f"{count} photographs in {folder}")
 
 
 if __name__ == "__main__":

@@ -213,8 +213,21 @@ class Tuning:
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
     def of(self, epsilon: float) -> list[Curve]:
-        """The samples' curves with that much trimmed."""
-        return [curve for curve in self.curves if curve.epsilon == epsilon]
+        """The samples' curves with that much trimmed, at the pace that is usual among them.
+
+        A position takes alike in every image; what once took longer, the machine being busy, is not the
+        price of trimming.
+        """
+        curves = [curve for curve in self.curves if curve.epsilon == epsilon]
+        told = [curve for curve in curves if curve.positions] or curves
+        if not told:
+            return []
+        took = [(c.seconds / max(1, c.positions), c.look_seconds, c.open_seconds) for c in told]
+        pace, look, opening = np.median(took, axis=0).tolist()
+        return [
+            replace(curve, seconds=pace * curve.positions, look_seconds=look, open_seconds=opening)
+            for curve in curves
+        ]
 
     def factors(self, ssim_target: float) -> dict[float, float]:
         """By what the expected loss is multiplied, for everything that may be trimmed.

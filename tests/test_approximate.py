@@ -636,6 +636,16 @@ def test_most_tunings_keep_their_confidence(samples, confidence):
     assert 0.77 < np.mean(np.array(kept) >= confidence) < 0.97
 
 
+def test_one_interruption_does_not_choose():
+    """Trimming halves the time of every image but one, during which the machine did something else."""
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
+    exact = [curve([0.99], [1.0], str(i)) for i in range(12)]
+    trimmed = [replace(c, epsilon=0.1, seconds=5.0) for c in exact]
+    trimmed[3] = replace(trimmed[3], seconds=1000.0)
+    choice = Tuning(mark, (*exact, *trimmed)).choose(0.9)
+    assert choice.epsilon == 0.1 and {stop.seconds for stop in choice.stops} == {0.5}
+
+
 def test_choosing_costs_no_confidence():
     """The smallest of factors that are right by themselves would meet the target too seldom."""
     generator = np.random.default_rng(0)

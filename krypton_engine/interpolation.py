@@ -31,7 +31,7 @@ NEIGHBOURS = 12
 _NUGGET = 1e-6
 """Share of the variance that a measured value may be off, which keeps the equations well posed."""
 
-_NOISE = float(np.finfo(np.float32).eps)
+_SUREST = float(np.finfo(np.float32).eps)
 """Share of the map's range that no prediction is surer of."""
 
 _AT_ONCE = 512
@@ -83,7 +83,7 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     filled, expected = values.astype(np.float64).ravel(), np.zeros(known.shape)
     # A prediction may swing beyond all that was measured: probabilities, say, beyond 1.
     filled[~known] = (found.predicted + level).clip(heights.min(), heights.max())
-    expected[~known] = np.maximum(found.variance * roughness, (_NOISE * np.ptp(heights)) ** 2)
+    expected[~known] = np.maximum(found.variance * roughness, (_SUREST * np.ptp(heights)) ** 2)
     return Prediction(filled.reshape(values.shape), expected.reshape(values.shape))
 
 

@@ -215,8 +215,8 @@ class Tuning:
     def of(self, epsilon: float) -> list[Curve]:
         """The samples' curves with that much trimmed, at the pace that is usual among them.
 
-        A position takes alike in every image; what once took longer, the machine being busy, is not the
-        price of trimming.
+        A position takes about as long in every image; what once took longer, the machine being busy, is not
+        the price of trimming.
         """
         curves = [curve for curve in self.curves if curve.epsilon == epsilon]
         told = [curve for curve in curves if curve.positions] or curves

@@ -96,24 +96,27 @@ def test_discord_is_the_variance_of_maps_that_are_as_assumed(target):
     assert np.mean(told) == pytest.approx(9, rel=0.1)
 
 
-def test_an_edge_is_where_errors_are_expected(window):
-    """A saturated map: flat on either side, and nothing but the edge is uncertain."""
+def saturated_map() -> tuple[np.ndarray, np.ndarray]:
+    """Flat on either side of an edge, and where every third cell along each axis was measured."""
     truth = np.zeros((SIDE, SIDE))
     truth[:, SIDE // 2 :] = 1.0
     measured = np.zeros(truth.shape, dtype=bool)
     measured[::3, ::3] = True
-    across = predict(window, truth, measured).variance.mean(0)
-    edge = across[SIDE // 2 - 2 : SIDE // 2 + 2]
-    assert across[: SIDE // 2 - 12].max() < 1e-6 and edge.max() > 1e-2
-    assert (predict(window, truth, measured).variance[~measured] > 0).all()
+    return truth, measured
+
+
+def test_an_edge_is_where_errors_are_expected(window):
+    """Nothing but the edge is uncertain."""
+    truth, measured = saturated_map()
+    variance = predict(window, truth, measured).variance
+    across = variance.mean(0)
+    assert across[: SIDE // 2 - 12].max() < 1e-6 and across[SIDE // 2 - 2 : SIDE // 2 + 2].max() > 1e-2
+    assert (variance[~measured] > 0).all()
 
 
 def test_where_neighbours_differ_more_than_around_errors_are_larger(window):
     """Between both sides of an edge, whose neighbours are missed by less than they differ there."""
-    truth = np.zeros((SIDE, SIDE))
-    truth[:, SIDE // 2 :] = 1.0
-    measured = np.zeros(truth.shape, dtype=bool)
-    measured[::3, ::3] = True
+    truth, measured = saturated_map()
     places = np.argwhere(np.ones(truth.shape, dtype=bool)) / 4
     known = measured.ravel()
     heights = truth[measured] - truth[measured].mean()

@@ -72,11 +72,13 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     heights = values.ravel()[known].astype(np.float64)
     level = float(heights.mean())
 
-    # Every source is its own nearest neighbour: what the others say of it is told by those after it.
-    others = _krige(sources, heights - level, sources, skip=1)
-    misses = (others.predicted - (heights - level)) ** 2 / others.variance
     found = _krige(sources, heights - level, targets, skip=0)
-    missed, differed = ((found.closeness * told[found.nearest]).sum(1) for told in (misses, others.discord))
+    # Every source is its own nearest neighbour: what the others say of it is told by those after it.
+    asked, place = np.unique(found.nearest, return_inverse=True)
+    others = _krige(sources, heights - level, sources[asked], skip=1)
+    misses = (others.predicted - (heights - level)[asked]) ** 2 / others.variance
+    at = place.reshape(found.nearest.shape)
+    missed, differed = ((found.closeness * told[at]).sum(1) for told in (misses, others.discord))
     calibrated = np.divide(missed, differed, out=np.ones_like(missed), where=differed > missed)
     roughness = np.maximum(missed, found.discord * calibrated)
 

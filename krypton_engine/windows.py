@@ -119,8 +119,7 @@ class SlidingWindow:
         mask = self._region_mask(region)
         touched = mask.numpy().astype(np.int64)
         for axis in range(len(self.counts)):
-            total = np.concatenate([np.zeros_like(touched.take([0], axis)), touched.cumsum(axis)], axis)
-            touched = total.take(self.stops(axis), axis) - total.take(self.starts(axis), axis)
+            touched = self.sums(touched, axis)
         positions = np.flatnonzero(touched)
         if not len(positions):
             raise InputError("region holds no cell of the input, so no window touches it")
@@ -154,6 +153,11 @@ class SlidingWindow:
         box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         mask[(slice(None),) * (len(shape) - rank) + box] = True
         return mask
+
+    def sums(self, cells: IntArray, axis: int) -> IntArray:
+        """Sums of ``cells`` over every window along ``axis``, whose positions take its place."""
+        total = np.concatenate([np.zeros_like(cells.take([0], axis)), cells.cumsum(axis)], axis)
+        return np.asarray(total.take(self.stops(axis), axis) - total.take(self.starts(axis), axis))
 
     def average(self, differences: Tensor) -> Tensor:
         """Mean of ``differences`` over the windows that cover a cell: Captum's attribution.
@@ -205,8 +209,7 @@ class ChangedCells:
     def __init__(self, window: SlidingWindow, differs: npt.NDArray[np.bool_]) -> None:
         self.window = window
         self.any = bool(differs.any())
-        self._spanned = [window.spans(axis) for axis in range(differs.ndim)]
-        along = tuple(axis for axis, spanned in enumerate(self._spanned) if spanned)
+        along = tuple(axis for axis in range(differs.ndim) if window.spans(axis))
         self._differs: npt.NDArray[np.bool_] = np.any(differs, axis=along, keepdims=True)
 
     def boxes(self, positions: IntArray) -> IntArray:
@@ -215,26 +218,32 @@ class ChangedCells:
         Two positions with the same box change the same cells: the window holds the box, so what changes
         in the window is what differs in the box.
         """
-        boxes = self.window.boxes(positions)
+        return self._boxes[positions]
+
+    @cached_property
+    def _boxes(self) -> IntArray:
+        """The boxes of all positions."""
+        window = self.window
+        boxes = window.boxes(np.arange(len(window), dtype=np.int64))
         if self._differs.all():
             return boxes
-        for row in range(len(boxes)):
-            box = boxes[row]
-            inside = tuple(
-                slice(None) if spanned else slice(int(lo), int(hi))
-                for spanned, lo, hi in zip(self._spanned, box[:, 0], box[:, 1], strict=True)
+        axes = [axis for axis in range(len(window.counts)) if not window.spans(axis)]
+        for axis in axes:
+            # Which cells along this axis differ anywhere within the window along the others.
+            differing: IntArray = self._differs.astype(np.int64)
+            for other in axes:
+                if other != axis:
+                    differing = window.sums(differing, other)
+            size = window.input_shape[axis]
+            cells = np.arange(size).reshape([-1 if a == axis else 1 for a in range(differing.ndim)])
+            before = np.maximum.accumulate(np.where(differing, cells, -1), axis)
+            after = np.flip(
+                np.minimum.accumulate(np.flip(np.where(differing, cells, size), axis), axis), axis
             )
-            part = np.asarray(self._differs[inside])
-            if part.all():
-                continue
-            if not part.any():
-                box[:] = 0
-                continue
-            found = np.nonzero(part)
-            for axis, where in enumerate(found):
-                if not self._spanned[axis]:
-                    first = box[axis, 0]
-                    box[axis] = first + where.min(), first + where.max() + 1
+            boxes[:, axis, 0] = after.take(window.starts(axis), axis).ravel()
+            boxes[:, axis, 1] = before.take(window.stops(axis) - 1, axis).ravel() + 1
+        empty = (boxes[..., 1] <= boxes[..., 0]).any(1) if self.any else slice(None)
+        boxes[empty] = 0
         return boxes
 
 

@@ -529,7 +529,9 @@ class KryptonOcclusion(Occlusion):
                         session = answer.open(answer.rows[0])
                         recorder = partial(self._recorder, request, session, answer.plan)
                         try:
-                            curves = curves_of(image, session, request.wanted, recorder, deadline)
+                            curves = curves_of(
+                                image, session, request.wanted, recorder, tuning.epsilons, deadline
+                            )
                             tuning = tuning.with_curves(curves)
                         except OcclusionCancelled:
                             break

@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,9 @@ _ASSURANCE = 0.8
 
 EPSILONS = 0.0, 0.1, 0.3, 0.6
 """How much trimming a tuning tries, least first."""
+
+_WORTHWHILE = 0.8
+"""Share of the exact map's time that trimming must come down to on the first sample, or others do without."""
 
 _TARGETS = 0.8, 0.9, 0.95
 """What a printed tuning shows."""
@@ -93,7 +96,7 @@ class Curve:
         computed: How many of them had been computed.
         expected: SSIM expected then.
         ssim: SSIM with the exact map then.
-        seconds: Time of all positions.
+        seconds: Time of all positions, from the first on.
         look_seconds: Time of forming one expectation.
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
@@ -208,6 +211,11 @@ class Tuning:
         return {curve.image for curve in self.curves}
 
     @property
+    def epsilons(self) -> tuple[float, ...]:
+        """What is trimmed of its samples, least first: what may be chosen."""
+        return tuple(sorted({curve.epsilon for curve in self.curves})) or EPSILONS
+
+    @property
     def fewest(self) -> int:
         """Samples that this confidence takes at least."""
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
@@ -242,9 +250,9 @@ class Tuning:
         """
         from scipy.special import betainc
 
-        epsilons = sorted({curve.epsilon for curve in self.curves})
-        if not epsilons:
+        if not self.curves:
             return {}
+        epsilons = self.epsilons
         needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
         ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
         count = len(ranks)
@@ -279,8 +287,15 @@ class Tuning:
         least, middle, most = np.quantile(ratios, shares).tolist() if ratios else (0.0, 0.0, 0.0)
         return Goal(ssim_target, choice.factor, (least, middle, most), "tuned", choice.epsilon)
 
-    def with_curves(self, curves: Iterable[Curve]) -> Tuning:
-        """The same with one sample more."""
+    def with_curves(self, curves: Sequence[Curve]) -> Tuning:
+        """The same with one sample more, which has a curve for each of `epsilons`.
+
+        The first sample's times decide what trimming is worth trying on others. Its similarities do not, so
+        that the ranks of `factors` stay what they are.
+        """
+        if not self.curves and curves[0].positions:
+            plain = curves[0].seconds
+            curves = [c for c in curves if not c.epsilon or c.seconds <= _WORTHWHILE * plain]
         return replace(self, curves=(*self.curves, *curves))
 
     def check(self, found: Fingerprint) -> None:
@@ -465,6 +480,7 @@ def curves_of(
     session: Session,
     positions: IntArray,
     recorder: Callable[[float], Recorder],
+    epsilons: Sequence[float],
     deadline: float | None = None,
 ) -> list[Curve]:
     """What one sample shows, for everything that might be trimmed.
@@ -474,6 +490,7 @@ def curves_of(
         session: Answers for positions of it.
         positions: The positions wanted.
         recorder: Makes what takes the outputs, given when its run began.
+        epsilons: How much to trim, nothing first.
         deadline: When to give up, of ``time.perf_counter``.
 
     Raises:
@@ -486,7 +503,7 @@ def curves_of(
     work = distinct_work(session.changed, positions)
     curves: list[Curve] = []
     exact: Heatmap | None = None
-    for epsilon in EPSILONS:
+    for epsilon in epsilons:
         opening = time.perf_counter()
         recording = recorder(opening)
         trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
@@ -497,7 +514,7 @@ def curves_of(
         with Watch(len(positions), None if deadline is None else in_time, False) as watch:
             run(trimmed, [positions], recording, watch)
         found = recording.heatmap()
-        took = time.perf_counter() - opening
+        took = time.perf_counter() - opened
         exact = exact or found
         values, truth = (h.values.double().numpy() for h in (found, exact))
         steps = replay(session.window, work, values, truth)

@@ -25,7 +25,7 @@ from krypton_engine.plan import Plan
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
 from krypton_engine.schedule import Outlook
-from krypton_engine.tuning import Curve, Fingerprint
+from krypton_engine.tuning import EPSILONS, Curve, Fingerprint
 from krypton_engine.windows import SlidingWindow
 
 WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
@@ -644,6 +644,20 @@ def test_one_interruption_does_not_choose():
     trimmed[3] = replace(trimmed[3], seconds=1000.0)
     choice = Tuning(mark, (*exact, *trimmed)).choose(0.9)
     assert choice.epsilon == 0.1 and {stop.seconds for stop in choice.stops} == {0.5}
+
+
+def test_what_saves_little_is_not_tried_again():
+    """The first sample's times tell: here the least trimming saves a tenth, the most a half."""
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
+    exact = curve([0.99], [1.0])
+    first = [exact, *(replace(exact, epsilon=e, seconds=10.0 * t) for e, t in ((0.1, 0.9), (0.6, 0.5)))]
+    tuning = Tuning(mark)
+    assert tuning.epsilons == EPSILONS
+    tuning = tuning.with_curves(first)
+    assert tuning.epsilons == (0.0, 0.6)
+    # By what is found later, nothing is left out: the ranks over all that is tried would not hold.
+    slow = [replace(exact, image="b"), replace(exact, image="b", epsilon=0.6, seconds=100.0)]
+    assert tuning.with_curves(slow).epsilons == (0.0, 0.6)
 
 
 def test_choosing_costs_no_confidence():

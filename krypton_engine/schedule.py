@@ -19,6 +19,9 @@ early on as well as late too large a step costs more than looking once more."""
 _FEWEST = 8
 """Positions that a refinement measures at least: looking at the map costs time too."""
 
+_TELLS = 2.0
+"""How far a measured position tells of others, in distances to the nearest of those measured before."""
+
 
 def row_by_row(window: SlidingWindow, positions: IntArray | None = None) -> list[IntArray]:
     """All positions in one stage, in the order of the grid.
@@ -108,8 +111,8 @@ class Refinement:
     """Coarse to fine, then where the map is least certain, until it is good enough.
 
     First come a position in every two windows along each axis, then one in every window, borders included;
-    after that those cells whose expected error costs most SSIM, a few more each time. What a stage finds is
-    compared with what was predicted, and scales the errors that are expected next.
+    after that those cells whose measuring saves most of the SSIM that expected errors cost, a few each time.
+    What a stage finds is compared with what was predicted, and scales the errors that are expected next.
 
     Iterate over it for the stages; ``so_far`` must know what a stage found when the next is asked for. It
     ends when ``enough`` says so, or when everything has been measured.
@@ -197,14 +200,15 @@ class Refinement:
         return Outlook(prediction, ssim, int(measured.ravel()[self._first].sum())), prices
 
     def _least_certain(self, outlook: Outlook, prices: Floats) -> IntArray:
-        """The cells that cost most, each of which makes those around it cheaper."""
+        """The cells whose measuring saves most, each of which leaves less to save around it."""
         left = len(self._first) - outlook.computed
         count = max(_FEWEST, int(_GROWTH * min(outlook.computed, left)))
         reach = windows_apart(self._window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
-        remaining = 1 - covariance(np.sqrt(sum(offset**2 for offset in offsets))) ** 2
+        away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))
         costs = np.where(self._left().reshape(prices.shape), prices * outlook.prediction.variance, 0.0)
-        padded = np.pad(costs, [(n, n) for n in reach])
+        remaining = 1 - covariance(away) ** 2
+        padded = np.pad(self._savings(costs, away), [(n, n) for n in reach])
         inner = padded[tuple(slice(n, -n) for n in reach)]
         chosen: list[int] = []
         while len(chosen) < count:
@@ -216,6 +220,30 @@ class Refinement:
             padded[tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, reach, strict=True))] *= remaining
         # Where nothing is expected to be wrong, any cells will do.
         return np.array(chosen, dtype=np.int64) if chosen else np.flatnonzero(self._left())[:count]
+
+    def _savings(self, costs: Floats, away: Floats) -> Floats:
+        """What measuring a cell would save, itself and around it.
+
+        What a measured cell explains of another falls off over the distance to those measured already: where
+        they are dense it tells of little but itself.
+
+        Args:
+            costs: What the expected error of every cell costs; 0 where there is none.
+            away: Distances within a window around a cell, in windows.
+        """
+        from scipy.ndimage import distance_transform_edt
+
+        reach = [size // 2 for size in away.shape]
+        measured = self._so_far()[1]
+        alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
+        reached = np.where(costs > 0, _TELLS * alone, np.finfo(np.float64).tiny)
+        around = np.pad(costs, [(n, n) for n in reach])
+        savings = np.zeros(costs.shape)
+        for offset in map(tuple, np.argwhere(away < reached.max())):
+            explained = np.clip(1 - away[offset] / reached, 0, None) ** 2
+            shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
+            savings += explained * around[shifted]
+        return np.where(costs > 0, savings, 0.0)
 
     def _compare(self, prediction: Prediction, prices: Floats, positions: IntArray) -> None:
         """How far a stage was from what was predicted, in SSIM: as much is expected of the rest."""

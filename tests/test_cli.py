@@ -400,8 +400,9 @@ def test_tune_learns_what_the_library_learns(tuned, scans):
     expected = KryptonOcclusion(model.model).tune(samples, **call, activation="softmax")
     found = Tuning.load(path)
     assert found.fingerprint.differences(expected.fingerprint) == [] and found.images == expected.images
-    for mine, theirs in zip(found.curves, expected.curves, strict=True):
-        assert (mine.epsilon, mine.computed) == (theirs.epsilon, theirs.computed)
+    # What is trimmed depends on the time that it saves; what is found without does not.
+    for mine, theirs in zip(found.of(0.0), expected.of(0.0), strict=True):
+        assert mine.computed == theirs.computed
         assert mine.ssim == pytest.approx(theirs.ssim, abs=1e-4)
     assert str(found) in printed and "10: " in printed and "the predicted class" in printed
     assert max(map(len, printed.splitlines())) <= 100

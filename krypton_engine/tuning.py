@@ -56,6 +56,10 @@ _TARGETS = 0.8, 0.9, 0.95
 _MORE = 1 + 1e-9
 """A factor must be more than the one that stops just there."""
 
+_FORMAT = 2
+"""Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
+stop was found by replaying the old one."""
+
 _ALIKE = 1e-3
 """Share of the largest output that two runs of one model may differ by, on any machine."""
 
@@ -402,7 +406,7 @@ class Tuning:
         if path.suffix == ".png":
             self.figure().savefig(path, dpi=130)
         else:
-            path.write_text(json.dumps({"format": 1, **asdict(self)}, indent=1) + "\n")
+            path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:
@@ -413,7 +417,7 @@ class Tuning:
         """
         try:
             read = json.loads(Path(path).read_text())
-            if read.pop("format") != 1:
+            if read.pop("format") != _FORMAT:
                 raise ValueError("its format is of another version")
             read = _tuples(read)
             return Tuning(

@@ -7,7 +7,7 @@
 Every held-out image is measured exactly and, in the same run, approximately: a map for a lower target is the
 beginning of the map for a higher one, so one call is watched until the last target is reached. Times are from
 the call on: views, gradients, looking and scheduling included. Captum's is what a full pass takes at its best
-layout and batch, times the positions.
+layout and batch, times the positions. On a GPU (--device cuda) all bits of float32 count for both.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from typing import Any
 from unittest import mock
 
 import brain
+import exact as cpu
+import gpu
 import numpy as np
 import torch
-from exact import LAYOUTS, ROOT, best_for_captum, captum_seconds, machine, write
+from exact import LAYOUTS, ROOT, machine, write
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
 from scipy.stats import binomtest
 from torch import Tensor, nn
@@ -87,6 +89,17 @@ def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
 def covers(name: str) -> bool:
     """Whether hardly any of a slice's middle half is background."""
     return float((np.asarray(picture(f"{name}@middle").convert("L")) == 0).mean()) < 0.05
+
+
+def captum_pace(model: nn.Module, x: Tensor) -> tuple[str, Callable[[nn.Module, Tensor], float], str]:
+    """Captum at its best here: its layout, how to measure its seconds for an image, and words."""
+    if x.device.type == "cuda":
+        layout, batch = gpu.best_for_captum(model, x, gpu.BATCHES, gpu.CAPTUM_IMAGES)
+        pace = partial(gpu.captum_pace, batch=batch, images=gpu.CAPTUM_IMAGES)
+    else:
+        layout, batch = cpu.best_for_captum(model, x, 1)
+        pace = partial(cpu.captum_seconds, batch=batch, images=8)
+    return layout, pace, f"{layout}, batch {batch}"
 
 
 def interval(met: Sequence[bool]) -> str:
@@ -184,11 +197,20 @@ def main() -> None:
     args = arguments()
     warnings.simplefilter("ignore", FallbackWarning)
     about = machine("auto") | {name: str(value) for name, value in vars(args).items()}
-    model, prepare = load(args.model, args.weights)
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        about["gpu"] = torch.cuda.get_device_name(device)
+    model, as_tensor = load(args.model, args.weights)
+    model = model.to(device)
+
+    def prepared(name: str) -> Tensor:
+        return as_tensor(picture(name))[None].to(device)
+
     tuned_on, held_out = images(args)
     print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)
-    x = prepare(picture(held_out[0]))[None]
-    layout, batch = best_for_captum(model, x, 1)
+    x = prepared(held_out[0])
+    layout, pace, words = captum_pace(model, x)
     model = model.to(memory_format=LAYOUTS[layout])
     size, stride = (int(n) for n in args.window.split("/"))
     call = {
@@ -200,7 +222,7 @@ def main() -> None:
     occlusion = KryptonOcclusion(model)
     occlusion.heatmap(x, **call, ssim_target=0.5)  # capture, and all that is kept with the model
     began = time.perf_counter()
-    samples = [prepare(picture(name))[None] for name in tuned_on]
+    samples = [prepared(name) for name in tuned_on]
     tunings: dict[str, Tuning | None] = {"untuned": None}
     if samples:
         tunings["tuned"] = occlusion.tune(samples, **call, show_progress=True)
@@ -216,17 +238,18 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     prefixes: list[dict[str, float]] = []
     for name in tqdm(held_out, unit="image"):
-        x = prepare(picture(name))[None]
-        pace = captum_seconds(model, x, batch, 8)
+        x = prepared(name)
         exact = occlusion.heatmap(x, **call)
-        work = distinct_work(ChangedCells(exact.window, (x[0] != 0).numpy()), np.arange(len(exact.window)))
+        work = distinct_work(
+            ChangedCells(exact.window, (x[0] != 0).cpu().numpy()), np.arange(len(exact.window))
+        )
         free = len(work.unchanged) / len(exact.window)
         prefixes += anytime(exact, work)
         about_image = {
             "image": name,
             "free": free,
             "exact_seconds": exact.seconds,
-            "captum_seconds": pace * (exact.values.numel() + 1),
+            "captum_seconds": pace(model, x) * (exact.values.numel() + 1),
         }
         for _, alike in itertools.groupby(ordered, lambda key: goals[key].epsilon):
             keys = list(alike)
@@ -238,7 +261,7 @@ def main() -> None:
                 for (target, how), one in zip(keys, found, strict=True)
             ]
         write(args.out, about | {"tuning_seconds": tuning_seconds, "tuned_on": tuned_on}, rows)
-    print(f"Captum at its best: {layout}, batch {batch}")
+    print(f"Captum at its best: {words}")
     report(rows)
     for every in (4, 3, 2):
         mine = [row for row in prefixes if row["every"] == every]
@@ -287,6 +310,7 @@ def arguments() -> argparse.Namespace:
         "--middle", action="store_true", help="the middle half of slices that it covers: no flat background"
     )
     parser.add_argument("--photographs", type=Path, help="a folder of more of them: photographs.py")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "approximate.json")
     args = parser.parse_args()

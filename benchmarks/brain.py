@@ -70,7 +70,7 @@ def build(architecture: str) -> nn.Module:
     return torchvision.models.get_model(architecture, num_classes=len(CLASSES), **options)
 
 
-def train(architecture: str, epochs: int, batch: int = 16) -> tuple[nn.Module, float]:
+def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple[nn.Module, float]:
     """A network from random weights, and its accuracy on the slices held out.
 
     Slices are shifted by up to 8 pixels and their brightness is varied. AdamW, one cycle up to 1e-3.
@@ -83,7 +83,7 @@ def train(architecture: str, epochs: int, batch: int = 16) -> tuple[nn.Module, f
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     steps = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
-    model = model.to(memory_format=torch.channels_last).train()
+    model = model.to(device, memory_format=torch.channels_last).train()
     began, step = time.perf_counter(), 0
     for _ in range(epochs):
         order = torch.randperm(len(images))
@@ -92,7 +92,7 @@ def train(architecture: str, epochs: int, batch: int = 16) -> tuple[nn.Module, f
                 [images[i].roll(tuple(torch.randint(-8, 9, (2,)).tolist()), (1, 2)) for i in rows.tolist()]
             )
             x = x * torch.empty(batch, 1, 1, 1).uniform_(0.8, 1.2)
-            loss = nn.functional.cross_entropy(model(x), labels[rows])
+            loss = nn.functional.cross_entropy(model(x.to(device)), labels[rows].to(device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -103,7 +103,7 @@ def train(architecture: str, epochs: int, batch: int = 16) -> tuple[nn.Module, f
                     f"step {step} of {steps}, loss {loss:.3f}, {time.perf_counter() - began:.0f} s",
                     flush=True,
                 )
-    model.eval()
+    model = model.cpu().eval()
     with torch.no_grad():
         right = [
             int(model(prepare(zoo.load_image(name))[None]).argmax()) == label(name)
@@ -119,8 +119,9 @@ def main() -> None:
     parser.add_argument("architecture", choices=sorted(SIZES))
     parser.add_argument("weights", type=Path)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     args = parser.parse_args()
-    model, accuracy = train(args.architecture, args.epochs)
+    model, accuracy = train(args.architecture, args.epochs, args.device)
     args.weights.parent.mkdir(parents=True, exist_ok=True)
     torch.save(model.state_dict(), args.weights)
     print(f"{accuracy:.0%} of 60 held-out slices right; written to {args.weights}")

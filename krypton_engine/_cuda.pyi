@@ -40,6 +40,19 @@ def compose(
     element: Element,
     stream: int,
 ) -> None: ...
+def unfold(
+    cells: Cells,
+    reads: Sequence[Read],
+    kernel: Sequence[int],
+    steps: Sequence[int],
+    box: Sequence[int],
+    first: int,
+    copies: int,
+    out: int,
+    columns: int,
+    element: Element,
+    stream: int,
+) -> None: ...
 def finish(
     x: int,
     columns: int,

@@ -188,14 +188,16 @@ class Preparer:
             graph = graph.programs.setdefault("in full", in_full(graph))
             plan = Plan(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
-        if self.executor == "cuda":
+        chooses = self.executor == "auto" and plan is told
+        if self.executor == "cuda" or (chooses and device.type == cuda.DEVICE):
             on_gpu = cuda.program(graph, plan, device)
             if not isinstance(on_gpu, str):
                 plan.executor = on_gpu.describe(window)
                 return Ready(plan, plan, lambda *example: _cuda_session(on_gpu, plan, example))
             why = on_gpu
-            self.warn(f"the reference executor runs this model: {why}")
-        if self.executor == "native" or (self.executor == "auto" and plan is told):
+            if self.executor == "cuda":
+                self.warn(f"the reference executor runs this model: {why}")
+        elif self.executor == "native" or chooses:
             found = self._native(graph, plan, device)
             if not isinstance(found, str):
                 told.executor = found.describe(plan)

@@ -192,7 +192,7 @@ def refine(
 
     work = distinct_work(session.changed, positions)
     trimmed = session.trimmed(goal.epsilon, recorder.scalar) if goal.epsilon else session
-    refinement = Refinement(session.window, work, recorder.so_far, enough)
+    refinement = Refinement(session.window, work, recorder.so_far, enough, session.at_once)
     run(trimmed, refinement, recorder, watch, at_most)
     if not refinement.ended_early:  # nothing less than the exact map is good enough
         again = recorder.trimmed()

@@ -123,6 +123,7 @@ class Refinement:
             change the same cells come together.
         so_far: Gives the map on the grid, and where it has been measured.
         enough: Whether to stop; not asked before a prediction has been compared with measurements.
+        at_once: Sets of positions that take hardly longer than one; a stage has as many at least.
 
     Attributes:
         ended_early: Whether ``enough`` ended it.
@@ -134,6 +135,7 @@ class Refinement:
         work: Work,
         so_far: Callable[[], tuple[Floats, Flags]],
         enough: Callable[[Outlook], bool],
+        at_once: int = 1,
     ) -> None:
         self.ended_early = False
         self._window = window
@@ -147,6 +149,7 @@ class Refinement:
         self._part = tuple(slice(int(c.min()), int(c.max()) + 1) for c in corners)
         self._so_far = so_far
         self._enough = enough
+        self._fewest = max(_FEWEST, at_once)
         self._scale: float | None = None
 
     def __iter__(self) -> Iterator[IntArray]:
@@ -202,7 +205,7 @@ class Refinement:
     def _least_certain(self, outlook: Outlook, prices: Floats) -> IntArray:
         """The cells whose measuring saves most, each of which leaves less to save around it."""
         left = len(self._first) - outlook.computed
-        count = max(_FEWEST, int(_GROWTH * min(outlook.computed, left)))
+        count = max(self._fewest, int(_GROWTH * min(outlook.computed, left)))
         reach = windows_apart(self._window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
         away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))

@@ -56,7 +56,7 @@ _TARGETS = 0.8, 0.9, 0.95
 _MORE = 1 + 1e-9
 """A factor must be more than the one that stops just there."""
 
-_FORMAT = 2
+_FORMAT = 3
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
 stop was found by replaying the old one."""
 
@@ -152,6 +152,7 @@ class Fingerprint:
         baseline: What covers the cells: a number a channel, or ``"an image"``.
         target: The target of every sample; None for the predicted class.
         answer: What the model, with its activation, says of a fixed image of noise.
+        device: Of what kind, ``"cpu"`` or ``"cuda"``: another measures in other steps.
     """
 
     input_shape: tuple[int, ...]
@@ -160,6 +161,7 @@ class Fingerprint:
     baseline: tuple[float, ...] | str
     target: Any
     answer: tuple[float, ...]
+    device: str
 
     @staticmethod
     def of(
@@ -176,6 +178,7 @@ class Fingerprint:
             described(baseline),
             target,
             tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
+            x.device.type,
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
@@ -185,7 +188,7 @@ class Fingerprint:
             mine, theirs, rtol=0, atol=_ALIKE * float(np.abs(mine).max(initial=0)), equal_nan=True
         )
         words = [] if same else ["the model, its weights or the activation"]
-        for name in ("input_shape", "window", "strides", "baseline", "target"):
+        for name in ("input_shape", "window", "strides", "baseline", "target", "device"):
             if getattr(self, name) != getattr(other, name):
                 words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
         return words
@@ -450,7 +453,9 @@ _HOPELESS: Step = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
 """A map with values that are not finite: nothing but all of it is like it."""
 
 
-def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats) -> list[Step]:
+def replay(
+    window: SlidingWindow, work: Work, measurable: Floats, exact: Floats, at_once: int = 1
+) -> list[Step]:
     """How an approximate map would have come about.
 
     Args:
@@ -458,6 +463,7 @@ def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats)
         work: All positions, by what they change.
         measurable: What measuring gives, on the grid.
         exact: The exact map.
+        at_once: As a session has it.
     """
     if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
         return [_HOPELESS]
@@ -474,7 +480,7 @@ def replay(window: SlidingWindow, work: Work, measurable: Floats, exact: Floats)
         last = time.perf_counter()
         return False
 
-    for stage in Refinement(window, work, lambda: (measurable, measured), note):
+    for stage in Refinement(window, work, lambda: (measurable, measured), note, at_once):
         measured.flat[stage] = True
     return steps
 
@@ -521,7 +527,7 @@ def curves_of(
         took = time.perf_counter() - opened
         exact = exact or found
         values, truth = (h.values.double().numpy() for h in (found, exact))
-        steps = replay(session.window, work, values, truth)
+        steps = replay(session.window, work, values, truth, session.at_once)
         computed = tuple(step[0] for step in steps)
         expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
         curves.append(

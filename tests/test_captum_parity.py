@@ -764,6 +764,11 @@ def test_in_inference_mode(images):
 
 @pytest.mark.gpu
 class TestOnCuda:
+    @pytest.fixture(autouse=True)
+    def all_bits(self, monkeypatch):
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
     def test_one_image(self, images):
         model = SmallCNN().cuda()
         with incremental():

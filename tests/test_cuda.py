@@ -64,6 +64,21 @@ def all_on_boxes(monkeypatch):
     monkeypatch.setattr(cuda.CudaSession, "measured_cut", lambda session: None)
 
 
+@pytest.fixture
+def way(request, monkeypatch):
+    """How convolutions are computed that can be computed in several ways."""
+    taken = []
+
+    def faster(session, ways, *_):
+        names = [each.__name__ for each in ways]
+        taken.append(request.param in names)
+        return names.index(request.param) if taken[-1] else 0
+
+    monkeypatch.setattr(cuda.CudaSession, "_faster", faster)
+    yield request.param
+    assert any(taken)
+
+
 def opened_session(graph, window, x, kind=cuda.CudaSession, program=None):
     if program is None:
         program = cuda.program(graph, Plan(graph, window), x.device)
@@ -113,12 +128,14 @@ EXAMPLES = {1: 20, 2: 40, 3: 15}
 
 
 @pytest.mark.parametrize("rank", EXAMPLES)
-def test_random_networks(rank, device, all_on_boxes):
+def test_random_networks(rank, device, all_on_boxes, monkeypatch):
     ran: list[int] = []
 
     @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
+        way = data.draw(st.integers(0, 1), "way to compute convolutions")
+        monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
         check_drawn(data, rank, device, ran)
 
     run()
@@ -140,12 +157,14 @@ def assert_exact(case: Case, device: torch.device) -> None:
     assert found.heatmap.plan.executor == "cuda"
 
 
+@pytest.mark.parametrize("way", ["_as_product", *slow(["_by_pytorch"])], indirect=True)
 @pytest.mark.parametrize("name", [*MODELS, *slow(MORE_MODELS)])
-def test_families(name, device, all_on_boxes):
+def test_families(name, device, all_on_boxes, way):
     assert_exact(torchvision_case(name), device)
 
 
-def test_a_volume(device, all_on_boxes):
+@pytest.mark.parametrize("way", ["_as_product", *slow(["_by_pytorch"])], indirect=True)
+def test_a_volume(device, all_on_boxes, way):
     assert_exact(monai_case("3-D ResNet10"), device)
 
 
@@ -290,6 +309,7 @@ def test_the_cut_is_measured(device):
     session = opened_session(capture(model, (x,), 0), window, x)
     cut = session.measured_cut()
     assert cut is None or cut in session.graph.bottlenecks
+    assert set(session.program.faster.values()) <= {0, 1} and len(session.program.faster) >= 2
     clock = cuda._Clock(device)
     clock.mark()
     clock.mark()
@@ -360,6 +380,7 @@ def test_it_says_what_it_lacks(device, model, shape, reason):
     x = torch.randn(1, *shape).to(device, next(model.parameters()).dtype)
     window = (1, *[3] * (len(shape) - 1))
     with pytest.warns(FallbackWarning, match=reason), torch.no_grad():
+        model = model.to(device).eval()
         KryptonOcclusion(lambda x: model(x).sum((2, 3)).sum(-1), executor="cuda").attribute(x, window)
 
 

@@ -260,6 +260,21 @@ def test_any_grid_is_finished(sizes, seed):
     assert measured.all() and len(np.concatenate(stages)) == truth.size
 
 
+def test_a_device_that_computes_many_at_once_looks_less_often(window):
+    truth, measured = smooth_map(12), np.zeros((SIDE, SIDE), dtype=bool)
+    work = Work(
+        np.zeros((SIDE**2, 3, 2), dtype=np.int64),
+        [np.array([p]) for p in range(SIDE**2)],
+        np.empty(0, dtype=np.int64),
+    )
+    sizes = []
+    for stage in Refinement(window, work, lambda: (truth, measured), lambda _: False, at_once=100):
+        measured.flat[stage] = True
+        sizes.append(len(stage))
+    assert measured.all() and sum(sizes) == SIDE**2
+    assert min(sizes[2:-1]) == 100 and len(sizes) < 2 + SIDE**2 / 100
+
+
 def test_the_first_stages_are_grids(window):
     stages, _, _ = refine(window, smooth_map(10), share=0.1)
     steps = windows_apart(window, 1)

@@ -25,8 +25,8 @@ T* at(Pointer pointer) {
     return reinterpret_cast<T*>(pointer);
 }
 
-Boxes boxes(const Sizes& sizes, long copies) {
-    Boxes out{{}, copies};
+Boxes boxes(const Sizes& sizes, long copies, long first = 0) {
+    Boxes out{{}, copies, first};
     std::copy(sizes.begin(), sizes.end(), out.box.sizes);
     return out;
 }
@@ -71,10 +71,20 @@ NB_MODULE(_cuda, m) {
         "compose",
         [](const Cells& cells, const Reads& reads, const Sizes& box, long copies, Pointer out, long pitch,
            long columns, float fill, bool overlay, Element element, Pointer stream) {
-            compose(cells, reads.data(), boxes(box, copies), {at<void>(out), pitch}, columns, fill, overlay,
-                    element, at<void>(stream));
+            compose(cells, reads.data(), boxes(box, copies), {}, {at<void>(out), pitch}, columns, fill,
+                    overlay, element, at<void>(stream));
         },
         "cells"_a, "reads"_a, "box"_a, "copies"_a, "out"_a, "pitch"_a, "columns"_a, "fill"_a, "overlay"_a,
+        "element"_a, "stream"_a);
+    m.def(
+        "unfold",
+        [](const Cells& cells, const Reads& reads, const Sizes& kernel, const Sizes& steps, const Sizes& box,
+           long first, long copies, Pointer out, long columns, Element element, Pointer stream) {
+            Taps taps{boxes(kernel, 1).box, {steps[0], steps[1], steps[2]}};
+            compose(cells, reads.data(), boxes(box, copies, first), taps, {at<void>(out), columns}, columns,
+                    0, false, element, at<void>(stream));
+        },
+        "cells"_a, "reads"_a, "kernel"_a, "steps"_a, "box"_a, "first"_a, "copies"_a, "out"_a, "columns"_a,
         "element"_a, "stream"_a);
     m.def(
         "finish",

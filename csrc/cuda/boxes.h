@@ -69,7 +69,7 @@ struct Box3 {
     int sizes[kAxes] = {1, 1, 1};
 
     KRYPTON_HD long cells() const { return static_cast<long>(sizes[0]) * sizes[1] * sizes[2]; }
-    // Copy and coordinates of a row.
+    // Which box a row is in, and its coordinates there.
     KRYPTON_HD long split(long row, int* at) const {
         const long copy = row / cells();
         int rest = static_cast<int>(row - copy * cells());  // divisions of 32 bits are much faster on a GPU
@@ -83,12 +83,21 @@ struct Box3 {
 
 // Every kernel is a body: row after row, of whose columns a lane takes `lane`, `lane + lanes`, ...
 
-// Boxes put together from view, changed cells and a constant.
+// The window that every cell of a box reads: its taps come one after the other.
+struct Taps {
+    Box3 box;
+    int steps[kAxes] = {1, 1, 1};  // cells from one tap to the next
+};
+
+// Boxes put together from view, changed cells and a constant; with windows of several taps, the rows that a
+// convolution multiplies.
 template <typename Unit>
 struct Compose {
     Cells from;
-    Read reads[kAxes];
+    Read reads[kAxes];  // of the first tap
     Box3 box;
+    long first;  // copy
+    Taps taps;
     char* out;
     long pitch;  // units from one cell of `out` to the next
     long columns;  // units of a cell
@@ -96,9 +105,10 @@ struct Compose {
     bool overlay;  // leave what has no source as it is
 
     KRYPTON_HD void operator()(long row, int lane, int lanes) const {
-        int at[kAxes];
-        const long copy = box.split(row, at);
-        for (int k = 0; k < kAxes; ++k) at[k] = reads[k].cell(copy, at[k]);
+        int at[kAxes], tap[kAxes] = {0, 0, 0};
+        const long cell = taps.box.cells() > 1 ? taps.box.split(row, tap) : row;
+        const long copy = first + box.split(cell, at);
+        for (int k = 0; k < kAxes; ++k) at[k] = reads[k].cell(copy, at[k]) + taps.steps[k] * tap[k];
         const Place place = locate(from, copy, at);
         Unit* to = reinterpret_cast<Unit*>(out) + row * pitch;
         if (place.where == Where::kOutside) {

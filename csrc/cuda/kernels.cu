@@ -25,24 +25,26 @@ struct alignas(kBytes) Unit {
 long bytes_of(Element element) { return element == Element::kFloat ? 4 : 2; }
 
 template <int kBytes>
-void compose_in(const Cells& from, const Read* reads, const Boxes& boxes, const Out& out, long bytes,
-                long pitch, const std::uint16_t (&fill)[2], bool overlay, Stream stream) {
+void compose_in(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
+                long bytes, long pitch, const std::uint16_t (&fill)[2], bool overlay, Stream stream) {
     Compose<Unit<kBytes>> body;
     body.from = from;
     std::copy_n(reads, kAxes, body.reads);
     body.box = boxes.box;
+    body.first = boxes.first;
+    body.taps = taps;
     body.out = static_cast<char*>(out.data);
     body.pitch = pitch / kBytes;
     body.columns = bytes / kBytes;
     for (int i = 0; i < kBytes / 2; ++i) body.fill.halves[i] = fill[i % 2];
     body.overlay = overlay;
-    launch(body, boxes.rows(), body.columns, stream);
+    launch(body, boxes.rows() * taps.box.cells(), body.columns, stream);
 }
 
 }  // namespace
 
-void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Out& out, long columns,
-             float fill, bool overlay, Element element, Stream stream) {
+void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
+             long columns, float fill, bool overlay, Element element, Stream stream) {
     const long size = bytes_of(element), bytes = columns * size, pitch = out.pitch * size;
     std::uint16_t halves[2];
     with(element, [&](auto kind) {
@@ -54,7 +56,8 @@ void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Out
     const auto all = static_cast<std::uintptr_t>(bytes | pitch) | address(out.data) | address(from.view) |
                      address(from.patch);
     const auto run = [&](auto width) {
-        compose_in<decltype(width)::value>(from, reads, boxes, out, bytes, pitch, halves, overlay, stream);
+        compose_in<decltype(width)::value>(from, reads, boxes, taps, out, bytes, pitch, halves, overlay,
+                                           stream);
     };
     if (all % 16 == 0) return run(std::integral_constant<int, 16>{});
     if (all % 4 == 0) return run(std::integral_constant<int, 4>{});

@@ -17,13 +17,14 @@ struct Out {
 struct Boxes {
     Box3 box;
     long copies;
+    long first = 0;  // the number of the first copy
 
     long rows() const { return copies * box.cells(); }
 };
 
 // Lengths are in elements, of `element`. Everything throws std::runtime_error where the launch fails.
-void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Out& out, long columns,
-             float fill, bool overlay, Element element, Stream stream);
+void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
+             long columns, float fill, bool overlay, Element element, Stream stream);
 void finish(void* x, long columns, const float* bias, const Cells* residual, const Read* reads,
             const Boxes& boxes, Function function, float low, float high, Element element, Stream stream);
 void pool(const Cells& from, const Read* reads, const int* kernel, const float* const* divisors, bool maximum,

@@ -159,22 +159,38 @@ void test_compose(Random& random) {
     const long columns = random_columns(random);
     const Value value(random, random_sizes(random), random.between(1, 4), columns, element);
     const Steps steps(random, value, true);
-    const long pitch = columns + random.choice<long>({0, 0, 1, 8}), rows = steps.boxes.rows();
+    const long pitch = columns + random.choice<long>({0, 0, 1, 8});
+    cuda::Taps taps;
+    for (int k = 0; k < kAxes && random.chance(0.5); ++k) {
+        taps.box.sizes[k] = static_cast<int>(random.between(1, 3));
+        taps.steps[k] = static_cast<int>(random.between(1, 3));
+    }
+    const long each = taps.box.cells(), rows = steps.boxes.rows() * each;
     const bool overlay = random.chance(0.3);
     const float fill = random.choice<float>({0, -INFINITY, 3});
     Elements out(element, rows * pitch, 99);
-    cuda::compose(value.cells(), steps.reads, steps.boxes, {out.data(), pitch}, columns, fill, overlay,
-                  element, nullptr);
-    for_cells(steps.boxes, [&](long row, long copy, const At& i) {
-        const At at = steps.cell(copy, i);
-        for (long c = 0; c < pitch; ++c) {
-            const float expected = c >= columns      ? 99.0f
-                                   : value.holds(at) ? value.at(copy, at, c)
-                                   : overlay         ? 99.0f
-                                                     : fill;
-            check(out[row * pitch + c] == expected, "compose: row %ld column %ld is %g, not %g", row, c,
-                  static_cast<double>(out[row * pitch + c]), static_cast<double>(expected));
-        }
+    // All copies at once, or first some and then the rest.
+    const long some = random.between(0, steps.boxes.copies), box = steps.boxes.box.cells();
+    for (const auto& [first, last] : {std::pair{0L, some}, std::pair{some, steps.boxes.copies}}) {
+        cuda::Boxes part{steps.boxes.box, last - first, first};
+        char* to = out.data() + first * box * each * pitch * out.width() * 2;
+        cuda::compose(value.cells(), steps.reads, part, taps, {to, pitch}, columns, fill, overlay, element,
+                      nullptr);
+    }
+    for_cells(steps.boxes, [&](long cell, long copy, const At& i) {
+        for_cells({taps.box, 1}, [&](long tap, long, const At& t) {
+            At at = steps.cell(copy, i);
+            for (int k = 0; k < kAxes; ++k) at[k] += taps.steps[k] * t[k];
+            const long row = cell * each + tap;
+            for (long c = 0; c < pitch; ++c) {
+                const float expected = c >= columns      ? 99.0f
+                                       : value.holds(at) ? value.at(copy, at, c)
+                                       : overlay         ? 99.0f
+                                                         : fill;
+                check(out[row * pitch + c] == expected, "compose: row %ld column %ld is %g, not %g", row, c,
+                      static_cast<double>(out[row * pitch + c]), static_cast<double>(expected));
+            }
+        });
     });
 }
 

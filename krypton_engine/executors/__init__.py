@@ -25,12 +25,14 @@ class Session(Protocol):
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         dropped: By position: the first-order effect on the head of all that trimming dropped on the way to
             its output; None for a session that drops nothing.
+        at_once: How many positions a device computes in about the time of one.
     """
 
     window: SlidingWindow
     changed: ChangedCells
     base: Tensor
     dropped: Floats | None
+    at_once: int
 
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Positions and their outputs ``(positions, *output_shape)`` as they become known."""

@@ -1,9 +1,9 @@
 """The CUDA executor: the reference executor's boxes on a GPU, with the kernels of ``csrc/cuda``.
 
-Convolutions are PyTorch's (cuDNN); boxes are put together, pooled and finished by our own kernels, which read
-cells where they lie. All that a group of positions needs to know is one small table of coordinates, so that
-what runs on the GPU is the same for every group of the same extents: it is recorded once as a CUDA graph and
-replayed.
+Convolutions are PyTorch's (cuDNN), or products of matrices whose rows a kernel of ours gathers, whichever is
+faster; boxes are put together, pooled and finished by our own kernels, which read cells where they lie. All
+that a group of positions needs to know is one small table of coordinates, so that what runs on the GPU is the
+same for every group of the same extents: it is recorded once as a CUDA graph and replayed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -63,7 +63,11 @@ _ACTIVATIONS = {"relu", "hardtanh", "relu6", "clamp", "clamp_min", "silu", "hard
 
 _LARGEST_TAIL_TENSOR = 512 * 2**20
 _MOST_GRAPHS = 64
-"""Recorded groups that a session's arena keeps: as many as the phases of a stride of 8 along two axes."""
+"""Recorded groups that an arena keeps: as many as the phases of a stride of 8 along two axes. Further ones
+are not recorded: to make room for them would cost more than they save."""
+
+_UNFOLDED = 128 * 2**20
+"""Bytes of the rows that a convolution multiplies at a time."""
 
 _LEAST_RECORDED = 8
 """Positions of a group that is worth recording."""
@@ -145,6 +149,7 @@ class CudaProgram(ReferenceProgram):
         averages: Nodes after the frontier that average one of its values over all cells, and which.
         exits: What is computed here and read by the rest of the model.
         same_box: A number by node, equal for those whose boxes are always the same.
+        faster: What was measured: by a convolution, its size and PyTorch's settings, which way to compute it.
         segments: Parts of the graph after each of which sessions that shrink cut their boxes.
         rest: What comes after them.
     """
@@ -186,6 +191,7 @@ class CudaProgram(ReferenceProgram):
         ends = [graph.input, *cuts]
         self.segments = [graph.between(first, last) for first, last in itertools.pairwise(ends)]
         self.rest = graph.between(ends[-1])
+        self.faster: dict[Any, int] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
         self._free: deque[_Arena] = deque(maxlen=_MOST_ARENAS)
 
@@ -336,15 +342,11 @@ class _Arena:
     Args:
         key: What sessions it serves.
         device: Where it lies.
-
-    Attributes:
-        most: Recorded graphs to keep.
     """
 
     def __init__(self, key: Any, device: torch.device) -> None:
         self.key = key
         self.device = device
-        self.most = 0
         self._tables: dict[Any, Tensor] = {}
         self._constants: dict[Any, Tensor] = {}
         self._forget()
@@ -352,7 +354,9 @@ class _Arena:
     def _forget(self) -> None:
         """Nothing is recorded; a pool of memory ends with the last graph in it."""
         self._records: dict[Any, bool] = {}  # by what has been met: whether to record it
-        self._recorded: OrderedDict[Any, tuple[Any, Tensor, dict[int, Tensor]]] = OrderedDict()
+        self._recorded: dict[Any, tuple[Any, Tensor, dict[int, Tensor]]] = {}
+        self._exits: dict[int, Tensor] = {}
+        self._settings: Any = None
         self._pool: Any = None
         self._aside: Any = None
 
@@ -383,22 +387,33 @@ class _Arena:
             compute: Works on the current stream, without waiting for it.
         """
         table = on_device(coordinates, self.device)
-        if self.device.type != "cuda" or not self.most or table.shape[1] < _LEAST_RECORDED:
+        if self.device.type != "cuda" or table.shape[1] < _LEAST_RECORDED:
             return compute(table)
-        key = (key, _settings())
+        if self._settings != (now := _settings()):
+            self._forget()
+            self._settings = now
         if key not in self._records:
             found = compute(table)
-            self._records[key] = True  # the constants that it needs are made
+            for index, value in found.items():
+                self._exit(index, value)
+            self._records[key] = True  # all memory and constants that it needs are there
             return found
         if key not in self._recorded and self._records[key]:
-            self._records[key] = self._record(key, table, compute)
+            full = len(self._recorded) == _MOST_GRAPHS
+            self._records[key] = not full and self._record(key, table, compute)
         if key not in self._recorded:
             return compute(table)
-        self._recorded.move_to_end(key)
         graph, mine, out = self._recorded[key]
         mine.copy_(table)
         graph.replay()
         return {index: value.clone() for index, value in out.items()}
+
+    def _exit(self, index: int, value: Tensor) -> Tensor:
+        """Where all recorded groups leave a value."""
+        mine = self._exits.get(index)
+        if mine is None or len(mine) < len(value) or mine.dtype != value.dtype:
+            self._exits[index] = mine = torch.empty_like(value)
+        return mine[: len(value)]
 
     def _record(self, key: Any, table: Tensor, compute: Callable[[Tensor], dict[int, Tensor]]) -> bool:
         """Whether what ``compute`` does could be recorded."""
@@ -411,7 +426,8 @@ class _Arena:
             with _RECORDING, torch.cuda.stream(self._aside):
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 try:
-                    out = compute(mine)
+                    found = compute(mine)
+                    out = {index: self._exit(index, value).copy_(value) for index, value in found.items()}
                 except RuntimeError:
                     with contextlib.suppress(RuntimeError):
                         graph.capture_end()
@@ -422,8 +438,6 @@ class _Arena:
             return False
         here.wait_stream(self._aside)
         self._recorded[key] = graph, mine, out
-        if len(self._recorded) > self.most:
-            self._recorded.popitem(last=False)
         return True
 
 
@@ -515,6 +529,7 @@ class CudaSession(ReferenceSession):
 
     largest_batch = 256
     largest_tensor = 2**30
+    at_once = 128
     program: CudaProgram
 
     def __init__(
@@ -538,9 +553,9 @@ class CudaSession(ReferenceSession):
         with torch.cuda.device_of(inputs[graph.occluded]):
             super().__init__(program, plan, inputs, baseline, memory_budget, shrinks)
             exits = sum(node.bytes() for node in program.exits)
-            self.batch = max(1, min(self.batch, self.free // 2 // (plan.bytes_per_position + exits)))
-            # Every recorded group keeps its exits.
-            self._arena.most = min(_MOST_GRAPHS, self.free // 8 // max(self.batch * exits, 1))
+            # Twice the exits: where recorded groups leave them, and a group's own.
+            free = self.free - _UNFOLDED
+            self.batch = max(1, min(self.batch, free // 2 // (plan.bytes_per_position + 2 * exits)))
             # What a recorded group reads lies where it lay, whatever session reads it.
             others = self._others.items()
             self._others = {i: self._arena.table(("other", i), value.clone()) for i, value in others}
@@ -664,12 +679,10 @@ class CudaSession(ReferenceSession):
         convolution = finish.convolution
         box = convolution.box
         assert isinstance(box, Convolution)
-        x = self._fetched(node, convolution, 0, at)
-        convolve = CONVOLUTION[len(box.stride)]
-        no_padding = [0] * len(box.stride)  # the boxes bring it
-        y = channels_last(
-            convolve(x, self._constant(box.weight, 1), None, box.stride, no_padding, box.dilation, box.groups)
-        )
+        ways = [self._by_pytorch]
+        if self._is_product(node, convolution, box):
+            ways.append(self._as_product)
+        y = ways[self._faster(ways, node, convolution, box, at)](node, convolution, box, at)
         cells, reads = None, [self._kernels.Read()] * _AXES
         if finish.residual is not None:
             addition, i = finish.residual
@@ -691,6 +704,102 @@ class CudaSession(ReferenceSession):
             self._element(rows), self._stream(),
         )  # fmt: skip
         return layout.as_value(rows, tuple(rows.shape[:-1]))
+
+    def _by_pytorch(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> Tensor:
+        """A convolution without its bias, channels last."""
+        x = self._fetched(node, convolution, 0, at)
+        convolve = CONVOLUTION[len(box.stride)]
+        no_padding = [0] * len(box.stride)  # the boxes bring it
+        return channels_last(
+            convolve(x, self._constant(box.weight, 1), None, box.stride, no_padding, box.dilation, box.groups)
+        )
+
+    def _as_product(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> Tensor:
+        """The same: a row for every cell, of all that its window reads, times the weights."""
+        weight = self._arena.constant(
+            ("product", convolution.index),
+            lambda: self._constant(box.weight, 1).movedim(1, -1).flatten(1).contiguous(),
+        ).T
+        sizes = [at.extents[node.index][axis] for axis in node.axes]
+        if _is_pointwise(convolution):
+            x = self._fetched(node, convolution, 0, at)
+            rows = x.movedim(1, -1).reshape(-1, len(weight)) @ weight
+        else:
+            each = math.prod(sizes) * len(weight) * convolution.bytes() // convolution.numel()
+            at_once = max(1, _UNFOLDED // each)
+            parts = [
+                self._unfolded(node, convolution, sizes, first, min(at_once, at.copies - first), at) @ weight
+                for first in range(0, at.copies, at_once)
+            ]
+            rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return Layout.of(node, frozenset()).as_value(rows, (at.copies, *sizes))
+
+    def _unfolded(
+        self, node: Node, convolution: Node, sizes: list[int], first: int, copies: int, at: _Boxes
+    ) -> Tensor:
+        """What the windows of some copies' boxes read, ``(cells, taps * channels)``."""
+        source = self.graph.nodes[convolution.operands[0]]
+        view = self._views[source.index]
+        reads, kernel, steps = [], [], []
+        for axis in node.axes:
+            step = convolution.maps[0].get(axis)
+            start, _, _ = at.of(node.index, axis)
+            window = step if isinstance(step, WindowMap) else None
+            reads.append(
+                self._kernels.Read(start, window.stride, window.padding, window.stride)
+                if window
+                else self._kernels.Read(start)
+            )
+            kernel.append(window.kernel if window else 1)
+            steps.append(window.dilation if window else 1)
+        columns = view.table.shape[1]
+        rows = view.table.new_empty(copies * math.prod(sizes), math.prod(kernel) * columns)
+        self._kernels.unfold(
+            self._cells(source, at), _padded(reads, self._kernels.Read), _padded(kernel, lambda: 1),
+            _padded(steps, lambda: 1), _padded(sizes, lambda: 1), first, copies, rows.data_ptr(), columns,
+            self._element(rows), self._stream(),
+        )  # fmt: skip
+        return rows
+
+    def _is_product(self, node: Node, convolution: Node, box: Convolution) -> bool:
+        """Whether `_as_product` can compute a convolution, and rounds as it may."""
+        convolutions, products = precisions()
+        source = self.graph.nodes[convolution.operands[0]]
+        if box.groups > 1 or (products == "tf32" and convolutions != "tf32"):
+            return False
+        if _is_pointwise(convolution):
+            return True
+        layout = self._views[source.index].layout if source.index in self._views else None
+        return (
+            layout is not None
+            and not convolution.whole & set(layout.axes)
+            and layout.axes == node.axes == tuple(convolution.roles[2:])
+            and layout.columns == source.shape[1:2]
+        )
+
+    def _faster(
+        self,
+        ways: Sequence[Callable[..., Tensor]],
+        node: Node,
+        convolution: Node,
+        box: Convolution,
+        at: _Boxes,
+    ) -> int:
+        """Which of several ways to compute a convolution is: measured once for boxes of about this size."""
+        if len(ways) == 1:
+            return 0
+        cells = at.copies * math.prod(at.extents[node.index].values())
+        key = (convolution.index, cells.bit_length(), _settings())
+        if key not in self.program.faster:
+            seconds = []
+            for way in ways:
+                way(node, convolution, box, at)  # the first time something is still being loaded
+                clock = _Clock(self.device, _AHEAD // 100)
+                way(node, convolution, box, at)
+                clock.mark()
+                seconds.append(clock.seconds()[0])
+            self.program.faster[key] = seconds.index(min(seconds))
+        return self.program.faster[key]
 
     def _pooled(
         self,
@@ -1138,13 +1247,18 @@ it then runs without gaps, as a recorded graph does."""
 
 
 class _Clock:
-    """Times of marks since it was made, on a device that works by itself."""
+    """Times of marks since it was made, on a device that works by itself.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: The device.
+        ahead: Ticks for which it is kept busy first.
+    """
+
+    def __init__(self, device: torch.device, ahead: int = _AHEAD) -> None:
         self._device = device
         self._marks: list[Any] = []
         if device.type == "cuda":
-            torch.cuda._sleep(_AHEAD)
+            torch.cuda._sleep(ahead)
         self.mark()
 
     def mark(self) -> None:
@@ -1163,6 +1277,11 @@ class _Clock:
             return [mark - first for mark in rest]
         self._marks[-1].synchronize()
         return [first.elapsed_time(mark) / 1000 for mark in rest]
+
+
+def _is_pointwise(convolution: Node) -> bool:
+    """Whether every cell of a convolution reads one cell, the same."""
+    return None not in convolution.roles[2:] and convolution.same_cells(0)
 
 
 def cheapest_cut(on_boxes: Sequence[float], in_full: Sequence[float]) -> int:

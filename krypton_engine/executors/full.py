@@ -45,6 +45,8 @@ class FullSession:
             its batch.
     """
 
+    at_once = 1
+
     def __init__(
         self,
         forward_func: Callable[..., Any],

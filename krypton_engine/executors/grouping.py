@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from krypton_engine.graph import Graph, Node
 from krypton_engine.plan import propagate
-from krypton_engine.windows import IntArray
+from krypton_engine.windows import IntArray, distinct_rows
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,9 +48,9 @@ class Grouping:
         self._intervals = []
         self._which: list[IntArray] = []
         for axis in range(boxes.shape[1]):
-            intervals, inverse = np.unique(boxes[:, axis], axis=0, return_inverse=True)
+            intervals, inverse = distinct_rows(boxes[:, axis])
             self._intervals.append(propagate(graph, axis, intervals[:, 0], intervals[:, 1]))
-            self._which.append(inverse.reshape(-1))
+            self._which.append(inverse)
         self.members = self._partition(len(boxes), batch)
 
     def group(self, members: IntArray) -> Group:

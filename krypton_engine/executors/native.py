@@ -220,6 +220,8 @@ class NativeSession:
         KeyError: ``shrinks`` names a node that is not ``program.shrinkable``.
     """
 
+    at_once = 1
+
     def __init__(
         self,
         program: NativeProgram,

@@ -266,6 +266,8 @@ class ReferenceSession:
     """Bytes of the largest tensor of boxes that a batch should make. Twice as much makes DenseNet121 a third
     slower, half as much ResNet50 a tenth."""
 
+    at_once = 1
+
     def __init__(
         self,
         program: ReferenceProgram,

@@ -66,16 +66,16 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
         for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
         if not window.spans(axis)
     ]
-    places: Floats = np.argwhere(np.ones(values.shape, dtype=bool)).astype(np.float64) * scales
+    grid = _Grid(values.shape, np.array(scales))
     known = measured.ravel()
-    sources, targets = places[known], places[~known]
+    sources, targets = np.flatnonzero(known), np.flatnonzero(~known)
     heights = values.ravel()[known].astype(np.float64)
     level = float(heights.mean())
 
-    found = _krige(sources, heights - level, targets, skip=0)
+    found = _krige(grid, sources, heights - level, targets, skip=0)
     # Every source is its own nearest neighbour: what the others say of it is told by those after it.
     asked, place = np.unique(found.nearest, return_inverse=True)
-    others = _krige(sources, heights - level, sources[asked], skip=1)
+    others = _krige(grid, sources, heights - level, sources[asked], skip=1)
     misses = (others.predicted - (heights - level)[asked]) ** 2 / others.variance
     at = place.reshape(found.nearest.shape)
     missed, differed = ((found.closeness * told[at]).sum(1) for told in (misses, others.discord))
@@ -93,6 +93,36 @@ def covariance(distance: Floats) -> Floats:
     """Matérn, smoothness 3/2, of distances in windows."""
     scaled = math.sqrt(3) * distance
     return np.asarray((1 + scaled) * np.exp(-scaled))
+
+
+class _Grid:
+    """Positions by number, how far apart they are, and the covariances between them.
+
+    Args:
+        shape: Of the grid.
+        scales: Windows from one position to the next, by axis.
+    """
+
+    def __init__(self, shape: tuple[int, ...], scales: Floats) -> None:
+        self._shape = shape
+        self._scales = scales
+        away = np.meshgrid(
+            *(np.arange(n) * scale for n, scale in zip(shape, scales, strict=True)), indexing="ij"
+        )
+        # By distance along each axis, as a table: most of the time would go into exponentials.
+        self._covariances = covariance(np.sqrt(sum(along**2 for along in away))).ravel()
+
+    def places(self, positions: IntArray) -> Floats:
+        """Where some positions are, in windows: ``(n, axes)``."""
+        return np.stack(np.unravel_index(positions, self._shape), 1) * self._scales
+
+    def covariances(self, positions: IntArray) -> Floats:
+        """Between some positions ``(n, some)``, each row's with one another: ``(n, some, some)``."""
+        offsets = np.zeros((), dtype=np.int32)
+        for along, size in zip(np.unravel_index(positions, self._shape), self._shape, strict=True):
+            near = along.astype(np.int32)
+            offsets = offsets * size + np.abs(near[:, :, None] - near[:, None])
+        return np.asarray(self._covariances.take(offsets))
 
 
 @dataclass(frozen=True)
@@ -114,13 +144,14 @@ class _Kriged:
     closeness: Floats
 
 
-def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kriged:
+def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, skip: int) -> _Kriged:
     """Ordinary kriging, and how well the sources agree with it.
 
     Args:
-        sources: Places ``(n, axes)``.
+        grid: The positions.
+        sources: Which are known, ``(n,)``.
         heights: Values there.
-        targets: Places ``(m, axes)``.
+        targets: Which are asked for, ``(m,)``.
         skip: How many of the nearest sources not to use.
     """
     from scipy.spatial import cKDTree
@@ -131,23 +162,19 @@ def _krige(sources: Floats, heights: Floats, targets: Floats, skip: int) -> _Kri
         return _Kriged(predicted, variance, discord, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
     distance, nearest = (
         np.reshape(each, (-1, count + skip))[:, skip:]
-        for each in cKDTree(sources).query(targets, count + skip)
+        for each in cKDTree(grid.places(sources)).query(grid.places(targets), count + skip)
     )
     near = covariance(distance)
     closeness = near**2 + np.finfo(np.float64).tiny
     closeness /= closeness.sum(1, keepdims=True)
     for start in range(0, size, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        places, there = sources[nearest[part]], heights[nearest[part]]
-        # Axis by axis: ten times as fast as a norm over the last of four dimensions.
-        between = np.sqrt(
-            sum((along[:, :, None] - along[:, None]) ** 2 for along in np.moveaxis(places, -1, 0))
-        )
+        there = heights[nearest[part]]
         # Weights sum to one (the last row): the level of the map is not known.
-        equations = np.ones((len(places), count + 1, count + 1))
-        equations[:, :count, :count] = covariance(between) + _NUGGET * np.eye(count)
+        equations = np.ones((len(there), count + 1, count + 1))
+        equations[:, :count, :count] = grid.covariances(sources[nearest[part]]) + _NUGGET * np.eye(count)
         equations[:, count, count] = 0
-        right = np.ones((len(places), count + 1))
+        right = np.ones((len(there), count + 1))
         right[:, :count] = near[part]
         weights = np.linalg.solve(equations, right[..., None])[..., 0]
         explained = (weights * right).sum(1)

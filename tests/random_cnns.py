@@ -392,7 +392,8 @@ class LocalResponse(Layer):
     size: int = 3
 
     def make(self, shape: Shape) -> nn.Module | None:
-        return nn.LocalResponseNorm(self.size, alpha=0.5)
+        # PyTorch's own takes a volume as a view, which a transposed one is not.
+        return Op("self.norm(x.contiguous())", norm=nn.LocalResponseNorm(self.size, alpha=0.5))
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,14 @@ def answers(session, positions=None):
 # --- exactness ----------------------------------------------------------------------------------------
 
 
-def check_drawn(data: st.DataObject, rank: int, device: torch.device, ran: list[int]) -> None:
+def check_drawn(
+    data: st.DataObject, rank: int, device: torch.device, ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every output for every window in float32, no further from float64 than PyTorch's own float32."""
     network = data.draw(networks(rank), "network")
     asked = data.draw(questions(network.shape), "question")
+    way = data.draw(st.integers(0, 1), "way to compute convolutions")
+    monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
     double = build(network)
     note(f"input {network.shape}\n{double}")
     x, baseline = image_and_baseline(network.shape, asked)
@@ -134,9 +138,7 @@ def test_random_networks(rank, device, all_on_boxes, monkeypatch):
     @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        way = data.draw(st.integers(0, 1), "way to compute convolutions")
-        monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
-        check_drawn(data, rank, device, ran)
+        check_drawn(data, rank, device, ran, monkeypatch)
 
     run()
     assert sum(ran) > 0.5 * len(ran), f"{sum(ran)} of {len(ran)} ran on the engine"

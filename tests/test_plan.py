@@ -9,10 +9,10 @@ from torch import nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.capture import capture
-from krypton_engine.executors.grouping import Grouping
+from krypton_engine.executors.grouping import Grouping, WindowClasses, WindowGrouping
 from krypton_engine.graph import in_full
 from krypton_engine.plan import Plan
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.windows import ChangedCells, SlidingWindow
 
 
 class Two(nn.Module):
@@ -131,6 +131,30 @@ def test_groups_partition_and_hold_their_members(graph, data):
     for members in grouping.members:
         assert 0 < len(members) <= batch
         group = grouping.group(members)
+        for node, extents in group.extents.items():
+            for axis, extent in extents.items():
+                assert (group.hi[node][axis] - group.lo[node][axis] <= extent).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_groups_of_windows_have_the_same_shapes_for_every_image(graph, data):
+    """Whatever an image leaves of a window's box, it lies in the box that the window's class shares."""
+    shape, strides = data.draw(st.sampled_from([((2, 4, 4), (2, 2, 3)), ((1, 5, 3), (1, 5, 1))]))
+    window = SlidingWindow((2, 22, 30), shape, strides)
+    classes = WindowClasses(graph, window, data.draw(st.sampled_from([4, 30, len(window)])))
+    sizes = data.draw(st.sampled_from([[1], [3, 1], [32, 16, 8, 4]]))
+    changes = torch.from_numpy(np.random.default_rng(data.draw(st.integers(0, 9))).random((2, 22, 30)) < 0.4)
+    boxes = ChangedCells(window, changes.numpy()).boxes(np.arange(len(window)))
+    boxes = boxes[(boxes[..., 1] > boxes[..., 0]).all(1)]
+    grouping = WindowGrouping(graph, boxes, sizes, classes)
+    assert sorted(np.concatenate(grouping.members).tolist()) == list(range(len(boxes)))
+    whole = WindowGrouping(graph, window.boxes(np.arange(len(window))), sizes, classes)
+    known = {str(whole.group(members).extents) for members in whole.members}
+    for members in grouping.members:
+        assert 0 < len(members) <= sizes[0]
+        group = grouping.group(members)
+        assert str(group.extents) in known
         for node, extents in group.extents.items():
             for axis, extent in extents.items():
                 assert (group.hi[node][axis] - group.lo[node][axis] <= extent).all()

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.executors.grouping import Group, Grouping
+from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
 from krypton_engine.executors.lowering import Unsupported, arguments_of, epilogue_of
 from krypton_engine.executors.reference import (
     CONVOLUTION,
@@ -69,8 +69,11 @@ are not recorded: to make room for them would cost more than they save."""
 _UNFOLDED = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
 
-_LEAST_RECORDED = 8
-"""Positions of a group that is worth recording."""
+_HALVES = 3
+"""How often the largest group may be halved: groups of few sizes can be recorded once and for all."""
+
+_MANY = 4
+"""Batches of positions whose boxes are told apart by their sizes."""
 
 _MOST_ARENAS = 2
 """Arenas that a program keeps between sessions."""
@@ -150,6 +153,7 @@ class CudaProgram(ReferenceProgram):
         exits: What is computed here and read by the rest of the model.
         same_box: A number by node, equal for those whose boxes are always the same.
         faster: What was measured: by a convolution, its size and PyTorch's settings, which way to compute it.
+        classes: Of windows, by how many positions they should have.
         segments: Parts of the graph after each of which sessions that shrink cut their boxes.
         rest: What comes after them.
     """
@@ -192,6 +196,7 @@ class CudaProgram(ReferenceProgram):
         self.segments = [graph.between(first, last) for first, last in itertools.pairwise(ends)]
         self.rest = graph.between(ends[-1])
         self.faster: dict[Any, int] = {}
+        self.classes: dict[Any, WindowClasses] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
         self._free: deque[_Arena] = deque(maxlen=_MOST_ARENAS)
 
@@ -387,7 +392,7 @@ class _Arena:
             compute: Works on the current stream, without waiting for it.
         """
         table = on_device(coordinates, self.device)
-        if self.device.type != "cuda" or table.shape[1] < _LEAST_RECORDED:
+        if self.device.type != "cuda":
             return compute(table)
         if self._settings != (now := _settings()):
             self._forget()
@@ -564,6 +569,8 @@ class CudaSession(ReferenceSession):
                     source = graph.nodes[operand]
                     if not source.depends and source.axes and operand not in self._views:
                         self._views[operand] = self._view(source, self._constant(operand, 1), frozenset())
+            halves = (self.batch >> k for k in range(_HALVES + 1))
+            self._sizes = sorted({max(1, size) for size in halves}, reverse=True)
             self._joined = {node.index for node in graph.nodes if self._joins_channels(node)}
 
     def _joins_channels(self, node: Node) -> bool:
@@ -598,11 +605,23 @@ class CudaSession(ReferenceSession):
 
     # -- one group -------------------------------------------------------------------------------------
 
+    def _grouping(self, boxes: IntArray, batch: int) -> WindowGrouping:
+        # Few positions have few of the phases of a window: to tell them apart would make small groups.
+        positions = self.batch if len(boxes) >= _MANY * self.batch else len(self.window)
+        key = self.window, positions
+        if key not in self.program.classes:
+            self.program.classes[key] = WindowClasses(self.graph, self.window, positions)
+        sizes = [size for size in self._sizes if size <= batch] or [batch]
+        return WindowGrouping(self.graph, boxes, sizes, self.program.classes[key])
+
     def _frontiers(self, group: Group, dropped: Floats) -> dict[int, Tensor]:
         """Frontier values, or their averages, for the positions of one group."""
         with torch.cuda.device_of(self.x):
-            extents = group.extents
-            key = (len(group.members), *(tuple(each.values()) for each in extents.values()))
+            extents, count = group.extents, len(group.members)
+            # Copies of the last one fill it up.
+            size = min(size for size in self._sizes if size >= count)
+            key = (size, *(tuple(each.values()) for each in extents.values()))
+            coordinates = np.pad(self._coordinates(group, {}), ((0, 0), (0, size - count)), "edge")
 
             def compute(table: Tensor) -> dict[int, Tensor]:
                 patches = {self.graph.input.index: self._occluded()}
@@ -610,7 +629,8 @@ class CudaSession(ReferenceSession):
                 self._compute(self.graph.nodes, at)
                 return self._exits(at)
 
-            return self._arena.run(key, self._coordinates(group, {}), compute)
+            found = self._arena.run(key, coordinates, compute)
+            return {index: value[:count] for index, value in found.items()}
 
     def _coordinates(
         self, group: Group, starts: Mapping[int, Mapping[int, IntArray]]
@@ -1160,7 +1180,7 @@ class CudaSession(ReferenceSession):
         work = distinct_work(self.changed, np.arange(len(self.window)))
         if not len(work.boxes):
             return None
-        grouping = Grouping(self.graph, work.boxes, self.batch)
+        grouping = self._grouping(work.boxes, self.batch)
         group = grouping.group(sorted(grouping.members, key=len)[len(grouping.members) // 2])
         cuts = [node for node in self.graph.bottlenecks if node.index not in self.program.absorbed]
         with torch.cuda.device_of(self.x):

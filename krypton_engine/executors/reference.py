@@ -414,7 +414,7 @@ class ReferenceSession:
 
         The effect of what is dropped of every position's boxes is added to ``dropped``.
         """
-        grouping = Grouping(self.graph, boxes, batch)
+        grouping = self._grouping(boxes, batch)
         waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
         for i, members in enumerate(grouping.members):
             waiting.append((members, self._frontiers(grouping.group(members), dropped)))
@@ -429,6 +429,10 @@ class ReferenceSession:
             all_members = np.concatenate([m for m, _ in waiting])
             waiting.clear()
             yield from self._through_tail(all_members, joined, tail_batch)
+
+    def _grouping(self, boxes: IntArray, batch: int) -> Grouping:
+        """Which positions run together."""
+        return Grouping(self.graph, boxes, batch)
 
     def _through_tail(
         self, members: IntArray, values: Mapping[int, Tensor], tail_batch: int

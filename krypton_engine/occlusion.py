@@ -102,10 +102,11 @@ class KryptonOcclusion(Occlusion):
         executor: ``"native"`` is the C++ engine, for float32 images on the CPU; ``"cuda"`` the engine for
             NVIDIA GPUs, which measures on the first call of a model and window where boxes pay;
             ``"reference"`` is PyTorch on changed boxes, wherever the model has a graph; ``"auto"`` takes the
-            native engine on the CPU, the reference executor on a GPU, and batched full inference where
-            incremental work would not pay.
+            engine of the device, the reference executor where that lacks something, and batched full
+            inference where incremental work would not pay.
         memory_budget: Bytes that a call may add to the process: views, folded weights and batches. Outputs
-            that the caller asks to keep come on top.
+            that the caller asks to keep come on top. None: 2 GiB, or an eighth of the GPU's memory where that
+            is more.
 
     Raises:
         InputError: No callable, an unknown executor, or a budget that is no positive number.
@@ -122,16 +123,20 @@ class KryptonOcclusion(Occlusion):
         self,
         forward_func: Callable[..., Any],
         executor: Executor = "auto",
-        memory_budget: int = 2 * 2**30,
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__(forward_func)
         if not callable(forward_func):
             raise InputError(f"forward_func is {forward_func!r}; accepted is a model, or another callable")
         if executor not in EXECUTORS:
             raise InputError(f"executor is {executor!r}; accepted are {', '.join(map(repr, EXECUTORS))}")
-        if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:
-            raise InputError(f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes")
-        self._preparer = Preparer(executor, int(memory_budget))
+        if memory_budget is not None:
+            if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:
+                raise InputError(
+                    f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes, or None"
+                )
+            memory_budget = int(memory_budget)
+        self._preparer = Preparer(executor, memory_budget)
         self._accepted: WeakKeyDictionary[Tuning, list[Any]] = WeakKeyDictionary()
 
     @log_usage(part_of_slo=True)
@@ -385,7 +390,7 @@ class KryptonOcclusion(Occlusion):
             target = 0
         selected = _selected(base, target, 1)
         needed = len(window) * base.numel() * base.element_size()
-        if keep_outputs and needed > self._preparer.memory_budget:
+        if keep_outputs and needed > self._preparer.budget(x.device):
             raise InputError(
                 f'classes is "all", but {len(window)} positions of {base.numel()} outputs take '
                 f"{needed / 2**20:.0f} MiB, more than memory_budget"

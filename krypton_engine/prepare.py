@@ -114,6 +114,10 @@ class Disagreement(Exception):
     """A graph says something else than the callable that it was captured from."""
 
 
+_BUDGET = 2 * 2**30
+"""Bytes that a call may add to the process, unless somebody said how many."""
+
+
 @dataclass
 class Preparer:
     """Opens sessions and remembers what it has warned of.
@@ -121,12 +125,20 @@ class Preparer:
     Args:
         executor: ``"auto"`` runs full inference where incremental work would not pay; a named executor runs
             wherever there is a graph.
-        memory_budget: Bytes that one call may add to the process.
+        memory_budget: Bytes that one call may add to the process; None for `budget`'s own.
     """
 
     executor: str
-    memory_budget: int
+    memory_budget: int | None
     _warned: set[str] = field(default_factory=set)
+
+    def budget(self, device: torch.device) -> int:
+        """Bytes that one call may add to the memory of a device: small batches leave a GPU idle."""
+        if self.memory_budget is not None:
+            return self.memory_budget
+        if device.type != "cuda":
+            return _BUDGET
+        return max(_BUDGET, torch.cuda.get_device_properties(device).total_memory // 8)
 
     def prepare(self, question: Question, occluded: int, per_evaluation: int | None) -> Answer:
         """Sessions for ``question`` with input number ``occluded`` occluded.
@@ -162,13 +174,14 @@ class Preparer:
         """
         additional = question.additional or ()
         graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
-        ready = self.plan(graph, question.windows[occluded], question.inputs[occluded].device)
+        device = question.inputs[occluded].device
+        ready, budget = self.plan(graph, question.windows[occluded], device), self.budget(device)
 
         def session(row: int | None) -> Session:
             assert row is not None
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            opened = ready.open(tensors, question.baseline(occluded, row), self.memory_budget)
+            opened = ready.open(tensors, question.baseline(occluded, row), budget)
             self._prove(question, occluded, row, ready.runs.graph, opened)
             return opened
 
@@ -210,8 +223,8 @@ class Preparer:
 
     def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
         """The engine's program, or why it is not taken."""
-        insists = self.executor == "native"
-        if not insists and native.packed_bytes(graph) > self.memory_budget:
+        insists, budget = self.executor == "native", self.budget(device)
+        if not insists and native.packed_bytes(graph) > budget:
             return "memory_budget does not hold the C++ engine's packed weights"
         if "native" not in graph.programs:
             graph.programs["native"] = native.program(graph, device)
@@ -221,7 +234,7 @@ class Preparer:
         if not found.pays(plan):
             return f"faster here, since the C++ engine lacks {found.reason}"
         try:
-            found.largest_batch(plan, self.memory_budget)
+            found.largest_batch(plan, budget)
         except InputError as error:
             return f"the C++ engine takes more memory: {error}"
         return found

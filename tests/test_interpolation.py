@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from krypton_engine.interpolation import NEIGHBOURS, _krige, covariance, predict
+from krypton_engine.interpolation import NEIGHBOURS, _Grid, _krige, covariance, predict
 from krypton_engine.quality import SsimEstimate, expected_ssim, ssim
 from krypton_engine.schedule import Refinement, drill_down, windows_apart
 from krypton_engine.windows import SlidingWindow, Work
@@ -83,16 +83,18 @@ def test_expected_errors_are_those_that_happen(window):
     assert min(halves) > 3
 
 
-@pytest.mark.parametrize("target", [(2.5, 2.5), (-1, 2.5)], ids=["inside", "outside"])
+@pytest.mark.parametrize("target", [(12, 12), (0, 12)], ids=["inside", "outside"])
 def test_discord_is_the_variance_of_maps_that_are_as_assumed(target):
     """Outside of all that was measured, Lagrange's multiplier counts."""
     generator = np.random.default_rng(0)
-    places = generator.uniform(0, 5, (60, 2))
-    places[0] = target
+    grid = _Grid((25, 25), np.array([0.25, 0.25]))
+    asked = np.array([np.ravel_multi_index(target, (25, 25))])
+    sources = np.sort(generator.permutation(np.setdiff1d(np.arange(5 * 25, 25 * 25), asked))[:60])
+    places = grid.places(np.concatenate([asked, sources]))
     between = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    root = np.linalg.cholesky(covariance(between) + 1e-9 * np.eye(60))
-    heights = 3.0 * root @ generator.normal(size=(60, 2000))
-    told = [_krige(places[1:], height[1:], places[:1], 0).discord.item() for height in heights.T]
+    root = np.linalg.cholesky(covariance(between) + 1e-9 * np.eye(61))
+    heights = 3.0 * root @ generator.normal(size=(61, 2000))
+    told = [_krige(grid, sources, height[1:], asked, 0).discord.item() for height in heights.T]
     assert np.mean(told) == pytest.approx(9, rel=0.1)
 
 
@@ -117,11 +119,10 @@ def test_an_edge_is_where_errors_are_expected(window):
 def test_where_neighbours_differ_more_than_around_errors_are_larger(window):
     """Between both sides of an edge, whose neighbours are missed by less than they differ there."""
     truth, measured = saturated_map()
-    places = np.argwhere(np.ones(truth.shape, dtype=bool)) / 4
-    known = measured.ravel()
+    grid, known = _Grid(truth.shape, np.array([0.25, 0.25])), np.flatnonzero(measured)
     heights = truth[measured] - truth[measured].mean()
-    others = _krige(places[known], heights, places[known], 1)
-    here = _krige(places[known], heights, places[~known], 0)
+    others = _krige(grid, known, heights, known, 1)
+    here = _krige(grid, known, heights, np.flatnonzero(~measured), 0)
     misses = (others.predicted - heights) ** 2 / others.variance
     by_misses = here.variance * (here.closeness * misses[here.nearest]).sum(1)
     expected = predict(window, truth, measured).variance[~measured]

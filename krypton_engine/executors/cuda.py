@@ -36,6 +36,7 @@ from krypton_engine.executors.reference import (
     View,
     column_axes,
     fill_of,
+    on_device,
 )
 from krypton_engine.executors.tail import Tail, averages_cells, channels_last
 from krypton_engine.graph import Convolution, Graph, Node, Pool, Reindex, in_full, refs, resolve
@@ -62,18 +63,18 @@ _FUNCTIONS = {"identity": "clamp", "silu": "silu", "hardswish": "hardswish", "si
 _ACTIVATIONS = {"relu", "hardtanh", "relu6", "clamp", "clamp_min", "silu", "hardswish", "sigmoid"}
 
 _LARGEST_TAIL_TENSOR = 512 * 2**20
-_MOST_GRAPHS = 64
-"""Recorded groups that an arena keeps: as many as the phases of a stride of 8 along two axes. Further ones
+_MOST_GRAPHS = 128
+"""Recorded groups that an arena keeps: those of about 20 classes of a window's positions. Further ones
 are not recorded: to make room for them would cost more than they save."""
 
 _UNFOLDED = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
 
-_HALVES = 3
+_HALVES = 5
 """How often the largest group may be halved: groups of few sizes can be recorded once and for all."""
 
 _MANY = 4
-"""Batches of positions whose boxes are told apart by their sizes."""
+"""Of the largest batch: so many positions are told apart by the sizes of their boxes."""
 
 _MOST_ARENAS = 2
 """Arenas that a program keeps between sessions."""
@@ -466,12 +467,6 @@ def precisions() -> tuple[str, str]:
     return convolutions.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
 
 
-def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Numbers as a tensor there; nothing waits for them."""
-    host = torch.from_numpy(array)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
-
-
 @dataclass
 class _Patch:
     """The changed cells of one value: a box of shared ``extents`` for every copy.
@@ -606,8 +601,9 @@ class CudaSession(ReferenceSession):
     # -- one group -------------------------------------------------------------------------------------
 
     def _grouping(self, boxes: IntArray, batch: int) -> WindowGrouping:
-        # Few positions have few of the phases of a window: to tell them apart would make small groups.
-        positions = self.batch if len(boxes) >= _MANY * self.batch else len(self.window)
+        # To tell apart the phases of a window among few positions would make small groups.
+        many = len(boxes) >= _MANY * self.largest_batch
+        positions = self.largest_batch if many else len(self.window)
         key = self.window, positions
         if key not in self.program.classes:
             self.program.classes[key] = WindowClasses(self.graph, self.window, positions)

@@ -390,7 +390,7 @@ class ReferenceSession:
                 if self.dropped is not None:
                     self.dropped[answered] = dropped[members].repeat(repeats)
                 if len(answered) > len(members):
-                    each = torch.tensor(repeats, device=self.device)
+                    each = on_device(np.array(repeats), self.device)
                     values = values.repeat_interleave(each, 0, output_size=len(answered))
                 yield answered, values
 
@@ -792,6 +792,12 @@ class ReferenceSession:
                 has_source = has_source & torch.from_numpy((cells >= 0).reshape(shape))
             result = torch.where(has_source.to(self.device), part, result)
         return result
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Numbers as a tensor there; nothing waits for them."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 def fill_of(node: Node) -> float:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds, tests and measures everything on a GPU machine without a network, in one call.
 #
-# It needs there: nvcc, Python with torch, torchvision, scikit-image, scipy, tqdm, pytest and hypothesis, and
-# nanobind, scikit-build-core, cmake and ninja for the build. Packages that are missing (captum, monai) come as wheels
-# in a folder .whl beside the sources. Results go to $OUT, or to benchmarks/results.
+# It needs there: nvcc, Python with torch, torchvision, scikit-image, scipy, tqdm, pytest, pytest-xdist and hypothesis,
+# and nanobind, scikit-build-core, cmake and ninja for the build. Packages that are missing (captum, monai, nibabel,
+# nilearn) come as wheels in a folder .whl beside the sources. Results go to $OUT, or to benchmarks/results.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,7 +29,8 @@ step "$python" -m pip install -q --no-index --no-deps --no-build-isolation --tar
 export PYTHONPATH="$site:benchmarks" PYTHONSAFEPATH=1 KRYPTON_REQUIRE_CUDA=1
 step "$python" -m krypton_engine info
 mapfile -t tests < <(grep -l 'mark\.gpu' tests/test_*.py) # others need a browser, and more
-step "$python" -m pytest -q "${tests[@]}" -m gpu
+step "$python" -m pytest -q -n 8 "${tests[@]}" -m gpu -k "not leak_nothing"
+step "$python" -m pytest -q "${tests[@]}" -m gpu -k leak_nothing # alone: it asks for the free memory of the device
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         step compute-sanitizer --tool "$tool" --error-exitcode 1 \

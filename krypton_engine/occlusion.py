@@ -535,7 +535,13 @@ class KryptonOcclusion(Occlusion):
                         recorder = partial(self._recorder, request, session, answer.plan)
                         try:
                             curves = curves_of(
-                                image, session, request.wanted, recorder, tuning.epsilons, deadline
+                                image,
+                                session,
+                                request.wanted,
+                                recorder,
+                                tuning.epsilons,
+                                tuning.at_once or session.at_once,
+                                deadline,
                             )
                             tuning = tuning.with_curves(curves)
                         except OcclusionCancelled:

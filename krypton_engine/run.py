@@ -146,6 +146,7 @@ class Goal:
         spread: The true loss in multiples of the expected one: least, middle, most.
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.Session`.
+        at_once: In what steps to refine; None as suits the session.
     """
 
     ssim_target: float
@@ -153,6 +154,7 @@ class Goal:
     spread: tuple[float, float, float] = SPREAD
     basis: str = "online"
     epsilon: float = 0.0
+    at_once: int | None = None
 
     def reached(self, outlook: Outlook) -> bool:
         """Whether a map of this outlook is good enough."""
@@ -192,7 +194,8 @@ def refine(
 
     work = distinct_work(session.changed, positions)
     trimmed = session.trimmed(goal.epsilon, recorder.scalar) if goal.epsilon else session
-    refinement = Refinement(session.window, work, recorder.so_far, enough, session.at_once)
+    steps = goal.at_once or session.at_once
+    refinement = Refinement(session.window, work, recorder.so_far, enough, steps)
     run(trimmed, refinement, recorder, watch, at_most)
     if not refinement.ended_early:  # nothing less than the exact map is good enough
         again = recorder.trimmed()

@@ -56,7 +56,7 @@ _TARGETS = 0.8, 0.9, 0.95
 _MORE = 1 + 1e-9
 """A factor must be more than the one that stops just there."""
 
-_FORMAT = 3
+_FORMAT = 2
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
 stop was found by replaying the old one."""
 
@@ -104,6 +104,7 @@ class Curve:
         look_seconds: Time of forming one expectation.
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
+        at_once: In what steps it was refined; see `krypton_engine.executors.Session`.
     """
 
     image: str
@@ -116,6 +117,7 @@ class Curve:
     look_seconds: float
     open_seconds: float
     exact_seconds: float
+    at_once: int = 1
 
     def factor(self, target: float) -> float:
         """The least factor on the expected loss that never stops below ``target``."""
@@ -152,7 +154,6 @@ class Fingerprint:
         baseline: What covers the cells: a number a channel, or ``"an image"``.
         target: The target of every sample; None for the predicted class.
         answer: What the model, with its activation, says of a fixed image of noise.
-        device: Of what kind, ``"cpu"`` or ``"cuda"``: another measures in other steps.
     """
 
     input_shape: tuple[int, ...]
@@ -161,7 +162,6 @@ class Fingerprint:
     baseline: tuple[float, ...] | str
     target: Any
     answer: tuple[float, ...]
-    device: str
 
     @staticmethod
     def of(
@@ -178,7 +178,6 @@ class Fingerprint:
             described(baseline),
             target,
             tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
-            x.device.type,
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
@@ -188,7 +187,7 @@ class Fingerprint:
             mine, theirs, rtol=0, atol=_ALIKE * float(np.abs(mine).max(initial=0)), equal_nan=True
         )
         words = [] if same else ["the model, its weights or the activation"]
-        for name in ("input_shape", "window", "strides", "baseline", "target", "device"):
+        for name in ("input_shape", "window", "strides", "baseline", "target"):
             if getattr(self, name) != getattr(other, name):
                 words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
         return words
@@ -292,7 +291,13 @@ class Tuning:
         ratios = [(1 - stop.ssim) / (1 - stop.expected) for stop in choice.stops if stop.expected < 1]
         shares = [1 - self.confidence, 0.5, self.confidence]
         least, middle, most = np.quantile(ratios, shares).tolist() if ratios else (0.0, 0.0, 0.0)
-        return Goal(ssim_target, choice.factor, (least, middle, most), "tuned", choice.epsilon)
+        spread = least, middle, most
+        return Goal(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
+
+    @property
+    def at_once(self) -> int | None:
+        """In what steps the samples were refined, and images are to be: other steps look at other maps."""
+        return self.curves[0].at_once if self.curves else None
 
     def with_curves(self, curves: Sequence[Curve]) -> Tuning:
         """The same with one sample more, which has a curve for each of `epsilons`.
@@ -491,6 +496,7 @@ def curves_of(
     positions: IntArray,
     recorder: Callable[[float], Recorder],
     epsilons: Sequence[float],
+    at_once: int,
     deadline: float | None = None,
 ) -> list[Curve]:
     """What one sample shows, for everything that might be trimmed.
@@ -501,6 +507,7 @@ def curves_of(
         positions: The positions wanted.
         recorder: Makes what takes the outputs, given when its run began.
         epsilons: How much to trim, nothing first.
+        at_once: In what steps to refine.
         deadline: When to give up, of ``time.perf_counter``.
 
     Raises:
@@ -527,14 +534,14 @@ def curves_of(
         took = time.perf_counter() - opened
         exact = exact or found
         values, truth = (h.values.double().numpy() for h in (found, exact))
-        steps = replay(session.window, work, values, truth, session.at_once)
+        steps = replay(session.window, work, values, truth, at_once)
         computed = tuple(step[0] for step in steps)
         expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
         curves.append(
             Curve(
                 image, epsilon, len(work.readers), computed, expected, similar, took,
                 float(np.median(looks)) if looks else 0.0, opened - opening,
-                curves[0].exact_seconds if curves else took,
+                curves[0].exact_seconds if curves else took, at_once,
             )
         )  # fmt: skip
     return curves

@@ -614,7 +614,7 @@ def test_the_factor_by_hand():
 
 def test_the_quantile_is_conformal():
     """With 9 samples and 90 % the largest; with 30 the second largest, which most tunings need."""
-    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,), "cpu")
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     curves = [curve([1 - 0.1 / (i + 1)], [0.0], str(i)) for i in range(30)]  # factors 1 to 30
     assert Tuning(mark, tuple(curves[:8])).factors(0.9) == {0.0: math.inf}
     assert Tuning(mark, tuple(curves[:9])).factors(0.9)[0.0] == pytest.approx(9)
@@ -627,7 +627,7 @@ def test_the_quantile_is_conformal():
 def test_most_tunings_keep_their_confidence(samples, confidence):
     """Not only their mean; and they are not more cautious than that takes."""
     generator = np.random.default_rng(samples)
-    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,), "cpu")
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     kept = []
     for _ in range(300):
         needs = generator.random(samples)  # of all images, a share u needs a factor of 1 + u at most
@@ -638,7 +638,7 @@ def test_most_tunings_keep_their_confidence(samples, confidence):
 
 def test_one_interruption_does_not_choose():
     """Trimming halves the time of every image but one, during which the machine did something else."""
-    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,), "cpu")
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     exact = [curve([0.99], [1.0], str(i)) for i in range(12)]
     trimmed = [replace(c, epsilon=0.1, seconds=5.0) for c in exact]
     trimmed[3] = replace(trimmed[3], seconds=1000.0)
@@ -648,7 +648,7 @@ def test_one_interruption_does_not_choose():
 
 def test_what_saves_little_is_not_tried_again():
     """The first sample's times tell: here the least trimming saves a tenth, the most a half."""
-    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,), "cpu")
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     exact = curve([0.99], [1.0])
     first = [exact, *(replace(exact, epsilon=e, seconds=10.0 * t) for e, t in ((0.1, 0.9), (0.6, 0.5)))]
     tuning = Tuning(mark)
@@ -663,7 +663,7 @@ def test_what_saves_little_is_not_tried_again():
 def test_choosing_costs_no_confidence():
     """The smallest of factors that are right by themselves would meet the target too seldom."""
     generator = np.random.default_rng(0)
-    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,), "cpu")
+    mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     met = []
     for _ in range(400):
         needs = generator.random((20, 4)) + 1  # 19 samples, and the next; a factor for each epsilon

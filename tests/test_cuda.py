@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from krypton_engine.executors import cuda
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import clipped
 from krypton_engine.plan import Plan
+from krypton_engine.prepare import Preparer
 from krypton_engine.windows import SlidingWindow
 
 
@@ -226,6 +228,7 @@ def test_autocast(device):
 @torch.no_grad()
 def test_clipped_like_the_reference(rank, tau, device):
     model, x, window, _ = opened(rank)
+    x[..., ::3] = 0  # as the baseline is, so that less than a whole window changes
     model, x = model.float().to(device), x.float().to(device)
     graph = clipped(capture(model, (x,), 0), tau)
     expected = answers(opened_session(graph, window, x, ReferenceSession, ReferenceProgram(graph)))
@@ -354,6 +357,57 @@ def test_many_sessions_leak_nothing(device):
     assert len(arenas) == 1
 
 
+@torch.no_grad()
+def test_weights_that_are_an_input(device, monkeypatch):
+    """They may be others for the next session of the same window."""
+    monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: len(ways) - 1)
+
+    def model(x, weights):
+        return torch.nn.functional.conv2d(x, weights, padding=1).relu().amax((2, 3))
+
+    window = SlidingWindow((3, 16, 18), (3, 5, 4), (3, 3, 3))
+    x = torch.randn(1, 3, 16, 18).to(device)
+    graph = None
+    for seed in range(2):
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
+        graph = graph or capture(model, (x,), 0, (weights,))
+        program = cuda.program(graph, Plan(graph, window), x.device)
+        session = cuda.CudaSession(
+            program, Plan(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
+        )
+        expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
+        torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))
+
+
+def test_inference_mode_and_then_without(device, image):
+    """What was made in inference mode stays there."""
+    model, x = SmallCNN().to(device), image.to(device)
+    occlusion = KryptonOcclusion(model, executor="cuda")
+    with torch.inference_mode():
+        inside = occlusion.attribute(x, (3, 6, 5), (3, 3, 3), target=1)
+    torch.testing.assert_close(occlusion.attribute(x, (3, 6, 5), (3, 3, 3), target=1), inside.clone())
+
+
+def test_few_at_a_time(device, monkeypatch, image):
+    """Nobody computes more positions together than was asked for, nor fills groups up beyond."""
+    model, x = SmallCNN().to(device), image.to(device)
+    copies, compute = [], cuda.CudaSession._compute
+
+    def noted(session, nodes, at):
+        copies.append(at.copies)
+        compute(session, nodes, at)
+
+    monkeypatch.setattr(cuda.CudaSession, "_compute", noted)
+    with torch.no_grad():
+        session = opened_session(capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x)
+        for limit in (1, 3, 5, 12):
+            copies.clear()
+            for _ in session.stream(np.arange(len(session.window)), limit):
+                pass
+            assert max(copies) <= limit, (limit, copies)
+
+
 # --- who takes it -------------------------------------------------------------------------------------
 
 
@@ -362,6 +416,26 @@ def test_it_is_built_where_nvcc_is():
     """Unless somebody asked for fewer, for every GPU since Turing, and it loads where there is none."""
     assert not cuda.MISSING
     assert "CUDAARCHS" in os.environ or cuda.architectures().startswith("75-real")
+
+
+def test_auto_takes_it(device, image):
+    model, x = SmallCNN().to(device), image.to(device)
+    with incremental():
+        plan = KryptonOcclusion(model).heatmap(x, (3, 6, 5), (3, 3, 3)).plan
+    assert plan.executor.startswith("cuda")
+
+
+def test_the_budget_follows_the_gpu(monkeypatch):
+    def properties(device):
+        return SimpleNamespace(total_memory={0: 8, 1: 80}[device.index] * 2**30)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    budgets = {
+        name: Preparer("auto", None).budget(torch.device(name)) // 2**30
+        for name in ("cpu", "cuda:0", "cuda:1")
+    }
+    assert budgets == {"cpu": 2, "cuda:0": 2, "cuda:1": 10}
+    assert Preparer("auto", 7).budget(torch.device("cuda:1")) == 7
 
 
 @pytest.mark.skipif(not cuda.MISSING and torch.cuda.is_available(), reason="there is a GPU")

@@ -44,14 +44,15 @@ def by_hand(places, heights, target):
     return level + to @ inverse @ (heights - level)
 
 
-def test_kriging_written_out(window):
-    truth = smooth_map(0)
+def test_kriging_written_out():
+    window = SlidingWindow((3, 120, 240), (3, 16, 12), (3, 4, 6))
+    truth = smooth_map(0, window.grid_shape)
     measured = np.random.default_rng(1).random(truth.shape) < 0.1
     found = predict(window, truth, measured)
     cells = np.argwhere(measured)
-    distances = np.array([16 / 4, 16 / 4])
-    for cell in np.argwhere(~measured)[::400]:
-        gaps = np.sort(np.linalg.norm(cells - cell, axis=1))
+    distances = np.array([16 / 4, 12 / 6])
+    for cell in np.argwhere(~measured)[::40]:
+        gaps = np.sort(np.linalg.norm((cells - cell) / distances, axis=1))
         if gaps[NEIGHBOURS - 1] == gaps[NEIGHBOURS]:
             continue  # two are equally far: either may be taken
         expected = by_hand(cells / distances, truth[measured], cell / distances)

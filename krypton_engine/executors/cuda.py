@@ -71,13 +71,14 @@ _UNFOLDED = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
 
 _HALVES = 5
-"""How often the largest group may be halved: groups of few sizes can be recorded once and for all."""
+"""How often the largest group is halved, unless somebody wants fewer positions at a time: groups of few sizes
+can be recorded once and for all."""
 
 _MANY = 4
 """Of the largest batch: so many positions are told apart by the sizes of their boxes."""
 
-_MOST_ARENAS = 2
-"""Arenas that a program keeps between sessions."""
+_MOST_ARENAS = 4
+"""Arenas that are kept between sessions, of all programs together: their memory serves nothing else."""
 
 
 def program(graph: Graph, plan: Plan, device: torch.device) -> CudaProgram | str:
@@ -199,7 +200,8 @@ class CudaProgram(ReferenceProgram):
         self.faster: dict[Any, int] = {}
         self.classes: dict[Any, WindowClasses] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
-        self._free: deque[_Arena] = deque(maxlen=_MOST_ARENAS)
+        self._mine = object()
+        weakref.finalize(self, _drop, self._mine)
 
     def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, budget: int) -> CudaSession:
         """A session that computes in full from where that measures faster on this device.
@@ -213,7 +215,7 @@ class CudaProgram(ReferenceProgram):
                 self._chosen[plan.window] = self, plan
                 return trial
             del trial
-            self._free.clear()
+            _drop(self._mine)
             graph = in_full(self.graph, cut)
             less = CudaProgram(graph, self.kernels)
             less.constants = self.constants
@@ -231,17 +233,16 @@ class CudaProgram(ReferenceProgram):
 
     def lease(self, key: Any, device: torch.device) -> _Arena:
         """Memory for a session; one that was given back, if it fits."""
-        others = []
-        try:
-            while True:  # other threads do the same, so that only single steps are safe
-                arena = self._free.popleft()
-                if (arena.key, arena.device) == (key, device):
-                    return arena
-                others.append(arena)
-        except IndexError:
-            return _Arena(key, device)
-        finally:
-            self._free.extend(others)
+        found, others = None, []
+        with contextlib.suppress(IndexError):
+            while found is None:  # other threads do the same, so that only single steps are safe
+                arena = _FREE.popleft()
+                if (arena.owner, arena.key, arena.device) == (self._mine, key, device):
+                    found = arena
+                else:
+                    others.append(arena)
+        _FREE.extendleft(reversed(others))
+        return found or _Arena(self._mine, key, device)
 
     def keeps_view(self, node: Node) -> bool:
         """Whether a session keeps the un-occluded cells of a local node."""
@@ -253,7 +254,7 @@ class CudaProgram(ReferenceProgram):
 
     def give_back(self, arena: _Arena) -> None:
         """``arena`` is free for another session."""
-        self._free.append(arena)
+        _FREE.append(arena)
 
     def _finish(self, convolution: Node) -> None:
         """Fuse into ``convolution`` what alone follows it."""
@@ -346,11 +347,13 @@ class _Arena:
     It belongs to one thread and one stream, so that what comes later on the stream finds it done with.
 
     Args:
-        key: What sessions it serves.
+        owner: Whose sessions it serves.
+        key: Which of them.
         device: Where it lies.
     """
 
-    def __init__(self, key: Any, device: torch.device) -> None:
+    def __init__(self, owner: object, key: Any, device: torch.device) -> None:
+        self.owner = owner
         self.key = key
         self.device = device
         self._tables: dict[Any, Tensor] = {}
@@ -447,6 +450,19 @@ class _Arena:
         return True
 
 
+_FREE: deque[_Arena] = deque(maxlen=_MOST_ARENAS)
+"""Arenas that wait for a session; the one that has waited longest gives way."""
+
+
+def _drop(owner: object) -> None:
+    """Nothing waits for sessions of ``owner`` any more."""
+    for _ in range(len(_FREE)):
+        with contextlib.suppress(IndexError):
+            arena = _FREE.popleft()
+            if arena.owner is not owner:
+                _FREE.append(arena)
+
+
 _RECORDING = threading.Lock()
 """PyTorch records one graph at a time."""
 
@@ -523,8 +539,9 @@ class _Boxes:
 class CudaSession(ReferenceSession):
     """A program on one example; see `ReferenceSession`.
 
-    Nothing waits for the GPU but the reader of the outputs, and `_regrouped` in a session that shrinks. A
-    session is used by the thread and on the stream that it was opened on.
+    Nothing waits for the GPU but the reader of the outputs, `_regrouped` in a session that shrinks, and
+    `_faster` where it has not measured yet. A session is used by the thread and on the stream that it was
+    opened on.
     """
 
     largest_batch = 256
@@ -543,7 +560,9 @@ class CudaSession(ReferenceSession):
     ) -> None:
         device = inputs[program.graph.occluded].device
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        self._arena = program.lease((plan.window, bool(shrinks), threading.get_ident(), stream), device)
+        # What was made in inference mode cannot be written outside of it.
+        key = plan.window, bool(shrinks), threading.get_ident(), stream, torch.is_inference_mode_enabled()
+        self._arena = program.lease(key, device)
         self._kernels = program.kernels
         weakref.finalize(self, program.give_back, self._arena)
         graph = program.graph
@@ -553,9 +572,10 @@ class CudaSession(ReferenceSession):
         with torch.cuda.device_of(inputs[graph.occluded]):
             super().__init__(program, plan, inputs, baseline, memory_budget, shrinks)
             exits = sum(node.bytes() for node in program.exits)
+            self._unfolds = min(_UNFOLDED, self.free // 8)
             # Twice the exits: where recorded groups leave them, and a group's own.
-            free = self.free - _UNFOLDED
-            self.batch = max(1, min(self.batch, free // 2 // (plan.bytes_per_position + 2 * exits)))
+            free = (self.free - self._unfolds) // 2
+            self.batch = max(1, min(self.batch, free // (plan.bytes_per_position + 2 * exits)))
             # What a recorded group reads lies where it lay, whatever session reads it.
             others = self._others.items()
             self._others = {i: self._arena.table(("other", i), value.clone()) for i, value in others}
@@ -564,8 +584,7 @@ class CudaSession(ReferenceSession):
                     source = graph.nodes[operand]
                     if not source.depends and source.axes and operand not in self._views:
                         self._views[operand] = self._view(source, self._constant(operand, 1), frozenset())
-            halves = (self.batch >> k for k in range(_HALVES + 1))
-            self._sizes = sorted({max(1, size) for size in halves}, reverse=True)
+            self._sizes = [self.batch >> k for k in range(self.batch.bit_length())]
             self._joined = {node.index for node in graph.nodes if self._joins_channels(node)}
 
     def _joins_channels(self, node: Node) -> bool:
@@ -600,14 +619,18 @@ class CudaSession(ReferenceSession):
 
     # -- one group -------------------------------------------------------------------------------------
 
-    def _grouping(self, boxes: IntArray, batch: int) -> WindowGrouping:
+    def _grouping(self, boxes: IntArray, batch: int) -> Grouping:
+        if self.graph.clips:  # a box that is cut in the middle need not lie in that of the whole window
+            return super()._grouping(boxes, batch)
         # To tell apart the phases of a window among few positions would make small groups.
         many = len(boxes) >= _MANY * self.largest_batch
         positions = self.largest_batch if many else len(self.window)
         key = self.window, positions
         if key not in self.program.classes:
             self.program.classes[key] = WindowClasses(self.graph, self.window, positions)
-        sizes = [size for size in self._sizes if size <= batch] or [batch]
+        few = min(batch, self.batch >> _HALVES)
+        fit = [size for size in self._sizes if size <= batch]
+        sizes = [size for size in fit if size >= few] or fit[:1]
         return WindowGrouping(self.graph, boxes, sizes, self.program.classes[key])
 
     def _frontiers(self, group: Group, dropped: Floats) -> dict[int, Tensor]:
@@ -696,7 +719,7 @@ class CudaSession(ReferenceSession):
         box = convolution.box
         assert isinstance(box, Convolution)
         ways = [self._by_pytorch]
-        if self._is_product(node, convolution, box):
+        if self._is_product(node, convolution, box, at):
             ways.append(self._as_product)
         y = ways[self._faster(ways, node, convolution, box, at)](node, convolution, box, at)
         cells, reads = None, [self._kernels.Read()] * _AXES
@@ -732,17 +755,20 @@ class CudaSession(ReferenceSession):
 
     def _as_product(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> Tensor:
         """The same: a row for every cell, of all that its window reads, times the weights."""
-        weight = self._arena.constant(
-            ("product", convolution.index),
-            lambda: self._constant(box.weight, 1).movedim(1, -1).flatten(1).contiguous(),
-        ).T
+        key, weights = ("product", convolution.index), self._constant(box.weight, 1)
+
+        def as_rows() -> Tensor:
+            return weights.movedim(1, -1).flatten(1).contiguous()
+
+        # Weights that are an input, or made of one, are others for the next session.
+        fixed = self.graph.nodes[box.weight].value is not None
+        weight = (self._arena.constant(key, as_rows) if fixed else as_rows()).T
         sizes = [at.extents[node.index][axis] for axis in node.axes]
         if _is_pointwise(convolution):
             x = self._fetched(node, convolution, 0, at)
             rows = x.movedim(1, -1).reshape(-1, len(weight)) @ weight
         else:
-            each = math.prod(sizes) * len(weight) * convolution.bytes() // convolution.numel()
-            at_once = max(1, _UNFOLDED // each)
+            at_once = self._unfolds // self._unfolded_bytes(node, convolution, box, at)
             parts = [
                 self._unfolded(node, convolution, sizes, first, min(at_once, at.copies - first), at) @ weight
                 for first in range(0, at.copies, at_once)
@@ -777,11 +803,26 @@ class CudaSession(ReferenceSession):
         )  # fmt: skip
         return rows
 
-    def _is_product(self, node: Node, convolution: Node, box: Convolution) -> bool:
-        """Whether `_as_product` can compute a convolution, and rounds as it may."""
+    def _unfolded_bytes(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> int:
+        """Bytes of what the windows of one copy's box read."""
+        table = self._views[convolution.operands[0]].table
+        taps = math.prod(self._constant(box.weight, 1).shape[2:])
+        return math.prod(at.extents[node.index].values()) * taps * table.shape[1] * table.element_size()
+
+    def _is_product(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> bool:
+        """Whether `_as_product` can compute a convolution, and rounds as it may.
+
+        Which way is faster may differ from run to run, so that it is none for who wants the same bits.
+        """
         convolutions, products = precisions()
         source = self.graph.nodes[convolution.operands[0]]
-        if box.groups > 1 or (products == "tf32" and convolutions != "tf32"):
+        if (
+            box.groups > 1
+            or convolution.dtype != torch.float32
+            or (products == "tf32" and convolutions != "tf32")
+            or torch.are_deterministic_algorithms_enabled()
+            or torch.is_autocast_enabled(self.device.type)
+        ):
             return False
         if _is_pointwise(convolution):
             return True
@@ -791,6 +832,7 @@ class CudaSession(ReferenceSession):
             and not convolution.whole & set(layout.axes)
             and layout.axes == node.axes == tuple(convolution.roles[2:])
             and layout.columns == source.shape[1:2]
+            and self._unfolded_bytes(node, convolution, box, at) <= self._unfolds
         )
 
     def _faster(
@@ -814,7 +856,7 @@ class CudaSession(ReferenceSession):
                 way(node, convolution, box, at)
                 clock.mark()
                 seconds.append(clock.seconds()[0])
-            self.program.faster[key] = seconds.index(min(seconds))
+            self.program.faster.setdefault(key, seconds.index(min(seconds)))
         return self.program.faster[key]
 
     def _pooled(
@@ -1134,7 +1176,7 @@ class CudaSession(ReferenceSession):
     def _regrouped(self, following: _Waiting) -> tuple[IntArray, Floats]:
         """What is left of the boxes, ``(positions, axes of the input, 2)``, and the effect of the rest.
 
-        The one place where this executor waits for the GPU.
+        The one place where a session that has measured what is faster waits for the GPU.
         """
         node, layout = following.node, self._views[following.node.index].layout
         left, effect = following.left.cpu().numpy(), following.effect.cpu().numpy()
@@ -1170,14 +1212,16 @@ class CudaSession(ReferenceSession):
     def measured_cut(self) -> Node | None:
         """The bottleneck from which on full computation is faster than boxes; None if there is none.
 
-        A group of positions of middling size runs on boxes, and the copies of as many in full; each pass is
-        timed at every bottleneck.
+        The group of the middle position, by the size of groups, runs on boxes, and the copies of as many in
+        full; each pass is timed at every bottleneck.
         """
         work = distinct_work(self.changed, np.arange(len(self.window)))
         if not len(work.boxes):
             return None
         grouping = self._grouping(work.boxes, self.batch)
-        group = grouping.group(sorted(grouping.members, key=len)[len(grouping.members) // 2])
+        members = sorted(grouping.members, key=len)
+        positions = np.cumsum([len(each) for each in members])
+        group = grouping.group(members[int(np.searchsorted(positions, positions[-1] / 2))])
         cuts = [node for node in self.graph.bottlenecks if node.index not in self.program.absorbed]
         with torch.cuda.device_of(self.x):
             for _ in range(2):  # the first time something is still being loaded

@@ -367,7 +367,7 @@ def test_weights_that_are_an_input(device, monkeypatch):
 
     window = SlidingWindow((3, 16, 18), (3, 5, 4), (3, 3, 3))
     x = torch.randn(1, 3, 16, 18).to(device)
-    graph = None
+    graph, arenas = None, set()
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
@@ -378,6 +378,10 @@ def test_weights_that_are_an_input(device, monkeypatch):
         )
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
         torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))
+        arenas.add(id(session._arena))
+        del session
+        gc.collect()
+    assert len(arenas) == 1
 
 
 def test_inference_mode_and_then_without(device, image):

@@ -185,9 +185,8 @@ class WindowGrouping(Grouping):
         parts, start = [], 0
         while start < len(members):
             left = len(members) - start
-            fits, holds = ([s for s in self._sizes if (s <= left) == small] for small in (True, False))
-            # One that holds them all, if hardly any of it stays empty.
-            size = holds[-1] if holds and (not fits or 4 * left >= 3 * holds[-1]) else fits[0]
+            # The largest of which little stays empty.
+            size = next((s for s in self._sizes if 4 * left >= 3 * s), self._sizes[-1])
             parts.append(members[start : start + size])
             start += size
         return parts

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from krypton_engine.interpolation import NEIGHBOURS, _Grid, _krige, covariance, predict
 from krypton_engine.quality import SsimEstimate, expected_ssim, ssim
@@ -25,8 +26,6 @@ def window():
 
 def smooth_map(seed: int, shape: tuple[int, ...] = (SIDE, SIDE), reach: float = 4.0) -> np.ndarray:
     """A random map that is smooth over ``reach`` cells and rougher in one half."""
-    from scipy.ndimage import gaussian_filter
-
     generator = np.random.default_rng(seed)
     smooth = gaussian_filter(generator.normal(size=shape), reach) * reach
     rough = gaussian_filter(generator.normal(size=shape), reach / 3) * reach / 3
@@ -301,6 +300,27 @@ def test_infinity_is_measured_to_the_end(window):
     truth[20, 20] = np.inf
     stages, _, measured = refine(window, truth, share=0.05)
     assert measured.all() and len(stages) < 8
+
+
+def test_what_tells_of_others_is_measured_before_what_is_worse_alone(window):
+    """Holes of 3 x 3 cells on the left, single cells on the right, the worst of which cost most."""
+    noise = np.random.default_rng(15).normal(size=(SIDE, SIDE))
+    left = gaussian_filter(noise, 0.7)
+    truth = np.where(np.arange(SIDE) < SIDE // 2, left / left.std(), noise)
+    holes, alone = np.zeros((2, SIDE, SIDE), dtype=bool)
+    centres = [SIDE * row + column for row in (10, 26, 42) for column in (6, 14, 22)]
+    for row, column in zip(*np.unravel_index(centres, truth.shape), strict=True):
+        holes[row - 1 : row + 2, column - 1 : column + 2] = True
+    alone[2::4, 30::4] = True
+    known = ~(holes | alone)
+    found = predict(window, truth, known)
+    costs = found.variance * expected_ssim(found.values, found.variance)[1]
+    assert (costs[alone] > costs[holes].max()).sum() >= 8
+
+    stages, _, _ = refine(window, truth, np.flatnonzero(known), share=0.01)
+    assert len(stages[1]) == 8
+    chosen = [cell for cell in stages[1] if holes.flat[cell]]
+    assert len(chosen) >= 4 and set(chosen) <= set(centres)
 
 
 @pytest.mark.parametrize("share", [1 / 16, 1 / 9, 1 / 4], ids=["1/16", "1/9", "1/4"])

@@ -162,8 +162,8 @@ def _parser() -> argparse.ArgumentParser:
         "--confidence",
         metavar="X",
         type=_up_to_one,
-        default=0.9,
-        help="share of pictures that are to reach their target, below 1 (0.9, which takes nine pictures)",
+        help="share of pictures that are to reach their target, below 1 (0.9, which takes nine pictures, or "
+        "that of the file that is continued)",
     )
     tune.add_argument(
         "--max-seconds",
@@ -463,7 +463,7 @@ def _reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str
     estimate = heatmap.ssim_estimate
     if not _approximate(heatmap):
         told = "exact: all was measured"
-        if tuning is not None and len(tuning.images) < tuning.fewest:
+        if ssim_target < 1 and tuning is not None and len(tuning.images) < tuning.fewest:
             return (
                 f"{told}, since {tuning.confidence:.0%} confidence takes a tuning of {tuning.fewest} "
                 f"pictures, and this one has {len(tuning.images)}"

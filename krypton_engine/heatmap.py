@@ -491,6 +491,9 @@ _SAVED_TENSORS = (
     "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip
 
+_ALIKE = 1e-3
+"""Share of the largest output by which two runs of one model may differ."""
+
 _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 
 
@@ -543,7 +546,8 @@ class Recorder:
         if fill is not None:
             self._fill = np.zeros(window.grid_shape, dtype=bool)
             self._fill.flat[fill] = True
-        self._rest["image"] = None if image is None else image.detach().cpu()
+        # The caller may go on to change it.
+        self._rest["image"] = None if image is None else image.detach().to("cpu", copy=True)
         count = len(window)
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype)
@@ -619,6 +623,11 @@ class Recorder:
             )
         if mine.image is not None and heatmap.image is not None and not mine.image.equal(heatmap.image):
             raise InputError("resume is the heatmap of another image")
+        if not _alike(mine, heatmap):
+            raise InputError(
+                f"resume is {heatmap!r}, whose un-occluded output is not this call's: the model, "
+                f"its weights, the activation or additional_forward_args are others"
+            )
         for name in _RECORDED:
             known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)
             if known is not None:
@@ -666,3 +675,19 @@ def _bounding(cells: Flags) -> tuple[slice, ...]:
     """The smallest part of the grid that holds all of ``cells``."""
     found = np.nonzero(cells) if cells.ndim else ()
     return tuple(slice(int(where.min()), int(where.max()) + 1) for where in found)
+
+
+def _alike(mine: Heatmap, other: Heatmap) -> bool:
+    """Whether two heatmaps have the same un-occluded outputs."""
+    pairs = [(mine.base, other.base)]
+    if mine.base_outputs is not None and other.base_outputs is not None:
+        pairs.append((mine.base_outputs, other.base_outputs))
+    return all(same_outputs(a, b) for a, b in pairs)
+
+
+def same_outputs(mine: Tensor, other: Tensor) -> bool:
+    """Whether two answers of a model are the same but for what other kernels may round."""
+    if mine.shape != other.shape or not mine.numel():
+        return mine.shape == other.shape
+    largest = float(mine.abs().max().nan_to_num(0.0))
+    return torch.allclose(mine, other.to(mine), rtol=0, atol=_ALIKE * largest, equal_nan=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -137,7 +136,6 @@ class KryptonOcclusion(Occlusion):
                 )
             memory_budget = int(memory_budget)
         self._preparer = Preparer(executor, memory_budget)
-        self._accepted: WeakKeyDictionary[Tuning, list[Any]] = WeakKeyDictionary()
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -446,7 +444,11 @@ class KryptonOcclusion(Occlusion):
         ):
             wanted = np.zeros(known.window.grid_shape, dtype=bool)
             wanted.flat[request.wanted] = True
-            more = self._measure(replace(request, fills=True), known, [positions], watch, began)
+            question = request.question
+            # The model or the image may have changed: then this is another map, which is refused.
+            base = evaluate(question.forward_func, question.inputs, question.additional)
+            request = replace(request, question=replace(question, base=base), fills=True)
+            more = self._measure(request, known, [positions], watch, began)
             return more.filled(wanted)
 
     def tune(
@@ -459,7 +461,7 @@ class KryptonOcclusion(Occlusion):
         additional_forward_args: Any = None,
         *,
         activation: Activation = None,
-        confidence: float = CONFIDENCE,
+        confidence: float | None = None,
         max_seconds: float | None = None,
         resume: Tuning | None = None,
         show_progress: bool = False,
@@ -479,8 +481,8 @@ class KryptonOcclusion(Occlusion):
             target: As in `heatmap`; None for each sample's predicted class.
             additional_forward_args: As in `heatmap`.
             activation: As in `heatmap`.
-            confidence: Share of images that are to meet their target, above 0 and below 1; 0.9 takes nine
-                samples at least.
+            confidence: Share of images that are to meet their target, above 0 and below 1; None: that of
+                ``resume``, or 0.9, which takes nine samples at least.
             max_seconds: Begin no more work after this; what has been learnt by then is more cautious.
             resume: A tuning for the same, which gets more samples; those it has are not measured again.
             show_progress: Whether to draw a progress bar.
@@ -503,6 +505,8 @@ class KryptonOcclusion(Occlusion):
             raise InputError(
                 f"samples have shapes {sorted(map(str, shapes))}; accepted are images of one shape"
             )
+        if confidence is None:
+            confidence = CONFIDENCE if resume is None else resume.confidence
         if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
             raise InputError(f"confidence is {confidence!r}; accepted are numbers above 0 and below 1")
         if max_seconds is not None and not max_seconds > 0:
@@ -558,7 +562,7 @@ class KryptonOcclusion(Occlusion):
         target: Any,
         activate: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        """Refuse a tuning that was made for something else; the model itself is asked once.
+        """Refuse a tuning that was made for something else: the model, which may have changed, is asked.
 
         Raises:
             InputError: It was.
@@ -571,13 +575,13 @@ class KryptonOcclusion(Occlusion):
         asked = [_plain(_of_example(target, row, rows), classes) for row in range(rows)]
         predicted = [int(out.argmax()) for out in base] if classes else []
         if tuning.fingerprint.target is None and asked == predicted:
-            asked = [None]
+            asked = [None] * rows
+        checked: list[Any] = []
         for row, one in enumerate(asked):
-            baseline = described(question.baseline(0, min(row, rows - 1)))
-            key = (question.windows, one, baseline, activate)
-            if key not in self._accepted.setdefault(tuning, []):
+            key = (one, described(question.baseline(0, row)))
+            if key not in checked:
                 tuning.check(_fingerprint(question, row, one, activate))
-                self._accepted[tuning].append(key)
+                checked.append(key)
 
     def plan(
         self,
@@ -726,6 +730,8 @@ def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) 
         if tuning is not None:
             raise InputError("tuning is given without ssim_target, the similarity that it is to reach")
         return None
+    if tuning is not None and not isinstance(tuning, Tuning):
+        raise InputError(f"tuning is {tuning!r}; accepted is what tune returned or Tuning.load read, or None")
     if not isinstance(ssim_target, (int, float)) or not 0 < ssim_target <= 1:
         raise InputError(
             f"ssim_target is {ssim_target!r}; accepted are numbers above 0 and at most 1, or None"

@@ -153,8 +153,12 @@ class Refinement:
         self._scale: float | None = None
 
     def __iter__(self) -> Iterator[IntArray]:
-        unchanged = self._work.unchanged[~self._so_far()[1].ravel()[self._work.unchanged]]
-        yield np.concatenate([unchanged, *self._sets(self._grid(2))])
+        measured = self._so_far()[1].ravel()
+        unchanged = self._work.unchanged[~measured[self._work.unchanged]]
+        first = self._sets(self._grid(2))
+        if not (first or len(unchanged) or measured.any()):  # a region between the places of the grid
+            first = self._sets(self._grid(1)) or self._work.readers[:1]
+        yield np.concatenate([unchanged, *first])
         stage = self._grid(1)
         while self._left().any():
             found = self._look()

@@ -31,7 +31,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors import Session
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.interpolation import Floats
-from krypton_engine.quality import ssim
+from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
 from krypton_engine.schedule import Outlook, Refinement
 from krypton_engine.windows import IntArray, SlidingWindow, Work, distinct_work
@@ -290,7 +290,7 @@ class Tuning:
             return None
         ratios = [(1 - stop.ssim) / (1 - stop.expected) for stop in choice.stops if stop.expected < 1]
         shares = [1 - self.confidence, 0.5, self.confidence]
-        least, middle, most = np.quantile(ratios, shares).tolist() if ratios else (0.0, 0.0, 0.0)
+        least, middle, most = np.quantile(ratios, shares).tolist() if ratios else SPREAD
         spread = least, middle, most
         return Goal(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.heatmap import Heatmap, Status
+from krypton_engine.heatmap import Heatmap, Status, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
 from krypton_engine.tuning import Tuning
@@ -482,6 +482,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._comparison = {}
             self._view = self._seen(question)
         task = self._task(question, wish, known, window, keep_all)
+        if known.heatmap is not None and (task.lacks_approximate() or task.lacks_exact()):
+            del self._bases[question.image]
+            if not same_outputs(base, self._answered(question.image)):  # another model than what was measured
+                with self._lock:
+                    self._memory.forget()
+                return self._explore(question, wish, stopped, latest)
         self._capture(given, window)
         if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
             with self._lock:  # seen by another class, say, or not fine enough

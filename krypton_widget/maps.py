@@ -221,6 +221,10 @@ class Memory:
             self._known.popitem(last=False)
         return known
 
+    def forget(self) -> None:
+        """Nothing is known any more."""
+        self._known.clear()
+
     def heatmaps(self) -> list[Heatmap]:
         """All that is known."""
         return [known.heatmap for known in list(self._known.values()) if known.heatmap is not None]

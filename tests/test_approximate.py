@@ -527,6 +527,53 @@ def test_it_prints_plots_and_is_kept(tuning, tmp_path):
     assert str(loaded) == text and loaded.fingerprint == tuning.fingerprint
 
 
+def test_it_is_refused_when_the_model_has_changed_since(wide, tuning):
+    model = Wide().eval()
+    model.load_state_dict(wide.state_dict())
+    occlusion = KryptonOcclusion(model)
+    call = dict(x=blobs(0), sliding_window_shapes=WINDOW, strides=STRIDES, target=1, ssim_target=0.9)
+    found = occlusion.heatmap(**call, tuning=tuning)
+    with torch.no_grad():
+        model.features[0].weight.mul_(-1)
+    with pytest.raises(InputError, match="the model, its weights"):
+        occlusion.heatmap(**call, tuning=tuning)
+    with pytest.raises(InputError, match="its weights"):
+        found.verify(0.1)
+
+
+def test_every_example_is_asked_for_its_baseline(wide, tuning):
+    x = torch.cat([blobs(0), blobs(20)])
+    baselines = torch.stack([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)])
+    with pytest.raises(InputError, match="tuning was made for something else.*baseline"):
+        KryptonOcclusion(wide).attribute(
+            x, WINDOW, STRIDES, baselines=baselines, target=1, ssim_target=0.9, tuning=tuning
+        )
+
+
+def test_more_samples_keep_the_confidence(wide):
+    occlusion = KryptonOcclusion(wide)
+    first = occlusion.tune(blobs(1), WINDOW, (3, 8, 8), target=1, confidence=0.8)
+    assert occlusion.tune(blobs(2), WINDOW, (3, 8, 8), target=1, resume=first).confidence == 0.8
+
+
+def test_no_tuning_but_its_name(wide):
+    with pytest.raises(InputError, match="tuning is 'tuning.json'"):
+        KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, ssim_target=0.9, tuning="tuning.json")
+
+
+def test_a_region_that_the_first_looks_miss(wide, exact):
+    """The first are the corners of what bounds it, which are not in it."""
+    rows, columns = (abs(axis - 32) for axis in np.mgrid[:64, :64])
+    mask = (np.minimum(rows, columns) < 1) & (np.maximum(rows, columns) < 7)
+    region = torch.from_numpy(mask).expand(3, 64, 64)
+    found = KryptonOcclusion(wide).heatmap(
+        blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.8, region=region
+    )
+    known = found.status != Status.UNKNOWN
+    assert known.any() and not found.values[known].isnan().any()
+    torch.testing.assert_close(found.values[found.measured], exact.values[found.measured], rtol=0, atol=1e-4)
+
+
 def test_it_is_refused_elsewhere(wide, tuning):
     occlusion = KryptonOcclusion(wide)
     call = dict(x=blobs(0), sliding_window_shapes=WINDOW, strides=STRIDES, target=1, ssim_target=0.9)

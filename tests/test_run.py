@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import SmallViT, assert_close, brute_force, full_inference, output_scale
+from tiny_models import SmallCNN, SmallViT, assert_close, brute_force, full_inference, output_scale
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled
 from krypton_engine.schedule import coarse_to_fine, row_by_row
@@ -150,13 +150,36 @@ def test_only_what_a_region_lacks_is_computed(image, occlusion):
 
 @pytest.mark.parametrize(
     "other",
-    [{"target": 2}, {"strides": 3}, {"classes": "all"}, {"x": torch.zeros(1, 3, 24, 20)}],
+    [
+        {"target": 2},
+        {"strides": 3},
+        {"classes": "all"},
+        {"x": torch.zeros(1, 3, 24, 20)},
+        {"activation": "softmax"},
+    ],
 )
 def test_a_part_of_another_map_is_refused(image, occlusion, other):
     call = {"x": image, "sliding_window_shapes": WINDOW, "strides": STRIDES, "target": 1}
     part = occlusion.heatmap(**{**call, **other}, region=(0, 0, 6, 6))
     with pytest.raises(InputError, match="resume"):
         occlusion.heatmap(**call, resume=part)
+
+
+def test_a_part_of_a_map_of_other_weights_is_refused(image):
+    model = SmallCNN().eval()
+    occlusion = KryptonOcclusion(model)
+    part = occlusion.heatmap(image, WINDOW, STRIDES, target=1, region=(0, 0, 6, 6))
+    with torch.no_grad():
+        next(model.parameters()).mul_(-1)
+    with pytest.raises(InputError, match="resume is .* its weights"):
+        occlusion.heatmap(image, WINDOW, STRIDES, target=1, resume=part)
+
+
+def test_a_heatmap_keeps_its_own_image(cnn, image):
+    mine = image.clone()
+    heatmap = KryptonOcclusion(cnn).heatmap(mine, WINDOW, STRIDES, target=1)
+    mine.zero_()
+    torch.testing.assert_close(heatmap.image, image[0], rtol=0, atol=0)
 
 
 # --- cancelling ---------------------------------------------------------------------------------------

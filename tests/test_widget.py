@@ -472,6 +472,29 @@ def test_a_weight_replaced_between_two_runs(explore, cnn):
     assert explorer.heatmap.plan.incremental
 
 
+def test_nothing_of_another_model_is_in_a_map(explore, cnn):
+    """The same controls after the weights have changed: what was known is of another map."""
+    model = copy.deepcopy(cnn)
+    explorer = explore(model, exact=False, ssim_target=0.8)
+    explorer.wait(60)
+    with torch.no_grad():
+        next(model.parameters()).mul_(-1)
+    explorer.exact = True
+    explorer.wait(60)
+    assert not explorer.error
+    found = explorer.heatmap
+    window = found.window
+    expected = KryptonOcclusion(model).heatmap(
+        explorer._inputs[0].x,
+        window.shape,
+        window.strides,
+        explorer._inputs[0].patch("grey"),
+        found.target,
+        activation="softmax",
+    )
+    torch.testing.assert_close(found.values, expected.values, rtol=0, atol=1e-5)
+
+
 def test_cancelling_keeps_what_was_measured(explore, cnn):
     explorer = explore(Slow(cnn, 0.02), stride=1, exact=True, executor="reference")
     while not explorer._frame:

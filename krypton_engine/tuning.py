@@ -7,8 +7,8 @@ the expected and the true SSIM. For a target it then takes the smallest factor o
 not have stopped too early on all but a share of the images, counted so that the next image of the same kind
 (exchangeable with the samples) meets the target with at least the stated confidence, whatever the
 distribution: conformal risk control with the loss "the target is missed" (Angelopoulos et al., ICLR 2024,
-theorem 1). What is trimmed is chosen by time, on the same samples; ranks over all that is tried make up for
-that.
+theorem 1). What is trimmed is chosen by time, on the same samples, where there are enough of them; ranks over
+all that is tried make up for that.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ _ASSURANCE = 0.8
 
 EPSILONS = 0.0, 0.1, 0.3, 0.6
 """How much trimming a tuning tries, least first."""
+
+_TO_CHOOSE = 2
+"""Images among the samples that may miss a target, before it is chosen how much to trim."""
 
 _WORTHWHILE = 0.8
 """Share of the exact map's time that trimming must come down to on the first sample, or others do without."""
@@ -247,18 +250,21 @@ class Tuning:
         """By what the expected loss is multiplied, for everything that may be trimmed.
 
         Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
-        for any ``epsilon``, by what it needs among the samples. Up to the k-th smallest of these ranks k of
-        them are content whatever is chosen, so that choosing costs nothing. With k the ceiling of
-        ``(n + 1) * confidence`` tunings keep the confidence in the mean. As far as there are samples, k is so
-        much larger that most keep it by themselves: the share of images that are content with the k-th of n
-        has a beta distribution (Vovk, ACML 2012). No factor is below 1: the first looks at a map are the
-        least reliable, and they are where a low target stops.
+        for any ``epsilon``, by what it needs among the samples: up to the k-th smallest of these ranks k of
+        them are content whatever is chosen. For one ``epsilon``, with k the ceiling of
+        ``(n + 1) * confidence``, tunings keep the confidence in the mean. A new image may raise the ranks of
+        others by one, so that for several a little of that is lost, a tenth with nine samples whose needs
+        have nothing in common, nothing with twenty (simulated): so there is no choice among fewer. As far as
+        there are samples, k is so much larger that most tunings keep the confidence by themselves: the share
+        of images that are content with the k-th of n has a beta distribution (Vovk, ACML 2012). No factor is
+        below 1: the first looks at a map are the least reliable, and they are where a low target stops.
         """
         from scipy.special import betainc
 
         if not self.curves:
             return {}
-        epsilons = self.epsilons
+        chooses = len(self.images) * (1 - self.confidence) >= _TO_CHOOSE - 1e-9
+        epsilons = self.epsilons if chooses else self.epsilons[:1]
         needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
         ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
         count = len(ranks)

@@ -492,7 +492,7 @@ _SAVED_TENSORS = (
 )  # fmt: skip
 
 _ALIKE = 1e-3
-"""Share of the largest output by which two runs of one model may differ."""
+"""Share of the largest output that two runs of one model may differ by, on any machine."""
 
 _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors import Session
-from krypton_engine.heatmap import Heatmap, Recorder
+from krypton_engine.heatmap import Heatmap, Recorder, same_outputs
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
@@ -62,9 +62,6 @@ _MORE = 1 + 1e-9
 _FORMAT = 2
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
 stop was found by replaying the old one."""
-
-_ALIKE = 1e-3
-"""Share of the largest output that two runs of one model may differ by, on any machine."""
 
 
 @dataclass(frozen=True)
@@ -185,11 +182,8 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[str]:
         """In what two of them differ, in words."""
-        mine, theirs = np.array(self.answer), np.array(other.answer)
-        same = mine.shape == theirs.shape and np.allclose(
-            mine, theirs, rtol=0, atol=_ALIKE * float(np.abs(mine).max(initial=0)), equal_nan=True
-        )
-        words = [] if same else ["the model, its weights or the activation"]
+        mine, theirs = (torch.tensor(each.answer, dtype=torch.float64) for each in (self, other))
+        words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
         for name in ("input_shape", "window", "strides", "baseline", "target"):
             if getattr(self, name) != getattr(other, name):
                 words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")

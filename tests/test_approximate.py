@@ -716,9 +716,8 @@ def test_choosing_costs_no_confidence(samples):
     mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     met = []
     for _ in range(800):
-        needs = (
-            generator.random((samples + 1, 4)) + 1
-        )  # a factor for each epsilon; the last is the next image's
+        # A factor for each epsilon; the last row is the next image's.
+        needs = generator.random((samples + 1, 4)) + 1
         curves = [
             replace(curve([1 - 0.1 / need], [0.0], str(i)), epsilon=0.1 * e)
             for i, row in enumerate(needs[:-1])

@@ -303,7 +303,8 @@ class KryptonOcclusion(Occlusion):
             schedule: ``"coarse to fine"`` measures every 8th position along each axis first, then halves
                 the step; what is computed in the end is the same.
             resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
-                what it measured is not computed again, and its seconds count.
+                what it measured is not computed again, and its seconds count. Not with a ``tuning``, whose
+                promise is for maps from their first position on.
             show_progress: Whether to draw a progress bar with the time left.
             on_progress: As in `attribute`; with ``ssim_target``, ``total`` is what there would be to do to
                 the end.
@@ -336,6 +337,11 @@ class KryptonOcclusion(Occlusion):
             if tuning is not None:
                 if region is not None:
                     raise InputError("tuning is for whole maps; with region, give ssim_target without it")
+                if resume is not None and goal is not None:
+                    raise InputError(
+                        "tuning is for maps from their first position on; with resume, give ssim_target "
+                        "without it"
+                    )
                 self._accept(tuning, request.question, request.target, request.activate)
             window, wanted = request.question.windows[0], request.wanted
             if resume is not None:

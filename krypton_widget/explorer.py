@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
+from krypton_engine.executors import Executor
 from krypton_engine.heatmap import Heatmap, Status, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
@@ -53,6 +56,26 @@ _FINEST_TARGET = 0.99
 _ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index", "target")
 
 
+class ControlError(InputError, traitlets.TraitError):
+    """A control cannot have this value; it keeps the one that it had."""
+
+
+def _checks(trait: str) -> Callable[[Callable[[Any, Any], Any]], Any]:
+    """Makes of a method what validates a trait: its `InputError` is one of traitlets' own too."""
+
+    def decorate(check: Callable[[Any, Any], Any]) -> Any:
+        @functools.wraps(check)
+        def checked(self: Any, proposal: Any) -> Any:
+            try:
+                return check(self, proposal)
+            except InputError as error:
+                raise ControlError(str(error)) from None
+
+        return traitlets.validate(trait)(checked)
+
+    return decorate
+
+
 @dataclass(frozen=True)
 class _Wish:
     """What the controls say of a map, beside its question."""
@@ -68,6 +91,7 @@ class _Task:
     """One map to measure and show.
 
     Attributes:
+        question: What its values depend on.
         known: What has been measured of it.
         x: The model's input.
         patch: What covers it, of the same shape.
@@ -82,6 +106,7 @@ class _Task:
         keep_all: Whether all classes are kept.
     """
 
+    question: Question
     known: Known
     x: Tensor
     patch: Tensor
@@ -216,7 +241,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         scale: Literal["own", "shared", "fixed"] = "own",
         limit: float = 1.0,
         activation: Activation | Literal["auto"] = "auto",
-        executor: Literal["auto", "native", "reference"] = "auto",
+        executor: Executor = "auto",
     ) -> None:
         self._worker = LatestWins("krypton explorer")  # first: `close` ends it, whatever happens below
         if not callable(model):
@@ -245,7 +270,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         first = self._answered(0)
         self._activation = _auto(first) if activation == "auto" else activation
         classes = first.shape[1]
-        names = [str(i) for i in range(classes)] if class_names is None else [str(n) for n in class_names]
+        names = _distinct([str(n) for n in (range(classes) if class_names is None else class_names)])
         if len(names) != classes:
             raise InputError(f"class_names has {len(names)} names; the model has {classes} classes")
         self._classes = classes
@@ -315,10 +340,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     # -- controls --------------------------------------------------------------------------------------
 
-    @traitlets.validate("window")
+    @_checks("window")
     def _valid_window(self, proposal: Any) -> int:
         value: int = proposal["value"]
-        height, width = self._inputs[0].x.shape[2:]
+        height, width = self._input(self.image_index).x.shape[2:]
         if not 1 <= value <= min(height, width):
             raise InputError(
                 f"window is {value}; accepted are 1 to {min(height, width)}, the image as the model sees it "
@@ -326,21 +351,21 @@ class OcclusionExplorer(anywidget.AnyWidget):
             )
         return value
 
-    @traitlets.validate("stride")
+    @_checks("stride")
     def _valid_stride(self, proposal: Any) -> int:
         value: int = proposal["value"]
         if value < 1:
             raise InputError(f"stride is {value}; accepted are integers from 1")
         return min(value, self.window)
 
-    @traitlets.validate("ssim_target")
+    @_checks("ssim_target")
     def _valid_ssim_target(self, proposal: Any) -> float:
         value: float = proposal["value"]
         if not 0 < value <= 1:
             raise InputError(f"ssim_target is {value}; accepted are numbers above 0 and at most 1")
         return value
 
-    @traitlets.validate("target")
+    @_checks("target")
     def _valid_target(self, proposal: Any) -> int | None:
         value: int | None = proposal["value"]
         if value is not None and not 0 <= value < self._classes:
@@ -349,34 +374,33 @@ class OcclusionExplorer(anywidget.AnyWidget):
             )
         return value
 
-    @traitlets.validate("image_index")
+    @_checks("image_index")
     def _valid_image_index(self, proposal: Any) -> int:
         value: int = proposal["value"]
         if not 0 <= value < len(self._images):
             raise InputError(f"image_index is {value}; accepted are 0 to {len(self._images) - 1}")
         return value
 
-    @traitlets.validate("colormap")
+    @_checks("colormap")
     def _valid_colormap(self, proposal: Any) -> str:
         name: str = proposal["value"]
         if name not in self._colours:
             self._colours = {**self._colours, name: _table(name)}
         return name
 
-    @traitlets.validate("limit")
+    @_checks("limit")
     def _valid_limit(self, proposal: Any) -> float:
         value: float = proposal["value"]
         if not 0 < value < float("inf"):
             raise InputError(f"limit is {value}; accepted are positive numbers")
         return value
 
-    @traitlets.validate("region")
+    @_checks("region")
     def _valid_region(self, proposal: Any) -> Region:
         value = proposal["value"]
         if value is None:
             return None
-        index = self.image_index if self.image_index in self._inputs else 0
-        x = self._inputs[index].x
+        x = self._input(self.image_index).x
         if isinstance(value, (np.ndarray, Tensor)):
             mask = np.asarray(value)
             if mask.dtype != np.bool_ or mask.shape != tuple(x.shape[2:]):
@@ -414,7 +438,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _region_of_page(self, content: dict[str, Any], buffers: list[memoryview]) -> None:
         try:
             if buffers:
-                shape = tuple(self._inputs[self.image_index].x.shape[2:])
+                shape = tuple(self._input(self.image_index).x.shape[2:])
                 mask = np.frombuffer(buffers[0], dtype=np.uint8).reshape(shape) > 0
                 self.region = mask if mask.any() else None
             else:
@@ -443,6 +467,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             return generation == self._generation
 
         try:
+            with self._lock:
+                if latest():
+                    self._question = None
             self._explore(question, wish, lambda: cancelled() or not latest(), latest)
         except Exception as error:
             with self._lock:
@@ -452,6 +479,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         finally:
             with self._lock:
                 if latest():
+                    if not self._shows(self._question):  # nothing came of what was asked
+                        self._shown, self._frame = None, {}
                     self.running = False
 
     def _explore(
@@ -461,16 +490,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         given = self._input(question.image)
         base = self._answered(question.image)
         shape = tuple(given.x.shape[1:])
-        if question.window > min(shape[1:]):
-            raise InputError(
-                f"window is {question.window}, larger than this image as the model sees it, "
-                f"{shape[1]} x {shape[2]} (height x width)"
-            )
-        window = SlidingWindow(
-            shape,
-            (shape[0], question.window, question.window),
-            (shape[0], question.stride, question.stride),
-        )
+        side = min(question.window, *shape[1:])
+        window = SlidingWindow(shape, (shape[0], side, side), (shape[0], question.stride, question.stride))
         keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _ALL_CLASSES
         if not keep_all:
             question = replace(question, target=int(base.argmax()) if wish.target is None else wish.target)
@@ -481,6 +502,11 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._question = question
             self._comparison = {}
             self._view = self._seen(question)
+        if side < question.window:
+            raise InputError(
+                f"window is {question.window}, larger than this image as the model sees it, "
+                f"{shape[1]} x {shape[2]} (height x width)"
+            )
         task = self._task(question, wish, known, window, keep_all)
         if known.heatmap is not None and (task.lacks_approximate() or task.lacks_exact()):
             del self._bases[question.image]
@@ -494,8 +520,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 if latest():
                     self._show(task, so_far)
         if task.lacks_approximate():
-            # From a map that is there in full nobody learns what an approximate one costs.
-            anew = wish.region is None and task.complete()
+            # From a map that is there in full nobody learns what an approximate one costs; and what a tuning
+            # promises holds for maps from the start.
+            anew = task.tuning is not None or (wish.region is None and task.complete())
             passes_by = task.exact and task.tuning is None
             self._measure(
                 task,
@@ -545,6 +572,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if wish.exact and wish.region is not None:  # comparing is for whole maps
             ssim_target = None
         return _Task(
+            question=question,
             known=known,
             x=x,
             patch=patch,
@@ -641,6 +669,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         heatmap = _filled(heatmap, task.wanted)
         self._shown = _Shown(heatmap, task)
         self._frame = maps.to_page(heatmap, task.wanted) | {
+            "image": task.question.image,
+            "question": str(task.question),
             "left": left,
             "finished": finished,
             "estimate": maps.estimate(heatmap),
@@ -650,9 +680,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
 
+    def _shows(self, question: Question | None) -> bool:
+        """Whether the map on the page, if there is one, is for ``question``."""
+        return self._shown is None or self._shown.task.question == question
+
     def _compare(self) -> None:
         """Send the comparison to the page, if there is an exact map. The caller holds the lock."""
-        if self._shown is None:
+        if self._shown is None or not self._shows(self._question):
             return
         task = self._shown.task
         exact, approximate = task.so_far(), task.approximate()
@@ -711,6 +745,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         probabilities = _activated(outputs, self._activation)[0].float()
         height, width = given.picture.shape[:2]
         return {
+            "image": question.image,
+            "question": str(question),
             "height": height,
             "width": width,
             "picture": png(given.picture),
@@ -722,16 +758,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
     # -- files -----------------------------------------------------------------------------------------
 
     def _file(self, suffix: str) -> bytes:
-        heatmap = self.heatmap
-        if heatmap is None:
+        shown = self._shown
+        if shown is None:
             raise InputError("nothing has been measured yet; call wait() first")
+        heatmap = shown.heatmap
         if suffix == "html":
             with self._lock:
                 return takeaway.html(self.get_state(), _STATIC)
         if suffix not in ("png", "npz"):
             raise InputError(f"path must end in .png, .npz or .html, not {suffix!r}")
         picture = {
-            "image": self._input(self._question.image).picture if self._question else None,
+            "image": self._input(shown.task.question.image).picture,
             "scale": self._ends(heatmap),
             "cmap": self.colormap,
             "opacity": self.opacity,
@@ -746,8 +783,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _title(self, heatmap: Heatmap) -> str:
         name = self._class_names[heatmap.target] if heatmap.target is not None else "output"
+        exact = bool((heatmap.status == Status.EXACT).all())
         share = float(heatmap.measured.double().mean())
-        how = "exact" if share == 1 else f"{share:.0%} of the positions"
+        how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
         size = heatmap.window.shape[1]
         return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
 
@@ -802,6 +840,12 @@ def _activated(outputs: Tensor, activation: Activation) -> Tensor:
     if activation is None:
         return outputs
     return outputs.softmax(1) if activation == "softmax" else activation(outputs)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The same names; those that several classes have, with the class's number."""
+    times = Counter(names)
+    return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
 
 
 def _filled(heatmap: Heatmap, wanted: Flags) -> Heatmap:

@@ -588,6 +588,8 @@ def test_it_is_refused_elsewhere(wide, tuning):
     for name, change in other.items():
         with pytest.raises(InputError, match=f"tuning was made for something else.*{name}"):
             occlusion.heatmap(**(call | change), tuning=tuning)
+    with pytest.raises(InputError, match="tuning is for maps from their first position on"):
+        occlusion.heatmap(**call, ssim_target=0.9, tuning=tuning, resume=occlusion.heatmap(**call))
     with pytest.raises(InputError, match="tuning is for whole maps"):
         occlusion.heatmap(**call, tuning=tuning, region=(0, 0, 20, 20))
     negated = Wide().eval()

@@ -445,6 +445,7 @@ hook = net.model.register_forward_pre_hook(out_of_sorts)
     assert "no luck today" in page.locator(".kr-error").inner_text()
     explorer.until("error")
     explorer.until_idle()
+    page.wait_for_function("document.querySelector('.kr-map').dataset.map === ''")  # the old map is gone
     explorer.python("hook.remove()")
     page.locator("input[data-trait=window]").fill("16")
     explorer.until("approximate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import threading
@@ -13,6 +14,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+import traitlets
 from PIL import Image
 from torch import nn
 
@@ -371,6 +373,86 @@ def test_several_images(explore, photo):
     explorer.wait(60)
     assert not torch.equal(first.image, explorer.heatmap.image)
     assert len(explorer._thumbnails) == 2
+
+
+@pytest.mark.parametrize("move", [{"image_index": 1}, {"window": 8}, {"baseline": "black"}])
+@pytest.mark.parametrize("stop", ["cancel", "trouble"])
+def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, photo, move, stop, tmp_path):
+    model = Slow(cnn)
+    explorer = explore(model, image=[photo, 255 - photo], exact=True)
+    explorer.wait(60)
+    assert explorer._frame["question"] == explorer._view["question"] and explorer._comparison
+    began, cancelled = threading.Event(), threading.Event()
+
+    def stopped(*_):
+        began.set()
+        cancelled.wait(60)
+        if stop == "trouble":
+            raise RuntimeError("no luck today")
+
+    explorer._answered(1)  # so that the next pass is the map's
+    hook = model.register_forward_pre_hook(stopped)
+    for name, value in move.items():
+        setattr(explorer, name, value)
+    assert began.wait(60)
+    if stop == "cancel":
+        explorer.cancel()
+    cancelled.set()
+    with contextlib.suppress(RuntimeError, InputError):
+        explorer.wait(60)
+    hook.remove()
+    assert not explorer.running and bool(explorer.error) == (stop == "trouble")
+    assert explorer.heatmap is None and explorer._frame == {} and explorer._comparison == {}
+    assert explorer._view["image"] == explorer.image_index
+    with pytest.raises(InputError, match="nothing has been measured"):
+        explorer.save(tmp_path / "map.png")
+
+
+def test_a_file_is_of_the_picture_that_it_explains(explore, photo, monkeypatch):
+    """Also while the map of another picture is on its way."""
+    explorer = explore(image=[photo, 255 - photo])
+    explorer.wait(60)
+    taken = []
+    monkeypatch.setattr(
+        "krypton_widget.takeaway.file", lambda heatmap, suffix, picture: taken.append(picture) or b""
+    )
+    explorer._question = replace(explorer._question, image=1)
+    explorer._file("png")
+    assert np.array_equal(taken[0]["image"], explorer._input(0).picture)
+
+
+def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore):
+    explorer = explore(ssim_target=TARGET)
+    explorer.wait(60)
+    assert "approximate" in explorer._title(explorer.heatmap)
+    explorer.exact = True
+    explorer.wait(60)
+    exact = explorer.heatmap
+    assert explorer._title(exact).endswith("exact")
+    trimmed = replace(exact, trimmed=torch.ones_like(exact.measured))
+    assert "approximate, 100% of the positions measured" in explorer._title(trimmed)
+
+
+def test_classes_of_one_name_are_told_apart(explore):
+    explorer = explore(class_names=["crane", "cat", "crane", "dog", "owl"])
+    assert explorer._class_names == ["crane (0)", "cat", "crane (2)", "dog", "owl"]
+
+
+def test_the_patch_may_be_as_large_as_the_image_that_is_shown(explore, photo):
+    explorer = explore(image=[photo, np.tile(photo, (2, 2, 1))])
+    explorer.image_index = 1
+    explorer.wait(60)
+    explorer.window = 2 * min(SIZE)
+    explorer.wait(60)
+    assert explorer._frame["window"] == 2 * min(SIZE)
+
+
+def test_a_control_that_is_refused_keeps_its_value(explore):
+    """The page sets several at once, which traitlets rolls back for its own errors only."""
+    explorer = explore()
+    with pytest.raises(traitlets.TraitError, match="ssim_target is 1.4"), explorer.hold_trait_notifications():
+        explorer.ssim_target = 1.4
+    assert explorer.ssim_target == 0.95
 
 
 # --- latest wins --------------------------------------------------------------------------------------

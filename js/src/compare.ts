@@ -63,7 +63,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
           ["share", "positions computed", percent(c.measured / c.positions), `${c.measured} of ${c.positions}`],
           ["exact", "against our exact map", times(c.speedUp), "faster, measured"],
           c.fullSpeedUp === null
-            ? ["full", "against full inference", "…", "being timed"]
+            ? ["full", "against full inference", "…", listening.model.get("running") ? "being timed" : "not timed"]
             : [
                 "full",
                 "against full inference",
@@ -76,7 +76,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
       ),
     );
   });
-  listening.to(["_comparison"], draw);
+  listening.to(["_comparison", "running"], draw);
   scene.watch(draw);
   return section;
 }

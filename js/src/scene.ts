@@ -4,7 +4,8 @@ import type { Cell } from "./geometry";
 import { colourLimit, floats, type Map, type Model, octets, toMap } from "./state";
 
 export class Scene {
-  map: Map | null = null;
+  private latest: Map | null = null;
+  private image = -1; // which of them the picture is
   picture: ImageBitmap | null = null;
   patch: ImageBitmap | null = null;
   probabilities: Float32Array = new Float32Array();
@@ -19,15 +20,21 @@ export class Scene {
     listening: Listening,
   ) {
     listening.to(["_frame"], () => {
-      this.map = toMap(model.get("_frame"));
-      if (this.map && this.cell && (this.cell.row >= this.map.rows || this.cell.column >= this.map.columns)) {
-        this.cell = null;
-        this.pinned = false;
-      }
+      this.latest = toMap(model.get("_frame"));
       this.changed();
     });
     listening.to(["_view"], () => void this.load());
     listening.to(["opacity", "colormap", "scale", "limit", "_colours"], () => this.changed());
+  }
+
+  /** The latest map of this picture. Until the first position of another window, colour or class, the old one. */
+  get map(): Map | null {
+    return this.picture === null || this.latest?.image === this.image ? this.latest : null;
+  }
+
+  /** The map that was asked for; null before its first position. */
+  get current(): Map | null {
+    return this.latest?.question === this.model.get("_view").question ? this.map : null;
   }
 
   get table(): Uint8Array {
@@ -69,6 +76,10 @@ export class Scene {
   }
 
   private changed(): void {
+    if (this.map && this.cell && (this.cell.row >= this.map.rows || this.cell.column >= this.map.columns)) {
+      this.cell = null;
+      this.pinned = false;
+    }
     for (const watcher of this.watchers) watcher();
   }
 
@@ -80,6 +91,7 @@ export class Scene {
     [this.picture, this.patch] = [picture, patch];
     this.probabilities = floats(view.probabilities);
     [this.height, this.width] = [view.height, view.width];
+    this.image = view.image;
     this.changed();
   }
 }

@@ -12,8 +12,14 @@ type Bytes = DataView | undefined;
 /** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
 export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
 
+/** Which of the images, and all that a map's values depend on, in words: of two that are alike, the same. */
+export interface Asked {
+  image: number;
+  question: string;
+}
+
 /** The picture, its patch, and what the model says of it. */
-export interface View {
+export interface View extends Asked {
   height: number;
   width: number;
   picture: DataView;
@@ -39,7 +45,7 @@ export interface Estimate {
 }
 
 /** A map as far as it is known. */
-export interface Frame extends Grid {
+export interface Frame extends Asked, Grid {
   height: number;
   width: number;
   target: number | null;
@@ -160,10 +166,10 @@ export function best(probabilities: Float32Array, count: number): number[] {
     .slice(0, count);
 }
 
-/** What the page says of how far a map has come. */
+/** What the page says of how far the map that was asked for has come; null before its first position. */
 export function standing(map: Map | null, running: boolean, error: string): { kind: string; text: string } {
-  if (error && !running) return { kind: "error", text: "Stopped by an error" };
-  if (!map) return { kind: running ? "running" : "idle", text: running ? "Reading the model" : "Nothing yet" };
+  if (error && !running && !map?.finished) return { kind: "error", text: "Stopped by an error" };
+  if (!map) return { kind: running ? "running" : "idle", text: running ? "Reading the model" : "Nothing measured" };
   const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
   if (running && !map.finished) return { kind: "running", text: `Measuring, ${share}` };
   if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };

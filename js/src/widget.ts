@@ -13,6 +13,8 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   const { model } = listening;
   const title = h("h2", {});
   const state = h("span", { class: "kr-state" });
+  // Said aloud when a run begins and ends, not at each of its many steps.
+  const spoken = h("span", { class: "kr-hidden", role: "status" });
   const left = h("span", { class: "kr-left" });
   const probably = h("span", { class: "kr-likeness" });
   const cancel = h(
@@ -22,13 +24,14 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   );
   const bar = h("progress", { max: 1, "aria-label": "Progress of the map" });
   const draw = () => {
-    const { map } = scene;
+    const { map: seen, current: map } = scene;
     const running = live && model.get("running");
     const { kind, text } = standing(map, running, model.get("error"));
+    if (state.dataset.kind !== kind || kind !== "running") spoken.textContent = text;
     state.dataset.kind = kind;
     state.textContent = text;
     title.replaceChildren();
-    if (map) title.append("Why ", h("em", {}, scene.name(map.target)), `, ${digits(map.base)}?`);
+    if (seen) title.append("Why ", h("em", {}, scene.name(seen.target)), `, ${digits(seen.base)}?`);
     else title.append("Occlusion map");
     const unfinished = running && map && !map.finished;
     const toTheEnd = model.get("exact") || model.get("ssim_target") >= 1;
@@ -47,7 +50,7 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   };
   listening.to(["running", "error", "_class_names"], draw);
   scene.watch(draw);
-  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status", role: "status" }, state, left, probably), cancel, bar);
+  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, bar);
 }
 
 function trouble(listening: Listening): HTMLElement {

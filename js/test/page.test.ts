@@ -24,7 +24,7 @@ function fakeModel(changes: Partial<State> = {}) {
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
-    _view: {},
+    _view: { ...asked },
     _frame: {},
     _comparison: {},
     ...changes,
@@ -54,7 +54,10 @@ function show(model: ReturnType<typeof fakeModel>) {
   return { el, end };
 }
 
+const asked = { image: 0, question: "16/8" };
+
 const frame = {
+  ...asked,
   rows: 1,
   columns: 2,
   height: 16,
@@ -117,6 +120,42 @@ describe("the page", () => {
     model.set("error", "preprocess raised" as never);
     expect(el.querySelector<HTMLElement>(".kr-error")?.hidden).toBe(false);
     expect(el.querySelector(".kr-error")?.textContent).toContain("preprocess raised");
+    expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind, "the map is what it was").toBe("exact");
+  });
+
+  it("never calls the map of another question what was asked for", () => {
+    const model = fakeModel({ running: true, _frame: frame } as never);
+    const state = show(model).el.querySelector(".kr-state");
+    expect(state?.textContent).toContain("Exact");
+    model.set("_view", { ...asked, question: "32/8" } as never);
+    model.set("running", true as never);
+    expect(state?.textContent).toBe("Reading the model");
+    model.set("_frame", {} as never);
+    model.set("running", false as never);
+    expect(state?.textContent).toBe("Nothing measured");
+  });
+
+  it("shows a map on its own picture alone", async () => {
+    const picture = { height: 16, width: 24, picture: bytes(1), patch: bytes(1), probabilities: bytes(0.9, 0.1) };
+    const model = fakeModel({ _view: { ...asked, ...picture }, _frame: frame } as never);
+    const { el } = show(model);
+    const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
+    await settled();
+    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.900?");
+    model.set("_view", { ...picture, image: 1, question: "another" } as never);
+    await settled();
+    expect(el.querySelector("h2")?.textContent).toBe("Occlusion map");
+  });
+
+  it("says aloud that a run began and ended, not how far it is", () => {
+    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false } } as never);
+    const spoken = show(model).el.querySelector("[role=status]");
+    const first = spoken?.textContent;
+    model.set("_frame", { ...frame, done: 2, finished: false } as never);
+    expect(spoken?.textContent).toBe(first);
+    model.set("running", false as never);
+    model.set("_frame", frame as never);
+    expect(spoken?.textContent).toContain("Exact");
   });
 
   it("tells how long: what is left, then what it took, and nothing of a run that failed", () => {
@@ -131,6 +170,7 @@ describe("the page", () => {
     model.set("running", false as never);
     model.set("_frame", frame as never);
     expect(time?.textContent).toBe("1.0 s");
+    model.set("_frame", { ...frame, done: 1, finished: false, left: 3 } as never);
     model.set("error", "no luck" as never);
     expect(time?.textContent).toBe("");
   });

@@ -150,7 +150,9 @@ describe("state", () => {
     expect(standing(frame({ finished: false }), true, "").kind).toBe("running");
     expect(standing(frame({ region: { box: [0, 0, 9, 9] } }), false, "").text).toContain("Approximate in the region");
     expect(standing(null, true, "").text).toBe("Reading the model");
-    expect(standing(frame({}), false, "broken").kind).toBe("error");
+    expect(standing(null, false, "").text).toBe("Nothing measured");
+    expect(standing(frame({ finished: false }), false, "broken").kind).toBe("error");
+    expect(standing(frame({}), false, "could not save").kind).toBe("approximate");
   });
 
   it("ends the colours where it is told", () => {

@@ -15,10 +15,11 @@ from krypton_engine.errors import InputError
 
 Floats = npt.NDArray[np.float64]
 
-SPREAD = 0.55, 1.1, 1.75
+SPREAD = 0.55, 1.1, 2.1
 """The true loss, ``1 - SSIM``, in multiples of the expected one: nine of ten above the first and nine of ten
 below the last (maps of four networks, probabilities and logits, of slices with a background and of
-photographs without)."""
+photographs without). The last is an InceptionV3's logits', which vary within a window more than other maps
+do; of a ResNet18's maps nine of ten are below 1.3."""
 
 _NOISE = 64 * float(np.finfo(np.float32).eps)
 """Share of the largest value that two orders of summation in float32 may make."""

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except KeyboardInterrupt:
-        print("krypton: interrupted before anything was computed", file=sys.stderr)
+        print("krypton: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `krypton plan ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -283,7 +283,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     picture, numbers = folder / "krypton-demo.png", folder / "krypton-demo.npz"
-    _check_outputs([picture, numbers], _HEATMAP_FILES)
+    _check_outputs([picture, numbers], _HEATMAP_FILES, [])
     model = zoo.load_model(zoo.DEMO_MODEL)
     image = zoo.load_image(zoo.DEMO_IMAGE)
     x = _input(model, image, zoo.DEMO_IMAGE)
@@ -393,7 +393,7 @@ def _in_words(heatmap: Heatmap, model: ZooModel, name: str) -> str:
 
 def _explain(arguments: argparse.Namespace) -> int:
     outputs = arguments.out or [Path("heatmap.png")]
-    _check_outputs(outputs, _HEATMAP_FILES)
+    _check_outputs(outputs, _HEATMAP_FILES, [arguments.image])
     if arguments.tuning is not None and arguments.ssim is None:
         raise InputError("--tuning is given without --ssim, the similarity that it is to reach")
     tuning = None if arguments.tuning is None else _read_tuning("--tuning", arguments.tuning)
@@ -662,9 +662,11 @@ _HEATMAP_FILES = {".png": "a picture", ".npz": "the numbers"}
 _TUNING_FILES = {".json": "the tuning", ".png": "its figure"}
 
 
-def _check_outputs(paths: Sequence[Path], endings: dict[str, str]) -> None:
+def _check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
     """Better now than after the work."""
     for path in paths:
+        if any(_same_file(path, image) for image in images):
+            raise InputError(f"--out {str(path)!r} is an IMAGE, which would be lost")
         if path.suffix not in endings:
             accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
             raise InputError(f"--out {str(path)!r} must end in {accepted}")
@@ -672,6 +674,10 @@ def _check_outputs(paths: Sequence[Path], endings: dict[str, str]) -> None:
             raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
         if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
             raise InputError(f"--out {str(path)!r} cannot be written")
+
+
+def _same_file(path: Path, other: str) -> bool:
+    return path.is_file() and os.path.isfile(other) and path.samefile(other)
 
 
 def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
@@ -688,15 +694,16 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    outputs: list[Path] = arguments.out or [Path("tuning.json")]
-    _check_outputs(outputs, _TUNING_FILES)
+    # The numbers first: they are what took the time.
+    outputs = sorted(arguments.out or [Path("tuning.json")], key=lambda path: path.suffix)
+    _check_outputs(outputs, _TUNING_FILES, arguments.images)
     files = [path for path in outputs if path.suffix == ".json"]
     if len(files) != 1:
         raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
     if arguments.confidence == 1:
         raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
     known = _read_tuning("--out", files[0]) if files[0].exists() else None
-    names = _samples(arguments.images)
+    names = _samples(arguments.images, outputs)
     pictures = [_picture(name) for name in names]
     model = _load(arguments, arguments.weights or "pretrained")
     inputs = [_input(model, image, name) for image, name in zip(pictures, names, strict=True)]
@@ -732,6 +739,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     def keep(tuning: Tuning, done: int, total: int) -> None:
         nonlocal so_far
         so_far = tuning
+        tuning.save(files[0])
 
     status = 0
     try:
@@ -772,8 +780,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _samples(given: Sequence[str]) -> list[str]:
-    """Names of pictures: as given, or all that a folder holds."""
+def _samples(given: Sequence[str], outputs: Sequence[Path]) -> list[str]:
+    """Names of pictures: as given, or all that a folder holds but for what is written there."""
     from PIL import Image as PILImage
 
     endings = PILImage.registered_extensions()
@@ -782,7 +790,11 @@ def _samples(given: Sequence[str]) -> list[str]:
         if not os.path.isdir(name):
             names.append(name)
             continue
-        found = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in endings)
+        found = sorted(
+            str(path)
+            for path in Path(name).iterdir()
+            if path.suffix.lower() in endings and not any(_same_file(o, str(path)) for o in outputs)
+        )
         if not found:
             raise InputError(f"IMAGE {name!r} is a folder without pictures")
         names += found

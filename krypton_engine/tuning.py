@@ -414,7 +414,10 @@ class Tuning:
         if path.suffix == ".png":
             self.figure().savefig(path, dpi=130)
         else:
-            path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+            # In one step: what is there already took minutes, and writing may be cut short.
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+            os.replace(beside, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:

@@ -358,7 +358,7 @@ def test_interrupted_before_there_is_anything(capsys, monkeypatch, tmp_path):
 
     monkeypatch.setattr(zoo, "load_model", interrupted)
     assert explain("--out", str(tmp_path / "map.png")) == 130
-    assert capsys.readouterr().err == "krypton: interrupted before anything was computed\n"
+    assert capsys.readouterr().err == "krypton: interrupted\n"
     assert not (tmp_path / "map.png").exists()
 
 
@@ -438,6 +438,44 @@ def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_pa
     assert tune(*FINE, "-o", out) == 130
     assert f"what 2 pictures showed is in {out}" in capsys.readouterr().err
     assert len(Tuning.load(out).images) == 2
+
+
+def test_a_killed_tuning_keeps_what_it_has(monkeypatch, scans, tmp_path):
+    """No handler runs: what was learnt must be on the disk already."""
+    whole, out = KryptonOcclusion.tune, tmp_path / "tuning.json"
+
+    def killed(self, *args, on_progress, **kwargs):
+        def progress(tuning, done, total):
+            on_progress(tuning, done, total)
+            if done == 2:
+                raise SystemExit
+
+        return whole(self, *args, on_progress=progress, **kwargs)
+
+    monkeypatch.setattr(KryptonOcclusion, "tune", killed)
+    with pytest.raises(SystemExit):
+        tune(*FINE, "-o", str(out))
+    assert len(Tuning.load(out).images) == 2 and [out] == list(tmp_path.iterdir())
+
+
+def test_tune_does_not_take_its_own_figure_for_a_picture(capsys, scans, tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes((scans / f"{i}.png").read_bytes())
+    files = ("-o", str(tmp_path / "tuning.json"), "-o", str(tmp_path / "tuning.png"))
+    for _ in range(2):
+        assert tune(*FINE, *files, images=[str(tmp_path)]) == 0
+        assert "2: " in capsys.readouterr().out
+    assert (tmp_path / "tuning.png").is_file()
+
+
+def test_no_picture_is_overwritten(capsys, scans, tmp_path):
+    picture = tmp_path / "scan.png"
+    picture.write_bytes((scans / "0.png").read_bytes())
+    before = picture.read_bytes()
+    assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(picture)]) == 2
+    assert explain("--out", str(picture), image=str(picture)) == 2
+    told = capsys.readouterr().err
+    assert told.count("is an IMAGE, which would be lost") == 2 and picture.read_bytes() == before
 
 
 def test_tune_without_time(capsys, scans, tmp_path):

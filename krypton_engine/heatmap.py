@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -46,6 +47,12 @@ class Status(IntEnum):
     """Measured, as the full computation has it within rounding."""
 
 
+Described = tuple[float, ...] | str
+"""A baseline: a number a channel, or the fingerprint of an image."""
+
+_FOLDS = 4
+"""Parts of a verified sample, each predicted without it."""
+
 _RESAMPLED = 200
 """Draws from which the range of a verified SSIM is taken."""
 
@@ -88,6 +95,8 @@ class Heatmap:
         plan: What was planned; None where full inference ran without a captured graph.
         trimmed: Which of the measured positions had small changes dropped on the way; None if none had.
         ssim_estimate: What the SSIM with the exact map probably is, of a map measured with ``ssim_target=``.
+        baseline: What covered the cells: a number a channel, or the fingerprint of an image; None where that
+            is not known.
     """
 
     values: Tensor
@@ -104,6 +113,7 @@ class Heatmap:
     plan: Plan | None = field(default=None, compare=False)
     trimmed: Tensor | None = None
     ssim_estimate: SsimEstimate | None = None
+    baseline: Described | None = None
     measure: Callable[[Heatmap, IntArray], Heatmap] | None = field(default=None, compare=False, repr=False)
     """Measures more positions of the same map; None for a map out of a file."""
 
@@ -218,9 +228,10 @@ class Heatmap:
     def verify(self, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """Measure a random part of what is not exact, and estimate the SSIM anew by what that shows.
 
-        The sample is random, so that its errors are those of all such positions but for chance: of
-        interpolated ones they scale the expected errors, of trimmed ones their mean square stands for the
-        rest. Chance gives the range (90 %, by resampling). What was measured stays in the map.
+        The sample is random, so that its errors are those of all such positions but for chance. Those of
+        interpolated ones, each part of them predicted without it, scale what is expected of the rest; of
+        trimmed ones their mean square stands for the rest. Chance gives the range (90 %, by resampling).
+        What was measured stays in the map.
 
         Args:
             fraction: Share of the interpolated and of the trimmed positions to measure, above 0 and at most
@@ -248,19 +259,25 @@ class Heatmap:
         guessed, trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
         if not len(guessed) + len(trimmed):
             return self
-        before = predict(self.window, self.values.double().numpy(), self.measured.numpy())
         verified = self.measure(self, np.concatenate([guessed, trimmed]))
         if bool((verified.status != Status.EXACT)[torch.from_numpy(status != Status.UNKNOWN)].any()):
             after = predict(self.window, verified.values.double().numpy(), verified.measured.numpy())
             found = verified.values.double().numpy()
-            misses = (found.flat[guessed] - before.values.flat[guessed]) ** 2
             changes = (found.flat[trimmed] - self.values.double().numpy().flat[trimmed]) ** 2
             part, wanted = _bounding(status != Status.UNKNOWN), verified.status.numpy()
+            prices = expected_ssim(after.values[part], after.variance[part])[1]
+            missed, expected = np.zeros((2, *status.shape))
+            for fold in np.array_split(generator.permutation(guessed), min(_FOLDS, len(guessed)) or 1):
+                known = verified.measured.numpy().copy()
+                known.flat[fold] = False
+                others = predict(self.window, found, known)
+                missed.flat[fold] = (found.flat[fold] - others.values.flat[fold]) ** 2
+                expected.flat[fold] = others.variance.flat[fold]
+            missed[part], expected[part] = (prices * each[part] for each in (missed, expected))
 
             def expect(chosen: IntArray, which: IntArray) -> float:
-                expected, missed = (of[chosen].sum() for of in (before.variance.flat[guessed], misses))
-                # Of a map that was constant so far, no error was expected anywhere.
-                rest = after.variance * missed / expected if expected else missed / max(1, len(chosen))
+                misses, foreseen = (float(each.flat[chosen].sum()) for each in (missed, expected))
+                rest = after.variance * (misses / foreseen if foreseen else 1.0)
                 errors = np.where(wanted == Status.INTERPOLATED, rest, 0.0)
                 errors[wanted == Status.TRIMMED] = changes[which].mean() if len(which) else 0.0
                 return expected_ssim(after.values[part], errors[part])[0]
@@ -268,7 +285,7 @@ class Heatmap:
             def resampled(cells: IntArray) -> IntArray:
                 return generator.integers(len(cells), size=len(cells)) if len(cells) else cells
 
-            draws = [expect(resampled(guessed), resampled(trimmed)) for _ in range(_RESAMPLED)]
+            draws = [expect(guessed[resampled(guessed)], resampled(trimmed)) for _ in range(_RESAMPLED)]
             low, value, high = np.quantile(draws, [0.05, 0.5, 0.95]).tolist()
             return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
         return verified
@@ -391,6 +408,7 @@ class Heatmap:
             "target": self.target,
             "seconds": self.seconds,
             "ssim_estimate": None if self.ssim_estimate is None else asdict(self.ssim_estimate),
+            "baseline": self.baseline,
         }
         np.savez_compressed(path, meta=np.array(json.dumps(meta, default=str)), **tensors)
 
@@ -409,12 +427,13 @@ class Heatmap:
                 tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}
             window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
             target = tuple(meta["target"]) if isinstance(meta["target"], list) else meta["target"]
-            estimate = meta.get("ssim_estimate")
+            estimate, baseline = meta.get("ssim_estimate"), meta.get("baseline")
             return Heatmap(
                 window=window,
                 target=target,
                 seconds=meta["seconds"],
                 ssim_estimate=None if estimate is None else SsimEstimate(**estimate),
+                baseline=tuple(baseline) if isinstance(baseline, list) else baseline,
                 **tensors,
             )
         except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
@@ -460,6 +479,19 @@ class Heatmap:
             + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
             + ")"
         )
+
+
+def described(baseline: Tensor) -> Described:
+    """A baseline of an input's shape, ``(1, *input_shape)``, by what tells it from another."""
+    channels = baseline.reshape(baseline.shape[1] if baseline.ndim > 1 else 1, -1).double()
+    even = bool((channels == channels[:, :1]).all())
+    return tuple(channels[:, 0].tolist()) if even else f"image {fingerprint_of_image(baseline)}"
+
+
+def fingerprint_of_image(x: Tensor) -> str:
+    """Tells one input from another."""
+    cells = x.detach().cpu().contiguous()
+    return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def are_probabilities(outputs: Tensor) -> bool:
@@ -509,6 +541,7 @@ class Recorder:
         keep_outputs: Whether to keep every output of a model that gives one row of classes.
         classify: Whether to note the predicted class of every position.
         image: The occluded input without its batch dimension.
+        baseline: What covers its cells; see `described`.
         plan: What was planned.
         began: When the call began, of ``time.perf_counter``.
         fill: Positions to interpolate where they have not been measured.
@@ -526,6 +559,7 @@ class Recorder:
         keep_outputs: bool = False,
         classify: bool = False,
         image: Tensor | None = None,
+        baseline: Described | None = None,
         plan: Plan | None = None,
         began: float | None = None,
         fill: IntArray | None = None,
@@ -539,7 +573,9 @@ class Recorder:
         self._began = time.perf_counter() if began is None else began
         self._last = self._began
         self._base = select(base)[0].cpu()
-        self._rest: dict[str, Any] = {"window": window, "target": target, "plan": plan, "measure": measure}
+        self._rest: dict[str, Any] = {
+            "window": window, "target": target, "baseline": baseline, "plan": plan, "measure": measure
+        }  # fmt: skip
         self._fill: Flags | None = None
         self._estimate: SsimEstimate | None = None
         self._predicted: Floats | None = None
@@ -623,6 +659,10 @@ class Recorder:
             )
         if mine.image is not None and heatmap.image is not None and not mine.image.equal(heatmap.image):
             raise InputError("resume is the heatmap of another image")
+        if None not in (mine.baseline, heatmap.baseline) and mine.baseline != heatmap.baseline:
+            raise InputError(
+                f"resume is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
+            )
         if not _alike(mine, heatmap):
             raise InputError(
                 f"resume is {heatmap!r}, whose un-occluded output is not this call's: the model, "

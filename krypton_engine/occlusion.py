@@ -32,7 +32,7 @@ from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import evaluate
-from krypton_engine.heatmap import Heatmap, Recorder
+from krypton_engine.heatmap import Heatmap, Recorder, described, fingerprint_of_image
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
 from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
@@ -42,8 +42,6 @@ from krypton_engine.tuning import (
     Fingerprint,
     Tuning,
     curves_of,
-    described,
-    fingerprint_of_image,
 )
 from krypton_engine.windows import IntArray, SlidingWindow
 
@@ -393,6 +391,7 @@ class KryptonOcclusion(Occlusion):
         elif target is None and base.ndim == 2:
             target = 0
         selected = _selected(base, target, 1)
+        target = _of_example(target, 0, 1)
         needed = len(window) * base.numel() * base.element_size()
         if keep_outputs and needed > self._preparer.budget(x.device):
             raise InputError(
@@ -434,6 +433,7 @@ class KryptonOcclusion(Occlusion):
             keep_outputs=request.keep_outputs,
             classify=request.classes is not None,
             image=request.question.inputs[0][0],
+            baseline=described(request.question.baseline(0, 0)),
             plan=plan,
             began=began,
             fill=request.wanted if request.fills else None,
@@ -689,8 +689,8 @@ def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
 
 def _of_example(target: Any, row: int, examples: int) -> Any:
     """The target of one example."""
-    if isinstance(target, Tensor) and target.numel() > 1:
-        return int(target.reshape(-1)[row])
+    if isinstance(target, Tensor):
+        return int(target.reshape(-1)[row if target.numel() > 1 else 0])
     if isinstance(target, list) and len(target) == examples:
         return target[row]
     return target

@@ -13,7 +13,6 @@ all that is tried make up for that.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors import Session
-from krypton_engine.heatmap import Heatmap, Recorder, same_outputs
+from krypton_engine.heatmap import Described, Heatmap, Recorder, described, same_outputs
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
@@ -151,7 +150,7 @@ class Fingerprint:
         input_shape: Of one example.
         window: Shape of the sliding window.
         strides: Its steps.
-        baseline: What covers the cells: a number a channel, or ``"an image"``.
+        baseline: What covers the cells; see `krypton_engine.heatmap.described`.
         target: The target of every sample; None for the predicted class.
         answer: What the model, with its activation, says of a fixed image of noise.
     """
@@ -159,7 +158,7 @@ class Fingerprint:
     input_shape: tuple[int, ...]
     window: tuple[int, ...]
     strides: tuple[int, ...]
-    baseline: tuple[float, ...] | str
+    baseline: Described
     target: Any
     answer: tuple[float, ...]
 
@@ -438,19 +437,6 @@ class Tuning:
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"path is {str(path)!r}, which is no saved tuning: {error}") from None
-
-
-def described(baseline: Tensor) -> tuple[float, ...] | str:
-    """A baseline of an input's shape, ``(1, *input_shape)``: a number a channel, or ``"an image"``."""
-    channels = baseline.reshape(baseline.shape[1] if baseline.ndim > 1 else 1, -1).double()
-    even = bool((channels == channels[:, :1]).all())
-    return tuple(channels[:, 0].tolist()) if even else "an image"
-
-
-def fingerprint_of_image(x: Tensor) -> str:
-    """Tells one input from another."""
-    cells = x.detach().cpu().contiguous()
-    return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 Step = tuple[int, float, float, float]

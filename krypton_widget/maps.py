@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.heatmap import Heatmap, Status
-from krypton_engine.tuning import Tuning, described
+from krypton_engine.heatmap import Heatmap, Status, described
+from krypton_engine.tuning import Tuning
 from krypton_engine.windows import SlidingWindow
 
 Flags = npt.NDArray[np.bool_]

@@ -104,6 +104,14 @@ def test_every_output_is_kept(heatmap, outputs, scale):
     assert_close(heatmap.outputs, outputs, scale)
 
 
+@pytest.mark.parametrize("target", [[2], torch.tensor([2]), torch.tensor(2)], ids=["list", "row", "number"])
+def test_targets_that_captum_takes_for_a_batch_of_one(image, occlusion, target):
+    heatmap = occlusion.heatmap(image, WINDOW, STRIDES, target=target)
+    assert heatmap.target == 2 and torch.equal(
+        heatmap.values, occlusion.heatmap(image, WINDOW, STRIDES, target=2).values
+    )
+
+
 @pytest.mark.parametrize("target", [0, 3, -1])
 def test_another_class_costs_nothing(heatmap, outputs, scale, target):
     other = heatmap.for_target(target)
@@ -336,6 +344,7 @@ def test_numbers_come_back(tmp_path, heatmap, as_text):
     assert torch.equal(loaded.attribution(), heatmap.attribution())
     assert loaded.window == heatmap.window
     assert loaded.target == heatmap.target and loaded.seconds == heatmap.seconds
+    assert loaded.baseline == heatmap.baseline == (0.0, 0.0, 0.0)
     assert repr(loaded) == repr(heatmap)
     assert loaded.for_target(3).target == 3
     assert loaded.overlay().tobytes() == heatmap.overlay().tobytes()

@@ -156,6 +156,8 @@ def test_only_what_a_region_lacks_is_computed(image, occlusion):
         {"classes": "all"},
         {"x": torch.zeros(1, 3, 24, 20)},
         {"activation": "softmax"},
+        {"baselines": 0.5},
+        {"baselines": torch.linspace(0, 1, 24 * 20).expand(1, 3, -1).reshape(1, 3, 24, 20)},
     ],
 )
 def test_a_part_of_another_map_is_refused(image, occlusion, other):

@@ -534,7 +534,9 @@ def _activation(arguments: argparse.Namespace, outputs: Tensor) -> str:
 
 
 def _hint(activation: str, outputs: Tensor) -> None:
-    if activation == "softmax" and bool((outputs >= 0).all()) and abs(float(outputs.sum()) - 1) < 1e-3:
+    from krypton_engine.heatmap import are_probabilities
+
+    if activation == "softmax" and are_probabilities(outputs[None]):
         _row("", "(the outputs look like probabilities already: --activation none?)")
 
 

@@ -298,8 +298,8 @@ class KryptonOcclusion(Occlusion):
             region: Compute only positions whose window touches it: a boolean mask of the input's shape, or
                 a box ``(top, left, bottom, right)``, half-open.
             classes: ``"all"`` keeps every output, so that ``Heatmap.for_target`` costs nothing.
-            schedule: ``"coarse to fine"`` measures every 8th position along each axis first, then halves
-                the step; what is computed in the end is the same.
+            schedule: Of an exact map: ``"coarse to fine"`` measures every 8th position along each axis first,
+                then halves the step; what is computed in the end is the same.
             resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
                 what it measured is not computed again, and its seconds count. Not with a ``tuning``, whose
                 promise is for maps from their first position on.

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
-from krypton_engine.heatmap import Heatmap, Status, same_outputs
+from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
 from krypton_engine.tuning import Tuning
@@ -830,10 +830,7 @@ def _device_and_type(model: Any, x: Tensor) -> Tensor:
 
 def _auto(outputs: Tensor) -> Activation:
     """Softmax, unless the outputs are probabilities already or a single number."""
-    if outputs.shape[1] == 1:
-        return None
-    are_shares = bool((outputs >= 0).all()) and bool((outputs.sum(1) - 1).abs().max() < 1e-3)
-    return None if are_shares else "softmax"
+    return None if outputs.shape[1] == 1 or are_probabilities(outputs) else "softmax"
 
 
 def _activated(outputs: Tensor, activation: Activation) -> Tensor:

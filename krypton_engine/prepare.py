@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -386,18 +388,36 @@ def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor) -> bool:
     return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
 
 
+_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Modules that would be in training mode but for `evaluation_mode`, and how many of its blocks hold each."""
+
+_holding = threading.Lock()
+
+
 @contextmanager
 def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None]) -> Iterator[None]:
-    """Evaluation semantics while the block runs; every submodule gets its own flag back."""
-    training: list[nn.Module] = list(
-        dict.fromkeys(m for module in modules_of(forward_func) for m in module.modules() if m.training)
-    )
-    if training:
-        warn("the model is in training mode; occlusion evaluates it as after .eval() and restores its flags")
-    for module in training:
-        module.training = False
+    """Evaluation semantics while the block runs; every submodule gets its own flag back.
+
+    Several threads may explain one model: the flags come back with the last of them.
+    """
+    with _holding:
+        modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
+        mine = [module for module in modules if module.training or module in _held]
+        trains = any(module.training for module in mine)
+        for module in mine:
+            module.training = False
+            _held[module] = _held.get(module, 0) + 1
     try:
+        if trains:
+            warn(
+                "the model is in training mode; "
+                "occlusion evaluates it as after .eval() and restores its flags"
+            )
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _holding:
+            for module in mine:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 import warnings
 import weakref
 
@@ -499,6 +500,39 @@ def test_training_flags_come_back_after_an_error(image):
     with pytest.raises(RuntimeError), pytest.warns(FallbackWarning):
         KryptonOcclusion(model).attribute(image[:, :2], (2, 7, 6), target=1)
     assert flags(model) == before
+
+
+def test_training_flags_come_back_with_the_last_of_several_threads(image):
+    """One ends while the other still runs: what it has not computed yet is evaluated all the same."""
+    model = WithDropout().train()
+    before = flags(model)
+    alone = KryptonOcclusion(model).heatmap(image, WINDOW, STRIDES, target=1)
+    first, second = threading.Event(), threading.Event()
+    found = []
+
+    def wait(*_):
+        first.set()
+        assert second.wait(60)
+
+    def slow():
+        occlusion = KryptonOcclusion(model, executor="reference")
+        found.append(
+            occlusion.heatmap(
+                image, WINDOW, STRIDES, target=1, schedule="coarse to fine", on_progress=lambda *_: wait()
+            )
+        )
+
+    thread = threading.Thread(target=slow)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        thread.start()
+        assert first.wait(60)
+        KryptonOcclusion(model).heatmap(image, WINDOW, STRIDES, target=1)
+        assert not any(flags(model).values()), "the other thread still explains it"
+        second.set()
+        thread.join(60)
+    assert flags(model) == before
+    assert torch.allclose(found[0].values, alone.values, atol=1e-5)
 
 
 # --- every kind of callable ---------------------------------------------------------------------------

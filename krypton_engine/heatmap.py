@@ -22,7 +22,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.interpolation import Flags, Floats, predict
-from krypton_engine.quality import SsimEstimate, expected_ssim, ssim
+from krypton_engine.quality import SPREAD, SsimEstimate, expected_ssim, ssim
 from krypton_engine.windows import IntArray, SlidingWindow
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ class Status(IntEnum):
 
 Described = tuple[float, ...] | str
 """A baseline: a number a channel, or the fingerprint of an image."""
+
+_SUPPOSED = 16
+"""Positions supposed to have missed as those of other maps do, beside a verified sample's: errors are few and
+large, and a small sample may have met none."""
 
 _FOLDS = 4
 """Parts of a verified sample, each predicted without it."""
@@ -229,9 +233,9 @@ class Heatmap:
         """Measure a random part of what is not exact, and estimate the SSIM anew by what that shows.
 
         The sample is random, so that its errors are those of all such positions but for chance. Those of
-        interpolated ones, each part of them predicted without it, scale what is expected of the rest; of
-        trimmed ones their mean square stands for the rest. Chance gives the range (90 %, by resampling).
-        What was measured stays in the map.
+        interpolated ones, each part of them predicted without it, scale what is expected of the rest,
+        together with what is usual, which counts as 16 positions more; of trimmed ones their mean square
+        stands for the rest. Chance gives the range (90 %, by resampling). What was measured stays in the map.
 
         Args:
             fraction: Share of the interpolated and of the trimmed positions to measure, above 0 and at most
@@ -275,9 +279,12 @@ class Heatmap:
                 expected.flat[fold] = others.variance.flat[fold]
             missed[part], expected[part] = (prices * each[part] for each in (missed, expected))
 
-            def expect(chosen: IntArray, which: IntArray) -> float:
+            usual = _SUPPOSED * float(expected.flat[guessed].mean()) if len(guessed) else 0.0
+
+            def expect(chosen: IntArray, which: IntArray, times: float) -> float:
                 misses, foreseen = (float(each.flat[chosen].sum()) for each in (missed, expected))
-                rest = after.variance * (misses / foreseen if foreseen else 1.0)
+                scale = (misses + usual * times) / (foreseen + usual) if foreseen else times
+                rest = after.variance * scale
                 errors = np.where(wanted == Status.INTERPOLATED, rest, 0.0)
                 errors[wanted == Status.TRIMMED] = changes[which].mean() if len(which) else 0.0
                 return expected_ssim(after.values[part], errors[part])[0]
@@ -285,8 +292,11 @@ class Heatmap:
             def resampled(cells: IntArray) -> IntArray:
                 return generator.integers(len(cells), size=len(cells)) if len(cells) else cells
 
-            draws = [expect(guessed[resampled(guessed)], resampled(trimmed)) for _ in range(_RESAMPLED)]
-            low, value, high = np.quantile(draws, [0.05, 0.5, 0.95]).tolist()
+            samples = [(guessed[resampled(guessed)], resampled(trimmed)) for _ in range(_RESAMPLED)]
+            high, value, low = (
+                float(np.quantile([expect(*sample, times) for sample in samples], level))
+                for times, level in zip(SPREAD, (0.95, 0.5, 0.05), strict=True)
+            )
             return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
         return verified
 

@@ -24,17 +24,18 @@ export class Scene {
       this.changed();
     });
     listening.to(["_view"], () => void this.load());
-    listening.to(["opacity", "colormap", "scale", "limit", "_colours"], () => this.changed());
+    listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
   }
 
-  /** The latest map of this picture. Until the first position of another window, colour or class, the old one. */
+  /** The map of this picture: while one of another window, colour or class has no position yet, the last one. */
   get map(): Map | null {
-    return this.picture === null || this.latest?.image === this.image ? this.latest : null;
+    if (this.picture !== null && this.latest?.image !== this.image) return null;
+    return this.model.get("running") ? this.latest : this.asked();
   }
 
   /** The map that was asked for; null before its first position. */
   get current(): Map | null {
-    return this.latest?.question === this.model.get("_view").question ? this.map : null;
+    return this.map && this.asked();
   }
 
   get table(): Uint8Array {
@@ -68,6 +69,10 @@ export class Scene {
     this.pinned = cell !== null && !(this.pinned && same);
     this.cell = cell;
     this.changed();
+  }
+
+  private asked(): Map | null {
+    return this.latest?.question === this.model.get("_view").question ? this.latest : null;
   }
 
   watch(action: () => void): void {

@@ -130,9 +130,10 @@ describe("the page", () => {
     model.set("_view", { ...asked, question: "32/8" } as never);
     model.set("running", true as never);
     expect(state?.textContent).toBe("Reading the model");
-    model.set("_frame", {} as never);
+    expect(document.querySelector("h2")?.textContent, "the last map stays a moment").toContain("cat");
     model.set("running", false as never);
     expect(state?.textContent).toBe("Nothing measured");
+    expect(document.querySelector("h2")?.textContent).toBe("Occlusion map");
   });
 
   it("shows a map on its own picture alone", async () => {

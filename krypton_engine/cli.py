@@ -674,7 +674,11 @@ def _check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Seque
             raise InputError(f"--out {str(path)!r} must end in {accepted}")
         if not path.parent.is_dir():
             raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        # What is there is written to; a tuning is written beside it, and then put in its place.
+        where = [path] if path.exists() else []
+        if not where or path.suffix == ".json":
+            where.append(path.resolve().parent)
+        if path.is_dir() or not all(os.access(each, os.W_OK) for each in where):
             raise InputError(f"--out {str(path)!r} cannot be written")
 
 
@@ -698,14 +702,14 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 def _tune(arguments: argparse.Namespace) -> int:
     # The numbers first: they are what took the time.
     outputs = sorted(arguments.out or [Path("tuning.json")], key=lambda path: path.suffix)
-    _check_outputs(outputs, _TUNING_FILES, arguments.images)
+    names = _samples(arguments.images)
+    _check_outputs(outputs, _TUNING_FILES, names)
     files = [path for path in outputs if path.suffix == ".json"]
     if len(files) != 1:
         raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
     if arguments.confidence == 1:
         raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
     known = _read_tuning("--out", files[0]) if files[0].exists() else None
-    names = _samples(arguments.images, outputs)
     pictures = [_picture(name) for name in names]
     model = _load(arguments, arguments.weights or "pretrained")
     inputs = [_input(model, image, name) for image, name in zip(pictures, names, strict=True)]
@@ -782,8 +786,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _samples(given: Sequence[str], outputs: Sequence[Path]) -> list[str]:
-    """Names of pictures: as given, or all that a folder holds but for what is written there."""
+def _samples(given: Sequence[str]) -> list[str]:
+    """Names of pictures: as given, or all that a folder holds but for figures of tunings."""
     from PIL import Image as PILImage
 
     endings = PILImage.registered_extensions()
@@ -795,12 +799,25 @@ def _samples(given: Sequence[str], outputs: Sequence[Path]) -> list[str]:
         found = sorted(
             str(path)
             for path in Path(name).iterdir()
-            if path.suffix.lower() in endings and not any(_same_file(o, str(path)) for o in outputs)
+            if path.suffix.lower() in endings and not _is_figure(path)
         )
         if not found:
             raise InputError(f"IMAGE {name!r} is a folder without pictures")
         names += found
     return names
+
+
+def _is_figure(path: Path) -> bool:
+    """Whether this is what ``krypton tune`` drew."""
+    from PIL import Image as PILImage
+
+    from krypton_engine.tuning import FIGURE_TITLE
+
+    try:
+        with PILImage.open(path) as picture:
+            return picture.info.get("Title") == FIGURE_TITLE
+    except OSError:  # told when it is read
+        return False
 
 
 def _read_tuning(option: str, path: str | Path) -> Tuning:

@@ -206,8 +206,8 @@ class Heatmap:
         """How far this map is from the exact one, wherever it is known.
 
         Raises:
-            InputError: The maps are of different images, windows or targets, or ``exact`` is not exact
-                everywhere that this one is known.
+            InputError: The maps are of different images, windows, baselines or targets, or ``exact`` is not
+                exact everywhere that this one is known.
         """
         if (self.window, self.target) != (exact.window, exact.target):
             raise InputError(
@@ -216,6 +216,8 @@ class Heatmap:
             )
         if self.image is not None and exact.image is not None and not self.image.equal(exact.image):
             raise InputError("exact is the heatmap of another image")
+        if None not in (self.baseline, exact.baseline) and self.baseline != exact.baseline:
+            raise InputError(f"exact is of baseline {exact.baseline}; this map is of {self.baseline}")
         known = self.status != Status.UNKNOWN
         if bool((exact.status != Status.EXACT)[known].any()):
             raise InputError(
@@ -264,41 +266,49 @@ class Heatmap:
         if not len(guessed) + len(trimmed):
             return self
         verified = self.measure(self, np.concatenate([guessed, trimmed]))
-        if bool((verified.status != Status.EXACT)[torch.from_numpy(status != Status.UNKNOWN)].any()):
-            after = predict(self.window, verified.values.double().numpy(), verified.measured.numpy())
-            found = verified.values.double().numpy()
-            changes = (found.flat[trimmed] - self.values.double().numpy().flat[trimmed]) ** 2
-            part, wanted = _bounding(status != Status.UNKNOWN), verified.status.numpy()
-            prices = expected_ssim(after.values[part], after.variance[part])[1]
-            missed, expected = np.zeros((2, *status.shape))
-            for fold in np.array_split(generator.permutation(guessed), min(_FOLDS, len(guessed)) or 1):
-                known = verified.measured.numpy().copy()
-                known.flat[fold] = False
-                others = predict(self.window, found, known)
-                missed.flat[fold] = (found.flat[fold] - others.values.flat[fold]) ** 2
-                expected.flat[fold] = others.variance.flat[fold]
-            missed[part], expected[part] = (prices * each[part] for each in (missed, expected))
+        if bool((verified.status == Status.EXACT)[torch.from_numpy(status != Status.UNKNOWN)].all()):
+            return verified
+        return replace(verified, ssim_estimate=self._judged(verified, guessed, trimmed, generator))
 
-            usual = _SUPPOSED * float(expected.flat[guessed].mean()) if len(guessed) else 0.0
+    def _judged(
+        self, verified: Heatmap, guessed: IntArray, trimmed: IntArray, generator: np.random.Generator
+    ) -> SsimEstimate:
+        """What a map probably is like by now, by a random part of it that has been measured since."""
+        status, measured = verified.status.numpy(), verified.measured.numpy()
+        found = verified.values.double().numpy()
+        after = predict(self.window, found, measured)
+        variance, prices = (
+            np.where(status == Status.INTERPOLATED, after.variance, 0.0),
+            np.zeros(status.shape),
+        )
+        part = _bounding(status != Status.UNKNOWN)
+        prices[part] = expected_ssim(after.values[part], variance[part])[1]
+        missed, expected = np.zeros((2, len(guessed)))
+        for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
+            cells, known = guessed[fold], measured.copy()
+            known.flat[cells] = False
+            others = predict(self.window, found, known)
+            missed[fold] = prices.flat[cells] * (found.flat[cells] - others.values.flat[cells]) ** 2
+            expected[fold] = prices.flat[cells] * others.variance.flat[cells]
+        changed = (found.flat[trimmed] - self.values.double().numpy().flat[trimmed]) ** 2
 
-            def expect(chosen: IntArray, which: IntArray, times: float) -> float:
-                misses, foreseen = (float(each.flat[chosen].sum()) for each in (missed, expected))
-                scale = (misses + usual * times) / (foreseen + usual) if foreseen else times
-                rest = after.variance * scale
-                errors = np.where(wanted == Status.INTERPOLATED, rest, 0.0)
-                errors[wanted == Status.TRIMMED] = changes[which].mean() if len(which) else 0.0
-                return expected_ssim(after.values[part], errors[part])[0]
+        def draws(cells: IntArray) -> IntArray:
+            return generator.integers(max(1, len(cells)), size=(_RESAMPLED, len(cells)))
 
-            def resampled(cells: IntArray) -> IntArray:
-                return generator.integers(len(cells), size=len(cells)) if len(cells) else cells
+        some, few = draws(guessed), draws(trimmed)
+        misses, foreseen = missed[some].sum(1), expected[some].sum(1)
+        changes = changed[few].sum(1) / max(1, len(trimmed))
+        usual = _SUPPOSED * float(expected.mean()) if len(expected) else 0.0
 
-            samples = [(guessed[resampled(guessed)], resampled(trimmed)) for _ in range(_RESAMPLED)]
-            high, value, low = (
-                float(np.quantile([expect(*sample, times) for sample in samples], level))
-                for times, level in zip(SPREAD, (0.95, 0.5, 0.05), strict=True)
-            )
-            return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
-        return verified
+        def at(times: float, level: float) -> float:
+            scales = np.full(_RESAMPLED, times)
+            np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
+            errors = variance * np.quantile(scales, level)
+            errors[status == Status.TRIMMED] = np.quantile(changes, level)
+            return expected_ssim(after.values[part], errors[part])[0]
+
+        high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
+        return SsimEstimate(value, low, high, "verified")
 
     # -- pictures --------------------------------------------------------------------------------------
 

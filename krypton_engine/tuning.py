@@ -58,6 +58,9 @@ _TARGETS = 0.8, 0.9, 0.95
 _MORE = 1 + 1e-9
 """A factor must be more than the one that stops just there."""
 
+FIGURE_TITLE = "Krypton tuning"
+"""Of its figure's file, by which it is known to be no picture to tune on."""
+
 _FORMAT = 2
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
 stop was found by replaying the old one."""
@@ -412,12 +415,16 @@ class Tuning:
         if not path.parent.is_dir():
             raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
         if path.suffix == ".png":
-            self.figure().savefig(path, dpi=130)
-        else:
-            # In one step: what is there already took minutes, and writing may be cut short.
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            self.figure().savefig(path, dpi=130, metadata={"Title": FIGURE_TITLE})
+            return
+        # In one step: what is there already took minutes, and writing may be cut short.
+        path = path.resolve()
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
             beside.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
             os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:

@@ -214,6 +214,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
     running = traitlets.Bool(False, help="Whether a run is under way; read only.").tag(sync=True)
     error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
 
+    _failed = traitlets.Bool(False, help="Whether that was the run.").tag(sync=True)
+
     _class_names: traitlets.List[str] = traitlets.List().tag(sync=True)
     _colours = traitlets.Dict().tag(sync=True)
     _thumbnails: traitlets.List[bytes] = traitlets.List().tag(sync=True)
@@ -265,7 +267,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._lock = threading.RLock()
         self._generation = 0
         self._shown: _Shown | None = None
-        self._question: Question | None = None
 
         first = self._answered(0)
         self._activation = _auto(first) if activation == "auto" else activation
@@ -319,6 +320,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Stop the run; what it measured stays, and the next run goes on from there."""
         with self._lock:
             if self._worker.cancel():  # it will not run, so nobody else will say that it has ended
+                self._drop_unless(*self._controls())
                 self.running = False
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -453,45 +455,47 @@ class OcclusionExplorer(anywidget.AnyWidget):
         with self._lock:
             self._generation += 1
             generation = self._generation
-            question = Question(self.image_index, self.window, self.stride, self.baseline)
-            wish = _Wish(self.ssim_target, self.exact, self.region, self.target)
-            self.running, self.error = True, ""
+            question, wish = self._controls()
+            self.running, self.error, self._failed = True, "", False
 
             def work(cancelled: Cancelled) -> None:
                 self._run(generation, question, wish, cancelled)
 
             self._worker.submit(work)
 
+    def _controls(self) -> tuple[Question, _Wish]:
+        """What the controls say."""
+        question = Question(self.image_index, self.window, self.stride, self.baseline)
+        return question, _Wish(self.ssim_target, self.exact, self.region, self.target)
+
     def _run(self, generation: int, question: Question, wish: _Wish, cancelled: Cancelled) -> None:
         def latest() -> bool:
             return generation == self._generation
 
         try:
-            with self._lock:
-                if latest():
-                    self._question = None
             self._explore(question, wish, lambda: cancelled() or not latest(), latest)
         except Exception as error:
             with self._lock:
                 if latest():
-                    self.error = in_words(error)
+                    self.error, self._failed = in_words(error), True
             raise
         finally:
             with self._lock:
                 if latest():
-                    if not self._shows(self._question):  # nothing came of what was asked
-                        self._shown, self._frame = None, {}
+                    self._drop_unless(question, wish)
                     self.running = False
 
     def _explore(
         self, question: Question, wish: _Wish, stopped: Cancelled, latest: Callable[[], bool]
     ) -> None:
         """Measure what ``question`` still lacks for ``wish``, and show it."""
+        asked = question
         given = self._input(question.image)
         base = self._answered(question.image)
         shape = tuple(given.x.shape[1:])
         side = min(question.window, *shape[1:])
-        window = SlidingWindow(shape, (shape[0], side, side), (shape[0], question.stride, question.stride))
+        stride = min(question.stride, side)
+        window = SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
         keep_all = base.shape[1] > 1 and len(window) * base.numel() * base.element_size() <= _ALL_CLASSES
         if not keep_all:
             question = replace(question, target=int(base.argmax()) if wish.target is None else wish.target)
@@ -499,9 +503,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
             if not latest():
                 return
             known = self._memory.of(question)
-            self._question = question
             self._comparison = {}
-            self._view = self._seen(question)
+            self._view = self._seen(question, wish)
         if side < question.window:
             raise InputError(
                 f"window is {question.window}, larger than this image as the model sees it, "
@@ -513,7 +516,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             if not same_outputs(base, self._answered(question.image)):  # another model than what was measured
                 with self._lock:
                     self._memory.forget()
-                return self._explore(question, wish, stopped, latest)
+                    if latest():
+                        self._shown, self._frame = None, {}
+                return self._explore(asked, wish, stopped, latest)
         self._capture(given, window)
         if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
             with self._lock:  # seen by another class, say, or not fine enough
@@ -541,7 +546,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             found = so_far if task.exact or approximate is None else approximate
             if found is not None:
                 self._show(task, found, left=0.0, finished=finished)
-            self._compare()
+                self._compare()
         everywhere = known.heatmap is not None and bool(known.heatmap.measured.all())
         if everywhere and not stopped() and shape not in self._pass_seconds:
             self._time_full_inference(given, stopped)
@@ -670,7 +675,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._shown = _Shown(heatmap, task)
         self._frame = maps.to_page(heatmap, task.wanted) | {
             "image": task.question.image,
-            "question": str(task.question),
+            "question": _named(task.question, task.wish),
             "left": left,
             "finished": finished,
             "estimate": maps.estimate(heatmap),
@@ -680,13 +685,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
 
-    def _shows(self, question: Question | None) -> bool:
-        """Whether the map on the page, if there is one, is for ``question``."""
-        return self._shown is None or self._shown.task.question == question
+    def _drop_unless(self, question: Question, wish: _Wish) -> None:
+        """Take what is on the page off it, unless it is for this. The caller holds the lock."""
+        asked = _named(question, wish)
+        if self._frame.get("question") != asked:
+            self._shown, self._frame, self._comparison = None, {}, {}
+        if self._view.get("image") != question.image:
+            self._view = {}
 
     def _compare(self) -> None:
         """Send the comparison to the page, if there is an exact map. The caller holds the lock."""
-        if self._shown is None or not self._shows(self._question):
+        if self._shown is None:
             return
         task = self._shown.task
         exact, approximate = task.so_far(), task.approximate()
@@ -739,14 +748,14 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._bases[index] = outputs.cpu()
         return self._bases[index]
 
-    def _seen(self, question: Question) -> dict[str, Any]:
+    def _seen(self, question: Question, wish: _Wish) -> dict[str, Any]:
         """The picture, its patch and the model's own answer, for the page."""
         given, outputs = self._input(question.image), self._answered(question.image)
         probabilities = _activated(outputs, self._activation)[0].float()
         height, width = given.picture.shape[:2]
         return {
             "image": question.image,
-            "question": str(question),
+            "question": _named(question, wish),
             "height": height,
             "width": width,
             "picture": png(given.picture),
@@ -758,34 +767,32 @@ class OcclusionExplorer(anywidget.AnyWidget):
     # -- files -----------------------------------------------------------------------------------------
 
     def _file(self, suffix: str) -> bytes:
-        shown = self._shown
-        if shown is None:
-            raise InputError("nothing has been measured yet; call wait() first")
-        heatmap = shown.heatmap
-        if suffix == "html":
-            with self._lock:
+        with self._lock:
+            shown, shared = self._shown, self._frame.get("shared")
+            answers = self._frame.get("question") == self._view.get("question")
+            if shown is None or (suffix == "html" and not answers):
+                raise InputError("nothing has been measured yet; call wait() first")
+            if suffix == "html":
                 return takeaway.html(self.get_state(), _STATIC)
+        heatmap = shown.heatmap
         if suffix not in ("png", "npz"):
             raise InputError(f"path must end in .png, .npz or .html, not {suffix!r}")
         picture = {
             "image": self._input(shown.task.question.image).picture,
-            "scale": self._ends(heatmap),
+            "scale": {"own": None, "fixed": self.limit, "shared": shared or None}[self.scale],
             "cmap": self.colormap,
             "opacity": self.opacity,
             "title": self._title(heatmap),
         }
         return takeaway.file(heatmap, suffix, picture if suffix == "png" else {})
 
-    def _ends(self, heatmap: Heatmap) -> float | None:
-        if self.scale == "own":
-            return None
-        return self.limit if self.scale == "fixed" else self._frame["shared"] or None
-
     def _title(self, heatmap: Heatmap) -> str:
         name = self._class_names[heatmap.target] if heatmap.target is not None else "output"
-        exact = bool((heatmap.status == Status.EXACT).all())
-        share = float(heatmap.measured.double().mean())
+        known = heatmap.status[heatmap.status != Status.UNKNOWN]
+        share = float((known >= Status.TRIMMED).double().mean())
+        exact = bool((known == Status.EXACT).all())
         how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
+        how += "" if known.numel() == heatmap.measured.numel() else " in the region"
         size = heatmap.window.shape[1]
         return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
 
@@ -837,6 +844,11 @@ def _activated(outputs: Tensor, activation: Activation) -> Tensor:
     if activation is None:
         return outputs
     return outputs.softmax(1) if activation == "softmax" else activation(outputs)
+
+
+def _named(question: Question, wish: _Wish) -> str:
+    """Tells what is to be seen from what else might be; the page compares it with what it shows."""
+    return str((replace(question, target=None), wish.target))
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -83,11 +83,14 @@ class Course:
 
     def reached(self, ssim_target: float) -> Heatmap | None:
         """The first map that was good enough."""
+        if ssim_target in self._ends:
+            return self._ends[ssim_target]
         for stage in self.stages:
-            if stage.ssim_estimate is not None and stage.ssim_estimate.low >= ssim_target:
+            found = stage.ssim_estimate  # a tuning's word counts, and it gives that where it ends alone
+            if found is not None and found.basis == "online" and found.low >= ssim_target:
                 # On its way it was filled by what had been predicted before its last positions.
                 return stage.filled((stage.status == Status.INTERPOLATED).numpy())
-        return self._ends.get(ssim_target)  # a tuning's word counts for more than its estimate
+        return None
 
 
 @dataclass

@@ -79,7 +79,7 @@ def html(state: dict[str, Any], static: Path) -> bytes:
     kept = {
         k: v for k, v in state.items() if k not in ("_esm", "_css", "_anywidget_id", "layout", "tabbable")
     }
-    kept |= {"_kernel": False, "running": False, "error": "", "_thumbnails": []}
+    kept |= {"_kernel": False, "running": False, "error": "", "_failed": False, "_thumbnails": []}
     return _PAGE.format(
         title=markup.escape("Krypton occlusion map"),
         css=(static / "widget.css").read_text(encoding="utf-8"),

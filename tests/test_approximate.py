@@ -245,6 +245,8 @@ def test_regions_are_compared_and_verified(wide, exact):
     assert verified.ssim_estimate.low - 0.05 <= truth <= verified.ssim_estimate.high + 0.05
     with pytest.raises(InputError, match="another image"):
         heatmap.compare(occlusion.heatmap(blobs(1), WINDOW, STRIDES, target=1))
+    with pytest.raises(InputError, match="exact is of baseline"):
+        heatmap.compare(occlusion.heatmap(blobs(0), WINDOW, STRIDES, 0.5, target=1))
 
 
 def test_watching_costs_little(wide, monkeypatch):

@@ -468,14 +468,23 @@ def test_tune_does_not_take_its_own_figure_for_a_picture(capsys, scans, tmp_path
     assert (tmp_path / "tuning.png").is_file()
 
 
+def test_a_tuning_behind_a_link_is_kept_there(scans, tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "tuning.json"
+    link.symlink_to(tmp_path / "there" / "real.json")
+    assert tune(*FINE, "--max-seconds", "1e-6", "-o", str(link)) == 0
+    assert link.is_symlink() and (tmp_path / "there" / "real.json").is_file()
+
+
 def test_no_picture_is_overwritten(capsys, scans, tmp_path):
     picture = tmp_path / "scan.png"
     picture.write_bytes((scans / "0.png").read_bytes())
     before = picture.read_bytes()
     assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(picture)]) == 2
     assert explain("--out", str(picture), image=str(picture)) == 2
+    assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert told.count("is an IMAGE, which would be lost") == 2 and picture.read_bytes() == before
+    assert told.count("is an IMAGE, which would be lost") == 3 and picture.read_bytes() == before
 
 
 def test_tune_without_time(capsys, scans, tmp_path):

@@ -408,17 +408,98 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
         explorer.save(tmp_path / "map.png")
 
 
-def test_a_file_is_of_the_picture_that_it_explains(explore, photo, monkeypatch):
+def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypatch):
     """Also while the map of another picture is on its way."""
-    explorer = explore(image=[photo, 255 - photo])
+    explorer = explore(Slow(cnn), image=[photo, 255 - photo])
     explorer.wait(60)
     taken = []
     monkeypatch.setattr(
         "krypton_widget.takeaway.file", lambda heatmap, suffix, picture: taken.append(picture) or b""
     )
-    explorer._question = replace(explorer._question, image=1)
+    began, saved = threading.Event(), threading.Event()
+
+    def waits(*_):
+        began.set()
+        saved.wait(60)
+
+    explorer._answered(1)  # so that the next pass is the map's
+    hook = explorer._model.register_forward_pre_hook(waits)
+    explorer.image_index = 1
+    assert began.wait(60)
     explorer._file("png")
-    assert np.array_equal(taken[0]["image"], explorer._input(0).picture)
+    with pytest.raises(InputError, match="nothing has been measured"):  # a page would show the other picture
+        explorer._file("html")
+    saved.set()
+    hook.remove()
+    explorer.wait(60)
+    explorer._file("png")
+    assert [np.array_equal(t["image"], explorer._input(i).picture) for i, t in enumerate(taken)] == [True] * 2
+
+
+def test_no_map_of_another_class_or_model_stays(explore, cnn):
+    model = Slow(copy.deepcopy(cnn))
+    explorer = explore(model, ssim_target=TARGET)
+    explorer.wait(60)
+    model.trouble = RuntimeError("no luck today")
+    explorer.target = (explorer.heatmap.target + 1) % 5
+    with pytest.raises(InputError, match="no luck today"):
+        explorer.wait(60)
+    assert explorer.heatmap is None and explorer._frame == {} and explorer._failed
+    model.trouble = None
+    explorer.target = None
+    explorer.wait(60)
+    assert explorer.heatmap is not None
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    passes = []
+
+    def cancels(*_):
+        passes.append(1)
+        if len(passes) == 2:  # the first asks whether the model is the same
+            explorer.cancel()
+
+    hook = model.register_forward_pre_hook(cancels)
+    explorer.exact = True
+    explorer.wait(60)
+    hook.remove()
+    assert explorer.heatmap is None and explorer._comparison == {}
+
+
+def test_what_is_cancelled_before_it_begins_leaves_no_other_map(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    began, cancelled = threading.Event(), threading.Event()
+
+    def waits(*_):
+        began.set()
+        cancelled.wait(60)
+
+    hook = model.register_forward_pre_hook(waits)
+    explorer.window = 8
+    assert began.wait(60)
+    explorer.window = 9
+    explorer.cancel()
+    assert not explorer.running and explorer.heatmap is None and explorer._frame == {}
+    cancelled.set()
+    hook.remove()
+    explorer.wait(60)
+    assert explorer.heatmap is None
+
+
+def test_a_tuned_map_is_the_one_that_its_tuning_ended_with(explore, cnn, tuning):
+    """What was expected on the way does not count, whatever it promises."""
+    explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
+    explorer.wait(60)
+    (known,) = explorer._memory._known.values()
+    ((aim, course),) = known.courses.items()
+    end = course.reached(TARGET)
+    early = replace(end, ssim_estimate=replace(end.ssim_estimate, low=1.0))
+    course.stages.insert(0, early)
+    assert known.approximate(aim, TARGET) is end
+    course._ends.clear()
+    assert course.reached(TARGET) is None
 
 
 def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore):
@@ -431,6 +512,9 @@ def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore):
     assert explorer._title(exact).endswith("exact")
     trimmed = replace(exact, trimmed=torch.ones_like(exact.measured))
     assert "approximate, 100% of the positions measured" in explorer._title(trimmed)
+    part = explore(exact=True, region=(0, 0, 6, 6))
+    part.wait(60)
+    assert part._title(part.heatmap).endswith("exact in the region")
 
 
 def test_classes_of_one_name_are_told_apart(explore):

@@ -90,7 +90,11 @@ export class Scene {
 
   private async load(): Promise<void> {
     const view = this.model.get("_view");
-    if (!view.picture) return;
+    if (!("picture" in view)) {
+      [this.picture, this.patch, this.probabilities] = [null, null, new Float32Array()];
+      this.changed();
+      return;
+    }
     const [picture, patch] = await Promise.all([bitmap(view.picture), bitmap(view.patch)]);
     if (this.model.get("_view") !== view) return;
     [this.picture, this.patch] = [picture, patch];

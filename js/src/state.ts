@@ -102,10 +102,12 @@ export interface State {
   limit: number;
   running: boolean;
   error: string;
+  /** Whether the error was the run's: a file that could not be saved says nothing of the map. */
+  _failed: boolean;
   _class_names: string[];
   _colours: Record<string, DataView>;
   _thumbnails: DataView[];
-  _view: View;
+  _view: View | Record<string, never>;
   _frame: Frame | Record<string, never>;
   _comparison: Comparison | Record<string, never>;
   /** False in a saved page; absent where there is a kernel. */
@@ -167,8 +169,8 @@ export function best(probabilities: Float32Array, count: number): number[] {
 }
 
 /** What the page says of how far the map that was asked for has come; null before its first position. */
-export function standing(map: Map | null, running: boolean, error: string): { kind: string; text: string } {
-  if (error && !running && !map?.finished) return { kind: "error", text: "Stopped by an error" };
+export function standing(map: Map | null, running: boolean, failed: boolean): { kind: string; text: string } {
+  if (failed && !running) return { kind: "error", text: "Stopped by an error" };
   if (!map) return { kind: running ? "running" : "idle", text: running ? "Reading the model" : "Nothing measured" };
   const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
   if (running && !map.finished) return { kind: "running", text: `Measuring, ${share}` };

@@ -26,8 +26,8 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   const draw = () => {
     const { map: seen, current: map } = scene;
     const running = live && model.get("running");
-    const { kind, text } = standing(map, running, model.get("error"));
-    if (state.dataset.kind !== kind || kind !== "running") spoken.textContent = text;
+    const { kind, text } = standing(map, running, model.get("_failed"));
+    if (spoken.textContent !== text && (state.dataset.kind !== kind || kind !== "running")) spoken.textContent = text;
     state.dataset.kind = kind;
     state.textContent = text;
     title.replaceChildren();
@@ -48,7 +48,7 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
     else bar.value = !map || map.total === 0 ? 0 : map.finished ? 1 : map.done / map.total;
     bar.classList.toggle("kr-still", !running);
   };
-  listening.to(["running", "error", "_class_names"], draw);
+  listening.to(["running", "_failed", "_class_names"], draw);
   scene.watch(draw);
   return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, bar);
 }

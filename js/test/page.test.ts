@@ -21,6 +21,7 @@ function fakeModel(changes: Partial<State> = {}) {
     limit: 1,
     running: false,
     error: "",
+    _failed: false,
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
@@ -172,7 +173,7 @@ describe("the page", () => {
     model.set("_frame", frame as never);
     expect(time?.textContent).toBe("1.0 s");
     model.set("_frame", { ...frame, done: 1, finished: false, left: 3 } as never);
-    model.set("error", "no luck" as never);
+    model.set("_failed", true as never);
     expect(time?.textContent).toBe("");
   });
 

@@ -12,7 +12,7 @@ type Bytes = DataView | undefined;
 /** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
 export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
 
-/** Which of the images, and all that a map's values depend on, in words: of two that are alike, the same. */
+/** Which of the images, and what was asked of it: equal questions in equal words. */
 export interface Asked {
   image: number;
   question: string;

@@ -16,7 +16,7 @@ Head = Callable[[Tensor], Tensor]
 
 
 def first_order(
-    graph: Graph, inputs: tuple[Tensor, ...], nodes: Iterable[int], head: Head
+    graph: Graph, inputs: tuple[Tensor, ...], nodes: Iterable[int], head: Head, memory_budget: int
 ) -> dict[int, tuple[float, Tensor]]:
     """Root mean square of values on the un-occluded inputs, and the scalar's gradient by them.
 
@@ -25,12 +25,15 @@ def first_order(
         inputs: Its tensors, first dimension 1 where they are batched.
         nodes: Whose values are asked about.
         head: The scalar.
+        memory_budget: Bytes that the two passes may take.
 
     Returns:
-        By node. Nothing where there is no gradient, or one that is not finite: a saturated probability, a
-        model whose weights were made in inference mode.
+        By node. Nothing where the budget does not hold the passes, or there is no gradient, or one that is
+        not finite: a saturated probability, a model whose weights were made in inference mode.
     """
     wanted = set(nodes)
+    if _bytes(graph, wanted) > memory_budget:
+        return {}
     values: dict[int, Any] = {}
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -60,3 +63,14 @@ def first_order(
                 return {}
             found[i] = (rms, gradient.detach())
     return found
+
+
+def _bytes(graph: Graph, wanted: set[int]) -> int:
+    """Upper bound of what both passes hold at a time.
+
+    Every value, as much again that is saved for the way back (a pool's indices, say), the gradients that are
+    kept, and those of an operator's result and operands, with what it works in.
+    """
+    sizes = {node.index: node.bytes() for node in graph.nodes if node.depends}
+    kept = sum(sizes[i] for i in wanted if i in sizes)
+    return 2 * sum(sizes.values()) + kept + 3 * max(sizes.values(), default=0)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import Occlusion
-from tiny_models import SmallCNN, SmallViT
+from tiny_models import Segmenter, SmallCNN, SmallViT, peak_bytes
 from torch import nn
+from torchvision.models import densenet121, mobilenet_v2
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, schedule, zoo
 from krypton_engine.capture import capture
@@ -451,7 +452,7 @@ def test_the_reference_drops_at_any_value():
         model(x)
         graph = capture(model, (x,), 0)
     sites = [node.index for node in graph.nodes if node.local and node.operands]
-    effects = first_order(graph, (x,), sites, lambda outputs: outputs[:, 0])
+    effects = first_order(graph, (x,), sites, lambda outputs: outputs[:, 0], 2**30)
     program, plan = ReferenceProgram(graph), Plan(graph, window)
     assert set(program.shrinkable) < set(effects)
     with torch.no_grad():
@@ -468,12 +469,30 @@ def test_gradients_are_autograds(wide):
     with torch.no_grad():
         graph = capture(wide, (x,), 0, ())
     node = next(n for n in graph.nodes if n.op.startswith("max_pool"))
-    (rms, gradient) = first_order(graph, (x,), [node.index], lambda outputs: outputs[:, 2])[node.index]
+    (rms, gradient) = first_order(graph, (x,), [node.index], lambda outputs: outputs[:, 2], 2**30)[node.index]
     first = nn.Sequential(*list(wide.features)[:4])(x).detach()
     leaf = first.clone().requires_grad_()
     wide.head(nn.Sequential(*list(wide.features)[4:])(leaf).flatten(1))[0, 2].backward()
     assert torch.allclose(gradient, leaf.grad, atol=1e-5 * float(leaf.grad.abs().max()))
     assert rms == pytest.approx(float(first.pow(2).mean().sqrt()), rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [Wide, Segmenter, mobilenet_v2, densenet121], ids=lambda make: make.__name__)
+def test_gradients_within_a_budget(make):
+    model, x = make().eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        graph = capture(model, (x,), 0, ())
+    sites = [node.index for node in graph.nodes if node.local and node.operands]
+
+    def found(budget):
+        return first_order(graph, (x,), sites, lambda outputs: outputs.flatten(1)[:, 1], budget)
+
+    low, least = 0, 2**31
+    while least - low > 1024:
+        middle = (low + least) // 2
+        low, least = (low, middle) if found(middle) else (middle, least)
+    assert least / 3 < peak_bytes(lambda: found(least)) <= least
+    assert not found(low)
 
 
 def test_probabilities_are_recognised():

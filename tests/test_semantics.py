@@ -16,6 +16,7 @@ from tiny_models import (
     full_inference,
     incremental,
     output_scale,
+    peak_bytes,
 )
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -245,19 +246,6 @@ def test_groups_that_wait_for_the_rest_of_the_model_stay_as_they_are(monkeypatch
     heatmap = occlusion.heatmap(x, (3, 2, 2), (3, 1, 1), classes="all")
     expected = brute_force(model, x, heatmap.window).reshape(7, 7, 2)
     assert_close(heatmap.outputs, expected, float(expected.abs().max()), 1e-13)
-
-
-def peak_bytes(call):
-    """Most bytes that PyTorch holds at a time on top of what it held before."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, record_shapes=False
-    ) as profile:
-        call()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    held = np.cumsum([event.nbytes() for event in events])
-    assert len(held), "the profiler saw no allocation"
-    return int(held.max())
 
 
 @pytest.mark.parametrize("spare", [0, 8 * 2**20, 64 * 2**20], ids=["none", "8 MiB", "64 MiB"])

@@ -212,6 +212,19 @@ def assert_like_captum(forward, inputs, shapes, strides=None, *, occlusion=None,
     return theirs
 
 
+def peak_bytes(call):
+    """Most bytes that PyTorch holds at a time on top of what it held before."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, record_shapes=False
+    ) as profile:
+        call()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    held = np.cumsum([event.nbytes() for event in events])
+    assert len(held), "the profiler saw no allocation"
+    return int(held.max())
+
+
 def occlude(x, window, position, baseline=0.0):
     """A copy of ``x`` ``(n, ...)`` with the window at ``position`` replaced: by slices, nothing of ours."""
     index = np.unravel_index(position, window.counts) if window.counts else ()

@@ -243,6 +243,7 @@ class NativeSession:
         # Its views come on top of these.
         beside = memory_budget - program.program.view_bytes
         self._again = partial(NativeSession, program, plan, inputs, baseline, beside, reference)
+        self._free = beside - program.program.weight_bytes
         armed = [
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
             for node, (threshold, g) in shrinks.items()
@@ -282,7 +283,7 @@ class NativeSession:
 
     def trimmed(self, epsilon: float, head: Head) -> NativeSession:
         """A session that drops small changes; see `krypton_engine.executors.Session`."""
-        effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head)
+        effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
         if not effects or self._session is None:
             return self
         try:

@@ -399,7 +399,7 @@ class ReferenceSession:
 
         Where operators are fused, the native executor drops at fewer values than this one.
         """
-        effects = first_order(self.graph, self._inputs, self.program.shrinkable, head)
+        effects = first_order(self.graph, self._inputs, self.program.shrinkable, head, self.free)
         if not effects:
             return self
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -493,6 +494,31 @@ def test_gradients_within_a_budget(make):
         low, least = (low, middle) if found(middle) else (middle, least)
     assert least / 3 < peak_bytes(lambda: found(least)) <= least
     assert not found(low)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_trimming_keeps_the_budget(executor):
+    """From the least that a session takes to what lets it trim; what the engine itself holds is not seen."""
+    model, x = Segmenter().eval(), torch.randn(1, 3, 200, 160)
+    window = SlidingWindow((3, 200, 160), (3, 16, 16), (3, 16, 16))
+    with torch.no_grad():
+        graph = capture(model, (x,), 0, ())
+        plan, rest = Plan(graph, window), ((x,), torch.zeros(1))
+        mine, theirs = ReferenceProgram(graph), NativeProgram(graph)
+
+    def trim(budget):
+        session = (
+            ReferenceSession(mine, plan, *rest, budget)
+            if executor == "reference"
+            else NativeSession(theirs, plan, *rest, budget, lambda: None)
+        )
+        return session.trimmed(0.1, lambda outputs: outputs.flatten(1)[:, 1]) is not session
+
+    trims = []
+    for budget in range(0, 512 * 2**20, 2**22):
+        with torch.no_grad(), suppress(InputError):
+            assert peak_bytes(lambda budget=budget: trims.append(trim(budget))) <= budget
+    assert set(trims) == {True, False} and trims == sorted(trims)
 
 
 def test_probabilities_are_recognised():

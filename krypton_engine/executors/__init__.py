@@ -48,5 +48,6 @@ class Session(Protocol):
             head: The scalar.
 
         Returns:
-            This session itself where nothing can be dropped.
+            This session itself where nothing can be dropped, or the memory budget does not hold what that
+            takes.
         """

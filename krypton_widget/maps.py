@@ -220,9 +220,14 @@ class Memory:
         """What is known of ``question``, which is now the latest; the oldest are forgotten."""
         known = self._known.setdefault(question, Known())
         self._known.move_to_end(question)
-        while len(self._known) > 1 and sum(map(_bytes, self._known.values())) > self._largest:
+        while len(self._known) > 1 and self.size > self._largest:
             self._known.popitem(last=False)
         return known
+
+    @property
+    def size(self) -> int:
+        """Bytes that all of them take."""
+        return sum(map(_bytes, self._known.values()))
 
     def forget(self) -> None:
         """Nothing is known any more."""

@@ -353,7 +353,7 @@ MOVES = """async (seed) => {
 }"""
 
 AFTERWARDS = """
-import threading, psutil, torch
+import gc, threading, psutil, torch
 from krypton_engine import KryptonOcclusion
 given = explorer._inputs[0]
 expected = KryptonOcclusion(net.model).heatmap(
@@ -363,7 +363,12 @@ measured = explorer.heatmap.measured
 difference = (explorer.heatmap.values - expected)[measured].abs().max()
 workers = sum(thread.name == "krypton explorer" for thread in threading.enumerate())
 low = explorer.heatmap.ssim_estimate.low
-print(workers, int(low >= 0.95), float(difference), psutil.Process().memory_info().rss)
+del given, expected
+gc.collect()
+# Not the resident set, which grows for a while with what the allocator has been given back and keeps.
+heap = psutil.heap_info()
+held = heap.heap_used + heap.mmap_used - explorer._memory.size
+print(workers, int(low >= 0.95), float(difference), held)
 """
 
 
@@ -380,9 +385,8 @@ def test_two_hundred_moves(explorer):
         workers, promised, difference, memory = explorer.python(AFTERWARDS).split()
         assert (workers, promised) == ("1", "1") and float(difference) < 1e-5
         held.append(int(memory) / 2**20)
-    # The first burst fills what is kept on purpose: maps seen lately. The allocator may keep some more
-    # after any of the others; what leaks grows with each.
-    assert min(held[2] - held[1], held[3] - held[2]) < 36, f"MiB after each two hundred: {held}"
+    # Beside the maps seen lately, which are kept on purpose. What leaks grows with each burst.
+    assert min(held[2] - held[1], held[3] - held[2]) < 6, f"MiB after each two hundred: {held}"
 
 
 def test_a_cell_runs_meanwhile(explorer):

@@ -816,7 +816,7 @@ def _is_figure(path: Path) -> bool:
     try:
         with PILImage.open(path) as picture:
             return picture.info.get("Title") == FIGURE_TITLE
-    except OSError:  # told when it is read
+    except Exception:  # of whatever kind: told when it is read
         return False
 
 

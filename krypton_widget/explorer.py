@@ -320,7 +320,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Stop the run; what it measured stays, and the next run goes on from there."""
         with self._lock:
             if self._worker.cancel():  # it will not run, so nobody else will say that it has ended
-                self._drop_unless(*self._controls())
+                self._answer_only(*self._controls())
                 self.running = False
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -336,8 +336,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop the run, end its thread and take the widget off the page."""
-        atexit.unregister(self._worker.close)
-        self._worker.close()
+        if "_worker" in vars(self):  # not where the arguments were refused by Python itself
+            atexit.unregister(self._worker.close)
+            self._worker.close()
         super().close()
 
     # -- controls --------------------------------------------------------------------------------------
@@ -411,8 +412,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     f"the input's height and width, {tuple(x.shape[2:])}"
                 )
             value = mask
-        else:
+        elif isinstance(value, Sequence) and len(value) == 4:
             value = tuple(value)
+        else:
+            raise InputError(
+                f"region is {value!r}; accepted are None, a box (top, left, bottom, right) or a boolean mask"
+            )
         whole = SlidingWindow(tuple(x.shape[1:]), tuple(x.shape[1:]), tuple(x.shape[1:]))
         maps.wanted(whole, value)
         return value
@@ -436,6 +441,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 self.send({"kind": "file", "name": f"krypton-map.{suffix}"}, [self._file(suffix)])
             except Exception as error:
                 self.error = in_words(error)
+            else:
+                self.error = self.error if self._failed else ""
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take what the page says. What is refused is said there, and the page's controls go back."""
+        try:
+            with self._lock:  # a refusal undoes all changes meanwhile, and those of a run are not the page's
+                super().set_state(sync_data)
+        except traitlets.TraitError as error:
+            self.error = str(error)
+            self.send_state(sorted(sync_data.keys() & set(self.keys)))
 
     def _region_of_page(self, content: dict[str, Any], buffers: list[memoryview]) -> None:
         try:
@@ -456,12 +472,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._generation += 1
             generation = self._generation
             question, wish = self._controls()
-            self.running, self.error, self._failed = True, "", False
+            self.error, self._failed = "", False
 
             def work(cancelled: Cancelled) -> None:
                 self._run(generation, question, wish, cancelled)
 
-            self._worker.submit(work)
+            self.running = self._worker.submit(work)
 
     def _controls(self) -> tuple[Question, _Wish]:
         """What the controls say."""
@@ -482,7 +498,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         finally:
             with self._lock:
                 if latest():
-                    self._drop_unless(question, wish)
+                    self._answer_only(question, wish)
                     self.running = False
 
     def _explore(
@@ -511,13 +527,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 f"{shape[1]} x {shape[2]} (height x width)"
             )
         task = self._task(question, wish, known, window, keep_all)
-        if known.heatmap is not None and (task.lacks_approximate() or task.lacks_exact()):
-            del self._bases[question.image]
-            if not same_outputs(base, self._answered(question.image)):  # another model than what was measured
+        if task.lacks_approximate() or task.lacks_exact():
+            try:
+                with _Stoppable(stopped):
+                    answer = self._ask_model(question.image)
+            except _Stopped:
+                return
+            if not same_outputs(base, answer):  # another model than what was measured, whoever is the latest
                 with self._lock:
                     self._memory.forget()
-                    if latest():
-                        self._shown, self._frame = None, {}
+                    self._bases = {question.image: answer}
+                    self._shown, self._frame, self._comparison = None, {}, {}
                 return self._explore(asked, wish, stopped, latest)
         self._capture(given, window)
         if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
@@ -678,20 +698,23 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "question": _named(task.question, task.wish),
             "left": left,
             "finished": finished,
-            "estimate": maps.estimate(heatmap),
+            "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": max(maps.largest_drop(h, task.aim.target) for h in self._memory.heatmaps()),
             "region": _to_page(task.wish.region),
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
 
-    def _drop_unless(self, question: Question, wish: _Wish) -> None:
-        """Take what is on the page off it, unless it is for this. The caller holds the lock."""
+    def _answer_only(self, question: Question, wish: _Wish) -> None:
+        """Take what answers something else off the page. The caller holds the lock."""
         asked = _named(question, wish)
         if self._frame.get("question") != asked:
             self._shown, self._frame, self._comparison = None, {}, {}
-        if self._view.get("image") != question.image:
-            self._view = {}
+            if self._view.get("image") != question.image:
+                self._view = {}
+        elif self._view.get("question") != asked:  # what had begun meanwhile was cancelled
+            self._view = self._seen(question, wish)
+            self._compare()
 
     def _compare(self) -> None:
         """Send the comparison to the page, if there is an exact map. The caller holds the lock."""
@@ -717,7 +740,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                         best = min(best, (time.perf_counter() - began) / batch)
             except _Stopped:
                 return
-            except (RuntimeError, MemoryError):  # no such batch, or no room for it; smaller ones were timed
+            except Exception:  # the model takes no such batch, or there is no room; smaller ones were timed
                 break
         self._pass_seconds[tuple(given.x.shape[1:])] = best
 
@@ -730,14 +753,19 @@ class OcclusionExplorer(anywidget.AnyWidget):
         return self._inputs[index]
 
     def _answered(self, index: int) -> Tensor:
-        """The model's outputs for an image as it is: ``(1, classes)``."""
-        if index in self._bases:
-            return self._bases[index]
+        """The model's outputs for an image as it is, asked once: ``(1, classes)``."""
+        if index not in self._bases:
+            self._bases[index] = self._ask_model(index)
+        return self._bases[index]
+
+    def _ask_model(self, index: int) -> Tensor:
         given = self._input(index)
         shape = tuple(given.x.shape)
         try:
             with torch.no_grad(), evaluation_mode(self._model, _nothing):
                 outputs = self._model(given.x.to(_device_and_type(self._model, given.x)))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:
             raise InputError(
                 f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}: {error}"
@@ -745,8 +773,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[0] != 1:
             made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(f"model returns {made} for one image; accepted is one row of classes, (1, n)")
-        self._bases[index] = outputs.cpu()
-        return self._bases[index]
+        return outputs.cpu()
 
     def _seen(self, question: Question, wish: _Wish) -> dict[str, Any]:
         """The picture, its patch and the model's own answer, for the page."""
@@ -769,9 +796,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _file(self, suffix: str) -> bytes:
         with self._lock:
             shown, shared = self._shown, self._frame.get("shared")
-            answers = self._frame.get("question") == self._view.get("question")
+            asked = _named(*self._controls())
+            answers = self._frame.get("question") == asked == self._view.get("question")
             if shown is None or (suffix == "html" and not answers):
-                raise InputError("nothing has been measured yet; call wait() first")
+                raise InputError("nothing of the map asked for has been measured yet; wait for it")
             if suffix == "html":
                 return takeaway.html(self.get_state(), _STATIC)
         heatmap = shown.heatmap
@@ -782,17 +810,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "scale": {"own": None, "fixed": self.limit, "shared": shared or None}[self.scale],
             "cmap": self.colormap,
             "opacity": self.opacity,
-            "title": self._title(heatmap),
+            "title": self._title(shown),
         }
         return takeaway.file(heatmap, suffix, picture if suffix == "png" else {})
 
-    def _title(self, heatmap: Heatmap) -> str:
+    def _title(self, shown: _Shown) -> str:
+        heatmap, wanted = shown.heatmap, shown.task.wanted
         name = self._class_names[heatmap.target] if heatmap.target is not None else "output"
-        known = heatmap.status[heatmap.status != Status.UNKNOWN]
-        share = float((known >= Status.TRIMMED).double().mean())
-        exact = bool((known == Status.EXACT).all())
+        status = maps.on_grid(heatmap, heatmap.status)[wanted]
+        exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
         how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
-        how += "" if known.numel() == heatmap.measured.numel() else " in the region"
+        how += "" if wanted.all() else " in the region"
         size = heatmap.window.shape[1]
         return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
 

@@ -70,10 +70,16 @@ class Course:
         self._last = None
 
     def note(self, so_far: Heatmap) -> None:
-        """Take the map of a run on its way: a new estimate is that of the map before it."""
+        """Take the map of a run on its way: a new estimate is that of the map before it.
+
+        A tuning's word counts only where its run ends, and that everything has been measured says nothing of
+        the map before.
+        """
         before, self._last = self._last, so_far
         estimate = so_far.ssim_estimate
-        if before is not None and estimate is not None and estimate != before.ssim_estimate:
+        if before is None or estimate is None or estimate.basis != "online":
+            return
+        if estimate != before.ssim_estimate:
             self.stages.append(replace(before, ssim_estimate=estimate, outputs=None, measure=None))
 
     def end(self, heatmap: Heatmap, ssim_target: float) -> None:
@@ -86,8 +92,7 @@ class Course:
         if ssim_target in self._ends:
             return self._ends[ssim_target]
         for stage in self.stages:
-            found = stage.ssim_estimate  # a tuning's word counts, and it gives that where it ends alone
-            if found is not None and found.basis == "online" and found.low >= ssim_target:
+            if stage.ssim_estimate is not None and stage.ssim_estimate.low >= ssim_target:
                 # On its way it was filled by what had been predicted before its last positions.
                 return stage.filled((stage.status == Status.INTERPOLATED).numpy())
         return None
@@ -323,10 +328,10 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
     }
 
 
-def estimate(heatmap: Heatmap) -> dict[str, Any] | None:
+def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
     """What the SSIM of an approximate map probably is; None where that is not known, or certain."""
-    found = heatmap.ssim_estimate
-    return None if found is None or found.basis == "exact" else asdict(found)
+    exact = on_grid(heatmap, heatmap.status == Status.EXACT)
+    return None if heatmap.ssim_estimate is None or exact[wanted].all() else asdict(heatmap.ssim_estimate)
 
 
 def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> dict[str, Any]:
@@ -350,7 +355,7 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
         "exact": exact.values.numpy().astype(np.float32).tobytes(),
         "ssim": approximate.compare(exact).ssim,
-        "estimate": estimate(approximate),
+        "estimate": estimate(approximate, np.ones(exact.window.counts[1:], dtype=bool)),
         "positions": positions,
         "measured": int(approximate.measured.sum()),
         "seconds": seconds,

@@ -42,11 +42,11 @@ class LatestWins:
         """Whether a job runs or waits."""
         return self._running is not None or self._waiting is not None
 
-    def submit(self, work: Callable[[Cancelled], None]) -> None:
-        """Cancel what runs and do ``work`` as soon as that has stopped."""
+    def submit(self, work: Callable[[Cancelled], None]) -> bool:
+        """Cancel what runs and do ``work`` as soon as that has stopped; False once closed: it will not."""
         with self._changed:
             if self._closed:
-                return
+                return False
             if self._running is not None:
                 self._running.cancelled.set()
             self._waiting = self._latest = _Job(work)
@@ -54,6 +54,7 @@ class LatestWins:
                 self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+            return True
 
     def cancel(self) -> bool:
         """Ask the running job to stop, and drop the one that waits; returns whether one did."""

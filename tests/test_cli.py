@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -456,6 +458,20 @@ def test_a_killed_tuning_keeps_what_it_has(monkeypatch, scans, tmp_path):
     with pytest.raises(SystemExit):
         tune(*FINE, "-o", str(out))
     assert len(Tuning.load(out).images) == 2 and [out] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["huge", "wordy", "broken"])
+def test_tune_names_the_picture_of_a_folder_that_cannot_be_read(capsys, tmp_path, kind):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    side = 40_000 if kind == "huge" else 4
+    words = zlib.compress(b"a" * 3_000_000) if kind == "wordy" else zlib.compress(b"a")
+    picture = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    picture += chunk(b"zTXt", b"Comment\0\0" + words)
+    (tmp_path / "bad.png").write_bytes(picture)
+    status = tune(*FINE, "-o", str(tmp_path / "t.json"), images=[str(tmp_path)])
+    refuses(capsys, status, "IMAGE", str(tmp_path / "bad.png"), "cannot be read")
 
 
 def test_tune_does_not_take_its_own_figure_for_a_picture(capsys, scans, tmp_path):

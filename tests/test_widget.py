@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from krypton_engine import InputError, KryptonOcclusion
-from krypton_engine.heatmap import Status
+from krypton_engine.heatmap import Status, same_outputs
 from krypton_engine.quality import ssim
 from krypton_widget import OcclusionExplorer
 
@@ -404,7 +404,7 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
     assert not explorer.running and bool(explorer.error) == (stop == "trouble")
     assert explorer.heatmap is None and explorer._frame == {} and explorer._comparison == {}
     assert explorer._view["image"] == explorer.image_index
-    with pytest.raises(InputError, match="nothing has been measured"):
+    with pytest.raises(InputError, match="nothing of the map asked for"):
         explorer.save(tmp_path / "map.png")
 
 
@@ -427,11 +427,15 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
     explorer.image_index = 1
     assert began.wait(60)
     explorer._file("png")
-    with pytest.raises(InputError, match="nothing has been measured"):  # a page would show the other picture
+    with pytest.raises(InputError, match="nothing of the map asked for"):  # a page shows the other one
         explorer._file("html")
+    explorer._on_message(None, {"kind": "save", "as": "html"}, [])
+    assert "nothing of the map asked for" in explorer.error and not explorer._failed
     saved.set()
     hook.remove()
     explorer.wait(60)
+    explorer._on_message(None, {"kind": "save", "as": "html"}, [])
+    assert not explorer.error
     explorer._file("png")
     assert [np.array_equal(t["image"], explorer._input(i).picture) for i, t in enumerate(taken)] == [True] * 2
 
@@ -488,6 +492,98 @@ def test_what_is_cancelled_before_it_begins_leaves_no_other_map(explore, cnn):
     assert explorer.heatmap is None
 
 
+@pytest.mark.parametrize(("window", "stride"), [(6, 2), (8, 4), (6, 6), (10, 5)])
+def test_all_targets_are_answered_by_what_ended_exact(explore, cnn, window, stride):
+    model = Slow(cnn)
+    explorer = explore(model, window=window, stride=stride, ssim_target=0.97, exact=True)
+    explorer.wait(60)
+    assert explorer._comparison["ssimTarget"] == 0.97
+    model.trouble = RuntimeError("the model was asked")
+    for target in (0.95, 0.96, 0.98):
+        explorer.ssim_target = target
+        explorer.wait(60)
+        assert explorer._comparison["ssimTarget"] == target
+    explorer.exact = False
+    explorer.wait(60)
+    assert explorer._frame["finished"]
+
+
+def test_a_map_is_of_the_model_as_it_is(explore, cnn):
+    """Also where nothing of the old one is taken up, and the class explained is the predicted one."""
+    model = Slow(copy.deepcopy(cnn))
+    explorer = explore(model)
+    explorer.wait(60)
+    before = explorer.heatmap.target
+    with torch.no_grad():
+        model.model.head.bias[(before + 2) % 5] += 9
+    explorer.window = 8
+    explorer.wait(60)
+    answer = model(explorer._inputs[0].x).softmax(1)[0]
+    assert explorer.heatmap.target == explorer._view["predicted"] == int(answer.argmax()) != before
+    shown = np.frombuffer(explorer._view["probabilities"], np.float32)
+    np.testing.assert_allclose(shown, answer.detach().numpy(), atol=1e-6)
+    explorer.window = 6
+    explorer.wait(60)
+    assert float(explorer.heatmap.base) == pytest.approx(float(answer.max()), abs=1e-6)
+
+
+def test_no_map_of_another_model_stays_whichever_run_finds_out(explore, cnn, monkeypatch):
+    model = Slow(copy.deepcopy(cnn))
+    explorer = explore(model, ssim_target=TARGET)
+    explorer.wait(60)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    asked, answered, begun, cancelled = (threading.Event() for _ in range(4))
+
+    def slowly(*outputs):
+        asked.set()
+        answered.wait(60)
+        return same_outputs(*outputs)
+
+    def waits(*_):
+        begun.set()
+        cancelled.wait(60)
+
+    monkeypatch.setattr("krypton_widget.explorer.same_outputs", slowly)
+    explorer.exact = True
+    assert asked.wait(60)  # whether the model is the same
+    hook = model.register_forward_pre_hook(waits)
+    explorer.ssim_target = 0.9  # newer
+    answered.set()
+    assert begun.wait(60)
+    explorer.cancel()
+    cancelled.set()
+    hook.remove()
+    explorer.wait(60)
+    assert explorer.heatmap is None and explorer._frame == {}
+
+
+def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path):
+    """The controls are where the map on the page is: it is shown, with all that belongs to it."""
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    view, comparison = explorer._view, explorer._comparison
+    began, cancelled = threading.Event(), threading.Event()
+
+    def waits(*_):
+        began.set()
+        cancelled.wait(60)
+
+    hook = model.register_forward_pre_hook(waits)
+    explorer.window = 8
+    assert began.wait(60)
+    explorer.window = 6
+    explorer.cancel()
+    cancelled.set()
+    hook.remove()
+    explorer.wait(60)
+    assert explorer._view == view and explorer._comparison == comparison != {}
+    assert explorer._frame["question"] == view["question"] and explorer._frame["finished"]
+    explorer.save(tmp_path / "map.html")
+
+
 def test_a_tuned_map_is_the_one_that_its_tuning_ended_with(explore, cnn, tuning):
     """What was expected on the way does not count, whatever it promises."""
     explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
@@ -495,26 +591,39 @@ def test_a_tuned_map_is_the_one_that_its_tuning_ended_with(explore, cnn, tuning)
     (known,) = explorer._memory._known.values()
     ((aim, course),) = known.courses.items()
     end = course.reached(TARGET)
-    early = replace(end, ssim_estimate=replace(end.ssim_estimate, low=1.0))
-    course.stages.insert(0, early)
-    assert known.approximate(aim, TARGET) is end
-    course._ends.clear()
-    assert course.reached(TARGET) is None
+    assert [stage is end for stage in course.stages] == [True]
+    course.begin()
+    for low in (0.9, 1.0):
+        course.note(replace(end, ssim_estimate=replace(end.ssim_estimate, low=low)))
+    assert known.approximate(aim, TARGET) is end and len(course.stages) == 1
 
 
 def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore):
     explorer = explore(ssim_target=TARGET)
     explorer.wait(60)
-    assert "approximate" in explorer._title(explorer.heatmap)
+    assert "approximate" in explorer._title(explorer._shown)
     explorer.exact = True
     explorer.wait(60)
-    exact = explorer.heatmap
-    assert explorer._title(exact).endswith("exact")
-    trimmed = replace(exact, trimmed=torch.ones_like(exact.measured))
-    assert "approximate, 100% of the positions measured" in explorer._title(trimmed)
+    shown = explorer._shown
+    assert explorer._title(shown).endswith("exact")
+    trimmed = replace(shown.heatmap, trimmed=torch.ones_like(shown.heatmap.measured))
+    assert "approximate, 100% of the positions measured" in explorer._title(replace(shown, heatmap=trimmed))
     part = explore(exact=True, region=(0, 0, 6, 6))
     part.wait(60)
-    assert part._title(part.heatmap).endswith("exact in the region")
+    assert part._title(part._shown).endswith("exact in the region")
+
+
+def test_an_exact_region_of_an_approximate_map_is_exact(explore):
+    """Where its one position is known, nothing is measured, and the rest of the map says nothing of it."""
+    explorer = explore(ssim_target=0.5)
+    explorer.wait(60)
+    assert explorer._frame["estimate"] is not None and explorer.heatmap.measured[0, 0]
+    with explorer.hold_trait_notifications():
+        explorer.region, explorer.exact = (0, 0, 1, 1), True
+    explorer.wait(60)
+    frame = explorer._frame
+    assert (frame["exact"], frame["done"], frame["total"], frame["estimate"]) == (True, 1, 1, None)
+    assert explorer._title(explorer._shown).endswith("exact in the region")
 
 
 def test_classes_of_one_name_are_told_apart(explore):
@@ -537,6 +646,50 @@ def test_a_control_that_is_refused_keeps_its_value(explore):
     with pytest.raises(traitlets.TraitError, match="ssim_target is 1.4"), explorer.hold_trait_notifications():
         explorer.ssim_target = 1.4
     assert explorer.ssim_target == 0.95
+
+
+def test_what_the_page_may_not_set_goes_back_and_is_told(explore, monkeypatch):
+    explorer = explore()
+    explorer.wait(60)
+    sent = []
+    monkeypatch.setattr(explorer, "send_state", lambda key=None: sent.append(key))
+    explorer.set_state({"window": 35, "stride": 4})
+    assert (explorer.window, explorer.stride) == (6, 2) and sent[-1] == ["stride", "window"]
+    assert "window is 35; accepted are 1 to 20" in explorer.error
+    explorer.set_state({"limit": 0.0})
+    assert explorer.limit == 1 and sent[-1] == ["limit"] and "limit is 0.0" in explorer.error
+    explorer.set_state({"window": 8})
+    explorer.wait(60)
+    assert explorer._frame["window"] == 8 and not explorer.error
+
+
+def test_a_refusal_does_not_undo_what_a_run_has_said(explore, cnn, monkeypatch):
+    """Traitlets set back all that changed while several controls were set, whoever changed it."""
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    began, go = threading.Event(), threading.Event()
+
+    def waits(*_):
+        began.set()
+        go.wait(60)
+
+    hook = model.register_forward_pre_hook(waits)
+    explorer.window = 8
+    assert began.wait(60)
+    inner = explorer._trait_from_json
+
+    def slowly(value, widget):
+        go.set()
+        time.sleep(0.5)  # the run would end meanwhile
+        return inner(value, widget)
+
+    monkeypatch.setattr(explorer, "_trait_from_json", slowly)
+    explorer.set_state({"window": 99})
+    hook.remove()
+    explorer.wait(60)
+    assert explorer.window == 8 == explorer._frame["window"] == explorer.heatmap.window.shape[1]
+    assert not explorer.running and "window is 99" in explorer.error
 
 
 # --- latest wins --------------------------------------------------------------------------------------
@@ -706,6 +859,41 @@ def test_full_inference_is_timed_in_the_batches_that_the_model_takes(explore, cn
     assert 0 < explorer._pass_seconds[3, *SIZE] < 60
 
 
+def test_a_model_that_takes_one_image_only_is_explained(explore, cnn):
+    """Whatever it says to more of them, when full inference is timed too."""
+
+    def model(x):
+        if len(x) > 1:
+            raise ValueError("one, please")
+        return cnn(x)
+
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    assert explorer._frame["exact"] and explorer._frame["finished"] and not explorer._failed
+    assert 0 < explorer._pass_seconds[3, *SIZE] < 60
+
+
+def test_a_page_is_saved_under_its_own_class_only(explore):
+    explorer = explore(exact=True)
+    explorer.wait(60)
+    began, go = threading.Event(), threading.Event()
+    answered = explorer._answered
+
+    def slowly(index):
+        began.set()
+        go.wait(60)
+        return answered(index)
+
+    explorer._answered = slowly
+    explorer.target = (explorer.heatmap.target + 1) % 5
+    assert began.wait(60)  # nothing on the page has changed yet
+    with pytest.raises(InputError, match="nothing of the map asked for"):
+        explorer._file("html")
+    go.set()
+    explorer.wait(60)
+    explorer._file("html")
+
+
 def test_wait_times_out_by_name(explore):
     explorer = explore()
     explorer.wait(60)
@@ -721,6 +909,8 @@ def test_closing_ends_the_worker(explore):
     explorer.close()
     time.sleep(0.1)
     assert workers() == 0
+    explorer.window = 8
+    assert not explorer.running
 
 
 # --- errors -------------------------------------------------------------------------------------------
@@ -751,6 +941,8 @@ def test_closing_ends_the_worker(explore):
         ({"limit": -1.0}, "limit is -1.0"),
         ({"region": (0, 0, 99, 99)}, "region"),
         ({"region": np.ones((3, 3), dtype=bool)}, "region is a mask"),
+        ({"region": 5}, "region is 5; accepted"),
+        ({"region": (1, 2)}, r"region is \(1, 2\); accepted"),
         ({"executor": "gpu"}, "executor is 'gpu'"),
     ],
 )

@@ -436,6 +436,26 @@ def test_files(explorer, browser, tmp_path):
     assert not said, said
 
 
+def test_what_is_refused_goes_back(explorer):
+    """A control never stands where the kernel is not."""
+    explorer.until_idle()
+    slider = explorer.page.locator("input[data-trait=window]")
+    before = slider.input_value()
+    slider.evaluate(
+        "(input) => { input.max = 999; input.value = 999; input.dispatchEvent(new Event('change')); }"
+    )
+    explorer.page.wait_for_selector(".kr-error:not([hidden])")
+    assert "window is 999; accepted are 1 to" in explorer.page.locator(".kr-error").inner_text()
+    explorer.page.wait_for_function(
+        f"document.querySelector('input[data-trait=window]').value === '{before}'"
+    )
+    assert explorer.python("print(explorer.window)").strip() == before
+    explorer.slide("window", "ArrowRight")
+    explorer.page.wait_for_selector(".kr-error", state="hidden")
+    explorer.slide("window", "ArrowLeft")
+    explorer.until_idle()
+
+
 def test_errors_in_words(explorer):
     """A model that raises: said in the widget, which goes on when the model does."""
     page = explorer.page

@@ -205,9 +205,10 @@ export function lookControls(listening: Listening): HTMLElement {
     "data-trait": "limit",
     "data-lm-suppress-shortcuts": "true",
     onchange: () => {
-      if (!(Number(limit.value) > 0)) return;
-      model.set("limit", Number(limit.value));
-      model.save_changes();
+      if (Number(limit.value) > 0) {
+        model.set("limit", Number(limit.value));
+        model.save_changes();
+      } else limit.value = String(model.get("limit"));
     },
   });
   const limitRow = h("div", { class: "kr-row" }, h("label", { for: limitId }, "Colours end at ±"), limit);

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph import Graph, resolve
+from krypton_engine.graph import Graph, Node, refs, resolve
 
 Head = Callable[[Tensor], Tensor]
 """From outputs ``(n, *output_shape)`` to one scalar for each, ``(n,)``."""
@@ -72,5 +72,19 @@ def _bytes(graph: Graph, wanted: set[int]) -> int:
     kept, and those of an operator's result and operands, with what it works in.
     """
     sizes = {node.index: node.bytes() for node in graph.nodes if node.depends}
+    others = sum(node.bytes() for node in graph.nodes if not node.depends and node.value is None)
     kept = sum(sizes[i] for i in wanted if i in sizes)
-    return 2 * sum(sizes.values()) + kept + 3 * max(sizes.values(), default=0)
+    unfolded = max(_unfolded(graph, node) for node in graph.nodes)
+    return 2 * sum(sizes.values()) + others + kept + 3 * max(sizes.values(), default=0) + unfolded
+
+
+def _unfolded(graph: Graph, node: Node) -> int:
+    """Bytes of what PyTorch unfolds for a convolution, unless oneDNN may take it as it is."""
+    transposed = node.op.startswith("conv_transpose")
+    if not (transposed or node.op in {"conv1d", "conv2d", "conv3d"}):
+        return 0
+    if node.dtype == torch.float32 and len(node.shape) <= 4:
+        return 0
+    weight = graph.nodes[next(refs(node.args[1]))]
+    cells = graph.nodes[next(refs(node.args[0]))] if transposed else node
+    return math.prod((*weight.shape[1:], *cells.shape[2:])) * weight.bytes() // weight.numel()

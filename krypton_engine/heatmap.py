@@ -248,10 +248,12 @@ class Heatmap:
             The map with these positions measured, and its new ``ssim_estimate``.
 
         Raises:
-            InputError: A fraction that is none, or a map out of a file.
+            InputError: A fraction or a seed that is none, or a map out of a file.
         """
         if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
             raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
+        if not isinstance(seed, int) or seed < 0:
+            raise InputError(f"seed is {seed!r}; accepted are integers from 0")
         if self.measure is None:
             raise InputError("this map was loaded, or is of another target: verify needs the model")
         status = self.status.numpy()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -412,17 +413,17 @@ class Tuning:
         path = Path(path)
         if path.suffix not in {".json", ".png"}:
             raise InputError(f"path is {str(path)!r}; it must end in .json (the tuning) or .png (its figure)")
-        if not path.parent.is_dir():
-            raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
+        real = path.resolve()
+        if not real.parent.is_dir():
+            raise InputError(f"path is {str(path)!r}, but the folder {str(real.parent)!r} does not exist")
         if path.suffix == ".png":
             self.figure().savefig(path, dpi=130, metadata={"Title": FIGURE_TITLE})
             return
         # In one step: what is there already took minutes, and writing may be cut short.
-        path = path.resolve()
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        beside = real.with_name(f".{real.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             beside.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
-            os.replace(beside, path)
+            os.replace(beside, real)
         finally:
             beside.unlink(missing_ok=True)
 

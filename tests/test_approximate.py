@@ -7,6 +7,7 @@ import time
 import warnings
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -196,6 +197,8 @@ def test_verify_measures_and_estimates(wide, exact):
     estimate = verified.ssim_estimate
     assert estimate.basis == "verified" and estimate.low - 0.05 <= truth <= estimate.high + 0.05
     assert heatmap.verify(1.0).compare(exact).ssim > 0.9999
+    with pytest.raises(InputError, match="seed is -1"):
+        heatmap.verify(0.2, seed=-1)
 
 
 def test_verify_where_no_error_was_expected():
@@ -478,15 +481,46 @@ def test_gradients_are_autograds(wide):
     assert rms == pytest.approx(float(first.pow(2).mean().sqrt()), rel=1e-4)
 
 
-@pytest.mark.parametrize("make", [Wide, Segmenter, mobilenet_v2, densenet121], ids=lambda make: make.__name__)
-def test_gradients_within_a_budget(make):
-    model, x = make().eval(), torch.randn(1, 3, 64, 64)
+class WithAnother(nn.Module):
+    """Of a picture, and of a larger one that is not occluded."""
+
+    def __init__(self):
+        super().__init__()
+        self.local = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x, other):
+        return self.head(self.local(x).relu().mean((2, 3))) + (2 * other + 1).exp().mean((1, 2, 3))[:, None]
+
+
+def unfolding(kind, kernel):
+    """A network whose convolutions PyTorch unfolds."""
+    layer, last = (nn.Conv2d, nn.AdaptiveAvgPool2d) if kind == 2 else (nn.Conv3d, nn.AdaptiveAvgPool3d)
+    first, second = (layer(c, 16, kernel, padding=kernel // 2) for c in (3, 16))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (Wide, [torch.randn(1, 3, 64, 64)]),
+        (Segmenter, [torch.randn(1, 3, 64, 64)]),
+        (mobilenet_v2, [torch.randn(1, 3, 64, 64)]),
+        (densenet121, [torch.randn(1, 3, 64, 64)]),
+        (WithAnother, [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 256, 256)]),
+        (partial(unfolding, 2, 7), [torch.randn(1, 3, 64, 64, dtype=torch.float64)]),
+        (partial(unfolding, 3, 3), [torch.randn(1, 3, 20, 24, 24)]),
+    ],
+    ids=["wide", "segmenter", "mobilenet", "densenet", "two inputs", "float64", "volume"],
+)
+def test_gradients_within_a_budget(make, inputs):
+    model, inputs = make().eval().to(inputs[0].dtype), tuple(inputs)
     with torch.no_grad():
-        graph = capture(model, (x,), 0, ())
+        graph = capture(model, inputs, 0, ())
     sites = [node.index for node in graph.nodes if node.local and node.operands]
 
     def found(budget):
-        return first_order(graph, (x,), sites, lambda outputs: outputs.flatten(1)[:, 1], budget)
+        return first_order(graph, inputs, sites, lambda outputs: outputs.flatten(1)[:, 1], budget)
 
     low, least = 0, 2**31
     while least - low > 1024:
@@ -571,6 +605,9 @@ def test_it_prints_plots_and_is_kept(tuning, tmp_path):
     assert "12 images" in text and "0.90" in text and "confidence 90%" in text
     tuning.save(tmp_path / "tuning.json")
     tuning.save(tmp_path / "tuning.png")
+    (tmp_path / "link.json").symlink_to(tmp_path / "gone" / "tuning.json")
+    with pytest.raises(InputError, match=r"link\.json.* does not exist"):
+        tuning.save(tmp_path / "link.json")
     assert (tmp_path / "tuning.png").read_bytes().startswith(b"\x89PNG")
     loaded = Tuning.load(tmp_path / "tuning.json")
     assert str(loaded) == text and loaded.fingerprint == tuning.fingerprint

@@ -283,8 +283,10 @@ class NativeSession:
 
     def trimmed(self, epsilon: float, head: Head) -> NativeSession:
         """A session that drops small changes; see `krypton_engine.executors.Session`."""
+        if self._session is None:
+            return self
         effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
-        if not effects or self._session is None:
+        if not effects:
             return self
         try:
             return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})

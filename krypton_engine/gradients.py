@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.errors import InputError
 from krypton_engine.graph import Graph, Node, refs, resolve
 
 Head = Callable[[Tensor], Tensor]
@@ -28,12 +29,19 @@ def first_order(
         memory_budget: Bytes that the two passes may take.
 
     Returns:
-        By node. Nothing where the budget does not hold the passes, or there is no gradient, or one that is
-        not finite: a saturated probability, a model whose weights were made in inference mode.
+        By node. Nothing where there is no gradient, or one that is not finite: a saturated probability, a
+        model whose weights were made in inference mode.
+
+    Raises:
+        InputError: The budget does not hold the passes.
     """
     wanted = set(nodes)
-    if _bytes(graph, wanted) > memory_budget:
-        return {}
+    taken = _bytes(graph, wanted)
+    if taken > memory_budget:
+        raise InputError(
+            f"memory_budget leaves {memory_budget / 2**20:.0f} MiB beside the session; gradients take "
+            f"{taken / 2**20:.0f} MiB"
+        )
     values: dict[int, Any] = {}
     try:
         with torch.inference_mode(False), torch.enable_grad():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from krypton_engine.errors import OcclusionCancelled
+from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Session
 from krypton_engine.heatmap import Heatmap, Recorder
 from krypton_engine.quality import SPREAD, SsimEstimate
@@ -193,7 +194,10 @@ def refine(
         return goal.reached(outlook)
 
     work = distinct_work(session.changed, positions)
-    trimmed = session.trimmed(goal.epsilon, recorder.scalar) if goal.epsilon else session
+    trimmed = session
+    if goal.epsilon:
+        with suppress(InputError):  # the budget does not hold that: so it is measured as it is
+            trimmed = session.trimmed(goal.epsilon, recorder.scalar)
     steps = goal.at_once or session.at_once
     refinement = Refinement(session.window, work, recorder.so_far, enough, steps)
     run(trimmed, refinement, recorder, watch, at_most)

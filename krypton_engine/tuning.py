@@ -18,6 +18,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -219,8 +220,9 @@ class Tuning:
 
     @property
     def epsilons(self) -> tuple[float, ...]:
-        """What is trimmed of its samples, least first: what may be chosen."""
-        return tuple(sorted({curve.epsilon for curve in self.curves})) or EPSILONS
+        """What is trimmed of all its samples, least first: what may be chosen."""
+        times = Counter(curve.epsilon for curve in self.curves)
+        return tuple(sorted(e for e in times if times[e] == times[0.0])) or EPSILONS
 
     @property
     def fewest(self) -> int:
@@ -304,7 +306,7 @@ class Tuning:
         return self.curves[0].at_once if self.curves else None
 
     def with_curves(self, curves: Sequence[Curve]) -> Tuning:
-        """The same with one sample more, which has a curve for each of `epsilons`.
+        """The same with one sample more, which has a curve for each of `epsilons` that its memory allows.
 
         The first sample's times decide what trimming is worth trying on others. Its similarities do not, so
         that the ranks of `factors` stay what they are.
@@ -521,7 +523,10 @@ def curves_of(
     for epsilon in epsilons:
         opening = time.perf_counter()
         recording = recorder(opening)
-        trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
+        try:
+            trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
+        except InputError:  # the memory budget does not hold that; another day's may
+            continue
         if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
             curves.append(replace(curves[0], epsilon=epsilon))
             continue

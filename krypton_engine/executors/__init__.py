@@ -48,6 +48,8 @@ class Session(Protocol):
             head: The scalar.
 
         Returns:
-            This session itself where nothing can be dropped, or the memory budget does not hold what that
-            takes.
+            This session itself where nothing can be dropped.
+
+        Raises:
+            InputError: The memory budget does not hold what that takes.
         """

@@ -288,10 +288,7 @@ class NativeSession:
         effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
         if not effects:
             return self
-        try:
-            return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
-        except InputError:  # the budget does not hold both
-            return self
+        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
 
     def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs ``(positions, *output_shape)`` as they become known; see `ReferenceSession.stream`."""

@@ -402,10 +402,7 @@ class ReferenceSession:
         effects = first_order(self.graph, self._inputs, self.program.shrinkable, head, self.free)
         if not effects:
             return self
-        try:
-            return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
-        except InputError:  # the budget does not hold both
-            return self
+        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
 
     def _grouped(
         self, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats

@@ -252,7 +252,7 @@ class Heatmap:
         """
         if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
             raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
-        if not isinstance(seed, int) or seed < 0:
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
             raise InputError(f"seed is {seed!r}; accepted are integers from 0")
         if self.measure is None:
             raise InputError("this map was loaded, or is of another target: verify needs the model")

@@ -502,9 +502,14 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     self.running = False
 
     def _explore(
-        self, question: Question, wish: _Wish, stopped: Cancelled, latest: Callable[[], bool]
+        self,
+        question: Question,
+        wish: _Wish,
+        stopped: Cancelled,
+        latest: Callable[[], bool],
+        asked_model: bool = False,
     ) -> None:
-        """Measure what ``question`` still lacks for ``wish``, and show it."""
+        """Measure what ``question`` still lacks for ``wish``, if the model is the same, and show it."""
         asked = question
         given = self._input(question.image)
         base = self._answered(question.image)
@@ -527,7 +532,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 f"{shape[1]} x {shape[2]} (height x width)"
             )
         task = self._task(question, wish, known, window, keep_all)
-        if task.lacks_approximate() or task.lacks_exact():
+        if not asked_model and (task.lacks_approximate() or task.lacks_exact()):
             try:
                 with _Stoppable(stopped):
                     answer = self._ask_model(question.image)
@@ -538,7 +543,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     self._memory.forget()
                     self._bases = {question.image: answer}
                     self._shown, self._frame, self._comparison = None, {}, {}
-                return self._explore(asked, wish, stopped, latest)
+                return self._explore(asked, wish, stopped, latest, asked_model=True)
         self._capture(given, window)
         if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
             with self._lock:  # seen by another class, say, or not fine enough

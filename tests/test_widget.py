@@ -527,6 +527,19 @@ def test_a_map_is_of_the_model_as_it_is(explore, cnn):
     assert float(explorer.heatmap.base) == pytest.approx(float(answer.max()), abs=1e-6)
 
 
+def test_a_model_that_never_says_the_same_is_asked_once(explore, cnn):
+    """Else every answer were another model's, for ever."""
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        return cnn(x) + len(calls)
+
+    explorer = explore(model, activation=None, exact=True)
+    explorer.wait(60)
+    assert calls[:2] == [1, 1] and explorer._frame["finished"]
+
+
 def test_no_map_of_another_model_stays_whichever_run_finds_out(explore, cnn, monkeypatch):
     model = Slow(copy.deepcopy(cnn))
     explorer = explore(model, ssim_target=TARGET)

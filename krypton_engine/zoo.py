@@ -20,7 +20,7 @@ import operator
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,11 @@ __all__ = [
     "load_image",
     "load_model",
     "model_names",
+    "names_in_order",
 ]
+
+ClassNames = Iterable[str] | Mapping[Any, str]
+"""Names of classes in order, or by index."""
 
 DEMO_MODEL = "vgg16-brain-mri"
 DEMO_IMAGE = "mri:axial:100"  # "notumor" at 0.998; below 0.01 where deep structures are occluded
@@ -179,7 +183,7 @@ def load_model(
     size: int | Sequence[int] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    class_names: Sequence[str] | str | os.PathLike[str] | None = None,
+    class_names: ClassNames | str | os.PathLike[str] | None = None,
 ) -> ZooModel:
     """Loads a model by name, or the user's own.
 
@@ -203,7 +207,8 @@ def load_model(
         mean: Subtracted from the picture in ``[0, 1]``: a number, or one a channel (one value: the model
             takes grey pictures). The usual one if not given; 0 for ``"module:factory"``.
         std: Divides after that; 1 for ``"module:factory"``.
-        class_names: One a class, or a text file with one a line.
+        class_names: One a class, or a mapping from class to name (`names_in_order`), or a file of them:
+            ``.json``, or text with one a line.
 
     Returns:
         The model in eval mode with its preprocessing, class names and a note on its weights.
@@ -303,7 +308,7 @@ def _load_users_model(
     size: int | Sequence[int] | None,
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
-    class_names: Sequence[str] | str | os.PathLike[str] | None,
+    class_names: ClassNames | str | os.PathLike[str] | None,
 ) -> ZooModel:
     if weights == "random":
         raise InputError(
@@ -432,25 +437,82 @@ def _per_channel(
     return values
 
 
-def _named_classes(given: Sequence[str] | str | os.PathLike[str] | None, classes: int) -> list[str] | None:
+def names_in_order(class_names: ClassNames, count: int | None = None) -> list[str]:
+    """Class names by index.
+
+    Args:
+        class_names: One name a class, in order; or a mapping from index to name, such as Hugging Face's
+            ``id2label``, its keys whole numbers or their digits, in any order.
+        count: The number of classes, if known.
+
+    Returns:
+        One name a class.
+
+    Raises:
+        InputError: Not as many names as classes, keys that are missing, double or no indices, or names that
+            are no text.
+    """
+    accepted = "accepted are a list of names, or a mapping from index to name such as id2label"
+    if isinstance(class_names, (str, bytes, Set)) or not isinstance(class_names, Iterable):
+        raise InputError(f"class_names must be in order, got {type(class_names).__name__}; {accepted}")
+    if isinstance(class_names, Mapping):
+        named = [(_class_index(key), name) for key, name in class_names.items()]
+        keys = [key for key, _ in named]
+        if sorted(keys) != list(range(len(keys))):
+            missing, extra = set(range(len(keys))) - set(keys), set(keys) - set(range(len(keys)))
+            told = f"lacks {min(missing)}, but " + (f"has {min(extra)}" if extra else "has a key twice")
+            raise InputError(f"class_names {told}; accepted are the keys 0 to the last class, each once")
+        names = [name for _, name in sorted(named, key=operator.itemgetter(0))]
+    else:
+        names = list(class_names)
+    for name in names:
+        if isinstance(name, (Iterable, type(None))) and not isinstance(name, str):
+            raise InputError(f"class_names holds {name!r}, which is no name; {accepted}")
+    if count is not None and len(names) != count:
+        raise InputError(f"class_names holds {len(names)} names, but the model has {count} outputs")
+    return [str(name) for name in names]
+
+
+def _class_index(key: Any) -> int:
+    """A class's index, as a mapping's key has it: whole, or as digits."""
+    try:
+        if isinstance(key, bool):
+            raise TypeError
+        return int(key) if isinstance(key, str) and key.isdigit() else operator.index(key)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"class_names has the key {key!r}; accepted are indices of classes, such as 0 or '0'"
+        ) from None
+
+
+def _named_classes(given: ClassNames | str | os.PathLike[str] | None, classes: int) -> list[str] | None:
     """The user's class names, read from a file if need be, checked against the number of outputs."""
     if given is None:
         return None
-    if isinstance(given, (str, os.PathLike)):
-        try:
-            text = Path(given).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"class_names={os.fspath(given)!r} cannot be read: {_one_line(error)}\n"
-                "Accepted: a list of names, or a text file with one name a line."
-            ) from error
-        given = [line.strip() for line in text.splitlines() if line.strip()]
-    if not isinstance(given, Sequence):
-        raise InputError(f"class_names must be a list of names or a text file, got {type(given).__name__}")
-    names = [str(name) for name in given]
-    if len(names) != classes:
-        raise InputError(f"class_names holds {len(names)} names, but the model has {classes} outputs")
-    return names
+    return names_in_order(_read_names(given) if isinstance(given, (str, os.PathLike)) else given, classes)
+
+
+def _read_names(path: str | os.PathLike[str]) -> ClassNames:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if Path(path).suffix.lower() == ".json":
+            found: ClassNames = json.loads(text, object_pairs_hook=_each_once)
+            return found
+    except (OSError, ValueError, RecursionError) as error:  # of decoding too
+        raise InputError(
+            f"class_names={os.fspath(path)!r} cannot be read: {_one_line(error)}\n"
+            "Accepted: a list of names or a mapping from index to name, or a file: .json, or text with one "
+            "name a line."
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict, which would keep the last of two equal keys without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is double")
+    return found
 
 
 def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
@@ -757,7 +819,7 @@ def _brain_vgg16_recipe() -> _Recipe:
         except InputError:  # with random weights the package is not needed
             return []
         indices: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-        return sorted(indices, key=indices.__getitem__)
+        return names_in_order({index: name for name, index in indices.items()})
 
     return _Recipe(
         build,

@@ -46,7 +46,11 @@ _FASTER: dict[Any, Callable[..., Tensor]] = {aten.linear.default: _linear}
 
 
 def overwriting(graph: Graph) -> frozenset[int]:
-    """Nodes that may overwrite their first operand: a fresh result that they alone read."""
+    """Nodes that may overwrite their first operand: a fresh result that they alone read.
+
+    Fresh is what an operator made for the positions at hand. What the occluded input does not change is made
+    once, for one copy, and shared by all of them.
+    """
     uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
     found = set()
     for node in graph.nodes:
@@ -55,6 +59,7 @@ def overwriting(graph: Graph) -> frozenset[int]:
         source = graph.nodes[next(refs(node.args))]
         if (
             source.op in _FRESH
+            and source.depends
             and source.local == node.local
             and source.dtype == node.dtype
             and source.shape == node.shape

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from krypton_engine.graph import Graph, Node
+from krypton_engine.graph import Graph, Node, refs
 from krypton_engine.regions import Interval, union
 from krypton_engine.windows import IntArray, SlidingWindow
 
@@ -52,68 +52,163 @@ class Step:
     """One row of a plan.
 
     Attributes:
-        node: The operator.
+        index: Number of the operator in the graph.
+        name: What the model calls it.
+        op: What it does.
+        shape: Of its value, the batch first.
+        local: Whether it is computed on boxes.
         box: Largest box over all positions, one extent per axis; empty for a full computation.
+        share: Share of the cells in a box, the mean over all positions; 1 for a full computation.
         macs: Multiply-accumulates of the full computation of one position (paper eq. 16).
         macs_incremental: The same on the boxes, the mean over all positions (paper eq. 18).
         bytes: Upper bound of what the step holds for one position.
-        reason: Why the step is computed in full, where it starts to be.
+        reason: Why the computation is full from here on; empty elsewhere.
     """
 
-    node: Node
+    index: int
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    local: bool
     box: tuple[int, ...]
+    share: float
     macs: int
     macs_incremental: float
     bytes: int
     reason: str
 
+    @property
+    def numel(self) -> int:
+        """Elements of the value."""
+        return math.prod(self.shape)
 
+
+@dataclass(init=False, repr=False)
 class Plan:
     """Graph x window: an upper bound of every box, and what that costs. ``print(plan)`` explains it.
+
+    Nothing of the graph or the model is kept.
 
     Args:
         graph: The captured model.
         window: The sliding window over the occluded input.
 
     Attributes:
+        window: The sliding window.
+        steps: Every operator that depends on the occluded input, in order.
+        output: Number of the operator that gives the result.
+        frontiers: Elements of the values that the full computation goes on from.
+        bytes_per_position: Upper bound of the memory that one more position in a batch needs on its way to
+            the frontier.
+        frontier_bytes: Memory of one position's frontier values.
+        tail_bytes_per_position: Upper bound of the memory that one more position in a batch needs after the
+            frontier.
+        largest_box_tensor: Bytes of the largest tensor on the way to the frontier, for one position.
+        bytes_views: Upper bound of the memory of the materialised views.
+        bytes_weights: Memory of weights that the plan holds beside the model's own (batch norm folded,
+            layouts).
         executor: Who runs it, and why; empty until that is settled.
     """
 
-    executor = ""
+    window: SlidingWindow
+    steps: tuple[Step, ...]
+    output: int
+    frontiers: int
+    bytes_per_position: int
+    frontier_bytes: int
+    tail_bytes_per_position: int
+    largest_box_tensor: int
+    bytes_views: int
+    bytes_weights: int
+    executor: str
+    _extents: dict[int, dict[int, IntArray]] = field(compare=False)
 
     def __init__(self, graph: Graph, window: SlidingWindow) -> None:
-        self.graph = graph
-        self.window = window
-        self._intervals = [
-            propagate(graph, axis, window.starts(axis), window.stops(axis))
-            for axis in range(len(window.input_shape))
-        ]
+        self.window, self.executor = window, ""
+        self._extents = {}
+        for axis in range(len(window.input_shape)):
+            changed = propagate(graph, axis, window.starts(axis), window.stops(axis))
+            for index, (lo, hi) in changed.items():
+                self._extents.setdefault(index, {})[axis] = np.maximum(hi - lo, 0)
+        nodes = graph.nodes
+        self.steps = tuple(self._step(graph, node) for node in nodes if node.depends)
+        self.output = graph.output
+        self.frontiers = sum(node.numel() for node in graph.frontiers)
+        self.frontier_bytes = sum(node.bytes() for node in graph.frontiers)
+        full = sorted((step.bytes for step in self.steps if not step.local), reverse=True)
+        self.tail_bytes_per_position = 2 * sum(full[:3]) + self.frontier_bytes
+        gathered = {
+            step.index: self._gathered(graph, nodes[step.index])
+            for step in self.steps
+            if step.local and nodes[step.index].operands
+        }
+        self.bytes_per_position = self._held(graph, gathered)
+        self.largest_box_tensor = max(
+            (
+                max(step.bytes, gathered.get(step.index, 0))
+                for step in self.steps
+                if step.local and step.index != graph.input.index
+            ),
+            default=0,
+        )
+        self.bytes_views = sum(node.bytes() for node in nodes if node.local)
+        own = {tensor.data_ptr() for tensor, _ in graph.sources}
+        self.bytes_weights = sum(
+            node.value.numel() * node.value.element_size()
+            for node in nodes
+            if node.value is not None and (node.value.data_ptr() not in own or node.value.dim() >= 4)
+        )
 
     def extents(self, node: Node) -> dict[int, IntArray]:
         """Extent of the box of ``node`` for every window along every axis."""
-        return {
-            axis: np.maximum(np.subtract(*reversed(self._intervals[axis][node.index])), 0)
-            for axis in node.axes
-        }
+        return {axis: self._extents[node.index][axis] for axis in node.axes}
 
-    @cached_property
-    def steps(self) -> list[Step]:
-        """Every operator that depends on the occluded input, in order."""
-        rows = []
-        for node in self.graph.nodes:
-            if not node.depends:
-                continue
-            per_cell = self.graph.macs(node)
-            if not node.local:
-                rows.append(Step(node, (), per_cell, float(per_cell), node.bytes(), node.reason))
-                continue
-            extents = self.extents(node)
-            whole = math.prod(node.size(axis) for axis in node.axes)
-            mean = math.prod(float(e.mean()) for e in extents.values())
-            worst = tuple(int(e.max()) for e in extents.values())
-            each = node.bytes() // max(whole, 1)
-            rows.append(Step(node, worst, per_cell * whole, per_cell * mean, math.prod(worst) * each, ""))
-        return rows
+    def _step(self, graph: Graph, node: Node) -> Step:
+        about = (node.index, node.name, node.op, node.shape, node.local)
+        macs = graph.macs(node)
+        if not node.local:
+            starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
+            reason = node.reason if starts else ""
+            return Step(*about, (), 1.0, macs, float(macs), node.bytes(), reason)
+        extents = self.extents(node)
+        whole = math.prod(node.size(axis) for axis in node.axes)
+        mean = math.prod(float(extent.mean()) for extent in extents.values())
+        largest = tuple(int(extent.max()) for extent in extents.values())
+        held = math.prod(largest) * (node.bytes() // max(whole, 1))
+        return Step(*about, largest, mean / max(whole, 1), macs * whole, macs * mean, held, "")
+
+    def _held(self, graph: Graph, gathered: Mapping[int, int]) -> int:
+        """The most bytes that one position holds at once on its way to the frontier."""
+        boxes = [step for step in self.steps if step.index in gathered]
+        last_use = {operand: step.index for step in boxes for operand in graph.nodes[step.index].operands}
+        last_use |= {node.index: len(graph.nodes) for node in graph.frontiers}
+        held: dict[int, int] = {}
+        in_views = most = 0
+        for step in boxes:
+            node = graph.nodes[step.index]
+            held[step.index] = step.bytes
+            in_views += step.bytes * graph.needs_view(node)
+            most = max(most, in_views + sum(held.values()) + gathered[step.index])
+            for operand in node.operands:
+                if last_use[operand] == step.index:
+                    held.pop(operand, None)
+        return most
+
+    def _gathered(self, graph: Graph, node: Node) -> int:
+        """Bytes of the operands of one box, with the context that they need."""
+        extents = {axis: int(e.max()) for axis, e in self.extents(node).items()}
+        total = 0
+        for i, operand in enumerate(node.operands):
+            source = graph.nodes[operand]
+            size = source.bytes()
+            for axis in source.axes:
+                step = node.maps[i].get(axis)
+                read = extents.get(axis, source.size(axis))
+                if step is not None and hasattr(step, "extent_read") and axis in extents:
+                    read = step.extent_read(read)
+                size = size * read // source.size(axis)
+            total += size
+        return total
 
     @property
     def macs(self) -> int:
@@ -130,102 +225,20 @@ class Plan:
         """R = Q / Q_inc (paper eq. 20): the bound of what direct convolution on boxes can gain."""
         return self.macs / self.macs_incremental if self.macs_incremental else 1.0
 
-    @cached_property
+    @property
     def gain(self) -> float:
         """Full over incremental work, with every element that is written or gathered counted too."""
         full = incremental = 0.0
         for step in self.steps:
-            elements = step.node.numel()
-            share = step.macs_incremental / step.macs if step.macs else self._share(step.node)
-            full += step.macs + _TOUCH * elements
-            incremental += step.macs_incremental + _TOUCH * 2 * elements * share
-        incremental += _TOUCH * sum(node.numel() for node in self.graph.frontiers)
+            full += step.macs + _TOUCH * step.numel
+            incremental += step.macs_incremental + _TOUCH * 2 * step.numel * step.share
+        incremental += _TOUCH * self.frontiers
         return full / incremental if incremental else 1.0
-
-    def _share(self, node: Node) -> float:
-        if not node.local:
-            return 1.0
-        return math.prod(float(e.mean()) / node.size(axis) for axis, e in self.extents(node).items())
 
     @property
     def incremental(self) -> bool:
         """Whether incremental work pays; if not, batched full inference runs."""
         return self.gain >= MINIMUM_GAIN
-
-    @cached_property
-    def bytes_per_position(self) -> int:
-        """Upper bound of the memory that one more position in a batch needs on its way to the frontier."""
-        boxes = [step for step in self.steps if step.node.local and step.node.operands]
-        last_use = {operand: step.node.index for step in boxes for operand in step.node.operands}
-        last_use |= {node.index: len(self.graph.nodes) for node in self.graph.frontiers}
-        held: dict[int, int] = {}
-        in_views = most = 0
-        for step in boxes:
-            held[step.node.index] = step.bytes
-            in_views += step.bytes * self.graph.needs_view(step.node)
-            most = max(most, in_views + sum(held.values()) + self._gathered(step.node))
-            for operand in step.node.operands:
-                if last_use[operand] == step.node.index:
-                    held.pop(operand, None)
-        return most
-
-    def _gathered(self, node: Node) -> int:
-        """Bytes of the operands of one box, with the context that they need."""
-        extents = {axis: int(e.max()) for axis, e in self.extents(node).items()}
-        total = 0
-        for i, operand in enumerate(node.operands):
-            source = self.graph.nodes[operand]
-            size = source.numel() * (source.dtype.itemsize if source.dtype else 4)
-            for axis in source.axes:
-                step = node.maps[i].get(axis)
-                read = extents.get(axis, source.size(axis))
-                if step is not None and hasattr(step, "extent_read") and axis in extents:
-                    read = step.extent_read(read)
-                size = size * read // source.size(axis)
-            total += size
-        return total
-
-    @cached_property
-    def largest_box_tensor(self) -> int:
-        """Bytes of the largest tensor on the way to the frontier, for one position."""
-        return max(
-            (
-                max(step.bytes, self._gathered(step.node) if step.node.operands else 0)
-                for step in self.steps
-                if step.node.local and step.node is not self.graph.input
-            ),
-            default=0,
-        )
-
-    @cached_property
-    def tail_bytes_per_position(self) -> int:
-        """Upper bound of the memory that one more position in a batch needs after the frontier."""
-        full = sorted((step.bytes for step in self.steps if not step.node.local), reverse=True)
-        return 2 * sum(full[:3]) + self.frontier_bytes
-
-    @property
-    def frontier_bytes(self) -> int:
-        """Memory of one position's frontier values."""
-        return sum(node.bytes() for node in self.graph.frontiers)
-
-    @cached_property
-    def bytes_views(self) -> int:
-        """Upper bound of the memory of the materialised views."""
-        return sum(
-            node.numel() * (node.dtype.itemsize if node.dtype else 4)
-            for node in self.graph.nodes
-            if node.local
-        )
-
-    @cached_property
-    def bytes_weights(self) -> int:
-        """Memory of weights that the plan holds beside the model's own (batch norm folded, layouts)."""
-        own = {tensor.data_ptr() for tensor, _ in self.graph.sources}
-        return sum(
-            node.value.numel() * node.value.element_size()
-            for node in self.graph.nodes
-            if node.value is not None and (node.value.data_ptr() not in own or node.value.dim() >= 4)
-        )
 
     def __str__(self) -> str:
         return table(self)
@@ -237,6 +250,10 @@ class Plan:
         )
 
 
+WIDTH = 80
+"""Columns of a plan as text: those of the narrowest usual terminal."""
+
+
 def table(plan: Plan) -> str:
     """A plan as text: one line for every step that computes, then the totals."""
     window = plan.window
@@ -244,22 +261,20 @@ def table(plan: Plan) -> str:
         f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
         f"{len(window)} positions",
         "",
-        f"{'step':28} {'operator':14} {'output':>14} {'largest box':>12} {'MMACs':>11} {'incremental':>12}",
+        f"{'step':18} {'operator':13} {'output':>13} {'largest box':>11} {'MMACs':>9} {'incremental':>11}",
     ]
     skipped = 0
     for step in plan.steps:
-        node = step.node
-        told = step.reason and not step.reason.startswith("follows")
-        if not step.macs and not told and node.index != plan.graph.output:
+        if not step.macs and not step.reason and step.index != plan.output:
             skipped += 1
             continue
         box = _by(step.box) if step.box else "full"
         lines.append(
-            f"{_last(node.name, 28):28} {node.op[:14]:14} {_by(node.shape[1:]):>14} {box:>12} "
-            f"{step.macs / 1e6:11.2f} {step.macs_incremental / 1e6:12.2f}"
+            f"{_last(step.name, 18):18} {step.op[:13]:13} {_by(step.shape[1:]):>13} {box:>11} "
+            f"{step.macs / 1e6:9.2f} {step.macs_incremental / 1e6:11.2f}"
         )
-        if told:
-            lines.append(f"    full from here: {step.reason}")
+        if step.reason:
+            lines += _indented("    ", f"full from here: {step.reason}")
     lines += [
         f"({skipped} steps that only touch elements are not listed)",
         "",
@@ -272,8 +287,12 @@ def table(plan: Plan) -> str:
         f"runs                   {'incrementally' if plan.incremental else 'as batched full inference'}",
     ]
     if plan.executor:
-        lines.append(f"executor               {plan.executor}")
+        lines += _indented("executor               ", plan.executor)
     return "\n".join(lines)
+
+
+def _indented(head: str, text: str) -> list[str]:
+    return textwrap.wrap(head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False)
 
 
 def _last(name: str, length: int) -> str:

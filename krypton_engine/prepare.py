@@ -103,12 +103,12 @@ class Ready:
 
     Attributes:
         plan: What incremental work would cost; its ``executor`` says who runs it.
-        runs: What is run: the same, or the plan of full inference where incremental work does not pay.
+        graph: What is run: the captured one, or its full inference where incremental work does not pay.
         open: Opens a session for the inputs of one example, its baseline and a memory budget.
     """
 
     plan: Plan
-    runs: Plan
+    graph: Graph
     open: Callable[[tuple[Tensor, ...], Tensor, int], Session]
 
 
@@ -184,11 +184,11 @@ class Preparer:
             inputs, additional = question.example(row)
             tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
             opened = ready.open(tensors, question.baseline(occluded, row), budget)
-            self._prove(question, occluded, row, ready.runs.graph, opened)
+            self._prove(question, occluded, row, ready.graph, opened)
             return opened
 
         waiting = [session(0)]
-        if ready.runs is not ready.plan:
+        if ready.graph is not graph:
             self._warn_full(f"incremental work would not pay (full over incremental: {ready.plan.gain:.2f})")
 
         def open_session(row: int | None) -> Session:
@@ -208,7 +208,7 @@ class Preparer:
             on_gpu = cuda.program(graph, plan, device)
             if not isinstance(on_gpu, str):
                 plan.executor = on_gpu.describe(window)
-                return Ready(plan, plan, lambda *example: _cuda_session(on_gpu, plan, example))
+                return Ready(plan, graph, lambda *example: _cuda_session(on_gpu, plan, example))
             why = on_gpu
             if self.executor == "cuda":
                 self.warn(f"the reference executor runs this model: {why}")
@@ -216,12 +216,12 @@ class Preparer:
             found = self._native(graph, plan, device)
             if not isinstance(found, str):
                 told.executor = found.describe(plan)
-                return Ready(told, plan, lambda *example: _native_session(found, told, plan, example))
+                return Ready(told, graph, lambda *example: _native_session(found, told, plan, example))
             why = found
             if self.executor == "native":
                 self.warn(f"the reference executor runs this model: {why}")
         told.executor = f"reference ({why})"
-        return Ready(told, plan, lambda *example: ReferenceSession(_reference(graph), plan, *example))
+        return Ready(told, graph, lambda *example: ReferenceSession(_reference(graph), plan, *example))
 
     def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
         """The engine's program, or why it is not taken."""

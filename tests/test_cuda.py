@@ -304,7 +304,7 @@ def test_in_full_from_any_bottleneck(device, monkeypatch):
             assert_like_captum(model, x, (2, 4, 4), (2, 3, 3), target=1, occlusion=occlusion)
             plan = occlusion.heatmap(x, (2, 4, 4), (2, 3, 3), target=1).plan
         assert "in full after" in plan.executor
-        plan.graph.programs.pop("cuda")
+        capture(model, (x,), 0).programs.pop("cuda")
 
 
 @torch.no_grad()

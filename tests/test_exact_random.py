@@ -95,8 +95,7 @@ def check(network: Network, asked: Iterable[Question], say: Callable[[str], None
 
 
 def operators(plan: Plan, local: bool) -> set[str]:
-    nodes = plan.graph.nodes
-    return {node.op for node in nodes if node.depends and node.local == local and node.op != "input"}
+    return {step.op for step in plan.steps if step.local == local and step.op != "input"}
 
 
 def check_drawn(data: st.DataObject, rank: int) -> None:
@@ -105,9 +104,9 @@ def check_drawn(data: st.DataObject, rank: int) -> None:
     plan = check(network, asked, note)
     for operator in sorted(operators(plan, local=True)):
         event(f"incremental: {operator}")
-    for node in plan.graph.nodes:
-        if node.reason and not node.reason.startswith("follows"):
-            event(f"full: {node.op}: {node.reason}")
+    for step in plan.steps:
+        if step.reason:
+            event(f"full: {step.op}: {step.reason}")
 
 
 EXAMPLES = {1: 30, 2: 70, 3: 30}

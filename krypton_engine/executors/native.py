@@ -187,8 +187,8 @@ class NativeProgram:
     def pays(self, plan: Plan) -> bool:
         """Whether this is faster than the reference executor, which computes the rest in boxes too."""
         rest = {node.index for node in self.tail.nodes}
-        here = sum(step.macs_incremental for step in plan.steps if step.node.index not in rest)
-        there = [step for step in plan.steps if step.node.index in rest]
+        here = sum(step.macs_incremental for step in plan.steps if step.index not in rest)
+        there = [step for step in plan.steps if step.index in rest]
         return here / SPEED + sum(s.macs for s in there) < here + sum(s.macs_incremental for s in there)
 
 
@@ -309,7 +309,7 @@ class NativeSession:
             answered = np.concatenate(readers)
             if self.dropped is not None:
                 self.dropped[answered] = dropped.repeat(repeats)
-            yield answered, values.repeat_interleave(torch.tensor(repeats), 0)
+            yield answered, values.repeat_interleave(torch.tensor(repeats, device="cpu"), 0)
 
 
 def _nhwc(image: Tensor) -> Floats:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import math
+import numbers
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import anywidget
 import numpy as np
@@ -23,11 +25,13 @@ from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
+from krypton_engine.figures import figure
 from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
 from krypton_engine.tuning import Tuning
 from krypton_engine.windows import SlidingWindow
+from krypton_engine.zoo import names_in_order
 from krypton_widget import maps, takeaway
 from krypton_widget.maps import Aim, Flags, Known, Memory, Question, Region
 from krypton_widget.pictures import BASELINES, ModelInput, Preprocess, png, thumbnail
@@ -54,10 +58,78 @@ _FINEST_TARGET = 0.99
 """The slider's last stop below exact: a map on its way to exact passes by all of them."""
 
 _ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index", "target")
+"""Controls that ask for a map."""
+
+_LOOKS = ("opacity", "colormap", "scale", "limit")
+"""Controls of how one looks."""
 
 
 class ControlError(InputError, traitlets.TraitError):
     """A control cannot have this value; it keeps the one that it had."""
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+class _Named:
+    """Of a trait: its refusals name it, what was given and what is accepted."""
+
+    name: str | None
+    accepted: str
+
+    def error(self, obj: Any, value: Any, error: Any = None, info: Any = None) -> NoReturn:
+        raise ControlError(f"{self.name} is {value!r}; accepted are {self.accepted}")
+
+
+class _Whole(_Named, traitlets.Int[Any, Any]):
+    """An integer, NumPy's too; no bool."""
+
+    accepted = "integers"
+
+    def validate(self, obj: Any, value: Any) -> int:
+        if not _is_whole(value):
+            self.error(obj, value)
+        return int(value)
+
+
+class _Real(_Named, traitlets.Float[Any, Any]):
+    """A finite number, NumPy's too, for which ``fits`` is true; no bool."""
+
+    def __init__(self, default: float, fits: Callable[[float], bool], accepted: str) -> None:
+        super().__init__(default)
+        self._fits, self.accepted = fits, accepted
+
+    def validate(self, obj: Any, value: Any) -> float:
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not self._fits(float(value)):
+            self.error(obj, value)
+        return float(value)
+
+
+class _OneOf(_Named, traitlets.Enum[Any]):
+    """One of a few words."""
+
+    def __init__(self, values: Sequence[str], default: str) -> None:
+        super().__init__(values, default)
+        self.accepted = ", ".join(map(repr, values))
+
+    def validate(self, obj: Any, value: Any) -> str:
+        if not isinstance(value, str):
+            self.error(obj, value)
+        return str(super().validate(obj, value))
+
+
+class _Switch(_Named, traitlets.Bool[Any, Any]):
+    """True or False."""
+
+    accepted = "True and False"
+
+
+class _Word(_Named, traitlets.Unicode[Any, Any]):
+    """A string."""
+
+    accepted = "strings"
 
 
 def _checks(trait: str) -> Callable[[Callable[[Any, Any], Any]], Any]:
@@ -161,7 +233,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             of these to pick from.
         preprocess: From one of these images to the model's input (channels, height, width); None for uint8
             height x width x channels to float channels x height x width / 255, and nothing else.
-        class_names: One a class.
+        class_names: One a class, in their order or by their index (as Hugging Face's ``id2label``).
         target: The class explained; None for the predicted one.
         window: Side of the patch, in pixels of the model's input.
         stride: Its step. It never exceeds the window: it is lowered with it.
@@ -195,21 +267,26 @@ class OcclusionExplorer(anywidget.AnyWidget):
         >>> explorer.heatmap.drop
     """
 
-    _esm = _STATIC / "widget.js"
-    _css = _STATIC / "widget.css"
+    # Text, not paths: anywidget watches files, by a closure on every instance that is never let go.
+    _esm = (_STATIC / "widget.js").read_text(encoding="utf-8")
+    _css = (_STATIC / "widget.css").read_text(encoding="utf-8")
 
-    window = traitlets.Int(16).tag(sync=True)
-    stride = traitlets.Int(8).tag(sync=True)
-    ssim_target = traitlets.Float(0.95).tag(sync=True)
-    exact = traitlets.Bool(False).tag(sync=True)
-    baseline = traitlets.Enum(BASELINES, "grey").tag(sync=True)
-    region = traitlets.Any(None, allow_none=True)
-    target = traitlets.Int(None, allow_none=True).tag(sync=True)
-    image_index = traitlets.Int(0).tag(sync=True)
-    opacity = traitlets.Float(0.85, min=0.0, max=1.0).tag(sync=True)
-    colormap = traitlets.Unicode(COLORMAPS[0]).tag(sync=True)
-    scale = traitlets.Enum(("own", "shared", "fixed"), "own").tag(sync=True)
-    limit = traitlets.Float(1.0).tag(sync=True)
+    window = _Whole(16).tag(sync=True)
+    stride = _Whole(8).tag(sync=True)
+    ssim_target = _Real(0.95, lambda v: 0 < v <= 1, "numbers above 0 and at most 1").tag(sync=True)
+    exact = _Switch(False).tag(sync=True)
+    baseline = _OneOf(BASELINES, "grey").tag(sync=True)
+    region = traitlets.Any(None, allow_none=True).tag(
+        sync=True,
+        to_json=lambda value, _: _to_page(value),
+        from_json=lambda value, explorer: explorer._region_of_page(value),
+    )
+    target = _Whole(None, allow_none=True).tag(sync=True)
+    image_index = _Whole(0).tag(sync=True)
+    opacity = _Real(0.85, lambda v: 0 <= v <= 1, "numbers from 0 to 1").tag(sync=True)
+    colormap = _Word(COLORMAPS[0]).tag(sync=True)
+    scale = _OneOf(("own", "shared", "fixed"), "own").tag(sync=True)
+    limit = _Real(1.0, lambda v: v > 0, "positive numbers").tag(sync=True)
 
     running = traitlets.Bool(False, help="Whether a run is under way; read only.").tag(sync=True)
     error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
@@ -229,7 +306,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         image: Any,
         *,
         preprocess: Preprocess | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str] | Mapping[int | str, str] | None = None,
         target: int | None = None,
         window: int = 16,
         stride: int = 8,
@@ -271,13 +348,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         first = self._answered(0)
         self._activation = _auto(first) if activation == "auto" else activation
         classes = first.shape[1]
-        names = _distinct([str(n) for n in (range(classes) if class_names is None else class_names)])
-        if len(names) != classes:
-            raise InputError(f"class_names has {len(names)} names; the model has {classes} classes")
+        given = range(classes) if class_names is None else names_in_order(class_names, classes)
+        names = _distinct([str(name) for name in given])
         self._classes = classes
         super().__init__(
             window=window,
-            stride=min(stride, window) if isinstance(stride, int) and isinstance(window, int) else stride,
+            stride=stride,
             ssim_target=ssim_target,
             exact=exact,
             baseline=baseline,
@@ -290,6 +366,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             _class_names=names,
             _colours={name: _table(name) for name in COLORMAPS},
         )
+        self._own_layout = self.layout
         if len(self._images) > 1:
             self._thumbnails = [thumbnail(item) for item in self._images]
         self.observe(self._lower_stride, "window")
@@ -339,6 +416,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if "_worker" in vars(self):  # not where the arguments were refused by Python itself
             atexit.unregister(self._worker.close)
             self._worker.close()
+        if "_own_layout" in vars(self):  # a widget too, which ipywidgets would keep
+            self._own_layout.close()
         super().close()
 
     # -- controls --------------------------------------------------------------------------------------
@@ -360,13 +439,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if value < 1:
             raise InputError(f"stride is {value}; accepted are integers from 1")
         return min(value, self.window)
-
-    @_checks("ssim_target")
-    def _valid_ssim_target(self, proposal: Any) -> float:
-        value: float = proposal["value"]
-        if not 0 < value <= 1:
-            raise InputError(f"ssim_target is {value}; accepted are numbers above 0 and at most 1")
-        return value
 
     @_checks("target")
     def _valid_target(self, proposal: Any) -> int | None:
@@ -391,13 +463,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._colours = {**self._colours, name: _table(name)}
         return name
 
-    @_checks("limit")
-    def _valid_limit(self, proposal: Any) -> float:
-        value: float = proposal["value"]
-        if not 0 < value < float("inf"):
-            raise InputError(f"limit is {value}; accepted are positive numbers")
-        return value
-
     @_checks("region")
     def _valid_region(self, proposal: Any) -> Region:
         value = proposal["value"]
@@ -412,11 +477,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     f"the input's height and width, {tuple(x.shape[2:])}"
                 )
             value = mask
-        elif isinstance(value, Sequence) and len(value) == 4:
-            value = tuple(value)
+        elif isinstance(value, Sequence) and len(value) == 4 and all(map(_is_whole, value)):
+            value = tuple(map(int, value))
         else:
             raise InputError(
-                f"region is {value!r}; accepted are None, a box (top, left, bottom, right) or a boolean mask"
+                f"region is {value!r}; accepted are None, a box (top, left, bottom, right) of integers or a "
+                f"boolean mask"
             )
         whole = SlidingWindow(tuple(x.shape[1:]), tuple(x.shape[1:]), tuple(x.shape[1:]))
         maps.wanted(whole, value)
@@ -429,40 +495,41 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self.region = None
 
     def _on_message(self, _: Any, content: dict[str, Any], buffers: list[memoryview]) -> None:
-        """Events of the page: they only start or stop something."""
+        """Events of the page: something is stopped, or a file made for the view that asks."""
         kind = content.get("kind")
         if kind == "cancel":
             self.cancel()
-        elif kind == "region":
-            self._region_of_page(content, buffers)
         elif kind == "save":
             suffix = str(content.get("as"))
             try:
-                self.send({"kind": "file", "name": f"krypton-map.{suffix}"}, [self._file(suffix)])
+                file = self._file(suffix)
             except Exception as error:
                 self.error = in_words(error)
             else:
+                to = str(content.get("view"))
+                self.send({"kind": "file", "name": f"krypton-map.{suffix}", "view": to}, [file])
                 self.error = self.error if self._failed else ""
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the page says. What is refused is said there, and the page's controls go back."""
+        """Take what the page says of its controls. What is refused is said there, and goes back."""
         try:
             with self._lock:  # a refusal undoes all changes meanwhile, and those of a run are not the page's
+                if foreign := sorted(sync_data.keys() - {*_ASKS, *_LOOKS}):
+                    raise ControlError(f"{', '.join(foreign)} cannot be set by the page: the kernel's own")
                 super().set_state(sync_data)
         except traitlets.TraitError as error:
             self.error = str(error)
             self.send_state(sorted(sync_data.keys() & set(self.keys)))
 
-    def _region_of_page(self, content: dict[str, Any], buffers: list[memoryview]) -> None:
-        try:
-            if buffers:
-                shape = tuple(self._input(self.image_index).x.shape[2:])
-                mask = np.frombuffer(buffers[0], dtype=np.uint8).reshape(shape) > 0
-                self.region = mask if mask.any() else None
-            else:
-                self.region = content.get("box")
-        except Exception as error:
-            self.error = in_words(error)
+    def _region_of_page(self, value: Any) -> Region:
+        """A region as the page has it, ``{"box": [...]}`` or ``{"mask": bytes}``; an empty mask is none."""
+        if not isinstance(value, dict) or "mask" not in value:
+            return value["box"] if isinstance(value, dict) and "box" in value else value
+        shape = tuple(self._input(self.image_index).x.shape[2:])
+        mask = np.frombuffer(value["mask"], dtype=np.uint8) > 0
+        if mask.size != math.prod(shape):
+            raise ControlError(f"region is a mask of {mask.size} pixels; accepted are {math.prod(shape)}")
+        return mask.reshape(shape) if mask.any() else None
 
     # -- running ---------------------------------------------------------------------------------------
 
@@ -525,7 +592,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 return
             known = self._memory.of(question)
             self._comparison = {}
-            self._view = self._seen(question, wish)
+            self._view = self._seen(question)
         if side < question.window:
             raise InputError(
                 f"window is {question.window}, larger than this image as the model sees it, "
@@ -699,26 +766,29 @@ class OcclusionExplorer(anywidget.AnyWidget):
         heatmap = _filled(heatmap, task.wanted)
         self._shown = _Shown(heatmap, task)
         self._frame = maps.to_page(heatmap, task.wanted) | {
-            "image": task.question.image,
-            "question": _named(task.question, task.wish),
+            "asked": _asked(task.question, task.wish),
             "left": left,
             "finished": finished,
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": max(maps.largest_drop(h, task.aim.target) for h in self._memory.heatmaps()),
-            "region": _to_page(task.wish.region),
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
 
     def _answer_only(self, question: Question, wish: _Wish) -> None:
         """Take what answers something else off the page. The caller holds the lock."""
-        asked = _named(question, wish)
-        if self._frame.get("question") != asked:
+        asked, frame = _asked(question, wish), self._frame
+        if not _answers(frame.get("asked"), asked):
             self._shown, self._frame, self._comparison = None, {}, {}
             if self._view.get("image") != question.image:
                 self._view = {}
-        elif self._view.get("question") != asked:  # what had begun meanwhile was cancelled
-            self._view = self._seen(question, wish)
+            return
+        if frame["asked"] != asked:  # more of it was wanted, and has not begun
+            self._frame = {**frame, "asked": asked, "finished": False}
+        # What had begun meanwhile was cancelled.
+        if (self._view.get("image"), self._view.get("baseline")) != (question.image, question.baseline):
+            self._view = self._seen(question)
+        if not self._comparison:
             self._compare()
 
     def _compare(self) -> None:
@@ -773,21 +843,22 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise
         except Exception as error:
             raise InputError(
-                f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}: {error}"
+                f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}, "
+                f"(batch, channels, height, width): {error}. {given.remedy}"
             ) from error
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[0] != 1:
             made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(f"model returns {made} for one image; accepted is one row of classes, (1, n)")
         return outputs.cpu()
 
-    def _seen(self, question: Question, wish: _Wish) -> dict[str, Any]:
+    def _seen(self, question: Question) -> dict[str, Any]:
         """The picture, its patch and the model's own answer, for the page."""
         given, outputs = self._input(question.image), self._answered(question.image)
         probabilities = _activated(outputs, self._activation)[0].float()
         height, width = given.picture.shape[:2]
         return {
             "image": question.image,
-            "question": _named(question, wish),
+            "baseline": question.baseline,
             "height": height,
             "width": width,
             "picture": png(given.picture),
@@ -800,9 +871,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _file(self, suffix: str) -> bytes:
         with self._lock:
-            shown, shared = self._shown, self._frame.get("shared")
-            asked = _named(*self._controls())
-            answers = self._frame.get("question") == asked == self._view.get("question")
+            shown, frame = self._shown, self._frame
+            answers = _answers(self._frame.get("asked"), _asked(*self._controls()))
+            answers = answers and self._view.get("image") == self.image_index
             if shown is None or (suffix == "html" and not answers):
                 raise InputError("nothing of the map asked for has been measured yet; wait for it")
             if suffix == "html":
@@ -810,14 +881,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
         heatmap = shown.heatmap
         if suffix not in ("png", "npz"):
             raise InputError(f"path must end in .png, .npz or .html, not {suffix!r}")
+        if suffix == "npz":
+            return takeaway.file(heatmap, suffix, {})
+        scale = {"own": frame["largest"], "fixed": self.limit, "shared": frame["shared"]}[self.scale]
         picture = {
             "image": self._input(shown.task.question.image).picture,
-            "scale": {"own": None, "fixed": self.limit, "shared": shared or None}[self.scale],
+            "scale": scale or 1.0,
             "cmap": self.colormap,
             "opacity": self.opacity,
             "title": self._title(shown),
         }
-        return takeaway.file(heatmap, suffix, picture if suffix == "png" else {})
+        return takeaway.file(maps.within(heatmap, shown.task.wanted), suffix, picture)
 
     def _title(self, shown: _Shown) -> str:
         heatmap, wanted = shown.heatmap, shown.task.wanted
@@ -826,8 +900,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
         exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
         how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
         how += "" if wanted.all() else " in the region"
+        strange = maps.not_finite(heatmap, wanted)
+        how += f", {strange} not finite" if strange else ""
         size = heatmap.window.shape[1]
-        return f"{name}: {float(heatmap.base):.3f}, {size} x {size} patch, {how}"
+        return f"{name}: {figure(float(heatmap.base))}, {size} x {size} patch, {how}"
 
 
 class _Stopped(BaseException):
@@ -879,9 +955,24 @@ def _activated(outputs: Tensor, activation: Activation) -> Tensor:
     return outputs.softmax(1) if activation == "softmax" else activation(outputs)
 
 
-def _named(question: Question, wish: _Wish) -> str:
-    """Tells what is to be seen from what else might be; the page compares it with what it shows."""
-    return str((replace(question, target=None), wish.target))
+def _asked(question: Question, wish: _Wish) -> dict[str, Any]:
+    """The controls that a map answers, by their names: the page compares them with where they stand."""
+    return {
+        "image_index": question.image,
+        "window": question.window,
+        "stride": question.stride,
+        "baseline": question.baseline,
+        "target": wish.target,
+        "region": _to_page(wish.region),
+        "exact": wish.exact,
+        "ssim_target": wish.ssim_target,
+    }
+
+
+def _answers(frame: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
+    """Whether a map is of what is asked, however much of it."""
+    how_much = ("exact", "ssim_target")
+    return frame is not None and all(frame[k] == v for k, v in asked.items() if k not in how_much)
 
 
 def _distinct(names: list[str]) -> list[str]:

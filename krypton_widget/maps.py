@@ -17,6 +17,7 @@ from krypton_engine.tuning import Tuning
 from krypton_engine.windows import SlidingWindow
 
 Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating[Any]]
 
 Region = tuple[int, ...] | Flags | None
 """Where to look: everywhere, a box (top, left, bottom, right), or a mask (height, width)."""
@@ -281,13 +282,29 @@ def fingerprint(region: Region) -> bytes | None:
     return region.tobytes() if isinstance(region, np.ndarray) else str(region).encode()
 
 
+def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
+    """Only what is known where it is wanted (rows, columns): what else was measured is on no page."""
+    where = torch.from_numpy(wanted.reshape(heatmap.measured.shape))
+    values = torch.where(where, heatmap.values, torch.tensor(math.nan, dtype=heatmap.values.dtype))
+    return replace(heatmap, values=values, measured=heatmap.measured & where)
+
+
+def not_finite(heatmap: Heatmap, wanted: Flags) -> int:
+    """How many of the measured positions that are wanted (rows, columns) gave no finite change."""
+    return int((on_grid(heatmap, heatmap.measured & ~heatmap.drop.isfinite()) & wanted).sum())
+
+
 def largest_drop(heatmap: Heatmap, target: int | None) -> float:
-    """The largest measured change of the target, or of the map's own where only that was kept."""
+    """The largest measured finite change of the target, or of the map's own where only that was kept."""
     values, base = heatmap.values, heatmap.base
     if heatmap.outputs is not None and heatmap.base_outputs is not None and target is not None:
         values, base = heatmap.outputs[..., target], heatmap.base_outputs[target]
-    known = (base - values)[heatmap.measured].abs()
-    return float(known.max()) if known.numel() else 0.0
+    known = (base - values)[heatmap.measured]
+    return _largest(known[known.isfinite()].numpy())
+
+
+def _largest(changes: Floats) -> float:
+    return float(np.abs(changes).max()) if changes.size else 0.0
 
 
 def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
@@ -306,7 +323,7 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
             return b""
         return np.where(where, on_grid(heatmap, tensor), missing).astype(dtype).tobytes()
 
-    drops = np.abs(on_grid(heatmap, heatmap.drop)[status != Status.UNKNOWN])
+    drops = on_grid(heatmap, heatmap.drop)[status != Status.UNKNOWN]
     return {
         "rows": window.counts[1],
         "columns": window.counts[2],
@@ -315,14 +332,15 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
         "window": window.shape[1],
         "stride": window.strides[1],
         "target": heatmap.target,
-        "base": float(heatmap.base),
-        "largest": float(drops.max()) if drops.size else 0.0,
+        "base": finite(float(heatmap.base)),
+        "largest": _largest(drops[np.isfinite(drops)]),
         "values": cells(heatmap.values, status != Status.UNKNOWN, np.nan, np.float32),
         "status": status.tobytes(),
         "classes": cells(heatmap.classes, measured, -1, np.int32),
         "classValues": cells(heatmap.class_values, measured, np.nan, np.float32),
         "done": int(measured.sum()),
         "total": int(wanted.sum()),
+        "notFinite": not_finite(heatmap, wanted),
         "exact": bool((status[wanted] == Status.EXACT).all()),
         "seconds": heatmap.seconds,
     }
@@ -331,7 +349,17 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
 def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
     """What the SSIM of an approximate map probably is; None where that is not known, or certain."""
     exact = on_grid(heatmap, heatmap.status == Status.EXACT)
-    return None if heatmap.ssim_estimate is None or exact[wanted].all() else asdict(heatmap.ssim_estimate)
+    known = None if heatmap.ssim_estimate is None else asdict(heatmap.ssim_estimate)
+    return None if known is None or exact[wanted].all() or finite(known) != known else known
+
+
+def finite(value: Any) -> Any:
+    """Numbers that JSON has: what is not finite becomes None, in dicts and lists too."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> dict[str, Any]:
@@ -351,10 +379,10 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         "window": exact.window.shape[1],
         "stride": exact.window.strides[1],
         "target": exact.target,
-        "base": float(exact.base),
+        "base": finite(float(exact.base)),
         "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
         "exact": exact.values.numpy().astype(np.float32).tobytes(),
-        "ssim": approximate.compare(exact).ssim,
+        "ssim": finite(approximate.compare(exact).ssim),
         "estimate": estimate(approximate, np.ones(exact.window.counts[1:], dtype=bool)),
         "positions": positions,
         "measured": int(approximate.measured.sum()),

@@ -27,6 +27,19 @@ _BLUR = 1 / 16
 _LARGEST_BLURRED = 512
 """Pixels along a side from which a picture is made smaller to be blurred."""
 
+_CHANNELS = (1, 3, 4)
+"""Numbers of channels by which an axis is known for theirs."""
+
+_SHAPES = {True: "(height, width[, channels])", False: "([1,] channels, height, width)"}
+"""Of an array, and of a tensor."""
+
+_NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""PIL's modes of more than bytes, which its own conversion cuts at 255."""
+
+_DARK, _BRIGHT = 1, 99
+"""Percentiles that are black and white of numbers without a range of their own, such as Hounsfield units: a
+few cells of metal or air do not decide what grey is."""
+
 _AFFINE = 0.02
 """Share of the range by which a preprocessed grey may miss the middle of black and white."""
 
@@ -36,7 +49,8 @@ class ModelInput:
     """A picture as the model sees it.
 
     Args:
-        image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height, width).
+        image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height, width);
+            an array of 1, 3 or 4 channels may have them first too, and bytes of a tensor last.
         preprocess: From an image of the same kind to a tensor; None for the plain conversion.
         name: How errors call the image.
 
@@ -66,6 +80,16 @@ class ModelInput:
         self.picture = self.seen(self.x)
         self._patches: dict[str, Tensor] = {}
 
+    @property
+    def remedy(self) -> str:
+        """What to do where the model takes no such input."""
+        height, width, channels = self._pixels.shape
+        volume = "" if channels <= max(_CHANNELS) else "; of a volume give one slice, or a list of them"
+        return (
+            f"The image was read as {height} x {width} (height x width) of {channels} channels{volume}; "
+            f"preprocess= makes of an image what the model takes: its size, channels and range"
+        )
+
     def patch(self, baseline: str) -> Tensor:
         """What covers a window: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
         if baseline not in self._patches:
@@ -86,7 +110,7 @@ class ModelInput:
 
     def _prepared(self, image: Any) -> Tensor:
         if self.preprocess is None:
-            return _plain(image)
+            return _plain(image, self.name)
         try:
             x = self.preprocess(image)
         except Exception as error:
@@ -99,7 +123,8 @@ class ModelInput:
         x = x[None] if x.ndim == 3 else x
         if x.ndim != 4 or x.shape[0] != 1 or 0 in x.shape:
             raise InputError(
-                f"preprocess returns shape {tuple(x.shape)}; accepted is (channels, height, width)"
+                f"preprocess returns shape {tuple(x.shape)}; accepted is (channels, height, width): of a "
+                f"volume the explorer shows one slice, and KryptonOcclusion.heatmap explains all of it"
             )
         return x.detach().cpu()
 
@@ -123,39 +148,36 @@ class _Pixels:
         from PIL import Image
 
         if isinstance(image, Image.Image):
+            if image.mode in _NUMBERS:
+                raise InputError(
+                    f"{name} has mode {image.mode!r}, numbers without black and white; accepted are pictures "
+                    f"in bytes, or the numbers as an array: numpy.asarray(image)"
+                )
             array = np.asarray(_rgb_or_grey(image))
             return _Pixels(
                 _three_axes(array).shape,
                 lambda: _three_axes(array).astype(np.float32) / 255,
                 lambda shares: Image.fromarray(_bytes(shares).reshape(array.shape)).convert(image.mode),
             )
-        if isinstance(image, np.ndarray):
-            cells, back = image, lambda cells: cells.astype(image.dtype).reshape(image.shape)
-        elif isinstance(image, Tensor):
-            cells, back = _from_tensor(image)
-        else:
+        if not isinstance(image, (np.ndarray, Tensor)):
             raise InputError(
                 f"{name} is {type(image).__name__}; accepted are a PIL image, a NumPy array "
                 f"(height, width, channels) or a tensor (channels, height, width)"
             )
-        known = cells.dtype == np.uint8 or cells.dtype.kind == "f"
-        if cells.ndim not in (2, 3) or 0 in cells.shape or not known:
+        cells, back = _channels_last(image)
+        if cells.ndim not in (2, 3) or 0 in cells.shape or cells.dtype.kind not in "uif":
             raise InputError(
-                f"{name} has shape {tuple(image.shape)} and type {image.dtype}; accepted are uint8 or "
-                f"floating-point pictures"
+                f"{name} has shape {tuple(image.shape)} and type {image.dtype}; accepted are pictures of "
+                f"numbers, {_SHAPES[type(image) is np.ndarray]}; of a volume or a batch give one, image[0], "
+                f"or a list of them"
             )
         if not np.isfinite(cells).all():
             raise InputError(f"{name} holds values that are not finite")
         low, high = _range(cells)
-
-        def like(shares: Floats) -> Any:
-            cells = shares * (high - low) + low
-            return back(cells.round() if image.dtype in (np.uint8, torch.uint8) else cells)
-
         return _Pixels(
             _three_axes(cells).shape,
-            lambda: (_three_axes(cells).astype(np.float32) - low) / (high - low),
-            like,
+            lambda: ((_three_axes(cells) - low) / (high - low)).astype(np.float32),
+            lambda shares: back(_like(shares * (high - low) + low, cells.dtype)),
         )
 
     def solid(self, colour: Any) -> Any:
@@ -185,43 +207,67 @@ def _blurred(shares: Floats) -> Floats:
     return blurred
 
 
-def _plain(image: Any) -> Tensor:
+def _plain(image: Any, name: str) -> Tensor:
     """uint8 height x width x channels -> float NCHW / 255; floats only change their axes."""
     from PIL import Image
 
     if isinstance(image, Image.Image):
         image = np.asarray(_rgb_or_grey(image))
-    if isinstance(image, Tensor):
-        cells, _ = _from_tensor(image)
-    else:
-        cells = image
+    cells, _ = _channels_last(image)
+    if cells.dtype != np.uint8 and cells.dtype.kind != "f":
+        raise InputError(
+            f"{name} has type {image.dtype}, of which nobody knows what is white; without preprocess "
+            f"accepted are uint8, and floats as the model takes them: image / 65535, or image / 4095 for 12 bits"
+        )
     scale = 255 if cells.dtype == np.uint8 else 1
     return torch.from_numpy(np.ascontiguousarray(_three_axes(cells).transpose(2, 0, 1)))[None].float() / scale
 
 
-def _from_tensor(image: Tensor) -> tuple[npt.NDArray[Any], Callable[[Floats], Tensor]]:
-    """Cells (height, width[, channels]) of a tensor, and the way back."""
-    inner = image.detach().cpu()
-    inner = inner[0] if inner.ndim == 4 and inner.shape[0] == 1 else inner
-    # Bytes may come as pictures lie in files, channels last.
-    channels_last = inner.ndim == 3 and inner.dtype == torch.uint8 and inner.shape[-1] in (1, 3)
-    moved = inner if inner.ndim != 3 or channels_last else inner.movedim(0, -1)
+def _channels_last(
+    image: npt.NDArray[Any] | Tensor,
+) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[Any]], Any]]:
+    """Cells (height, width[, channels]) of an array or a tensor, and the way back.
 
-    def back(cells: Floats) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(cells)).reshape(moved.shape)
-        tensor = tensor if moved is inner else tensor.movedim(-1, 0)
-        return tensor.reshape(image.shape).to(image.dtype)
+    A tensor has its channels first and an array last. Where only the other side has 1, 3 or 4, they are there
+    in an array; in a tensor of bytes they are last wherever there are so many.
+    """
+    if isinstance(image, Tensor):  # NumPy has no bfloat16
+        inner = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu().numpy()
+        inner = inner[0] if inner.ndim == 4 and len(inner) == 1 else inner
+    else:
+        inner = image
+    first, last = (inner.ndim == 3 and inner.shape[axis] in _CHANNELS for axis in (0, -1))
+    bytes_last = inner.dtype == np.uint8 and last
+    channels_first = inner.ndim == 3 and (not bytes_last if isinstance(image, Tensor) else first and not last)
+    cells = np.moveaxis(inner, 0, -1) if channels_first else inner
 
-    return moved.numpy(), back
+    def back(made: npt.NDArray[Any]) -> Any:
+        made = made.reshape(cells.shape)
+        made = np.ascontiguousarray(np.moveaxis(made, -1, 0) if channels_first else made)
+        if isinstance(image, Tensor):
+            return torch.from_numpy(made).reshape(image.shape).to(image.dtype)
+        return made
+
+    return cells, back
+
+
+def _like(cells: Floats, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Numbers of a type; whole ones are rounded and stay in its range."""
+    if dtype.kind == "f":
+        return cells.astype(dtype)
+    limits = np.iinfo(dtype)
+    return cells.round().clip(limits.min, limits.max).astype(dtype)
 
 
 def _range(cells: npt.NDArray[Any]) -> tuple[float, float]:
-    """The values of black and white: of bytes, of shares, or else the picture's own extremes."""
+    """The values of black and white: of bytes, of shares, or else nearly the picture's own extremes."""
     if cells.dtype == np.uint8:
         return 0.0, 255.0
     low, high = float(cells.min()), float(cells.max())
-    if low >= 0 and high <= 1:
+    if cells.dtype.kind == "f" and low >= 0 and high <= 1:
         return 0.0, 1.0
+    dark, bright = (float(np.percentile(cells, share)) for share in (_DARK, _BRIGHT))
+    low, high = (dark, bright) if bright > dark else (low, high)
     return (low, high) if high > low else (low, low + 1)
 
 

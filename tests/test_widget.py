@@ -381,7 +381,7 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
     model = Slow(cnn)
     explorer = explore(model, image=[photo, 255 - photo], exact=True)
     explorer.wait(60)
-    assert explorer._frame["question"] == explorer._view["question"] and explorer._comparison
+    assert explorer._frame["finished"] and explorer._comparison
     began, cancelled = threading.Event(), threading.Event()
 
     def stopped(*_):
@@ -593,7 +593,7 @@ def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path
     hook.remove()
     explorer.wait(60)
     assert explorer._view == view and explorer._comparison == comparison != {}
-    assert explorer._frame["question"] == view["question"] and explorer._frame["finished"]
+    assert explorer._frame["asked"]["window"] == 6 and explorer._frame["finished"]
     explorer.save(tmp_path / "map.html")
 
 
@@ -937,7 +937,7 @@ def test_closing_ends_the_worker(explore):
         ({"image": np.zeros((24, 20, 5), dtype=np.uint8)}, r"the model raised .* \(1, 5, 24, 20\)"),
         ({"image": np.zeros((24, 20, 3), dtype=np.int64)}, "image"),
         ({"image": np.full((24, 20, 3), np.nan)}, "not finite"),
-        ({"class_names": ["one", "two"]}, "class_names has 2 names; the model has 5"),
+        ({"class_names": ["one", "two"]}, "class_names holds 2 names, but the model has 5"),
         ({"window": 21}, "window is 21; accepted are 1 to 20"),
         ({"stride": 0}, "stride is 0"),
         ({"ssim_target": 0.0}, r"ssim_target is 0\.0; accepted"),

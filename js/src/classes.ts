@@ -1,42 +1,70 @@
-// The class explained: the five likeliest with their probabilities, and a search for the rest.
+// The class explained: the five likeliest with their probabilities, or those whose names hold what is typed.
 import { h, type Listening, unique } from "./dom";
+import { figure } from "./figures";
 import type { Scene } from "./scene";
-import { best, digits } from "./state";
+import { best } from "./state";
+
+const SHOWN = 5;
+
+/** Classes whose names hold `text`, whatever its case: those that begin with it first, then the likeliest. */
+export function matching(names: readonly string[], text: string, shares: ArrayLike<number>): number[] {
+  const sought = text.trim().toLowerCase();
+  const lower = names.map((name) => name.toLowerCase());
+  const rank = (index: number) => {
+    const name = lower[index] as string;
+    return name === sought ? 0 : name.startsWith(sought) ? 1 : 2;
+  };
+  return [...names.keys()]
+    .filter((index) => lower[index]?.includes(sought))
+    .sort((a, b) => rank(a) - rank(b) || (shares[b] ?? 0) - (shares[a] ?? 0));
+}
 
 export function classes(listening: Listening, scene: Scene, live: boolean): HTMLElement {
   const { model } = listening;
   const list = h("div", { class: "kr-classes", role: "group", "aria-label": "Class explained" });
-  const id = unique("search");
-  const options = h("datalist", { id: `${id}-names` });
+  const [id, listId] = [unique("search"), unique("classes")];
+  list.id = listId;
   // The likeliest stands for "whatever is predicted", so that another image is asked for its own.
   const set = (target: number) => {
-    model.set("target", target === model.get("_view").predicted ? null : target);
+    search.value = "";
+    model.set("target", target === scene.predicted ? null : target);
     model.save_changes();
+    draw(); // also where that is the class explained already
   };
   const search = h("input", {
     id,
     type: "search",
-    list: `${id}-names`,
     placeholder: "Search all classes",
     autocomplete: "off",
+    "aria-controls": listId,
     "data-lm-suppress-shortcuts": "true",
-    onchange: () => {
-      const found = model.get("_class_names").indexOf(search.value);
-      if (found < 0) return;
-      set(found);
-      search.value = "";
+    oninput: () => draw(),
+    onkeydown: (event: KeyboardEvent) => {
+      if (event.key === "Enter") {
+        const [first] = found();
+        if (first !== undefined) set(first);
+      } else if (event.key === "Escape") {
+        search.value = "";
+        draw();
+      } else return;
+      event.preventDefault();
+      event.stopPropagation();
     },
   });
-  listening.to(["_class_names"], () => {
-    const names = model.get("_class_names");
-    options.replaceChildren(...names.map((name) => h("option", { value: name })));
-  });
+  const said = h("p", { class: "kr-hint", role: "status" });
+  const found = () =>
+    search.value.trim() ? matching(model.get("_class_names"), search.value, scene.probabilities) : [];
 
   const draw = () => {
-    const shares = scene.probabilities;
-    const target = model.get("target") ?? (shares.length ? model.get("_view").predicted : null);
-    const shown = best(shares, 5);
-    if (target !== null && target < shares.length && !shown.includes(target)) shown.push(target);
+    const { probabilities: shares, target } = scene;
+    const sought = search.value.trim();
+    const matches = found();
+    const shown = sought ? matches.slice(0, SHOWN) : best(shares, SHOWN);
+    if (!sought && target !== null && target < shares.length && !shown.includes(target)) shown.push(target);
+    said.hidden = !sought;
+    said.textContent = !matches.length
+      ? `No class has “${sought}” in its name.`
+      : `${matches.length.toLocaleString("en")} found; Enter takes the first.`;
     const focused = list.contains(document.activeElement) ? (document.activeElement as HTMLElement).dataset.target : "";
     list.replaceChildren(
       ...shown.map((index) => {
@@ -50,7 +78,7 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
             onclick: () => set(index),
           },
           h("span", {}, scene.name(index)),
-          h("b", {}, digits(shares[index] ?? NaN)),
+          h("b", {}, figure(shares[index] ?? NaN)),
         );
         button.style.setProperty("--kr-share", `${100 * Math.max(0, Math.min(1, shares[index] ?? 0))}%`);
         return button;
@@ -65,9 +93,9 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
     drawn = scene.probabilities;
   });
   listening.to(["target", "_class_names"], draw);
-  const find = h("div", {}, h("label", { for: id, class: "kr-hidden" }, "Search all classes"), search, options);
+  const find = h("div", {}, h("label", { for: id, class: "kr-hidden" }, "Search all classes"), search, said);
   listening.to(["_class_names"], () => {
-    find.hidden = !live || model.get("_class_names").length <= 5;
+    find.hidden = !live || model.get("_class_names").length <= SHOWN;
   });
   return h("div", { class: "kr-group" }, h("h3", {}, "Class explained"), list, find);
 }

@@ -249,10 +249,10 @@ export function lookControls(listening: Listening): HTMLElement {
 }
 
 /** Buttons for what can be taken away. */
-export function files(listening: Listening): HTMLElement {
+export function files(listening: Listening, view: string): HTMLElement {
   const { model } = listening;
   const button = (suffix: string, title: string) =>
-    h("button", { type: "button", title, onclick: () => model.send({ kind: "save", as: suffix }) }, suffix.toUpperCase());
+    h("button", { type: "button", title, onclick: () => model.send({ kind: "save", as: suffix, view }) }, suffix.toUpperCase());
   return h(
     "div",
     { class: "kr-files", role: "group", "aria-label": "Save" },

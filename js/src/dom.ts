@@ -19,12 +19,9 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-let count = 0;
-
-/** A name that no other element of the page has. */
+/** A name that no other element has: by chance, for each widget of a page loads this file anew. */
 export function unique(prefix: string): string {
-  count += 1;
-  return `krypton-${prefix}-${count}`;
+  return `krypton-${prefix}-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
 }
 
 /** Listens to traits of the model until the view goes. */

@@ -6,6 +6,11 @@ export interface Cell {
   column: number;
 }
 
+export interface Point {
+  x: number;
+  y: number;
+}
+
 export interface Box {
   top: number;
   left: number;
@@ -36,6 +41,11 @@ export function patchBox(cell: Cell, grid: Grid, height: number, width: number):
   };
 }
 
+/** The pixel at which the window at a cell is centred, be it cut or not. */
+export function centreOf(cell: Cell, grid: Grid): Point {
+  return { x: cell.column * grid.stride + grid.window / 2, y: cell.row * grid.stride + grid.window / 2 };
+}
+
 /** Moves a cell, staying on the grid. */
 export function moved(cell: Cell, rows: number, columns: number, grid: Grid): Cell {
   return {
@@ -51,8 +61,8 @@ export function spread(size: number, count: number, grid: Grid): Uint32Array {
 
 /** A box between two corners, in whole pixels inside the picture; null if it holds none. */
 export function boxBetween(
-  a: { x: number; y: number },
-  b: { x: number; y: number },
+  a: Point,
+  b: Point,
   height: number,
   width: number,
 ): Box | null {
@@ -70,8 +80,8 @@ export function brush(
   mask: Uint8Array,
   height: number,
   width: number,
-  a: { x: number; y: number },
-  b: { x: number; y: number },
+  a: Point,
+  b: Point,
   radius: number,
 ): void {
   const steps = Math.max(1, Math.ceil(Math.hypot(b.x - a.x, b.y - a.y) / Math.max(1, radius / 2)));

@@ -2,11 +2,12 @@
 import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";
-import { digits, INTERPOLATED, signed, TRIMMED, UNKNOWN } from "./state";
+import { figure, signed } from "./figures";
+import { INTERPOLATED, TRIMMED, UNKNOWN } from "./state";
 
 /** What is known of the cell looked at, in words. */
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
-  const { map, cell } = scene;
+  const { current: map, cell } = scene;
   if (!map || !cell) return null;
   const i = cell.row * map.columns + cell.column;
   const box = patchBox(cell, map, scene.height, scene.width);
@@ -21,14 +22,14 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   const drop = map.base - value;
   const name = scene.name(map.target);
   const rows: [string, string][] = [
-    [name, `${digits(map.base)} → ${digits(value)}`],
+    [name, `${figure(map.base)} → ${figure(value)}`],
     ["drop", signed(drop)],
   ];
-  let text = `${place}: ${name} ${digits(value)}, drop ${signed(drop)}`;
+  let text = `${place}: ${name} ${figure(value)}, drop ${signed(drop)}`;
   const other = map.classes[i] ?? -1;
   if (status !== INTERPOLATED && other >= 0) {
-    const share = digits(map.classValues[i] ?? NaN);
-    const flips = other !== scene.model.get("_view").predicted;
+    const share = figure(map.classValues[i] ?? NaN);
+    const flips = other !== scene.predicted;
     rows.push([flips ? "flips to" : "still says", `${scene.name(other)} ${share}`]);
     text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;
   }
@@ -50,12 +51,12 @@ export function inspector(scene: Scene): HTMLElement {
     body.hidden = !found;
     hint.hidden = !!found;
     unpin.hidden = !scene.pinned;
-    if (!found || !scene.cell || !scene.map || !scene.picture) return;
+    if (!found || !scene.cell || !scene.current || !scene.picture) return;
     canvas.height = scene.height;
     canvas.width = scene.width;
     const context = canvas.getContext("2d");
     if (context) {
-      const box = patchBox(scene.cell, scene.map, scene.height, scene.width);
+      const box = patchBox(scene.cell, scene.current, scene.height, scene.width);
       const size = [box.right - box.left, box.bottom - box.top] as const;
       context.drawImage(scene.picture, 0, 0);
       if (scene.patch) context.drawImage(scene.patch, box.left, box.top, ...size, box.left, box.top, ...size);

@@ -13,6 +13,10 @@ export function weight(drop: number, limit: number, opacity: number): number {
   return opacity * Math.min(1, Math.abs(drop) / limit) ** 0.75;
 }
 
+/** Of a change that is not finite: no colour of any scale, in stripes that nothing else has. */
+const STRANGE = [[70, 70, 70], [190, 190, 190]] as const;
+const STRIPE = 2;
+
 /** Colours over the picture's pixels, each that of the position centred nearest. */
 export function overlay(
   drops: Float32Array,
@@ -25,8 +29,9 @@ export function overlay(
   opacity: number,
 ): Uint8ClampedArray<ArrayBuffer> {
   const cells = new Uint8ClampedArray(grid.rows * grid.columns * 4);
+  const hatched = drops.map((drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));
   for (let i = 0; i < drops.length; i++) {
-    if (status[i] === UNKNOWN) continue;
+    if (status[i] === UNKNOWN || hatched[i]) continue;
     const drop = drops[i] ?? 0;
     const colour = 3 * tone(drop, limit);
     cells[4 * i] = table[colour] ?? 0;
@@ -41,7 +46,11 @@ export function overlay(
   const rows = spread(height, grid.rows, grid);
   for (let y = 0; y < height; y++) {
     const row = (rows[y] ?? 0) * grid.columns;
-    for (let x = 0; x < width; x++) target[y * width + x] = source[row + (columns[x] ?? 0)] ?? 0;
+    for (let x = 0; x < width; x++) {
+      const cell = row + (columns[x] ?? 0);
+      if (!hatched[cell]) target[y * width + x] = source[cell] ?? 0;
+      else pixels.set([...STRANGE[(x + y) % (2 * STRIPE) < STRIPE ? 0 : 1], 255 * opacity], 4 * (y * width + x));
+    }
   }
   return pixels;
 }
@@ -95,16 +104,15 @@ export function dots(status: Uint8Array, grid: Grid, height: number, width: numb
   return found;
 }
 
-/** The picture under a map: the more the map covers, the greyer, so that all colour is the map's. */
-export function backdrop(context: CanvasRenderingContext2D, picture: ImageBitmap, opacity: number): void {
+/** The picture; grey under a map, so that all colour is the map's. */
+export function backdrop(context: CanvasRenderingContext2D, picture: ImageBitmap, grey: boolean): void {
   const { width, height } = context.canvas;
   context.drawImage(picture, 0, 0, width, height);
+  if (!grey) return;
   context.globalCompositeOperation = "saturation";
-  context.globalAlpha = 0.9 * opacity;
   context.fillStyle = "#888";
   context.fillRect(0, 0, width, height);
   context.globalCompositeOperation = "source-over";
-  context.globalAlpha = 1;
 }
 
 /** A canvas that holds pixels of the input's size, to be scaled when drawn. */

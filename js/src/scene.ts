@@ -1,41 +1,82 @@
-// What one view shows: the latest map and pictures, and the cell that is looked at.
+// What one view shows: the latest map and pictures, and the place that is looked at.
 import { bitmap, type Listening } from "./dom";
-import type { Cell } from "./geometry";
-import { colourLimit, floats, type Map, type Model, octets, toMap } from "./state";
+import { type Cell, cellAt, centreOf, type Point } from "./geometry";
+import { answers, colourLimit, floats, type Map, type Model, octets, toMap, type View } from "./state";
+
+/** A view whose pictures have been read. */
+interface Loaded {
+  view: View;
+  picture: ImageBitmap;
+  patch: ImageBitmap;
+  probabilities: Float32Array;
+}
+
+const NONE = new Float32Array();
 
 export class Scene {
   private latest: Map | null = null;
-  private image = -1; // which of them the picture is
-  picture: ImageBitmap | null = null;
-  patch: ImageBitmap | null = null;
-  probabilities: Float32Array = new Float32Array();
+  private loaded: Loaded | null = null;
   height = 1;
   width = 1;
-  cell: Cell | null = null;
+  /** In pixels of the input: cells come and go with the stride. */
+  private at: Point | null = null;
   pinned = false;
   private readonly watchers: (() => void)[] = [];
 
   constructor(
     readonly model: Model,
     listening: Listening,
+    private readonly live: boolean,
   ) {
     listening.to(["_frame"], () => {
       this.latest = toMap(model.get("_frame"));
       this.changed();
     });
     listening.to(["_view"], () => void this.load());
+    listening.to(["image_index", "window", "stride", "baseline", "target", "region", "exact", "ssim_target"], () =>
+      this.changed(),
+    );
     listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
   }
 
-  /** The map of this picture: while one of another window, colour or class has no position yet, the last one. */
+  /** The map of the picture chosen, be it of what the controls ask for or of what they did. */
   get map(): Map | null {
-    if (this.picture !== null && this.latest?.image !== this.image) return null;
-    return this.model.get("running") ? this.latest : this.asked();
+    return this.latest?.asked.image_index === this.model.get("image_index") ? this.latest : null;
   }
 
-  /** The map that was asked for; null before its first position. */
+  /** The map that the controls ask for; null before its first position. */
   get current(): Map | null {
-    return this.map && this.asked();
+    return this.map && answers(this.map.asked, this.model, false) ? this.map : null;
+  }
+
+  /** Whether the kernel has not answered the last move yet: what it shows is of the controls before. */
+  get waiting(): boolean {
+    return this.live && this.latest !== null && !answers(this.latest.asked, this.model, true);
+  }
+
+  get picture(): ImageBitmap | null {
+    return this.ofImage()?.picture ?? null;
+  }
+
+  /** The patch, if it has the colour chosen. */
+  get patch(): ImageBitmap | null {
+    const loaded = this.ofImage();
+    return loaded?.view.baseline === this.model.get("baseline") ? loaded.patch : null;
+  }
+
+  get probabilities(): Float32Array {
+    return this.ofImage()?.probabilities ?? NONE;
+  }
+
+  /** The class explained; null where there are none. */
+  get target(): number | null {
+    const loaded = this.ofImage();
+    return this.model.get("target") ?? (loaded?.probabilities.length ? loaded.view.predicted : null);
+  }
+
+  /** What the model predicts of the picture. */
+  get predicted(): number | null {
+    return this.ofImage()?.view.predicted ?? null;
   }
 
   get table(): Uint8Array {
@@ -56,23 +97,26 @@ export class Scene {
     return target === null ? "output" : (this.model.get("_class_names")[target] ?? String(target));
   }
 
-  /** Looks at a cell, unless one is pinned. */
-  look(cell: Cell | null): void {
+  /** The cell looked at: of the map asked for, the one nearest to that place. */
+  get cell(): Cell | null {
+    return this.at && this.current && cellAt(this.at.x, this.at.y, this.current);
+  }
+
+  /** Looks at a place, unless one is pinned. */
+  look(at: Point | null): void {
     if (this.pinned) return;
-    this.cell = cell;
+    this.at = at;
     this.changed();
   }
 
-  /** Pins a cell, or lets go where it is pinned already. */
-  pin(cell: Cell | null): void {
-    const same = this.cell && cell && this.cell.row === cell.row && this.cell.column === cell.column;
-    this.pinned = cell !== null && !(this.pinned && same);
-    this.cell = cell;
+  /** Pins the cell at a place, or lets go where it is pinned already. */
+  pin(at: Point | null): void {
+    const [before, map] = [this.cell, this.current];
+    const cell = at && map && cellAt(at.x, at.y, map);
+    const same = this.pinned && before?.row === cell?.row && before?.column === cell?.column;
+    this.pinned = cell !== null && !same;
+    this.at = cell && map && centreOf(cell, map);
     this.changed();
-  }
-
-  private asked(): Map | null {
-    return this.latest?.question === this.model.get("_view").question ? this.latest : null;
   }
 
   watch(action: () => void): void {
@@ -80,27 +124,29 @@ export class Scene {
     action();
   }
 
+  private ofImage(): Loaded | null {
+    return this.loaded?.view.image === this.model.get("image_index") ? this.loaded : null;
+  }
+
   private changed(): void {
-    if (this.map && this.cell && (this.cell.row >= this.map.rows || this.cell.column >= this.map.columns)) {
-      this.cell = null;
-      this.pinned = false;
-    }
     for (const watcher of this.watchers) watcher();
   }
 
   private async load(): Promise<void> {
-    const view = this.model.get("_view");
-    if (!("picture" in view)) {
-      [this.picture, this.patch, this.probabilities] = [null, null, new Float32Array()];
+    const found = this.model.get("_view");
+    if (!("picture" in found)) {
+      this.loaded = null;
       this.changed();
       return;
     }
+    const view = found as View;
     const [picture, patch] = await Promise.all([bitmap(view.picture), bitmap(view.patch)]);
-    if (this.model.get("_view") !== view) return;
-    [this.picture, this.patch] = [picture, patch];
-    this.probabilities = floats(view.probabilities);
-    [this.height, this.width] = [view.height, view.width];
-    this.image = view.image;
+    if (this.model.get("_view") !== found) return;
+    if (this.height !== view.height || this.width !== view.width) {
+      [this.height, this.width] = [view.height, view.width];
+      [this.at, this.pinned] = [null, false]; // the place is on another picture
+    }
+    this.loaded = { view, picture, patch, probabilities: floats(view.probabilities) };
     this.changed();
   }
 }

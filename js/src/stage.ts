@@ -1,13 +1,13 @@
 // The map over the picture: pointing, pinning, and drawing a region, by pointer or by keyboard.
 import { h, type Listening, onRepaint, unique } from "./dom";
-import { type Box, boxBetween, brush, cellAt, moved, patchBox } from "./geometry";
+import { figures } from "./figures";
+import { type Box, boxBetween, brush, centreOf, moved, type Point, patchBox } from "./geometry";
 import { describe } from "./inspector";
 import { backdrop, dots, drops, gradient, outline, overlay, reach, sheet } from "./paint";
 import type { Scene } from "./scene";
-import { digits, octets } from "./state";
+import { octets, type Region } from "./state";
 
 type Tool = "look" | "rectangle" | "brush";
-type Point = { x: number; y: number };
 
 const HELP: Record<Tool, string> = {
   look: "Arrow keys move from cell to cell, Enter pins.",
@@ -48,9 +48,9 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     };
   };
   const radius = () => Math.max(3, Math.min(scene.height, scene.width) / 24);
-  const sendRegion = (box: Box | null, mask?: Uint8Array) => {
-    if (mask) model.send({ kind: "region" }, undefined, [mask.buffer as ArrayBuffer]);
-    else model.send({ kind: "region", box: box ? [box.top, box.left, box.bottom, box.right] : null });
+  const ask = (region: Region) => {
+    model.set("region", region);
+    model.save_changes();
   };
   const giveUp = () => {
     from = to = null;
@@ -58,10 +58,10 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     draw();
   };
   const apply = () => {
-    if (painted) sendRegion(null, painted);
+    if (painted) ask({ mask: new DataView(painted.buffer) });
     else if (from && to) {
       const box = boxBetween(from, to, scene.height, scene.width);
-      if (box) sendRegion(box);
+      if (box) ask({ box: [box.top, box.left, box.bottom, box.right] });
     }
     giveUp();
   };
@@ -76,7 +76,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     const at = point(event);
     if (from && tool === "rectangle") to = at;
     else if (from && tool === "brush") paintTo(at);
-    else if (tool === "look" && scene.map) scene.look(cellAt(at.x, at.y, scene.map));
+    else if (tool === "look") scene.look(at);
     draw();
   });
   canvas.addEventListener("pointerdown", (event) => {
@@ -92,20 +92,18 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
   canvas.addEventListener("pointercancel", giveUp);
   canvas.addEventListener("pointerleave", () => scene.look(null));
   canvas.addEventListener("click", (event) => {
-    if (tool !== "look" || !scene.map) return;
-    const at = point(event as PointerEvent);
-    scene.pin(cellAt(at.x, at.y, scene.map));
+    if (tool === "look") scene.pin(point(event as PointerEvent));
   });
 
   // -- keyboard
   const centre = (): Point => {
-    const map = scene.map;
+    const map = scene.current;
     if (!map) return { x: 0, y: 0 };
     const box = patchBox(scene.cell ?? { row: 0, column: 0 }, map, scene.height, scene.width);
     return { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2 };
   };
   canvas.addEventListener("keydown", (event) => {
-    const map = scene.map;
+    const map = scene.current;
     if (!map) return;
     const step = STEPS[event.key];
     if (step) {
@@ -113,11 +111,11 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
       const start = scene.cell ?? { row: Math.floor(map.rows / 2), column: Math.floor(map.columns / 2) };
       const wasPinned = scene.pinned;
       scene.pinned = false;
-      scene.look(scene.cell ? moved(start, far * step[0], far * step[1], map) : start);
+      scene.look(centreOf(scene.cell ? moved(start, far * step[0], far * step[1], map) : start, map));
       scene.pinned = wasPinned;
       if (tool === "rectangle" && from) to = centre();
     } else if (event.key === "Enter") {
-      if (tool === "look") scene.pin(scene.cell);
+      if (tool === "look") scene.pin(scene.cell && centreOf(scene.cell, map));
       else if (tool === "brush") apply();
       else if (from) apply();
       else from = to = centre();
@@ -141,14 +139,18 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     canvas.height = Math.round(height * scale);
     canvas.style.aspectRatio = `${width} / ${height}`;
     const context = canvas.getContext("2d");
-    if (!context || !scene.picture) return;
-    context.imageSmoothingEnabled = true;
-    context.imageSmoothingQuality = "high";
-    backdrop(context, scene.picture, map ? model.get("opacity") : 0);
-    context.imageSmoothingEnabled = false;
-    if (map && map.height === height && map.width === width) {
+    if (!context) return;
+    const { picture, current } = scene;
+    const opacity = map ? model.get("opacity") : 0;
+    if (picture) {
+      context.imageSmoothingEnabled = true;
+      context.imageSmoothingQuality = "high";
+      backdrop(context, picture, opacity > 0);
+      context.imageSmoothingEnabled = false;
+    }
+    if (picture && map && map.height === height && map.width === width) {
       const fall = drops(map.values, map.base);
-      const pixels = overlay(fall, map.status, map, height, width, scene.limit, scene.table, model.get("opacity"));
+      const pixels = overlay(fall, map.status, map, height, width, scene.limit, scene.table, opacity);
       context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
       if (map.stride * scale >= 8) {
         const dense = map.stride * scale < 16;
@@ -161,16 +163,17 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
           context.stroke();
         }
       }
-      if (map.region && "box" in map.region) {
-        const [top, left, bottom, right] = map.region.box;
-        frame(context, { top, left, bottom, right }, scale, "rgb(255 255 255 / 90%)", 1.5);
-      } else if (map.region) {
-        const edge = outline(octets(map.region.mask), height, width);
-        context.drawImage(sheet(edge, height, width), 0, 0, canvas.width, canvas.height);
-      }
-      if (scene.cell) {
-        frame(context, patchBox(scene.cell, map, height, width), scale, "#fff", scene.pinned ? 2.5 : 1.5);
-      }
+    }
+    const region = model.get("region");
+    if (picture && region && "box" in region) {
+      const [top, left, bottom, right] = region.box;
+      frame(context, { top, left, bottom, right }, scale, "rgb(255 255 255 / 90%)", 1.5);
+    } else if (picture && region && "mask" in region && region.mask.byteLength === height * width) {
+      const edge = outline(octets(region.mask), height, width);
+      context.drawImage(sheet(edge, height, width), 0, 0, canvas.width, canvas.height);
+    }
+    if (picture && scene.cell && current) {
+      frame(context, patchBox(scene.cell, current, height, width), scale, "#fff", scene.pinned ? 2.5 : 1.5);
     }
     if (painted) {
       const edge = outline(painted, height, width);
@@ -183,18 +186,17 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     canvas.dataset.drawn = String(Number(canvas.dataset.drawn ?? 0) + 1);
     canvas.dataset.map = map ? `${map.window}/${map.stride}/${map.done}` : "";
   });
-  scene.watch(draw);
   const resized = new ResizeObserver(draw);
   resized.observe(canvas);
   listening.atEnd(() => resized.disconnect());
 
   const everywhere = h(
     "button",
-    { type: "button", class: "kr-tool", onclick: () => sendRegion(null), "data-tool": "everywhere" },
+    { type: "button", class: "kr-tool", onclick: () => ask(null), "data-tool": "everywhere" },
     "Whole image",
   );
-  scene.watch(() => {
-    everywhere.disabled = !scene.map?.region;
+  listening.to(["region"], () => {
+    everywhere.disabled = !model.get("region");
   });
   const buttons = (["look", "rectangle", "brush"] as const).map((name) =>
     h(
@@ -219,7 +221,12 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
   );
   const tools = h("div", { class: "kr-tools", role: "toolbar", "aria-label": "Region" }, ...buttons, everywhere);
   tools.hidden = !live;
-  return h("div", { class: "kr-stage" }, tools, h("div", { class: "kr-frame" }, canvas), hint, spoken, legend(scene));
+  const element = h("div", { class: "kr-stage" }, tools, h("div", { class: "kr-frame" }, canvas), hint, spoken, legend(scene));
+  scene.watch(() => {
+    element.dataset.stale = String(scene.map !== null && scene.current === null);
+    draw();
+  });
+  return element;
 }
 
 /** A box, white on black so that it shows on anything. */
@@ -251,19 +258,21 @@ function legend(scene: Scene): HTMLElement {
     element.hidden = !map;
     if (!map) return;
     const [from, to] = reach(map.base, limit, scene.areShares);
+    for (const part of [bar, mark, low, middle, high]) part.hidden = !Number.isFinite(map.base);
     const share = (value: number) => (map.base - value + limit) / (2 * limit);
     bar.style.background = gradient(scene.table, share(from), share(to));
     const at = `${(100 * (map.base - from)) / Math.max(1e-12, to - from)}%`;
     mark.style.left = at;
     middle.style.left = at;
     middle.style.translate = `-${at}`; // so that it never leaves the bar
-    low.textContent = digits(from);
-    high.textContent = digits(to);
-    middle.textContent = `${digits(map.base)}`;
+    const written = figures([from, map.base, to]);
+    [low, middle, high].forEach((end, i) => {
+      end.textContent = written[i] ?? "";
+    });
     const place = (map.base - from) / Math.max(1e-12, to - from);
     low.style.visibility = place < 0.16 ? "hidden" : "";
     high.style.visibility = place > 0.84 ? "hidden" : "";
-    caption.textContent = `${scene.areShares ? "Probability" : "Output"} of “${scene.name(map.target)}” with the patch there; the mark is without it`;
+    caption.textContent = `${scene.areShares ? "Probability" : "Output"} of “${scene.name(map.target)}” with the patch there; the mark is without it${map.notFinite ? "; hatched where the change is not finite" : ""}`;
   });
   return element;
 }

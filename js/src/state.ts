@@ -12,14 +12,22 @@ type Bytes = DataView | undefined;
 /** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
 export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
 
-/** Which of the images, and what was asked of it: equal questions in equal words. */
+/** What a map answers: the controls that ask for one, as they stood. */
 export interface Asked {
-  image: number;
-  question: string;
+  image_index: number;
+  window: number;
+  stride: number;
+  baseline: string;
+  target: number | null;
+  region: Region;
+  exact: boolean;
+  ssim_target: number;
 }
 
-/** The picture, its patch, and what the model says of it. */
-export interface View extends Asked {
+/** A picture, its patch, and what the model says of it. */
+export interface View {
+  image: number;
+  baseline: string;
   height: number;
   width: number;
   picture: DataView;
@@ -45,11 +53,13 @@ export interface Estimate {
 }
 
 /** A map as far as it is known. */
-export interface Frame extends Asked, Grid {
+export interface Frame extends Grid {
+  asked: Asked;
   height: number;
   width: number;
   target: number | null;
-  base: number;
+  /** Null where it is not finite. */
+  base: number | null;
   largest: number;
   shared: number;
   seconds: number;
@@ -58,11 +68,12 @@ export interface Frame extends Asked, Grid {
   left: number | null;
   finished: boolean;
   exact: boolean;
+  /** Measured positions whose change is not finite. */
+  notFinite: number;
   estimate: Estimate | null;
   /** On the tuning, in words. */
   note: string;
   inFull: boolean;
-  region: Region;
   values: DataView;
   status: DataView;
   classes: Bytes;
@@ -72,10 +83,11 @@ export interface Frame extends Asked, Grid {
 /** The approximate map beside the exact one. */
 export interface Comparison extends Grid {
   target: number | null;
-  base: number;
+  base: number | null;
   approximate: DataView;
   exact: DataView;
-  ssim: number;
+  /** Null where a map holds what is not finite. */
+  ssim: number | null;
   estimate: Estimate | null;
   ssimTarget: number;
   positions: number;
@@ -94,6 +106,7 @@ export interface State {
   ssim_target: number;
   exact: boolean;
   baseline: string;
+  region: Region;
   target: number | null;
   image_index: number;
   opacity: number;
@@ -135,7 +148,8 @@ function copy(bytes: Bytes): ArrayBuffer {
 }
 
 /** A frame with its numbers unpacked. */
-export interface Map extends Omit<Frame, "values" | "status" | "classes" | "classValues"> {
+export interface Map extends Omit<Frame, "base" | "values" | "status" | "classes" | "classValues"> {
+  base: number;
   values: Float32Array;
   status: Uint8Array;
   classes: Int32Array;
@@ -148,6 +162,7 @@ export function toMap(frame: State["_frame"]): Map | null {
   const f = frame as Frame;
   return {
     ...f,
+    base: f.base ?? NaN,
     values: floats(f.values),
     status: octets(f.status),
     classes: integers(f.classes),
@@ -168,36 +183,73 @@ export function best(probabilities: Float32Array, count: number): number[] {
     .slice(0, count);
 }
 
-/** What the page says of how far the map that was asked for has come; null before its first position. */
-export function standing(map: Map | null, running: boolean, failed: boolean): { kind: string; text: string } {
-  if (failed && !running) return { kind: "error", text: "Stopped by an error" };
-  if (!map) return { kind: running ? "running" : "idle", text: running ? "Reading the model" : "Nothing measured" };
-  const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
-  if (running && !map.finished) return { kind: "running", text: `Measuring, ${share}` };
-  if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };
-  const name = (map.exact ? "Exact" : "Approximate") + (map.region ? " in the region" : "");
-  return { kind: map.exact ? "exact" : "approximate", text: `${name}, ${share} measured` };
+/** How much of a map is wanted: the same map is on its way to it. */
+const HOW_MUCH: readonly string[] = ["exact", "ssim_target"];
+
+/** Whether what was asked for is what the controls ask for by now; `wholly`, as much of it too. */
+export function answers(asked: Asked, model: Model, wholly: boolean): boolean {
+  return (Object.keys(asked) as (keyof Asked)[]).every((name) => {
+    if (name === "region") return sameRegion(asked.region, model.get("region"));
+    return (!wholly && HOW_MUCH.includes(name)) || asked[name] === model.get(name);
+  });
 }
+
+function sameRegion(one: Region, other: Region): boolean {
+  if (!one || !other) return one === other;
+  if ("box" in one) return "box" in other && one.box.every((edge, i) => edge === other.box[i]);
+  if (!("mask" in other)) return false;
+  const [mine, theirs] = [octets(one.mask), octets(other.mask)];
+  return mine.length === theirs.length && mine.every((cell, i) => cell === theirs[i]);
+}
+
+/** Of a map that was asked for: how far it has come. */
+export interface Course {
+  /** Null before its first position. */
+  map: Map | null;
+  running: boolean;
+  /** The controls have moved, and the kernel has not said anything yet. */
+  waiting: boolean;
+  failed: boolean;
+}
+
+/** The same in words. */
+export function standing({ map, running, waiting, failed }: Course): { kind: string; text: string } {
+  const busy = running || waiting;
+  if (failed && !busy) return { kind: "error", text: "Stopped by an error" };
+  if (!map) {
+    if (!busy) return { kind: "idle", text: "Nothing measured" };
+    return { kind: "running", text: running ? "Reading the model" : "Waiting for the kernel" };
+  }
+  const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
+  if (busy && (waiting || !map.finished)) return { kind: "running", text: `Measuring, ${share}` };
+  if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };
+  const name = (map.exact ? "Exact" : "Approximate") + (map.asked.region ? " in the region" : "");
+  const text = `${name}, ${share} measured`;
+  if (map.notFinite) return { kind: "strange", text: `${text}, ${map.notFinite.toLocaleString("en")} not finite` };
+  return { kind: map.exact ? "exact" : "approximate", text };
+}
+
+/** Width of a range of SSIM that says nothing yet. */
+const TOO_WIDE = 0.5;
 
 /** What the SSIM probably is, in words. Digits are cut, not rounded: nothing looks better than it is. */
 export function likeness(estimate: Estimate | null, note: string): string {
   if (!estimate) return note;
-  const cut = (ssim: number) => (Math.floor(100 * ssim + 1e-6) / 100).toFixed(2).replace("-", "−");
   const basis = estimate.basis === "tuned" ? "tuned" : note ? `not tuned: ${note}` : "not tuned";
-  return `SSIM about ${cut(estimate.value)}, ${cut(estimate.low)} to ${cut(estimate.high)}, ${basis}`;
+  if (estimate.high - estimate.low > TOO_WIDE) return `SSIM: too early to tell, ${basis}`;
+  return `SSIM about ${cut(estimate.value, 2)}, ${cut(estimate.low, 2)} to ${cut(estimate.high, 2)}, ${basis}`;
 }
 
-/** A probability, drop or other output in few digits. */
-export function digits(value: number): string {
-  if (!Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1000 || (size > 0 && size < 0.0005)) return value.toExponential(1).replace("-", "−");
-  return value.toFixed(size >= 100 ? 1 : 3).replace("-", "−");
+/** So many decimals of an SSIM, and no rounding. */
+export function cut(ssim: number, decimals: number): string {
+  const whole = 10 ** decimals;
+  return (Math.floor(whole * ssim + 1e-6) / whole).toFixed(decimals).replace("-", "−");
 }
 
-/** A drop with its sign. */
-export function signed(value: number): string {
-  return value > 0 ? `+${digits(value)}` : digits(value);
+/** How much faster something is; below one, how much slower. */
+export function faster(factor: number): { times: string; word: string } {
+  const [size, word] = factor >= 1 ? [factor, "faster"] : [1 / factor, "slower"];
+  return { times: `${size.toFixed(size >= 9.95 ? 0 : 1)}×`, word };
 }
 
 export function seconds(value: number): string {

@@ -7,7 +7,8 @@ import { h, Listening, png, unique } from "./dom";
 import { inspector } from "./inspector";
 import { Scene } from "./scene";
 import { stage } from "./stage";
-import { digits, likeness, type Model, seconds, type State, standing } from "./state";
+import { figure } from "./figures";
+import { likeness, type Model, seconds, type State, standing } from "./state";
 
 function header(listening: Listening, scene: Scene, live: boolean): HTMLElement {
   const { model } = listening;
@@ -24,29 +25,32 @@ function header(listening: Listening, scene: Scene, live: boolean): HTMLElement 
   );
   const bar = h("progress", { max: 1, "aria-label": "Progress of the map" });
   const draw = () => {
-    const { map: seen, current: map } = scene;
+    const { current: map, waiting } = scene;
     const running = live && model.get("running");
-    const { kind, text } = standing(map, running, model.get("_failed"));
+    const { kind, text } = standing({ map, running, waiting, failed: model.get("_failed") });
     if (spoken.textContent !== text && (state.dataset.kind !== kind || kind !== "running")) spoken.textContent = text;
     state.dataset.kind = kind;
     state.textContent = text;
+    const target = map ? map.target : scene.target;
+    const said = map ? map.base : target === null ? null : (scene.probabilities[target] ?? null);
     title.replaceChildren();
-    if (seen) title.append("Why ", h("em", {}, scene.name(seen.target)), `, ${digits(seen.base)}?`);
-    else title.append("Occlusion map");
-    const unfinished = running && map && !map.finished;
+    if (said === null) title.append("Occlusion map");
+    else title.append("Why ", h("em", {}, scene.name(target)), `, ${figure(said)}?`);
+    const busy = running || waiting;
+    const unfinished = busy && map && (waiting || !map.finished);
     const toTheEnd = model.get("exact") || model.get("ssim_target") >= 1;
     left.textContent = unfinished
-      ? map.left === null
+      ? waiting || map.left === null
         ? ""
         : `${toTheEnd ? "" : "at most "}${seconds(map.left)} left`
-      : kind !== "error" && map?.finished && !map.region
+      : kind !== "error" && map?.finished && !map.asked.region
         ? `${seconds(map.seconds)}${map.inFull ? ", by full inference" : ""}`
         : "";
-    probably.textContent = map && kind !== "error" ? likeness(map.estimate, map.note) : "";
+    probably.textContent = map && !waiting && kind !== "error" ? likeness(map.estimate, map.note) : "";
     cancel.hidden = !running;
-    if (running && !map) bar.removeAttribute("value");
-    else bar.value = !map || map.total === 0 ? 0 : map.finished ? 1 : map.done / map.total;
-    bar.classList.toggle("kr-still", !running);
+    if (busy && !map) bar.removeAttribute("value");
+    else bar.value = !map || map.total === 0 ? 0 : map.finished && !waiting ? 1 : map.done / map.total;
+    bar.classList.toggle("kr-still", !busy);
   };
   listening.to(["running", "_failed", "_class_names"], draw);
   scene.watch(draw);
@@ -100,11 +104,11 @@ function picker(listening: Listening): HTMLElement {
   return row;
 }
 
-/** Offers a file that the kernel made. */
-function receive(model: Model, listening: Listening): void {
-  const take = (message: { kind?: string; name?: string }, buffers: DataView[]) => {
+/** Offers a file that the kernel made for this view: an explorer may be shown twice. */
+function receive(model: Model, listening: Listening, view: string): void {
+  const take = (message: { kind?: string; name?: string; view?: string }, buffers: DataView[]) => {
     const [bytes] = buffers;
-    if (message.kind !== "file" || !bytes) return;
+    if (message.kind !== "file" || message.view !== view || !bytes) return;
     const url = URL.createObjectURL(new Blob([png(bytes)]));
     h("a", { href: url, download: message.name ?? "krypton-map" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
@@ -116,7 +120,8 @@ function receive(model: Model, listening: Listening): void {
 function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => void {
   const listening = new Listening(model);
   const live = model.get("_kernel") !== false;
-  const scene = new Scene(model, listening);
+  const scene = new Scene(model, listening, live);
+  const view = unique("view");
   const root = h(
     "div",
     { class: "krypton-explorer" },
@@ -131,7 +136,7 @@ function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => 
         { class: "kr-side" },
         ...(live ? [runControls(listening)] : []),
         lookControls(listening),
-        ...(live ? [files(listening)] : []),
+        ...(live ? [files(listening, view)] : []),
       ),
       stage(listening, scene, live),
       h("div", { class: "kr-side kr-reading" }, classes(listening, scene, live), inspector(scene)),
@@ -139,7 +144,7 @@ function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => 
     compare(listening, scene),
   );
   el.append(root);
-  if (live) receive(model, listening);
+  if (live) receive(model, listening, view);
   return () => {
     listening.end();
     root.remove();

@@ -13,6 +13,7 @@ function fakeModel(changes: Partial<State> = {}) {
     ssim_target: 0.95,
     exact: false,
     baseline: "grey",
+    region: null,
     target: null,
     image_index: 0,
     opacity: 0.85,
@@ -25,7 +26,7 @@ function fakeModel(changes: Partial<State> = {}) {
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
-    _view: { ...asked },
+    _view: {},
     _frame: {},
     _comparison: {},
     ...changes,
@@ -55,10 +56,31 @@ function show(model: ReturnType<typeof fakeModel>) {
   return { el, end };
 }
 
-const asked = { image: 0, question: "16/8" };
+const asked = {
+  image_index: 0,
+  window: 16,
+  stride: 8,
+  baseline: "grey",
+  target: null,
+  region: null,
+  exact: false,
+  ssim_target: 0.95,
+};
+
+const picture = {
+  baseline: "grey",
+  height: 16,
+  width: 24,
+  picture: bytes(1),
+  patch: bytes(1),
+  probabilities: bytes(0.9, 0.1),
+  predicted: 0,
+};
+
+const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
 
 const frame = {
-  ...asked,
+  asked,
   rows: 1,
   columns: 2,
   height: 16,
@@ -78,7 +100,7 @@ const frame = {
   estimate: null,
   note: "",
   inFull: false,
-  region: null,
+  notFinite: 0,
   values: bytes(0.5, 0.8),
   status: new DataView(Uint8Array.of(3, 3).buffer),
   classes: new DataView(Int32Array.of(1, 0).buffer),
@@ -116,7 +138,7 @@ describe("the page", () => {
   it("says what it shows", () => {
     const model = fakeModel({ _frame: frame } as never);
     const { el } = show(model);
-    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.900?");
+    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("exact");
     model.set("error", "preprocess raised" as never);
     expect(el.querySelector<HTMLElement>(".kr-error")?.hidden).toBe(false);
@@ -124,29 +146,91 @@ describe("the page", () => {
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind, "the map is what it was").toBe("exact");
   });
 
-  it("never calls the map of another question what was asked for", () => {
-    const model = fakeModel({ running: true, _frame: frame } as never);
-    const state = show(model).el.querySelector(".kr-state");
-    expect(state?.textContent).toContain("Exact");
-    model.set("_view", { ...asked, question: "32/8" } as never);
+  it("never calls the map of another question what was asked for", async () => {
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
+    const { el } = show(model);
+    const state = el.querySelector<HTMLElement>(".kr-state");
+    await settled();
+    expect(state?.dataset.kind).toBe("exact");
+    expect(el.querySelector<HTMLElement>(".kr-stage")?.dataset.stale).toBe("false");
+    model.set("window", 9 as never); // the kernel has not heard of it yet
+    expect(state?.textContent).toBe("Waiting for the kernel");
+    expect(el.querySelector("progress")?.hasAttribute("value"), "no full bar").toBe(false);
+    await settled();
+    expect(el.querySelector<HTMLElement>(".kr-stage")?.dataset.stale).toBe("true");
     model.set("running", true as never);
     expect(state?.textContent).toBe("Reading the model");
-    expect(document.querySelector("h2")?.textContent, "the last map stays a moment").toContain("cat");
-    model.set("running", false as never);
-    expect(state?.textContent).toBe("Nothing measured");
-    expect(document.querySelector("h2")?.textContent).toBe("Occlusion map");
+    model.set("window", 16 as never);
+    expect(state?.textContent).toContain("Exact");
+    model.set("exact", true as never); // more of the same map
+    expect([state?.dataset.kind, state?.textContent]).toEqual(["running", "Measuring, 2 of 2 positions"]);
   });
 
   it("shows a map on its own picture alone", async () => {
-    const picture = { height: 16, width: 24, picture: bytes(1), patch: bytes(1), probabilities: bytes(0.9, 0.1) };
-    const model = fakeModel({ _view: { ...asked, ...picture }, _frame: frame } as never);
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
     const { el } = show(model);
-    const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
     await settled();
-    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.900?");
-    model.set("_view", { ...picture, image: 1, question: "another" } as never);
-    await settled();
+    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
+    expect(el.querySelectorAll(".kr-classes button")).toHaveLength(2);
+    model.set("image_index", 1 as never);
     expect(el.querySelector("h2")?.textContent).toBe("Occlusion map");
+    expect(el.querySelector(".kr-classes button"), "they are of the other picture").toBeNull();
+    const other = { ...picture, image: 1, predicted: 1, probabilities: bytes(0.2, 0.8) };
+    model.set("_view", other as never);
+    await settled();
+    expect(el.querySelector("h2")?.textContent).toBe("Why dog, 0.8?");
+  });
+
+  it("names the class explained while its map is on its way", async () => {
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
+    const { el } = show(model);
+    await settled();
+    model.set("target", 1 as never);
+    expect(el.querySelector("h2")?.textContent).toBe("Why dog, 0.1?");
+    expect(el.querySelector<HTMLElement>(".kr-inspected")?.hidden).not.toBe(false);
+  });
+
+  it("shares no name with another one on the page, nor a file", () => {
+    const model = fakeModel();
+    const views = [show(model), show(model), show(fakeModel())];
+    const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
+    expect(new Set(ids).size).toBe(ids.length);
+    const groups = views.map(({ el }) => new Set([...el.querySelectorAll<HTMLInputElement>("[type=radio]")].map((i) => i.name)));
+    expect(new Set(groups.flatMap((names) => [...names])).size).toBe(groups.reduce((sum, names) => sum + names.size, 0));
+    const click = vi.spyOn(HTMLAnchorElement.prototype, "click").mockImplementation(() => undefined);
+    views[1]?.el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
+    const [{ view }] = model.send.mock.calls[0] as [{ view: string }];
+    URL.createObjectURL = vi.fn(() => "blob:");
+    for (const listener of model.listeners.get("msg:custom") ?? []) listener({ kind: "file", view }, [bytes(1)]);
+    expect(click).toHaveBeenCalledTimes(1);
+    click.mockRestore();
+  });
+
+  it("finds classes by a part of their names, and says when there is none", async () => {
+    const names = ["cat", "dog", "Bobcat", "wildcat", "owl", "crane", "Cat fish"];
+    const probabilities = bytes(0.1, 0.1, 0.1, 0.3, 0.1, 0.1, 0.2);
+    const model = fakeModel({ _class_names: names, _view: { ...picture, image: 0, probabilities, predicted: 3 } } as never);
+    const { el } = show(model);
+    await settled();
+    const search = el.querySelector<HTMLInputElement>("input[type=search]");
+    if (!search) throw new Error("no search");
+    const type = (text: string, key?: string) => {
+      search.value = text;
+      search.dispatchEvent(new Event("input"));
+      if (key) search.dispatchEvent(new KeyboardEvent("keydown", { key }));
+    };
+    const listed = () => [...el.querySelectorAll(".kr-classes button span")].map((span) => span.textContent);
+    type("CAT");
+    expect(listed()).toEqual(["cat", "Cat fish", "wildcat", "Bobcat"]);
+    type("bobC", "Enter");
+    expect([model.state.target, search.value]).toEqual([2, ""]);
+    type("zebra", "Enter");
+    expect([model.state.target, listed()]).toEqual([2, []]);
+    expect(el.querySelector(".kr-group [role=status]")?.textContent).toContain("No class has “zebra”");
+    search.dispatchEvent(new Event("change")); // left, with the text in it
+    type("", "Enter");
+    expect(model.state.target).toBe(2);
+    expect(listed()[0]).toBe("wildcat");
   });
 
   it("says aloud that a run began and ended, not how far it is", () => {
@@ -167,12 +251,13 @@ describe("the page", () => {
     model.set("_frame", { ...frame, done: 1, finished: false, left: 4 } as never);
     expect(time?.textContent).toBe("at most 4.0 s left");
     model.set("exact", true as never);
-    model.set("_frame", { ...frame, done: 1, finished: false, left: 3 } as never);
+    const whole = { ...frame, asked: { ...asked, exact: true } };
+    model.set("_frame", { ...whole, done: 1, finished: false, left: 3 } as never);
     expect(time?.textContent).toBe("3.0 s left");
     model.set("running", false as never);
-    model.set("_frame", frame as never);
+    model.set("_frame", whole as never);
     expect(time?.textContent).toBe("1.0 s");
-    model.set("_frame", { ...frame, done: 1, finished: false, left: 3 } as never);
+    model.set("_frame", { ...whole, done: 1, finished: false, left: 3 } as never);
     model.set("_failed", true as never);
     expect(time?.textContent).toBe("");
   });
@@ -195,7 +280,7 @@ describe("the page", () => {
     el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
     expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
     el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
-    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png" });
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) });
   });
 
   it("has no controls that need a kernel where there is none", () => {

@@ -1,18 +1,23 @@
 // Drawing and state: pure functions, against cases told by hand.
 import { describe, expect, it, vi } from "vitest";
-import { boxBetween, brush, cellAt, indexAt, moved, patchBox, spread } from "../src/geometry";
+import table from "../../tests/trials/figures.json";
+import { matching } from "../src/classes";
+import { figure, figures, signed } from "../src/figures";
+import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
 import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
 import {
   best,
+  answers,
   colourLimit,
-  digits,
+  cut,
   EXACT,
   floats,
+  faster,
   INTERPOLATED,
   type Map,
+  type Model,
   likeness,
   seconds,
-  signed,
   standing,
   throttled,
   toMap,
@@ -21,7 +26,7 @@ import {
 } from "../src/state";
 
 const grid = { rows: 27, columns: 27, window: 16, stride: 8 };
-const table = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
+const colours = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
 
 describe("geometry", () => {
   it("shows a position where its window is centred", () => {
@@ -45,6 +50,24 @@ describe("geometry", () => {
       bottom: 220,
       right: 16,
     });
+  });
+
+  it("finds a place again on every grid", () => {
+    for (const stride of [3, 8, 5, 16]) {
+      const other = { rows: 70, columns: 70, window: 16, stride };
+      for (const cell of [{ row: 0, column: 9 }, { row: 12, column: 69 }]) {
+        const at = centreOf(cell, other);
+        expect(cellAt(at.x, at.y, other)).toEqual(cell);
+      }
+    }
+    const pinned = patchBox({ row: 13, column: 6 }, grid, 224, 224); // rows 104 to 119
+    const at = centreOf({ row: 13, column: 6 }, grid);
+    for (const stride of [1, 2, 3, 5, 16]) {
+      const other = { rows: 300, columns: 300, window: 16, stride };
+      const box = patchBox(cellAt(at.x, at.y, other), other, 224, 224);
+      expect(Math.abs(box.top - pinned.top)).toBeLessThanOrEqual(stride / 2);
+      expect(Math.abs(box.left - pinned.left)).toBeLessThanOrEqual(stride / 2);
+    }
   });
 
   it("stays on the grid", () => {
@@ -98,10 +121,19 @@ describe("colours", () => {
       1,
       4,
       1,
-      table,
+      colours,
       1,
     );
     expect(Array.from(pixels)).toEqual([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
+  });
+
+  it("hatches what is not finite, in no colour of the scale", () => {
+    const small = { rows: 1, columns: 2, window: 4, stride: 4 };
+    const pixels = overlay(Float32Array.of(NaN, -Infinity), Uint8Array.of(EXACT, EXACT), small, 1, 8, 1, colours, 1);
+    const greys = Array.from({ length: 8 }, (_, x) => pixels[4 * x]);
+    expect(new Set(greys).size).toBe(2);
+    expect(greys.slice(0, 4)).toEqual([greys[0], greys[0], greys[2], greys[2]]);
+    expect(Array.from({ length: 8 }, (_, x) => pixels[4 * x + 3])).toEqual(Array(8).fill(255));
   });
 
   it("drops are base minus value", () => {
@@ -126,12 +158,15 @@ describe("colours", () => {
   it("a bar of probabilities ends where they do", () => {
     expect(reach(0.9, 0.5, true)).toEqual([0.4, 1]);
     expect(reach(0.9, 0.5, false)).toEqual([0.4, 1.4]);
-    expect(gradient(table, 0, 1)).toMatch(/^linear-gradient\(to right, rgb\(0 0 0\).*rgb\(255 255 255\)\)$/);
+    expect(gradient(colours, 0, 1)).toMatch(/^linear-gradient\(to right, rgb\(0 0 0\).*rgb\(255 255 255\)\)$/);
   });
 });
 
+const asked = { region: null } as Map["asked"];
 const frame = (fields: Partial<Map>) =>
-  ({ done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, ...fields }) as Map;
+  ({ asked, done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, notFinite: 0, ...fields }) as Map;
+const said = (map: Map | null, running: boolean, failed: boolean, waiting = false) =>
+  standing({ map, running, failed, waiting });
 
 describe("state", () => {
   it("reads numbers that begin anywhere", () => {
@@ -143,16 +178,52 @@ describe("state", () => {
   });
 
   it("never calls an approximate map exact", () => {
-    expect(standing(frame({}), false, false).kind).toBe("approximate");
-    expect(standing(frame({}), false, false).text).toBe("Approximate, 196 of 729 positions measured");
-    expect(standing(frame({ exact: true, done: 729 }), false, false).kind).toBe("exact");
-    expect(standing(frame({ finished: false }), false, false).kind).toBe("cancelled");
-    expect(standing(frame({ finished: false }), true, false).kind).toBe("running");
-    expect(standing(frame({ region: { box: [0, 0, 9, 9] } }), false, false).text).toContain("Approximate in the region");
-    expect(standing(null, true, false).text).toBe("Reading the model");
-    expect(standing(null, false, false).text).toBe("Nothing measured");
-    expect(standing(frame({ finished: false }), false, true).kind).toBe("error");
-    expect(standing(frame({ finished: false }), true, true).kind).toBe("running");
+    expect(said(frame({}), false, false).kind).toBe("approximate");
+    expect(said(frame({}), false, false).text).toBe("Approximate, 196 of 729 positions measured");
+    expect(said(frame({ exact: true, done: 729 }), false, false).kind).toBe("exact");
+    expect(said(frame({ finished: false }), false, false).kind).toBe("cancelled");
+    expect(said(frame({ finished: false }), true, false).kind).toBe("running");
+    expect(said(frame({ asked: { ...asked, region: { box: [0, 0, 9, 9] } } }), false, false).text).toContain("Approximate in the region");
+    expect(said(frame({ exact: true, done: 729, notFinite: 3 }), false, false)).toEqual({
+      kind: "strange",
+      text: "Exact, 729 of 729 positions measured, 3 not finite",
+    });
+    expect(said(frame({ exact: true }), false, false, true).kind, "the controls have moved").toBe("running");
+    expect(said(null, true, false).text).toBe("Reading the model");
+    expect(said(null, false, false).text).toBe("Nothing measured");
+    expect(said(frame({ finished: false }), false, true).kind).toBe("error");
+    expect(said(frame({ finished: false }), true, true).kind).toBe("running");
+  });
+
+  it("knows what a map answers", () => {
+    const controls: Record<string, unknown> = {
+      image_index: 0,
+      window: 16,
+      stride: 8,
+      baseline: "grey",
+      target: null,
+      region: null,
+      exact: false,
+      ssim_target: 0.95,
+    };
+    const model = (changes: object) => ({ get: (name: string) => ({ ...controls, ...changes })[name] }) as unknown as Model;
+    const of = (changes: object) => ({ ...controls, ...changes }) as unknown as Map["asked"];
+    expect(answers(of({}), model({}), true)).toBe(true);
+    for (const name of ["image_index", "window", "stride", "baseline", "target"]) {
+      expect(answers(of({}), model({ [name]: 3 }), false), name).toBe(false);
+    }
+    for (const change of [{ exact: true }, { ssim_target: 0.9 }]) {
+      expect([false, true].map((wholly) => answers(of({}), model(change), wholly))).toEqual([true, false]);
+    }
+    const mask = (...cells: number[]) => ({ region: { mask: new DataView(Uint8Array.of(...cells).buffer) } });
+    const box = (...edges: number[]) => ({ region: { box: edges } });
+    const regions = [{}, box(0, 0, 3, 3), box(0, 0, 3, 4), mask(0, 1), mask(1, 1)];
+    for (const [i, one] of regions.entries()) {
+      for (const [j, other] of regions.entries()) {
+        expect(answers(of(one), model(other), false), `${i} ${j}`).toBe(i === j);
+      }
+    }
+    expect(answers(of(mask(0, 1)), model(mask(0, 1)), false)).toBe(true);
   });
 
   it("ends the colours where it is told", () => {
@@ -170,22 +241,39 @@ describe("state", () => {
     const estimate = { value: 0.9376, low: 0.9, high: 0.9999, basis: "online" };
     expect(likeness(estimate, "")).toBe("SSIM about 0.93, 0.90 to 0.99, not tuned");
     expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("SSIM about 0.93, 0.90 to 0.99, tuned");
-    expect(likeness({ ...estimate, low: -0.2 }, "the tuning is for another stride")).toBe(
-      "SSIM about 0.93, −0.20 to 0.99, not tuned: the tuning is for another stride",
+    expect(likeness({ ...estimate, low: 0.6 }, "the tuning is for another stride")).toBe(
+      "SSIM about 0.93, 0.60 to 0.99, not tuned: the tuning is for another stride",
     );
+    expect(likeness({ value: -0.01, low: -0.93, high: 0.49, basis: "online" }, "")).toBe(
+      "SSIM: too early to tell, not tuned",
+    );
+    expect([cut(0.9999, 3), cut(-0.25, 2)]).toEqual(["0.999", "−0.25"]);
     expect(likeness(null, "")).toBe("");
   });
 
   it("writes numbers for people", () => {
-    expect([digits(0.12345), digits(-0.5), digits(0.00001), digits(NaN), digits(1234)]).toEqual([
-      "0.123",
-      "−0.500",
-      "1.0e−5",
-      "–",
-      "1.2e+3",
-    ]);
-    expect(signed(0.5)).toBe("+0.500");
+    for (const [values, words] of table.figures as [number[], string[]][]) {
+      expect(figures(values)).toEqual(words.map((word) => word.replaceAll("-", "−")));
+    }
+    expect([NaN, Infinity, -Infinity].map(figure)).toEqual(
+      table["not finite"].map((word) => word.replace("-", "−")),
+    );
+    expect([signed(0.5), signed(-0.5), signed(0)]).toEqual(["+0.5", "−0.5", "0"]);
     expect([seconds(0.25), seconds(2), seconds(600), seconds(7200)]).toEqual(["250 ms", "2.0 s", "10 min", "2.0 h"]);
+  });
+
+  it("calls slower what is", () => {
+    expect([faster(29.4), faster(1.5), faster(0.8)]).toEqual([
+      { times: "29×", word: "faster" },
+      { times: "1.5×", word: "faster" },
+      { times: "1.3×", word: "slower" },
+    ]);
+  });
+
+  it("finds classes by any part of their names", () => {
+    const names = ["tiger cat", "Egyptian Cat", "cat", "dog"];
+    expect(matching(names, " cAt ", [0.1, 0.5, 0, 0])).toEqual([2, 1, 0]);
+    expect(matching(names, "zebra", [])).toEqual([]);
   });
 
   it("throttles, and never loses the last call", () => {

@@ -131,8 +131,8 @@ class SlidingWindow:
         accepted = (
             f"a boolean mask that broadcasts to {shape}, or a box (first..., last...) of its last dimensions"
         )
-        if isinstance(region, (Tensor, np.ndarray)) and torch.as_tensor(region).dtype == torch.bool:
-            mask = torch.as_tensor(region).cpu()
+        if isinstance(region, (Tensor, np.ndarray)) and torch.as_tensor(region, device="cpu").dtype == torch.bool:
+            mask = torch.as_tensor(region, device="cpu")
             try:
                 return mask.expand(shape)
             except RuntimeError:
@@ -150,7 +150,7 @@ class SlidingWindow:
         for low, high, n in zip(first, last, shape[len(shape) - rank :], strict=True):
             if not 0 <= low < high <= n:
                 raise InputError(f"region {tuple(sizes)} is empty or leaves the input's shape {shape}")
-        mask = torch.zeros(shape, dtype=torch.bool)
+        mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
         box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         mask[(slice(None),) * (len(shape) - rank) + box] = True
         return mask
@@ -169,15 +169,26 @@ class SlidingWindow:
         Returns:
             Float32 tensor of shape ``(..., *input_shape)``.
         """
-        lead = differences.shape[:-1]
-        mean = differences.double().reshape(*lead, *self.counts)
+        differences = differences.double()
+        mean = self._spread(differences.nan_to_num(0.0, 0.0, 0.0))
+        # 0 times NaN is NaN: what is not finite is added where its windows are.
+        for value in (math.nan, math.inf, -math.inf):
+            found = differences.isnan() if math.isnan(value) else differences == value
+            if bool(found.any()):
+                mean[self._spread(found.double()) > 0] += value
+        return mean.float()
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """Mean of finite ``values`` over the windows that cover a cell; shapes as in `average`."""
+        lead = values.shape[:-1]
+        mean = values.reshape(*lead, *self.counts)
         for axis in range(len(self.counts)):
             cells = np.arange(self.input_shape[axis])
             cover = (cells[:, None] >= self.starts(axis)) & (cells[:, None] < self.stops(axis))
             weights = torch.from_numpy(cover / cover.sum(1, keepdims=True)).to(mean.device)
             dim = len(lead) + axis
             mean = torch.tensordot(mean, weights, dims=([dim], [1])).movedim(-1, dim)
-        return mean.float()
+        return mean
 
 
 def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:

@@ -20,7 +20,13 @@ from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distin
 def evaluate(
     forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...] | None
 ) -> Tensor:
-    """What the user's own forward function says, in the form that Captum makes of it."""
+    """What the user's own forward function says, in the form that Captum makes of it.
+
+    The function gets copies of the tensors: what is written into them stays its own affair.
+    """
+    inputs = tuple(x.clone() for x in inputs)
+    if additional is not None:
+        additional = tuple(a.clone() if isinstance(a, Tensor) else a for a in additional)
     output: Tensor = _parse_forward_out(_run_forward(forward_func, inputs, None, additional))
     return output
 

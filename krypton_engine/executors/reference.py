@@ -781,7 +781,7 @@ class ReferenceSession:
         result = self._fetch(node, 0, start, extents, patches, copies)
         for i in range(1, len(node.operands)):
             part = self._fetch(node, i, start, extents, patches, copies)
-            has_source = torch.ones((), dtype=torch.bool)
+            has_source = torch.ones((), dtype=torch.bool, device="cpu")
             for axis, step in node.maps[i].items():
                 cells = step.sources(start[axis][:, None] + np.arange(extents[axis]))
                 shape = [len(cells)] + [1] * (len(node.shape) - 1)

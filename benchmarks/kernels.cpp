@@ -12,7 +12,7 @@
 namespace krypton {
 namespace {
 
-constexpr long kPositions = 16;
+constexpr int64_t kPositions = 16;
 constexpr int kRounds = 7;
 constexpr double kSeconds = 0.04;  // of a round, at least
 
@@ -22,7 +22,7 @@ double timed(const std::function<void()>& call) {
     call();
     std::vector<double> rounds;
     for (int r = 0; r < kRounds; ++r) {
-        long calls = 0;
+        int64_t calls = 0;
         const auto start = Clock::now();
         double seconds = 0;
         do {
@@ -41,11 +41,11 @@ volatile float sink;
 // Multiplications and additions a second of a loop of nothing else: 12 sums hide the latency.
 #define PEAK(name, target)                                                                               \
     target double peak_##name() {                                                                        \
-        constexpr long kTurns = 200'000;                                                                 \
+        constexpr int64_t kTurns = 200'000;                                                              \
         const double seconds = timed([]() target {                                                       \
             name sums[12], factor = name{} + 0.999f, term = name{} + 0.001f, all = {};                   \
             for (int j = 0; j < 12; ++j) sums[j] = term * static_cast<float>(j);                         \
-            for (long i = 0; i < kTurns; ++i)                                                            \
+            for (int64_t i = 0; i < kTurns; ++i)                                                         \
                 _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) sums[j] = sums[j] * factor + term; \
             for (const name& sum : sums) all += sum;                                                     \
             sink = all[0];                                                                               \
@@ -70,7 +70,7 @@ double peak_of(const char* isa) {
     return peak_Four();
 }
 
-std::vector<float> noise(long count) {
+std::vector<float> noise(int64_t count) {
     std::vector<float> out(count);
     unsigned state = 1;
     for (float& x : out)
@@ -85,23 +85,23 @@ void say(const char* isa, const char* what, double peak, double operations, doub
 }
 
 // Boxes of `height` x `width` outputs at 16 positions, in the middle of a view and read from patches.
-double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, const WindowMap& x, long in,
-                        long out, long height, long width) {
+double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, const WindowMap& x, int64_t in,
+                        int64_t out, int64_t height, int64_t width) {
     op.operands = {0};
     op.stored = stored_channels(out);
     op.epilogue.low = 0;
-    const long stored = stored_channels(in);
+    const int64_t stored = stored_channels(in);
     const Box box{{2, 2 + height}, {2, 2 + width}};
     const Box changed{{box.y.lo * y.stride, box.y.hi * y.stride}, {box.x.lo * x.stride, box.x.hi * x.stride}};
     const std::vector<float> view = noise(y.n_in * x.n_in * stored);
     const std::vector<float> patches = noise(kPositions * changed.cells() * stored);
     std::vector<float> outputs(kPositions * box.cells() * op.stored);
     std::vector<Plane> planes;
-    for (long p = 0; p < kPositions; ++p)
+    for (int64_t p = 0; p < kPositions; ++p)
         planes.push_back(
             {y.n_in, x.n_in, stored, view.data(), patches.data() + p * changed.cells() * stored, changed});
     std::vector<Job> jobs;
-    for (long p = 0; p < kPositions; ++p)
+    for (int64_t p = 0; p < kPositions; ++p)
         jobs.push_back({box, outputs.data() + p * box.cells() * op.stored, &planes[p]});
     Scratch scratch(op.scratch_bytes(box, kPositions));
     return timed([&] {
@@ -110,15 +110,15 @@ double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, cons
     });
 }
 
-WindowMap map(long outputs, long kernel, long stride) {
-    const long n_out = outputs + 4;
+WindowMap map(int64_t outputs, int64_t kernel, int64_t stride) {
+    const int64_t n_out = outputs + 4;
     return {n_out * stride, n_out, kernel, stride, kernel / 2, 1};
 }
 
 void convolutions(const Kernels& k, double peak) {
     struct Case {
         const char* what;
-        long ky, kx, stride, in, out, side, groups;
+        int64_t ky, kx, stride, in, out, side, groups;
         double saved;  // products of a direct convolution over those that are computed
     };
     for (const Case& c : std::initializer_list<Case>{
@@ -149,7 +149,7 @@ void convolutions(const Kernels& k, double peak) {
 
 void pools(const Kernels& k, double peak) {
     for (const bool maximum : {true, false}) {
-        const long channels = maximum ? 64 : 192, stride = maximum ? 2 : 1;
+        const int64_t channels = maximum ? 64 : 192, stride = maximum ? 2 : 1;
         const WindowMap m = map(12, 3, stride);
         const std::vector<float> nines = maximum ? std::vector<float>() : std::vector<float>(m.n_out, 3.0f);
         const auto op = make_pool(m, m, maximum, nines, nines);
@@ -163,13 +163,13 @@ void pools(const Kernels& k, double peak) {
 void linear(const char* isa, double peak) {
     struct Case {
         const char* what;
-        long side, channels, size;
+        int64_t side, channels, size;
     };
     for (const Case& c :
          std::initializer_list<Case>{{"linear, 7x7x512 to 4096, 256 positions", 7, 512, 4096},
                                      {"linear, 2048 to 1000, 256 positions", 1, 2048, 1000}}) {
         auto program = std::make_shared<Program>(isa, c.side, c.side, c.channels);
-        const long depth = c.side * c.side * c.channels;
+        const int64_t depth = c.side * c.side * c.channels;
         program->add_cells(0, c.size, noise(depth * c.size).data(), nullptr, {});
         const std::vector<float> input = noise(depth), baseline(depth);
         const Box all{{0, c.side}, {0, c.side}};

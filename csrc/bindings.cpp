@@ -30,9 +30,9 @@ using Output = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Longs = Array<int64_t, 2>;
 
 // n_in, n_out, kernel, stride, padding, dilation
-using WindowNumbers = std::tuple<long, long, long, long, long, long>;
+using WindowNumbers = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 // Of both sides of a window: the largest number of outputs that count as changed.
-using Limits = std::pair<std::optional<long>, std::optional<long>>;
+using Limits = std::pair<std::optional<int64_t>, std::optional<int64_t>>;
 // low, high, function, parameter
 using EpilogueNumbers = std::tuple<float, float, std::string, float>;
 
@@ -44,7 +44,7 @@ WindowMap window(const WindowNumbers& n) {
     const auto [n_in, n_out, kernel, stride, padding, dilation] = n;
     require(n_in > 0 && n_out > 0 && kernel > 0 && stride > 0 && padding >= 0 && dilation > 0,
             "a window's sizes must be positive");
-    for (long size : {n_in, n_out, kernel, stride, padding, dilation})
+    for (int64_t size : {n_in, n_out, kernel, stride, padding, dilation})
         require(size <= kLargestSize, "a window is too large");
     // A window may leave the padding after the input by a part of its stride, as with ceil_mode.
     require(
@@ -54,7 +54,7 @@ WindowMap window(const WindowNumbers& n) {
 }
 
 // The same, with at most so many outputs changed.
-WindowMap window(const WindowNumbers& n, std::optional<long> limit) {
+WindowMap window(const WindowNumbers& n, std::optional<int64_t> limit) {
     WindowMap map = window(n);
     require(!limit || *limit > 0, "a limit must be positive");
     map.limit = limit.value_or(map.limit);
@@ -87,19 +87,19 @@ const Value& value_of(const Program& program, int value) {
     return program.values()[value];
 }
 
-void require_shape(const Program& program, int value, long height, long width, long channels) {
+void require_shape(const Program& program, int value, int64_t height, int64_t width, int64_t channels) {
     const Value& v = value_of(program, value);
     require(v.height == height && v.width == width && v.channels == channels, "an operand has another shape");
 }
 
-std::vector<float> copy(const std::optional<Floats<1>>& values, long size, const char* name) {
+std::vector<float> copy(const std::optional<Floats<1>>& values, int64_t size, const char* name) {
     if (!values) return {};
-    require(static_cast<long>(values->shape(0)) == size, std::string(name) + " has the wrong size");
+    require(static_cast<int64_t>(values->shape(0)) == size, std::string(name) + " has the wrong size");
     return {values->data(), values->data() + size};
 }
 
 // Scale and shift of padded channels are 0.
-std::vector<float> by_channel(const std::optional<Floats<1>>& values, long channels, const char* name) {
+std::vector<float> by_channel(const std::optional<Floats<1>>& values, int64_t channels, const char* name) {
     std::vector<float> out = copy(values, channels, name);
     if (!out.empty()) out.resize(stored_channels(channels), 0.0f);
     return out;
@@ -138,7 +138,7 @@ std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
     std::vector<Box> boxes;
     for (std::size_t v = 0; v < program.values().size(); ++v) {
         const Value& value = program.values()[v];
-        const long height = extents.data()[2 * v], width = extents.data()[2 * v + 1];
+        const int64_t height = extents.data()[2 * v], width = extents.data()[2 * v + 1];
         require(height >= 0 && height <= value.height && width >= 0 && width <= value.width,
                 "an extent leaves its value");
         boxes.push_back({{0, height}, {0, width}});
@@ -159,31 +159,31 @@ std::vector<Shrink> shrinks_of(const Program& program, const std::vector<ShrinkN
         require(threshold >= 0, "a threshold is negative");
         shrinks[value] = {static_cast<float>(threshold), {}};
         if (!gradient) continue;
-        require(static_cast<long>(gradient->shape(0)) == v.height &&
-                    static_cast<long>(gradient->shape(1)) == v.width &&
-                    static_cast<long>(gradient->shape(2)) == v.channels,
+        require(static_cast<int64_t>(gradient->shape(0)) == v.height &&
+                    static_cast<int64_t>(gradient->shape(1)) == v.width &&
+                    static_cast<int64_t>(gradient->shape(2)) == v.channels,
                 "a gradient has the wrong shape");
         std::vector<float>& stored = shrinks[value].gradient;
         stored.resize(v.pixels() * v.stored());
-        for (long i = 0; i < v.pixels(); ++i)
+        for (int64_t i = 0; i < v.pixels(); ++i)
             std::copy_n(gradient->data() + i * v.channels, v.channels, stored.begin() + i * v.stored());
     }
     return shrinks;
 }
 
 std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutput>& outputs,
-                           long positions) {
+                           int64_t positions) {
     std::vector<Exit> exits;
     for (const auto& [value, corners, out] : outputs) {
         require(std::ranges::count(session.kept, value) > 0, "the session does not keep this value");
         const Value& v = session.program->values()[value];
-        require(out.ndim() == 4 && static_cast<long>(out.shape(0)) == positions &&
-                    static_cast<long>(out.shape(3)) == v.channels &&
-                    static_cast<long>(corners.shape(0)) == positions && corners.shape(1) == 2,
+        require(out.ndim() == 4 && static_cast<int64_t>(out.shape(0)) == positions &&
+                    static_cast<int64_t>(out.shape(3)) == v.channels &&
+                    static_cast<int64_t>(corners.shape(0)) == positions && corners.shape(1) == 2,
                 "an output has the wrong shape");
-        const long height = static_cast<long>(out.shape(1)), width = static_cast<long>(out.shape(2));
-        for (long p = 0; p < positions; ++p) {
-            const long y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
+        const int64_t height = static_cast<int64_t>(out.shape(1)), width = static_cast<int64_t>(out.shape(2));
+        for (int64_t p = 0; p < positions; ++p) {
+            const int64_t y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
             require(y >= 0 && x >= 0 && y <= v.height - height && x <= v.width - width,
                     "an output leaves its value");
         }
@@ -193,12 +193,12 @@ std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutp
 }
 
 std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs,
-                             long positions) {
+                             int64_t positions) {
     std::vector<RowExit> rows;
     for (const auto& [layer, out] : outputs) {
         require(layer >= 0 && layer < static_cast<int>(program.layers().size()), "there is no such layer");
-        require(out.ndim() == 2 && static_cast<long>(out.shape(0)) == positions &&
-                    static_cast<long>(out.shape(1)) == program.layers()[layer].size,
+        require(out.ndim() == 2 && static_cast<int64_t>(out.shape(0)) == positions &&
+                    static_cast<int64_t>(out.shape(1)) == program.layers()[layer].size,
                 "a layer's output has the wrong shape");
         rows.push_back({layer, out.data()});
     }
@@ -222,13 +222,14 @@ NB_MODULE(_native, m) {
     });
 
     nb::class_<Program>(m, "Program")
-        .def(nb::init<const std::string&, long, long, long>(), "isa"_a, "height"_a, "width"_a, "channels"_a)
+        .def(nb::init<const std::string&, int64_t, int64_t, int64_t>(), "isa"_a, "height"_a, "width"_a,
+             "channels"_a)
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
         .def_prop_ro("view_bytes", &Program::view_bytes)
         .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
         .def(
             "run_bytes",
-            [](const Program& p, Longs extents, std::vector<int> kept, int threads, long positions) {
+            [](const Program& p, Longs extents, std::vector<int> kept, int threads, int64_t positions) {
                 const std::vector<Box> boxes = boxes_of(p, extents);
                 check_kept(p, kept);
                 require(threads > 0 && positions >= 0, "a negative number");
@@ -243,21 +244,21 @@ NB_MODULE(_native, m) {
             "pixels"_a.noconvert())
         .def(
             "convolution",
-            [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, long groups,
+            [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, int64_t groups,
                Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end, Limits limits) {
-                const long out = weight.shape(0);
+                const int64_t out = weight.shape(0);
                 require(groups > 0 && groups <= out && out % groups == 0, "groups do not divide the outputs");
-                const long in = weight.shape(1) * groups;
+                const int64_t in = weight.shape(1) * groups;
                 const ConvolutionShape shape{window(y, limits.first), window(x, limits.second), in, out,
                                              groups};
-                require(static_cast<long>(weight.shape(2)) == shape.y.kernel &&
-                            static_cast<long>(weight.shape(3)) == shape.x.kernel,
+                require(static_cast<int64_t>(weight.shape(2)) == shape.y.kernel &&
+                            static_cast<int64_t>(weight.shape(3)) == shape.x.kernel,
                         "the weight has another kernel");
                 require(operands.size() == 1 || operands.size() == 2,
                         "a convolution has one or two operands");
                 require_shape(p, operands[0], shape.y.n_in, shape.x.n_in, in);
                 if (operands.size() == 2) require_shape(p, operands[1], shape.y.n_out, shape.x.n_out, out);
-                require(!bias || static_cast<long>(bias->shape(0)) == out, "the bias has the wrong size");
+                require(!bias || static_cast<int64_t>(bias->shape(0)) == out, "the bias has the wrong size");
                 auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
                 return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
             },
@@ -265,13 +266,13 @@ NB_MODULE(_native, m) {
             "epilogue"_a, "limits"_a = Limits{})
         .def(
             "pool",
-            [](Program& p, int operand, WindowNumbers y, WindowNumbers x, long channels,
+            [](Program& p, int operand, WindowNumbers y, WindowNumbers x, int64_t channels,
                std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors, EpilogueNumbers end,
                Limits limits) {
                 const WindowMap my = window(y, limits.first), mx = window(x, limits.second);
                 require_shape(p, operand, my.n_in, mx.n_in, channels);
-                require(!divisors || (static_cast<long>(divisors->first.size()) == my.n_out &&
-                                      static_cast<long>(divisors->second.size()) == mx.n_out),
+                require(!divisors || (static_cast<int64_t>(divisors->first.size()) == my.n_out &&
+                                      static_cast<int64_t>(divisors->second.size()) == mx.n_out),
                         "divisors have the wrong size");
                 if (divisors)
                     for (const auto& counts : {divisors->first, divisors->second})
@@ -283,9 +284,9 @@ NB_MODULE(_native, m) {
             "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a, "limits"_a = Limits{})
         .def(
             "combine",
-            [](Program& p, const std::string& arithmetic, std::vector<int> operands, long height, long width,
-               long channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
-               EpilogueNumbers end) {
+            [](Program& p, const std::string& arithmetic, std::vector<int> operands, int64_t height,
+               int64_t width, int64_t channels, std::optional<Floats<1>> scale,
+               std::optional<Floats<1>> shift, EpilogueNumbers end) {
                 require(operands.size() == 1 || operands.size() == 2, "one or two operands are combined");
                 for (int operand : operands) require_shape(p, operand, height, width, channels);
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
@@ -302,14 +303,14 @@ NB_MODULE(_native, m) {
             "shift"_a.none().noconvert(), "epilogue"_a)
         .def(
             "concat",
-            [](Program& p, std::vector<int> operands, std::vector<std::pair<long, long>> channels,
-               long height, long width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+            [](Program& p, std::vector<int> operands, std::vector<std::pair<int64_t, int64_t>> channels,
+               int64_t height, int64_t width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
                EpilogueNumbers end) {
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 require(operands.size() == channels.size(),
                         "there is one range of channels for every operand");
                 std::vector<Interval> ranges;
-                long total = 0;
+                int64_t total = 0;
                 for (std::size_t i = 0; i < operands.size(); ++i) {
                     const auto [lo, hi] = channels[i];
                     const Value& v = value_of(p, operands[i]);
@@ -327,20 +328,20 @@ NB_MODULE(_native, m) {
             "shift"_a.none().noconvert(), "epilogue"_a)
         .def(
             "reindex",
-            [](Program& p, int operand, std::vector<long> y, std::vector<long> x, long channels, float fill,
-               EpilogueNumbers end) {
+            [](Program& p, int operand, std::vector<int64_t> y, std::vector<int64_t> x, int64_t channels,
+               float fill, EpilogueNumbers end) {
                 const Value& v = value_of(p, operand);
                 require(v.channels == channels, "an operand has another shape");
-                for (long cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
-                for (long cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
-                const long height = static_cast<long>(y.size()), width = static_cast<long>(x.size());
+                for (int64_t cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
+                for (int64_t cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
+                const int64_t height = static_cast<int64_t>(y.size()), width = static_cast<int64_t>(x.size());
                 return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
                              height, width, channels, unclamped(end));
             },
             "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
         .def(
             "layer_norm",
-            [](Program& p, int operand, long height, long width, long channels, float epsilon,
+            [](Program& p, int operand, int64_t height, int64_t width, int64_t channels, float epsilon,
                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
                 require_shape(p, operand, height, width, channels);
                 require(epsilon >= 0, "epsilon is negative");
@@ -358,7 +359,7 @@ NB_MODULE(_native, m) {
             "cells",
             [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
                 const Value& v = value_of(p, value);
-                require(static_cast<long>(weight.shape(1)) == v.pixels() * v.channels &&
+                require(static_cast<int64_t>(weight.shape(1)) == v.pixels() * v.channels &&
                             (!bias || bias->shape(0) == weight.shape(0)),
                         "a linear layer has the wrong size");
                 return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
@@ -368,7 +369,7 @@ NB_MODULE(_native, m) {
             "dense",
             [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
                 require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
-                require(static_cast<long>(weight.shape(1)) == p.layers()[layer].size &&
+                require(static_cast<int64_t>(weight.shape(1)) == p.layers()[layer].size &&
                             (!bias || bias->shape(0) == weight.shape(0)),
                         "a linear layer has the wrong size");
                 return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
@@ -385,9 +386,9 @@ NB_MODULE(_native, m) {
                 std::vector<Shrink> shrinks = shrinks_of(*program, numbers);
                 const Value& in = program->values()[0];
                 for (const auto* x : {&input, &baseline})
-                    require(static_cast<long>(x->shape(0)) == in.height &&
-                                static_cast<long>(x->shape(1)) == in.width &&
-                                static_cast<long>(x->shape(2)) == in.channels,
+                    require(static_cast<int64_t>(x->shape(0)) == in.height &&
+                                static_cast<int64_t>(x->shape(1)) == in.width &&
+                                static_cast<int64_t>(x->shape(2)) == in.channels,
                             "the input has the wrong shape");
                 require(threads > 0, "there is at least one thread");
                 program->seal();
@@ -430,10 +431,10 @@ NB_MODULE(_native, m) {
                             "a box leaves the input");
                     positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
                 }
-                const long n = static_cast<long>(positions.size());
+                const int64_t n = static_cast<int64_t>(positions.size());
                 const auto exits = exits_of(s, values, n);
                 const auto rows = rows_of(*s.program, layers, n);
-                require(!effects || static_cast<long>(effects->shape(0)) == n,
+                require(!effects || static_cast<int64_t>(effects->shape(0)) == n,
                         "there is one effect for every position");
                 const Signals signals{&s.cancel};
                 bool done;

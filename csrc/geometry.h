@@ -1,6 +1,8 @@
 // Region algebra along one axis, as krypton_engine/regions.py has it. Intervals are half-open.
 #pragma once
 
+#include <stdint.h>
+
 #include <algorithm>
 #include <limits>
 #include <vector>
@@ -10,14 +12,14 @@
 namespace krypton {
 
 // First cell that output `output` of a window reads; negative where that is padding.
-KRYPTON_HD inline long first_read(long output, long stride, long padding) {
+KRYPTON_HD inline int64_t first_read(int64_t output, int64_t stride, int64_t padding) {
     return output * stride - padding;
 }
 
 struct Interval {
-    long lo = 0, hi = 0;
+    int64_t lo = 0, hi = 0;
 
-    long size() const { return hi > lo ? hi - lo : 0; }
+    int64_t size() const { return hi > lo ? hi - lo : 0; }
     bool empty() const { return hi <= lo; }
 };
 
@@ -33,7 +35,7 @@ struct Box {
     Interval y, x;
 
     bool empty() const { return y.empty() || x.empty(); }
-    long cells() const { return y.size() * x.size(); }
+    int64_t cells() const { return y.size() * x.size(); }
 };
 
 inline Box join(const Box& a, const Box& b) {
@@ -44,31 +46,31 @@ inline Box join(const Box& a, const Box& b) {
 
 // A convolution or a pooling: output o reads o * stride - padding + dilation * [0, kernel).
 struct WindowMap {
-    long n_in = 0, n_out = 0, kernel = 1, stride = 1, padding = 0, dilation = 1;
-    long limit = std::numeric_limits<long>::max();  // largest number of outputs that count as changed
+    int64_t n_in = 0, n_out = 0, kernel = 1, stride = 1, padding = 0, dilation = 1;
+    int64_t limit = std::numeric_limits<int64_t>::max();  // largest number of outputs that count as changed
 
     // Outputs that read a cell of `in`; those in the middle if they are too many.
     Interval changed(Interval in) const {
-        const long reach = in.lo + padding - dilation * (kernel - 1);
-        const long first = std::max(0L, reach > 0 ? (reach + stride - 1) / stride : 0L);
-        const long last = std::min(n_out, (in.hi - 1 + padding) / stride + 1);
+        const int64_t reach = in.lo + padding - dilation * (kernel - 1);
+        const int64_t first = reach > 0 ? (reach + stride - 1) / stride : 0;
+        const int64_t last = std::min(n_out, (in.hi - 1 + padding) / stride + 1);
         if (last - first <= limit) return {first, last};
-        const long middle = first + (last - first - limit) / 2;
+        const int64_t middle = first + (last - first - limit) / 2;
         return {middle, middle + limit};
     }
-    long first_read(long output) const { return krypton::first_read(output, stride, padding); }
-    long extent_read(long extent) const { return (extent - 1) * stride + dilation * (kernel - 1) + 1; }
+    int64_t first_read(int64_t output) const { return krypton::first_read(output, stride, padding); }
+    int64_t extent_read(int64_t extent) const { return (extent - 1) * stride + dilation * (kernel - 1) + 1; }
 };
 
 // Output o is input source[o], or a constant where that is -1.
 struct IndexMap {
-    std::vector<long> source;
-    std::vector<long> first, last;  // readers of every input cell; first > last where there is none
+    std::vector<int64_t> source;
+    std::vector<int64_t> first, last;  // readers of every input cell; first > last where there is none
 
     IndexMap() = default;
-    IndexMap(std::vector<long> cells, long n_in)
-        : source(std::move(cells)), first(n_in, static_cast<long>(source.size())), last(n_in, -1) {
-        for (long o = 0; o < static_cast<long>(source.size()); ++o) {
+    IndexMap(std::vector<int64_t> cells, int64_t n_in)
+        : source(std::move(cells)), first(n_in, static_cast<int64_t>(source.size())), last(n_in, -1) {
+        for (int64_t o = 0; o < static_cast<int64_t>(source.size()); ++o) {
             if (source[o] < 0) continue;
             first[source[o]] = std::min(first[source[o]], o);
             last[source[o]] = std::max(last[source[o]], o);
@@ -76,8 +78,8 @@ struct IndexMap {
     }
 
     Interval changed(Interval in) const {
-        Interval out{static_cast<long>(source.size()), 0};
-        for (long cell = in.lo; cell < in.hi; ++cell) {
+        Interval out{static_cast<int64_t>(source.size()), 0};
+        for (int64_t cell = in.lo; cell < in.hi; ++cell) {
             out.lo = std::min(out.lo, first[cell]);
             out.hi = std::max(out.hi, last[cell] + 1);
         }

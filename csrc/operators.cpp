@@ -5,21 +5,22 @@
 
 namespace krypton {
 
-void Plane::pixels(long y, long x, long rows, long columns, const float* outside, const float** out) const {
-    const Interval whole{std::clamp(-x, 0L, columns), std::clamp(width - x, 0L, columns)};
+void Plane::pixels(int64_t y, int64_t x, int64_t rows, int64_t columns, const float* outside,
+                   const float** out) const {
+    const Interval whole{std::clamp<int64_t>(-x, 0, columns), std::clamp<int64_t>(width - x, 0, columns)};
     const Interval mine{std::clamp(box.x.lo - x, whole.lo, whole.hi),
                         std::clamp(box.x.hi - x, whole.lo, whole.hi)};
-    const long patch_width = box.x.size();
-    for (long r = 0; r < rows; ++r, out += columns) {
-        const long row = y + r;
+    const int64_t patch_width = box.x.size();
+    for (int64_t r = 0; r < rows; ++r, out += columns) {
+        const int64_t row = y + r;
         if (row < 0 || row >= height) {
             std::fill_n(out, columns, outside);
             continue;
         }
         const bool inside = row >= box.y.lo && row < box.y.hi && !mine.empty();
         const Interval changed = inside ? mine : Interval{whole.lo, whole.lo};
-        const long cell = row * width + x, patch_cell = (row - box.y.lo) * patch_width + x - box.x.lo;
-        long c = 0;
+        const int64_t cell = row * width + x, patch_cell = (row - box.y.lo) * patch_width + x - box.x.lo;
+        int64_t c = 0;
         for (; c < whole.lo; ++c) out[c] = outside;
         for (; c < changed.lo; ++c) out[c] = view + (cell + c) * channels;
         for (; c < changed.hi; ++c) out[c] = patch + (patch_cell + c) * channels;
@@ -50,7 +51,7 @@ Box Operator::reach(const Box* changed) const {
 
 namespace {
 
-constexpr long kBlock = 96;  // rows of pixels that are computed together: their operands stay in L2
+constexpr int64_t kBlock = 96;  // rows of pixels that are computed together: their operands stay in L2
 
 const float* outside_of(float value) {
     // Larger than any pixel that is read at once.
@@ -79,27 +80,27 @@ class Window : public Operator {
   protected:
     WindowMap y_, x_;
 
-    long taps() const { return y_.kernel * x_.kernel; }
+    int64_t taps() const { return y_.kernel * x_.kernel; }
 
     // Rows of pixels of all jobs in blocks: visit(rows, a, out, residual, places).
     struct Block {
-        long rows;
+        int64_t rows;
         const float** a;         // (taps, kBlock)
         float** out;             // (kBlock)
         const float** residual;  // (kBlock), or null
-        long* y;                 // (kBlock)
-        long* x;
+        int64_t* y;                 // (kBlock)
+        int64_t* x;
     };
 
     std::size_t block_bytes(const Box& box) const {
-        const long grid = y_.extent_read(box.y.size()) * x_.extent_read(box.x.size());
+        const int64_t grid = y_.extent_read(box.y.size()) * x_.extent_read(box.x.size());
         return static_cast<std::size_t>(grid + box.cells() + (taps() + 4) * kBlock + 64) * 8 + 4096;
     }
 
     template <typename Visit>
-    void for_blocks(const Job* jobs, long count, Scratch& scratch, float fill, const Visit& visit) const {
-        long largest = 0, cells = 0;
-        for (long i = 0; i < count; ++i) {
+    void for_blocks(const Job* jobs, int64_t count, Scratch& scratch, float fill, const Visit& visit) const {
+        int64_t largest = 0, cells = 0;
+        for (int64_t i = 0; i < count; ++i) {
             const Box& box = jobs[i].box;
             largest = std::max(largest, y_.extent_read(box.y.size()) * x_.extent_read(box.x.size()));
             cells = std::max(cells, box.cells());
@@ -110,30 +111,30 @@ class Window : public Operator {
                     scratch.take<const float*>(taps() * kBlock),
                     scratch.take<float*>(kBlock),
                     residuals ? scratch.take<const float*>(kBlock) : nullptr,
-                    scratch.take<long>(kBlock),
-                    scratch.take<long>(kBlock)};
-        for (long i = 0; i < count; ++i) {
+                    scratch.take<int64_t>(kBlock),
+                    scratch.take<int64_t>(kBlock)};
+        for (int64_t i = 0; i < count; ++i) {
             const Job& job = jobs[i];
-            const long rows = y_.extent_read(job.box.y.size()), columns = x_.extent_read(job.box.x.size());
+            const int64_t rows = y_.extent_read(job.box.y.size()), columns = x_.extent_read(job.box.x.size());
             job.in[0].pixels(y_.first_read(job.box.y.lo), x_.first_read(job.box.x.lo), rows, columns,
                              outside_of(fill), grid);
             if (residuals)
                 job.in[1].pixels(job.box.y.lo, job.box.x.lo, job.box.y.size(), job.box.x.size(), nullptr,
                                  residuals);
             float* out = job.out;
-            const long width = job.box.x.size();
-            for (long oy = 0; oy < job.box.y.size(); ++oy) {
-                for (long ox = 0; ox < width;) {
-                    const long n = std::min(width - ox, kBlock - block.rows), r = block.rows;
+            const int64_t width = job.box.x.size();
+            for (int64_t oy = 0; oy < job.box.y.size(); ++oy) {
+                for (int64_t ox = 0; ox < width;) {
+                    const int64_t n = std::min(width - ox, kBlock - block.rows), r = block.rows;
                     const float** a = block.a + r;
-                    for (long ky = 0; ky < y_.kernel; ++ky) {
+                    for (int64_t ky = 0; ky < y_.kernel; ++ky) {
                         const float** line = grid + (oy * y_.stride + ky * y_.dilation) * columns;
-                        for (long kx = 0; kx < x_.kernel; ++kx, a += kBlock) {
+                        for (int64_t kx = 0; kx < x_.kernel; ++kx, a += kBlock) {
                             const float** from = line + ox * x_.stride + kx * x_.dilation;
-                            for (long j = 0; j < n; ++j) a[j] = from[j * x_.stride];
+                            for (int64_t j = 0; j < n; ++j) a[j] = from[j * x_.stride];
                         }
                     }
-                    for (long j = 0; j < n; ++j, out += stored) {
+                    for (int64_t j = 0; j < n; ++j, out += stored) {
                         block.out[r + j] = out;
                         block.y[r + j] = job.box.y.lo + oy;
                         block.x[r + j] = job.box.x.lo + ox + j;
@@ -154,7 +155,7 @@ class Window : public Operator {
 
 // -- convolutions ----------------------------------------------------------------------------------------
 
-std::vector<float> padded(const float* values, long count, long size) {
+std::vector<float> padded(const float* values, int64_t count, int64_t size) {
     std::vector<float> out(size, 0.0f);
     if (values) std::copy_n(values, count, out.begin());
     return out;
@@ -167,23 +168,23 @@ class GemmConvolution : public Window {
                     const float* bias)
         : Window(shape.y, shape.x), channels_(shape.in_channels) {
         stored = stored_channels(shape.out_channels);
-        const long width = kernels.panel, out_group = shape.out_channels / shape.groups,
-                   in_group = shape.in_channels / shape.groups;
+        const int64_t width = kernels.panel, out_group = shape.out_channels / shape.groups,
+                      in_group = shape.in_channels / shape.groups;
         bias_ = padded(bias, shape.out_channels, stored + width);
         // Few channels make many short sums: gather them into long ones.
         gathered_ = shape.groups == 1 && channels_ < kChannelStep && taps() > 1;
-        for (long first = 0; first < stored; first += width) {
+        for (int64_t first = 0; first < stored; first += width) {
             Part part;
-            const long last = std::min(first + width, shape.out_channels) - 1;
-            const long first_group = std::min(first, last) / out_group;
+            const int64_t last = std::min(first + width, shape.out_channels) - 1;
+            const int64_t first_group = std::min(first, last) / out_group;
             part.offset = first_group * in_group;
             part.depth = (last / out_group + 1) * in_group - part.offset;
             part.columns = std::min(width, stored - first);
             part.weight.assign(taps() * part.depth * width, 0.0f);
-            for (long o = first; o <= last; ++o)
-                for (long c = 0; c < in_group; ++c)
-                    for (long t = 0; t < taps(); ++t) {
-                        const long channel = o / out_group * in_group + c - part.offset;
+            for (int64_t o = first; o <= last; ++o)
+                for (int64_t c = 0; c < in_group; ++c)
+                    for (int64_t t = 0; t < taps(); ++t) {
+                        const int64_t channel = o / out_group * in_group + c - part.offset;
                         part.weight[(t * part.depth + channel) * width + o - first] =
                             weight[(o * in_group + c) * taps() + t];
                     }
@@ -191,8 +192,8 @@ class GemmConvolution : public Window {
         }
     }
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
-        const long depth = taps() * channels_;
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        const int64_t depth = taps() * channels_;
         float* rows = gathered_ ? scratch.take<float>(kBlock * depth) : nullptr;
         const float** pointers = gathered_ ? scratch.take<const float*>(kBlock) : nullptr;
         for_blocks(jobs, count, scratch, 0.0f, [&](const Block& block) {
@@ -200,11 +201,11 @@ class GemmConvolution : public Window {
             m.rows = block.rows;
             m.a_stride = kBlock;
             if (gathered_) {
-                for (long r = 0; r < block.rows; ++r) {
+                for (int64_t r = 0; r < block.rows; ++r) {
                     float* row = rows + r * depth;
                     pointers[r] = row;
-                    for (long t = 0; t < taps(); ++t)
-                        for (long c = 0; c < channels_; ++c) *row++ = block.a[t * kBlock + r][c];
+                    for (int64_t t = 0; t < taps(); ++t)
+                        for (int64_t c = 0; c < channels_; ++c) *row++ = block.a[t * kBlock + r][c];
                 }
             }
             m.c = block.out;
@@ -217,7 +218,7 @@ class GemmConvolution : public Window {
                 m.depth = gathered_ ? depth : parts_[p].depth;
                 m.a_offset = parts_[p].offset;
                 m.columns = parts_[p].columns;
-                m.c_offset = static_cast<long>(p) * kernels.panel;
+                m.c_offset = static_cast<int64_t>(p) * kernels.panel;
                 m.b = parts_[p].weight.data();
                 m.bias = bias_.data() + m.c_offset;
                 kernels.multiply(m);
@@ -225,11 +226,11 @@ class GemmConvolution : public Window {
         });
     }
 
-    std::size_t scratch_bytes(const Box& box, long) const override {
+    std::size_t scratch_bytes(const Box& box, int64_t) const override {
         return block_bytes(box) + (gathered_ ? kBlock * taps() * channels_ * 4 + kBlock * 8 + 256 : 0);
     }
 
-    long preferred_cells() const override { return kBlock; }
+    int64_t preferred_cells() const override { return kBlock; }
 
     std::size_t weight_bytes() const override {
         std::size_t bytes = bias_.size() * 4;
@@ -239,10 +240,10 @@ class GemmConvolution : public Window {
 
   private:
     struct Part {
-        long offset, depth, columns;
+        int64_t offset, depth, columns;
         std::vector<float> weight;
     };
-    long channels_;
+    int64_t channels_;
     bool gathered_;
     std::vector<Part> parts_;
     std::vector<float> bias_;
@@ -255,18 +256,18 @@ class DepthwiseConvolution : public Window {
         stored = stored_channels(shape.out_channels);
         bias_ = padded(bias, shape.out_channels, stored);
         weight_.assign(taps() * stored, 0.0f);
-        for (long c = 0; c < shape.out_channels; ++c)
-            for (long t = 0; t < taps(); ++t) weight_[t * stored + c] = weight[c * taps() + t];
+        for (int64_t c = 0; c < shape.out_channels; ++c)
+            for (int64_t t = 0; t < taps(); ++t) weight_[t * stored + c] = weight[c * taps() + t];
     }
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
         for_blocks(jobs, count, scratch, 0.0f, [&](const Block& block) {
             kernels.depthwise({block.rows, taps(), stored, block.a, kBlock, weight_.data(), bias_.data(),
                                block.residual, block.out, epilogue.low, epilogue.high});
         });
     }
 
-    std::size_t scratch_bytes(const Box& box, long) const override { return block_bytes(box); }
+    std::size_t scratch_bytes(const Box& box, int64_t) const override { return block_bytes(box); }
     std::size_t weight_bytes() const override { return (weight_.size() + bias_.size()) * 4; }
 
   private:
@@ -275,7 +276,7 @@ class DepthwiseConvolution : public Window {
 
 // The weights of an axis as sums of its taps, by the points of its kind with the most outputs; those of all
 // its kinds are among them.
-std::vector<std::vector<double>> weights_of(long taps, long stride) {
+std::vector<std::vector<double>> weights_of(int64_t taps, int64_t stride) {
     const double h = std::sqrt(0.5), t = std::sqrt(2.0);
     if (taps == 1) return {{1}};
     if (stride == 2) return {{1, 0, 0}, {1, 0, 1}, {1, 0, -1}, {0, 0, 1}, {0, 1, 0}};
@@ -284,13 +285,13 @@ std::vector<std::vector<double>> weights_of(long taps, long stride) {
     std::vector<std::vector<double>> out;
     for (double point : finite) {
         out.emplace_back();
-        for (long n = 0; n < taps; ++n) out.back().push_back(std::pow(point, static_cast<double>(n)));
+        for (int64_t n = 0; n < taps; ++n) out.back().push_back(std::pow(point, static_cast<double>(n)));
     }
     out.emplace_back(taps, 0.0).back() = 1;  // infinity
     return out;
 }
 
-WinogradAxis axis_kind(long taps, long stride, long outputs) {
+WinogradAxis axis_kind(int64_t taps, int64_t stride, int64_t outputs) {
     if (taps == 1) return kF1x1;
     if (stride == 2) return outputs > 2 ? kS3x3 : kS2x3;
     if (taps == 5) return kF2x5;
@@ -298,7 +299,7 @@ WinogradAxis axis_kind(long taps, long stride, long outputs) {
     return outputs > 3 ? kF4x3 : outputs > 2 ? kF3x3 : kF2x3;
 }
 
-long most_outputs(const WindowMap& m) {
+int64_t most_outputs(const WindowMap& m) {
     return m.kernel == 1 ? 1 : m.kernel == 5 ? 2 : m.kernel == 3 && m.stride == 1 ? 4 : 3;
 }
 
@@ -312,8 +313,8 @@ class WinogradConvolution : public Window {
         stored = stored_channels(shape.out_channels);
         bias_ = padded(bias, shape.out_channels, stored);
         const auto wy = weights_of(y_.kernel, y_.stride), wx = weights_of(x_.kernel, x_.stride);
-        points_y_ = static_cast<long>(wy.size());
-        points_x_ = static_cast<long>(wx.size());
+        points_y_ = static_cast<int64_t>(wy.size());
+        points_x_ = static_cast<int64_t>(wx.size());
         products_ = kAxisShapes[axis_kind(y_.kernel, y_.stride, most_outputs(y_))].points *
                     kAxisShapes[axis_kind(x_.kernel, x_.stride, most_outputs(x_))].points;
         for (const auto& by_y : wy) {
@@ -322,11 +323,11 @@ class WinogradConvolution : public Window {
                 for (double y : by_y)
                     for (double x : by_x) factors.push_back(y * x);
                 Panels panels(kernels, depth_, shape.out_channels);
-                for (long n = 0; n < shape.out_channels; ++n)
-                    for (long k = 0; k < depth_; ++k) {
+                for (int64_t n = 0; n < shape.out_channels; ++n)
+                    for (int64_t k = 0; k < depth_; ++k) {
                         const float* w = weight + (n * depth_ + k) * taps();
                         double sum = 0;
-                        for (long t = 0; t < taps(); ++t) sum += factors[t] * w[t];
+                        for (int64_t t = 0; t < taps(); ++t) sum += factors[t] * w[t];
                         panels.at(k, n) = static_cast<float>(sum);
                     }
                 weights_.push_back(std::move(panels));
@@ -334,13 +335,13 @@ class WinogradConvolution : public Window {
         }
         // Tiles that are transformed together: their products stay in L2 where the weights are few, and
         // many share one pass over the weights where those are many.
-        block_ = std::clamp(kTransformedBytes / (products_ * (in_ + stored) * 4) / 12 * 12, 24L, 96L);
+        block_ = std::clamp<int64_t>(kTransformedBytes / (products_ * (in_ + stored) * 4) / 12 * 12, 24, 96);
         if (pairs() * in_ * stored * 4 > kManyWeights) block_ = 96;
     }
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
-        long grid_size = 0, tile_count = 0, residual_size = 0;
-        for (long i = 0; i < count; ++i) {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        int64_t grid_size = 0, tile_count = 0, residual_size = 0;
+        for (int64_t i = 0; i < count; ++i) {
             const Box& box = jobs[i].box;
             grid_size += y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
             residual_size += box.cells();
@@ -349,20 +350,20 @@ class WinogradConvolution : public Window {
         const float** grid = scratch.take<const float*>(grid_size);
         const float** residuals = operands.size() > 1 ? scratch.take<const float*>(residual_size) : nullptr;
         Tile* tiles = scratch.take<Tile>(tile_count);
-        long n = 0;
-        for (long i = 0; i < count; ++i) {
+        int64_t n = 0;
+        for (int64_t i = 0; i < count; ++i) {
             const Job& job = jobs[i];
-            const long height = job.box.y.size(), width = job.box.x.size();
+            const int64_t height = job.box.y.size(), width = job.box.x.size();
             // A tile may be larger than what is left of the box: one more row and column can be read.
-            const long rows = y_.extent_read(height + 1), columns = x_.extent_read(width + 1);
+            const int64_t rows = y_.extent_read(height + 1), columns = x_.extent_read(width + 1);
             job.in[0].pixels(y_.first_read(job.box.y.lo), x_.first_read(job.box.x.lo), rows, columns,
                              outside_of(0.0f), grid);
             if (residuals) job.in[1].pixels(job.box.y.lo, job.box.x.lo, height, width, nullptr, residuals);
-            const long down = split(height, y_), across = split(width, x_);
-            for (long ty = 0; ty < down; ++ty) {
-                const long y = ty * height / down, h = (ty + 1) * height / down - y;
-                for (long tx = 0; tx < across; ++tx) {
-                    const long x = tx * width / across, w = (tx + 1) * width / across - x;
+            const int64_t down = split(height, y_), across = split(width, x_);
+            for (int64_t ty = 0; ty < down; ++ty) {
+                const int64_t y = ty * height / down, h = (ty + 1) * height / down - y;
+                for (int64_t tx = 0; tx < across; ++tx) {
+                    const int64_t x = tx * width / across, w = (tx + 1) * width / across - x;
                     Tile& tile = tiles[n++];
                     tile.kind_y = axis_kind(y_.kernel, y_.stride, h);
                     tile.kind_x = axis_kind(x_.kernel, x_.stride, w);
@@ -383,16 +384,16 @@ class WinogradConvolution : public Window {
         float* out = scratch.take<float>(products_ * block_ * stored + pairs() * kChannelStep);
         const float** a = scratch.take<const float*>(products_ * block_);
         float** c = scratch.take<float*>(products_ * block_);
-        const long blocks = (n + block_ - 1) / block_;
-        for (long b = 0; b < blocks; ++b) {
-            const long first = b * n / blocks;
+        const int64_t blocks = (n + block_ - 1) / block_;
+        for (int64_t b = 0; b < blocks; ++b) {
+            const int64_t first = b * n / blocks;
             transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, out, a, c);
         }
     }
 
-    std::size_t scratch_bytes(const Box& box, long count) const override {
-        const long grid = y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
-        const long tiles = split(box.y.size(), y_) * split(box.x.size(), x_);
+    std::size_t scratch_bytes(const Box& box, int64_t count) const override {
+        const int64_t grid = y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
+        const int64_t tiles = split(box.y.size(), y_) * split(box.x.size(), x_);
         return static_cast<std::size_t>(count * (8 * (grid + box.cells()) + tiles * sizeof(Tile)) +
                                         products_ * block_ * (4 * (in_ + stored) + 16) +
                                         8 * pairs() * kChannelStep + 4096);
@@ -404,70 +405,70 @@ class WinogradConvolution : public Window {
         return bytes;
     }
 
-    long preferred_cells() const override { return block_ * most_outputs(y_) * most_outputs(x_); }
+    int64_t preferred_cells() const override { return block_ * most_outputs(y_) * most_outputs(x_); }
 
   private:
-    static constexpr long kTransformedBytes = 640 * 1024, kManyWeights = 4 * 1024 * 1024;
-    static constexpr long kPairs = kMaxPoints * kMaxPoints;
+    static constexpr int64_t kTransformedBytes = 640 * 1024, kManyWeights = 4 * 1024 * 1024;
+    static constexpr int64_t kPairs = kMaxPoints * kMaxPoints;
 
     struct Tile {
         WinogradAxis kind_y, kind_x;
         int rows, columns;
         const float* const* pixels;
-        long pixel_stride;
+        int64_t pixel_stride;
         float* out;
-        long out_stride;
+        int64_t out_stride;
         const float* const* residual;
-        long residual_stride;
-        long rank;  // among the tiles of its kind in the block
+        int64_t residual_stride;
+        int64_t rank;  // among the tiles of its kind in the block
     };
 
-    long in_, depth_, points_y_, points_x_, block_;
-    long products_;                // of the largest tile
+    int64_t in_, depth_, points_y_, points_x_, block_;
+    int64_t products_;                // of the largest tile
     std::vector<Panels> weights_;  // by pair of points; those with the same weights count as one
     std::vector<float> bias_;
 
-    long pairs() const { return points_y_ * points_x_; }
-    static long split(long size, const WindowMap& m) {
+    int64_t pairs() const { return points_y_ * points_x_; }
+    static int64_t split(int64_t size, const WindowMap& m) {
         return (size + most_outputs(m) - 1) / most_outputs(m);
     }
 
-    void transform(const Kernels& kernels, Tile* tiles, long count, float* in, float* out, const float** a,
+    void transform(const Kernels& kernels, Tile* tiles, int64_t count, float* in, float* out, const float** a,
                    float** c) const {
-        long of_kind[kWinogradAxes][kWinogradAxes] = {};
-        for (long i = 0; i < count; ++i) tiles[i].rank = of_kind[tiles[i].kind_y][tiles[i].kind_x]++;
+        int64_t of_kind[kWinogradAxes][kWinogradAxes] = {};
+        for (int64_t i = 0; i < count; ++i) tiles[i].rank = of_kind[tiles[i].kind_y][tiles[i].kind_x]++;
         // Where the tiles of each kind begin among the products of a pair of points.
-        long rows[kPairs] = {};
-        long start[kWinogradAxes][kWinogradAxes][kPairs];
+        int64_t rows[kPairs] = {};
+        int64_t start[kWinogradAxes][kWinogradAxes][kPairs];
         for (int ky = 0; ky < kWinogradAxes; ++ky) {
             for (int kx = 0; kx < kWinogradAxes; ++kx) {
                 if (!of_kind[ky][kx]) continue;
                 const AxisShape &y = kAxisShapes[ky], &x = kAxisShapes[kx];
                 for (int i = 0; i < y.points; ++i)
                     for (int j = 0; j < x.points; ++j) {
-                        const long pair = y.weight(i) * points_x_ + x.weight(j);
+                        const int64_t pair = y.weight(i) * points_x_ + x.weight(j);
                         start[ky][kx][i * x.points + j] = rows[pair];
                         rows[pair] += of_kind[ky][kx];
                     }
             }
         }
-        long before[kPairs] = {};  // rows of the pairs before
-        for (long pair = 1; pair < pairs(); ++pair) before[pair] = before[pair - 1] + rows[pair - 1];
+        int64_t before[kPairs] = {};  // rows of the pairs before
+        for (int64_t pair = 1; pair < pairs(); ++pair) before[pair] = before[pair - 1] + rows[pair - 1];
         // A line more for every pair of points: powers of two apart they would share a set of the cache.
-        const auto row_of = [&](float* base, long pair, long row, long channels) {
+        const auto row_of = [&](float* base, int64_t pair, int64_t row, int64_t channels) {
             return base + (before[pair] + row) * channels + pair * kChannelStep;
         };
-        const auto place = [&](const Tile& tile, float* base, long channels, float** to) {
+        const auto place = [&](const Tile& tile, float* base, int64_t channels, float** to) {
             const AxisShape &y = kAxisShapes[tile.kind_y], &x = kAxisShapes[tile.kind_x];
-            const long* starts = start[tile.kind_y][tile.kind_x];
+            const int64_t* starts = start[tile.kind_y][tile.kind_x];
             for (int i = 0; i < y.points; ++i)
                 for (int j = 0; j < x.points; ++j) {
-                    const long pair = y.weight(i) * points_x_ + x.weight(j);
+                    const int64_t pair = y.weight(i) * points_x_ + x.weight(j);
                     *to++ = row_of(base, pair, *starts++ + tile.rank, channels);
                 }
         };
         float* spots[kPairs];
-        for (long i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < count; ++i) {
             const Tile& tile = tiles[i];
             place(tile, in, in_, spots);
             kernels.winograd_input[tile.kind_y][tile.kind_x]({tile.pixels, tile.pixel_stride, spots, in_});
@@ -480,15 +481,15 @@ class WinogradConvolution : public Window {
         m.bias = outside_of(0.0f);
         m.low = -kNoLimit;
         m.high = kNoLimit;
-        for (long pair = 0; pair < pairs(); ++pair) {
+        for (int64_t pair = 0; pair < pairs(); ++pair) {
             m.rows = m.a_stride = rows[pair];
             if (!m.rows) continue;
-            for (long r = 0; r < m.rows; ++r) {
+            for (int64_t r = 0; r < m.rows; ++r) {
                 a[r] = row_of(in, pair, r, in_);
                 c[r] = row_of(out, pair, r, stored);
             }
-            const long panels = weights_[pair].count();
-            for (long p = 0; p < panels; ++p) {
+            const int64_t panels = weights_[pair].count();
+            for (int64_t p = 0; p < panels; ++p) {
                 m.b = weights_[pair][p];
                 m.next = p + 1 < panels       ? weights_[pair][p + 1]
                          : pair + 1 < pairs() ? weights_[pair + 1][0]
@@ -498,7 +499,7 @@ class WinogradConvolution : public Window {
                 kernels.multiply(m);
             }
         }
-        for (long i = 0; i < count; ++i) {
+        for (int64_t i = 0; i < count; ++i) {
             const Tile& tile = tiles[i];
             place(tile, out, stored, spots);
             kernels.winograd_output[tile.kind_y][tile.kind_x](
@@ -511,8 +512,8 @@ class WinogradConvolution : public Window {
 bool has_winograd(const ConvolutionShape& s) {
     const auto plain = [](const WindowMap& m) { return m.stride == 1 && (m.dilation == 1 || m.kernel == 1); };
     const auto halving = [](const WindowMap& m) { return m.kernel == 3 && m.stride == 2 && m.dilation == 1; };
-    const auto small = [](long k) { return k == 1 || k == 3 || k == 5 || k == 7; };
-    const long ky = s.y.kernel, kx = s.x.kernel;
+    const auto small = [](int64_t k) { return k == 1 || k == 3 || k == 5 || k == 7; };
+    const int64_t ky = s.y.kernel, kx = s.x.kernel;
     if (halving(s.y) && halving(s.x)) return s.groups == 1 && s.in_channels >= kChannelStep;
     return s.groups == 1 && plain(s.y) && plain(s.x) && s.in_channels >= kChannelStep && small(ky) &&
            small(kx) && (ky == kx ? ky == 3 || ky == 5 : ky == 1 || kx == 1);
@@ -529,18 +530,18 @@ class Pool : public Window {
           divisor_y_(std::move(divisor_y)),
           divisor_x_(std::move(divisor_x)) {}
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
         float scale[kBlock];
         for_blocks(jobs, count, scratch, maximum_ ? -kNoLimit : 0.0f, [&](const Block& block) {
             if (!maximum_)
-                for (long r = 0; r < block.rows; ++r)
+                for (int64_t r = 0; r < block.rows; ++r)
                     scale[r] = 1.0f / (divisor_y_[block.y[r]] * divisor_x_[block.x[r]]);
             kernels.pool(
                 {block.rows, taps(), stored, block.a, kBlock, maximum_ ? nullptr : scale, block.out});
         });
     }
 
-    std::size_t scratch_bytes(const Box& box, long) const override { return block_bytes(box); }
+    std::size_t scratch_bytes(const Box& box, int64_t) const override { return block_bytes(box); }
 
   private:
     bool maximum_;
@@ -550,15 +551,15 @@ class Pool : public Window {
 // An operator that reads its operands at its own cells.
 class Cellwise : public Operator {
   public:
-    std::size_t scratch_bytes(const Box& box, long) const override {
+    std::size_t scratch_bytes(const Box& box, int64_t) const override {
         return static_cast<std::size_t>((operands.size() + 1) * (box.cells() * 8 + 64) + 4096);
     }
     bool reads_context(int) const override { return operands.size() > 1; }
 
   protected:
-    static float** out_pixels(const Job& job, long stored, Scratch& scratch) {
+    static float** out_pixels(const Job& job, int64_t stored, Scratch& scratch) {
         float** out = scratch.take<float*>(job.box.cells());
-        for (long i = 0; i < job.box.cells(); ++i) out[i] = job.out + i * stored;
+        for (int64_t i = 0; i < job.box.cells(); ++i) out[i] = job.out + i * stored;
         return out;
     }
     static const float** in_pixels(const Job& job, int operand, Scratch& scratch) {
@@ -574,8 +575,8 @@ class CombineOperator : public Cellwise {
     CombineOperator(Arithmetic arithmetic, std::vector<float> scale, std::vector<float> shift)
         : arithmetic_(arithmetic), scale_(std::move(scale)), shift_(std::move(shift)) {}
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
-        for (long i = 0; i < count; ++i) {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Job& job = jobs[i];
             const float** a = in_pixels(job, 0, scratch);
@@ -597,19 +598,19 @@ class Concat : public Cellwise {
     Concat(std::vector<Interval> channels, std::vector<float> scale, std::vector<float> shift)
         : channels_(std::move(channels)), scale_(std::move(scale)), shift_(std::move(shift)) {}
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
-        for (long i = 0; i < count; ++i) {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Job& job = jobs[i];
             float** out = out_pixels(job, stored, scratch);
-            long offset = 0;
+            int64_t offset = 0;
             const float** in = nullptr;
             for (std::size_t k = 0; k < operands.size(); ++k) {
                 // A channel shuffle names one operand many times.
                 if (k == 0 || operands[k] != operands[k - 1])
                     in = in_pixels(job, static_cast<int>(k), scratch);
-                const long from = channels_[k].lo, size = channels_[k].size();
-                for (long r = 0; r < job.box.cells(); ++r) {
+                const int64_t from = channels_[k].lo, size = channels_[k].size();
+                for (int64_t r = 0; r < job.box.cells(); ++r) {
                     if (size == 1) {
                         out[r][offset] = in[r][from];
                     } else {
@@ -619,7 +620,8 @@ class Concat : public Cellwise {
                 offset += size;
             }
             if (offset < stored)
-                for (long r = 0; r < job.box.cells(); ++r) std::fill(out[r] + offset, out[r] + stored, 0.0f);
+                for (int64_t r = 0; r < job.box.cells(); ++r)
+                    std::fill(out[r] + offset, out[r] + stored, 0.0f);
             if (!scale_.empty() || epilogue.clamps())
                 kernels.combine({kAdd, job.box.cells(), stored, out, nullptr,
                                  scale_.empty() ? nullptr : scale_.data(), shift_.data(), out, epilogue.low,
@@ -642,13 +644,13 @@ class Reindex : public Operator {
         return box.empty() ? Box{} : box;
     }
 
-    void run(const Kernels&, const Job* jobs, long count, Scratch& scratch) const override {
-        for (long i = 0; i < count; ++i) {
+    void run(const Kernels&, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        for (int64_t i = 0; i < count; ++i) {
             const Job& job = jobs[i];
             float* out = job.out;
-            for (long y = job.box.y.lo; y < job.box.y.hi; ++y) {
-                for (long x = job.box.x.lo; x < job.box.x.hi; ++x, out += stored) {
-                    const long sy = y_.source[y], sx = x_.source[x];
+            for (int64_t y = job.box.y.lo; y < job.box.y.hi; ++y) {
+                for (int64_t x = job.box.x.lo; x < job.box.x.hi; ++x, out += stored) {
+                    const int64_t sy = y_.source[y], sx = x_.source[x];
                     const float* pixel;
                     if (sy < 0 || sx < 0) {
                         std::fill_n(out, stored, fill_);
@@ -662,7 +664,7 @@ class Reindex : public Operator {
         (void)scratch;
     }
 
-    std::size_t scratch_bytes(const Box&, long) const override { return 0; }
+    std::size_t scratch_bytes(const Box&, int64_t) const override { return 0; }
 
   private:
     IndexMap y_, x_;
@@ -671,11 +673,11 @@ class Reindex : public Operator {
 
 class LayerNormOperator : public Cellwise {
   public:
-    LayerNormOperator(long channels, float epsilon, std::vector<float> weight, std::vector<float> bias)
+    LayerNormOperator(int64_t channels, float epsilon, std::vector<float> weight, std::vector<float> bias)
         : channels_(channels), epsilon_(epsilon), weight_(std::move(weight)), bias_(std::move(bias)) {}
 
-    void run(const Kernels& kernels, const Job* jobs, long count, Scratch& scratch) const override {
-        for (long i = 0; i < count; ++i) {
+    void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Job& job = jobs[i];
             const float** in = in_pixels(job, 0, scratch);
@@ -686,7 +688,7 @@ class LayerNormOperator : public Cellwise {
     }
 
   private:
-    long channels_;
+    int64_t channels_;
     float epsilon_;
     std::vector<float> weight_, bias_;
 };
@@ -720,7 +722,7 @@ std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill) {
     return std::make_unique<Reindex>(std::move(y), std::move(x), fill);
 }
 
-std::unique_ptr<Operator> make_layer_norm(long channels, float epsilon, std::vector<float> weight,
+std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias) {
     return std::make_unique<LayerNormOperator>(channels, epsilon, std::move(weight), std::move(bias));
 }

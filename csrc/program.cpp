@@ -5,7 +5,7 @@
 
 namespace krypton {
 
-Program::Program(const std::string& isa, long height, long width, long channels)
+Program::Program(const std::string& isa, int64_t height, int64_t width, int64_t channels)
     : kernels_(krypton::kernels(isa.empty() ? nullptr : isa.c_str())) {
     if (!kernels_) throw std::invalid_argument("this machine cannot run kernels for '" + isa + "'");
     add_value({height, width, channels, {}});
@@ -23,7 +23,7 @@ std::size_t Program::weight_bytes() const {
 
 int Program::add_value(Value value) {
     if (sealed_) throw std::invalid_argument("a program with a session can not grow");
-    for (long size : {value.height, value.width})
+    for (int64_t size : {value.height, value.width})
         if (size < 1 || size > kLargestSize)
             throw std::invalid_argument("a value cannot have a side of " + std::to_string(size));
     if (value.channels < 1 || value.channels > kMostChannels)
@@ -51,16 +51,16 @@ std::size_t Program::view_bytes() const {
     return floats * sizeof(float);
 }
 
-int Program::add_constant(long height, long width, long channels, const float* pixels) {
+int Program::add_constant(int64_t height, int64_t width, int64_t channels, const float* pixels) {
     Value value{height, width, channels, {}};
     value.constant.assign(value.pixels() * value.stored(), 0.0f);
-    for (long i = 0; i < value.pixels(); ++i)
+    for (int64_t i = 0; i < value.pixels(); ++i)
         std::copy_n(pixels + i * channels, channels, value.constant.begin() + i * value.stored());
     return add_value(std::move(value));
 }
 
-int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width,
-                 long channels, const Epilogue& epilogue) {
+int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_t height, int64_t width,
+                 int64_t channels, const Epilogue& epilogue) {
     op->operands = std::move(operands);
     op->value = add_value({height, width, channels, {}});
     op->epilogue = epilogue;
@@ -69,7 +69,7 @@ int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, long h
     return operators_.back()->value;
 }
 
-std::vector<float> Program::padded_bias(const float* bias, long size) const {
+std::vector<float> Program::padded_bias(const float* bias, int64_t size) const {
     std::vector<float> out(stored_channels(size) + kernels_->panel, 0.0f);
     if (bias) std::copy_n(bias, size, out.begin());
     return out;
@@ -80,31 +80,31 @@ int Program::add_mean(int value, const Epilogue& epilogue) {
     return add_layer({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});
 }
 
-int Program::add_cells(int value, long size, const float* weight, const float* bias,
+int Program::add_cells(int value, int64_t size, const float* weight, const float* bias,
                        const Epilogue& epilogue) {
     check_changing(value);
     const Value& v = values_[value];
     RowLayer layer{RowLayer::kCells, value, size, {}, padded_bias(bias, size), epilogue};
-    const long cells = v.pixels();
-    for (long cell = 0; cell < cells; ++cell) layer.weights.emplace_back(*kernels_, v.channels, size);
-    for (long first = 0; first < size; first += kernels_->panel)
-        for (long c = 0; c < v.channels; ++c)
-            for (long n = first; n < std::min(first + kernels_->panel, size); ++n) {
+    const int64_t cells = v.pixels();
+    for (int64_t cell = 0; cell < cells; ++cell) layer.weights.emplace_back(*kernels_, v.channels, size);
+    for (int64_t first = 0; first < size; first += kernels_->panel)
+        for (int64_t c = 0; c < v.channels; ++c)
+            for (int64_t n = first; n < std::min(first + kernels_->panel, size); ++n) {
                 const float* from = weight + (n * v.channels + c) * cells;
-                for (long cell = 0; cell < cells; ++cell) layer.weights[cell].at(c, n) = from[cell];
+                for (int64_t cell = 0; cell < cells; ++cell) layer.weights[cell].at(c, n) = from[cell];
             }
     return add_layer(std::move(layer));
 }
 
-int Program::add_dense(int layer, long size, const float* weight, const float* bias,
+int Program::add_dense(int layer, int64_t size, const float* weight, const float* bias,
                        const Epilogue& epilogue) {
     if (layer < 0 || layer >= static_cast<int>(layers_.size()))
         throw std::invalid_argument("there is no layer " + std::to_string(layer));
-    const long depth = layers_[layer].size;
+    const int64_t depth = layers_[layer].size;
     RowLayer dense{RowLayer::kDense, layer, size, {}, padded_bias(bias, size), epilogue};
     dense.weights.emplace_back(*kernels_, depth, size);
-    for (long n = 0; n < size; ++n)
-        for (long k = 0; k < depth; ++k) dense.weights[0].at(k, n) = weight[n * depth + k];
+    for (int64_t n = 0; n < size; ++n)
+        for (int64_t k = 0; k < depth; ++k) dense.weights[0].at(k, n) = weight[n * depth + k];
     return add_layer(std::move(dense));
 }
 

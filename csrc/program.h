@@ -7,33 +7,33 @@
 namespace krypton {
 
 struct Value {
-    long height, width, channels;
+    int64_t height, width, channels;
     std::vector<float> constant;  // stored pixels of a value that no window changes
 
-    long stored() const { return stored_channels(channels); }
-    long pixels() const { return height * width; }
+    int64_t stored() const { return stored_channels(channels); }
+    int64_t pixels() const { return height * width; }
 };
 
 // Far more than any image has, and the product of all is no overflow.
-constexpr long kLargestSize = 1L << 20;
-constexpr long kMostChannels = 1L << 16;
+constexpr int64_t kLargestSize = 1 << 20;
+constexpr int64_t kMostChannels = 1 << 16;
 
 // A vector for every position.
 struct RowLayer {
     enum Kind { kMean, kCells, kDense } kind;
     int operand;                  // a value for kMean and kCells, a layer for kDense
-    long size;
+    int64_t size;
     std::vector<Panels> weights;  // one for every cell of kCells; one for kDense
     std::vector<float> bias;      // padded to whole panels
     Epilogue epilogue;
 
-    long stored() const { return stored_channels(size); }
+    int64_t stored() const { return stored_channels(size); }
 };
 
 class Program {
   public:
     // `isa`: a name of kernel_names(), or empty for the best.
-    Program(const std::string& isa, long height, long width, long channels);
+    Program(const std::string& isa, int64_t height, int64_t width, int64_t channels);
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
@@ -49,14 +49,14 @@ class Program {
     void seal() { sealed_ = true; }
 
     // Each returns the number of the value (or layer) that it adds. The input is value 0.
-    int add_constant(long height, long width, long channels, const float* pixels);
-    int add(std::unique_ptr<Operator> op, std::vector<int> operands, long height, long width, long channels,
-            const Epilogue& epilogue);
+    int add_constant(int64_t height, int64_t width, int64_t channels, const float* pixels);
+    int add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_t height, int64_t width,
+            int64_t channels, const Epilogue& epilogue);
     int add_mean(int value, const Epilogue& epilogue);
     // weight: (size, channels * height * width), in the order of NCHW.
-    int add_cells(int value, long size, const float* weight, const float* bias, const Epilogue& epilogue);
+    int add_cells(int value, int64_t size, const float* weight, const float* bias, const Epilogue& epilogue);
     // weight: (size, size of the layer).
-    int add_dense(int layer, long size, const float* weight, const float* bias, const Epilogue& epilogue);
+    int add_dense(int layer, int64_t size, const float* weight, const float* bias, const Epilogue& epilogue);
 
   private:
     const Kernels* kernels_;
@@ -65,7 +65,7 @@ class Program {
     std::vector<std::unique_ptr<Operator>> operators_;
     std::vector<RowLayer> layers_;
 
-    std::vector<float> padded_bias(const float* bias, long size) const;
+    std::vector<float> padded_bias(const float* bias, int64_t size) const;
     int add_value(Value value);
     int add_layer(RowLayer layer);
     void check_changing(int value) const;

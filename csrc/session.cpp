@@ -7,6 +7,7 @@
 #include <exception>
 #include <latch>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <thread>
 
@@ -14,14 +15,14 @@ namespace krypton {
 
 namespace {
 
-constexpr long kPatchBytes = 512 * 1024;  // boxes that a chunk should keep in the cache
-constexpr long kMostPositions = 32;       // of a chunk
-constexpr long kTasks = 8;  // of a layer, for every thread: so that they end together
-constexpr long kAlignFloats = 16;
-constexpr long kDepth = 768;  // of a layer at a time, so that the rows stay in the cache
+constexpr int64_t kPatchBytes = 512 * 1024;  // boxes that a chunk should keep in the cache
+constexpr int64_t kMostPositions = 32;       // of a chunk
+constexpr int64_t kTasks = 8;  // of a layer, for every thread: so that they end together
+constexpr int64_t kAlignFloats = 16;
+constexpr int64_t kDepth = 768;  // of a layer at a time, so that the rows stay in the cache
 
-long power_of_two(long n) {
-    long p = 1;
+int64_t power_of_two(int64_t n) {
+    int64_t p = 1;
     while (2 * p <= n) p *= 2;
     return p;
 }
@@ -84,12 +85,12 @@ void finish(const Kernels& kernels, const Operator& op, const Job* jobs, std::si
             {op.epilogue.function, op.epilogue.parameter, jobs[i].out, jobs[i].box.cells() * op.stored});
 }
 
-void clamp_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, long count,
-                long columns) {
+void clamp_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, int64_t count,
+                int64_t columns) {
     kernels.combine(
         {kAdd, count, columns, rows, nullptr, nullptr, nullptr, rows, epilogue.low, epilogue.high});
     if (epilogue.function != kIdentity)
-        for (long i = 0; i < count; ++i)
+        for (int64_t i = 0; i < count; ++i)
             kernels.activate({epilogue.function, epilogue.parameter, rows[i], columns});
 }
 
@@ -108,14 +109,15 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
         return values[v].constant.empty() ? extents[v].cells() * values[v].stored() * 4 : 0;
     };
     Layout layout;
-    long chunk = 1;
+    int64_t chunk = 1;
     for (std::size_t i = 0; i < ops.size(); ++i) {
-        long footprint = bytes(ops[i]->value);
+        int64_t footprint = bytes(ops[i]->value);
         for (int operand : ops[i]->operands) footprint += bytes(operand);
-        const long by_cache = kPatchBytes / std::max(footprint, 1L);
-        const long cells = std::max(extents[ops[i]->value].cells(), 1L);
-        const long by_weights = (ops[i]->preferred_cells() + cells - 1) / cells;
-        const long want = power_of_two(std::clamp(std::max(by_cache, by_weights), 1L, kMostPositions));
+        const int64_t by_cache = kPatchBytes / std::max<int64_t>(footprint, 1);
+        const int64_t cells = std::max<int64_t>(extents[ops[i]->value].cells(), 1);
+        const int64_t by_weights = (ops[i]->preferred_cells() + cells - 1) / cells;
+        const int64_t want =
+            power_of_two(std::clamp<int64_t>(std::max(by_cache, by_weights), 1, kMostPositions));
         if (layout.segments.empty() || want > chunk) {
             chunk = std::max(chunk, want);
             layout.segments.push_back({i, i + 1, chunk});
@@ -201,7 +203,7 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extent
     views_.resize(values.size());
     views_[0].assign(in.pixels() * in.stored(), 0.0f);
     baseline_.assign(in.pixels() * in.stored(), 0.0f);
-    for (long i = 0; i < in.pixels(); ++i) {
+    for (int64_t i = 0; i < in.pixels(); ++i) {
         std::copy_n(input + i * in.channels, in.channels, views_[0].begin() + i * in.stored());
         std::copy_n(baseline + i * in.channels, in.channels, baseline_.begin() + i * in.stored());
     }
@@ -237,7 +239,7 @@ void Session::materialise(const std::function<bool()>& poll) {
 
     std::atomic<bool> cancelled = false;
     std::barrier barrier(threads_);
-    std::vector<std::atomic<long>> next(ops.size() + layers.size());
+    std::vector<std::atomic<int64_t>> next(ops.size() + layers.size());
     on_threads(threads_, kernels, poll, cancelled, [&](int thread, const auto& guarded) {
         Scratch scratch(layout_.scratch);
         for (std::size_t i = 0; i < ops.size(); ++i) {
@@ -247,8 +249,8 @@ void Session::materialise(const std::function<bool()>& poll) {
                 std::vector<Plane> in;
                 for (int operand : op.operands) in.push_back(plane(operand));
                 // Bands of rows, a multiple of what any kernel computes together.
-                const long band = std::max(12L, value.height / (4 * threads_) / 12 * 12);
-                for (long y; (y = next[i]++ * band) < value.height && !cancelled;) {
+                const int64_t band = std::max<int64_t>(12, value.height / (4 * threads_) / 12 * 12);
+                for (int64_t y; (y = next[i]++ * band) < value.height && !cancelled;) {
                     const Box box{{y, std::min(y + band, value.height)}, {0, value.width}};
                     const Job job{box, views_[op.value].data() + y * value.width * op.stored, in.data()};
                     scratch.reset();
@@ -266,9 +268,9 @@ void Session::materialise(const std::function<bool()>& poll) {
                     if (next[ops.size() + l]++) return;
                     const Value& value = values[layer.operand];
                     const std::vector<float>& view = views_[layer.operand];
-                    for (long c = 0; c < value.stored(); ++c) {
+                    for (int64_t c = 0; c < value.stored(); ++c) {
                         double sum = 0;
-                        for (long i = 0; i < value.pixels(); ++i) sum += view[i * value.stored() + c];
+                        for (int64_t i = 0; i < value.pixels(); ++i) sum += view[i * value.stored() + c];
                         row[c] = static_cast<float>(sum / static_cast<double>(value.pixels()));
                     }
                     return;
@@ -279,7 +281,7 @@ void Session::materialise(const std::function<bool()>& poll) {
                 m.c = &row;
                 m.low = -kNoLimit;
                 m.high = kNoLimit;
-                for (long p; (p = next[ops.size() + l]++) < layer.weights[0].count() && !cancelled;) {
+                for (int64_t p; (p = next[ops.size() + l]++) < layer.weights[0].count() && !cancelled;) {
                     m.c_offset = p * kernels.panel;
                     m.columns = layer.weights[0].columns(p);
                     m.bias = layer.bias.data() + m.c_offset;
@@ -312,7 +314,7 @@ void Session::materialise(const std::function<bool()>& poll) {
 void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const {
     for (const Exit& exit : exits) {
         const Plane view = plane(exit.value);
-        const long channels = program_->values()[exit.value].channels;
+        const int64_t channels = program_->values()[exit.value].channels;
         std::vector<const float*> pixels(exit.height * exit.width);
         view.pixels(exit.corners[0], exit.corners[1], exit.height, exit.width, nullptr, pixels.data());
         float* out = exit.out;
@@ -325,7 +327,13 @@ void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& r
 // -- positions -------------------------------------------------------------------------------------------
 
 struct Session::Worker {
-    std::unique_ptr<float, decltype(&std::free)> arena;
+    // operator new, since not every system has aligned_alloc.
+    static constexpr std::align_val_t kAlign{64};
+    struct Freed {
+        void operator()(float* p) const { ::operator delete(p, kAlign); }
+    };
+
+    std::unique_ptr<float, Freed> arena;
     Scratch scratch;
     std::vector<Box> boxes;  // (values, chunk)
     std::vector<Job> jobs;
@@ -342,19 +350,19 @@ struct Session::Batch {
     std::vector<double> effects;                   // of what shrinking dropped: (positions)
     std::atomic<bool>& cancelled;
 
-    long size() const { return static_cast<long>(positions.size()); }
+    int64_t size() const { return static_cast<int64_t>(positions.size()); }
 };
 
-void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) const {
+void Session::run_chunk(Worker& worker, Batch& batch, int64_t first, int64_t last) const {
     const auto& ops = program_->operators();
     const auto& values = program_->values();
     const Kernels& kernels = program_->kernels();
-    const auto box_of = [&](int v, long p) -> Box& { return worker.boxes[v * layout_.chunk + p - first]; };
-    const auto patch_of = [&](int v, long p) {
+    const auto box_of = [&](int v, int64_t p) -> Box& { return worker.boxes[v * layout_.chunk + p - first]; };
+    const auto patch_of = [&](int v, int64_t p) {
         const Layout::Place& place = layout_.places[v];
         return worker.arena.get() + place.offset + (p - first) % place.slots * place.stride;
     };
-    const auto plane_of = [&](int v, long p) {
+    const auto plane_of = [&](int v, int64_t p) {
         Plane plane = this->plane(v);
         if (values[v].constant.empty()) {
             plane.patch = patch_of(v, p);
@@ -362,40 +370,40 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
         }
         return plane;
     };
-    const auto claim = [&](int v, long p, const Box& box) {
+    const auto claim = [&](int v, int64_t p, const Box& box) {
         if (box.y.size() > extents_[v].y.size() || box.x.size() > extents_[v].x.size())
             throw std::invalid_argument("a box of value " + std::to_string(v) +
                                         " is larger than was planned");
         box_of(v, p) = box;
     };
-    const auto occlude = [&](long p) {
+    const auto occlude = [&](int64_t p) {
         const Occlusion& at = batch.positions[p];
         claim(0, p, at.box);
-        const long stored = values[0].stored();
+        const int64_t stored = values[0].stored();
         float* out = patch_of(0, p);
-        for (long y = at.box.y.lo; y < at.box.y.hi; ++y)
-            for (long x = at.box.x.lo; x < at.box.x.hi; ++x, out += stored) {
-                const long i = (y * values[0].width + x) * stored;
+        for (int64_t y = at.box.y.lo; y < at.box.y.hi; ++y)
+            for (int64_t x = at.box.x.lo; x < at.box.x.hi; ++x, out += stored) {
+                const int64_t i = (y * values[0].width + x) * stored;
                 std::copy_n(views_[0].data() + i, stored, out);
                 std::copy(baseline_.data() + i + at.channels.lo, baseline_.data() + i + at.channels.hi,
                           out + at.channels.lo);
             }
     };
     if (layout_.segments.empty())
-        for (long p = first; p < last; ++p) occlude(p);
+        for (int64_t p = first; p < last; ++p) occlude(p);
     std::vector<Box> operand_boxes;
     for (const Layout::Segment& segment : layout_.segments) {
-        for (long from = first; from < last; from += segment.chunk) {
-            const long to = std::min(from + segment.chunk, last);
+        for (int64_t from = first; from < last; from += segment.chunk) {
+            const int64_t to = std::min(from + segment.chunk, last);
             if (segment.first == 0)
-                for (long p = from; p < to; ++p) occlude(p);
+                for (int64_t p = from; p < to; ++p) occlude(p);
             for (std::size_t i = segment.first; i < segment.last; ++i) {
                 if (batch.cancelled) return;
                 const Operator& op = *ops[i];
                 worker.jobs.clear();
                 worker.planes.clear();
                 worker.planes.reserve((to - from) * op.operands.size());
-                for (long p = from; p < to; ++p) {
+                for (int64_t p = from; p < to; ++p) {
                     operand_boxes.clear();
                     for (int v : op.operands)
                         operand_boxes.push_back(values[v].constant.empty() ? box_of(v, p) : Box{});
@@ -408,10 +416,10 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
                 }
                 if (worker.jobs.empty()) continue;
                 worker.scratch.reset();
-                op.run(kernels, worker.jobs.data(), static_cast<long>(worker.jobs.size()), worker.scratch);
+                op.run(kernels, worker.jobs.data(), static_cast<int64_t>(worker.jobs.size()), worker.scratch);
                 finish(kernels, op, worker.jobs.data(), worker.jobs.size());
                 if (!shrinks(op.value)) continue;
-                for (long p = from; p < to; ++p) {
+                for (int64_t p = from; p < to; ++p) {
                     Box& box = box_of(op.value, p);
                     if (box.empty()) continue;
                     box = shrunk(shrinks_[op.value], plane_of(op.value, p), patch_of(op.value, p),
@@ -421,9 +429,9 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
         }
     }
     for (const Exit& exit : batch.exits) {
-        const long channels = values[exit.value].channels;
+        const int64_t channels = values[exit.value].channels;
         worker.pixels.resize(exit.height * exit.width);
-        for (long p = first; p < last; ++p) {
+        for (int64_t p = first; p < last; ++p) {
             plane_of(exit.value, p)
                 .pixels(exit.corners[2 * p], exit.corners[2 * p + 1], exit.height, exit.width, nullptr,
                         worker.pixels.data());
@@ -436,8 +444,8 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
         const RowLayer& layer = layers[l];
         if (layer.kind == RowLayer::kDense) continue;
         const Value& value = values[layer.operand];
-        const long stored = value.stored();
-        for (long p = first; p < last; ++p) {
+        const int64_t stored = value.stored();
+        for (int64_t p = first; p < last; ++p) {
             const Box& box = box_of(layer.operand, p);
             const float* patch = patch_of(layer.operand, p);
             const bool mean = layer.kind == RowLayer::kMean;
@@ -445,36 +453,36 @@ void Session::run_chunk(Worker& worker, Batch& batch, long first, long last) con
             float* out = mean ? batch.rows[l].data() + p * stored
                               : batch.changes[l].data() + p * extents_[layer.operand].cells() * stored;
             if (!mean) batch.changed[l][p] = box;
-            for (long y = box.y.lo; y < box.y.hi; ++y)
-                for (long x = box.x.lo; x < box.x.hi; ++x, patch += stored) {
+            for (int64_t y = box.y.lo; y < box.y.hi; ++y)
+                for (int64_t x = box.x.lo; x < box.x.hi; ++x, patch += stored) {
                     const float* view = views_[layer.operand].data() + (y * value.width + x) * stored;
                     if (mean) {
-                        for (long c = 0; c < stored; ++c) out[c] += patch[c] - view[c];
+                        for (int64_t c = 0; c < stored; ++c) out[c] += patch[c] - view[c];
                     } else {
-                        for (long c = 0; c < stored; ++c) out[c] = patch[c] - view[c];
+                        for (int64_t c = 0; c < stored; ++c) out[c] = patch[c] - view[c];
                         out += stored;
                     }
                 }
             if (mean) {
                 const float scale = 1.0f / static_cast<float>(value.pixels());
-                for (long c = 0; c < stored; ++c) out[c] = base[c] + out[c] * scale;
+                for (int64_t c = 0; c < stored; ++c) out[c] = base[c] + out[c] * scale;
                 clamp_rows(kernels, layer.epilogue, &out, 1, stored);
             }
         }
     }
 }
 
-void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) const {
+void Session::run_layer(Batch& batch, std::size_t l, int64_t task, int64_t tasks) const {
     const RowLayer& layer = program_->layers()[l];
     const Kernels& kernels = program_->kernels();
-    const long n = batch.size(), stored = layer.stored();
+    const int64_t n = batch.size(), stored = layer.stored();
     const Panels& shape = layer.weights[0];
     std::vector<float*> out(n);
-    for (long p = 0; p < n; ++p) out[p] = batch.rows[l].data() + p * stored;
+    for (int64_t p = 0; p < n; ++p) out[p] = batch.rows[l].data() + p * stored;
     std::vector<const float*> a(n);
     std::vector<float*> c(n);
-    const long begin = task * shape.count() / tasks, end = (task + 1) * shape.count() / tasks;
-    const long offset = begin * kernels.panel, width = std::min(end * kernels.panel, stored) - offset;
+    const int64_t begin = task * shape.count() / tasks, end = (task + 1) * shape.count() / tasks;
+    const int64_t offset = begin * kernels.panel, width = std::min(end * kernels.panel, stored) - offset;
     Multiply m{};
     m.taps = 1;
     m.low = -kNoLimit;
@@ -483,10 +491,10 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
     m.c = c.data();
     // Long sums in parts: more exact, and the rows stay in the cache meanwhile.
     const auto multiply = [&](const Panels& weights, const float* bias, const Panels* following) {
-        for (long k = 0; k < weights.depth(); k += kDepth) {
+        for (int64_t k = 0; k < weights.depth(); k += kDepth) {
             m.depth = std::min(kDepth, weights.depth() - k);
             m.a_offset = k;
-            for (long panel = begin; panel < end; ++panel) {
+            for (int64_t panel = begin; panel < end; ++panel) {
                 m.b = weights[panel] + k * kernels.panel;
                 m.next = panel + 1 < end                 ? weights[panel + 1] + k * kernels.panel
                          : k + m.depth < weights.depth() ? weights[begin] + (k + m.depth) * kernels.panel
@@ -502,34 +510,34 @@ void Session::run_layer(Batch& batch, std::size_t l, long task, long tasks) cons
     if (layer.kind == RowLayer::kDense) {
         const RowLayer& before = program_->layers()[layer.operand];
         m.rows = m.a_stride = n;
-        for (long p = 0; p < n; ++p) {
+        for (int64_t p = 0; p < n; ++p) {
             a[p] = batch.rows[layer.operand].data() + p * before.stored();
             c[p] = out[p];
         }
         multiply(layer.weights[0], layer.bias.data(), nullptr);
     } else {
         const Value& value = program_->values()[layer.operand];
-        for (long p = 0; p < n; ++p) std::copy_n(base_rows_[l].data() + offset, width, out[p] + offset);
-        for (long y = 0; y < value.height; ++y) {
-            for (long x = 0; x < value.width; ++x) {
+        for (int64_t p = 0; p < n; ++p) std::copy_n(base_rows_[l].data() + offset, width, out[p] + offset);
+        for (int64_t y = 0; y < value.height; ++y) {
+            for (int64_t x = 0; x < value.width; ++x) {
                 if (batch.cancelled) return;
                 m.rows = 0;
-                for (long p = 0; p < n; ++p) {
+                for (int64_t p = 0; p < n; ++p) {
                     const Box& box = batch.changed[l][p];
                     if (y < box.y.lo || y >= box.y.hi || x < box.x.lo || x >= box.x.hi) continue;
-                    const long cell = (y - box.y.lo) * box.x.size() + x - box.x.lo;
+                    const int64_t cell = (y - box.y.lo) * box.x.size() + x - box.x.lo;
                     a[m.rows] = batch.changes[l].data() +
                                 (p * extents_[layer.operand].cells() + cell) * value.stored();
                     c[m.rows++] = out[p];
                 }
                 m.a_stride = m.rows;
-                const long cell = y * value.width + x;
+                const int64_t cell = y * value.width + x;
                 const bool last = cell + 1 == value.pixels();
                 if (m.rows) multiply(layer.weights[cell], nullptr, last ? nullptr : &layer.weights[cell + 1]);
             }
         }
     }
-    for (long p = 0; p < n; ++p) out[p] += offset;
+    for (int64_t p = 0; p < n; ++p) out[p] += offset;
     clamp_rows(kernels, layer.epilogue, out.data(), n, width);
 }
 
@@ -540,7 +548,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
     std::atomic<bool> cancelled = false;
     Batch batch{positions, exits, {}, {}, {}, std::vector<double>(positions.size()), cancelled};
     const auto& layers = program_->layers();
-    const long n = batch.size();
+    const int64_t n = batch.size();
     for (std::size_t l = 0; l < layers.size(); ++l) {
         const bool cells = layers[l].kind == RowLayer::kCells;
         const int v = layers[l].operand;
@@ -549,22 +557,21 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
         batch.changed.emplace_back(cells ? n : 0);
     }
     std::barrier barrier(threads_);
-    std::atomic<long> next = 0;
-    std::vector<std::atomic<long>> tasks(layers.size());
+    std::atomic<int64_t> next = 0;
+    std::vector<std::atomic<int64_t>> tasks(layers.size());
     on_threads(threads_, program_->kernels(), poll, cancelled, [&](int, const auto& guarded) {
         guarded([&] {
-            const std::size_t bytes = std::max<std::size_t>(layout_.floats * sizeof(float), 64);
-            Worker worker{{static_cast<float*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)), &std::free},
+            Worker worker{std::unique_ptr<float, Worker::Freed>(static_cast<float*>(
+                              ::operator new(layout_.floats * sizeof(float), Worker::kAlign))),
                           Scratch(layout_.scratch),
                           std::vector<Box>(program_->values().size() * layout_.chunk),
                           {},
                           {},
                           {}};
-            if (!worker.arena) throw std::bad_alloc();
             // Large chunks first, small ones to the end, so that the threads end together.
-            for (long first = next; first < n && !cancelled;) {
-                const long share = (n - first + 2 * threads_ - 1) / (2 * threads_);
-                const long last = std::min(n, first + std::clamp(share, 1L, layout_.chunk));
+            for (int64_t first = next; first < n && !cancelled;) {
+                const int64_t share = (n - first + 2 * threads_ - 1) / (2 * threads_);
+                const int64_t last = std::min(n, first + std::clamp<int64_t>(share, 1, layout_.chunk));
                 if (!next.compare_exchange_weak(first, last)) continue;
                 run_chunk(worker, batch, first, last);
                 first = next;
@@ -574,14 +581,15 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
             barrier.arrive_and_wait();
             if (layers[l].kind == RowLayer::kMean) continue;
             guarded([&] {
-                const long count = std::min(layers[l].weights[0].count(), kTasks * threads_);
-                for (long task; (task = tasks[l]++) < count && !cancelled;) run_layer(batch, l, task, count);
+                const int64_t count = std::min(layers[l].weights[0].count(), kTasks * threads_);
+                for (int64_t task; (task = tasks[l]++) < count && !cancelled;)
+                    run_layer(batch, l, task, count);
             });
         }
     });
     for (const RowExit& row : rows) {
         const RowLayer& layer = layers[row.layer];
-        for (long p = 0; p < n; ++p)
+        for (int64_t p = 0; p < n; ++p)
             std::copy_n(batch.rows[row.layer].data() + p * layer.stored(), layer.size,
                         row.out + p * layer.size);
     }
@@ -590,7 +598,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
 }
 
 std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const Layout& layout,
-                      int threads, long positions) {
+                      int threads, int64_t positions) {
     std::size_t bytes = threads * (layout.floats * sizeof(float) + layout.scratch +
                                    program.values().size() * layout.chunk * sizeof(Box));
     for (const RowLayer& layer : program.layers()) {

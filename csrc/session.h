@@ -19,8 +19,8 @@ struct Occlusion {
 // padded channels, composed of what changed and the view.
 struct Exit {
     int value;
-    const long* corners;  // (positions, 2): y, x
-    long height, width;
+    const int64_t* corners;  // (positions, 2): y, x
+    int64_t height, width;
     float* out;
 };
 
@@ -33,16 +33,16 @@ struct RowExit {
 struct Layout {
     struct Segment {
         std::size_t first, last;  // operators
-        long chunk;               // positions that go through them together
+        int64_t chunk;               // positions that go through them together
     };
     struct Place {
         std::size_t offset = 0;  // floats
-        long stride = 0;         // floats from one position to the next
-        long slots = 0;          // positions that have a place of their own
+        int64_t stride = 0;         // floats from one position to the next
+        int64_t slots = 0;          // positions that have a place of their own
     };
     std::vector<Segment> segments;
     std::vector<Place> places;  // by value
-    long chunk = 1;             // positions of all segments together
+    int64_t chunk = 1;             // positions of all segments together
     std::size_t floats = 0;
     std::size_t scratch = 0;
 };
@@ -55,7 +55,7 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
 
 // What a run over that many positions takes.
 std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const Layout& layout,
-                      int threads, long positions);
+                      int threads, int64_t positions);
 
 class Session {
   public:
@@ -92,8 +92,8 @@ class Session {
     Plane plane(int value) const;
     bool shrinks(int value) const { return !shrinks_.empty() && shrinks_[value].threshold > 0; }
     void materialise(const std::function<bool()>& poll);
-    void run_chunk(Worker& worker, Batch& batch, long first, long last) const;
-    void run_layer(Batch& batch, std::size_t layer, long task, long tasks) const;
+    void run_chunk(Worker& worker, Batch& batch, int64_t first, int64_t last) const;
+    void run_layer(Batch& batch, std::size_t layer, int64_t task, int64_t tasks) const;
 };
 
 }  // namespace krypton

@@ -8,15 +8,15 @@ namespace krypton {
 namespace {
 
 // A NaN stays too.
-bool differs(const float* a, const float* b, long channels, float threshold) {
+bool differs(const float* a, const float* b, int64_t channels, float threshold) {
     int found = 0;
-    for (long c = 0; c < channels; ++c) found |= !(std::abs(a[c] - b[c]) < threshold);
+    for (int64_t c = 0; c < channels; ++c) found |= !(std::abs(a[c] - b[c]) < threshold);
     return found;
 }
 
-double product(const float* gradient, const float* patch, const float* view, long channels) {
+double product(const float* gradient, const float* patch, const float* view, int64_t channels) {
     double sum = 0;
-    for (long c = 0; c < channels; ++c) sum += double{gradient[c]} * (double{patch[c]} - double{view[c]});
+    for (int64_t c = 0; c < channels; ++c) sum += double{gradient[c]} * (double{patch[c]} - double{view[c]});
     return sum;
 }
 
@@ -24,15 +24,15 @@ double product(const float* gradient, const float* patch, const float* view, lon
 
 Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effect) {
     const Box all = plane.box;
-    const long channels = plane.channels, width = all.x.size();
-    const auto cell = [&](long y, long x) { return (y * plane.width + x) * channels; };
-    const auto changed = [&](long y, long x) {
+    const int64_t channels = plane.channels, width = all.x.size();
+    const auto cell = [&](int64_t y, int64_t x) { return (y * plane.width + x) * channels; };
+    const auto changed = [&](int64_t y, int64_t x) {
         return patch + ((y - all.y.lo) * width + x - all.x.lo) * channels;
     };
     Box left = all;
     const auto stays = [&](Interval y, Interval x) {
-        for (long i = y.lo; i < y.hi; ++i)
-            for (long j = x.lo; j < x.hi; ++j)
+        for (int64_t i = y.lo; i < y.hi; ++i)
+            for (int64_t j = x.lo; j < x.hi; ++j)
                 if (differs(changed(i, j), plane.view + cell(i, j), channels, shrink.threshold)) return true;
         return false;
     };
@@ -45,15 +45,15 @@ Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effec
     if (left.cells() == all.cells()) return all;
 
     if (!shrink.gradient.empty())
-        for (long y = all.y.lo; y < all.y.hi; ++y)
-            for (long x = all.x.lo; x < all.x.hi; ++x) {
+        for (int64_t y = all.y.lo; y < all.y.hi; ++y)
+            for (int64_t x = all.x.lo; x < all.x.hi; ++x) {
                 const bool inside = y >= left.y.lo && y < left.y.hi && x >= left.x.lo && x < left.x.hi;
                 if (inside) continue;
                 effect += product(shrink.gradient.data() + cell(y, x), changed(y, x), plane.view + cell(y, x),
                                   channels);
             }
     float* out = patch;
-    for (long y = left.y.lo; y < left.y.hi; ++y, out += left.x.size() * channels)
+    for (int64_t y = left.y.lo; y < left.y.hi; ++y, out += left.x.size() * channels)
         std::memmove(out, changed(y, left.x.lo), left.x.size() * channels * sizeof(float));
     return left;
 }

@@ -42,19 +42,19 @@ inline Lanes clamp(Lanes x, Lanes low, Lanes high) {
 // -- matrix product --------------------------------------------------------------------------------------
 
 // `ahead`: the part of what is wanted next that this tile fetches, `lines` cache lines for every kStep sums.
-constexpr long kStep = 8;
+constexpr int64_t kStep = 8;
 
 template <int R, int V>
-void tile(const Multiply& m, long row, const float* ahead, long lines) {
+void tile(const Multiply& m, int64_t row, const float* ahead, int64_t lines) {
     Lanes sum[R][V];
     UNROLL for (int r = 0; r < R; ++r) { UNROLL for (int v = 0; v < V; ++v) sum[r][v] = Lanes{}; }
     const float* b = m.b;
-    for (long t = 0; t < m.taps; ++t) {
+    for (int64_t t = 0; t < m.taps; ++t) {
         const float* a[R];
         UNROLL for (int r = 0; r < R; ++r) a[r] = m.a[t * m.a_stride + row + r] + m.a_offset;
-        for (long k = 0; k < m.depth;) {
-            for (long i = 0; i < lines; ++i, ahead += 16) __builtin_prefetch(ahead, 0, 2);
-            const long end = k + kStep < m.depth ? k + kStep : m.depth;
+        for (int64_t k = 0; k < m.depth;) {
+            for (int64_t i = 0; i < lines; ++i, ahead += 16) __builtin_prefetch(ahead, 0, 2);
+            const int64_t end = k + kStep < m.depth ? k + kStep : m.depth;
             for (; k < end; ++k) {
                 Lanes w[V];
                 UNROLL for (int v = 0; v < V; ++v) w[v] = load(b + v * kLanes);
@@ -80,7 +80,7 @@ void tile(const Multiply& m, long row, const float* ahead, long lines) {
 }
 
 template <int R>
-void tile_of(const Multiply& m, long row, long rows, bool narrow, const float* ahead, long lines) {
+void tile_of(const Multiply& m, int64_t row, int64_t rows, bool narrow, const float* ahead, int64_t lines) {
     if (rows == R) {
         narrow ? tile<R, 1>(m, row, ahead, lines) : tile<R, kVectors>(m, row, ahead, lines);
     } else if constexpr (R > 1) {
@@ -90,17 +90,17 @@ void tile_of(const Multiply& m, long row, long rows, bool narrow, const float* a
 
 // Products that are added up in one go. A sum of such sums is far more exact than one long one, and the
 // weights of a piece stay in the first cache while all rows use them.
-constexpr long kLongestSum = 96;
+constexpr int64_t kLongestSum = 96;
 
 void multiply_piece(const Multiply& m) {
     const bool narrow = m.columns <= kLanes;
     // Tiles of about one height: a last tile of one row would run at a fraction of the speed.
-    const long tiles = (m.rows + kTile - 1) / kTile;
-    const long steps = m.taps * ((m.depth + kStep - 1) / kStep);
-    const long all = m.next ? m.taps * m.depth * kPanel / 16 : 0;
-    const long lines = (all + tiles * steps - 1) / (tiles * steps);
-    for (long i = 0; i < tiles; ++i) {
-        const long row = i * m.rows / tiles;
+    const int64_t tiles = (m.rows + kTile - 1) / kTile;
+    const int64_t steps = m.taps * ((m.depth + kStep - 1) / kStep);
+    const int64_t all = m.next ? m.taps * m.depth * kPanel / 16 : 0;
+    const int64_t lines = (all + tiles * steps - 1) / (tiles * steps);
+    for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t row = i * m.rows / tiles;
         tile_of<kTile>(m, row, (i + 1) * m.rows / tiles - row, narrow,
                        m.next ? m.next + i * steps * lines * 16 : nullptr, lines);
     }
@@ -108,11 +108,11 @@ void multiply_piece(const Multiply& m) {
 
 void multiply(const Multiply& m) {
     // Pieces of one tap, or of several whole ones.
-    const long taps = m.depth < kLongestSum ? kLongestSum / m.depth : 1;
-    const long parts = (m.depth + kLongestSum - 1) / kLongestSum;
-    for (long t = 0; t < m.taps; t += taps) {
-        for (long i = 0; i < parts; ++i) {
-            const long k = i * m.depth / parts, offset = (t * m.depth + k) * kPanel;
+    const int64_t taps = m.depth < kLongestSum ? kLongestSum / m.depth : 1;
+    const int64_t parts = (m.depth + kLongestSum - 1) / kLongestSum;
+    for (int64_t t = 0; t < m.taps; t += taps) {
+        for (int64_t i = 0; i < parts; ++i) {
+            const int64_t k = i * m.depth / parts, offset = (t * m.depth + k) * kPanel;
             const bool first = t == 0 && i == 0, last = t + taps >= m.taps && i + 1 == parts;
             Multiply piece = m;
             piece.taps = t + taps < m.taps ? taps : m.taps - t;
@@ -283,7 +283,7 @@ template <int KY, int KX>
 void winograd_input(const WinogradInput& w) {
     using Y = Axis<KY>;
     using X = Axis<KX>;
-    for (long c = 0; c < w.channels; c += kLanes) {
+    for (int64_t c = 0; c < w.channels; c += kLanes) {
         Lanes half[X::kPoints][Y::kPoints];
         UNROLL for (int i = 0; i < Y::kPoints; ++i) {
             Lanes d[X::kPoints], v[X::kPoints];
@@ -304,7 +304,7 @@ void winograd_output(const WinogradOutput& w) {
     using Y = Axis<KY>;
     using X = Axis<KX>;
     const Lanes low = splat(w.low), high = splat(w.high);
-    for (long c = 0; c < w.channels; c += kLanes) {
+    for (int64_t c = 0; c < w.channels; c += kLanes) {
         Lanes half[Y::kOutputs][X::kPoints];
         UNROLL for (int j = 0; j < X::kPoints; ++j) {
             Lanes m[Y::kPoints], y[Y::kOutputs];
@@ -330,13 +330,13 @@ void winograd_output(const WinogradOutput& w) {
 // -- depthwise convolution and pooling -------------------------------------------------------------------
 
 template <int R>
-void depthwise_rows(const Depthwise& d, long row) {
+void depthwise_rows(const Depthwise& d, int64_t row) {
     const Lanes low = splat(d.low), high = splat(d.high);
-    for (long c = 0; c < d.channels; c += kLanes) {
+    for (int64_t c = 0; c < d.channels; c += kLanes) {
         Lanes sum[R];
         const Lanes bias = load(d.bias + c);
         UNROLL for (int r = 0; r < R; ++r) sum[r] = bias;
-        for (long t = 0; t < d.taps; ++t) {
+        for (int64_t t = 0; t < d.taps; ++t) {
             const Lanes w = load(d.weight + t * d.channels + c);
             const float* const* pixels = d.pixels + t * d.stride + row;
             UNROLL for (int r = 0; r < R; ++r) sum[r] += load(pixels[r] + c) * w;
@@ -350,22 +350,22 @@ void depthwise_rows(const Depthwise& d, long row) {
 }
 
 void depthwise(const Depthwise& d) {
-    long row = 0;
+    int64_t row = 0;
     for (; row + 4 <= d.rows; row += 4) depthwise_rows<4>(d, row);
     for (; row < d.rows; ++row) depthwise_rows<1>(d, row);
 }
 
 void pool(const Pooling& p) {
-    for (long row = 0; row < p.rows; ++row) {
-        for (long c = 0; c < p.channels; c += kLanes) {
+    for (int64_t row = 0; row < p.rows; ++row) {
+        for (int64_t c = 0; c < p.channels; c += kLanes) {
             Lanes x = load(p.pixels[row] + c);
             if (p.scale) {
-                for (long t = 1; t < p.taps; ++t) x += load(p.pixels[t * p.stride + row] + c);
+                for (int64_t t = 1; t < p.taps; ++t) x += load(p.pixels[t * p.stride + row] + c);
                 x *= p.scale[row];
             } else {
-                for (long t = 1; t < p.taps; ++t) {
+                for (int64_t t = 1; t < p.taps; ++t) {
                     const Lanes y = load(p.pixels[t * p.stride + row] + c);
-                    x = (y > x) | (y != y) ? y : x;
+                    x = ((y > x) | (y != y)) ? y : x;
                 }
             }
             store(p.out[row] + c, x);
@@ -452,7 +452,7 @@ inline Lanes apply(Lanes x, float parameter) {
 template <int F>
 void activate_by(const Activate& a) {
     if (a.function == F) {
-        for (long i = 0; i < a.count; i += kLanes) store(a.x + i, apply<F>(load(a.x + i), a.parameter));
+        for (int64_t i = 0; i < a.count; i += kLanes) store(a.x + i, apply<F>(load(a.x + i), a.parameter));
     } else if constexpr (F + 1 < kFunctions) {
         activate_by<F + 1>(a);
     }
@@ -463,8 +463,8 @@ void activate(const Activate& a) { activate_by<kSigmoid>(a); }
 template <int OPERATION>  // one more than all: just a
 void combine_rows(const Combine& o) {
     const Lanes low = splat(o.low), high = splat(o.high);
-    for (long row = 0; row < o.rows; ++row) {
-        for (long c = 0; c < o.channels; c += kLanes) {
+    for (int64_t row = 0; row < o.rows; ++row) {
+        for (int64_t c = 0; c < o.channels; c += kLanes) {
             Lanes x = load(o.a[row] + c);
             if (OPERATION == kAdd) x += load(o.b[row] + c);
             if (OPERATION == kSubtract) x -= load(o.b[row] + c);
@@ -491,28 +491,28 @@ inline float total(Lanes x) {
 }
 
 void layer_norm(const LayerNorm& n) {
-    for (long row = 0; row < n.rows; ++row) {
+    for (int64_t row = 0; row < n.rows; ++row) {
         const float* in = n.in[row];
         float* out = n.out[row];
-        const long whole = n.channels / kLanes * kLanes;
+        const int64_t whole = n.channels / kLanes * kLanes;
         Lanes sums{};
-        for (long c = 0; c < whole; c += kLanes) sums += load(in + c);
+        for (int64_t c = 0; c < whole; c += kLanes) sums += load(in + c);
         float sum = total(sums);
-        for (long c = whole; c < n.channels; ++c) sum += in[c];
+        for (int64_t c = whole; c < n.channels; ++c) sum += in[c];
         const float mean = sum / static_cast<float>(n.channels);
         Lanes squares{};
-        for (long c = 0; c < whole; c += kLanes) {
+        for (int64_t c = 0; c < whole; c += kLanes) {
             const Lanes d = load(in + c) - mean;
             squares += d * d;
         }
         float square = total(squares);
-        for (long c = whole; c < n.channels; ++c) square += (in[c] - mean) * (in[c] - mean);
+        for (int64_t c = whole; c < n.channels; ++c) square += (in[c] - mean) * (in[c] - mean);
         const float scale = 1.0f / __builtin_sqrtf(square / static_cast<float>(n.channels) + n.epsilon);
-        for (long c = 0; c < n.channels; ++c) {
+        for (int64_t c = 0; c < n.channels; ++c) {
             const float x = (in[c] - mean) * scale;
             out[c] = x * (n.weight ? n.weight[c] : 1.0f) + (n.bias ? n.bias[c] : 0.0f);
         }
-        for (long c = n.channels; c < n.stored; ++c) out[c] = 0.0f;
+        for (int64_t c = n.channels; c < n.stored; ++c) out[c] = 0.0f;
     }
 }
 

@@ -5,9 +5,11 @@
 // shared view, padding) was settled when the pointers were made.
 #pragma once
 
+#include <stdint.h>
+
 namespace krypton {
 
-constexpr long kChannelStep = 16;
+constexpr int64_t kChannelStep = 16;
 
 // Interpolation points of one axis of a Winograd transform, in the order in which weights are stored.
 // A kernel of `taps` cells produces `outputs` cells of `points` products (Winograd F(outputs, taps)).
@@ -36,51 +38,51 @@ constexpr AxisShape kAxisShapes[kWinogradAxes] = {
 
 // rows x depth times depth x columns, over several taps: c = clamp(sum a * b + bias + residual).
 struct Multiply {
-    long rows;
-    long taps;
-    long depth;                // channels of one tap
+    int64_t rows;
+    int64_t taps;
+    int64_t depth;                // channels of one tap
     const float* const* a;     // (taps, a_stride): pixels
-    long a_stride;             // at least rows
-    long a_offset;             // first channel
+    int64_t a_stride;             // at least rows
+    int64_t a_offset;             // first channel
     const float* b;            // (taps, depth, panel)
     const float* next;         // as large as b, wanted next: fetched into the cache meanwhile; or null
-    long columns;              // of the panel that exist: a multiple of kChannelStep, or the whole panel
-    float* const* c;           // (rows): pixels
-    long c_offset;             // first channel
-    const float* bias;         // (panel), or null to add to what c holds
+    int64_t columns;  // of the panel that exist: a multiple of kChannelStep, or the whole panel
+    float* const* c;  // (rows): pixels
+    int64_t c_offset;  // first channel
+    const float* bias;  // (panel), or null to add to what c holds
     const float* const* residual;  // (rows) pixels added before clamping, or null
-    float low, high;           // clamp
+    float low, high;  // clamp
 };
 
 // One Winograd tile: pixels in, transformed pixels out (or back).
 struct WinogradInput {
     const float* const* pixels;  // top left of the tile
-    long pixel_stride;           // pointers to the next row
-    float* const* out;           // (points of y, points of x): pixels
-    long channels;
+    int64_t pixel_stride;  // pointers to the next row
+    float* const* out;  // (points of y, points of x): pixels
+    int64_t channels;
 };
 
 struct WinogradOutput {
-    const float* const* in;          // (points of y, points of x): pixels
-    float* out;                      // top left of the tile
-    long out_stride;                 // floats to the next row
-    long channels;                   // also floats to the next pixel
-    int rows, columns;               // of the tile that exist
-    const float* bias;               // (channels)
-    const float* const* residual;    // top left of the tile, or null
-    long residual_stride;            // pointers to the next row
+    const float* const* in;  // (points of y, points of x): pixels
+    float* out;  // top left of the tile
+    int64_t out_stride;  // floats to the next row
+    int64_t channels;  // also floats to the next pixel
+    int rows, columns;  // of the tile that exist
+    const float* bias;  // (channels)
+    const float* const* residual;  // top left of the tile, or null
+    int64_t residual_stride;  // pointers to the next row
     float low, high;
 };
 
 // out[row] = clamp(sum over taps of pixels * weight + bias), channel by channel.
 struct Depthwise {
-    long rows;
-    long taps;
-    long channels;
+    int64_t rows;
+    int64_t taps;
+    int64_t channels;
     const float* const* pixels;  // (taps, stride)
-    long stride;                 // at least rows
-    const float* weight;         // (taps, channels)
-    const float* bias;           // (channels)
+    int64_t stride;  // at least rows
+    const float* weight;  // (taps, channels)
+    const float* bias;  // (channels)
     const float* const* residual;
     float* const* out;
     float low, high;
@@ -88,12 +90,12 @@ struct Depthwise {
 
 // Maximum over taps, or their sum times scale[row].
 struct Pooling {
-    long rows;
-    long taps;
-    long channels;
+    int64_t rows;
+    int64_t taps;
+    int64_t channels;
     const float* const* pixels;  // (taps, stride)
-    long stride;                 // at least rows
-    const float* scale;          // (rows), or null for the maximum
+    int64_t stride;  // at least rows
+    const float* scale;  // (rows), or null for the maximum
     float* const* out;
 };
 
@@ -116,7 +118,7 @@ struct Activate {
     Function function;
     float parameter;
     float* x;
-    long count;
+    int64_t count;
 };
 
 enum Arithmetic : int { kAdd, kSubtract, kMultiply };
@@ -124,8 +126,8 @@ enum Arithmetic : int { kAdd, kSubtract, kMultiply };
 // out = clamp((a op b) * scale + shift), pixel by pixel; scale and shift by channel, or null.
 struct Combine {
     Arithmetic arithmetic;
-    long rows;
-    long channels;
+    int64_t rows;
+    int64_t channels;
     const float* const* a;
     const float* const* b;  // null: just a
     const float* scale;
@@ -136,20 +138,20 @@ struct Combine {
 
 // Over the first `channels` of every pixel; those up to `stored` become 0.
 struct LayerNorm {
-    long rows;
-    long channels;
-    long stored;
+    int64_t rows;
+    int64_t channels;
+    int64_t stored;
     float epsilon;
     const float* weight;  // or null
-    const float* bias;    // or null
+    const float* bias;  // or null
     const float* const* in;
     float* const* out;
 };
 
 struct Kernels {
     const char* name;
-    long panel;  // columns of b that are stored together
-    long tile;   // rows of c that are computed together
+    int64_t panel;  // columns of b that are stored together
+    int64_t tile;  // rows of c that are computed together
     void (*multiply)(const Multiply&);
     // By axis kinds of y and x; null where nobody asked for it.
     void (*winograd_input[kWinogradAxes][kWinogradAxes])(const WinogradInput&);

@@ -25,7 +25,7 @@ T* at(Pointer pointer) {
     return reinterpret_cast<T*>(pointer);
 }
 
-Boxes boxes(const Sizes& sizes, long copies, long first = 0) {
+Boxes boxes(const Sizes& sizes, int64_t copies, int64_t first = 0) {
     Boxes out{{}, copies, first};
     std::copy(sizes.begin(), sizes.end(), out.box.sizes);
     return out;
@@ -69,8 +69,8 @@ NB_MODULE(_cuda, m) {
 
     m.def(
         "compose",
-        [](const Cells& cells, const Reads& reads, const Sizes& box, long copies, Pointer out, long pitch,
-           long columns, float fill, bool overlay, Element element, Pointer stream) {
+        [](const Cells& cells, const Reads& reads, const Sizes& box, int64_t copies, Pointer out,
+           int64_t pitch, int64_t columns, float fill, bool overlay, Element element, Pointer stream) {
             compose(cells, reads.data(), boxes(box, copies), {}, {at<void>(out), pitch}, columns, fill,
                     overlay, element, at<void>(stream));
         },
@@ -79,7 +79,7 @@ NB_MODULE(_cuda, m) {
     m.def(
         "unfold",
         [](const Cells& cells, const Reads& reads, const Sizes& kernel, const Sizes& steps, const Sizes& box,
-           long first, long copies, Pointer out, long columns, Element element, Pointer stream) {
+           int64_t first, int64_t copies, Pointer out, int64_t columns, Element element, Pointer stream) {
             Taps taps{boxes(kernel, 1).box, {steps[0], steps[1], steps[2]}};
             compose(cells, reads.data(), boxes(box, copies, first), taps, {at<void>(out), columns}, columns,
                     0, false, element, at<void>(stream));
@@ -88,8 +88,8 @@ NB_MODULE(_cuda, m) {
         "element"_a, "stream"_a);
     m.def(
         "finish",
-        [](Pointer x, long columns, Pointer bias, const std::optional<Cells>& residual, const Reads& reads,
-           const Sizes& box, long copies, Function function, float low, float high, Element element,
+        [](Pointer x, int64_t columns, Pointer bias, const std::optional<Cells>& residual, const Reads& reads,
+           const Sizes& box, int64_t copies, Function function, float low, float high, Element element,
            Pointer stream) {
             finish(at<void>(x), columns, at<float>(bias), residual ? &*residual : nullptr, reads.data(),
                    boxes(box, copies), function, low, high, element, at<void>(stream));
@@ -99,8 +99,8 @@ NB_MODULE(_cuda, m) {
     m.def(
         "pool",
         [](const Cells& cells, const Reads& reads, const Sizes& kernel,
-           const std::array<Pointer, kAxes>& divisors, bool maximum, const Sizes& box, long copies,
-           Pointer out, long columns, Element element, Pointer stream) {
+           const std::array<Pointer, kAxes>& divisors, bool maximum, const Sizes& box, int64_t copies,
+           Pointer out, int64_t columns, Element element, Pointer stream) {
             const float* by_axis[kAxes];
             for (int k = 0; k < kAxes; ++k) by_axis[k] = at<float>(divisors[k]);
             pool(cells, reads.data(), kernel.data(), by_axis, maximum, boxes(box, copies), at<void>(out),
@@ -110,8 +110,8 @@ NB_MODULE(_cuda, m) {
         "columns"_a, "element"_a, "stream"_a);
     m.def(
         "shrink",
-        [](const Cells& cells, const Sizes& box, long copies, long columns, float threshold, Pointer gradient,
-           Pointer marks, Pointer left, Pointer effect, Element element, Pointer stream) {
+        [](const Cells& cells, const Sizes& box, int64_t copies, int64_t columns, float threshold,
+           Pointer gradient, Pointer marks, Pointer left, Pointer effect, Element element, Pointer stream) {
             shrink(cells, boxes(box, copies), columns, threshold, at<void>(gradient), at<int>(marks),
                    at<int>(left), at<double>(effect), element, at<void>(stream));
         },

@@ -34,7 +34,7 @@ struct Read {
     const int* sources = nullptr;  // by output: the cell that is moved there, or -1; null for a window
 
     // Cell number `i` of those that the box of `copy` reads; outside the operand where there is none.
-    KRYPTON_HD int cell(long copy, int i) const {
+    KRYPTON_HD int cell(int64_t copy, int i) const {
         const int first = start ? start[copy] : 0;
         if (sources) return sources[first + i];
         return static_cast<int>(first_read(first, stride, padding)) + dilation * i;
@@ -45,13 +45,13 @@ enum class Where { kView, kPatch, kOutside };
 
 struct Place {
     Where where;
-    long row;
+    int64_t row;
 };
 
 // Where cell `at` of `copy` lies.
-KRYPTON_HD inline Place locate(const Cells& cells, long copy, const int* at) {
+KRYPTON_HD inline Place locate(const Cells& cells, int64_t copy, const int* at) {
     bool changed = cells.patch != nullptr;
-    long in_view = 0, in_patch = cells.place ? cells.place[copy] : copy;
+    int64_t in_view = 0, in_patch = cells.place ? cells.place[copy] : copy;
     for (int k = 0; k < kAxes; ++k) {
         const Axis& axis = cells.axes[k];
         if (at[k] < 0 || at[k] >= axis.size) return {Where::kOutside, 0};
@@ -68,10 +68,10 @@ KRYPTON_HD inline Place locate(const Cells& cells, long copy, const int* at) {
 struct Box3 {
     int sizes[kAxes] = {1, 1, 1};
 
-    KRYPTON_HD long cells() const { return static_cast<long>(sizes[0]) * sizes[1] * sizes[2]; }
+    KRYPTON_HD int64_t cells() const { return static_cast<int64_t>(sizes[0]) * sizes[1] * sizes[2]; }
     // Which box a row is in, and its coordinates there.
-    KRYPTON_HD long split(long row, int* at) const {
-        const long copy = row / cells();
+    KRYPTON_HD int64_t split(int64_t row, int* at) const {
+        const int64_t copy = row / cells();
         int rest = static_cast<int>(row - copy * cells());  // divisions of 32 bits are much faster on a GPU
         for (int k = kAxes - 1; k >= 0; --k) {
             at[k] = rest % sizes[k];
@@ -96,29 +96,29 @@ struct Compose {
     Cells from;
     Read reads[kAxes];  // of the first tap
     Box3 box;
-    long first;  // copy
+    int64_t first;  // copy
     Taps taps;
     char* out;
-    long pitch;  // units from one cell of `out` to the next
-    long columns;  // units of a cell
+    int64_t pitch;  // units from one cell of `out` to the next
+    int64_t columns;  // units of a cell
     Unit fill;
     bool overlay;  // leave what has no source as it is
 
-    KRYPTON_HD void operator()(long row, int lane, int lanes) const {
+    KRYPTON_HD void operator()(int64_t row, int lane, int lanes) const {
         int at[kAxes], tap[kAxes] = {0, 0, 0};
-        const long cell = taps.box.cells() > 1 ? taps.box.split(row, tap) : row;
-        const long copy = first + box.split(cell, at);
+        const int64_t cell = taps.box.cells() > 1 ? taps.box.split(row, tap) : row;
+        const int64_t copy = first + box.split(cell, at);
         for (int k = 0; k < kAxes; ++k) at[k] = reads[k].cell(copy, at[k]) + taps.steps[k] * tap[k];
         const Place place = locate(from, copy, at);
         Unit* to = reinterpret_cast<Unit*>(out) + row * pitch;
         if (place.where == Where::kOutside) {
             if (overlay) return;
-            for (long c = lane; c < columns; c += lanes) to[c] = fill;
+            for (int64_t c = lane; c < columns; c += lanes) to[c] = fill;
             return;
         }
         const char* base = place.where == Where::kPatch ? from.patch : from.view;
         const Unit* source = reinterpret_cast<const Unit*>(base) + place.row * columns;
-        for (long c = lane; c < columns; c += lanes) to[c] = source[c];
+        for (int64_t c = lane; c < columns; c += lanes) to[c] = source[c];
     }
 };
 
@@ -141,7 +141,7 @@ KRYPTON_HD inline float activated(Function function, float x, float low, float h
 template <typename T>
 struct Finish {
     T* x;
-    long columns;
+    int64_t columns;
     const float* bias;  // by column, or null
     bool adds;
     Cells residual;
@@ -150,18 +150,18 @@ struct Finish {
     Function function;
     float low, high;
 
-    KRYPTON_HD void operator()(long row, int lane, int lanes) const {
+    KRYPTON_HD void operator()(int64_t row, int lane, int lanes) const {
         const T* other = nullptr;
         if (adds) {
             int at[kAxes];
-            const long copy = box.split(row, at);
+            const int64_t copy = box.split(row, at);
             for (int k = 0; k < kAxes; ++k) at[k] = reads[k].cell(copy, at[k]);
             const Place place = locate(residual, copy, at);
             const char* base = place.where == Where::kPatch ? residual.patch : residual.view;
             other = reinterpret_cast<const T*>(base) + place.row * columns;
         }
         T* mine = x + row * columns;
-        for (long c = lane; c < columns; c += lanes) {
+        for (int64_t c = lane; c < columns; c += lanes) {
             float sum = to_float(mine[c]);
             if (bias) sum += bias[c];
             if (other) sum += to_float(other[c]);
@@ -181,11 +181,11 @@ struct Pool {
     bool maximum;
     Box3 box;
     T* out;
-    long columns;
+    int64_t columns;
 
-    KRYPTON_HD void operator()(long row, int lane, int lanes) const {
+    KRYPTON_HD void operator()(int64_t row, int lane, int lanes) const {
         int box_cell[kAxes];
-        const long copy = box.split(row, box_cell);
+        const int64_t copy = box.split(row, box_cell);
         float divisor = 1;
         int first[kAxes];
         for (int k = 0; k < kAxes; ++k) {
@@ -194,7 +194,7 @@ struct Pool {
             if (!maximum && divisors[k]) divisor *= divisors[k][output];
         }
         T* to = out + row * columns;
-        for (long c = lane; c < columns; c += lanes * kAtOnce) {
+        for (int64_t c = lane; c < columns; c += lanes * kAtOnce) {
             float total[kAtOnce];
             for (float& x : total) x = maximum ? -INFINITY : 0;
             int at[kAxes];
@@ -238,23 +238,23 @@ template <typename T>
 struct Mark {
     Cells cells;
     Box3 box;  // of the patch
-    long columns;
+    int64_t columns;
     float threshold;
     int* marks;
 
-    KRYPTON_HD void operator()(long row, int lane, int lanes) const {
+    KRYPTON_HD void operator()(int64_t row, int lane, int lanes) const {
         int offset[kAxes], at[kAxes];
-        const long copy = box.split(row, offset);
+        const int64_t copy = box.split(row, offset);
         for (int k = 0; k < kAxes; ++k)
             at[k] = (cells.axes[k].start ? cells.axes[k].start[copy] : 0) + offset[k];
         const Place place = locate(cells, copy, at);
         if (place.where != Where::kPatch) return;
         const T* now = reinterpret_cast<const T*>(cells.patch) + place.row * columns;
-        long in_view = 0;
+        int64_t in_view = 0;
         for (int k = 0; k < kAxes; ++k) in_view = in_view * cells.axes[k].size + at[k];
         const T* before = reinterpret_cast<const T*>(cells.view) + in_view * columns;
         bool stays = false;  // not smaller: NaN stays too
-        for (long c = lane; c < columns; c += lanes)
+        for (int64_t c = lane; c < columns; c += lanes)
             stays = stays || !(fabsf(to_float(now[c]) - to_float(before[c])) < threshold);
         if (!stays) return;
         int* mine = marks + copy * (box.sizes[0] + box.sizes[1] + box.sizes[2]);
@@ -271,7 +271,7 @@ struct Bounds {
     const int* marks;
     int* left;
 
-    KRYPTON_HD void operator()(long copy, int lane, int) const {
+    KRYPTON_HD void operator()(int64_t copy, int lane, int) const {
         if (lane) return;
         const int* mine = marks + copy * (box.sizes[0] + box.sizes[1] + box.sizes[2]);
         for (int k = 0; k < kAxes; mine += box.sizes[k], ++k) {
@@ -290,16 +290,16 @@ template <typename T>
 struct Dropped {
     Cells cells;
     Box3 box;
-    long columns;
+    int64_t columns;
     const char* gradient;  // laid out like the view
     const int* left;
     double* effect;
 
-    KRYPTON_HD void operator()(long row, int lane, int lanes) const {
+    KRYPTON_HD void operator()(int64_t row, int lane, int lanes) const {
         int at[kAxes];
-        const long copy = box.split(row, at);
+        const int64_t copy = box.split(row, at);
         bool kept = true;
-        long in_view = 0;
+        int64_t in_view = 0;
         for (int k = 0; k < kAxes; ++k) {
             at[k] += cells.axes[k].start ? cells.axes[k].start[copy] : 0;
             const int* side = left + (copy * kAxes + k) * 2;
@@ -312,7 +312,7 @@ struct Dropped {
             const T* now = reinterpret_cast<const T*>(cells.patch) + place.row * columns;
             const T* before = reinterpret_cast<const T*>(cells.view) + in_view * columns;
             const T* slope = reinterpret_cast<const T*>(gradient) + in_view * columns;
-            for (long c = lane; c < columns; c += lanes) {
+            for (int64_t c = lane; c < columns; c += lanes) {
                 const double change = static_cast<double>(to_float(now[c])) - to_float(before[c]);
                 sum += to_float(slope[c]) * change;
             }

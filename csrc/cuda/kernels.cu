@@ -22,11 +22,11 @@ struct alignas(kBytes) Unit {
     std::uint16_t halves[kBytes / 2];
 };
 
-long bytes_of(Element element) { return element == Element::kFloat ? 4 : 2; }
+int64_t bytes_of(Element element) { return element == Element::kFloat ? 4 : 2; }
 
 template <int kBytes>
 void compose_in(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
-                long bytes, long pitch, const std::uint16_t (&fill)[2], bool overlay, Stream stream) {
+                int64_t bytes, int64_t pitch, const std::uint16_t (&fill)[2], bool overlay, Stream stream) {
     Compose<Unit<kBytes>> body;
     body.from = from;
     std::copy_n(reads, kAxes, body.reads);
@@ -44,12 +44,12 @@ void compose_in(const Cells& from, const Read* reads, const Boxes& boxes, const 
 }  // namespace
 
 void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
-             long columns, float fill, bool overlay, Element element, Stream stream) {
-    const long size = bytes_of(element), bytes = columns * size, pitch = out.pitch * size;
+             int64_t columns, float fill, bool overlay, Element element, Stream stream) {
+    const int64_t size = bytes_of(element), bytes = columns * size, pitch = out.pitch * size;
     std::uint16_t halves[2];
     with(element, [&](auto kind) {
         const auto one = from_float<decltype(kind)>(fill);
-        for (long i = 0; i < 4; i += size) std::memcpy(reinterpret_cast<char*>(halves) + i, &one, size);
+        for (int64_t i = 0; i < 4; i += size) std::memcpy(reinterpret_cast<char*>(halves) + i, &one, size);
     });
     const auto address = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
     // The widest unit that everything is a multiple of.
@@ -64,7 +64,7 @@ void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Tap
     run(std::integral_constant<int, 2>{});
 }
 
-void finish(void* x, long columns, const float* bias, const Cells* residual, const Read* reads,
+void finish(void* x, int64_t columns, const float* bias, const Cells* residual, const Read* reads,
             const Boxes& boxes, Function function, float low, float high, Element element, Stream stream) {
     with(element, [&](auto kind) {
         using T = decltype(kind);
@@ -79,7 +79,7 @@ void finish(void* x, long columns, const float* bias, const Cells* residual, con
 }
 
 void pool(const Cells& from, const Read* reads, const int* kernel, const float* const* divisors, bool maximum,
-          const Boxes& boxes, void* out, long columns, Element element, Stream stream) {
+          const Boxes& boxes, void* out, int64_t columns, Element element, Stream stream) {
     with(element, [&](auto kind) {
         using T = decltype(kind);
         Pool<T> body;
@@ -95,7 +95,7 @@ void pool(const Cells& from, const Read* reads, const int* kernel, const float* 
     });
 }
 
-void shrink(const Cells& cells, const Boxes& boxes, long columns, float threshold, const void* gradient,
+void shrink(const Cells& cells, const Boxes& boxes, int64_t columns, float threshold, const void* gradient,
             int* marks, int* left, double* effect, Element element, Stream stream) {
     const int* sizes = boxes.box.sizes;
     clear(marks, static_cast<std::size_t>(boxes.copies) * (sizes[0] + sizes[1] + sizes[2]) * sizeof(int),

@@ -11,26 +11,26 @@ enum class Element : int { kFloat, kHalf, kBFloat };
 
 struct Out {
     void* data;
-    long pitch;  // elements from one cell to the next
+    int64_t pitch;  // elements from one cell to the next
 };
 
 struct Boxes {
     Box3 box;
-    long copies;
-    long first = 0;  // the number of the first copy
+    int64_t copies;
+    int64_t first = 0;  // the number of the first copy
 
-    long rows() const { return copies * box.cells(); }
+    int64_t rows() const { return copies * box.cells(); }
 };
 
 // Lengths are in elements, of `element`. Everything throws std::runtime_error where the launch fails.
 void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
-             long columns, float fill, bool overlay, Element element, Stream stream);
-void finish(void* x, long columns, const float* bias, const Cells* residual, const Read* reads,
+             int64_t columns, float fill, bool overlay, Element element, Stream stream);
+void finish(void* x, int64_t columns, const float* bias, const Cells* residual, const Read* reads,
             const Boxes& boxes, Function function, float low, float high, Element element, Stream stream);
 void pool(const Cells& from, const Read* reads, const int* kernel, const float* const* divisors, bool maximum,
-          const Boxes& boxes, void* out, long columns, Element element, Stream stream);
+          const Boxes& boxes, void* out, int64_t columns, Element element, Stream stream);
 // `marks`: room for the extents of every copy's box; `left`: (copies, axes, 2); `effect`: (copies).
-void shrink(const Cells& cells, const Boxes& boxes, long columns, float threshold, const void* gradient,
+void shrink(const Cells& cells, const Boxes& boxes, int64_t columns, float threshold, const void* gradient,
             int* marks, int* left, double* effect, Element element, Stream stream);
 
 }  // namespace krypton::cuda

@@ -12,12 +12,12 @@ namespace krypton::cuda {
 #ifdef __CUDACC__
 
 constexpr int kThreads = 256;
-constexpr long kMostBlocks = 1L << 20;  // beyond, a thread takes several rows
+constexpr int64_t kMostBlocks = 1 << 20;  // beyond, a thread takes several rows
 
 template <typename Body>
-__global__ void __launch_bounds__(kThreads) on_rows(Body body, long rows) {
-    const long step = static_cast<long>(gridDim.x) * blockDim.y;
-    for (long row = static_cast<long>(blockIdx.x) * blockDim.y + threadIdx.y; row < rows; row += step)
+__global__ void __launch_bounds__(kThreads) on_rows(Body body, int64_t rows) {
+    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+    for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row < rows; row += step)
         body(row, static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x));
 }
 
@@ -27,12 +27,12 @@ inline void check(cudaError_t error) {
 
 // `columns` is what the lanes of a row share.
 template <typename Body>
-void launch(const Body& body, long rows, long columns, Stream stream) {
+void launch(const Body& body, int64_t rows, int64_t columns, Stream stream) {
     if (rows == 0) return;
     int lanes = 1;
     while (lanes < 32 && lanes < columns) lanes *= 2;
     const int beside = kThreads / lanes;
-    const long blocks = std::min(kMostBlocks, (rows + beside - 1) / beside);
+    const int64_t blocks = std::min(kMostBlocks, (rows + beside - 1) / beside);
     on_rows<<<static_cast<unsigned>(blocks), dim3(lanes, beside), 0, static_cast<cudaStream_t>(stream)>>>(
         body, rows);
     check(cudaGetLastError());
@@ -45,8 +45,8 @@ inline void clear(void* memory, std::size_t bytes, Stream stream) {
 #else
 
 template <typename Body>
-void launch(const Body& body, long rows, long, Stream) {
-    for (long row = 0; row < rows; ++row) body(row, 0, 1);
+void launch(const Body& body, int64_t rows, int64_t, Stream) {
+    for (int64_t row = 0; row < rows; ++row) body(row, 0, 1);
 }
 
 inline void clear(void* memory, std::size_t bytes, Stream) { std::memset(memory, 0, bytes); }

@@ -18,10 +18,10 @@ struct Elements {
     cuda::Element element;
     std::vector<std::uint16_t> halves;
 
-    explicit Elements(cuda::Element kind, long count = 0, float fill = 0) : element(kind) {
-        for (long i = 0; i < count; ++i) push(fill);
+    explicit Elements(cuda::Element kind, int64_t count = 0, float fill = 0) : element(kind) {
+        for (int64_t i = 0; i < count; ++i) push(fill);
     }
-    long width() const { return element == cuda::Element::kFloat ? 2 : 1; }
+    int64_t width() const { return element == cuda::Element::kFloat ? 2 : 1; }
     void push(float x) {
         if (element == cuda::Element::kHalf) return halves.push_back(cuda::from_float<cuda::Half>(x).bits);
         if (element == cuda::Element::kBFloat)
@@ -30,7 +30,7 @@ struct Elements {
         halves.push_back(static_cast<std::uint16_t>(bits));
         halves.push_back(static_cast<std::uint16_t>(bits >> 16));
     }
-    float operator[](long i) const {
+    float operator[](int64_t i) const {
         if (element == cuda::Element::kHalf) return cuda::to_float(cuda::Half{halves[i]});
         if (element == cuda::Element::kBFloat) return cuda::to_float(cuda::BFloat{halves[i]});
         return cuda::float_of(static_cast<std::uint32_t>(halves[2 * i + 1]) << 16 | halves[2 * i]);
@@ -42,16 +42,16 @@ struct Elements {
 // A value of several copies: the kernels see view and patches, the checks see every copy's whole.
 struct Value {
     At sizes, extents;
-    long copies, columns;
+    int64_t copies, columns;
     std::vector<int> start[kAxes], lo[kAxes], hi[kAxes], place;
     Elements view, patch;
     bool changes;
 
-    Value(Random& random, const At& of, long n, long c, cuda::Element element)
+    Value(Random& random, const At& of, int64_t n, int64_t c, cuda::Element element)
         : sizes(of), copies(n), columns(c), view(element), patch(element), changes(random.chance(0.9)) {
         for (int k = 0; k < kAxes; ++k) {
             extents[k] = static_cast<int>(random.between(1, sizes[k]));
-            for (long i = 0; i < copies; ++i) {
+            for (int64_t i = 0; i < copies; ++i) {
                 const int first = static_cast<int>(random.between(0, sizes[k] - extents[k]));
                 const Interval left = random.interval(extents[k]);
                 start[k].push_back(first);
@@ -60,11 +60,11 @@ struct Value {
             }
         }
         // The copies' boxes in another order, with room between.
-        for (long i = 0; i < copies; ++i) place.push_back(static_cast<int>(2 * (copies - 1 - i)));
-        const long cells = long{extents[0]} * extents[1] * extents[2];
-        for (long i = 0; i < long{sizes[0]} * sizes[1] * sizes[2] * columns; ++i)
+        for (int64_t i = 0; i < copies; ++i) place.push_back(static_cast<int>(2 * (copies - 1 - i)));
+        const int64_t cells = int64_t{extents[0]} * extents[1] * extents[2];
+        for (int64_t i = 0; i < int64_t{sizes[0]} * sizes[1] * sizes[2] * columns; ++i)
             view.push(random.small_integer());
-        for (long i = 0; i < 2 * copies * cells * columns; ++i) patch.push(random.small_integer());
+        for (int64_t i = 0; i < 2 * copies * cells * columns; ++i) patch.push(random.small_integer());
     }
     cuda::Cells cells() const {
         cuda::Cells out{view.data(), changes ? patch.data() : nullptr, place.data(), {}};
@@ -77,13 +77,13 @@ struct Value {
             if (at[k] < 0 || at[k] >= sizes[k]) return false;
         return true;
     }
-    bool changed(long copy, const At& at) const {
+    bool changed(int64_t copy, const At& at) const {
         for (int k = 0; k < kAxes; ++k)
             if (at[k] < lo[k][copy] || at[k] >= hi[k][copy]) return false;
         return changes;
     }
-    float at(long copy, const At& at, long c) const {
-        long row = 0, in_patch = place[copy];
+    float at(int64_t copy, const At& at, int64_t c) const {
+        int64_t row = 0, in_patch = place[copy];
         for (int k = 0; k < kAxes; ++k) {
             row = row * sizes[k] + at[k];
             in_patch = in_patch * extents[k] + at[k] - start[k][copy];
@@ -100,9 +100,9 @@ At random_sizes(Random& random) {
 // visit(row, copy, at) for all cells of boxes.
 template <typename Visit>
 void for_cells(const cuda::Boxes& boxes, const Visit& visit) {
-    long row = 0;
+    int64_t row = 0;
     const int* n = boxes.box.sizes;
-    for (long copy = 0; copy < boxes.copies; ++copy)
+    for (int64_t copy = 0; copy < boxes.copies; ++copy)
         for (int i = 0; i < n[0]; ++i)
             for (int j = 0; j < n[1]; ++j)
                 for (int k = 0; k < n[2]; ++k) visit(row++, copy, At{i, j, k});
@@ -118,7 +118,7 @@ struct Steps {
         for (int k = 0; k < kAxes; ++k) {
             const int outputs = static_cast<int>(random.between(1, 12));
             boxes.box.sizes[k] = static_cast<int>(random.between(1, outputs));
-            for (long i = 0; i < of.copies; ++i)
+            for (int64_t i = 0; i < of.copies; ++i)
                 start[k].push_back(static_cast<int>(random.between(0, outputs - boxes.box.sizes[k])));
             cuda::Read& read = reads[k];
             if (random.chance(0.9))
@@ -136,7 +136,7 @@ struct Steps {
             }
         }
     }
-    At cell(long copy, const At& i) const {
+    At cell(int64_t copy, const At& i) const {
         At out;
         for (int k = 0; k < kAxes; ++k) {
             const int first = start[k][copy];
@@ -152,43 +152,43 @@ cuda::Element random_element(Random& random) {
         {cuda::Element::kFloat, cuda::Element::kHalf, cuda::Element::kBFloat});
 }
 
-long random_columns(Random& random) { return random.choice<long>({1, 2, 3, 4, 6, 8, 16, 33}); }
+int64_t random_columns(Random& random) { return random.choice<int64_t>({1, 2, 3, 4, 6, 8, 16, 33}); }
 
 void test_compose(Random& random) {
     const cuda::Element element = random_element(random);
-    const long columns = random_columns(random);
+    const int64_t columns = random_columns(random);
     const Value value(random, random_sizes(random), random.between(1, 4), columns, element);
     const Steps steps(random, value, true);
-    const long pitch = columns + random.choice<long>({0, 0, 1, 8});
+    const int64_t pitch = columns + random.choice<int64_t>({0, 0, 1, 8});
     cuda::Taps taps;
     for (int k = 0; k < kAxes && random.chance(0.5); ++k) {
         taps.box.sizes[k] = static_cast<int>(random.between(1, 3));
         taps.steps[k] = static_cast<int>(random.between(1, 3));
     }
-    const long each = taps.box.cells(), rows = steps.boxes.rows() * each;
+    const int64_t each = taps.box.cells(), rows = steps.boxes.rows() * each;
     const bool overlay = random.chance(0.3);
     const float fill = random.choice<float>({0, -INFINITY, 3});
     Elements out(element, rows * pitch, 99);
     // All copies at once, or first some and then the rest.
-    const long some = random.between(0, steps.boxes.copies), box = steps.boxes.box.cells();
-    for (const auto& [first, last] : {std::pair{0L, some}, std::pair{some, steps.boxes.copies}}) {
+    const int64_t some = random.between(0, steps.boxes.copies), box = steps.boxes.box.cells();
+    for (const auto& [first, last] : {std::pair{int64_t{0}, some}, std::pair{some, steps.boxes.copies}}) {
         cuda::Boxes part{steps.boxes.box, last - first, first};
         char* to = out.data() + first * box * each * pitch * out.width() * 2;
         cuda::compose(value.cells(), steps.reads, part, taps, {to, pitch}, columns, fill, overlay, element,
                       nullptr);
     }
-    for_cells(steps.boxes, [&](long cell, long copy, const At& i) {
-        for_cells({taps.box, 1}, [&](long tap, long, const At& t) {
+    for_cells(steps.boxes, [&](int64_t cell, int64_t copy, const At& i) {
+        for_cells({taps.box, 1}, [&](int64_t tap, int64_t, const At& t) {
             At at = steps.cell(copy, i);
             for (int k = 0; k < kAxes; ++k) at[k] += taps.steps[k] * t[k];
-            const long row = cell * each + tap;
-            for (long c = 0; c < pitch; ++c) {
+            const int64_t row = cell * each + tap;
+            for (int64_t c = 0; c < pitch; ++c) {
                 const float expected = c >= columns      ? 99.0f
                                        : value.holds(at) ? value.at(copy, at, c)
                                        : overlay         ? 99.0f
                                                          : fill;
-                check(out[row * pitch + c] == expected, "compose: row %ld column %ld is %g, not %g", row, c,
-                      static_cast<double>(out[row * pitch + c]), static_cast<double>(expected));
+                check(out[row * pitch + c] == expected, "compose: row ", row, " column ", c, " is ",
+                      out[row * pitch + c], ", not ", expected);
             }
         });
     });
@@ -205,7 +205,7 @@ double finished_by(cuda::Function function, double x, double low, double high) {
 
 void test_finish(Random& random) {
     const cuda::Element element = random_element(random);
-    const long columns = random_columns(random);
+    const int64_t columns = random_columns(random);
     const At sizes = random_sizes(random);
     const Value value(random, sizes, random.between(1, 4), columns, element);
     cuda::Boxes boxes{{}, value.copies};
@@ -213,12 +213,12 @@ void test_finish(Random& random) {
     std::vector<int> start[kAxes];
     for (int k = 0; k < kAxes; ++k) {
         boxes.box.sizes[k] = static_cast<int>(random.between(1, sizes[k]));
-        for (long i = 0; i < value.copies; ++i)
+        for (int64_t i = 0; i < value.copies; ++i)
             start[k].push_back(static_cast<int>(random.between(0, sizes[k] - boxes.box.sizes[k])));
         reads[k].start = start[k].data();
     }
     Elements x(element);
-    for (long i = 0; i < boxes.rows() * columns; ++i)
+    for (int64_t i = 0; i < boxes.rows() * columns; ++i)
         x.push(random.chance(0.02) ? NAN : random.small_integer());
     const Elements before = x;
     const std::vector<float> bias = random.integers(columns);
@@ -233,22 +233,22 @@ void test_finish(Random& random) {
     const double precision = element == cuda::Element::kFloat  ? 1e-6
                              : element == cuda::Element::kHalf ? 0x1p-11
                                                                : 0x1p-8;
-    for_cells(boxes, [&](long row, long copy, const At& i) {
+    for_cells(boxes, [&](int64_t row, int64_t copy, const At& i) {
         At at;
         for (int k = 0; k < kAxes; ++k) at[k] = start[k][copy] + i[k];
-        for (long c = 0; c < columns; ++c) {
+        for (int64_t c = 0; c < columns; ++c) {
             double sum = double{before[row * columns + c]} + (biased ? double{bias[c]} : 0.0);
             if (adds) sum += value.at(copy, at, c);
             const double expected = finished_by(function, sum, low, high), found = x[row * columns + c];
-            check(close(found, expected, precision * (1 + std::abs(expected))),
-                  "finish: row %ld column %ld is %g, not %g", row, c, found, expected);
+            check(close(found, expected, precision * (1 + std::abs(expected))), "finish: row ", row,
+                  " column ", c, " is ", found, ", not ", expected);
         }
     });
 }
 
 void test_pool(Random& random) {
     const cuda::Element element = random_element(random);
-    const long columns = random_columns(random);
+    const int64_t columns = random_columns(random);
     const Value value(random, random_sizes(random), random.between(1, 4), columns, element);
     Steps steps(random, value, false);
     const bool maximum = random.chance(0.5), global = random.chance(0.3);
@@ -263,13 +263,13 @@ void test_pool(Random& random) {
             steps.boxes.box.sizes[k] = 1;
             std::fill(steps.start[k].begin(), steps.start[k].end(), 0);
         }
-        for (int i = 0; i < 16; ++i) counts[k].push_back(static_cast<float>(1L << random.between(0, 2)));
+        for (int i = 0; i < 16; ++i) counts[k].push_back(static_cast<float>(1 << random.between(0, 2)));
         if (random.chance(0.8)) divisors[k] = counts[k].data();
     }
     Elements out(element, steps.boxes.rows() * columns);
     cuda::pool(value.cells(), steps.reads, kernel, divisors, maximum, steps.boxes, out.data(), columns,
                element, nullptr);
-    for_cells(steps.boxes, [&](long row, long copy, const At& i) {
+    for_cells(steps.boxes, [&](int64_t row, int64_t copy, const At& i) {
         double divisor = 1;
         At first;
         for (int k = 0; k < kAxes; ++k) {
@@ -277,9 +277,9 @@ void test_pool(Random& random) {
             if (divisors[k]) divisor *= counts[k][output];
             first[k] = output * steps.reads[k].stride - steps.reads[k].padding;
         }
-        for (long c = 0; c < columns; ++c) {
+        for (int64_t c = 0; c < columns; ++c) {
             double sum = 0, most = -INFINITY;
-            for_cells({{{kernel[0], kernel[1], kernel[2]}}, 1}, [&](long, long, const At& tap) {
+            for_cells({{{kernel[0], kernel[1], kernel[2]}}, 1}, [&](int64_t, int64_t, const At& tap) {
                 At at;
                 for (int k = 0; k < kAxes; ++k) at[k] = first[k] + steps.reads[k].dilation * tap[k];
                 if (!value.holds(at)) return;
@@ -288,21 +288,21 @@ void test_pool(Random& random) {
             });
             const double expected = maximum ? most : sum / divisor, found = out[row * columns + c];
             const double tolerance = element == cuda::Element::kFloat ? 1e-6 : 0x1p-8;
-            check(close(found, expected, tolerance * (1 + std::abs(expected))),
-                  "pool: row %ld column %ld is %g, not %g", row, c, found, expected);
+            check(close(found, expected, tolerance * (1 + std::abs(expected))), "pool: row ", row, " column ",
+                  c, " is ", found, ", not ", expected);
         }
     });
 }
 
 // One copy's box, as the CPU engine cuts it.
 void test_shrink(Random& random) {
-    const long columns = 8;  // so that the engine stores no more
+    const int64_t columns = 8;  // so that the engine stores no more
     const At sizes{1, static_cast<int>(random.between(1, 9)), static_cast<int>(random.between(1, 9))};
     Value value(random, sizes, random.between(1, 4), columns, cuda::Element::kFloat);
     value.changes = true;
     const float threshold = random.choice<float>({2, 6, 7, 8, 20});
     Elements gradient(cuda::Element::kFloat);
-    std::vector<float> slope = random.integers(long{sizes[1]} * sizes[2] * columns);
+    std::vector<float> slope = random.integers(int64_t{sizes[1]} * sizes[2] * columns);
     for (float g : slope) gradient.push(g);
     const cuda::Boxes boxes{{{1, value.extents[1], value.extents[2]}}, value.copies};
     std::vector<int> marks(value.copies * (1 + value.extents[1] + value.extents[2]), 5);
@@ -311,14 +311,14 @@ void test_shrink(Random& random) {
     cuda::shrink(value.cells(), boxes, columns, threshold, gradient.data(), marks.data(), left.data(),
                  effect.data(), cuda::Element::kFloat, nullptr);
     std::vector<float> view;
-    for (long i = 0; i < long{sizes[1]} * sizes[2] * columns; ++i) view.push_back(value.view[i]);
-    for (long copy = 0; copy < value.copies; ++copy) {
+    for (int64_t i = 0; i < int64_t{sizes[1]} * sizes[2] * columns; ++i) view.push_back(value.view[i]);
+    for (int64_t copy = 0; copy < value.copies; ++copy) {
         const Box box{{value.lo[1][copy], value.hi[1][copy]}, {value.lo[2][copy], value.hi[2][copy]}};
         if (box.empty() || value.lo[0][copy] >= value.hi[0][copy]) continue;
         std::vector<float> patch;
-        for (long y = box.y.lo; y < box.y.hi; ++y)
-            for (long x = box.x.lo; x < box.x.hi; ++x)
-                for (long c = 0; c < columns; ++c)
+        for (int64_t y = box.y.lo; y < box.y.hi; ++y)
+            for (int64_t x = box.x.lo; x < box.x.hi; ++x)
+                for (int64_t c = 0; c < columns; ++c)
                     patch.push_back(value.at(copy, {0, static_cast<int>(y), static_cast<int>(x)}, c));
         double expected = 0;
         const Plane plane{sizes[1], sizes[2], columns, view.data(), patch.data(), box};
@@ -328,10 +328,10 @@ void test_shrink(Random& random) {
         check(found.empty() == kept.empty() &&
                   (kept.empty() || (found.y.lo == kept.y.lo && found.y.hi == kept.y.hi &&
                                     found.x.lo == kept.x.lo && found.x.hi == kept.x.hi)),
-              "shrink: copy %ld keeps [%ld, %ld) x [%ld, %ld), not [%ld, %ld) x [%ld, %ld)", copy, found.y.lo,
-              found.y.hi, found.x.lo, found.x.hi, kept.y.lo, kept.y.hi, kept.x.lo, kept.x.hi);
-        check(close(effect[copy], expected, 1e-9), "shrink: the effect of copy %ld is %g, not %g", copy,
-              effect[copy], expected);
+              "shrink: copy ", copy, " keeps [", found.y.lo, ", ", found.y.hi, ") x [", found.x.lo, ", ",
+              found.x.hi, "), not [", kept.y.lo, ", ", kept.y.hi, ") x [", kept.x.lo, ", ", kept.x.hi, ")");
+        check(close(effect[copy], expected, 1e-9), "shrink: the effect of copy ", copy, " is ", effect[copy],
+              ", not ", expected);
     }
 }
 
@@ -341,22 +341,22 @@ void test_element(const char* name, double (*meaning)(std::uint16_t)) {
     for (int bits = 0; bits < 1 << 16; ++bits) {
         const T x{static_cast<std::uint16_t>(bits)};
         const double expected = meaning(x.bits), found = cuda::to_float(x);
-        check(close(found, expected, 0), "%s %x is %g, not %g", name, bits, found, expected);
+        check(close(found, expected, 0), name, " ", bits, " is ", found, ", not ", expected);
         if (std::isnan(expected)) {
-            check(std::isnan(cuda::to_float(cuda::from_float<T>(static_cast<float>(found)))), "%s NaN", name);
+            check(std::isnan(cuda::to_float(cuda::from_float<T>(static_cast<float>(found)))), name, " NaN");
             continue;
         }
-        check(cuda::from_float<T>(static_cast<float>(found)).bits == bits, "%s %x does not come back", name,
-              bits);
+        check(cuda::from_float<T>(static_cast<float>(found)).bits == bits, name, " ", bits,
+              " does not come back");
         const double next = meaning(static_cast<std::uint16_t>(bits + 1));
         if (std::isinf(expected) || !std::isfinite(next) || (bits & 0x7fff) == 0x7fff) continue;
         const float middle = static_cast<float>((expected + next) / 2);
         const int even = bits & 1 ? bits + 1 : bits;
-        check(cuda::from_float<T>(middle).bits == even, "%s: a tie above %x", name, bits);
-        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(expected))).bits == bits,
-              "%s: below a tie above %x", name, bits);
-        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(next))).bits == bits + 1,
-              "%s: above a tie above %x", name, bits);
+        check(cuda::from_float<T>(middle).bits == even, name, ": a tie above ", bits);
+        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(expected))).bits == bits, name,
+              ": below a tie above ", bits);
+        check(cuda::from_float<T>(std::nextafter(middle, static_cast<float>(next))).bits == bits + 1, name,
+              ": above a tie above ", bits);
     }
 }
 

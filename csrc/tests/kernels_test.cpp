@@ -10,13 +10,14 @@ namespace {
 
 constexpr double kEpsilon = 0x1p-24;  // rounding of one operation
 constexpr float kCanary = 12345.0f;
-constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNaN = std::nanf("");
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
 // Pixels in memory of their own, each as long as it must be, so that a sanitizer sees every step too far.
 class Pixels {
   public:
-    Pixels(long count, long floats, const std::function<float()>& value) {
-        for (long i = 0; i < count; ++i) {
+    Pixels(int64_t count, int64_t floats, const std::function<float()>& value) {
+        for (int64_t i = 0; i < count; ++i) {
             pixels_.emplace_back(floats);
             for (float& x : pixels_.back()) x = value();
             pointers_.push_back(pixels_.back().data());
@@ -24,8 +25,8 @@ class Pixels {
     }
     float* const* data() { return pointers_.data(); }
     const float* const* read() { return pointers_.data(); }
-    float at(long pixel, long channel) const { return pixels_[pixel][channel]; }
-    void set(long pixel, long channel, float x) { pixels_[pixel][channel] = x; }
+    float at(int64_t pixel, int64_t channel) const { return pixels_[pixel][channel]; }
+    void set(int64_t pixel, int64_t channel, float x) { pixels_[pixel][channel] = x; }
 
   private:
     std::vector<std::vector<float>> pixels_;
@@ -36,12 +37,12 @@ float clamped(float x, float low, float high) { return x < low ? low : x > high 
 
 // -- multiply ----------------------------------------------------------------------------------------------
 
-void test_multiply(const Kernels& k, Random& random, long rows, long taps, long depth, bool exact) {
+void test_multiply(const Kernels& k, Random& random, int64_t rows, int64_t taps, int64_t depth, bool exact) {
     const auto value = [&] { return exact ? random.small_integer() : random.number(); };
     const bool narrow = k.panel > kChannelStep && random.chance(0.3);
-    const long columns = narrow ? kChannelStep : k.panel;
-    const long stride = rows + random.between(0, 3), a_offset = random.between(0, 5);
-    const long c_offset = random.between(0, 2) * kChannelStep;
+    const int64_t columns = narrow ? kChannelStep : k.panel;
+    const int64_t stride = rows + random.between(0, 3), a_offset = random.between(0, 5);
+    const int64_t c_offset = random.between(0, 2) * kChannelStep;
     const bool accumulates = random.chance(0.3), has_residual = random.chance(0.3),
                clamps = random.chance(0.3);
     Pixels a(taps * stride, a_offset + depth, value), c(rows, c_offset + columns + 1, value),
@@ -67,16 +68,16 @@ void test_multiply(const Kernels& k, Random& random, long rows, long taps, long 
     m.low = clamps ? -1.5f : -kInfinity;
     m.high = clamps ? 2.5f : kInfinity;
     k.multiply(m);
-    for (long r = 0; r < rows; ++r) {
-        for (long n = 0; n < c_offset + columns + 1; ++n) {
-            const long column = n - c_offset;
+    for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t n = 0; n < c_offset + columns + 1; ++n) {
+            const int64_t column = n - c_offset;
             if (column < 0 || column >= columns) {
-                check(c.at(r, n) == before.at(r, n), "%s multiply writes beside its columns", k.name);
+                check(c.at(r, n) == before.at(r, n), k.name, " multiply writes beside its columns");
                 continue;
             }
             double sum = accumulates ? before.at(r, n) : bias[column], size = std::abs(sum);
-            for (long t = 0; t < taps; ++t)
-                for (long d = 0; d < depth; ++d) {
+            for (int64_t t = 0; t < taps; ++t)
+                for (int64_t d = 0; d < depth; ++d) {
                     const double product =
                         double{a.at(t * stride + r, a_offset + d)} * b[(t * depth + d) * k.panel + column];
                     sum += product;
@@ -86,22 +87,21 @@ void test_multiply(const Kernels& k, Random& random, long rows, long taps, long 
             // Half of what naive summation could lose: the kernel sums in parts.
             const double tolerance =
                 exact ? 0 : kEpsilon * (size + 4) * (4 + std::min<double>(0.5 * taps * depth, 110));
-            check(close(c.at(r, n), finished(sum, {m.low, m.high, kIdentity, 0}), tolerance),
-                  "%s multiply rows=%ld taps=%ld depth=%ld columns=%ld: row %ld column %ld is %.9g, not %.9g "
-                  "(tolerance %.2g)",
-                  k.name, rows, taps, depth, columns, r, column, c.at(r, n), sum, tolerance);
+            check(close(c.at(r, n), finished(sum, {m.low, m.high, kIdentity, 0}), tolerance), k.name,
+                  " multiply rows=", rows, " taps=", taps, " depth=", depth, " columns=", columns, ": row ",
+                  r, " column ", column, " is ", c.at(r, n), ", not ", sum, " (tolerance ", tolerance, ")");
         }
     }
 }
 
 void test_multiplies(const Kernels& k, Random& random) {
-    for (long rows = 1; rows <= 40; ++rows)
+    for (int64_t rows = 1; rows <= 40; ++rows)
         for (int i = 0; i < 6; ++i)
-            test_multiply(k, random, rows, random.choice<long>({1, 1, 2, 3, 9}), random.between(1, 40),
+            test_multiply(k, random, rows, random.choice<int64_t>({1, 1, 2, 3, 9}), random.between(1, 40),
                           i % 2);
-    for (long depth : {1, 2, 7, 95, 96, 97, 191, 193, 769, 1000})
-        for (long taps : {1, 2, 9}) test_multiply(k, random, random.between(1, 14), taps, depth, true);
-    for (long depth : {512, 1111}) test_multiply(k, random, 13, 9, depth, false);
+    for (int64_t depth : {1, 2, 7, 95, 96, 97, 191, 193, 769, 1000})
+        for (int64_t taps : {1, 2, 9}) test_multiply(k, random, random.between(1, 14), taps, depth, true);
+    for (int64_t depth : {512, 1111}) test_multiply(k, random, 13, 9, depth, false);
 }
 
 // -- Winograd ----------------------------------------------------------------------------------------------
@@ -138,9 +138,10 @@ std::vector<std::vector<double>> factors_of(WinogradAxis kind) {
 
 void test_winograd(const Kernels& k, Random& random, WinogradAxis ky, WinogradAxis kx) {
     const AxisShape &y = kAxisShapes[ky], &x = kAxisShapes[kx];
-    const long channels = random.choice<long>({16, 32, 48});
-    const int rows = random.between(1, y.outputs), columns = random.between(1, x.outputs);
-    const long stride = x.points + random.between(0, 3), out_stride = channels * (columns + 1);
+    const int64_t channels = random.choice<int64_t>({16, 32, 48});
+    const int rows = static_cast<int>(random.between(1, y.outputs));
+    const int columns = static_cast<int>(random.between(1, x.outputs));
+    const int64_t stride = x.points + random.between(0, 3), out_stride = channels * (columns + 1);
     const auto value = [&] { return random.number(); };
     Pixels in(y.points * stride, channels, value), between(y.points * x.points, channels, value);
     k.winograd_input[ky][kx]({in.read(), stride, between.data(), channels});
@@ -153,21 +154,21 @@ void test_winograd(const Kernels& k, Random& random, WinogradAxis ky, WinogradAx
             double factor = 0;
             for (int s = 0; s < y.taps; ++s)
                 for (int t = 0; t < x.taps; ++t) factor += kernel[s * x.taps + t] * fy[s] * fx[t];
-            for (long c = 0; c < channels; ++c)
+            for (int64_t c = 0; c < channels; ++c)
                 between.set(i * x.points + j, c,
                             between.at(i * x.points + j, c) * static_cast<float>(factor));
         }
     const bool has_residual = random.chance(0.5), clamps = random.chance(0.3);
-    const long residual_stride = columns + random.between(0, 2);
+    const int64_t residual_stride = columns + random.between(0, 2);
     Pixels residual(rows * residual_stride, channels, value);
     const std::vector<float> bias = random.numbers(channels);
     std::vector<float> out(rows * out_stride, kCanary);
     const float low = clamps ? -2.0f : -kInfinity, high = clamps ? 3.0f : kInfinity;
     k.winograd_output[ky][kx]({between.read(), out.data(), out_stride, channels, rows, columns, bias.data(),
                                has_residual ? residual.read() : nullptr, residual_stride, low, high});
-    for (long i = 0; i < rows; ++i) {
-        for (long j = 0; j < columns; ++j)
-            for (long c = 0; c < channels; ++c) {
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < columns; ++j)
+            for (int64_t c = 0; c < channels; ++c) {
                 double sum = bias[c], size = 1;
                 for (int s = 0; s < y.taps; ++s)
                     for (int t = 0; t < x.taps; ++t) {
@@ -180,13 +181,12 @@ void test_winograd(const Kernels& k, Random& random, WinogradAxis ky, WinogradAx
                 const float found = out[i * out_stride + j * channels + c];
                 check(close(found, finished(sum, {low, high, kIdentity, 0}),
                             (std::max(y.taps, x.taps) > 5 ? 256 : 64) * kEpsilon * size),
-                      "%s winograd F(%d,%d)x(%d,%d): cell %ld,%ld channel %ld is %.9g, not %.9g: off by %.1f "
-                      "units",
-                      k.name, y.outputs, y.taps, x.outputs, x.taps, i, j, c, found, sum,
-                      std::abs(found - sum) / size / kEpsilon);
+                      k.name, " winograd F(", y.outputs, ",", y.taps, ")x(", x.outputs, ",", x.taps,
+                      "): cell ", i, ",", j, " channel ", c, " is ", found, ", not ", sum, ": off by ",
+                      std::abs(found - sum) / size / kEpsilon, " units");
             }
-        for (long n = columns * channels; n < out_stride; ++n)
-            check(out[i * out_stride + n] == kCanary, "%s winograd writes beside its tile", k.name);
+        for (int64_t n = columns * channels; n < out_stride; ++n)
+            check(out[i * out_stride + n] == kCanary, k.name, " winograd writes beside its tile");
     }
 }
 
@@ -197,8 +197,8 @@ void test_winograds(const Kernels& k, Random& random) {
             const bool strided = halves(static_cast<WinogradAxis>(ky));
             const bool wanted = strided == halves(static_cast<WinogradAxis>(kx)) &&
                                 (ty == tx ? ty == 3 || ty == 5 : !strided && (ty == 1 || tx == 1));
-            check(!wanted == !k.winograd_input[ky][kx] && !wanted == !k.winograd_output[ky][kx],
-                  "%s: the table %s winograd for kernels of %dx%d", k.name, wanted ? "lacks" : "has", ty, tx);
+            check(!wanted == !k.winograd_input[ky][kx] && !wanted == !k.winograd_output[ky][kx], k.name,
+                  ": the table ", wanted ? "lacks" : "has", " winograd for kernels of ", ty, "x", tx);
             for (int i = 0; wanted && i < 12; ++i)
                 test_winograd(k, random, static_cast<WinogradAxis>(ky), static_cast<WinogradAxis>(kx));
         }
@@ -206,9 +206,10 @@ void test_winograds(const Kernels& k, Random& random) {
 
 // -- the others --------------------------------------------------------------------------------------------
 
-void test_depthwise(const Kernels& k, Random& random, long rows) {
-    const long taps = random.choice<long>({1, 3, 9, 25}), channels = random.choice<long>({16, 32, 48});
-    const long stride = rows + random.between(0, 2);
+void test_depthwise(const Kernels& k, Random& random, int64_t rows) {
+    const int64_t taps = random.choice<int64_t>({1, 3, 9, 25}),
+                  channels = random.choice<int64_t>({16, 32, 48});
+    const int64_t stride = rows + random.between(0, 2);
     const auto value = [&] { return random.small_integer(); };
     Pixels in(taps * stride, channels, value), residual(rows, channels, value), out(rows, channels, value);
     const std::vector<float> weight = random.integers(taps * channels), bias = random.integers(channels);
@@ -216,18 +217,18 @@ void test_depthwise(const Kernels& k, Random& random, long rows) {
     const float low = random.chance(0.5) ? 0.0f : -kInfinity, high = random.chance(0.5) ? 6.0f : kInfinity;
     k.depthwise({rows, taps, channels, in.read(), stride, weight.data(), bias.data(),
                  has_residual ? residual.read() : nullptr, out.data(), low, high});
-    for (long r = 0; r < rows; ++r)
-        for (long c = 0; c < channels; ++c) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) {
             float sum = bias[c] + (has_residual ? residual.at(r, c) : 0);
-            for (long t = 0; t < taps; ++t) sum += in.at(t * stride + r, c) * weight[t * channels + c];
-            check(out.at(r, c) == clamped(sum, low, high), "%s depthwise: %g, not %g", k.name, out.at(r, c),
+            for (int64_t t = 0; t < taps; ++t) sum += in.at(t * stride + r, c) * weight[t * channels + c];
+            check(out.at(r, c) == clamped(sum, low, high), k.name, " depthwise: ", out.at(r, c), ", not ",
                   clamped(sum, low, high));
         }
 }
 
-void test_pool(const Kernels& k, Random& random, long rows, bool maximum) {
-    const long taps = random.choice<long>({1, 4, 9}), channels = random.choice<long>({16, 32, 48});
-    const long stride = rows + random.between(0, 2);
+void test_pool(const Kernels& k, Random& random, int64_t rows, bool maximum) {
+    const int64_t taps = random.choice<int64_t>({1, 4, 9}), channels = random.choice<int64_t>({16, 32, 48});
+    const int64_t stride = rows + random.between(0, 2);
     Pixels in(taps * stride, channels, [&] {
         const float x = random.number();  // padding is -inf, and a NaN is the maximum, as in PyTorch
         return !maximum ? x : random.chance(0.3) ? -kInfinity : random.chance(0.02) ? kNaN : x;
@@ -236,17 +237,17 @@ void test_pool(const Kernels& k, Random& random, long rows, bool maximum) {
     std::vector<float> scale(rows);
     for (float& x : scale) x = 1 / static_cast<float>(random.between(1, 9));
     k.pool({rows, taps, channels, in.read(), stride, maximum ? nullptr : scale.data(), out.data()});
-    for (long r = 0; r < rows; ++r)
-        for (long c = 0; c < channels; ++c) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) {
             double sum = 0, most = -INFINITY;
-            for (long t = 0; t < taps; ++t) {
+            for (int64_t t = 0; t < taps; ++t) {
                 const double x = in.at(t * stride + r, c);
                 sum += x;
                 if (x > most || std::isnan(x)) most = std::isnan(most) ? most : x;
             }
             const double expected = maximum ? most : sum * scale[r];
-            check(close(out.at(r, c), expected, maximum ? 0 : 24 * kEpsilon), "%s pool: %.9g, not %.9g",
-                  k.name, out.at(r, c), expected);
+            check(close(out.at(r, c), expected, maximum ? 0 : 24 * kEpsilon), k.name, " pool: ", out.at(r, c),
+                  ", not ", expected);
         }
 }
 
@@ -262,14 +263,13 @@ void test_activate(const Kernels& k, Function function) {
         x.insert(x.end(), {v, -v});
     while (x.size() % kChannelStep) x.push_back(0);
     std::vector<float> y = x;
-    k.activate({function, parameter, y.data(), static_cast<long>(y.size())});
+    k.activate({function, parameter, y.data(), static_cast<int64_t>(y.size())});
     for (std::size_t i = 0; i < x.size(); ++i) {
         const double expected = function_of(function, x[i], parameter);
         const double unit =
             2 * kEpsilon * std::max({std::abs(expected), std::min(1.0, std::abs(double{x[i]})), 1e-30});
-        check(close(y[i], expected, kTolerance[function] * unit),
-              "%s function %d of %.9g: %.9g, not %.9g: off by %.2f units", k.name, function, x[i], y[i],
-              expected, std::abs(y[i] - expected) / unit);
+        check(close(y[i], expected, kTolerance[function] * unit), k.name, " function ", function, " of ",
+              x[i], ": ", y[i], ", not ", expected, ": off by ", std::abs(y[i] - expected) / unit, " units");
     }
     std::vector<float> special(kChannelStep, 0.0f);
     special[1] = kNaN;
@@ -285,13 +285,13 @@ void test_activate(const Kernels& k, Function function) {
     for (int i : {0, 1, 2, 3, 4, 5}) {
         const double expected = function_of(function, special[i], parameter);
         const bool either = product && i == 3 && (std::isnan(found[i]) || found[i] == 0);
-        check(either || close(found[i], expected, 1e-6 * std::abs(expected)),
-              "%s function %d of %g: %g, not %g", k.name, function, special[i], found[i], expected);
+        check(either || close(found[i], expected, 1e-6 * std::abs(expected)), k.name, " function ", function,
+              " of ", special[i], ": ", found[i], ", not ", expected);
     }
 }
 
 void test_combine(const Kernels& k, Random& random, Arithmetic arithmetic) {
-    const long rows = random.between(1, 20), channels = random.choice<long>({16, 32, 48});
+    const int64_t rows = random.between(1, 20), channels = random.choice<int64_t>({16, 32, 48});
     const auto value = [&] { return random.chance(0.02) ? kNaN : random.small_integer(); };
     Pixels a(rows, channels, value), b(rows, channels, value), out(rows, channels, value);
     const bool two = random.chance(0.7), scaled = random.chance(0.5);
@@ -299,17 +299,17 @@ void test_combine(const Kernels& k, Random& random, Arithmetic arithmetic) {
     const float low = random.chance(0.5) ? 0.0f : -kInfinity, high = random.chance(0.5) ? 6.0f : kInfinity;
     k.combine({arithmetic, rows, channels, a.read(), two ? b.read() : nullptr,
                scaled ? scale.data() : nullptr, scaled ? shift.data() : nullptr, out.data(), low, high});
-    for (long r = 0; r < rows; ++r)
-        for (long c = 0; c < channels; ++c) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) {
             double x = two ? arithmetic_of(arithmetic, a.at(r, c), b.at(r, c)) : a.at(r, c);
             if (scaled) x = x * scale[c] + shift[c];
             const double expected = finished(x, {low, high, kIdentity, 0});
-            check(close(out.at(r, c), expected, 0), "%s combine: %g, not %g", k.name, out.at(r, c), expected);
+            check(close(out.at(r, c), expected, 0), k.name, " combine: ", out.at(r, c), ", not ", expected);
         }
 }
 
-void test_layer_norm(const Kernels& k, Random& random, long channels) {
-    const long rows = random.between(1, 5), stored = stored_channels(channels);
+void test_layer_norm(const Kernels& k, Random& random, int64_t channels) {
+    const int64_t rows = random.between(1, 5), stored = stored_channels(channels);
     const float centre = random.number() * 10;
     Pixels in(rows, stored, [&] { return centre + random.number(); });
     Pixels out(rows, stored, [&] { return random.number(); });
@@ -320,18 +320,18 @@ void test_layer_norm(const Kernels& k, Random& random, long channels) {
     k.layer_norm({rows, channels, stored, epsilon, has_weight ? weight.data() : nullptr,
                   has_bias ? bias.data() : nullptr, in.read(), out.data()});
     Tensor x(1, rows, channels);
-    for (long r = 0; r < rows; ++r)
-        for (long c = 0; c < channels; ++c) x.at(0, r, c) = in.at(r, c);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) x.at(0, r, c) = in.at(r, c);
     const Tensor expected = normalised(x, epsilon, weight, bias);
-    for (long r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         double spread = epsilon;
-        for (long c = 0; c < channels; ++c) spread += std::pow(x.at(0, r, c) - centre, 2) / channels;
+        for (int64_t c = 0; c < channels; ++c) spread += std::pow(x.at(0, r, c) - centre, 2) / channels;
         // The mean is rounded: relative to the spread that is this much.
         const double tolerance = 64 * kEpsilon * (2 + std::abs(centre) / std::sqrt(spread));
-        for (long c = 0; c < stored; ++c)
+        for (int64_t c = 0; c < stored; ++c)
             check(close(out.at(r, c), c < channels ? expected.at(0, r, c) : 0, c < channels ? tolerance : 0),
-                  "%s layer norm of %ld channels: channel %ld is %.9g, not %.9g (tolerance %.2g)", k.name,
-                  channels, c, out.at(r, c), c < channels ? expected.at(0, r, c) : 0.0, tolerance);
+                  k.name, " layer norm of ", channels, " channels: channel ", c, " is ", out.at(r, c),
+                  ", not ", c < channels ? expected.at(0, r, c) : 0.0, " (tolerance ", tolerance, ")");
     }
 }
 
@@ -342,14 +342,14 @@ void test_denormals(const Kernels& k) {
         volatile float tiny = 1e-30f;
         product = tiny * 1e-10f;
     }).join();
-    check(product == 0, "%s: denormals are not flushed", k.name);
+    check(product == 0, k.name, ": denormals are not flushed");
 }
 
 void test_tables() {
     int count = 0;
     for (const char* const* name = kernel_names(); *name; ++name, ++count)
-        check(kernels(*name) && !std::strcmp(kernels(*name)->name, *name), "%s is not found by its name",
-              *name);
+        check(kernels(*name) && !std::strcmp(kernels(*name)->name, *name), *name,
+              " is not found by its name");
     check(count > 0 && kernels(nullptr) == kernels(kernel_names()[0]), "the best table is not the first");
     check(!std::strcmp(kernel_names()[count - 1], "portable"), "portable kernels are missing");
     check(!kernels("abacus") && !kernels(""), "a table that does not exist is found");
@@ -368,7 +368,7 @@ int main() {
         Random random(1);
         test_multiplies(k, random);
         test_winograds(k, random);
-        for (long i = 0; i < 60; ++i) {
+        for (int64_t i = 0; i < 60; ++i) {
             test_depthwise(k, random, 1 + i % 20);
             test_pool(k, random, 1 + i % 20, i % 2);
             test_combine(k, random, static_cast<Arithmetic>(i % 3));
@@ -376,7 +376,7 @@ int main() {
         }
         for (int f = kIdentity + 1; f < kFunctions; ++f) test_activate(k, static_cast<Function>(f));
         test_denormals(k);
-        std::printf("%s: done\n", *name);
+        std::cout << *name << ": done\n";
     }
     return report("kernels");
 }

@@ -11,17 +11,17 @@ struct Changed {
     Plane plane;
     std::vector<float> view, patch;
 
-    Changed(Random& random, long height, long width, long channels, bool exact)
-        : whole(Tensor::of(height, width, channels, [&](long, long, long) {
+    Changed(Random& random, int64_t height, int64_t width, int64_t channels, bool exact)
+        : whole(Tensor::of(height, width, channels, [&](int64_t, int64_t, int64_t) {
               return exact ? random.small_integer() : random.number();
           })) {
-        const long stored = stored_channels(channels);
+        const int64_t stored = stored_channels(channels);
         plane = {height, width, stored, nullptr, nullptr, {}};
         if (random.chance(0.8)) plane.box = {random.interval(height), random.interval(width)};
         view = whole.stored();
         const Box& box = plane.box;
-        for (long y = box.y.lo; y < box.y.hi; ++y)
-            for (long x = box.x.lo; x < box.x.hi; ++x) {
+        for (int64_t y = box.y.lo; y < box.y.hi; ++y)
+            for (int64_t x = box.x.lo; x < box.x.hi; ++x) {
                 float* old = view.data() + (y * width + x) * stored;
                 patch.insert(patch.end(), old, old + stored);
                 std::fill_n(old, stored, 777.0f);  // what is in the patch must not be read from the view
@@ -34,13 +34,13 @@ struct Changed {
 // Boxes of the operator's value, at the borders too, and what it computes there.
 void test_boxes(const char* what, const Kernels& k, Random& random, const Operator& op,
                 const std::vector<const Changed*>& operands, const Tensor& expected, double tolerance) {
-    const long count = random.between(1, 4);
+    const int64_t count = random.between(1, 4);
     std::vector<Plane> planes;
     for (const Changed* operand : operands) planes.push_back(operand->plane);
     std::vector<Job> jobs;
     std::vector<std::vector<float>> memory;
     Box largest;
-    for (long i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
         Box box{random.interval(expected.height), random.interval(expected.width)};
         if (random.chance(0.2)) box = {{0, expected.height}, {0, expected.width}};
         memory.emplace_back(box.cells() * op.stored);
@@ -52,30 +52,29 @@ void test_boxes(const char* what, const Kernels& k, Random& random, const Operat
     op.run(k, jobs.data(), count, scratch);
     for (const Job& job : jobs) {
         const float* found = job.out;
-        for (long y = job.box.y.lo; y < job.box.y.hi; ++y)
-            for (long x = job.box.x.lo; x < job.box.x.hi; ++x, found += op.stored)
-                for (long c = 0; c < expected.channels; ++c) {
+        for (int64_t y = job.box.y.lo; y < job.box.y.hi; ++y)
+            for (int64_t x = job.box.x.lo; x < job.box.x.hi; ++x, found += op.stored)
+                for (int64_t c = 0; c < expected.channels; ++c) {
                     const double value =
                         finished(expected.at(y, x, c), {op.epilogue.low, op.epilogue.high, kIdentity, 0});
-                    check(close(found[c], value, tolerance),
-                          "%s %s: (%ld, %ld) channel %ld of [%ld, %ld) x [%ld, %ld) of %ldx%ldx%ld is %.9g, "
-                          "not %.9g",
-                          k.name, what, y, x, c, job.box.y.lo, job.box.y.hi, job.box.x.lo, job.box.x.hi,
-                          expected.height, expected.width, expected.channels, found[c], value);
+                    check(close(found[c], value, tolerance), k.name, " ", what, ": (", y, ", ", x,
+                          ") channel ", c, " of [", job.box.y.lo, ", ", job.box.y.hi, ") x [", job.box.x.lo,
+                          ", ", job.box.x.hi, ") of ", expected.height, "x", expected.width, "x",
+                          expected.channels, " is ", found[c], ", not ", value);
                 }
     }
 }
 
-void prepare(Random& random, Operator& op, std::size_t operands, long channels, bool clamps) {
+void prepare(Random& random, Operator& op, std::size_t operands, int64_t channels, bool clamps) {
     for (std::size_t i = 0; i < operands; ++i) op.operands.push_back(static_cast<int>(i));
     op.stored = stored_channels(channels);
     if (clamps && random.chance(0.5)) op.epilogue = {-1, random.chance(0.5) ? 3 : kNoLimit, kIdentity, 0};
 }
 
-WindowMap window_of(Random& random, long kernel, long stride, long dilation) {
+WindowMap window_of(Random& random, int64_t kernel, int64_t stride, int64_t dilation) {
     WindowMap m{0, 0, kernel, stride, random.between(0, kernel), dilation};
-    const long span = dilation * (kernel - 1) + 1;
-    m.n_in = random.between(std::max(1L, span - 2 * m.padding), 14);
+    const int64_t span = dilation * (kernel - 1) + 1;
+    m.n_in = random.between(std::max<int64_t>(1, span - 2 * m.padding), 14);
     if (m.n_in + 2 * m.padding < span) m.n_in = span;
     m.n_out = (m.n_in + 2 * m.padding - span) / stride + 1;
     // As with ceil_mode: the last window may begin in the input and end beyond its padding.
@@ -83,8 +82,8 @@ WindowMap window_of(Random& random, long kernel, long stride, long dilation) {
     return m;
 }
 
-void test_convolution(const Kernels& k, Random& random, long ky, long kx, long stride, long dilation,
-                      const char* grouping) {
+void test_convolution(const Kernels& k, Random& random, int64_t ky, int64_t kx, int64_t stride,
+                      int64_t dilation, const char* grouping) {
     ConvolutionShape s{window_of(random, ky, stride, dilation),
                        window_of(random, kx, random.between(1, stride), dilation), random.between(1, 40),
                        random.between(1, 40), 1};
@@ -95,8 +94,8 @@ void test_convolution(const Kernels& k, Random& random, long ky, long kx, long s
         s.out_channels = s.groups * random.between(1, 7);
     }
     const bool exact = random.chance(0.5), biased = random.chance(0.7), residual = random.chance(0.4);
-    const long fan_in = s.in_channels / s.groups * ky * kx;
-    const auto numbers = [&](long n) {
+    const int64_t fan_in = s.in_channels / s.groups * ky * kx;
+    const auto numbers = [&](int64_t n) {
         return exact ? random.integers(n) : random.numbers(n, 1 / std::sqrt(static_cast<float>(fan_in)));
     };
     const std::vector<float> weight = numbers(s.out_channels * fan_in);
@@ -117,20 +116,20 @@ void test_convolution(const Kernels& k, Random& random, long ky, long kx, long s
 }
 
 void test_pool(const Kernels& k, Random& random, bool maximum) {
-    const long stride = random.between(1, 3), dilation = maximum ? random.between(1, 2) : 1;
+    const int64_t stride = random.between(1, 3), dilation = maximum ? random.between(1, 2) : 1;
     const WindowMap my = window_of(random, random.between(1, 4), stride, dilation);
     const WindowMap mx = window_of(random, random.between(1, 4), stride, dilation);
     const Changed in(random, my.n_in, mx.n_in, random.between(1, 40), false);
     std::vector<float> dy, dx;
-    for (long i = 0; !maximum && i < my.n_out; ++i) dy.push_back(static_cast<float>(random.between(1, 4)));
-    for (long i = 0; !maximum && i < mx.n_out; ++i) dx.push_back(static_cast<float>(random.between(1, 4)));
+    for (int64_t i = 0; !maximum && i < my.n_out; ++i) dy.push_back(static_cast<float>(random.between(1, 4)));
+    for (int64_t i = 0; !maximum && i < mx.n_out; ++i) dx.push_back(static_cast<float>(random.between(1, 4)));
     const auto op = make_pool(my, mx, maximum, dy, dx);
     prepare(random, *op, 1, in.whole.channels, false);
     test_boxes("pool", k, random, *op, {&in}, pooled(in.whole, my, mx, dy, dx), maximum ? 0 : 1e-5);
 }
 
 void test_combine(const Kernels& k, Random& random) {
-    const long h = random.between(1, 14), w = random.between(1, 14), c = random.between(1, 40);
+    const int64_t h = random.between(1, 14), w = random.between(1, 14), c = random.between(1, 40);
     const auto arithmetic = static_cast<Arithmetic>(random.between(0, 2));
     const bool two = random.chance(0.6), scaled = random.chance(0.5);
     const Changed a(random, h, w, c, true), b(random, h, w, c, true);
@@ -138,7 +137,7 @@ void test_combine(const Kernels& k, Random& random) {
     if (scaled) scale = random.integers(stored_channels(c)), shift = random.integers(stored_channels(c));
     const auto op = make_combine(arithmetic, scale, shift);
     prepare(random, *op, two ? 2 : 1, c, true);
-    const Tensor expected = Tensor::of(h, w, c, [&](long y, long x, long n) {
+    const Tensor expected = Tensor::of(h, w, c, [&](int64_t y, int64_t x, int64_t n) {
         const double v =
             two ? arithmetic_of(arithmetic, a.whole.at(y, x, n), b.whole.at(y, x, n)) : a.whole.at(y, x, n);
         return scaled ? v * scale[n] + shift[n] : v;
@@ -147,17 +146,17 @@ void test_combine(const Kernels& k, Random& random) {
 }
 
 void test_concat(const Kernels& k, Random& random) {
-    const long h = random.between(1, 14), w = random.between(1, 14);
+    const int64_t h = random.between(1, 14), w = random.between(1, 14);
     std::vector<Changed> operands;
     std::vector<Interval> ranges;
-    std::vector<std::pair<int, long>> sources;  // of every channel
-    for (long i = 0, n = random.between(1, 4); i < n; ++i) {
+    std::vector<std::pair<int, int64_t>> sources;  // of every channel
+    for (int64_t i = 0, n = random.between(1, 4); i < n; ++i) {
         operands.emplace_back(random, h, w, random.between(1, 40), true);
         ranges.push_back(random.interval(operands.back().whole.channels));
-        for (long c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(i, c);
+        for (int64_t c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(i, c);
     }
     // Moving the vector moved what the planes point to not: their memory stays.
-    const long channels = static_cast<long>(sources.size());
+    const int64_t channels = static_cast<int64_t>(sources.size());
     const bool scaled = random.chance(0.5);
     std::vector<float> scale, shift;
     if (scaled)
@@ -165,7 +164,7 @@ void test_concat(const Kernels& k, Random& random) {
         shift = random.integers(stored_channels(channels));
     const auto op = make_concat(ranges, scale, shift);
     prepare(random, *op, operands.size(), channels, true);
-    const Tensor expected = Tensor::of(h, w, channels, [&](long y, long x, long n) {
+    const Tensor expected = Tensor::of(h, w, channels, [&](int64_t y, int64_t x, int64_t n) {
         const double v = operands[sources[n].first].whole.at(y, x, sources[n].second);
         return scaled ? v * scale[n] + shift[n] : v;
     });
@@ -176,23 +175,24 @@ void test_concat(const Kernels& k, Random& random) {
 
 void test_reindex(const Kernels& k, Random& random) {
     const Changed in(random, random.between(1, 14), random.between(1, 14), random.between(1, 40), true);
-    const auto cells = [&](long n_in) {
-        std::vector<long> source(random.between(1, 20));
-        for (long& cell : source) cell = random.between(-1, n_in - 1);
+    const auto cells = [&](int64_t n_in) {
+        std::vector<int64_t> source(random.between(1, 20));
+        for (int64_t& cell : source) cell = random.between(-1, n_in - 1);
         return source;
     };
-    const std::vector<long> y = cells(in.whole.height), x = cells(in.whole.width);
+    const std::vector<int64_t> y = cells(in.whole.height), x = cells(in.whole.width);
     const auto op = make_reindex(IndexMap(y, in.whole.height), IndexMap(x, in.whole.width), 7);
     prepare(random, *op, 1, in.whole.channels, false);
-    const Tensor expected = Tensor::of(y.size(), x.size(), in.whole.channels, [&](long i, long j, long c) {
-        return y[i] < 0 || x[j] < 0 ? 7 : in.whole.at(y[i], x[j], c);
-    });
+    const Tensor expected =
+        Tensor::of(y.size(), x.size(), in.whole.channels, [&](int64_t i, int64_t j, int64_t c) {
+            return y[i] < 0 || x[j] < 0 ? 7 : in.whole.at(y[i], x[j], c);
+        });
     test_boxes("reindex", k, random, *op, {&in}, expected, 0);
 }
 
 void test_layer_norm(const Kernels& k, Random& random) {
     const Changed in(random, random.between(1, 14), random.between(1, 14), random.between(1, 40), false);
-    const long channels = in.whole.channels;
+    const int64_t channels = in.whole.channels;
     const std::vector<float> weight = random.chance(0.5) ? random.numbers(channels) : std::vector<float>();
     const std::vector<float> bias = random.chance(0.5) ? random.numbers(channels) : std::vector<float>();
     const auto op = make_layer_norm(channels, 1e-2f, weight, bias);
@@ -205,9 +205,9 @@ void test_reach(const Kernels& k, Random& random) {
     WindowMap m = window_of(random, random.between(1, 5), random.between(1, 3), random.between(1, 3));
     const Interval changed = random.interval(m.n_in);
     Interval expected;
-    for (long o = 0; o < m.n_out; ++o)
-        for (long t = 0; t < m.kernel; ++t) {
-            const long cell = o * m.stride - m.padding + t * m.dilation;
+    for (int64_t o = 0; o < m.n_out; ++o)
+        for (int64_t t = 0; t < m.kernel; ++t) {
+            const int64_t cell = o * m.stride - m.padding + t * m.dilation;
             if (cell >= changed.lo && cell < changed.hi) expected = join(expected, {o, o + 1});
         }
     const float weight[25] = {};
@@ -219,8 +219,8 @@ void test_reach(const Kernels& k, Random& random) {
     const bool right = m.dilation > 1     ? join(out.y, expected).size() == out.y.size()
                        : expected.empty() ? out.empty()
                                           : out.y.lo == expected.lo && out.y.hi == expected.hi;
-    check(right, "reach of kernel %ld stride %ld dilation %ld padding %ld: [%ld, %ld), not [%ld, %ld)",
-          m.kernel, m.stride, m.dilation, m.padding, out.y.lo, out.y.hi, expected.lo, expected.hi);
+    check(right, "reach of kernel ", m.kernel, " stride ", m.stride, " dilation ", m.dilation, " padding ",
+          m.padding, ": [", out.y.lo, ", ", out.y.hi, "), not [", expected.lo, ", ", expected.hi, ")");
 }
 
 void test_all(const Kernels& k, int rounds) {

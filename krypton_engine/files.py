@@ -8,6 +8,9 @@ import secrets
 import shutil
 from pathlib import Path
 
+DRAWN = {"Software": "Krypton"}
+"""Metadata of every picture that we draw, by which `krypton tune` knows that it is none to tune on."""
+
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Put ``content`` into a file, in one step: until then, and where that fails, what was there stays.

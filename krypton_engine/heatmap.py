@@ -6,11 +6,14 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import time
+import weakref
 import zipfile
+import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,10 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from krypton_engine import files
 from krypton_engine.errors import InputError
+from krypton_engine.figures import figure as figure_of
+from krypton_engine.figures import figures
 from krypton_engine.interpolation import Flags, Floats, predict
 from krypton_engine.quality import SPREAD, SsimEstimate, expected_ssim, ssim
 from krypton_engine.windows import IntArray, SlidingWindow
@@ -28,6 +34,7 @@ from krypton_engine.windows import IntArray, SlidingWindow
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from krypton_engine.occlusion import KryptonOcclusion
     from krypton_engine.plan import Plan
 
 Select = Callable[[Tensor], Tensor]
@@ -61,8 +68,52 @@ _RESAMPLED = 200
 """Draws from which the range of a verified SSIM is taken."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+def same(mine: Any, other: Any) -> bool:
+    """Whether two values are the same: tensors number by number and of one type, NaN like NaN."""
+    if isinstance(mine, Tensor) and isinstance(other, Tensor):
+        return (mine.shape, mine.dtype) == (other.shape, other.dtype) and bool(
+            torch.isclose(mine, other, rtol=0, atol=0, equal_nan=True).all()
+        )
+    if type(mine) is not type(other):
+        return False
+    if isinstance(mine, tuple):
+        return len(mine) == len(other) and all(map(same, mine, other))
+    if is_dataclass(mine):
+        compared = (each.name for each in fields(mine) if each.compare)
+        return all(same(getattr(mine, name), getattr(other, name)) for name in compared)
+    return bool(mine == other or (mine != mine and other != other))
+
+
+class Value:
+    """A dataclass of numbers: equal where all of them are, whoever made it."""
+
+    def __eq__(self, other: object) -> bool:
+        return same(self, other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        plain = (getattr(self, each.name) for each in fields(self) if each.compare)  # type: ignore[arg-type]
+        return hash((type(self), *(each for each in plain if isinstance(each, (int, str, SlidingWindow)))))
+
+
+class Origin:
+    """Which `KryptonOcclusion` made a map, as long as it lives. A pickle has none of it.
+
+    Args:
+        maker: The occlusion.
+    """
+
+    def __init__(self, maker: KryptonOcclusion) -> None:
+        self.maker = weakref.ref(maker)
+
+    def __deepcopy__(self, _: Any) -> Origin:
+        return self
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Value):
     """An approximate map against the exact one.
 
     Attributes:
@@ -76,9 +127,12 @@ class Comparison:
     difference: Tensor
 
 
-@dataclass(frozen=True)
-class Heatmap:
+@dataclass(frozen=True, eq=False)
+class Heatmap(Value):
     """What a model says with each window of an image occluded.
+
+    A value: neither the model nor anything else that computes is in it. Maps can be copied and pickled, and
+    are equal where all is but the time and the plan.
 
     Attributes:
         values: ``M[p]``, the target's output with the window at ``p`` occluded: float CPU tensor with one
@@ -101,6 +155,7 @@ class Heatmap:
         ssim_estimate: What the SSIM with the exact map probably is, of a map measured with ``ssim_target=``.
         baseline: What covered the cells: a number a channel, or the fingerprint of an image; None where that
             is not known.
+        origin: What made it; None for a map out of a file.
     """
 
     values: Tensor
@@ -113,13 +168,12 @@ class Heatmap:
     outputs: Tensor | None = None
     base_outputs: Tensor | None = None
     image: Tensor | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     plan: Plan | None = field(default=None, compare=False)
     trimmed: Tensor | None = None
     ssim_estimate: SsimEstimate | None = None
     baseline: Described | None = None
-    measure: Callable[[Heatmap, IntArray], Heatmap] | None = field(default=None, compare=False, repr=False)
-    """Measures more positions of the same map; None for a map out of a file."""
+    origin: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def status(self) -> Tensor:
@@ -179,7 +233,6 @@ class Heatmap:
             base=self.base_outputs[target],
             target=target % count,
             ssim_estimate=None,
-            measure=None,
         )
         return other.filled(self.status.numpy() == Status.INTERPOLATED)
 
@@ -248,69 +301,16 @@ class Heatmap:
             The map with these positions measured, and its new ``ssim_estimate``.
 
         Raises:
-            InputError: A fraction or a seed that is none, or a map out of a file.
+            InputError: A fraction or a seed that is none, or the `KryptonOcclusion` that made this map is no
+                more: another one's ``verify`` takes it.
         """
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-            raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"seed is {seed!r}; accepted are integers from 0")
-        if self.measure is None:
-            raise InputError("this map was loaded, or is of another target: verify needs the model")
-        status = self.status.numpy()
-        generator = np.random.default_rng(seed)
-
-        def some(which: Status) -> IntArray:
-            cells = np.flatnonzero(status == which)
-            count = min(len(cells), max(2, math.ceil(fraction * len(cells))))
-            return np.sort(generator.choice(cells, count, replace=False))
-
-        guessed, trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
-        if not len(guessed) + len(trimmed):
-            return self
-        verified = self.measure(self, np.concatenate([guessed, trimmed]))
-        if bool((verified.status == Status.EXACT)[torch.from_numpy(status != Status.UNKNOWN)].all()):
-            return verified
-        return replace(verified, ssim_estimate=self._judged(verified, guessed, trimmed, generator))
-
-    def _judged(
-        self, verified: Heatmap, guessed: IntArray, trimmed: IntArray, generator: np.random.Generator
-    ) -> SsimEstimate:
-        """What a map probably is like by now, by a random part of it that has been measured since."""
-        status, measured = verified.status.numpy(), verified.measured.numpy()
-        found = verified.values.double().numpy()
-        after = predict(self.window, found, measured)
-        variance, prices = (
-            np.where(status == Status.INTERPOLATED, after.variance, 0.0),
-            np.zeros(status.shape),
-        )
-        part = _bounding(status != Status.UNKNOWN)
-        prices[part] = expected_ssim(after.values[part], variance[part])[1]
-        missed, expected = np.zeros((2, len(guessed)))
-        for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
-            cells, known = guessed[fold], measured.copy()
-            known.flat[cells] = False
-            others = predict(self.window, found, known)
-            missed[fold] = prices.flat[cells] * (found.flat[cells] - others.values.flat[cells]) ** 2
-            expected[fold] = prices.flat[cells] * others.variance.flat[cells]
-        changed = (found.flat[trimmed] - self.values.double().numpy().flat[trimmed]) ** 2
-
-        def draws(cells: IntArray) -> IntArray:
-            return generator.integers(max(1, len(cells)), size=(_RESAMPLED, len(cells)))
-
-        some, few = draws(guessed), draws(trimmed)
-        misses, foreseen = missed[some].sum(1), expected[some].sum(1)
-        changes = changed[few].sum(1) / max(1, len(trimmed))
-        usual = _SUPPOSED * float(expected.mean()) if len(expected) else 0.0
-
-        def at(times: float, level: float) -> float:
-            scales = np.full(_RESAMPLED, times)
-            np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
-            errors = variance * np.quantile(scales, level)
-            errors[status == Status.TRIMMED] = np.quantile(changes, level)
-            return expected_ssim(after.values[part], errors[part])[0]
-
-        high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
-        return SsimEstimate(value, low, high, "verified")
+        maker = None if self.origin is None else self.origin.maker()
+        if maker is None:
+            raise InputError(
+                "this map was loaded, or the KryptonOcclusion that made it is gone: verify it with one of "
+                "the same model, occlusion.verify(heatmap)"
+            )
+        return maker.verify(self, fraction, seed=seed)
 
     # -- pictures --------------------------------------------------------------------------------------
 
@@ -322,7 +322,10 @@ class Heatmap:
         cmap: str = "RdBu_r",
         opacity: float = 0.85,
     ) -> Image:
-        """The attribution, in colour, over the image.
+        """The drop at every position, in colour, over the image in grey.
+
+        A pixel has the colour of the position whose window is centred nearest, and so the drop that `drop`
+        holds; of several positions at one place, as of windows for single channels, their mean.
 
         Args:
             image: Picture of the input's size to draw over (PIL image or uint8 height x width [x 3]); by
@@ -331,7 +334,7 @@ class Heatmap:
                 pictures. By default the largest drop, with either sign.
             cmap: Name of a Matplotlib colour map; the default is red where occluding lowers the target.
             opacity: 0 (image only) to 1 (full colour at the ends of the scale; the smaller a drop, the
-                more of the image shows). Cells that no measured window covers stay bare.
+                more of the image shows). What is not known stays bare, and what is not finite is hatched.
 
         Returns:
             PIL image of the input's height and width.
@@ -341,63 +344,100 @@ class Heatmap:
         """
         from PIL import Image as PILImage
 
-        if not 0 <= opacity <= 1:
+        if not isinstance(opacity, (int, float)) or not 0 <= opacity <= 1:
             raise InputError(f"opacity is {opacity!r}; accepted are numbers from 0 to 1")
         colours, weight = self._colours(scale, cmap)
-        picture = self._picture(image)
+        grey = np.asarray(PILImage.fromarray(self._picture(image)).convert("L"))[..., None]
         mix = (weight * opacity)[..., None]
-        return PILImage.fromarray((picture * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
+        return PILImage.fromarray((grey * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
 
     def limits(self, scale: tuple[float, float] | float | None = None) -> tuple[float, float]:
         """Drops at the ends of the colour scale; see `overlay`."""
+        drops = self._drops()[0]
         if scale is None:
-            finite = self._flat_attribution().abs().nan_to_num(0.0)
-            scale = float(finite.max()) or 1.0
-        low, high = scale if isinstance(scale, tuple) else (-scale, scale)
+            finite = np.abs(drops[np.isfinite(drops)])
+            scale = float(finite.max(initial=0.0)) or 1.0
+        try:
+            low, high = map(float, scale if isinstance(scale, tuple) else (-scale, scale))
+        except (TypeError, ValueError):
+            low = high = math.nan
         if not -math.inf < low < high < math.inf:
             raise InputError(
                 f"scale is {scale!r}; accepted are a positive number, or (low, high) with low < high"
             )
         return low, high
 
-    def _flat_attribution(self) -> Tensor:
-        attribution = self.attribution()
-        if len(self.window.input_shape) != 3 or attribution.ndim != 3:
+    def _drops(self) -> tuple[Floats, Flags]:
+        """The drop at every place of the picture, rows by columns, and where anything is known."""
+        rows, columns, channels = _axes_of_picture(self.window)
+        if self.values.shape != self.measured.shape:
             raise InputError(
-                f"overlay wants a 2-D image, (channels, height, width), and a single target; the input has "
-                f"shape {self.window.input_shape} and the values {tuple(self.values.shape)}; attribution() "
-                f"gives the numbers for a plot of your own"
+                f"overlay wants a target of one number; this one has values of shape "
+                f"{tuple(self.base.shape)} for every position"
             )
-        return attribution.mean(0)
+        order = (*channels, rows, columns)
+        drops, known = (
+            each.numpy().reshape(self.window.counts).transpose(order)
+            for each in (self.drop.double(), self.status != Status.UNKNOWN)
+        )
+        if not channels:
+            return drops, known
+        count = known.sum(0)
+        mean = np.where(known, drops, 0.0).sum(0) / np.maximum(count, 1)
+        return mean, count > 0
+
+    def _spread(self, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """For every pixel what is at the place whose window is centred nearest."""
+        for dim, axis in enumerate(_axes_of_picture(self.window)[:2]):
+            window, stride = self.window.shape[axis], self.window.strides[axis]
+            pixels = np.arange(self.window.input_shape[axis]) + 0.5
+            nearest = np.floor((pixels - (window - stride) / 2) / stride).astype(np.int64)
+            places = places.take(nearest.clip(0, self.window.counts[axis] - 1), axis=dim)
+        return places
 
     def _colours(
         self, scale: tuple[float, float] | float | None, cmap: str
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         from matplotlib import colormaps
 
-        if cmap not in colormaps:
+        if not isinstance(cmap, str) or cmap not in colormaps:
             raise InputError(f"cmap is {cmap!r}; accepted are Matplotlib's colour maps, such as 'RdBu_r'")
         low, high = self.limits(scale)
-        attribution = self._flat_attribution().numpy()
-        share = (attribution - low) / (high - low)
-        weight = np.abs(attribution / max(abs(low), abs(high))).clip(0, 1) ** 0.75
-        return colormaps[cmap](np.nan_to_num(share, nan=0.5))[..., :3] * 255, np.nan_to_num(weight, nan=0.0)
+        drops, known = map(self._spread, self._drops())
+        finite = np.isfinite(drops)
+        shown = np.where(finite, drops, 0.0)
+        share = (shown - low) / (high - low)
+        weight = np.abs(shown / max(abs(low), abs(high))).clip(0, 1) ** 0.75
+        colours = colormaps[cmap](share)[..., :3] * 255
+        stripes = np.where(np.add.outer(*map(np.arange, drops.shape)) % _STRIPES < _STRIPES / 2, 96.0, 160.0)
+        colours = np.where(finite[..., None], colours, stripes[..., None])
+        return colours, np.where(known, np.where(finite, weight, 1.0), 0.0)
 
     def _picture(self, image: Any) -> np.ndarray[Any, Any]:
-        height, width = self.window.input_shape[-2:]
-        if image is None:
+        """The picture to draw over: uint8, height x width x 3."""
+        from PIL import Image as PILImage
+
+        rows, columns, channels = _axes_of_picture(self.window)
+        size = self.window.input_shape[rows], self.window.input_shape[columns]
+        if isinstance(image, PILImage.Image):
+            image = image.convert("RGB")
+        if image is not None:
+            picture = np.asarray(image)
+            if picture.ndim not in (2, 3) or picture.shape[:2] != size or picture.dtype.kind not in "buif":
+                raise InputError(
+                    f"image is {picture.shape} of {picture.dtype}; accepted is a picture of the input's "
+                    f"height and width, {size}"
+                )
+            picture = picture[..., None] if picture.ndim == 2 else picture
+        else:
             if self.image is None:
                 raise InputError("overlay has no image to draw over: give one as image=")
-            cells = self.image.float()
-            cells = cells[:3] if len(cells) >= 3 else cells[:1].expand(3, -1, -1)
-            low, high = cells.min(), cells.max()
-            picture = ((cells - low) / (high - low).clamp_min(1e-12) * 255).movedim(0, -1).numpy()
-        else:
-            picture = np.asarray(image, dtype=np.float64)
-            picture = np.repeat(picture[..., None], 3, axis=-1) if picture.ndim == 2 else picture[..., :3]
-        if picture.shape[:2] != (height, width):
-            raise InputError(f"image is {picture.shape[:2]} (height, width); the input is {(height, width)}")
-        return picture
+            cells = self.image.double().numpy().transpose(rows, columns, *channels).reshape(*size, -1)
+            finite = cells[np.isfinite(cells)]
+            low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
+            picture = (np.nan_to_num(cells, nan=low).clip(low, high) - low) / max(high - low, 1e-12) * 255
+        picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
+        return np.ascontiguousarray(picture.astype(np.uint8))
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -410,6 +450,7 @@ class Heatmap:
 
         Raises:
             InputError: Another ending, or a folder that does not exist.
+            OSError: Writing fails; what was there is still there.
         """
         path = Path(path)
         if path.suffix not in {".png", ".npz"}:
@@ -417,13 +458,12 @@ class Heatmap:
         if not path.parent.is_dir():
             raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
         if path.suffix == ".png":
-            path.write_bytes(self._figure(**picture))
+            files.write(path, self._figure(**picture))
             return
-        tensors = {
-            name: getattr(self, name).numpy() for name in _SAVED_TENSORS if getattr(self, name) is not None
-        }
+        tensors = {name: getattr(self, name) for name in _SAVED_TENSORS if getattr(self, name) is not None}
         meta = {
-            "format": 1,
+            "format": _FORMAT,
+            "tensors": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
             "input_shape": self.window.input_shape,
             "shape": self.window.shape,
             "strides": self.window.strides,
@@ -432,7 +472,14 @@ class Heatmap:
             "ssim_estimate": None if self.ssim_estimate is None else asdict(self.ssim_estimate),
             "baseline": self.baseline,
         }
-        np.savez_compressed(path, meta=np.array(json.dumps(meta, default=str)), **tensors)
+        # NumPy has no bfloat16.
+        arrays = {
+            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in tensors.items()
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, meta=np.array(json.dumps(meta, default=operator.index)), **arrays)
+        files.write(path, buffer.getvalue())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Heatmap:
@@ -442,23 +489,11 @@ class Heatmap:
             InputError: The file is missing or no heatmap.
         """
         try:
-            if Path(path).is_file() and not zipfile.is_zipfile(path):
-                raise ValueError("it is no .npz archive")
-            with np.load(path, allow_pickle=False) as file:
-                meta = json.loads(str(file["meta"]))
-                tensors: dict[str, Any] = {n: torch.from_numpy(file[n]) for n in _SAVED_TENSORS if n in file}
-            window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
-            target = tuple(meta["target"]) if isinstance(meta["target"], list) else meta["target"]
-            estimate, baseline = meta.get("ssim_estimate"), meta.get("baseline")
-            return Heatmap(
-                window=window,
-                target=target,
-                seconds=meta["seconds"],
-                ssim_estimate=None if estimate is None else SsimEstimate(**estimate),
-                baseline=tuple(baseline) if isinstance(baseline, list) else baseline,
-                **tensors,
-            )
-        except (OSError, EOFError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+            return _read(Path(path))
+        except (
+            OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError,
+            AttributeError, OverflowError, MemoryError, RuntimeError,
+        ) as error:  # fmt: skip
             raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
 
     def _figure(self, title: str | None = None, image: Any = None, **picture: Any) -> bytes:
@@ -466,41 +501,88 @@ class Heatmap:
         from matplotlib.colors import Normalize
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
+        from matplotlib.ticker import MaxNLocator
 
         overlay = self.overlay(image, **picture)
         low, high = self.limits(picture.get("scale"))
         figure = Figure(figsize=(9.6, 4.75), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
         left, right = figure.subplots(1, 2)
-        left.imshow(self._picture(image).astype(np.uint8))
+        left.imshow(self._picture(image))
         left.set_title("input", fontsize=10, color="0.3")
         right.imshow(overlay)
-        right.set_title("drop when occluded", fontsize=10, color="0.3")
+        right.set_title(
+            "drop when occluded" + self._not_finite(", hatched: {} not finite"), fontsize=10, color="0.3"
+        )
         for axes in (left, right):
             axes.set_axis_off()
         colours = ScalarMappable(Normalize(low, high), picture.get("cmap", "RdBu_r"))
         bar = figure.colorbar(colours, ax=right, shrink=0.9, aspect=28, pad=0.02)
+        ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+        ticks = [tick if abs(tick) > 1e-9 * (high - low) else 0.0 for tick in ticks]
+        bar.set_ticks(ticks, labels=figures(ticks))
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, length=2)
-        bar.set_label(f"f(x) - f(x occluded), f(x) = {float(self.base):.3g}", fontsize=9)
+        told = figure_of(float(self.base))
+        bar.set_label(f"f(x) - f(x occluded), f(x) = {told}", fontsize=9)
+        # A title is words, not formulas; names of files may hold what no text can.
+        words = str(title or repr(self)).encode("utf-8", "replace").decode()
         figure.suptitle(
-            title or repr(self), fontsize=10 if title is None else 12, fontweight="bold" if title else None
+            words, fontsize=12 if title else 10, fontweight="bold" if title else None, parse_math=False
         )
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130)
+        figure.savefig(buffer, format="png", dpi=130, metadata=files.DRAWN)
         return buffer.getvalue()
+
+    def _not_finite(self, words: str) -> str:
+        """How many known positions have a drop that is not finite, in words; nothing if none has."""
+        odd = ~self.drop.isfinite().reshape(*self.measured.shape, -1).all(-1)
+        count = int((odd & (self.status != Status.UNKNOWN)).sum())
+        return words.format(f"{count} position{'s are' if count > 1 else ' is'}") if count else ""
 
     def __repr__(self) -> str:
         known = self.values[self.status != Status.UNKNOWN]
+        finite = known[known.isfinite()].double()
         grid = "x".join(map(str, self.window.grid_shape)) or "1"
         share = float(self.measured.double().mean())
-        span = f"{known.min():.4g}..{known.max():.4g}" if known.numel() else "nothing measured"
-        base = f"{float(self.base):.4g}" if self.base.numel() == 1 else f"{tuple(self.base.shape)}"
+        if finite.numel():
+            span = "..".join(figures([float(finite.min()), float(finite.max())]))
+        else:
+            span = "none is finite" if known.numel() else "nothing measured"
+        base = figure_of(float(self.base)) if self.base.numel() == 1 else f"{tuple(self.base.shape)}"
         return (
             f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
             f"measured={share:.0%}, {self.seconds:.2f} s"
+            + self._not_finite(", {} not finite")
             + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
             + ")"
         )
+
+
+_STRIPES = 4
+"""Pixels from one stripe to the next, where a number is not finite."""
+
+
+def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
+    """Which axes of the input are the rows and the columns of a picture, and which its channels, if any.
+
+    Channels come first, or last where the window takes them all and there are 1, 3 or 4; without any, the
+    window must slide along both axes, or nobody could tell a picture from a signal.
+
+    Raises:
+        InputError: The input is no picture.
+    """
+    shape = window.input_shape
+    if len(shape) == 3:
+        last = window.spans(2) and shape[2] in (1, 3, 4) and (not window.spans(0) or shape[2] < shape[0])
+        return (0, 1, (2,)) if last else (1, 2, (0,))
+    if len(shape) == 2 and not any(map(window.spans, (0, 1))):
+        return 0, 1, ()
+    kind = {2: "a signal", 4: "a volume or a video"}.get(len(shape), "no picture")
+    raise InputError(
+        f"overlay wants a 2-D image, (channels, height, width), (height, width, channels) or "
+        f"(height, width); the input has shape {shape}, {kind}: drop has the numbers on the grid, and "
+        f"attribution() on the input, for plots of your own, such as one a slice"
+    )
 
 
 def described(baseline: Tensor) -> Described:
@@ -541,9 +623,230 @@ def compensated(values: Tensor, effects: Tensor, odds: bool) -> Tensor:
     return grown / (1 - values + grown)
 
 
+class Sample:
+    """A random part of what is not exact in a map, whose measuring tells how good the map is.
+
+    Args:
+        heatmap: The map.
+        fraction: See `Heatmap.verify`.
+        seed: Of the choice.
+
+    Attributes:
+        positions: The part; empty where all is exact.
+
+    Raises:
+        InputError: A fraction or a seed that is none.
+    """
+
+    def __init__(self, heatmap: Heatmap, fraction: float, seed: int) -> None:
+        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
+        if not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise InputError(f"seed is {seed!r}; accepted are integers from 0")
+        self._heatmap = heatmap
+        self._generator = np.random.default_rng(seed)
+        status = heatmap.status.numpy()
+
+        def some(which: Status) -> IntArray:
+            cells = np.flatnonzero(status == which)
+            count = min(len(cells), max(2, math.ceil(fraction * len(cells))))
+            return np.sort(self._generator.choice(cells, count, replace=False))
+
+        self._guessed, self._trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
+        self.positions = np.concatenate([self._guessed, self._trimmed])
+
+    def judged(self, verified: Heatmap) -> Heatmap:
+        """The map in which the part has been measured since, with what it probably is like by now."""
+        known = self._heatmap.status != Status.UNKNOWN
+        if bool((verified.status == Status.EXACT)[known].all()):
+            return verified
+        window, generator = verified.window, self._generator
+        guessed, trimmed = self._guessed, self._trimmed
+        status, measured = verified.status.numpy(), verified.measured.numpy()
+        found = verified.values.double().numpy()
+        after = predict(window, found, measured)
+        variance, prices = (
+            np.where(status == Status.INTERPOLATED, after.variance, 0.0),
+            np.zeros(status.shape),
+        )
+        part = _bounding(status != Status.UNKNOWN)
+        prices[part] = expected_ssim(after.values[part], variance[part])[1]
+        missed, expected = np.zeros((2, len(guessed)))
+        for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
+            cells, rest = guessed[fold], measured.copy()
+            rest.flat[cells] = False
+            others = predict(window, found, rest)
+            missed[fold] = prices.flat[cells] * (found.flat[cells] - others.values.flat[cells]) ** 2
+            expected[fold] = prices.flat[cells] * others.variance.flat[cells]
+        changed = (found.flat[trimmed] - self._heatmap.values.double().numpy().flat[trimmed]) ** 2
+
+        def draws(cells: IntArray) -> IntArray:
+            return generator.integers(max(1, len(cells)), size=(_RESAMPLED, len(cells)))
+
+        some, few = draws(guessed), draws(trimmed)
+        misses, foreseen = missed[some].sum(1), expected[some].sum(1)
+        changes = changed[few].sum(1) / max(1, len(trimmed))
+        usual = _SUPPOSED * float(expected.mean()) if len(expected) else 0.0
+
+        def at(times: float, level: float) -> float:
+            scales = np.full(_RESAMPLED, times)
+            np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
+            errors = variance * np.quantile(scales, level)
+            errors[status == Status.TRIMMED] = np.quantile(changes, level)
+            return expected_ssim(after.values[part], errors[part])[0]
+
+        high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
+        return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
+
+
 _SAVED_TENSORS = (
     "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip
+
+_FORMAT = 2
+"""Of saved maps. The first did not tell which tensors it holds, so that nobody saw where one was missing."""
+
+_LARGEST_META = 2**24
+"""Bytes of what is saved beside the tensors, at most."""
+
+
+def is_number(given: Any) -> bool:
+    """Whether this is a finite number."""
+    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def is_count(given: Any) -> bool:
+    """Whether this is an integer from 0 on."""
+    return isinstance(given, int) and not isinstance(given, bool) and given >= 0
+
+
+def is_target(given: Any) -> bool:
+    """Whether this may be the target of a map."""
+    if isinstance(given, tuple):
+        return all(isinstance(index, int) and not isinstance(index, bool) for index in given)
+    return given is None or (isinstance(given, int) and not isinstance(given, bool))
+
+
+def is_described(given: Any) -> bool:
+    """Whether this may be a baseline; see `described`."""
+    levels = given if isinstance(given, tuple) else ()
+    return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
+
+
+def _read(path: Path) -> Heatmap:
+    """A saved map. Nothing is expanded before its size is known to be what the window says.
+
+    Raises:
+        ValueError: It is none; the words say why. Anything else that damaged archives raise.
+    """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError("it is no .npz archive")
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(entries) != len(archive.infolist()):
+            raise ValueError("it holds something twice")
+        if entries["meta"].file_size > _LARGEST_META:
+            raise ValueError("what it says of itself is too long")
+        meta = json.loads(
+            str(np.lib.format.read_array(io.BytesIO(archive.read("meta.npy")), allow_pickle=False))
+        )
+        if meta["format"] not in (1, _FORMAT):
+            raise ValueError("its format is of another version")
+        window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+        held = set(entries) - {"meta"}
+        types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
+        if held != set(types) or not held <= set(_SAVED_TENSORS):
+            raise ValueError(f"it holds {', '.join(sorted(held)) or 'nothing'}, but not what it should")
+        headers = {name: _header(archive, entries[name]) for name in held}
+        _check_headers(headers, window)
+        tensors: dict[str, Any] = {}
+        for name in held:
+            with archive.open(entries[name]) as file:
+                tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+            if types[name] == "bfloat16":
+                tensors[name] = tensors[name].bfloat16()
+    estimate, baseline, target = meta.get("ssim_estimate"), meta.get("baseline"), meta["target"]
+    found = Heatmap(
+        window=window,
+        target=tuple(target) if isinstance(target, list) else target,
+        seconds=meta["seconds"],
+        ssim_estimate=None if estimate is None else SsimEstimate(**estimate),
+        baseline=tuple(baseline) if isinstance(baseline, list) else baseline,
+        **tensors,
+    )
+    _check_meaning(found)
+    return found
+
+
+_Header = tuple[tuple[int, ...], np.dtype[Any]]
+"""Shape and type of an array."""
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
+    """What an array is, without reading it.
+
+    Raises:
+        ValueError: It is no array of numbers, or of another size than it says.
+    """
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # others may have headers of any length
+            raise ValueError(f"{entry.filename} is of another version")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.kind not in "biufc" or not dtype.isnative:
+            raise ValueError(f"{entry.filename} holds {dtype}")
+        if entry.file_size != file.tell() + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{entry.filename} is cut short, or longer than it says")
+    return shape, dtype
+
+
+def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
+    """Refuse arrays of shapes or types that no map has.
+
+    Raises:
+        ValueError: There is one.
+    """
+    grid, answer = window.grid_shape, headers["base"][0]
+    classes = headers.get("base_outputs", ((0,), None))[0]
+    expected = {
+        "values": ((*grid, *answer), "f"),
+        "base": (answer, "biuf"),
+        "measured": (grid, "b"),
+        "trimmed": (grid, "b"),
+        "classes": (grid, "i"),
+        "class_values": (grid, "biuf"),
+        "outputs": ((*grid, *classes), "biuf"),
+        "base_outputs": (classes[:1], "biuf"),
+        "image": (window.input_shape, "biufc"),
+    }
+    for name, (shape, dtype) in headers.items():
+        if shape != expected[name][0] or dtype.kind not in expected[name][1]:
+            raise ValueError(f"{name} is {shape} of {dtype}; the window says {expected[name][0]}")
+
+
+def _check_meaning(found: Heatmap) -> None:
+    """Refuse numbers that no map has.
+
+    Raises:
+        ValueError: There is one.
+    """
+    estimate = found.ssim_estimate
+    classes = None if found.base_outputs is None else len(found.base_outputs)
+    spread = () if estimate is None else (estimate.value, estimate.low, estimate.high)
+    checks = {
+        "target": is_target(found.target)
+        and (classes is None or found.target is None or found.target in range(-classes, classes)),
+        "seconds": is_number(found.seconds) and found.seconds >= 0,
+        "ssim_estimate": all(is_number(each) and each <= 1 for each in spread)
+        and (estimate is None or isinstance(estimate.basis, str)),
+        "baseline": found.baseline is None or is_described(found.baseline),
+        "classes": found.classes is None
+        or (classes is not None and bool(((found.classes >= -1) & (found.classes < classes)).all())),
+        "trimmed": found.trimmed is None or not bool((found.trimmed & ~found.measured).any()),
+    }
+    for name, holds in checks.items():
+        if not holds:
+            raise ValueError(f"{name} is none that a map has")
+
 
 _ALIKE = 1e-3
 """Share of the largest output that two runs of one model may differ by, on any machine."""
@@ -567,7 +870,7 @@ class Recorder:
         plan: What was planned.
         began: When the call began, of ``time.perf_counter``.
         fill: Positions to interpolate where they have not been measured.
-        measure: See `Heatmap`.
+        origin: See `Heatmap`.
     """
 
     def __init__(
@@ -585,7 +888,7 @@ class Recorder:
         plan: Plan | None = None,
         began: float | None = None,
         fill: IntArray | None = None,
-        measure: Callable[[Heatmap, IntArray], Heatmap] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self._select = select
         self._activate = activate
@@ -594,9 +897,10 @@ class Recorder:
         self._trimmed: Tensor | None = None
         self._began = time.perf_counter() if began is None else began
         self._last = self._began
-        self._base = select(base)[0].cpu()
+        # Neither the model's output nor the input: the caller may go on to change them.
+        self._base = _copied(select(base)[0])
         self._rest: dict[str, Any] = {
-            "window": window, "target": target, "baseline": baseline, "plan": plan, "measure": measure
+            "window": window, "target": target, "baseline": baseline, "plan": plan, "origin": origin
         }  # fmt: skip
         self._fill: Flags | None = None
         self._estimate: SsimEstimate | None = None
@@ -604,15 +908,14 @@ class Recorder:
         if fill is not None:
             self._fill = np.zeros(window.grid_shape, dtype=bool)
             self._fill.flat[fill] = True
-        # The caller may go on to change it.
-        self._rest["image"] = None if image is None else image.detach().to("cpu", copy=True)
+        self._rest["image"] = None if image is None else _copied(image)
         count = len(window)
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype)
         self._measured = torch.zeros(count, dtype=torch.bool)
         self._classes = self._class_values = self._outputs = None
         if base.ndim == 2 and classify:
-            self._rest["base_outputs"] = base[0].cpu()
+            self._rest["base_outputs"] = _copied(base[0])
             self._classes = torch.full((count,), -1, dtype=torch.int64)
             self._class_values = torch.full((count,), math.nan, dtype=base.dtype)
             if keep_outputs:
@@ -643,6 +946,17 @@ class Recorder:
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """The numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
+        if self._outputs is None:
+            return self._values.reshape(len(self._values), -1), self._base.reshape(-1)
+        return self._outputs, self._rest["base_outputs"]
+
+    def kept_of(self, outputs: Tensor) -> Tensor:
+        """The numbers that are kept of ``outputs``: ``(positions, numbers)``."""
+        outputs = outputs if self._activate is None else self._activate(outputs)
+        return (self._select(outputs) if self._outputs is None else outputs).reshape(len(outputs), -1).cpu()
 
     def scalar(self, outputs: Tensor) -> Tensor:
         """What first-order effects are effects on: the target's value, of a probability its log-odds."""
@@ -731,6 +1045,10 @@ class Recorder:
         elif self._predicted is not None:
             values[missing] = torch.from_numpy(self._predicted)[missing].to(values.dtype)
         return replace(so_far, ssim_estimate=self._estimate)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _bounding(cells: Flags) -> tuple[slice, ...]:

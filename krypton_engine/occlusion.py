@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +33,15 @@ from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import evaluate
-from krypton_engine.heatmap import Heatmap, Recorder, described, fingerprint_of_image
+from krypton_engine.heatmap import (
+    Heatmap,
+    Origin,
+    Recorder,
+    Sample,
+    Status,
+    described,
+    fingerprint_of_image,
+)
 from krypton_engine.plan import Plan
 from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
 from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
@@ -87,6 +96,26 @@ class _Request:
             )
 
 
+class _Asked:
+    """What the maps of an occlusion were asked for, as long as they live. A copy begins anew."""
+
+    def __init__(self) -> None:
+        self._requests: weakref.WeakKeyDictionary[Origin, _Request] = weakref.WeakKeyDictionary()
+
+    def note(self, maker: KryptonOcclusion, request: _Request) -> Origin:
+        """The origin of a map to be made."""
+        origin = Origin(maker)
+        self._requests[origin] = request
+        return origin
+
+    def of(self, heatmap: Heatmap) -> _Request | None:
+        """What was asked for; None if another occlusion was asked."""
+        return None if heatmap.origin is None else self._requests.get(heatmap.origin)
+
+    def __reduce__(self) -> Any:
+        return _Asked, ()
+
+
 class KryptonOcclusion(Occlusion):
     """``captum.attr.Occlusion``, many times faster: same call, same numbers.
 
@@ -134,6 +163,7 @@ class KryptonOcclusion(Occlusion):
                 )
             memory_budget = int(memory_budget)
         self._preparer = Preparer(executor, memory_budget)
+        self._asked = _Asked()
 
     @log_usage(part_of_slo=True)
     def attribute(
@@ -437,25 +467,81 @@ class KryptonOcclusion(Occlusion):
             plan=plan,
             began=began,
             fill=request.wanted if request.fills else None,
-            measure=partial(self._measure_more, request),
+            origin=self._asked.note(self, request),
         )
 
-    def _measure_more(self, request: _Request, known: Heatmap, positions: IntArray) -> Heatmap:
-        """``known`` with some more positions measured; see `Heatmap.verify`."""
+    @log_usage(part_of_slo=True)
+    def verify(
+        self,
+        heatmap: Heatmap,
+        fraction: float = 0.05,
+        *,
+        seed: int = 0,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        activation: Activation = None,
+    ) -> Heatmap:
+        """A map with a random part of what is not exact measured, and its SSIM estimated anew by that.
+
+        See `Heatmap.verify`, which is the same for maps of this occlusion. For maps out of files, of other
+        processes or of other occlusions, the last three arguments are those that the map was made with; the
+        baseline is needed where it is an image.
+
+        Args:
+            heatmap: The map.
+            fraction: As in `Heatmap.verify`.
+            seed: As in `Heatmap.verify`.
+            baselines: As in `heatmap`.
+            additional_forward_args: As in `heatmap`.
+            activation: As in `heatmap`.
+
+        Returns:
+            The map with these positions measured, and its new ``ssim_estimate``.
+
+        Raises:
+            InputError: An argument that cannot be used, or a map of another model, which may have changed.
+        """
         began = time.perf_counter()
+        if not isinstance(heatmap, Heatmap):
+            raise InputError(f"heatmap is {type(heatmap).__name__}; accepted is what heatmap returned")
+        sample = Sample(heatmap, fraction, seed)
+        if not len(sample.positions):
+            return heatmap
+        known = (heatmap.status != Status.UNKNOWN).numpy()
+        given = baselines, additional_forward_args, activation
         with (
             torch.no_grad(),
             evaluation_mode(self.forward_func, self._preparer.warn),
-            Watch(len(positions), None, False) as watch,
+            Watch(len(sample.positions), None, False) as watch,
         ):
-            wanted = np.zeros(known.window.grid_shape, dtype=bool)
-            wanted.flat[request.wanted] = True
-            question = request.question
-            # The model or the image may have changed: then this is another map, which is refused.
-            base = evaluate(question.forward_func, question.inputs, question.additional)
-            request = replace(request, question=replace(question, base=base), fills=True)
-            more = self._measure(request, known, [positions], watch, began)
-            return more.filled(wanted)
+            asked = self._asked.of(heatmap)
+            if asked is None or any(each is not None for each in given):
+                request = self._request_of(heatmap, *given)
+            else:
+                # The model or the image may have changed: then this is another map, which is refused.
+                question = asked.question
+                base = evaluate(question.forward_func, question.inputs, question.additional)
+                request = replace(asked, question=replace(question, base=base), target=heatmap.target)
+            request = replace(request, wanted=np.flatnonzero(known), fills=True)
+            verified = self._measure(request, heatmap, [sample.positions], watch, began)
+        return sample.judged(verified.filled(known))
+
+    def _request_of(
+        self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
+    ) -> _Request:
+        """What a map was asked for, as far as the map tells."""
+        if heatmap.image is None:
+            raise InputError("heatmap holds no image, so that nothing more of it can be measured")
+        x = heatmap.image[None]
+        if isinstance(self.forward_func, torch.nn.Module):
+            x = x.to(next((p.device for p in self.forward_func.parameters()), x.device))
+        if baselines is None and isinstance(heatmap.baseline, tuple):
+            levels = torch.tensor(heatmap.baseline, device=x.device)
+            baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
+        return self._request(
+            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional, activation,
+            keep_outputs=heatmap.outputs is not None,
+        )  # fmt: skip
 
     def tune(
         self,

@@ -13,10 +13,10 @@ all that is tried make up for that.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,9 +28,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine import files
 from krypton_engine.errors import InputError
 from krypton_engine.executors import Session
-from krypton_engine.heatmap import Described, Heatmap, Recorder, described, same_outputs
+from krypton_engine.heatmap import (
+    Described,
+    Heatmap,
+    Recorder,
+    Value,
+    described,
+    is_count,
+    is_described,
+    is_number,
+    is_target,
+    same_outputs,
+)
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
@@ -59,9 +71,6 @@ _TARGETS = 0.8, 0.9, 0.95
 
 _MORE = 1 + 1e-9
 """A factor must be more than the one that stops just there."""
-
-FIGURE_TITLE = "Krypton tuning"
-"""Of its figure's file, by which it is known to be no picture to tune on."""
 
 _FORMAT = 2
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
@@ -122,6 +131,22 @@ class Curve:
     open_seconds: float
     exact_seconds: float
     at_once: int = 1
+
+    def is_whole(self) -> bool:
+        """Whether all of it is there, and possible."""
+        steps = self.computed, self.expected, self.ssim
+        times = self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds
+        return (
+            isinstance(self.image, str)
+            and all(is_number(each) and each >= 0 for each in (self.epsilon, *times))
+            and all(isinstance(each, tuple) and all(map(is_number, each)) for each in steps)
+            and len({len(each) for each in steps}) == 1
+            and all(is_count(n) and n <= self.positions for n in (*self.computed, self.positions))
+            and list(self.computed) == sorted(self.computed)
+            and all(each <= 1 for each in (*self.expected, *self.ssim))
+            and is_count(self.at_once)
+            and self.at_once >= 1
+        )
 
     def factor(self, target: float) -> float:
         """The least factor on the expected loss that never stops below ``target``."""
@@ -200,7 +225,7 @@ _LONGEST = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Tuning:
+class Tuning(Value):
     """What approximation costs on images of a kind, and when to stop.
 
     Attributes:
@@ -295,8 +320,11 @@ class Tuning:
         if not math.isfinite(choice.factor):
             return None
         ratios = [(1 - stop.ssim) / (1 - stop.expected) for stop in choice.stops if stop.expected < 1]
-        shares = [1 - self.confidence, 0.5, self.confidence]
-        least, middle, most = np.quantile(ratios, shares).tolist() if ratios else SPREAD
+        # The next image is as likely to lie between any two of n as beyond them: n + 1 places, which are what
+        # Weibull's quantiles count. Below a confidence of a half each end holds with what is left of 1.
+        beyond = min(self.confidence, 1 - self.confidence)
+        shares = [beyond, 0.5, 1 - beyond]
+        least, middle, most = np.quantile(ratios, shares, method="weibull").tolist() if ratios else SPREAD
         spread = least, middle, most
         return Goal(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
 
@@ -411,6 +439,7 @@ class Tuning:
 
         Raises:
             InputError: Another ending, or a folder that does not exist.
+            OSError: Writing fails; what was there is still there.
         """
         path = Path(path)
         if path.suffix not in {".json", ".png"}:
@@ -419,15 +448,11 @@ class Tuning:
         if not real.parent.is_dir():
             raise InputError(f"path is {str(path)!r}, but the folder {str(real.parent)!r} does not exist")
         if path.suffix == ".png":
-            self.figure().savefig(path, dpi=130, metadata={"Title": FIGURE_TITLE})
+            buffer = io.BytesIO()
+            self.figure().savefig(buffer, format="png", dpi=130, metadata=files.DRAWN)
+            files.write(path, buffer.getvalue())
             return
-        # In one step: what is there already took minutes, and writing may be cut short.
-        beside = real.with_name(f".{real.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            beside.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
-            os.replace(beside, real)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write(path, (json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n").encode())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:
@@ -437,17 +462,42 @@ class Tuning:
             InputError: The file is missing or no tuning.
         """
         try:
-            read = json.loads(Path(path).read_text())
+            read = json.loads(Path(path).read_text(encoding="utf-8"))
             if read.pop("format") != _FORMAT:
                 raise ValueError("its format is of another version")
             read = _tuples(read)
-            return Tuning(
+            tuning = Tuning(
                 Fingerprint(**read["fingerprint"]),
                 tuple(Curve(**curve) for curve in read["curves"]),
                 read["confidence"],
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            tuning.validate()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"path is {str(path)!r}, which is no saved tuning: {error}") from None
+        return tuning
+
+    def validate(self) -> None:
+        """Refuse what `tune` never makes.
+
+        Raises:
+            ValueError: With the reason.
+        """
+        found = self.fingerprint
+        SlidingWindow(found.input_shape, found.window, found.strides)
+        checks = {
+            "confidence": is_number(self.confidence) and 0 < self.confidence < 1,
+            "baseline": is_described(found.baseline),
+            "target": is_target(found.target),
+            "answer": isinstance(found.answer, tuple)
+            and all(isinstance(a, (int, float)) for a in found.answer),
+            "curves": all(curve.is_whole() for curve in self.curves),
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ValueError(f"{name} is none that a tuning has")
+        samples = Counter((curve.image, curve.epsilon) for curve in self.curves)
+        if any(n > 1 for n in samples.values()) or {i for i, e in samples if not e} != self.images:
+            raise ValueError("curves are not of every sample once")
 
 
 Step = tuple[int, float, float, float]

@@ -22,7 +22,7 @@ from krypton_engine.capture import capture
 from krypton_engine.executors.native import NativeProgram, NativeSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.gradients import first_order
-from krypton_engine.heatmap import Status, are_probabilities, compensated
+from krypton_engine.heatmap import Sample, Status, are_probabilities, compensated
 from krypton_engine.interpolation import Prediction
 from krypton_engine.plan import Plan
 from krypton_engine.quality import SPREAD, ssim
@@ -172,8 +172,8 @@ def test_other_targets_are_filled_too(wide):
     other = heatmap.for_target(3)
     assert torch.equal(other.measured, heatmap.measured) and bool(other.values.isfinite().all())
     assert other.ssim_estimate is None
-    with pytest.raises(InputError, match="verify needs the model"):
-        other.verify()
+    verified, truth = other.verify(1.0), occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=3)
+    assert verified.target == 3 and verified.compare(truth).max_error < 1e-4
 
 
 def test_files_keep_it(wide, tmp_path):
@@ -181,16 +181,20 @@ def test_files_keep_it(wide, tmp_path):
     heatmap.save(tmp_path / "map.npz")
     loaded = Heatmap.load(tmp_path / "map.npz")
     assert torch.equal(loaded.status, heatmap.status) and loaded.ssim_estimate == heatmap.ssim_estimate
-    with pytest.raises(InputError, match="loaded"):
+    with pytest.raises(InputError, match=r"loaded.*occlusion\.verify\(heatmap\)"):
         loaded.verify()
+    verified = KryptonOcclusion(wide).verify(loaded, 1.0)
+    assert bool((verified.status == Status.EXACT).all())
 
 
 # --- verify and compare -------------------------------------------------------------------------------
 
 
 def test_verify_measures_and_estimates(wide, exact):
-    heatmap = KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.6)
+    occlusion = KryptonOcclusion(wide)
+    heatmap = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.6)
     verified = heatmap.verify(0.2)
+    assert verified == occlusion.verify(heatmap, 0.2)
     more = int(verified.measured.sum()) - int(heatmap.measured.sum())
     assert more == math.ceil(0.2 * int((~heatmap.measured).sum()))
     truth = verified.compare(exact).ssim
@@ -209,13 +213,12 @@ def test_verify_where_no_error_was_expected():
     measured = torch.zeros(truth.shape, dtype=torch.bool)
     measured[::4, ::4] = True
 
-    def measure(map_, positions):
-        known = map_.measured.clone()
-        known.view(-1)[torch.from_numpy(positions)] = True
-        return replace(map_, values=torch.where(known, truth, map_.values), measured=known)
-
-    found = Heatmap(torch.zeros_like(truth), torch.tensor(0.0), measured, window, measure=measure)
-    verified = found.verify(0.5)
+    found = Heatmap(torch.zeros_like(truth), torch.tensor(0.0), measured, window)
+    sample = Sample(found, 0.5, seed=0)
+    known = measured.clone()
+    known.view(-1)[torch.from_numpy(sample.positions)] = True
+    more = replace(found, values=torch.where(known, truth, found.values), measured=known)
+    verified = sample.judged(more)
     whole = replace(found, values=truth, measured=torch.ones_like(measured))
     estimate, reached = verified.ssim_estimate, verified.compare(whole).ssim
     assert estimate.value < 0.9999 and estimate.value == pytest.approx(reached, abs=0.01)

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
+from krypton_engine.executors.full import evaluate
 from krypton_engine.figures import figure
 from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
@@ -811,7 +812,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 with torch.no_grad(), evaluation_mode(self._model, _nothing), _Stoppable(stopped):
                     for _ in range(2):
                         began = time.perf_counter()
-                        self._model(x).sum().item()
+                        evaluate(self._model, (x,), None).sum().item()
                         best = min(best, (time.perf_counter() - began) / batch)
             except _Stopped:
                 return
@@ -838,17 +839,19 @@ class OcclusionExplorer(anywidget.AnyWidget):
         shape = tuple(given.x.shape)
         try:
             with torch.no_grad(), evaluation_mode(self._model, _nothing):
-                outputs = self._model(given.x.to(_device_and_type(self._model, given.x)))
-        except (MemoryError, torch.OutOfMemoryError):
+                x = given.x.to(_device_and_type(self._model, given.x))
+                outputs = evaluate(self._model, (x,), None)
+        except (MemoryError, torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:
             raise InputError(
                 f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}, "
                 f"(batch, channels, height, width): {error}. {given.remedy}"
             ) from error
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[0] != 1:
-            made = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise InputError(f"model returns {made} for one image; accepted is one row of classes, (1, n)")
+        if outputs.ndim != 2 or outputs.shape[0] != 1:
+            raise InputError(
+                f"model returns {tuple(outputs.shape)} for one image; accepted is one row of classes, (1, n)"
+            )
         return outputs.cpu()
 
     def _seen(self, question: Question) -> dict[str, Any]:

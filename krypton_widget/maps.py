@@ -81,11 +81,11 @@ class Course:
         if before is None or estimate is None or estimate.basis != "online":
             return
         if estimate != before.ssim_estimate:
-            self.stages.append(replace(before, ssim_estimate=estimate, outputs=None, measure=None))
+            self.stages.append(replace(before, ssim_estimate=estimate, outputs=None))
 
     def end(self, heatmap: Heatmap, ssim_target: float) -> None:
         """Take the map that a run for ``ssim_target`` ended with."""
-        self._ends[ssim_target] = replace(heatmap, outputs=None, measure=None)
+        self._ends[ssim_target] = replace(heatmap, outputs=None)
         self.stages.append(self._ends[ssim_target])
 
     def reached(self, ssim_target: float) -> Heatmap | None:
@@ -184,7 +184,7 @@ def part(exact: Heatmap, like: Heatmap) -> Heatmap:
     """What ``exact`` would be if only the positions of ``like`` had been measured."""
     values = torch.where(like.measured, exact.values, torch.tensor(math.nan, dtype=exact.values.dtype))
     return replace(
-        exact, values=values, measured=like.measured, seconds=like.seconds, ssim_estimate=None, measure=None
+        exact, values=values, measured=like.measured, seconds=like.seconds, ssim_estimate=None
     ).filled()
 
 
@@ -382,7 +382,7 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         "base": finite(float(exact.base)),
         "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
         "exact": exact.values.numpy().astype(np.float32).tobytes(),
-        "ssim": finite(approximate.compare(exact).ssim),
+        "ssim": approximate.compare(exact).ssim if bool(exact.values.isfinite().all()) else None,
         "estimate": estimate(approximate, np.ones(exact.window.counts[1:], dtype=bool)),
         "positions": positions,
         "measured": int(approximate.measured.sum()),

@@ -14,7 +14,7 @@ export function weight(drop: number, limit: number, opacity: number): number {
 }
 
 /** Of a change that is not finite: no colour of any scale, in stripes that nothing else has. */
-const STRANGE = [[70, 70, 70], [190, 190, 190]] as const;
+const STRIPES = [96, 160] as const;
 const STRIPE = 2;
 
 /** Colours over the picture's pixels, each that of the position centred nearest. */
@@ -49,7 +49,10 @@ export function overlay(
     for (let x = 0; x < width; x++) {
       const cell = row + (columns[x] ?? 0);
       if (!hatched[cell]) target[y * width + x] = source[cell] ?? 0;
-      else pixels.set([...STRANGE[(x + y) % (2 * STRIPE) < STRIPE ? 0 : 1], 255 * opacity], 4 * (y * width + x));
+      else {
+        const grey = STRIPES[(x + y) % (2 * STRIPE) < STRIPE ? 0 : 1];
+        pixels.set([grey, grey, grey, 255 * opacity], 4 * (y * width + x));
+      }
     }
   }
   return pixels;

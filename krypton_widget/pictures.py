@@ -217,7 +217,7 @@ def _plain(image: Any, name: str) -> Tensor:
     if cells.dtype != np.uint8 and cells.dtype.kind != "f":
         raise InputError(
             f"{name} has type {image.dtype}, of which nobody knows what is white; without preprocess "
-            f"accepted are uint8, and floats as the model takes them: image / 65535, or image / 4095 for 12 bits"
+            f"accepted are uint8, and floats as the model takes them: image / 65535, or / 4095 for 12 bits"
         )
     scale = 255 if cells.dtype == np.uint8 else 1
     return torch.from_numpy(np.ascontiguousarray(_three_axes(cells).transpose(2, 0, 1)))[None].float() / scale

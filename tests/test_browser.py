@@ -270,6 +270,28 @@ def test_another_class_at_once(explorer):
     explorer.until_idle()
 
 
+def test_a_class_is_found_by_a_part_of_its_name(explorer):
+    """Enter is the widget's, not the notebook's; text left in the box takes no click away."""
+    page = explorer.page
+    search = page.locator(".kr-reading input[type=search]")
+    search.click()
+    page.keyboard.type("EGYPTian c")
+    page.keyboard.press("Enter")
+    page.locator("h2", has_text="Egyptian cat").wait_for(timeout=5000)
+    assert search.input_value() == "" and explorer.python("print(explorer.target)").strip() == "285"
+    search.click()
+    page.keyboard.type("no such animal")
+    page.keyboard.press("Enter")
+    page.locator(".kr-reading [role=status]", has_text="No class has").wait_for(timeout=5000)
+    assert explorer.python("print(explorer.target)").strip() == "285"
+    search.fill("")
+    search.fill("tiger cat")
+    page.locator(".kr-classes button", has_text="tiger cat").click()
+    page.locator("h2", has_text="tiger cat").wait_for(timeout=5000)
+    explorer.until_idle()
+    assert explorer.python("print(explorer.target)").strip() == "None", "the predicted one"
+
+
 def test_the_ssim_slider_moves_the_share_measured(explorer):
     """To both sides; the estimate follows, and is at least what was asked for."""
     shares, promised = [], []
@@ -387,6 +409,34 @@ def test_two_hundred_moves(explorer):
         held.append(int(memory) / 2**20)
     # Beside the maps seen lately, which are kept on purpose. What leaks grows with each burst.
     assert min(held[2] - held[1], held[3] - held[2]) < 6, f"MiB after each two hundred: {held}"
+
+
+TWO = """
+from krypton_widget import OcclusionExplorer
+from ipywidgets import VBox
+import torch
+from torch import nn
+print("before")
+nets = [nn.Sequential(
+    nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3),
+    nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3),
+).eval() for _ in range(2)]
+image = torch.rand(3, 64, 64)
+pair = [OcclusionExplorer(net, image, window=8, stride=4, exact=True) for net in nets]
+for i in range(200):
+    print("line", i)
+for one in pair:
+    one.wait(120)
+print([one.heatmap.plan.incremental for one in pair])
+for one in pair:
+    one.close()
+"""
+
+
+def test_two_explorers_of_one_cell(explorer):
+    """Both are captured, one after the other, and nothing that the cell prints is lost."""
+    printed = explorer.python(TWO).splitlines()
+    assert printed == ["before", *[f"line {i}" for i in range(200)], "[True, True]"]
 
 
 def test_a_cell_runs_meanwhile(explorer):

@@ -248,8 +248,9 @@ export function cut(ssim: number, decimals: number): string {
 
 /** How much faster something is; below one, how much slower. */
 export function faster(factor: number): { times: string; word: string } {
-  const [size, word] = factor >= 1 ? [factor, "faster"] : [1 / factor, "slower"];
-  return { times: `${size.toFixed(size >= 9.95 ? 0 : 1)}×`, word };
+  const size = Math.max(factor, 1 / factor);
+  const times = `${size.toFixed(size >= 9.95 ? 0 : 1)}×`;
+  return { times, word: times === "1.0×" ? "as fast" : factor > 1 ? "faster" : "slower" };
 }
 
 export function seconds(value: number): string {

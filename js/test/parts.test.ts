@@ -263,8 +263,9 @@ describe("state", () => {
   });
 
   it("calls slower what is", () => {
-    expect([faster(29.4), faster(1.5), faster(0.8)]).toEqual([
+    expect([faster(29.4), faster(0.98), faster(1.5), faster(0.8)]).toEqual([
       { times: "29×", word: "faster" },
+      { times: "1.0×", word: "as fast" },
       { times: "1.5×", word: "faster" },
       { times: "1.3×", word: "slower" },
     ]);

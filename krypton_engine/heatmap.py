@@ -720,6 +720,17 @@ def is_count(given: Any) -> bool:
     return isinstance(given, int) and not isinstance(given, bool) and given >= 0
 
 
+def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
+    """A window out of a file: shape of the input, of the window, strides.
+
+    Raises:
+        ValueError: There is no such window.
+    """
+    if not all(isinstance(each, tuple) and all(map(is_count, each)) for each in sizes):
+        raise ValueError(f"{sizes} are no shapes of input and window, and no strides")
+    return SlidingWindow(*sizes)
+
+
 def is_target(given: Any) -> bool:
     """Whether this may be the target of a map."""
     if isinstance(given, tuple):
@@ -752,7 +763,7 @@ def _read(path: Path) -> Heatmap:
         )
         if meta["format"] not in (1, _FORMAT):
             raise ValueError("its format is of another version")
-        window = SlidingWindow(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+        window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
         held = set(entries) - {"meta"}
         types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
         if held != set(types) or not held <= set(_SAVED_TENSORS):

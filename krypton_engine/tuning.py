@@ -42,6 +42,7 @@ from krypton_engine.heatmap import (
     is_number,
     is_target,
     same_outputs,
+    saved_window,
 )
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
@@ -483,7 +484,7 @@ class Tuning(Value):
             ValueError: With the reason.
         """
         found = self.fingerprint
-        SlidingWindow(found.input_shape, found.window, found.strides)
+        saved_window(found.input_shape, found.window, found.strides)
         checks = {
             "confidence": is_number(self.confidence) and 0 < self.confidence < 1,
             "baseline": is_described(found.baseline),

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 import copy
+import errno
 import gc
+import io
+import json
+import math
 import pickle
+import re
+import subprocess
+import sys
+import warnings
 import weakref
+import zipfile
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
+from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from krypton_engine import KryptonOcclusion, Plan
+from krypton_engine import (
+    FallbackWarning,
+    Heatmap,
+    InputError,
+    KryptonOcclusion,
+    OcclusionCancelled,
+    Plan,
+    Tuning,
+)
+from krypton_engine.figures import figure, figures
+from krypton_engine.heatmap import Status
+from krypton_engine.quality import SsimEstimate
+from krypton_engine.tuning import Curve, Fingerprint
+from krypton_engine.windows import SlidingWindow, occlude
 
 
 def plan_of(model, x, window, strides):
@@ -92,9 +119,7 @@ class Several(nn.Module):
         return self.second(self.way(self.first(x))).mean((2, 3))
 
 
-@pytest.mark.parametrize(
-    "way", [lambda x: x.topk(4, dim=3)[0], lambda x: x.sort(2)[0]], ids=["topk", "sort"]
-)
+@pytest.mark.parametrize("way", [lambda x: x.topk(4, dim=3)[0], lambda x: x.sort(2)[0]], ids=["topk", "sort"])
 def test_a_plan_says_where_an_operator_of_several_results_ends_it(way):
     found = plan_of(Several(way), torch.rand(1, 3, 32, 32), (3, 4, 4), 4)
     assert not all(step.local for step in found.steps)
@@ -113,3 +138,612 @@ def test_a_plan_is_data():
     gc.collect()
     assert kept[0]() is None and kept[1]() is None
     assert str(found) == text
+
+
+# --- values -------------------------------------------------------------------------------------------
+
+WINDOW, STRIDES = (3, 6, 6), (3, 3, 3)
+
+
+class Classifier(nn.Module):
+    """A convolution and a linear layer: ``(n, 3, 24, 24) -> (n, 4)``."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu().amax((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def image():
+    return torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def occlusion():
+    return KryptonOcclusion(Classifier().eval())
+
+
+def through_pickle(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+def through_torch(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, through_pickle, through_torch])
+def test_a_map_is_a_value(occlusion, image, copied):
+    found = occlusion.heatmap(image, WINDOW, STRIDES, target=1, classes="all", ssim_target=0.8)
+    again = copied(found)
+    assert again == found and hash(again) == hash(found) and again.plan == found.plan
+    for name in ("values", "outputs", "image", "base"):
+        torch.testing.assert_close(getattr(again, name), getattr(found, name), rtol=0, atol=0, equal_nan=True)
+    values = found.values.clone()
+    values[2, 3] += 1
+    assert replace(found, values=values) != found
+    values[2, 3] = math.nan
+    assert replace(found, values=values) == replace(found, values=values.clone()) != found
+    assert replace(found, target=2) != found and replace(found, outputs=None) != found and found != "a map"
+
+
+def test_parts_comparisons_and_tunings_are_values(occlusion, image):
+    with pytest.raises(OcclusionCancelled) as cancelled:
+        occlusion.heatmap(image, WINDOW, STRIDES, target=1, on_progress=lambda *_: False)
+    again = through_pickle(cancelled.value)
+    assert str(again) == str(cancelled.value) and again.partial == cancelled.value.partial
+    exact = occlusion.heatmap(image, WINDOW, STRIDES, target=1)
+    compared = occlusion.heatmap(image, WINDOW, STRIDES, target=1, ssim_target=0.8).compare(exact)
+    assert through_pickle(compared) == compared != replace(compared, difference=compared.difference + 1)
+    tuning = occlusion.tune(image, WINDOW, STRIDES, target=1)
+    for copied in (copy.deepcopy, through_pickle, through_torch):
+        assert copied(tuning) == tuning and hash(copied(tuning)) == hash(tuning)
+    assert replace(tuning, confidence=0.8) != tuning
+
+
+def scaled(model, x, gain):
+    return model(x) * gain
+
+
+def shifted(model, outputs):
+    return outputs + model.head.bias
+
+
+@pytest.mark.parametrize("executor", ["auto", "reference"])
+def test_a_map_keeps_no_model(image, executor):
+    model = Classifier().eval()
+    occlusion = KryptonOcclusion(partial(scaled, model), executor=executor)
+    found = occlusion.heatmap(
+        image, WINDOW, STRIDES, target=1, additional_forward_args=torch.ones(1, 1), ssim_target=0.8,
+        activation=partial(shifted, model),
+    )  # fmt: skip
+    kept = weakref.ref(model), weakref.ref(model.body.weight), weakref.ref(occlusion)
+    del model, occlusion
+    gc.collect()
+    assert [each() for each in kept] == [None] * 3
+    assert found.attribution().isfinite().all() and "Heatmap(" in repr(found)
+    with pytest.raises(InputError, match=r"occlusion\.verify\(heatmap\)"):
+        found.verify()
+
+
+def test_a_map_is_verified_by_what_made_it_or_by_another_of_its_model(image):
+    model = Classifier().eval().requires_grad_(False)
+    occlusion, blur = KryptonOcclusion(model), image.flip(2) / 2
+    call = dict(baselines=blur, target=1, activation="softmax")
+    found = occlusion.heatmap(image, WINDOW, STRIDES, **call, ssim_target=0.8)
+    truth = [
+        float(model(occlude(image, blur, box[None])).softmax(1)[0, 1])
+        for box in found.window.boxes(np.arange(len(found.window)))
+    ]
+    mine = copy.deepcopy(found).verify(1.0)
+    other = KryptonOcclusion(model).verify(through_pickle(found), 1.0, baselines=blur, activation="softmax")
+    for verified in (mine, other):
+        assert bool((verified.status == Status.EXACT).all())
+        np.testing.assert_allclose(verified.values.flatten(), truth, atol=1e-6)
+    with pytest.raises(InputError, match="another baseline"):
+        KryptonOcclusion(model).verify(through_pickle(found), activation="softmax")
+    with pytest.raises(InputError, match="the activation"):
+        KryptonOcclusion(model).verify(through_pickle(found), baselines=blur)
+    even = through_pickle(occlusion.heatmap(image, WINDOW, STRIDES, 0.5, target=1, ssim_target=0.8))
+    assert bool(KryptonOcclusion(model).verify(even, 1.0).measured.all())  # a number is in the map
+    for copied in (copy.deepcopy, through_pickle):
+        assert copied(occlusion).heatmap(image, WINDOW, STRIDES, target=1).verify() is not None
+
+
+def test_a_map_is_not_changed_by_a_model_that_uses_its_output_again(image):
+    model, answer = Classifier().eval(), torch.zeros(1, 4)
+    again = KryptonOcclusion(lambda x: answer.copy_(model(x)) if len(x) == 1 else model(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        found = again.heatmap(image, WINDOW, STRIDES, target=1)
+    truth = model(image)[0].detach()
+    answer.fill_(7.0)
+    torch.testing.assert_close(found.base, truth[1])
+    torch.testing.assert_close(found.base_outputs, truth)
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved():
+    """A map with everything that a map can have."""
+    window = SlidingWindow((3, 24, 24), WINDOW, STRIDES)
+    torch.manual_seed(0)
+    outputs = torch.randn(*window.grid_shape, 4)
+    measured = torch.rand(window.grid_shape) < 0.8
+    return Heatmap(
+        values=outputs[..., 1], base=torch.tensor(0.25), measured=measured, window=window, target=1,
+        classes=outputs.argmax(-1), class_values=outputs.amax(-1), outputs=outputs,
+        base_outputs=torch.tensor([0.0, 0.25, 0.1, 0.2]), image=torch.rand(3, 24, 24), seconds=1.5,
+        trimmed=measured & (torch.rand(measured.shape) < 0.5),
+        ssim_estimate=SsimEstimate(0.9, 0.8, 0.95, "online"), baseline=(0.0, 0.5, 1.0),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    curves = tuple(
+        Curve(str(i), 0.0, 60, (10, 20, 40), (0.5, 0.8, 0.97), (0.4, 0.85, 0.98), 2.0, 0.01, 0.0, 2.0)
+        for i in range(12)
+    )
+    found = Fingerprint((3, 24, 24), WINDOW, STRIDES, (0.0,) * 3, None, (0.1, 0.2))
+    return Tuning(found, curves, 0.9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_all_of_a_map_comes_back(tmp_path, saved, dtype):
+    given = replace(saved, values=saved.values.to(dtype), base=saved.base.to(dtype))
+    given.save(tmp_path / "map.npz")
+    assert Heatmap.load(tmp_path / "map.npz") == given
+    numbers = np.array([0.0, 1.0])
+    plain = replace(given, target=numbers.astype(np.int64).argmax(), outputs=None, baseline="image 12")
+    plain.save(tmp_path / "map.npz")
+    loaded = Heatmap.load(tmp_path / "map.npz")
+    assert loaded.target == 1 and loaded.baseline == "image 12" and loaded.outputs is None
+
+
+def entries_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_entries(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def array(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def meta_of(entries):
+    return json.loads(str(np.load(io.BytesIO(entries["meta.npy"]))))
+
+
+def test_maps_of_the_first_format_are_read(tmp_path, saved):
+    saved.save(tmp_path / "map.npz")
+    entries = entries_of(tmp_path / "map.npz")
+    meta = meta_of(entries)
+    meta["format"] = 1
+    del meta["tensors"]
+    entries["meta.npy"] = array(np.array(json.dumps(meta)))
+    write_entries(tmp_path / "old.npz", entries)
+    assert Heatmap.load(tmp_path / "old.npz") == saved
+    del entries["image.npy"]
+    write_entries(tmp_path / "old.npz", entries)
+    with pytest.raises(InputError, match=r"path is .*old\.npz"):
+        Heatmap.load(tmp_path / "old.npz")
+
+
+@pytest.mark.parametrize("name", ["values", "base", "measured", "classes", "outputs", "image", "trimmed"])
+def test_a_map_with_a_part_missing_is_refused(tmp_path, saved, name):
+    saved.save(tmp_path / "map.npz")
+    entries = entries_of(tmp_path / "map.npz")
+    del entries[f"{name}.npy"]
+    write_entries(tmp_path / "map.npz", entries)
+    with pytest.raises(InputError, match=r"path is .*map\.npz"):
+        Heatmap.load(tmp_path / "map.npz")
+
+
+GRID = (7, 7)
+
+ARRAYS = [
+    ("values", np.zeros((7, 6), np.float32)),
+    ("values", np.zeros((7, 7, 2), np.float32)),
+    ("values", np.zeros(GRID, np.int64)),
+    ("values", np.zeros(GRID, np.complex64)),
+    ("values", np.zeros(GRID, ">f4")),
+    ("values", np.array([["a"] * 7] * 7)),
+    ("values", np.array([[None] * 7] * 7)),
+    ("base", np.zeros((3,), np.float32)),
+    ("measured", np.ones(GRID, np.uint8)),
+    ("measured", np.ones((49,), bool)),
+    ("trimmed", np.ones(GRID, bool)),
+    ("classes", np.full(GRID, 4)),
+    ("classes", np.full(GRID, -2)),
+    ("classes", np.zeros(GRID, np.float32)),
+    ("class_values", np.zeros((1, 7, 7), np.float32)),
+    ("outputs", np.zeros((7, 7, 5), np.float32)),
+    ("base_outputs", np.zeros((5,), np.float32)),
+    ("base_outputs", np.zeros((2, 2), np.float32)),
+    ("image", np.zeros((24, 24, 3), np.float32)),
+    ("more", np.zeros(3)),
+]
+
+METAS = [
+    {"format": 3}, {"format": "1"}, {"format": None},
+    {"input_shape": [3, 24]}, {"input_shape": [3, 24, -24]}, {"input_shape": [3, 10**9, 10**9]},
+    {"input_shape": [3, 24.0, 24]}, {"input_shape": "abc"}, {"input_shape": None},
+    {"shape": [3, 0, 6]}, {"shape": [3, 6]}, {"shape": [3, -6, 6]}, {"shape": [3, 10**30, 6]},
+    {"strides": [3, 1, 3]}, {"strides": [3, -3, 3]}, {"strides": [3, 10**12, 3]}, {"strides": [3, True, 3]},
+    {"target": 4}, {"target": -5}, {"target": 1.5}, {"target": "1"}, {"target": {"a": 1}}, {"target": [1.5]},
+    {"seconds": -1.0}, {"seconds": math.nan}, {"seconds": "1"}, {"seconds": None},
+    {"ssim_estimate": {"value": math.nan, "low": 0.0, "high": 1.0, "basis": "online"}},
+    {"ssim_estimate": {"value": 1.5, "low": 0.0, "high": 1.0, "basis": "online"}},
+    {"ssim_estimate": {"value": 0.5, "low": 0.0, "basis": "online"}}, {"ssim_estimate": 3},
+    {"baseline": 3}, {"baseline": [None]}, {"baseline": {"a": 1}}, {"tensors": {}}, {"tensors": ["values"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(ARRAYS) + len(METAS)))
+def test_maps_that_cannot_be_are_refused(tmp_path, saved, case):
+    saved.save(tmp_path / "map.npz")
+    entries = entries_of(tmp_path / "map.npz")
+    if case < len(ARRAYS):
+        name, values = ARRAYS[case]
+        entries[f"{name}.npy"] = array(values)
+    else:
+        entries["meta.npy"] = array(np.array(json.dumps(meta_of(entries) | METAS[case - len(ARRAYS)])))
+    write_entries(tmp_path / "map.npz", entries)
+    with pytest.raises(InputError, match=r"path is .*map\.npz.*, which is no saved heatmap: \S"):
+        Heatmap.load(tmp_path / "map.npz")
+
+
+@pytest.mark.parametrize(
+    "field", ["format", "input_shape", "shape", "strides", "target", "seconds", "tensors"]
+)
+def test_maps_that_leave_something_out_are_refused(tmp_path, saved, field):
+    saved.save(tmp_path / "map.npz")
+    entries = entries_of(tmp_path / "map.npz")
+    meta = meta_of(entries)
+    del meta[field]
+    entries["meta.npy"] = array(np.array(json.dumps(meta)))
+    write_entries(tmp_path / "map.npz", entries)
+    with pytest.raises(InputError, match=r"path is .*map\.npz"):
+        Heatmap.load(tmp_path / "map.npz")
+
+
+READ_ALL = """
+import resource, sys
+from krypton_engine import Heatmap, InputError
+for path in sys.argv[1:]:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        Heatmap.load(path)
+    except InputError:
+        print(path, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_what_expands_beyond_the_window_is_not_expanded(tmp_path, saved):
+    """128 MiB of zeros, told by the array's header or not; the system says how much was held at most."""
+    saved.save(tmp_path / "map.npz")
+    entries, zeros = entries_of(tmp_path / "map.npz"), bytes(2**27)
+    long = array(np.zeros((0,), np.float32)).replace(b"(0,), }" + b" " * 7, b"(33554432,), }")
+    assert np.load(io.BytesIO(long[:128] + zeros)).shape == (2**25,)
+    paths = []
+    for name in ("values", "image", "base", "meta"):
+        for begin in (long[:128], entries[f"{name}.npy"]):
+            paths.append(str(tmp_path / f"{name}{len(paths)}.npz"))
+            write_entries(paths[-1], entries | {f"{name}.npy": begin + zeros})
+    told = subprocess.run(
+        [sys.executable, "-c", READ_ALL, *paths], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [line.split()[0] for line in told] == paths
+    assert all(int(line.split()[1]) < 2**15 for line in told), told  # KiB
+
+
+TUNINGS = [
+    {"format": 1}, {"format": "2"}, {"confidence": math.nan}, {"confidence": 0.0}, {"confidence": 1},
+    {"confidence": -0.5}, {"confidence": 2.0}, {"confidence": "0.9"}, {"confidence": None}, {"curves": 3},
+    {"curves": [3]}, {"curves": [{}]}, {"fingerprint": {}}, {"fingerprint": None},
+]  # fmt: skip
+
+FINGERPRINTS = [
+    {"input_shape": [3, 24]}, {"input_shape": [3, -24, 24]}, {"window": [3, 60, 6]}, {"window": "abc"},
+    {"strides": [0, 3, 3]}, {"strides": [3.5, 3, 3]}, {"baseline": 3}, {"target": "cat"}, {"target": 1.5},
+    {"answer": ["a"]}, {"answer": 1.0}, {"more": 1},
+]  # fmt: skip
+
+CURVES = [
+    {"image": 3}, {"image": "1"}, {"epsilon": math.nan}, {"epsilon": -0.1}, {"epsilon": 0.3},
+    {"positions": -1}, {"positions": 30}, {"positions": 1.5}, {"computed": [10, 20]},
+    {"computed": [20, 10, 40]}, {"computed": [-1, 10, 40]}, {"computed": [1.5, 10, 40]}, {"computed": 3},
+    {"expected": [0.5, math.nan, 0.9]}, {"expected": [0.5, 0.8, 1.5]}, {"expected": ["0.5", 0.8, 0.9]},
+    {"ssim": [0.5, 0.8, math.inf]},
+    {"ssim": [0.5, 0.8, 1.1]}, {"seconds": -1.0}, {"seconds": math.inf}, {"look_seconds": "1"},
+    {"open_seconds": None}, {"exact_seconds": math.nan}, {"at_once": 0}, {"at_once": 1.5}, {"more": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("", c) for c in TUNINGS] + [("fingerprint", c) for c in FINGERPRINTS] + [("curves", c) for c in CURVES],
+    ids=str,
+)
+def test_tunings_that_cannot_be_are_refused(tmp_path, tuned, part, change):
+    path = tmp_path / "tuning.json"
+    tuned.save(path)
+    assert Tuning.load(path) == tuned
+    read = json.loads(path.read_text())
+    changed = {"": read, "fingerprint": read["fingerprint"], "curves": read["curves"][0]}[part]
+    changed |= change
+    path.write_text(json.dumps(read))
+    with pytest.raises(InputError, match=r"path is .*tuning\.json.*, which is no saved tuning: \S"):
+        Tuning.load(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"[]", b"3", b"null", b"{}"])
+def test_files_that_hold_no_tuning(tmp_path, content):
+    (tmp_path / "tuning.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"path is .*tuning\.json"):
+        Tuning.load(tmp_path / "tuning.json")
+
+
+FULL = """
+import resource, signal, sys
+from krypton_engine import Heatmap, Tuning
+folder = sys.argv[1]
+values = {"map": Heatmap.load(folder + "/map.npz"), "tuning": Tuning.load(folder + "/tuning.json")}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for name in sys.argv[2:]:
+    path = folder + "/out/" + name
+    values[name.split(".")[0]].save(path)  # imports what drawing takes, too
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    try:
+        values[name.split(".")[0]].save(path)
+    except OSError as error:
+        print(error.errno, error.filename == path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, saved, tuned):
+    names = ["map.npz", "map.png", "tuning.json", "tuning.png"]
+    saved.save(tmp_path / "map.npz")
+    tuned.save(tmp_path / "tuning.json")
+    (tmp_path / "out").mkdir()
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path), *names], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == [str(errno.EFBIG), "True"] * 4
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert Heatmap.load(tmp_path / "out" / "map.npz") == saved
+    assert Tuning.load(tmp_path / "out" / "tuning.json") == tuned
+    for name in ("map.png", "tuning.png"):
+        Image.open(tmp_path / "out" / name).load()
+
+
+@pytest.mark.parametrize("ending", ["map.npz", "map.png", "tuning.json", "tuning.png"])
+def test_links_and_permissions_stay(tmp_path, saved, tuned, ending):
+    value, path = saved if ending.startswith("map") else tuned, tmp_path / ending
+    value.save(path)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o640)
+    link = tmp_path / f"link.{ending}"
+    link.symlink_to(path)
+    path.write_bytes(b"")
+    value.save(link)
+    assert link.is_symlink() and path.stat().st_size > 500 and path.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([ending, "plain", link.name])
+
+
+@pytest.mark.parametrize("title", ["$5 for $x^2", r"\frac{a", "caf\udce9 \ud800.png", "a\nb", "$", "100 %"])
+def test_a_title_is_words(tmp_path, saved, title):
+    saved.save(tmp_path / "map.png", title=title)
+    Image.open(tmp_path / "map.png").load()
+
+
+# --- pictures -----------------------------------------------------------------------------------------
+
+
+def drawn(window, drop, **rest):
+    """A map of these drops, over a flat grey image."""
+    return Heatmap(
+        values=1.0 - drop, base=torch.tensor(1.0), measured=torch.ones(drop.shape, dtype=torch.bool),
+        window=window, image=torch.full(window.input_shape, 0.5), **rest,
+    )  # fmt: skip
+
+
+def rgb(picture):
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("window", "axes"),
+    [
+        (SlidingWindow((3, 29, 23), (3, 7, 6), (3, 5, 4)), (1, 2)),
+        (SlidingWindow((29, 23, 3), (7, 6, 3), (5, 4, 3)), (0, 1)),
+        (SlidingWindow((29, 23), (7, 6), (5, 4)), (0, 1)),
+        (SlidingWindow((3, 29, 23), (3, 29, 6), (3, 29, 4)), (1, 2)),
+        (SlidingWindow((29, 23, 4), (29, 6, 4), (29, 4, 4)), (0, 1)),
+    ],
+    ids=["channels first", "channels last", "no channels", "strips", "strips, channels last"],
+)
+def test_every_pixel_has_the_drop_of_the_window_centred_nearest(window, axes):
+    """By distances, one pixel at a time."""
+    torch.manual_seed(0)
+    drop = torch.rand(window.grid_shape) * 2 - 1
+    heatmap = drawn(window, drop)
+    picture = rgb(heatmap.overlay(opacity=1))
+    assert picture.shape == (29, 23, 3)
+    low, high = heatmap.limits()
+    assert (low, high) == (-float(drop.abs().max()), float(drop.abs().max()))
+    flat = drop.reshape([window.counts[axis] for axis in axes])
+    nearest = []
+    for axis in axes:
+        centres = torch.arange(window.counts[axis]) * window.strides[axis] + window.shape[axis] / 2
+        away = (torch.arange(window.input_shape[axis])[:, None] + 0.5 - centres).abs()
+        nearest.append(len(centres) - 1 - away.flip(1).argmin(1))  # of two as near the later
+    shown = flat[nearest[0]][:, nearest[1]].double().numpy()
+    weight = (np.abs(shown) / high) ** 0.75
+    colours = colormaps["RdBu_r"]((shown / high + 1) / 2)[..., :3] * 255
+    grey = rgb(heatmap.overlay(opacity=0))[0, 0, 0]
+    expected = grey * (1 - weight[..., None]) + colours * weight[..., None]
+    np.testing.assert_allclose(picture, expected, atol=1.5)
+
+
+def test_a_picture_for_single_channels_has_their_mean():
+    window = SlidingWindow((3, 12, 12), (1, 4, 4), (1, 4, 4))
+    drop = torch.rand(window.grid_shape)
+    one = drawn(SlidingWindow((3, 12, 12), (3, 4, 4), (3, 4, 4)), drop.mean(0))
+    np.testing.assert_allclose(rgb(drawn(window, drop).overlay()), rgb(one.overlay()), atol=1)
+
+
+def test_the_photograph_lends_no_colour(saved):
+    red = Image.new("RGB", (24, 24), (200, 10, 10))
+    bare = rgb(replace(saved, values=saved.base.expand(GRID)).overlay(red))
+    assert (bare == bare[..., :1]).all() and len(np.unique(bare)) == 1
+
+
+def texts_of(heatmap, monkeypatch, **arguments):
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    found = []
+
+    def note(figure, *_, **__):
+        figure.canvas.draw()
+        found.extend(text.get_text() for text in figure.findobj(Text))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", note)
+        heatmap._figure(**arguments)
+    return [text for text in found if text]
+
+
+def test_numbers_that_are_not_finite_are_hatched_and_told(monkeypatch):
+    window = SlidingWindow((1, 32, 32), (1, 8, 8), (1, 8, 8))
+    drop = torch.linspace(-0.001, 0.002, 16).reshape(4, 4)
+    whole = drawn(window, drop)
+    odd = drop.clone()
+    odd[0, 0], odd[1, 1], odd[3, 3] = math.nan, math.inf, -math.inf
+    heatmap = drawn(window, odd)
+    assert heatmap.limits() == pytest.approx((-float(drop[3, 2]), float(drop[3, 2])))
+    picture = rgb(heatmap.overlay())
+    for row, column in ((0, 0), (8, 8), (24, 24)):
+        cells = picture[row : row + 8, column : column + 8]
+        assert (cells == cells[..., :1]).all() and len(np.unique(cells)) == 2, "two greys"
+    assert (picture[16:24, :24] == rgb(whole.overlay(scale=heatmap.limits()))[16:24, :24]).all()
+    for text in (repr(heatmap), *texts_of(heatmap, monkeypatch)):
+        assert "nan" not in text and "inf" not in text.replace("not finite", "")
+    assert "3 positions are not finite" in repr(heatmap)
+    assert any("3 positions are not finite" in text for text in texts_of(heatmap, monkeypatch))
+    assert "1 position is not finite" in repr(drawn(window, torch.where(odd.isnan(), math.nan, drop)))
+    nothing = drawn(window, torch.full((4, 4), math.nan))
+    assert "16 positions are not finite" in repr(nothing) and nothing.overlay().size == (32, 32)
+
+
+@pytest.mark.parametrize("largest", [0.000372, 0.00074, 3.7e-6, 0.0751, 12.5, 41_000.0])
+def test_legends_have_three_digits_and_one_notation(monkeypatch, largest):
+    window = SlidingWindow((1, 16, 16), (1, 4, 4), (1, 4, 4))
+    heatmap = drawn(window, torch.linspace(-largest, largest, 16).reshape(4, 4))
+    texts = texts_of(heatmap, monkeypatch, title="dog")
+    # Every tick has a label on both sides, of which one is shown.
+    ticks = list(dict.fromkeys(text for text in texts if re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", text)))
+    numbers = [float(text) for text in ticks]
+    assert len(ticks) > 3 and max(numbers) >= 0.5 * largest
+    assert len({"e" in text for text, number in zip(ticks, numbers, strict=True) if number}) == 1
+    steps = np.diff(numbers)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-2)
+    assert "drop when occluded" in texts
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.00074, "0.00074"), (0.000372, "0.000372"), (1.23e-7, "1.23e-07"), (0.8371, "0.837"),
+        (-5.1e-5, "-5.1e-05"),
+        (0.9996, "1"), (1238.6, "1240"), (1e6, "1e+06"), (0.0, "0"), (-0.0, "0"), (12, "12"),
+    ],
+)  # fmt: skip
+def test_three_digits(value, text):
+    assert figure(value) == text
+
+
+def test_one_notation_a_legend():
+    assert figures([4.6e-6, 3.7e-4, 1e-3]) == ["4.6e-06", "3.7e-04", "1e-03"]
+    assert figures([0.0, 0.25, 0.5]) == ["0", "0.25", "0.5"]
+
+
+def test_volumes_and_signals_are_told_what_they_are():
+    for shape, size, kind in (((1, 8, 8, 8), (1, 4, 4, 4), "volume"), ((2, 40), (2, 8), "signal")):
+        window = SlidingWindow(shape, size, size)
+        heatmap = drawn(window, torch.rand(window.grid_shape))
+        with pytest.raises(InputError, match=f"{kind}.*drop has the numbers"):
+            heatmap.overlay()
+
+
+def test_channels_last_is_the_same_picture():
+    """Of the same model and image, once with the channels first and once with them last."""
+    torch.manual_seed(0)
+    model, x = Classifier().eval(), torch.rand(1, 3, 24, 18)
+    first = KryptonOcclusion(model).heatmap(x, (3, 6, 6), (3, 3, 3), target=1)
+    last = KryptonOcclusion(lambda a: model(a.permute(0, 3, 1, 2))).heatmap(
+        x.permute(0, 2, 3, 1).contiguous(), (6, 6, 3), (3, 3, 3), target=1
+    )
+    assert first.overlay().size == last.overlay().size == (18, 24)
+    np.testing.assert_allclose(rgb(last.overlay()), rgb(first.overlay()), atol=1)
+
+
+# --- confidences --------------------------------------------------------------------------------------
+
+
+def random_curve(generator, name):
+    """An image whose true loss is a random multiple of the expected one."""
+    expected = 1 - np.exp(-np.linspace(0.7, 5, 12)) * generator.uniform(0.5, 2)
+    ratios = generator.lognormal(0, 0.6) * np.exp(generator.normal(0, 0.2, 12))
+    similar = 1 - (1 - expected) * ratios
+    return Curve(
+        name, 0.0, 500, tuple(range(20, 500, 40)), tuple(expected.tolist()), tuple(similar.clip(-1).tolist()),
+        5.0, 0.01, 0.0, 5.0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("confidence", [0.05, 0.2, 0.3, 0.45, 0.5, 0.7, 0.8, 0.9])
+def test_ranges_hold_with_their_confidence(tuned, confidence):
+    """By simulation: tunings on random images, and another image each."""
+    met, above, below = [], [], []
+    for seed in range(250):
+        generator = np.random.default_rng(seed)
+        count = math.ceil(confidence / (1 - confidence) - 1e-9) + seed % 12
+        curves = tuple(random_curve(generator, str(i)) for i in range(count))
+        goal = Tuning(tuned.fingerprint, curves, confidence).goal(0.9)
+        assert goal is not None
+        for _ in range(8):
+            stop = random_curve(generator, "new").stop(0.9, goal.factor)
+            met.append(stop.ssim >= 0.9)
+            if stop.expected == 1:
+                continue
+            told = SsimEstimate.of(stop.expected, "tuned", goal.spread)
+            assert told.low <= told.value <= told.high
+            above.append(told.low <= stop.ssim)
+            below.append(stop.ssim <= told.high)
+    allowed = 0.03  # of 2,000 draws, 8 of which share a tuning
+    for held in (met, above, below):
+        assert np.mean(held) > confidence - allowed
+    if confidence >= 0.5:  # a range as wide as it has to be, and no wider
+        for held in (above, below):
+            assert np.mean(held) < confidence + allowed

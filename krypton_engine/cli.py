@@ -6,10 +6,12 @@ Heavy packages are imported by the commands that use them, so that ``krypton --h
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
 import os
 import platform
 import re
+import shutil
 import sys
 import textwrap
 import time
@@ -17,13 +19,14 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from krypton_engine import __version__
 from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import EXECUTORS
+from krypton_engine.figures import figure, figures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
     from krypton_engine.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
 
-USER_ERROR, INTERRUPTED = 2, 130
+USER_ERROR, INTERRUPTED, NOBODY_READS = 2, 130, 141
 
 _DISTRIBUTION = "krypton-occlusion"
 _LONGEST_MESSAGE = 4  # lines
-_WIDTH = 100
+_WIDEST = 100  # columns of prose
 
 _EXAMPLES = """\
 examples:
@@ -69,27 +72,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``krypton``; by default the process's own.
 
     Returns:
-        The exit status: 0, 2 after an error that was told on stderr, 130 after Ctrl-C.
+        The exit status: 0, 2 after an error that was told on stderr, 130 after Ctrl-C, 141 (as after SIGPIPE)
+        where nobody read the text to its end; files are written all the same.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if stream is None:  # closed, as by `>&-`: or the next file that is opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)
+    text = _Text(sys.stdout)
+    with redirect_stdout(text), redirect_stderr(_Text(sys.stderr)):
+        try:
+            status = _command(words)
+        finally:
+            text.flush()
+        if isinstance(text.fault, BrokenPipeError):
+            return NOBODY_READS
+        if text.fault is not None:
+            _tell(f"krypton: error: the text cannot be written: {text.fault}")
+            return USER_ERROR
+    return status
+
+
+def _command(words: Sequence[str]) -> int:
     debug = "--debug" in words
     try:
         arguments = _parser().parse_args(words)
         with _plain_warnings(debug):
             status: int = arguments.run(arguments)
-            sys.stdout.flush()
             return status
     except KeyboardInterrupt:
-        print("krypton: interrupted", file=sys.stderr)
+        _tell("krypton: interrupted")
         return INTERRUPTED
-    except BrokenPipeError:  # `krypton plan ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()
         else:
-            print(_message(error), file=sys.stderr)
+            _tell(_message(error))
         return USER_ERROR
 
 
@@ -105,12 +123,28 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}\n({self.prog} --help tells what is accepted)")
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks lines between words only, and commands so that a shell takes them."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrapped(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for line in text.splitlines():
+            command = line.startswith(" ")
+            whole = re.sub(r"(--\w+) ", "\\1\0", line)  # an option stays with its value
+            pieces = _wrapped(indent + whole, width - 2 * command, indent + " " * 6 * command)
+            lines.append((" \\\n" if command else "\n").join(pieces).replace("\0", " "))
+        return "\n".join(lines)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="krypton",
         description="Occlusion explanations of CNNs by incremental inference: Captum's numbers, sooner.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"krypton {__version__}")
     everywhere = _Parser(add_help=False)
@@ -120,7 +154,11 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", parents=[everywhere]
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            parents=[everywhere],
+            formatter_class=_Help,
         )
         made.set_defaults(run=run)
         return made
@@ -231,7 +269,9 @@ def _add_model_options(parser: argparse.ArgumentParser, weights: str) -> None:
         group.add_argument(
             f"--{name}", metavar="X", type=_numbers, help="of pixels in [0, 1]: a number, or one a channel"
         )
-    group.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    group.add_argument(
+        "--classes", metavar="FILE", help="names of the classes: text, one a line, or .json, such as id2label"
+    )
 
 
 def _sizes(text: str) -> tuple[int, int]:
@@ -244,11 +284,13 @@ def _sizes(text: str) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> float | list[float]:
+    """A number for every channel, or one a channel."""
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, or several: r,g,b") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _positive(text: str) -> float:
@@ -301,10 +343,11 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     occlusion = KryptonOcclusion(model.model)
     heatmap, whole = _run(occlusion, x, window, baseline, target, "softmax")
-    title = f'What "{name}" rests on ({float(heatmap.base):.3f} for the whole picture)'
+    title = f'What "{name}" rests on ({figure(float(heatmap.base))} for the whole picture)'
     _save(heatmap, [picture, numbers], model.display(x[0]), title)
     if not whole:
         return _interrupted(heatmap, [picture, numbers])
+    _found(heatmap, model, name)
     if heatmap.plan is not None:
         cost = describe(heatmap.plan)
         _row(
@@ -328,13 +371,16 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
     _row(
         "agreement",
-        f"largest difference {difference:.1g} of a score of {scale:.3g} on those {count} positions",
+        f"largest difference {difference:.1g} of a score of {figure(scale)} on those {count} positions",
     )
     _row("picture", picture)
     _row("numbers", f"{numbers} (krypton_engine.Heatmap.load)")
-    print()
-    print(textwrap.fill(_in_words(heatmap, model, name), _WIDTH))
-    print("\nNow yours: krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8")
+    told = (
+        f'The picture: red is what the answer "{name}" rests on, blue what speaks against it. Each position '
+        f"is drawn by how much the probability drops with its window black."
+    )
+    _say("", *_wrapped(told, min(_width(), _WIDEST)), "")
+    _say("Now yours: krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8")
     return 0
 
 
@@ -365,39 +411,20 @@ def _captum(
     return seconds / (count + 1), count, float((ours - theirs).abs().max()), scale
 
 
-def _in_words(heatmap: Heatmap, model: ZooModel, name: str) -> str:
-    worst = int(heatmap.values.argmin())
-    row, column = heatmap.positions.reshape(-1, 2)[worst].tolist()
-    height, width = heatmap.window.shape[1:]
-    text = (
-        f'The picture: red is what the answer "{name}" rests on, blue what speaks against it; every pixel '
-        f"shows by how much the probability drops, averaged over the windows that cover it. Most of all "
-        f"count rows {row} to {row + height - 1}, columns {column} to {column + width - 1}: with them "
-        f"black, {float(heatmap.base):.3f} becomes {float(heatmap.values.reshape(-1)[worst]):.3f}."
-    )
-    if heatmap.classes is not None:
-        flipped = heatmap.classes[(heatmap.classes >= 0) & (heatmap.classes != heatmap.target)]
-        if len(flipped):
-            other = _class_name(model, int(flipped.mode().values))
-            text += (
-                f" At {len(flipped)} of the {heatmap.classes.numel()} positions the model changes its mind,"
-                f' mostly to "{other}".'
-            )
-    return text
-
-
 # ---------------------------------------------------------------------------------------------------------
 # krypton explain
 # ---------------------------------------------------------------------------------------------------------
 
 
 def _explain(arguments: argparse.Namespace) -> int:
+    from krypton_engine import zoo
+
     outputs = arguments.out or [Path("heatmap.png")]
     _check_outputs(outputs, _HEATMAP_FILES, [arguments.image])
     if arguments.tuning is not None and arguments.ssim is None:
         raise InputError("--tuning is given without --ssim, the similarity that it is to reach")
     tuning = None if arguments.tuning is None else _read_tuning("--tuning", arguments.tuning)
-    image = _picture(arguments.image)
+    image = zoo.load_image(arguments.image)
     model = _load(arguments, arguments.weights or "pretrained")
     x = _input(model, image, arguments.image)
     window = _window(arguments.window, arguments.stride, x)
@@ -414,19 +441,49 @@ def _explain(arguments: argparse.Namespace) -> int:
     _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
 
     heatmap, whole = _run(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
-    title = f"{name}: {float(scores[target]):.3g} ({Path(arguments.image).name}, {model.name})"
+    title = f"{name}: {figure(float(heatmap.base))} ({_plain(Path(arguments.image).name)}, {model.name})"
     if kinds := _approximate(heatmap):
         title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{_similarity(heatmap)}"
     _save(heatmap, outputs, model.display(x[0]), title)
     if not whole:
         return _interrupted(heatmap, outputs)
-    _row("heatmap", heatmap)
+    _found(heatmap, model, name)
+    _row("took", _duration(heatmap.seconds))
     if arguments.ssim is not None:
         _row("similarity", _reached(heatmap, arguments.ssim, tuning))
         if kinds:
             _row("", kinds)
     _row("written", ", ".join(map(str, outputs)))
     return 0
+
+
+def _found(heatmap: Heatmap, model: ZooModel, name: str) -> None:
+    """What the picture shows, in numbers."""
+    drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
+    known = drops.isfinite().nonzero()[:, 0]
+    _row(
+        "drop",
+        f"of {name}, {figure(base)} for the whole picture; the colours end at {figure(heatmap.limits()[1])}",
+    )
+    for word, best in (("most", drops[known].argmax), ("least", drops[known].argmin)):
+        if len(known):
+            position = known[best()]
+            rows, columns = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
+            drop = float(drops[position])
+            before, after = figures([base, base - drop])
+            _row(
+                "",
+                f"{word} {figure(drop)}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
+                f"{columns[1] - 1}: with them covered {before} becomes {after}",
+            )
+    if count := int((heatmap.measured.reshape(-1) & ~drops.isfinite()).sum()):
+        _row("", f"{count} position{'s are' if count > 1 else ' is'} not finite")
+    if heatmap.classes is not None:
+        flipped = heatmap.classes[(heatmap.classes >= 0) & (heatmap.classes != heatmap.target)]
+        if len(flipped):
+            other = _class_name(model, int(flipped.mode().values))
+            count = heatmap.classes.numel()
+            _row("answer", f"another class at {len(flipped)} of {count} positions, mostly {other}")
 
 
 def _approximate(heatmap: Heatmap) -> str:
@@ -474,21 +531,6 @@ def _reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str
     return f"SSIM with the exact map about {estimate.value:.3f} ({_range(estimate)}), {how}"
 
 
-def _picture(source: str) -> Image:
-    """The picture, if it holds nothing but numbers."""
-    import numpy as np
-    import PIL.Image
-
-    from krypton_engine import zoo
-
-    image = zoo.load_image(source)
-    if os.path.isfile(source):  # made 8 bits by now, which would hide it
-        with PIL.Image.open(source) as file:
-            if file.mode == "F" and not np.isfinite(np.asarray(file)).all():
-                raise InputError(f"IMAGE={source!r} holds NaN or infinite pixels")
-    return image
-
-
 def _load(arguments: argparse.Namespace, weights: str) -> ZooModel:
     from krypton_engine import zoo
 
@@ -506,7 +548,10 @@ def _input(model: ZooModel, image: Image, name: str) -> Tensor:
     """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages."""
     import torch
 
-    x = model.preprocess(image)[None]
+    try:
+        x = model.preprocess(image)[None]
+    except InputError as error:
+        raise InputError(f"IMAGE {name!r}: {error}") from error
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"IMAGE {name!r} gives NaN or infinite numbers after the model's preprocessing")
     weight = next(model.model.parameters(), x)
@@ -517,8 +562,13 @@ def _outputs(model: ZooModel, x: Tensor, name: str) -> Tensor:
     """What the model says of the whole picture: one number a class."""
     import torch
 
-    with torch.no_grad():
-        outputs: Tensor = model.model(x)[0]
+    try:
+        with torch.no_grad():
+            outputs: Tensor = model.model(x)[0]
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"IMAGE {name!r} makes {model.name} fail: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not bool(torch.isfinite(outputs).all()):
         raise InputError(
             f"IMAGE {name!r} makes the model return NaN or infinite numbers, so there is nothing to explain"
@@ -550,7 +600,8 @@ def _occlusion(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusi
 def _target(given: str, model: ZooModel, classes: int) -> int:
     """The class that ``--target`` names; a number is an index, from the end if negative."""
     names = model.class_names or []
-    named = [i for i, name in enumerate(names) if name.lower() == given.lower()]
+    folded = [name.casefold() for name in names]
+    named = [i for i, name in enumerate(folded) if name == given.casefold()]
     if len(named) == 1:
         return named[0]
     if named:
@@ -561,15 +612,29 @@ def _target(given: str, model: ZooModel, classes: int) -> int:
     try:
         index = int(given)
     except ValueError:
-        known = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        near = _near(given.casefold(), folded)
+        if not names:
+            told = "Its classes have no names: give an index"
+        elif near and len(names) > _FEW:
+            told = f"Near it: {', '.join(names[i] for i in near)}; or give an index"
+        else:
+            told = f"Its classes: {', '.join(names[:_FEW])}{', ...' * (len(names) > _FEW)}; or an index"
         raise InputError(
-            f"--target {given!r} is no class of {model.name}.\n"
-            + (f"Its classes: {known}; or an index" if names else "Its classes have no names: give an index")
-            + f" from 0 to {classes - 1}."
+            f"--target {given!r} is no class of {model.name}.\n{told} from 0 to {classes - 1}."
         ) from None
     if not -classes <= index < classes:
         raise InputError(f"--target {index} is out of range: {model.name} has classes 0 to {classes - 1}")
     return index % classes
+
+
+_FEW = 8  # classes that are listed
+
+
+def _near(given: str, names: Sequence[str]) -> list[int]:
+    """Which names hold the words or, if none does, are spelled nearly so."""
+    near = [name for name in names if re.search(rf"\b{re.escape(given)}\b", name)]
+    near = near or difflib.get_close_matches(given, names, n=_FEW, cutoff=0.7)
+    return [names.index(name) for name in near[:_FEW]]
 
 
 def _baseline(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
@@ -592,8 +657,11 @@ def _baseline(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
         number = float(given)
     except ValueError:
         number = float("nan")
-    if not abs(number) < float("inf"):
-        raise InputError(f"--baseline is {given!r}; accepted are grey, black, mean or a number")
+    if not abs(number) <= torch.finfo(x.dtype).max:
+        raise InputError(
+            f"--baseline is {given!r}; accepted are grey, black, mean or a number that "
+            f"{str(x.dtype).removeprefix('torch.')} holds"
+        )
     return torch.full_like(x, number)
 
 
@@ -652,10 +720,9 @@ def _run(
 
 
 def _interrupted(heatmap: Heatmap, outputs: Sequence[Path]) -> int:
-    print(
+    _tell(
         f"krypton: interrupted; the {int(heatmap.measured.sum())} of {heatmap.measured.numel()} positions "
-        f"measured so far are in {', '.join(map(str, outputs))}",
-        file=sys.stderr,
+        f"measured so far are in {', '.join(map(str, outputs))}"
     )
     return INTERRUPTED
 
@@ -674,10 +741,8 @@ def _check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Seque
             raise InputError(f"--out {str(path)!r} must end in {accepted}")
         if not path.parent.is_dir():
             raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
-        # What is there is written to; a tuning is written beside it, and then put in its place.
-        where = [path] if path.exists() else []
-        if not where or path.suffix == ".json":
-            where.append(path.resolve().parent)
+        # A file is written beside what is there, and then put in its place.
+        where = [path.resolve().parent, *([path] if path.exists() else [])]
         if path.is_dir() or not all(os.access(each, os.W_OK) for each in where):
             raise InputError(f"--out {str(path)!r} cannot be written")
 
@@ -687,11 +752,15 @@ def _same_file(path: Path, other: str) -> bool:
 
 
 def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
-    for path in paths:
-        if path.suffix == ".png":
-            heatmap.save(path, image=picture, title=title)
-        else:
-            heatmap.save(path)
+    """The numbers first: they are what took the time. What cannot be written keeps nothing else from it."""
+    faults = []
+    for path in sorted(paths, key=lambda path: path.suffix == ".png"):
+        try:
+            heatmap.save(path, **({"image": picture, "title": title} if path.suffix == ".png" else {}))
+        except Exception as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -700,6 +769,8 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    from krypton_engine import zoo
+
     # The numbers first: they are what took the time.
     outputs = sorted(arguments.out or [Path("tuning.json")], key=lambda path: path.suffix)
     names = _samples(arguments.images)
@@ -710,27 +781,27 @@ def _tune(arguments: argparse.Namespace) -> int:
     if arguments.confidence == 1:
         raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
     known = _read_tuning("--out", files[0]) if files[0].exists() else None
-    pictures = [_picture(name) for name in names]
     model = _load(arguments, arguments.weights or "pretrained")
-    inputs = [_input(model, image, name) for image, name in zip(pictures, names, strict=True)]
+    inputs, baselines = [], []
+    for name in names:  # one picture at a time: a folder of them may not fit into memory
+        image = zoo.load_image(name)
+        inputs.append(_input(model, image, name))
+        baselines.append(_baseline(arguments.baseline, model, image, inputs[-1]))
     shapes = {tuple(x.shape[1:]) for x in inputs}
     if len(shapes) > 1:
         raise InputError(
             f"IMAGEs are {', '.join(map(_by, sorted(shapes)))} as the model sees them; accepted is one size: "
             f"give --size, or a preprocess that resizes"
         )
-    window = _window(arguments.window, arguments.stride, inputs[0])
-    raw = [_outputs(model, x, name) for x, name in zip(inputs, names, strict=True)]
-    activation = _activation(arguments, raw[0])
-    target = None if arguments.target is None else _target(arguments.target, model, len(raw[0]))
-    baselines = [
-        _baseline(arguments.baseline, model, image, x) for image, x in zip(pictures, inputs, strict=True)
-    ]
     if any(not baseline.equal(baselines[0]) for baseline in baselines):
         raise InputError(
             f"--baseline {arguments.baseline} differs from picture to picture; accepted here is one for all: "
             f"grey, black or a number"
         )
+    window = _window(arguments.window, arguments.stride, inputs[0])
+    raw = [_outputs(model, x, name) for x, name in zip(inputs, names, strict=True)]
+    activation = _activation(arguments, raw[0])
+    target = None if arguments.target is None else _target(arguments.target, model, len(raw[0]))
     occlusion = _occlusion(arguments, model)
     _row("model", f"{model.name}: {model.note}")
     _row("pictures", f"{len(names)}: {_counted(model, raw)}")
@@ -775,47 +846,48 @@ def _tune(arguments: argparse.Namespace) -> int:
         so_far.save(path)
     told = ", ".join(map(str, written))
     if status == INTERRUPTED:
-        print(
+        _tell(
             f"krypton: interrupted; what {len(so_far.images)} pictures showed is in {told}, and the same "
-            f"command goes on from there",
-            file=sys.stderr,
+            f"command goes on from there"
         )
         return status
-    print(f"\n{so_far}\n")
+    _say("", *str(so_far).splitlines(), "")
     _row("written", told)
     return status
 
 
 def _samples(given: Sequence[str]) -> list[str]:
-    """Names of pictures: as given, or all that a folder holds but for figures of tunings."""
+    """Names of pictures: as given, or all that a folder holds; but for what Krypton itself has drawn."""
     from PIL import Image as PILImage
 
     endings = PILImage.registered_extensions()
-    names = []
+    names, drawn = [], []
     for name in given:
-        if not os.path.isdir(name):
-            names.append(name)
-            continue
-        found = sorted(
-            str(path)
-            for path in Path(name).iterdir()
-            if path.suffix.lower() in endings and not _is_figure(path)
-        )
-        if not found:
+        found = [name]
+        if os.path.isdir(name):
+            found = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in endings)
+        taken = [path for path in found if not _is_drawn(path)]
+        drawn += [path for path in found if path not in taken]
+        if not taken and os.path.isdir(name):
             raise InputError(f"IMAGE {name!r} is a folder without pictures")
-        names += found
+        names += taken
+    if drawn:
+        told = ", ".join(drawn[:_FEW]) + ", ..." * (len(drawn) > _FEW)
+        _tell(f"krypton: note: left out as drawn by Krypton: {told}")
+    if not names:
+        raise InputError("IMAGE: nothing but what Krypton has drawn")
     return names
 
 
-def _is_figure(path: Path) -> bool:
-    """Whether this is what ``krypton tune`` drew."""
+def _is_drawn(path: str) -> bool:
+    """Whether this is a picture of a map or of a tuning."""
     from PIL import Image as PILImage
 
-    from krypton_engine.tuning import FIGURE_TITLE
+    from krypton_engine.files import DRAWN
 
     try:
         with PILImage.open(path) as picture:
-            return picture.info.get("Title") == FIGURE_TITLE
+            return picture.info.items() >= DRAWN.items()
     except Exception:  # of whatever kind: told when it is read
         return False
 
@@ -853,8 +925,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     x = torch.zeros(1, *model.input_shape, dtype=weight.dtype, device=weight.device)
     window = _window(arguments.window, arguments.stride, x)
     plan = KryptonOcclusion(model.model).plan(x, window.shape, window.strides)
-    print(f"{model.name}{', random weights: the cost does not depend on them' * (weights == 'random')}")
-    print(plan)
+    _say(f"{model.name}{', random weights: the cost does not depend on them' * (weights == 'random')}")
+    _say(*str(plan).splitlines())
     return 0
 
 
@@ -902,18 +974,49 @@ def _cuda_engine(missing: str, architectures: str, devices: Sequence[str]) -> st
     return f"yes: {built}" if devices else f"no GPU that torch sees; {built}"
 
 
-def _memory() -> str:
-    """Physical memory, and what of it is free for use where the system tells."""
+def _memory(root: Path = Path("/")) -> str:
+    """Memory that this process may use, and what of it is free where the system tells."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
         return "unknown"
-    told = f"{total / 2**30:.1f} GiB"
+    found = re.search(r"MemAvailable:\s*(\d+) kB", _read(root / "proc/meminfo"))
+    free = [1024 * int(found[1])] if found else []
+    limits = [(limit, used) for limit, used in _container(root) if limit < total]
+    told = f"{min([total, *(limit for limit, _ in limits)]) / 2**30:.1f} GiB"
+    free += [max(0, limit - used) for limit, used in limits]
+    told += f", {min(free) / 2**30:.1f} GiB available" if free else ""
+    return told + f" (the container's; the machine has {total / 2**30:.1f} GiB)" * bool(limits)
+
+
+def _container(root: Path) -> Iterator[tuple[int, int]]:
+    """Limits of memory of the control groups around this process, and what counts against each.
+
+    A container sees its own group as the uppermost one, whatever it is called outside.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":  # version 2
+            mount, limit, used, cache = "", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, used = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        top = root / "sys/fs/cgroup" / mount
+        group = top / name.lstrip("/")
+        for folder in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            if (most := _read(folder / limit).strip()).isdigit():
+                kept = re.search(rf"^{cache} (\d+)", _read(folder / "memory.stat"), re.MULTILINE)
+                now = _read(folder / used).strip()
+                yield int(most), (int(now) if now.isdigit() else 0) - (int(kept[1]) if kept else 0)
+
+
+def _read(path: Path) -> str:
     try:
-        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
-    except OSError:
-        found = None
-    return told + (f", {int(found[1]) / 2**20:.1f} GiB available" if found else "")
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
 
 
 def _extras() -> dict[str, list[str]]:
@@ -941,8 +1044,70 @@ def _extras() -> dict[str, list[str]]:
 # ---------------------------------------------------------------------------------------------------------
 
 
+class _Text:
+    """A stream that whoever prints may rely on.
+
+    What cannot be written, since nobody reads it or the disk is full, is left out, and so keeps nothing from
+    being computed; ``fault`` says why. What the stream's encoding lacks is written as an escape.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+        self.fault: OSError | None = None
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        self._try(lambda: self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self.fault is not None:
+            return
+        try:
+            act()
+        except OSError as error:
+            self.fault = error
+            with suppress(OSError):  # the buffer still holds it, and is written out at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _width() -> int:
+    """Columns of the terminal. Text that goes elsewhere is not broken, unless COLUMNS is set."""
+    return shutil.get_terminal_size((0, 0)).columns or sys.maxsize
+
+
+def _wrapped(line: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most ``width`` columns, broken between words only."""
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
+def _say(*lines: str, indent: str = "    ") -> None:
+    """Print lines; what does not fit into the terminal goes on below, further in."""
+    for line in lines:
+        print(line if len(line) <= _width() else "\n".join(_wrapped(line, _width(), indent)), flush=True)
+
+
 def _row(name: str, value: object) -> None:
-    print(f"{name:12}{value}", flush=True)
+    _say(f"{name:12}{value}", indent=" " * 12)
+
+
+def _tell(message: str) -> None:
+    """Print what is no result, on stderr."""
+    wide = _width() if sys.stderr.isatty() else sys.maxsize
+    print("\n".join("\n".join(_wrapped(line, wide)) for line in message.splitlines()), file=sys.stderr)
+
+
+def _plain(name: str) -> str:
+    """A name without what no encoding holds: bytes of a file's name that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _class_name(model: ZooModel, index: int) -> str:
@@ -952,7 +1117,7 @@ def _class_name(model: ZooModel, index: int) -> str:
 def _best(model: ZooModel, scores: Tensor) -> str:
     best = scores.topk(min(3, len(scores)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return ", ".join(f"{_class_name(model, index)} {value:.3f}" for index, value in pairs)
+    return ", ".join(f"{_class_name(model, index)} {figure(value)}" for index, value in pairs)
 
 
 def _window_text(window: SlidingWindow) -> str:
@@ -1017,7 +1182,7 @@ def _plain_warnings(debug: bool) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"krypton: note: {message}", file=sys.stderr)
+        _tell(f"krypton: note: {message}")
 
     with warnings.catch_warnings():
         if not debug:

@@ -18,7 +18,6 @@ import importlib.util
 import json
 import operator
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from contextlib import contextmanager
@@ -57,6 +56,15 @@ DEMO_IMAGE = "mri:axial:100"  # "notumor" at 0.998; below 0.01 where deep struct
 
 _INSTALL = 'pip install "krypton-occlusion[demo]"'
 _SEED = 0
+_LARGEST_RESIZED = 2**24
+"""Pixels of the largest picture that is made to be cropped; of a larger one, as a long and thin picture needs
+it, only the centre is made, which may round otherwise."""
+_FAILURES = (Exception, SystemExit)
+"""What a user's code, or a file's, may end with: a script that parses arguments when it is imported exits."""
+_NESTED = ("state_dict", "model_state_dict", "model")
+"""Under which names a checkpoint may hold its state dict."""
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
 _RANDOM_NOTE = "random weights (seed 0, BatchNorm statistics from noise): the map means nothing"
 
 
@@ -103,9 +111,7 @@ class Preprocess:
         if self.stretch:
             image = image.resize((width, height), resample)
         else:
-            image = image.resize(self._before_crop(image.width, image.height), resample)
-            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-            image = image.crop((left, top, left + width, top + height))
+            image = self._cropped(image, resample)
         pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
         tensor = torch.from_numpy(pixels.reshape(height, width, -1).transpose(2, 0, 1).copy())
         return (tensor - self._column(self.mean)) / self._column(self.std)
@@ -114,6 +120,18 @@ class Preprocess:
         """Undoes the normalisation: a model input ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``."""
         pixels = tensor.detach().cpu().float() * self._column(self.std) + self._column(self.mean)
         return _rgb(pixels)
+
+    def _cropped(self, image: PIL.Image.Image, resample: PIL.Image.Resampling) -> PIL.Image.Image:
+        """The centre of the resized picture."""
+        height, width = self.size
+        resized = self._before_crop(image.width, image.height)
+        left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
+        part = (left, top, left + width, top + height)
+        if resized[0] * resized[1] <= _LARGEST_RESIZED:  # to the last bit what torchvision makes of it
+            return image.resize(resized, resample).crop(part)
+        across, down = image.width / resized[0], image.height / resized[1]
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return image.resize((width, height), resample, box)
 
     def _before_crop(self, width: int, height: int) -> tuple[int, int]:
         """The size, width first, that the picture is resized to before its centre is cropped."""
@@ -199,13 +217,14 @@ def load_model(
               from an RGB picture to a float tensor ``(C, H, W)`` of a fixed shape; ``None`` stands for
               ``size``, ``mean`` and ``std``.
         weights: ``"pretrained"``; ``"random"`` (a fixed seed, BatchNorm statistics set by noise; for timings,
-            since the map means nothing); or the path of a state dict, bare or under ``"state_dict"`` or
-            ``"model"``. The number of classes is then read from the checkpoint. For ``"module:factory"``,
-            ``"pretrained"`` leaves the weights as the factory made them.
+            since the map means nothing); or the path of a state dict, bare or under ``"state_dict"``,
+            ``"model_state_dict"`` or ``"model"``. The number of classes is then read from the checkpoint. For
+            ``"module:factory"``, ``"pretrained"`` leaves the weights as the factory made them.
         size: Height and width of the input, or one number for both. Needed for ``"module:factory"`` where
             the factory gives no preprocessing; otherwise it replaces the usual size.
-        mean: Subtracted from the picture in ``[0, 1]``: a number, or one a channel (one value: the model
-            takes grey pictures). The usual one if not given; 0 for ``"module:factory"``.
+        mean: Subtracted from the picture in ``[0, 1]``: a number, or one a channel (a list of one: the model
+            takes grey pictures, as is tried where three channels fail). The usual one if not given; 0 for
+            ``"module:factory"``.
         std: Divides after that; 1 for ``"module:factory"``.
         class_names: One a class, or a mapping from class to name (`names_in_order`), or a file of them:
             ``.json``, or text with one a line.
@@ -321,19 +340,48 @@ def _load_users_model(
             f"size must be given for spec={spec!r}: a number, or height and width.\n"
             "(Or let the factory return the model and its preprocessing.)"
         )
-    if preprocess is None or size is not None:
-        preprocess = _changed(Preprocess((1, 1), (0.0,) * 3, (1.0,) * 3), size, mean, std)
-    elif mean is not None or std is not None:
+    if size is None and (mean is not None or std is not None):
         raise InputError(f"mean and std need size where the factory gives the preprocessing (spec={spec!r})")
     note = f"weights as {spec} made them"
     if weights != "pretrained":
-        _load_state_dict(model, _read_state_dict(weights), weights)
+        _load_state_dict(model, _read_state_dict(weights, model.state_dict()), weights)
         note = f"weights from {os.fspath(weights)}"
-    shape = preprocess.input_shape if isinstance(preprocess, Preprocess) else _probe(spec, preprocess)
-    classes = _number_of_classes(spec, model.eval(), shape)
+    model.eval()
+    if preprocess is None or size is not None:
+        preprocess, classes = _plain_preprocess(spec, model, size, mean, std)
+        shape, display = preprocess.input_shape, preprocess.picture
+    else:
+        preprocess = functools.partial(_preprocessed, spec, preprocess)
+        shape, display = _probe(preprocess), _stretched
+        classes = _number_of_classes(spec, model, shape)
     named = _named_classes(names if class_names is None else class_names, classes)
-    display = preprocess.picture if isinstance(preprocess, Preprocess) else _stretched
     return ZooModel(spec, model, preprocess, shape, named, note, display)
+
+
+def _plain_preprocess(
+    spec: str,
+    model: nn.Module,
+    size: int | Sequence[int] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+) -> tuple[Preprocess, int]:
+    """The preprocessing by ``size``, ``mean`` and ``std``, and the number of the model's classes.
+
+    The model takes pictures of three channels or, where that fails, of one; a value a channel tells.
+    """
+    told = any(isinstance(values, Sized) for values in (mean, std))
+    colour = _changed(Preprocess((1, 1), (0.0,) * 3, (1.0,) * 3), size, mean, std)
+    try:
+        return colour, _number_of_classes(spec, model, colour.input_shape)
+    except InputError:
+        if told:
+            raise
+        grey = Preprocess(colour.size, colour.mean[:1], colour.std[:1])
+        try:
+            return grey, _number_of_classes(spec, model, grey.input_shape)
+        except InputError:
+            pass
+        raise
 
 
 def _call_factory(spec: str) -> tuple[nn.Module, Callable[[PIL.Image.Image], torch.Tensor] | None, Any]:
@@ -345,7 +393,7 @@ def _call_factory(spec: str) -> tuple[nn.Module, Callable[[PIL.Image.Image], tor
             for part in attribute.split("."):
                 found = getattr(found, part)
             made = found if isinstance(found, nn.Module) else found()
-        except Exception as error:
+        except _FAILURES as error:
             raise InputError(
                 f"spec={spec!r} gave no model: {type(error).__name__}: {_one_line(error)}\n"
                 'Accepted: "module:factory", importable from the working directory, the factory callable '
@@ -372,13 +420,21 @@ def _on_path(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _probe(spec: str, preprocess: Callable[[PIL.Image.Image], torch.Tensor]) -> tuple[int, int, int]:
+def _probe(preprocess: Callable[[PIL.Image.Image], torch.Tensor]) -> tuple[int, int, int]:
     """The shape that the user's preprocessing gives."""
     from PIL import Image
 
+    channels, height, width = preprocess(Image.new("RGB", (300, 260))).shape
+    return channels, height, width
+
+
+def _preprocessed(
+    spec: str, preprocess: Callable[[PIL.Image.Image], torch.Tensor], image: PIL.Image.Image
+) -> torch.Tensor:
+    """What the user's preprocessing makes of a picture, if that is an input."""
     try:
-        made = preprocess(Image.new("RGB", (300, 260)))
-    except Exception as error:
+        made = preprocess(image)
+    except _FAILURES as error:
         raise InputError(
             f"the preprocessing of spec={spec!r} fails on an RGB picture: {type(error).__name__}: "
             f"{_one_line(error)}"
@@ -388,8 +444,7 @@ def _probe(spec: str, preprocess: Callable[[PIL.Image.Image], torch.Tensor]) -> 
         raise InputError(
             f"the preprocessing of spec={spec!r} must return a float tensor (C, H, W); it returned {got}"
         )
-    channels, height, width = made.shape
-    return channels, height, width
+    return made
 
 
 # Arguments and checkpoints
@@ -409,8 +464,8 @@ def _changed(
     new_std = _per_channel("std", std, base.std, channels)
     if len(new_mean) != len(new_std):
         raise InputError(f"mean has {len(new_mean)} values and std {len(new_std)}; give both, one a channel")
-    if 0 in new_std:
-        raise InputError(f"std={std!r} must not hold a zero")
+    if any(abs(value) < np.finfo(np.float32).tiny for value in new_std):
+        raise InputError(f"std={std!r} must not hold a zero, or what float32 takes for one")
     if size is None:
         return Preprocess(base.size, new_mean, new_std, base.shorter_side, base.stretch, base.bicubic)
     try:
@@ -432,7 +487,7 @@ def _per_channel(
         values = tuple(map(float, value)) if isinstance(value, Iterable) else (float(value),) * channels
     except (TypeError, ValueError):
         values = ()
-    if len(values) not in (1, 3) or not np.isfinite(values).all():
+    if len(values) not in (1, 3) or not all(abs(v) <= np.finfo(np.float32).max for v in values):
         raise InputError(f"{name}={value!r} must be a number, or one number a channel (1 or 3)")
     return values
 
@@ -521,10 +576,10 @@ def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int])
     try:
         with torch.no_grad():
             out = model(torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype))
-    except Exception as error:
+    except _FAILURES as error:
         raise InputError(
             f"the model {spec!r} does not take an input of shape {(1, *shape)}: {_one_line(error)}\n"
-            "size is its height and width; mean or std of one value means one channel."
+            "size is its height and width."
         ) from error
     if not isinstance(out, torch.Tensor) or out.ndim != 2 or out.shape[0] != 1:
         got = f"shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__
@@ -532,7 +587,8 @@ def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int])
     return int(out.shape[1])
 
 
-def _read_state_dict(weights: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+def _read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """The state dict of a file, without the prefixes of wrappers that the ``own`` names of a model lack."""
     if not isinstance(weights, (str, os.PathLike)):
         raise InputError(
             f'weights must be "pretrained", "random" or a path, got {type(weights).__name__}\n'
@@ -546,23 +602,35 @@ def _read_state_dict(weights: str | os.PathLike[str]) -> dict[str, torch.Tensor]
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged file may say anything
         raise InputError(
             f"weights={os.fspath(weights)!r} cannot be read as a state dict: {_one_line(error)}\n"
             "Accepted: a file made by torch.save(model.state_dict(), path)."
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    while isinstance(loaded, Mapping):
+        nested = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
+        if not nested:
             break
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        loaded = nested[0]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
+    ):
         raise InputError(
             f"weights={os.fspath(weights)!r} holds no state dict (a mapping of names to tensors, bare or "
-            'under "state_dict" or "model")'
+            f"under {', '.join(map(repr, _NESTED))})"
         )
     state = dict(loaded)
-    if state and all(key.startswith("module.") for key in state):  # DataParallel's
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    for key, tensor in state.items():
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+            kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+            raise InputError(
+                f"weights={os.fspath(weights)!r} holds a {kind} tensor, {key}; accepted are plain numbers"
+            )
+    own = tuple(own)
+    while state and (wrapper := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None)):
+        if own and all(key.startswith(wrapper) for key in own):
+            break
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
     return state
 
 
@@ -570,7 +638,7 @@ def _build_for(recipe: _Recipe, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Builds the model with as many classes as the checkpoint's last layer has."""
     with torch.device("meta"):
         head = list(recipe.build(None).state_dict())[-1]
-    known = head in state and state[head].ndim > 0
+    known = head in state and state[head].ndim > 0 and state[head].is_contiguous()  # no row stands for many
     return recipe.build(state[head].shape[0] if known else None)
 
 
@@ -586,6 +654,11 @@ def _load_state_dict(
             for k in own
             if k in state and state[k].shape != own[k].shape
         ],
+        "of another kind": [
+            f"{k} of {_kind(state[k])} numbers for {_kind(own[k])} ones"
+            for k in own
+            if k in state and _kind(state[k]) != _kind(own[k])
+        ],
     }
     if any(faults.values()):
         told = "; ".join(
@@ -595,6 +668,10 @@ def _load_state_dict(
         )
         raise InputError(f"weights={os.fspath(weights)!r} does not fit the model:\n{told}")
     model.load_state_dict(dict(state))
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
 
 
 # torchvision's
@@ -942,14 +1019,19 @@ def _read_image(path: Path) -> PIL.Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
+            image.getexif()  # kept by now: how the picture lies; it need not be written again
+            image.info.pop("exif", None)
             upright = ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if not upright.mode.startswith(("I", "F")):
+            return upright.convert("RGB")
+        pixels = np.array(upright, dtype=np.float32)  # more than 8 bits; PIL would cut off above 255
+    except Exception as error:  # every decoder has its own
         raise InputError(
             f"source={os.fspath(path)!r} cannot be read as an image: {_one_line(error)}"
         ) from error
-    if upright.mode.startswith(("I", "F")):  # more than 8 bits; PIL would cut off above 255
-        upright = Image.fromarray(_stretched(torch.from_numpy(np.array(upright, dtype=np.float32))[None]))
-    return upright.convert("RGB")
+    if not np.isfinite(pixels).all():
+        raise InputError(f"source={os.fspath(path)!r} holds NaN or infinite pixels")
+    return Image.fromarray(_stretched(torch.from_numpy(pixels)[None]))
 
 
 def _mri_slice(name: str) -> PIL.Image.Image:
@@ -1038,8 +1120,8 @@ def _stretched(tensor: torch.Tensor) -> NDArray[np.uint8]:
 def _rgb(pixels: torch.Tensor) -> NDArray[np.uint8]:
     """``(C, H, W)`` in ``[0, 1]`` as uint8 ``(H, W, 3)``; what is not of three channels is shown as grey."""
     if pixels.shape[0] != 3:
-        pixels = pixels.mean(0, keepdim=True).expand(3, -1, -1)
-    scaled = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = pixels.mean(0, keepdim=True)
+    scaled = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
     return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
 
 

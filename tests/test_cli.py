@@ -138,7 +138,8 @@ def test_explain_writes_what_the_library_computes(capsys, folder, tmp_path):
     names = ("--classes", "names.txt")
     assert explain(*names, *COARSE, "--baseline", "black", "--out", str(png), "--out", str(npz)) == 0
     printed = capsys.readouterr().out
-    assert "Heatmap(4x4, " in printed and str(png) in printed and str(npz) in printed
+    assert "16 positions" in printed and str(png) in printed and str(npz) in printed
+    assert "Heatmap(" not in printed  # for programmers
     assert all(name in printed for name in ("cat", "dog", "fish"))
     assert Image.open(png).width > 500
 
@@ -215,7 +216,7 @@ def test_baseline(given, expected):
 def test_sizes_of_two_numbers(capsys):
     assert explain("--window", "20,10", "--stride", "20,5") == 0
     printed = capsys.readouterr().out
-    assert "20 x 10, stride 20 x 5" in printed and "Heatmap(2x7, " in printed
+    assert "20 x 10, stride 20 x 5" in printed and "14 positions" in printed
 
 
 def test_a_factory_that_returns_everything(capsys):

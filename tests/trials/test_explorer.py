@@ -1,0 +1,355 @@
+"""Explorers as users have them: many, closed, interrupted, given odd images and odd answers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from ipywidgets.widgets import widget as ipywidgets_registry
+from PIL import Image
+from torch import nn
+
+from krypton_engine import InputError
+from krypton_engine.heatmap import Status
+from krypton_widget import OcclusionExplorer
+
+SIZE = (24, 20)
+
+
+def network(seed=0, channels=3):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4),
+    ).eval()  # fmt: skip
+
+
+def picture(seed=0, size=SIZE, channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+@pytest.fixture
+def explore():
+    """Makes explorers, and closes them."""
+    made = []
+
+    def make(model=None, image=None, **options):
+        model = network() if model is None else model
+        options = {"window": 6, "stride": 2} | options
+        made.append(OcclusionExplorer(model, picture() if image is None else image, **options))
+        return made[-1]
+
+    yield make
+    for explorer in made:
+        explorer.close()
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_closed_explorers_leave_nothing():
+    """Nor their models, threads or registered widgets, also where somebody keeps the last map."""
+    net, kept, alive = network(), [], []
+    registered, threads = len(ipywidgets_registry._instances), threading.active_count()
+    for i in range(200):
+        model = nn.Sequential(net).eval() if i % 20 == 0 else net
+        explorer = OcclusionExplorer(model, picture(i), window=6, stride=6)
+        explorer.observe(lambda change: None, "window")
+        if i % 20 == 0:
+            explorer.wait(60)
+            kept.append(explorer.heatmap)
+            alive.append(weakref.ref(model))
+        explorer.close()
+        alive.append(weakref.ref(explorer))
+        del explorer, model
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) == 0
+    assert len(ipywidgets_registry._instances) == registered
+    assert threading.active_count() == threads
+    assert all(heatmap.values.isfinite().all() for heatmap in kept)
+
+
+def test_what_was_refused_leaves_nothing():
+    alive = []
+    registered = len(ipywidgets_registry._instances)
+    for options in ({"window": 99}, {"class_names": ["one"]}, {"colormap": "no such"}, {"target": 9}):
+        model = network()
+        alive.append(weakref.ref(model))
+        with pytest.raises(InputError):
+            OcclusionExplorer(model, picture(), **options)
+        del model
+    gc.collect()
+    assert all(ref() is None for ref in alive) and len(ipywidgets_registry._instances) == registered
+
+
+# --- what the page may set ----------------------------------------------------------------------------
+
+
+def test_the_page_sets_controls_alone(explore, monkeypatch):
+    explorer = explore()
+    explorer.wait(60)
+    controls = {"window", "stride", "ssim_target", "exact", "baseline", "region", "target", "image_index"}
+    controls |= {"opacity", "colormap", "scale", "limit"}
+    sent = []
+    monkeypatch.setattr(explorer, "send_state", lambda key=None: sent.append(key))
+    before = {name: getattr(explorer, name) for name in explorer.keys}
+    for name in set(explorer.keys) - controls:
+        sent.clear()
+        explorer.set_state({name: before[name], "window": 8})
+        assert {k: getattr(explorer, k) for k in before if k != "error"} == {
+            k: v for k, v in before.items() if k != "error"
+        }
+        assert sent[-1] == sorted([name, "window"]) and name in explorer.error
+    explorer.set_state({"running": True, "_frame": {}, "_esm": "alert(1)"})
+    assert not explorer.running and explorer._frame and explorer._esm == before["_esm"]
+
+
+ODD = [
+    True,
+    False,
+    None,
+    float("nan"),
+    float("inf"),
+    "6",
+    [6],
+    {"box": 6},
+    np.bool_(True),
+    1.5,
+    (0, 0, np.nan, 9),
+]
+FITS = {
+    "window": [], "stride": [], "target": [None], "image_index": [], "ssim_target": [], "limit": [1.5],
+    "opacity": [], "exact": [True, False], "baseline": [], "scale": [], "colormap": [], "region": [None],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_odd_values_are_refused_by_name(explore, name):
+    explorer = explore()
+    before = getattr(explorer, name)
+    for value in ODD:
+        if any(value is fits or (value == fits and type(value) is type(fits)) for fits in FITS[name]):
+            continue
+        with pytest.raises(InputError, match=rf"{name} is .*; (accepted|the model)"):
+            setattr(explorer, name, value)
+        explorer.error = ""
+        explorer.set_state({name: value})  # as a page would
+        assert getattr(explorer, name) is before or getattr(explorer, name) == before
+        assert explorer.error.startswith(f"{name} is ")
+        if name != "image_index":  # no argument
+            with pytest.raises(InputError, match=f"{name} is "):
+                explore(**{name: value})
+
+
+def test_numbers_of_numpy_are_numbers(explore):
+    explorer = explore(
+        window=np.int64(7), stride=np.uint8(3), target=np.int32(1), ssim_target=np.float32(0.75)
+    )
+    explorer.opacity, explorer.region = np.float64(0.5), tuple(np.array([0, 0, 9, 9]))
+    kept = (explorer.window, explorer.stride, explorer.target, explorer.ssim_target, explorer.opacity)
+    assert kept == (7, 3, 1, 0.75, 0.5) and all(type(value) in (int, float) for value in kept)
+    json.dumps(explorer.get_state(["window", "stride", "target", "ssim_target", "opacity", "region"]))
+
+
+def test_a_region_of_the_page_is_one_of_python(explore):
+    explorer = explore()
+    explorer.set_state({"region": {"box": [0, 0, 6, 6]}})
+    assert explorer.region == (0, 0, 6, 6)
+    explorer.wait(60)
+    assert explorer._frame["asked"]["region"] == {"box": [0, 0, 6, 6]} and explorer._frame["total"] == 9
+    mask = np.zeros(SIZE, np.uint8)
+    mask[-1, -1] = 1
+    explorer.set_state({"region": {"mask": memoryview(mask.tobytes())}})
+    explorer.wait(60)
+    assert np.array_equal(explorer.region, mask > 0) and explorer._frame["total"] == 1
+    explorer.set_state({"region": {"mask": memoryview(bytes(mask.size))}})
+    assert explorer.region is None
+    explorer.set_state({"region": {"mask": memoryview(b"123")}})
+    assert explorer.region is None and "region is a mask of 3 pixels" in explorer.error
+
+
+# --- class names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_names_by_index_are_taken_by_index(explore, as_text):
+    names = ["ant", "bee", "cat", "dog"]
+    given = {str(i) if as_text else i: names[i] for i in (3, 1, 0, 2)}
+    explorer = explore(class_names=given)
+    explorer.wait(60)
+    with torch.no_grad():
+        predicted = int(network()(explorer._inputs[0].x).argmax())
+    assert explorer._class_names == names
+    assert explorer._title(explorer._shown).startswith(names[predicted])
+    with pytest.raises(InputError, match="class_names"):
+        explore(class_names={1: "bee", 2: "cat", 3: "dog", 4: "owl"})
+
+
+# --- numbers that are none ----------------------------------------------------------------------------
+
+
+class Breaks(nn.Module):
+    """Gives something else than a number where one pixel is covered."""
+
+    def __init__(self, row, column, value):
+        super().__init__()
+        self.inner, self.value, self.row, self.column = network(), value, row, column
+
+    def forward(self, x):
+        covered = (x[:, :, self.row, self.column] == 0).all(1, keepdim=True)
+        return torch.where(covered, torch.full_like(covered, self.value, dtype=x.dtype), self.inner(x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("exact", [False, True])
+def test_positions_that_are_not_finite(explore, tmp_path, value, exact):
+    model = Breaks(9, 9, value).eval()
+    explorer = explore(model, picture() | 1, baseline="black", exact=exact, activation=None, ssim_target=0.8)
+    explorer.wait(60)
+    frame = explorer._frame
+    covers = [
+        (r, c) for r in range(10) for c in range(8) if 2 * r <= 9 < 2 * r + 6 and 2 * c <= 9 < 2 * c + 6
+    ]
+    if exact:
+        assert frame["exact"] and frame["notFinite"] == len(covers) == 9
+        drops = explorer.heatmap.drop
+        assert not any(drops[r, c].isfinite() for r, c in covers)
+        assert frame["largest"] == pytest.approx(float(drops[drops.isfinite()].abs().max()))
+        assert explorer._title(explorer._shown).endswith("exact, 9 not finite")
+    for sent in (frame, explorer._comparison):
+        json.dumps({k: v for k, v in sent.items() if not isinstance(v, bytes)}, allow_nan=False, default=str)
+    for suffix in ("png", "npz", "html"):
+        explorer.save(tmp_path / f"map.{suffix}")
+    state = (tmp_path / "map.html").read_text().partition('id="state">')[2].partition("</script>")[0]
+
+    def refuse(word):
+        raise AssertionError(f"{word} in the saved page")
+
+    saved = json.loads(state, parse_constant=refuse)
+    assert saved["_frame"]["notFinite"] == frame["notFinite"]
+
+
+def test_a_model_that_gives_no_number_at_all(explore):
+    explorer = explore(lambda x: network()(x) * float("nan"), exact=True, activation=None)
+    explorer.wait(60)
+    assert explorer._frame["base"] is None and explorer._frame["notFinite"] == explorer._frame["total"]
+    assert explorer._frame["largest"] == 0
+
+
+# --- images -------------------------------------------------------------------------------------------
+
+
+def test_an_array_with_its_channels_first_is_the_picture_it_is(explore):
+    photo = picture()
+    first = np.ascontiguousarray(np.moveaxis(photo, -1, 0))
+    for baseline in ("grey", "blur"):
+        mine, theirs = (explore(image=image)._inputs[0] for image in (first, photo))
+        torch.testing.assert_close(mine.x, theirs.x)
+        torch.testing.assert_close(mine.patch(baseline), theirs.patch(baseline))
+        assert np.array_equal(mine.picture, theirs.picture)
+    grey = picture(channels=1)[..., 0]
+    one = explore(network(channels=1), grey[None] / np.float32(255))._inputs[0]
+    assert one.x.shape == (1, 1, *SIZE) and np.array_equal(one.picture[..., 0], grey)
+
+
+def test_a_volume_and_a_small_image_are_told_what_to_do(explore):
+    with pytest.raises(InputError, match=r"64 channels; of a volume give one slice.*preprocess="):
+        explore(network(), np.zeros((64, 64, 64), np.float32))
+    with pytest.raises(InputError, match=r"of a volume or a batch give one, image\[0\]"):
+        explore(network(), np.zeros((1, 9, 64, 64), np.float32))
+    with pytest.raises(InputError, match=r"of a volume the explorer shows one slice"):
+        explore(network(), picture(), preprocess=lambda image: torch.zeros(1, 1, 9, 24, 20))
+    deep = nn.Sequential(nn.Conv2d(3, 4, 11), nn.Flatten(), nn.LazyLinear(3)).eval()
+    deep(torch.zeros(1, 3, 24, 20))
+    with pytest.raises(InputError, match=r"read as 8 x 9 \(height x width\) of 3 channels.*its size"):
+        explore(deep, picture(size=(8, 9)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, bool])
+def test_numbers_without_a_white_are_refused_or_left_to_preprocess(explore, dtype):
+    numbers = (picture(channels=1)[..., 0] * 16).astype(dtype)
+    net = network(channels=1)
+    with pytest.raises(InputError, match="image has .*type"):
+        explore(net, numbers)
+    if dtype is bool:
+        return
+    given = explore(net, numbers, preprocess=lambda a: torch.from_numpy(a[None].astype(np.float32)) / 4080)
+    x = given._inputs[0]
+    low, high = np.percentile(numbers, [1, 99])
+    assert float(x.patch("black").max()) == pytest.approx(low / 4080, abs=1e-3)
+    assert float(x.patch("grey").min()) == pytest.approx((low + high) / 2 / 4080, abs=1e-3)
+    assert x.patch("mean").min() == pytest.approx(numbers.mean() / 4080, abs=1e-3)
+    with pytest.raises(InputError, match=r"mode 'I;16'.*numpy\.asarray"):
+        explore(net, Image.fromarray(numbers.astype(np.uint16)))
+
+
+def test_hounsfield_units_are_not_drawn_by_their_extremes(explore):
+    """A chip of metal or the air around does not decide what is grey."""
+    slice_ = np.random.default_rng(0).normal(40, 60, (64, 64)).astype(np.float32)
+    slice_[:2, :2] = 3000
+    given = explore(network(channels=1), slice_, window=8, stride=8)._inputs[0]
+    assert abs(float(given.patch("grey").mean()) - 40) < 20
+    inner = given.picture[8:, 8:, 0]
+    assert inner.std() > 40, "the middle is seen"
+
+
+# --- stopping, anywhere -------------------------------------------------------------------------------
+
+
+def answers(explorer, model):
+    """Whether the map is the one of a loop over occluded copies."""
+    heatmap, given = explorer.heatmap, explorer._inputs[0]
+    patch = given.patch(explorer.baseline)
+    rows = []
+    with torch.no_grad():
+        for top, left in heatmap.positions.reshape(-1, 2).tolist():
+            x = given.x.clone()
+            box = (..., slice(top, top + explorer.window), slice(left, left + explorer.window))
+            x[box] = patch[box]
+            rows.append(model(x).softmax(1)[0, heatmap.target])
+    expected = torch.stack(rows).reshape(heatmap.values.shape)
+    return bool((heatmap.status == Status.EXACT).all()) and torch.allclose(
+        heatmap.values, expected, atol=1e-5
+    )
+
+
+def test_cancelled_and_closed_while_a_model_is_captured(explore):
+    """At any moment of the first run; afterwards PyTorch and the explorer are as ever."""
+    for delay in (0.0, 0.02, 0.1, 0.25, 0.5, 0.9):
+        model = network(seed=int(1000 * delay))
+        explorer = explore(model, exact=True)
+        time.sleep(delay)
+        explorer.cancel()
+        explorer.wait(60)
+        explorer.window = 5
+        explorer.wait(60)
+        assert answers(explorer, model), delay
+        assert explorer.heatmap.plan is not None and explorer.heatmap.plan.executor
+        other = explore(network(seed=9), exact=True)
+        time.sleep(delay)
+        other.close()
+    assert torch.zeros(2).add(1).sum() == 2 and torch.is_grad_enabled()
+    again = explore(model, exact=True, window=7)
+    again.wait(60)
+    assert answers(again, model)
+
+
+def test_weights_replaced_and_cancelled_while_captured_anew(explore):
+    model = network()
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    for delay in (0.0, 0.05, 0.2, 0.4):
+        model[0].weight = nn.Parameter(-model[0].weight.detach())
+        explorer.window = 11 - explorer.window
+        time.sleep(delay)
+        explorer.cancel()
+        explorer.wait(60)
+        explorer.stride = 5 - explorer.stride
+        explorer.wait(60)
+        assert answers(explorer, model), delay

@@ -1,0 +1,530 @@
+"""The page that is shipped, in Chromium: what it shows while things change, and what it keeps out."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
+from PIL import Image
+from torch import nn
+
+from krypton_engine.figures import figure, figures
+from krypton_widget import OcclusionExplorer, takeaway
+
+if CHROMIUM is None:
+    if os.environ.get("KRYPTON_REQUIRE_BROWSER") == "1":
+        pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but there is no Chromium", pytrace=False)
+    pytest.skip("needs Chromium", allow_module_level=True)
+
+from playwright.sync_api import sync_playwright
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+SIZE = (48, 64)
+
+# As Jupyter does: every widget loads the file for itself, and every view of it is rendered.
+PAGE = """<!doctype html><style>{css}</style><body></body>
+<script type="application/json" id="source">{source}</script>
+<script type="module">
+const source = JSON.parse(document.getElementById("source").textContent);
+const bytes = (text) => new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+const read = (text) => JSON.parse(text, (_, value) =>
+  value && typeof value === "object" && "$bytes" in value ? bytes(value.$bytes) : value);
+window.models = [];
+window.add = async (text) => {{
+  const state = read(text);
+  const listeners = {{}};
+  const url = URL.createObjectURL(new Blob([source], {{ type: "text/javascript" }}));
+  const model = {{
+    state, saved: 0, sent: [], widget: (await import(url)).default,
+    get: (name) => state[name],
+    set: (name, value) => {{ state[name] = value; (listeners["change:" + name] ?? []).forEach((f) => f()); }},
+    save_changes: () => {{ model.saved += 1; }},
+    send: (message) => model.sent.push(message),
+    on: (name, f) => {{ (listeners[name] ??= []).push(f); }},
+    off: () => {{}},
+  }};
+  window.models.push(model);
+}};
+window.show = (i) => {{
+  const el = document.createElement("div");
+  document.body.append(el);
+  window.models[i].widget.render({{ model: window.models[i], el }});
+}};
+window.update = (i, text) => Object.entries(read(text)).forEach(([k, v]) => window.models[i].set(k, v));
+window.ready = true;
+</script>"""
+
+
+@functools.cache  # captured once
+def network(scale=1.0):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
+        nn.Linear(72, 7),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        net[-1].weight.mul_(scale)
+    return net
+
+
+def photo(seed=0, size=SIZE):
+    coarse = np.random.default_rng(seed).integers(0, 256, (size[0] // 4, size[1] // 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+@pytest.fixture
+def explore():
+    made = []
+
+    def make(model=None, image=None, **options):
+        options = {"window": 12, "stride": 4, "exact": True} | options
+        model = network(30) if model is None else model
+        made.append(OcclusionExplorer(model, photo() if image is None else image, **options))
+        made[-1].wait(60)
+        return made[-1]
+
+    yield make
+    for explorer in made:
+        explorer.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Live:
+    """A page of explorers whose kernel is this test."""
+
+    def __init__(self, page):
+        self.page = page
+        static = Path(takeaway.__file__).parent / "static"
+        css, source = ((static / f"widget.{kind}").read_text() for kind in ("css", "js"))
+        page.set_content(PAGE.format(css=css, source=json.dumps(source).replace("<", "\\u003c")))
+        page.wait_for_function("window.ready")
+
+    def add(self, explorer) -> None:
+        state = {k: v for k, v in explorer.get_state().items() if k not in ("_esm", "_css")}
+        self.page.evaluate("(text) => window.add(text)", takeaway._json(state))
+
+    def show(self, which: int):
+        self.page.evaluate("(i) => window.show(i)", which)
+        root = self.page.locator(".krypton-explorer").last
+        root.locator(".kr-map[data-drawn]").wait_for()
+        self.page.wait_for_timeout(150)
+        return root
+
+    def update(self, which: int, **traits) -> None:
+        self.page.evaluate("([i, text]) => window.update(i, text)", [which, takeaway._json(traits)])
+        self.page.wait_for_timeout(60)
+
+    def state(self, which: int, trait: str):
+        return self.page.evaluate("([i, trait]) => window.models[i].state[trait]", [which, trait])
+
+
+@pytest.fixture
+def live(browser):
+    context = browser.new_context(viewport={"width": 1300, "height": 1500})
+    page = context.new_page()
+    said = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    yield Live(page)
+    context.close()
+    assert not said
+
+
+def as_sent(explorer) -> dict:
+    """What a kernel sends of a run."""
+    names = ("_view", "_frame", "_comparison", "running", "error", "_failed")
+    return {name: getattr(explorer, name) for name in names}
+
+
+# --- several on a page --------------------------------------------------------------------------------
+
+
+def test_two_explorers_and_two_views_of_one(live, explore):
+    names = [
+        ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"],
+        ["pea", "bean", "kale", "leek", "okra", "yam", "rye"],
+    ]
+    for given in names:
+        live.add(explore(class_names=given))
+    views = [live.show(0), live.show(1), live.show(1)]
+    roots = live.page.locator(".krypton-explorer")
+    views = [roots.nth(i) for i in range(3)]
+    for view in views:
+        checked = view.locator(".kr-choice input:checked")
+        assert [checked.nth(i).input_value() for i in range(checked.count())] == ["grey", "own"]
+    views[1].locator(".kr-choice label", has_text="black").click()
+    found = [view.locator(".kr-choice input:checked").first.input_value() for view in views]
+    assert found == ["grey", "black", "black"]
+    assert (live.state(0, "baseline"), live.state(1, "baseline")) == ("grey", "black")
+    for i, view in enumerate(views):
+        view.locator("label", has_text="Opacity").click()
+        assert view.locator("input[data-trait=opacity]").evaluate(
+            "(input) => input === document.activeElement"
+        )
+        search = view.locator("input[type=search]")
+        search.fill("e")
+        listed = set(view.locator(".kr-classes span").all_inner_texts())
+        assert listed and listed <= set(names[min(i, 1)])
+    ids = live.page.evaluate("[...document.querySelectorAll('.krypton-explorer [id]')].map((e) => e.id)")
+    assert len(set(ids)) == len(ids)
+
+
+# --- places -------------------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_stays_where_it_is(live, explore):
+    """By pixels, whatever the stride or size; back again it is the very same cell."""
+    explorer = explore(stride=8, window=8)
+    live.add(explorer)
+    root = live.show(0)
+    box = root.locator(".kr-map").bounding_box()
+    at = (box["x"] + 0.69 * box["width"], box["y"] + 0.71 * box["height"])
+    live.page.mouse.click(*at)
+    live.page.mouse.move(0, 0)
+
+    def pinned():
+        live.page.wait_for_timeout(80)
+        text = root.locator(".kr-inspected dl").inner_text()
+        return [
+            [int(n) for n in re.search(rf"{axis}\s+(\d+)–(\d+)", text).groups()]
+            for axis in ("rows", "columns")
+        ]
+
+    first = pinned()
+    assert first == [[32, 39], [40, 47]]
+    for stride, window in ((3, 8), (8, 8), (5, 8), (7, 8), (4, 12), (2, 5), (8, 8)):
+        explorer.stride, explorer.window, explorer.stride = 1, window, stride
+        explorer.wait(60)
+        live.update(0, window=window, stride=stride, **as_sent(explorer))
+        for (low, high), (before, after) in zip(pinned(), first, strict=True):
+            assert abs((low + high) / 2 - (before + after) / 2) <= stride / 2
+    assert pinned() == first
+
+
+# --- the same map everywhere --------------------------------------------------------------------------
+
+
+def pixels_of(root) -> np.ndarray:
+    """The canvas's picture."""
+    address = root.locator(".kr-map").evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"), float
+    )
+
+
+@pytest.mark.parametrize("scale", ["own", "fixed"])
+@pytest.mark.parametrize("region", [None, (8, 16, 40, 60)])
+def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, scale, region):
+    """Drop by drop: also at its strongest place, and nothing outside a region."""
+    explorer = explore(opacity=1.0, scale=scale, limit=0.05, region=None)
+    explorer.region = region  # what was measured before is still known, and on no page
+    explorer.wait(60)
+    live.add(explorer)
+    root = live.show(0)
+    live.page.wait_for_timeout(300)
+    taken = []
+    monkeypatch.setattr(
+        "krypton_widget.takeaway.file",
+        lambda heatmap, suffix, picture: taken.append((heatmap, picture)) or b"",
+    )
+    explorer._file("png")
+    ((heatmap, picture),) = taken
+    drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k != "title"}), float)
+    canvas = pixels_of(root)
+    rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(SIZE, canvas.shape, strict=False))
+    seen = canvas[rows.astype(int)][:, columns.astype(int)]
+    # Away from the frame around a region, and from the edges where a browser smooths the picture.
+    inner = np.zeros(SIZE, bool)
+    inner[12:36, 20:56] = True
+    difference = np.abs(seen - drawn)[inner]
+    assert np.quantile(difference, 0.9) < 12 and difference.mean() < 5
+    # By hand: the strongest drop, at its window's centre, in the colour at the end of the scale or past it.
+    from matplotlib import colormaps
+
+    wanted = np.frombuffer(explorer._frame["status"], np.uint8).reshape(heatmap.measured.shape) > 0
+    drops = np.where(wanted, explorer.heatmap.drop.numpy(), 0)
+    limit = {"own": np.abs(drops).max(), "fixed": 0.05}[scale]
+    row, column = np.unravel_index(np.abs(drops).argmax(), drops.shape)
+    y, x = (int(i) * 4 + 6 for i in (row, column))
+    share = np.clip(drops[row, column] / limit, -1, 1)
+    if scale == "own":
+        expected = np.array(colormaps[explorer.colormap]((share + 1) / 2)[:3]) * 255
+        for image in (drawn, seen):
+            assert np.abs(image[y, x] - expected).max() < 8
+    if region is None:
+        with pytest.raises(AssertionError):  # the mean over covering windows is another map
+            np.testing.assert_allclose(
+                heatmap.attribution().mean(0).abs().max(), np.abs(drops).max(), rtol=0.05
+            )
+
+
+def test_a_legend_writes_small_numbers_in_full_and_in_one_notation(live, explore):
+    explorer = explore(network(0.02))
+    live.add(explorer)
+    root = live.show(0)
+    low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
+    limit, middle = explorer._frame["largest"], explorer._frame["base"]
+    expected = [text.replace("-", "−") for text in figures([middle - limit, middle, middle + limit])]
+    assert [low, base, high] == expected
+    assert figure(middle) in root.locator("h2").inner_text()
+    tiny = explorer._frame | {"base": 0.00074, "largest": 0.00037}
+    live.update(0, _frame=tiny)
+    low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
+    assert [low, base, high] == ["0.00037", "0.00074", "0.00111"]
+    table = json.loads((Path(__file__).parent / "figures.json").read_text())
+    for values, words in table["figures"]:
+        assert figures(values) == words
+    assert [figure(float(word)) for word in table["not finite"]] == table["not finite"]
+
+
+# --- while things change ------------------------------------------------------------------------------
+
+
+def shown(root) -> dict:
+    """What a person sees of the state of things."""
+    return {
+        "kind": root.locator(".kr-state").get_attribute("data-kind"),
+        "full": root.locator("progress").evaluate("(bar) => bar.value === 1"),
+        "stale": float(root.locator(".kr-map").evaluate("(e) => getComputedStyle(e).opacity")) < 0.6,
+        "title": root.locator("h2").inner_text(),
+        "compared": root.locator(".kr-compare").is_visible(),
+        "blank": float(pixels_of(root).std()) < 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "move",
+    [{"window": 9}, {"stride": 3}, {"baseline": "black"}, {"region": {"box": [0, 0, 9, 9]}}, {"target": 2}],
+)
+def test_no_moment_calls_an_old_map_exact(live, explore, move):
+    explorer = explore()
+    live.add(explorer)
+    root = live.show(0)
+    before = shown(root)
+    assert (before["kind"], before["full"], before["stale"], before["compared"]) == (
+        "exact",
+        True,
+        False,
+        True,
+    )
+    for change in (move, {"running": True}):  # the page's own, then the kernel's first word
+        live.update(0, **change)
+        live.page.wait_for_timeout(300)
+        now = shown(root)
+        assert now["kind"] == "running" and not now["full"] and now["stale"] and not now["compared"]
+        assert not root.locator(".kr-legend").evaluate("(e) => getComputedStyle(e).opacity > 0.6")
+    if "target" in move:
+        assert now["title"].startswith("Why 2, ")
+
+
+def test_another_picture_is_another_picture_at_once(live, explore):
+    explorer = explore(image=[photo(0), photo(1)], class_names=list("abcdefg"))
+    live.add(explorer)
+    root = live.show(0)
+    first = pixels_of(root)
+    root.get_by_label("Image 2").check(force=True)
+    assert live.state(0, "image_index") == 1
+    live.page.wait_for_timeout(300)
+    for change in ({}, {"running": True}):
+        live.update(0, **change)
+        now = shown(root)
+        assert now["blank"] and now["kind"] == "running" and not now["full"] and not now["compared"]
+        assert now["title"] == "Occlusion map" and not root.locator(".kr-classes button").count()
+    explorer.image_index = 1
+    explorer.wait(60)
+    sent = as_sent(explorer)
+    live.update(0, _view=sent["_view"])  # the picture, and no map yet
+    now = shown(root)
+    assert not now["blank"] and now["kind"] == "running"
+    live.update(0, **sent)
+    now = shown(root)
+    assert now["kind"] == "exact" and now["full"] and not now["stale"]
+    assert np.abs(pixels_of(root) - first).mean() > 5
+
+
+def test_more_of_the_same_map_is_no_finished_one(live, explore):
+    explorer = explore(exact=False, ssim_target=0.7)
+    live.add(explorer)
+    root = live.show(0)
+    assert shown(root)["kind"] == "approximate"
+    live.update(0, exact=True)
+    now = shown(root)
+    assert now["kind"] == "running" and not now["full"] and not now["stale"], (
+        "the map is still of what is asked"
+    )
+
+
+# --- classes ------------------------------------------------------------------------------------------
+
+
+def test_a_click_is_not_lost_to_text_left_in_the_search(live, explore):
+    live.add(explore(class_names=["tabby", "tiger cat", "Egyptian cat", "dog", "owl", "crane", "cat"]))
+    root = live.show(0)
+    search = root.locator("input[type=search]")
+    search.fill("EGYPT")
+    search.press("Enter")
+    assert live.state(0, "target") == 2 and search.input_value() == ""
+    search.fill("zebra")
+    assert "No class has “zebra”" in root.locator("[role=status]", has_text="zebra").inner_text()
+    search.fill("cat")
+    assert root.locator(".kr-classes span").all_inner_texts()[0] == "cat"
+    root.locator(".kr-classes button", has_text="tiger cat").click()
+    live.page.wait_for_timeout(50)
+    assert live.state(0, "target") in (1, None) and search.input_value() == ""
+    assert root.locator("[aria-pressed=true] span").inner_text() == "tiger cat"
+
+
+# --- high contrast ------------------------------------------------------------------------------------
+
+
+def picture_of(locator) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB"), float)
+
+
+def contrast(image: np.ndarray) -> float:
+    """Between the two commonest colours that are not nearly the same, as WCAG has it."""
+    colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+    linear = np.where(
+        colours / 255 <= 0.04045, colours / 255 / 12.92, ((colours / 255 + 0.055) / 1.055) ** 2.4
+    )
+    light = linear @ [0.2126, 0.7152, 0.0722] + 0.05
+    common = counts >= 6
+    return float(light[common].max() / light[common].min())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_high_contrast_hides_nothing(live, explore, scheme):
+    live.page.emulate_media(forced_colors="active", color_scheme=scheme)
+    live.add(explore(image=[photo(0), photo(1)]))
+    root = live.show(0)
+    live.page.mouse.move(0, 0)
+    parts = (
+        ".kr-switch input",
+        "input[data-trait=stride]",
+        ".kr-tool[data-tool=look]",
+        ".kr-choice :checked + span",
+        ".kr-swatch-black",
+        ".kr-strip",
+        ".kr-bar",
+        ".kr-classes button",
+    )
+    for part in parts:
+        assert contrast(picture_of(root.locator(part).first)) >= 3, part
+    # What is chosen looks otherwise than what is not, beyond the words in it.
+    for one, other in (
+        (".kr-tool[data-tool=look]", ".kr-tool[data-tool=brush]"),
+        (".kr-picker label:nth-child(1)", ".kr-picker label:nth-child(2)"),
+        (".kr-choice label:nth-child(1) span", ".kr-choice label:nth-child(3) span"),
+    ):
+        edges = []
+        for selector in (one, other):
+            box = root.locator(selector).first.bounding_box()
+            clip = {
+                "x": box["x"] - 6,
+                "y": box["y"] - 6,
+                "width": box["width"] + 12,
+                "height": box["height"] + 12,
+            }
+            edges.append(
+                np.asarray(Image.open(io.BytesIO(live.page.screenshot(clip=clip))).convert("RGB"), float)
+            )
+        ring = [np.unique(edge[4:9, 12:-12].reshape(-1, 3), axis=0) for edge in edges]
+        assert ring[0].shape != ring[1].shape or np.abs(ring[0] - ring[1]).max() > 60, one
+    switch = root.locator(".kr-switch input")
+    on = picture_of(switch)
+    live.update(0, exact=False)
+    live.page.wait_for_timeout(300)
+    assert np.abs(picture_of(switch) - on).max() > 100
+    slider = root.locator("input[data-trait=opacity]")
+    left = picture_of(slider)
+    slider.fill("0.1")
+    assert np.abs(picture_of(slider) - left).max() > 100
+
+
+# --- the saved page -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(browser, tmp_path):
+    """Opens the saved page of an explorer, from a file and without a network."""
+    contexts = []
+
+    def opened(explorer):
+        explorer.save(tmp_path / "map.html")
+        contexts.append(browser.new_context(offline=True, viewport={"width": 1300, "height": 1200}))
+        page = contexts[-1].new_page()
+        page.said = []
+        page.on("console", lambda m: page.said.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.goto((tmp_path / "map.html").as_uri())
+        page.locator(".kr-map[data-drawn]").wait_for()
+        page.wait_for_timeout(200)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def test_a_saved_page_runs_its_own_script_alone(saved, explore):
+    evil = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 1'>"
+    page = saved(explore(class_names=[evil, *"bcdefg"], target=0))
+    assert page.locator(".kr-state").get_attribute("data-kind") == "exact" and not page.said
+    page.locator("input[data-trait=opacity]").fill("0.3")
+    page.locator("select[data-trait=colormap]").select_option("berlin")
+    assert not page.said
+    injected = """() => {
+      for (const [tag, text] of [["script", "window.broken = 2"], ["style", "body { display: none }"]]) {
+        const element = document.createElement(tag);
+        element.textContent = text;
+        document.head.append(element);
+      }
+      const image = document.createElement("div");
+      image.innerHTML = "<img src='data:,' onerror='window.broken = 3'><p style='color: red'></p>";
+      document.body.append(image);
+      return fetch("data:text/plain,hello").then(() => "fetched", () => "refused");
+    }"""
+    assert page.evaluate(injected) == "refused"
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.broken") is None and page.locator("h2").is_visible()
+    assert any("Content Security Policy" in text for text in page.said)
+
+
+def test_a_saved_page_says_what_is_not_finite(saved, explore):
+    inner = network(30)
+
+    def model(x):
+        covered = (x[:, :, 20, 30] == 0).all(1, keepdim=True)
+        return torch.where(covered, torch.tensor(float("nan")), inner(x))
+
+    explorer = explore(model, photo() | 1, baseline="black", activation=None, opacity=1.0)
+    strange = int((~explorer.heatmap.values.isfinite()).sum())
+    assert strange == 9
+    page = saved(explorer)
+    state = page.locator(".kr-state")
+    assert (
+        state.inner_text().endswith(f"{strange} not finite") and state.get_attribute("data-kind") != "exact"
+    )
+    assert "hatched where the change is not finite" in page.locator(".kr-legend").inner_text()
+    assert not page.said
+    canvas = pixels_of(page.locator(".krypton-explorer"))
+    y, x = int(20 / 48 * canvas.shape[0]), int(30 / 64 * canvas.shape[1])
+    around = canvas[y - 20 : y + 20, x - 20 : x + 20]
+    assert np.ptp(around, axis=2).max() < 6, "grey"
+    assert around.std() > 20, "in stripes"

@@ -21,10 +21,13 @@ demo: $(VENV)/.installed-demo ## explain real pictures with real networks
 lab: $(VENV)/.installed-lab ## open JupyterLab on the explorer notebook
 	$(BIN)/jupyter lab notebooks/explorer.ipynb $(ARGS)
 
-test: $(VENV)/.installed-test ## run the default tests
+# What the tests of the widget's page take from npm (axe-core), where there is npm; else they say what is missing.
+FRONT := $(if $(shell command -v npm),js/node_modules/.package-lock.json)
+
+test: $(VENV)/.installed-test $(FRONT) ## run the default tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-all: $(VENV)/.installed-test ## run all tests, the slow ones too
+test-all: $(VENV)/.installed-test $(FRONT) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
 
 notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print

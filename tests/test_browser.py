@@ -547,7 +547,7 @@ def test_axe_finds_nothing(explorer, theme):
     if not AXE.is_file():
         if os.environ.get("KRYPTON_REQUIRE_BROWSER") == "1":
             pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but axe-core is not installed in js/")
-        pytest.skip("needs axe-core: npm ci in js/")
+        pytest.skip("needs axe-core: `npm ci` in js/, which `make test` does where there is Node 20")
     page = explorer.page
     page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {theme!r}}})")
     page.wait_for_timeout(1500)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
-import operator
 import os
 import time
 import weakref
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +19,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from krypton_engine import files
+from krypton_engine import files, saved
 from krypton_engine.errors import InputError
 from krypton_engine.figures import figure as figure_of
 from krypton_engine.figures import figures
@@ -179,7 +175,8 @@ class Heatmap(Value):
     def status(self) -> Tensor:
         """How each value was come by: a uint8 tensor of `Status` on the grid."""
         unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
-        status = torch.where(unknown, Status.UNKNOWN, Status.INTERPOLATED)
+        status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
+        status[unknown] = Status.UNKNOWN
         status[self.measured] = Status.EXACT
         if self.trimmed is not None:
             status[self.measured & self.trimmed] = Status.TRIMMED
@@ -455,31 +452,13 @@ class Heatmap(Value):
         path = Path(path)
         if path.suffix not in {".png", ".npz"}:
             raise InputError(f"path is {str(path)!r}; it must end in .png (a picture) or .npz (the numbers)")
-        if not path.parent.is_dir():
-            raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise InputError(f"path is {str(path)!r}, but the folder {str(folder)!r} does not exist")
         if path.suffix == ".png":
             files.write(path, self._figure(**picture))
             return
-        tensors = {name: getattr(self, name) for name in _SAVED_TENSORS if getattr(self, name) is not None}
-        meta = {
-            "format": _FORMAT,
-            "tensors": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
-            "input_shape": self.window.input_shape,
-            "shape": self.window.shape,
-            "strides": self.window.strides,
-            "target": self.target,
-            "seconds": self.seconds,
-            "ssim_estimate": None if self.ssim_estimate is None else asdict(self.ssim_estimate),
-            "baseline": self.baseline,
-        }
-        # NumPy has no bfloat16.
-        arrays = {
-            name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-            for name, tensor in tensors.items()
-        }
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, meta=np.array(json.dumps(meta, default=operator.index)), **arrays)
-        files.write(path, buffer.getvalue())
+        files.write(path, saved.packed({name: getattr(self, name) for name in saved.FIELDS}))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Heatmap:
@@ -489,11 +468,8 @@ class Heatmap(Value):
             InputError: The file is missing or no heatmap.
         """
         try:
-            return _read(Path(path))
-        except (
-            OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError,
-            AttributeError, OverflowError, MemoryError, RuntimeError,
-        ) as error:  # fmt: skip
+            return Heatmap(**saved.read(Path(path)))
+        except saved.DAMAGED as error:
             raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
 
     def _figure(self, title: str | None = None, image: Any = None, **picture: Any) -> bytes:
@@ -699,166 +675,6 @@ class Sample:
         return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))
 
 
-_SAVED_TENSORS = (
-    "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
-)  # fmt: skip
-
-_FORMAT = 2
-"""Of saved maps. The first did not tell which tensors it holds, so that nobody saw where one was missing."""
-
-_LARGEST_META = 2**24
-"""Bytes of what is saved beside the tensors, at most."""
-
-
-def is_number(given: Any) -> bool:
-    """Whether this is a finite number."""
-    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
-
-
-def is_count(given: Any) -> bool:
-    """Whether this is an integer from 0 on."""
-    return isinstance(given, int) and not isinstance(given, bool) and given >= 0
-
-
-def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
-    """A window out of a file: shape of the input, of the window, strides.
-
-    Raises:
-        ValueError: There is no such window.
-    """
-    if not all(isinstance(each, tuple) and all(map(is_count, each)) for each in sizes):
-        raise ValueError(f"{sizes} are no shapes of input and window, and no strides")
-    return SlidingWindow(*sizes)
-
-
-def is_target(given: Any) -> bool:
-    """Whether this may be the target of a map."""
-    if isinstance(given, tuple):
-        return all(isinstance(index, int) and not isinstance(index, bool) for index in given)
-    return given is None or (isinstance(given, int) and not isinstance(given, bool))
-
-
-def is_described(given: Any) -> bool:
-    """Whether this may be a baseline; see `described`."""
-    levels = given if isinstance(given, tuple) else ()
-    return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
-
-
-def _read(path: Path) -> Heatmap:
-    """A saved map. Nothing is expanded before its size is known to be what the window says.
-
-    Raises:
-        ValueError: It is none; the words say why. Anything else that damaged archives raise.
-    """
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise ValueError("it is no .npz archive")
-    with zipfile.ZipFile(path) as archive:
-        entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        if len(entries) != len(archive.infolist()):
-            raise ValueError("it holds something twice")
-        if entries["meta"].file_size > _LARGEST_META:
-            raise ValueError("what it says of itself is too long")
-        meta = json.loads(
-            str(np.lib.format.read_array(io.BytesIO(archive.read("meta.npy")), allow_pickle=False))
-        )
-        if meta["format"] not in (1, _FORMAT):
-            raise ValueError("its format is of another version")
-        window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
-        held = set(entries) - {"meta"}
-        types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
-        if held != set(types) or not held <= set(_SAVED_TENSORS):
-            raise ValueError(f"it holds {', '.join(sorted(held)) or 'nothing'}, but not what it should")
-        headers = {name: _header(archive, entries[name]) for name in held}
-        _check_headers(headers, window)
-        tensors: dict[str, Any] = {}
-        for name in held:
-            with archive.open(entries[name]) as file:
-                tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
-            if types[name] == "bfloat16":
-                tensors[name] = tensors[name].bfloat16()
-    estimate, baseline, target = meta.get("ssim_estimate"), meta.get("baseline"), meta["target"]
-    found = Heatmap(
-        window=window,
-        target=tuple(target) if isinstance(target, list) else target,
-        seconds=meta["seconds"],
-        ssim_estimate=None if estimate is None else SsimEstimate(**estimate),
-        baseline=tuple(baseline) if isinstance(baseline, list) else baseline,
-        **tensors,
-    )
-    _check_meaning(found)
-    return found
-
-
-_Header = tuple[tuple[int, ...], np.dtype[Any]]
-"""Shape and type of an array."""
-
-
-def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
-    """What an array is, without reading it.
-
-    Raises:
-        ValueError: It is no array of numbers, or of another size than it says.
-    """
-    with archive.open(entry) as file:
-        if np.lib.format.read_magic(file) != (1, 0):  # others may have headers of any length
-            raise ValueError(f"{entry.filename} is of another version")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.kind not in "biufc" or not dtype.isnative:
-            raise ValueError(f"{entry.filename} holds {dtype}")
-        if entry.file_size != file.tell() + math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{entry.filename} is cut short, or longer than it says")
-    return shape, dtype
-
-
-def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
-    """Refuse arrays of shapes or types that no map has.
-
-    Raises:
-        ValueError: There is one.
-    """
-    grid, answer = window.grid_shape, headers["base"][0]
-    classes = headers.get("base_outputs", ((0,), None))[0]
-    expected = {
-        "values": ((*grid, *answer), "f"),
-        "base": (answer, "biuf"),
-        "measured": (grid, "b"),
-        "trimmed": (grid, "b"),
-        "classes": (grid, "i"),
-        "class_values": (grid, "biuf"),
-        "outputs": ((*grid, *classes), "biuf"),
-        "base_outputs": (classes[:1], "biuf"),
-        "image": (window.input_shape, "biufc"),
-    }
-    for name, (shape, dtype) in headers.items():
-        if shape != expected[name][0] or dtype.kind not in expected[name][1]:
-            raise ValueError(f"{name} is {shape} of {dtype}; the window says {expected[name][0]}")
-
-
-def _check_meaning(found: Heatmap) -> None:
-    """Refuse numbers that no map has.
-
-    Raises:
-        ValueError: There is one.
-    """
-    estimate = found.ssim_estimate
-    classes = None if found.base_outputs is None else len(found.base_outputs)
-    spread = () if estimate is None else (estimate.value, estimate.low, estimate.high)
-    checks = {
-        "target": is_target(found.target)
-        and (classes is None or found.target is None or found.target in range(-classes, classes)),
-        "seconds": is_number(found.seconds) and found.seconds >= 0,
-        "ssim_estimate": all(is_number(each) and each <= 1 for each in spread)
-        and (estimate is None or isinstance(estimate.basis, str)),
-        "baseline": found.baseline is None or is_described(found.baseline),
-        "classes": found.classes is None
-        or (classes is not None and bool(((found.classes >= -1) & (found.classes < classes)).all())),
-        "trimmed": found.trimmed is None or not bool((found.trimmed & ~found.measured).any()),
-    }
-    for name, holds in checks.items():
-        if not holds:
-            raise ValueError(f"{name} is none that a map has")
-
-
 _ALIKE = 1e-3
 """Share of the largest output that two runs of one model may differ by, on any machine."""
 
@@ -922,15 +738,16 @@ class Recorder:
         self._rest["image"] = None if image is None else _copied(image)
         count = len(window)
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
-        self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype)
-        self._measured = torch.zeros(count, dtype=torch.bool)
+        self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype, device="cpu")
+        self._measured = torch.zeros(count, dtype=torch.bool, device="cpu")
         self._classes = self._class_values = self._outputs = None
         if base.ndim == 2 and classify:
             self._rest["base_outputs"] = _copied(base[0])
-            self._classes = torch.full((count,), -1, dtype=torch.int64)
-            self._class_values = torch.full((count,), math.nan, dtype=base.dtype)
+            self._classes = torch.full((count,), -1, dtype=torch.int64, device="cpu")
+            self._class_values = torch.full((count,), math.nan, dtype=base.dtype, device="cpu")
             if keep_outputs:
-                self._outputs = torch.full((count, base.shape[1]), math.nan, dtype=base.dtype)
+                shape = (count, base.shape[1])
+                self._outputs = torch.full(shape, math.nan, dtype=base.dtype, device="cpu")
 
     def record(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
         """Note ``outputs`` (``(positions, *output_shape)``).

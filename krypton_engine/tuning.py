@@ -37,16 +37,12 @@ from krypton_engine.heatmap import (
     Recorder,
     Value,
     described,
-    is_count,
-    is_described,
-    is_number,
-    is_target,
     same_outputs,
-    saved_window,
 )
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
+from krypton_engine.saved import is_count, is_described, is_number, is_target, saved_window
 from krypton_engine.schedule import Outlook, Refinement
 from krypton_engine.windows import IntArray, SlidingWindow, Work, distinct_work
 
@@ -198,8 +194,8 @@ class Fingerprint:
         window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
     ) -> Fingerprint:
         """Of a model, a window, an input ``(1, *input_shape)`` and a baseline of its shape."""
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(x.shape, generator=generator)
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.rand(x.shape, generator=generator, device="cpu")
         # Of numbers that name something, such as words, there may be two only.
         noise = (noise if x.is_floating_point() else noise * 2).to(x)
         return Fingerprint(
@@ -213,7 +209,7 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[str]:
         """In what two of them differ, in words."""
-        mine, theirs = (torch.tensor(each.answer, dtype=torch.float64) for each in (self, other))
+        mine, theirs = (torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other))
         words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
         for name in ("input_shape", "window", "strides", "baseline", "target"):
             if getattr(self, name) != getattr(other, name):

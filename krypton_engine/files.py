@@ -21,10 +21,11 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         OSError: There is no such folder, no permission or no room.
     """
-    real = Path(path).resolve()
-    if real.exists() and not real.is_file():
-        Path(path).write_bytes(content)
+    given = Path(path)
+    if given.exists() and not given.is_file():
+        given.write_bytes(content)
         return
+    real = given.resolve()
     beside = real.with_name(f".krypton-{secrets.token_hex(8)}")
     try:
         if real.exists() and not os.access(real, os.W_OK):

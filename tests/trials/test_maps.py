@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import math
+import os
 import pickle
 import re
 import subprocess
@@ -548,6 +549,17 @@ def test_links_and_permissions_stay(tmp_path, saved, tuned, ending):
     value.save(link)
     assert link.is_symlink() and path.stat().st_size > 500 and path.stat().st_mode & 0o777 == 0o640
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([ending, "plain", link.name])
+
+
+def test_what_is_no_file_is_written_to(tmp_path, tuned):
+    """A link to a pipe: what a shell makes of ``>(...)``, and what ``/dev/stdout`` often is."""
+    reader, writer = os.pipe()
+    (tmp_path / "tuning.json").symlink_to(f"/dev/fd/{writer}")
+    tuned.save(tmp_path / "tuning.json")
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert json.load(pipe)["confidence"] == 0.9
+    assert (tmp_path / "tuning.json").is_symlink() and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("title", ["$5 for $x^2", r"\frac{a", "caf\udce9 \ud800.png", "a\nb", "$", "100 %"])

@@ -1130,7 +1130,7 @@ def _by(sizes: Sequence[int]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    return f"{figure(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 _OPTIONS = {

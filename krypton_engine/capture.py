@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import io
-import logging
 import math
 import operator
 import re
+import threading
 import types
-import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import Tensor
 
 from krypton_engine import roles as rules
-from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, refs, resolve, version_of
+from krypton_engine.export import ExportError, export
+from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, holds_rows, refs, resolve
+from krypton_engine.state import Kind, State, differences, environment, modules_of, observe, version_of
 
 aten = torch.ops.aten
 
@@ -42,62 +39,6 @@ _AVERAGE_POOLS = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_poo
 
 class CaptureError(Exception):
     """Why a callable has no graph."""
-
-
-# --- export ------------------------------------------------------------------------------------------
-
-
-class _Root(nn.Module):
-    """Makes a module of any callable, so that it can be exported."""
-
-    def __init__(self, function: Callable[..., Any], extra: tuple[Any, ...]) -> None:
-        super().__init__()
-        self.function = function
-        self.extra = extra
-        self.found = nn.ModuleList(m for m in modules_of(function) if m is not function)
-
-    def forward(self, *tensors: Tensor) -> Any:
-        left = iter(tensors[len(tensors) - sum(e is None for e in self.extra) :])
-        rest = [next(left) if e is None else e.value for e in self.extra]
-        return self.function(*tensors[: len(tensors) - sum(e is None for e in self.extra)], *rest)
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """An additional argument that is no tensor."""
-
-    value: Any
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing printed by an export: why it fails is in its exception, and its warnings are about itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _export(
-    function: Callable[..., Any],
-    tensors: tuple[Tensor, ...],
-    batched: tuple[bool, ...],
-    extra: tuple[Any, ...],
-) -> torch.export.ExportedProgram:
-    # Batch 2, not 1: export would take 1 for a constant and specialise on it.
-    example = tuple(
-        torch.cat([t[:1], t[:1]]) if is_batched else t for t, is_batched in zip(tensors, batched, strict=True)
-    )
-    dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
-    with torch.no_grad(), _quiet():
-        program = torch.export.export(
-            _Root(function, extra), example, dynamic_shapes={"tensors": dynamic}, strict=False
-        )
-        return program.run_decompositions({})
 
 
 # --- translation -------------------------------------------------------------------------------------
@@ -171,6 +112,11 @@ class _Builder:
                 shape.append(rows(1))
                 batch.append(rows == Rows(1))
         return tuple(shape), tuple(batch)
+
+    def keeps_rows_apart(self, value: Tensor) -> bool:
+        """Whether a value has a dimension of rows, and only one: a sum over the batch has none."""
+        counted = [self.rows(size) for size in value.shape if not isinstance(size, int)]
+        return len(counted) == 1 and counted[0].extra == 0
 
     def rows(self, size: Any) -> Rows:
         """A symbolic size as a function of the number of copies."""
@@ -351,7 +297,7 @@ class _Builder:
         value = fx_node.meta["val"]
         operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
         depends = any(self.nodes[i].depends for i in operands)
-        has_rows = _holds_rows((args, dict(kwargs)))
+        has_rows = holds_rows((args, dict(kwargs)))
         is_tensor = isinstance(value, Tensor)
         name = target._schema.name.split("::")[1]
         if not depends and not has_rows and all(self.nodes[i].value is not None for i in operands):
@@ -378,8 +324,10 @@ class _Builder:
                 len(call.shape) - 1
             )
             return self.add(_name_of(fx_node), name, call.shape, roles, **common)
-        reason = ""
+        reason = f"{name} gives several values"
         if is_tensor:
+            if not self.keeps_rows_apart(value):
+                raise CaptureError(f"{name} reads across the batch")
             try:
                 local = rules.localise(call)
             except rules.NotLocal as not_local:
@@ -627,14 +575,6 @@ def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     return step == 1 and start in (None, 0) and (end is None or everything or end == shape[dim] != 1)
 
 
-def _holds_rows(args: Any) -> bool:
-    if isinstance(args, Rows):
-        return True
-    if isinstance(args, Mapping):
-        return any(_holds_rows(item) for item in args.values())
-    return isinstance(args, (tuple, list)) and any(_holds_rows(item) for item in args)
-
-
 def _prune(graph: Graph) -> Graph:
     """The graph without nodes that its output does not need, renumbered."""
     needed = {graph.output, *graph.inputs}
@@ -675,64 +615,175 @@ def _prune(graph: Graph) -> Graph:
     return graph
 
 
-# --- what a callable closes over, and the memory of its captures --------------------------------------
+# --- the memory of captures ---------------------------------------------------------------------------
+
+_LARGEST_MEMORY = 512 * 2**20
+"""Bytes that the captures of one model may take; the one used last is kept in any case."""
+
+_PROGRAMS = 5
+"""What a graph and its programs take, in multiples of its own constants: Winograd makes 9 numbers 36."""
+
+_MOST = 32
+"""Captures of one model that are kept at most."""
 
 
-def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
-    """The modules that ``function`` is, or closes over, or names among its globals."""
-    return list(dict.fromkeys(item for item in _closed_over(function) if isinstance(item, nn.Module)))
+@dataclass
+class _Kept:
+    """A capture, or why there is none.
+
+    Attributes:
+        key: What the capture is for.
+        found: The graph, or the reason.
+        state: The callable's when the capture was made.
+        final: Whether another try in this state would end in the same.
+        idle: Names in the state which changed once, and the graph did not.
+    """
+
+    key: Any
+    found: Graph | str
+    state: State
+    final: bool = True
+    idle: set[str] = field(default_factory=set)
+
+    def holds(self, key: Any, state: State) -> bool:
+        """Whether this is the capture for ``key``, and nothing that counts has changed since."""
+        if self.key != key or not self.final or (isinstance(self.found, Graph) and not self.found.fresh()):
+            return False
+        return differences(self.state, state) <= self.idle
+
+    def takes(self, other: _Kept) -> bool:
+        """Whether a later capture says the same, so that what has changed meanwhile does not count."""
+        if self.key != other.key:
+            return False
+        changed = differences(self.state, other.state)
+        states = (self.state, other.state)
+        if any(isinstance(state.get(name), (types.CodeType, Kind)) for name in changed for state in states):
+            return False  # another callable, not a changed one
+        if not _same(self.found, other.found):
+            return False
+        self.idle |= changed
+        self.final = True
+        return True
 
 
-def _closed_over(function: Any, depth: int = 3) -> Iterator[Any]:
-    if isinstance(function, nn.Module):
-        yield function
-        return
-    if isinstance(function, functools.partial):
-        values = [function.func, *function.args, *function.keywords.values()]
-    elif isinstance(function, types.MethodType):
-        values = [function.__self__, function.__func__]
-    elif isinstance(function, types.FunctionType):
-        values = list(inspect.getclosurevars(function).nonlocals.values())
-        values += [function.__globals__[n] for n in function.__code__.co_names if n in function.__globals__]
-        values += list(function.__defaults__ or ()) + list((function.__kwdefaults__ or {}).values())
-    elif hasattr(function, "__dict__") and not isinstance(function, (type, types.ModuleType)):
-        values = list(vars(function).values())
-    else:
-        return
-    for value in values:
-        if isinstance(value, nn.Module):
-            yield value
-        elif (
-            depth
-            and (callable(value) or hasattr(value, "__dict__"))
-            and not isinstance(value, (type, types.ModuleType, Tensor))
-        ):
-            yield from _closed_over(value, depth - 1)
-        elif isinstance(value, (int, float, str, bool, type(None))):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from (item for item in value if isinstance(item, (nn.Module, int, float, str, bool)))
+_memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
+_remembering = threading.RLock()
+_capturing = threading.RLock()
 
 
-_captures: weakref.WeakKeyDictionary[Any, dict[Any, Graph | str]] = weakref.WeakKeyDictionary()
-
-
-def _memory(function: Callable[..., Any]) -> tuple[dict[Any, Graph | str], Any]:
-    """Where captures of ``function`` are kept, and the part of their key that tells callables apart.
+def _memory(function: Callable[..., Any]) -> list[_Kept]:
+    """Captures of ``function``, the one used last at the end.
 
     They live as long as the first module that the callable closes over, else as long as the callable.
     """
-    items = list(_closed_over(function))
-    anchors = modules_of(function)
-    anchor: Any = anchors[0] if anchors else function
-    code = getattr(function, "__code__", None)
-    values = tuple(
-        ("module", id(item)) if isinstance(item, nn.Module) else (type(item).__name__, item) for item in items
-    )
+    anchors: list[Any] = list(modules_of(function))
     try:
-        return _captures.setdefault(anchor, {}), (code, values)
+        return _memories.setdefault(anchors[0] if anchors else function, [])
     except TypeError:  # neither a module nor anything that can be weakly referenced
-        return {}, (code, values)
+        return []
+
+
+def _recall(memory: list[_Kept], key: Any, state: State) -> _Kept | None:
+    with _remembering:
+        for kept in reversed(memory):
+            if kept.holds(key, state):
+                memory.append(memory.pop(memory.index(kept)))
+                return kept
+    return None
+
+
+def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
+    """``new``, or the capture that was kept already and says the same; what is too much is forgotten."""
+    with _remembering:
+        kept = next((kept for kept in memory if kept.takes(new)), new)
+        if kept in memory:
+            memory.remove(kept)
+        memory.append(kept)
+        taken = 0
+        for i, each in reversed(list(enumerate(memory[:-1]))):
+            taken += _PROGRAMS * each.found.own_bytes if isinstance(each.found, Graph) else 0
+            if taken > _LARGEST_MEMORY or i + _MOST < len(memory):
+                del memory[: i + 1]
+                break
+        return kept
+
+
+def _forget(memory: list[_Kept], key: Any, state: State) -> None:
+    with _remembering:
+        memory[:] = [kept for kept in memory if not kept.holds(key, state)]
+
+
+def _same(mine: Graph | str, other: Graph | str) -> bool:
+    """Whether two captures say the same."""
+    if isinstance(mine, str) or isinstance(other, str):
+        return mine == other
+    return mine.same(other)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A callable and the arguments that it is captured with.
+
+    Args:
+        function: Anything that Captum takes as ``forward_func``.
+        inputs: Tensors whose first dimension is the batch.
+        occluded: Which of them the windows occlude.
+        additional: Further arguments; tensors whose first dimension is the batch are batched too.
+    """
+
+    function: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    occluded: int
+    additional: tuple[Any, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensor arguments."""
+        return self.inputs + tuple(a for a in self.additional if isinstance(a, Tensor))
+
+    @property
+    def batched(self) -> tuple[bool, ...]:
+        """For each of ``tensors``, whether its first dimension is the batch."""
+        rows = self.inputs[0].shape[0]
+        return tuple(t.ndim > 0 and t.shape[0] == rows for t in self.tensors)
+
+    @property
+    def key(self) -> Any:
+        """What a capture depends on beside the state of the callable."""
+        shapes = tuple(
+            (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
+            for t, b in zip(self.tensors, self.batched, strict=True)
+        )
+        fixed = tuple(repr(a) for a in self.additional if not isinstance(a, Tensor))
+        return self.occluded, shapes, fixed, environment(self.inputs[self.occluded].device)
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """The callable on tensors in place of ``tensors``."""
+        left = iter(tensors[len(self.inputs) :])
+        rest = [next(left) if isinstance(a, Tensor) else a for a in self.additional]
+        return self.function(*tensors[: len(self.inputs)], *rest)
+
+    def capture(self, state: State) -> _Kept:
+        """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
+
+        def kept(found: Graph | str, final: bool = True) -> _Kept:
+            return _Kept(self.key, found, state, final)
+
+        x, batched = self.inputs[self.occluded], self.batched
+        if x.is_complex() or x.ndim < 3 or not batched[self.occluded] or math.prod(x.shape) == 0:
+            return kept("the input has no axis that windows could slide along incrementally")
+        try:
+            function = self if self.additional else self.function
+            program = export(function, modules_of(self.function), self.tensors, batched)
+        except ExportError as error:
+            first = str(error).strip().splitlines()
+            return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+        try:
+            return kept(_Builder(program, batched, self.occluded).build())
+        except CaptureError as error:
+            return kept(str(error))
+        except Exception as error:  # what the translation did not foresee
+            return kept(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
 
 
 def capture(
@@ -745,55 +796,53 @@ def capture(
 ) -> Graph:
     """The graph of ``function(*inputs, *additional)`` with ``inputs[occluded]`` occluded.
 
-    The result is kept for as long as the model lives and used again for inputs of the same shape.
+    The result is kept for as long as the model lives and used again for inputs of the same shape, until
+    something changes that the graph depends on.
 
     Args:
         function: Anything that Captum takes as ``forward_func``.
         inputs: Tensors whose first dimension is the batch.
         occluded: Which of them the windows occlude.
         additional: Further arguments; tensors whose first dimension is the batch are batched too.
-        again: Capture anew even if a capture is kept.
+        again: Forget the capture that is kept, which was wrong, and make another.
 
     Raises:
-        CaptureError: With the reason; it is kept too, so that a failing export is not tried twice.
+        CaptureError: With the reason; it is kept too. A failing export is tried twice, since what failed may
+            have been something else in the process.
     """
-    rows = inputs[0].shape[0]
-    tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-    batched = tuple(t.ndim > 0 and t.shape[0] == rows for t in tensors)
-    extra = tuple(None if isinstance(a, Tensor) else _Fixed(a) for a in additional)
-    memory, key = _memory(function)
-    key = (
-        key,
-        occluded,
-        tuple(
-            (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
-            for t, b in zip(tensors, batched, strict=True)
-        ),
-        tuple(repr(e.value) for e in extra if e is not None),
-    )
-    found = memory.get(key)
-    if again or found is None or (isinstance(found, Graph) and not found.fresh()):
-        memory[key] = found = _capture(function, tensors, batched, occluded, extra)
-    if isinstance(found, str):
-        raise CaptureError(found)
-    return found
+    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
+    state = observe(function)
+    if again:
+        _forget(memory, source.key, state)
+    found = _recall(memory, source.key, state)
+    if found is None:
+        with _capturing:  # what another thread has captured meanwhile need not be captured again
+            found = _recall(memory, source.key, state) or _remember(memory, source.capture(state))
+    if isinstance(found.found, str):
+        raise CaptureError(found.found)
+    return found.found
 
 
-def _capture(
+def refuse(
     function: Callable[..., Any],
-    tensors: tuple[Tensor, ...],
-    batched: tuple[bool, ...],
+    inputs: tuple[Tensor, ...],
     occluded: int,
-    extra: tuple[Any, ...],
-) -> Graph | str:
-    """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
-    x = tensors[occluded]
-    if not x.is_floating_point() or x.ndim < 3 or not batched[occluded] or math.prod(x.shape) == 0:
-        return "the input has no axis that windows could slide along incrementally"
-    try:
-        return _Builder(_export(function, tensors, batched, extra), batched, occluded).build()
-    except CaptureError as error:
-        return str(error)
-    except Exception as error:  # torch.export fails in as many ways as there are models
-        first = str(error).strip().splitlines()
-        return f"torch.export failed: {type(error).__name__}: {first[0] if first else ''}"[:300]
+    additional: tuple[Any, ...],
+    reason: str,
+) -> None:
+    """Keep ``reason`` in place of a graph that was wrong twice, until something changes.
+
+    Args:
+        function: See `capture`; so are ``inputs``, ``occluded`` and ``additional``.
+        inputs: See above.
+        occluded: See above.
+        additional: See above.
+        reason: What `capture` says from now on.
+    """
+    source, memory, state = (
+        _Source(function, inputs, occluded, additional),
+        _memory(function),
+        observe(function),
+    )
+    _forget(memory, source.key, state)
+    _remember(memory, _Kept(source.key, reason, state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from krypton_engine.errors import InputError
 from krypton_engine.regions import AxisMap, WindowMap
+from krypton_engine.state import version_of
 from krypton_engine.windows import SlidingWindow
 
 BATCH = -1
@@ -155,6 +158,13 @@ def refs(args: Any) -> Iterator[int]:
             yield from refs(item)
 
 
+def holds_rows(args: Any) -> bool:
+    """Whether a nest of arguments holds a size that depends on the number of copies."""
+    if isinstance(args, Mapping):
+        return any(holds_rows(item) for item in args.values())
+    return isinstance(args, Rows) or (isinstance(args, (tuple, list)) and any(holds_rows(i) for i in args))
+
+
 def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
     """``args`` with every reference replaced by its value and every `Rows` by its number."""
     if isinstance(args, Ref):
@@ -271,8 +281,8 @@ class Graph:
     def macs(self, node: Node) -> int:
         """Multiply-accumulates of one output cell over all channels, or of the whole of a full node.
 
-        Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and linear
-        layers counts as nothing, as in the paper.
+        Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and products of
+        matrices counts as nothing, as in the paper.
         """
         if isinstance(node.box, Convolution):
             weight = self.nodes[node.box.weight].shape
@@ -280,14 +290,51 @@ class Graph:
                 n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None
             )
             return math.prod(weight) * opaque
-        name = node.op
-        if name in {"conv1d", "conv2d", "conv3d"} or name == "linear":
-            weight = self.nodes[next(refs(node.args[1]))].shape
-            cells = math.prod(node.shape[2:]) if name != "linear" else node.numel() // weight[0]
-            if node.local:
-                cells //= max(math.prod(node.size(axis) for axis in node.axes), 1)
-            return math.prod(weight) * cells
-        return 0
+        cells = math.prod(node.size(axis) for axis in node.axes) if node.local else 1
+        return self._products.get(node.index, 0) // max(cells, 1)
+
+    @cached_property
+    def _products(self) -> dict[int, int]:
+        """Multiply-accumulates of every node that multiplies two tensors, as PyTorch counts them."""
+
+        def shape_of(index: int) -> Tensor:
+            source = self.nodes[index]
+            return torch.empty(source.shape, dtype=source.dtype, device="meta")
+
+        found = {}
+        for node in self.nodes:
+            # A product is of two tensors, and no elementwise one.
+            if len(list(refs((node.args, node.kwargs)))) < 2 or isinstance(node.box, Convolution):
+                continue
+            if node.target is None or torch.Tag.pointwise in getattr(node.target, "tags", ()):
+                continue
+            with FlopCounterMode(display=False) as counter, torch.no_grad(), contextlib.suppress(Exception):
+                node.target(*resolve(node.args, shape_of, 1), **resolve(node.kwargs, shape_of, 1))
+            found[node.index] = counter.get_total_flops() // 2
+        return found
+
+    @cached_property
+    def own_bytes(self) -> int:
+        """Memory of the constants that the model does not hold itself, such as folded weights."""
+        theirs = {tensor.data_ptr() for tensor, _ in self.sources}
+        return sum(
+            node.value.numel() * node.value.element_size()
+            for node in self.nodes
+            if node.value is not None and node.value.data_ptr() not in theirs
+        )
+
+    def same(self, other: Graph) -> bool:
+        """Whether another graph computes the same, operator for operator and weight for weight."""
+        if self.occluded != other.occluded or len(self.nodes) != len(other.nodes):
+            return False
+        for mine, its in zip(self.nodes, other.nodes, strict=True):
+            if replace(mine, value=None) != replace(its, value=None):
+                return False
+            if (mine.value is None) != (its.value is None):
+                return False
+            if mine.value is not None and its.value is not None and not torch.equal(mine.value, its.value):
+                return False
+        return (self.inputs, self.output) == (other.inputs, other.output)
 
     def fresh(self) -> bool:
         """Whether no parameter was replaced in place since the capture, as far as counters tell."""
@@ -336,8 +383,3 @@ def clipped(graph: Graph, tau: float) -> Graph:
         for node in graph.nodes
     ]
     return replace(graph, nodes=nodes, programs={}, proved=set())
-
-
-def version_of(tensor: Tensor) -> int:
-    """Counter of in-place changes; constant for inference tensors, which do not count."""
-    return -1 if tensor.is_inference() else tensor._version

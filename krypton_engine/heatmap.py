@@ -636,6 +636,8 @@ class Sample:
         known = self._heatmap.status != Status.UNKNOWN
         if bool((verified.status == Status.EXACT)[known].all()):
             return verified
+        if not bool(verified.values[verified.measured].isfinite().all()):  # such a map is like no other
+            return replace(verified, ssim_estimate=None)
         window, generator = verified.window, self._generator
         guessed, trimmed = self._guessed, self._trimmed
         status, measured = verified.status.numpy(), verified.measured.numpy()

@@ -15,7 +15,6 @@ import torch
 from captum._utils.common import (
     _format_additional_forward_args,
     _format_output,
-    _format_tensor_into_tuples,
     _is_tuple,
     _select_targets,
 )
@@ -29,10 +28,11 @@ from captum.log import log_usage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from krypton_engine.arguments import real, whole
 from krypton_engine.capture import CaptureError, capture
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import EXECUTORS, Executor, Session
-from krypton_engine.executors.full import evaluate
+from krypton_engine.executors.full import as_numbers, evaluate
 from krypton_engine.heatmap import (
     Heatmap,
     Origin,
@@ -43,11 +43,12 @@ from krypton_engine.heatmap import (
     fingerprint_of_image,
 )
 from krypton_engine.plan import Plan
-from krypton_engine.prepare import Answer, Disagreement, Preparer, Question, evaluation_mode
+from krypton_engine.prepare import Answer, Preparer, Question, evaluation_mode
 from krypton_engine.run import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.schedule import coarse_to_fine, row_by_row
 from krypton_engine.tuning import (
     CONFIDENCE,
+    Curve,
     Fingerprint,
     Tuning,
     curves_of,
@@ -154,15 +155,13 @@ class KryptonOcclusion(Occlusion):
         super().__init__(forward_func)
         if not callable(forward_func):
             raise InputError(f"forward_func is {forward_func!r}; accepted is a model, or another callable")
-        if executor not in EXECUTORS:
-            raise InputError(f"executor is {executor!r}; accepted are {', '.join(map(repr, EXECUTORS))}")
-        if memory_budget is not None:
-            if not isinstance(memory_budget, (int, float)) or not 0 < memory_budget < math.inf:
-                raise InputError(
-                    f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes, or None"
-                )
-            memory_budget = int(memory_budget)
-        self._preparer = Preparer(executor, memory_budget)
+        _check_choice("executor", executor, EXECUTORS)
+        budget = None if memory_budget is None else real(memory_budget) or 0.0
+        if budget is not None and not 0 < budget < math.inf:
+            raise InputError(
+                f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes, or None"
+            )
+        self._preparer = Preparer(executor, None if budget is None else int(budget))
         self._asked = _Asked()
 
     @log_usage(part_of_slo=True)
@@ -209,13 +208,16 @@ class KryptonOcclusion(Occlusion):
         """
         began = time.perf_counter()
         is_tuple = _is_tuple(inputs)
-        if perturbations_per_eval is not None and not (
-            isinstance(perturbations_per_eval, int) and perturbations_per_eval >= 1
-        ):
-            raise InputError(
-                f"perturbations_per_eval is {perturbations_per_eval!r}; "
-                f"accepted are None or an integer of at least 1"
-            )
+        if perturbations_per_eval is not None:
+            count = whole(perturbations_per_eval) or 0
+            if count < 1:
+                raise InputError(
+                    f"perturbations_per_eval is {perturbations_per_eval!r}; "
+                    f"accepted are None or an integer of at least 1"
+                )
+            perturbations_per_eval = count
+        target = _indices(target)
+        _check_callable("on_progress", on_progress)
         goal = _goal(ssim_target, tuning)
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             question = self._question(
@@ -235,34 +237,28 @@ class KryptonOcclusion(Occlusion):
             with Watch(sum(inputs_rows), on_progress, show_progress) as watch:
                 parts = []
                 for i in range(len(question.inputs)):
-                    done = watch.done
-                    answer = self._preparer.prepare(question, i, perturbations_per_eval)
-                    try:
-                        part = self._attribution(
-                            question, answer, i, target, watch, goal, perturbations_per_eval, began
-                        )
-                    except Disagreement as reason:  # a later example of the batch
-                        watch.rewind(done)
-                        answer = self._preparer.full(question, i, perturbations_per_eval, str(reason))
-                        part = self._attribution(
-                            question, answer, i, target, watch, goal, perturbations_per_eval, began
-                        )
-                    parts.append(part)
+                    work = partial(
+                        self._attribution, question, i, target, watch, watch.done, goal,
+                        perturbations_per_eval, began,
+                    )  # fmt: skip
+                    parts.append(self._preparer.answered(question, i, perturbations_per_eval, work))
                 watch.finish()
         return _format_output(is_tuple, tuple(parts))
 
     def _attribution(
         self,
         question: Question,
-        answer: Answer,
         occluded: int,
         target: Any,
         watch: Watch,
+        done: int,
         goal: Goal | None,
         per_eval: int | None,
         began: float,
+        answer: Answer,
     ) -> Tensor:
         """Attributions of one input over all examples: ``(outputs, *input_shape)``."""
+        watch.rewind(done)
         rows = []
         for row in answer.rows:
             session = answer.open(row)
@@ -289,6 +285,7 @@ class KryptonOcclusion(Occlusion):
                 run(session, [positions], recorder, watch, per_eval)
             else:
                 refine(session, positions, recorder, watch, goal, per_eval)
+            answer.confirm(row, session, recorder)
             attribution = recorder.heatmap().attribution()
             rows.append(attribution.reshape(-1, *x.shape[1:]))
             del session  # before the next example's views are made
@@ -353,6 +350,9 @@ class KryptonOcclusion(Occlusion):
         began = time.perf_counter()
         _check_choice("classes", classes, ("predicted", "all"))
         _check_choice("schedule", schedule, ("rows", "coarse to fine"))
+        _check_callable("on_progress", on_progress)
+        if resume is not None and not isinstance(resume, Heatmap):
+            raise InputError(f"resume is {resume!r}; accepted is a heatmap of the same call, or None")
         # Of the outputs that are kept only the target's could be compensated for what trimming drops.
         goal = _goal(ssim_target, tuning, trims=classes != "all")
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
@@ -395,12 +395,8 @@ class KryptonOcclusion(Occlusion):
         keep_outputs: bool = False,
     ) -> _Request:
         """The arguments of `heatmap`, checked."""
-        if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
-            raise InputError(
-                f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; heatmap takes one "
-                f"example, a tensor whose first dimension is 1 (attribute takes batches and tuples)"
-            )
-        activate = _activation(activation)
+        _check_one_example(x)
+        activate, target = _activation(activation), _indices(target)
         question = self._question(x, sliding_window_shapes, strides, baselines, additional_forward_args)
         if question.base.shape[:1] != (1,):
             raise InputError(
@@ -409,7 +405,14 @@ class KryptonOcclusion(Occlusion):
             )
         window = question.windows[0]
         wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
-        base = question.base if activate is None else activate(question.base)
+        base = question.base
+        if activate is _softmax and (base.ndim < 2 or base.shape[1] < 2):
+            raise InputError(
+                f"activation is 'softmax', which makes 1 of a single output, and the outputs have shape "
+                f"{tuple(base.shape)}; accepted here are torch.sigmoid, say, or None"
+            )
+        if activate is not None:
+            base = as_numbers("activation", activate(base))
         if base.shape[:1] != (1,):
             raise InputError(
                 f"activation makes shape {tuple(base.shape)} of {tuple(question.base.shape)}; "
@@ -440,18 +443,25 @@ class KryptonOcclusion(Occlusion):
         began: float,
     ) -> Heatmap:
         """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached."""
-        answer = self._preparer.prepare(request.question, 0, None)
-        session = answer.open(answer.rows[0])
-        fills = request.fills or isinstance(work, Goal)
-        recorder = self._recorder(replace(request, fills=fills), session, answer.plan, began)
-        if known is not None:
-            recorder.resume(known)
-        if isinstance(work, Goal):
-            refine(session, request.wanted, recorder, watch, work)
-        else:
-            run(session, work, recorder, watch)
+        request = replace(request, fills=request.fills or isinstance(work, Goal))
+        stages = work if isinstance(work, Goal) else list(work)
+
+        def measure(answer: Answer) -> Heatmap:
+            watch.rewind(0)
+            session = answer.open(answer.rows[0])
+            recorder = self._recorder(request, session, answer.plan, began)
+            if known is not None:
+                recorder.resume(known)
+            if isinstance(stages, Goal):
+                refine(session, request.wanted, recorder, watch, stages)
+            else:
+                run(session, stages, recorder, watch)
+            answer.confirm(answer.rows[0], session, recorder)
+            return recorder.heatmap()
+
+        heatmap = self._preparer.answered(request.question, 0, None, measure)
         watch.finish()
-        return recorder.heatmap()
+        return heatmap
 
     def _recorder(self, request: _Request, session: Session, plan: Plan | None, began: float) -> Recorder:
         return Recorder(
@@ -539,8 +549,8 @@ class KryptonOcclusion(Occlusion):
             levels = torch.tensor(heatmap.baseline, device=x.device)
             baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
         return self._request(
-            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional, activation,
-            keep_outputs=heatmap.outputs is not None,
+            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional,
+            activation, keep_outputs=heatmap.outputs is not None,
         )  # fmt: skip
 
     def tune(
@@ -589,7 +599,13 @@ class KryptonOcclusion(Occlusion):
             OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
         """
         began = time.perf_counter()
-        images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
+        _check_callable("on_progress", on_progress)
+        if resume is not None and not isinstance(resume, Tuning):
+            raise InputError(f"resume is {resume!r}; accepted is a tuning for the same, or None")
+        try:
+            images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
+        except TypeError:  # nothing that has items
+            raise InputError(f"samples is {samples!r}; accepted is a batch, or a list of images") from None
         if not images:
             raise InputError("samples is empty; accepted is at least one image")
         shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
@@ -599,9 +615,12 @@ class KryptonOcclusion(Occlusion):
             )
         if confidence is None:
             confidence = CONFIDENCE if resume is None else resume.confidence
-        if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
+        share = real(confidence) or 0.0
+        if not 0 < share < 1:
             raise InputError(f"confidence is {confidence!r}; accepted are numbers above 0 and below 1")
-        if max_seconds is not None and not max_seconds > 0:
+        confidence = share
+        seconds = math.inf if max_seconds is None else real(max_seconds) or 0.0
+        if not seconds > 0:
             raise InputError(f"max_seconds is {max_seconds!r}; accepted is a positive number, or None")
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             requests = [
@@ -619,33 +638,39 @@ class KryptonOcclusion(Occlusion):
                 Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
             )
             tuning.check(found)
-            deadline = None if max_seconds is None else began + max_seconds
+            deadline = None if max_seconds is None else began + seconds
             with tqdm(
                 total=len(requests), desc="Krypton tuning", unit="image", disable=not show_progress
             ) as bar:
                 for done, request in enumerate(requests, 1):
                     image = fingerprint_of_image(request.question.inputs[0])
                     if image not in tuning.images:
-                        answer = self._preparer.prepare(request.question, 0, None)
-                        session = answer.open(answer.rows[0])
-                        recorder = partial(self._recorder, request, session, answer.plan)
+                        work = partial(self._curves, request, image, tuning, deadline)
                         try:
-                            curves = curves_of(
-                                image,
-                                session,
-                                request.wanted,
-                                recorder,
-                                tuning.epsilons,
-                                tuning.at_once or session.at_once,
-                                deadline,
-                            )
-                            tuning = tuning.with_curves(curves)
+                            curves = self._preparer.answered(request.question, 0, None, work)
                         except OcclusionCancelled:
                             break
+                        tuning = tuning.with_curves(curves)
                     bar.update()
                     if on_progress is not None and declines(on_progress(tuning, done, len(requests))):
                         raise OcclusionCancelled(tuning)
         return tuning
+
+    def _curves(
+        self, request: _Request, image: str, tuning: Tuning, deadline: float | None, answer: Answer
+    ) -> list[Curve]:
+        """What one sample of a tuning shows."""
+        session = answer.open(answer.rows[0])
+        recorders: list[Recorder] = []
+
+        def recorder(began: float) -> Recorder:
+            recorders.append(self._recorder(request, session, answer.plan, began))
+            return recorders[-1]
+
+        at_once = tuning.at_once or session.at_once
+        curves = curves_of(image, session, request.wanted, recorder, tuning.epsilons, at_once, deadline)
+        answer.confirm(answer.rows[0], session, recorders[0])  # of the exact map
+        return curves
 
     def _accept(
         self,
@@ -694,7 +719,8 @@ class KryptonOcclusion(Occlusion):
             InputError: An argument that cannot be used, or a forward function without a graph (it would run
                 as batched full inference; the message says why).
         """
-        inputs = _format_tensor_into_tuples(x)
+        _check_one_example(x)
+        inputs = (x,)
         (window,) = _windows(inputs, sliding_window_shapes, strides)
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             try:
@@ -708,19 +734,23 @@ class KryptonOcclusion(Occlusion):
         self, inputs: Any, sliding_window_shapes: Shapes, strides: Strides, baselines: Any, additional: Any
     ) -> Question:
         """Arguments checked and in one form, with the user's own answer for the un-occluded inputs."""
-        try:
-            tensors, formatted = _format_input_baseline(inputs, baselines)
-        except (AssertionError, TypeError) as error:
-            raise InputError(f"inputs or baselines: {error}") from None
-        if not tensors or len(formatted) != len(tensors):
-            raise InputError(
-                f"inputs has {len(tensors)} tensors and baselines {len(formatted)}; "
-                f"accepted are at least one tensor and as many baselines, or none"
-            )
-        for i, tensor in enumerate(tensors):
+        for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
             if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
                 given = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise InputError(f"inputs[{i}] is {given}; accepted is a tensor with at least one example")
+                raise InputError(
+                    f"inputs{f'[{i}]' * isinstance(inputs, tuple)} is {given}; accepted is a tensor with at "
+                    f"least one example, or a tuple of such; what else forward_func takes goes into "
+                    f"additional_forward_args"
+                )
+        try:
+            tensors, formatted = _format_input_baseline(inputs, _numbers(baselines))
+        except (AssertionError, TypeError) as error:
+            raise InputError(f"baselines: {' '.join(str(error).split())}") from None
+        if not tensors or len(formatted) != len(tensors):
+            raise InputError(
+                f"inputs has {len(tensors)} tensors and baselines {len(formatted)}; accepted are at least "
+                f"one tensor and a tuple of as many baselines, or None"
+            )
         windows = _windows(tensors, sliding_window_shapes, strides)
         extra = _format_additional_forward_args(additional)
         base = evaluate(self.forward_func, tensors, extra)
@@ -731,9 +761,15 @@ class KryptonOcclusion(Occlusion):
 def _windows(
     inputs: tuple[Tensor, ...], sliding_window_shapes: Shapes, strides: Strides
 ) -> tuple[SlidingWindow, ...]:
+    if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
+        raise InputError(
+            f"sliding_window_shapes is {sliding_window_shapes!r}; accepted is a tuple with a size for every "
+            f"dimension of the input but its batch, {tuple(inputs[0].shape[1:])}, or a tuple of such for "
+            f"several inputs"
+        )
     try:
-        steps = _format_and_verify_strides(strides, inputs)
-        shapes = _format_and_verify_sliding_window_shapes(sliding_window_shapes, inputs)
+        steps = _format_and_verify_strides(_sizes(strides), inputs)
+        shapes = _format_and_verify_sliding_window_shapes(_sizes(sliding_window_shapes), inputs)
     except (AssertionError, IndexError, TypeError) as error:
         raise InputError(
             f"sliding_window_shapes {sliding_window_shapes}, strides {strides}: {error}"
@@ -748,24 +784,58 @@ def _windows(
     )
 
 
+def _sizes(given: Any) -> Any:
+    """Integers of any library as Python's, in tuples of tuples; anything else as it is."""
+    if isinstance(given, tuple):
+        return tuple(_sizes(item) for item in given)
+    size = whole(given)
+    return given if size is None else size
+
+
+def _numbers(baselines: Any) -> Any:
+    """NumPy's numbers as Python's; anything else as it is."""
+    if isinstance(baselines, tuple):
+        return tuple(_numbers(item) for item in baselines)
+    is_number = isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0
+    return baselines.item() if is_number else baselines
+
+
 def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
-    tensor = torch.as_tensor(baseline, device=x.device)
-    if isinstance(baseline, float) and x.is_floating_point():
-        tensor = tensor.to(x.dtype)
+    """What replaces the cells of ``x``, of its shape, and of the type that Captum's occluded copies have."""
     try:
-        return tensor.expand(x.shape)
-    except RuntimeError:
+        if isinstance(baseline, Tensor):
+            return baseline.to(x.device).expand(x.shape)
+        exact = torch.float64 if isinstance(baseline, float) else torch.int64
+        tensor = torch.tensor(baseline, dtype=exact, device="cpu")
+        return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)
+    except (RuntimeError, ValueError):
+        given = f"has shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"is {baseline}"
         raise InputError(
-            f"baselines[{i}] has shape {tuple(tensor.shape)}, which does not broadcast to the input's "
-            f"{tuple(x.shape)}"
+            f"baselines[{i}] {given}, which does not fit the input's {tuple(x.shape)}, {x.dtype}"
         ) from None
+
+
+def _indices(target: Any) -> Any:
+    """A target with integers of any library as Python's.
+
+    Raises:
+        InputError: It holds a truth value, which selects nothing.
+    """
+    if isinstance(target, (tuple, list)):
+        return type(target)(_indices(item) for item in target)
+    if isinstance(target, (bool, np.bool_)) or (isinstance(target, Tensor) and target.dtype == torch.bool):
+        raise InputError(f"target is {target!r}; accepted are indices of outputs, or None")
+    if isinstance(target, np.ndarray) and target.ndim:
+        return _indices(target.tolist())
+    index = whole(target)
+    return target if index is None else index
 
 
 def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
     """The target's part of ``base``, or a clear error."""
     try:
         selected: Tensor = _select_targets(base, target)
-    except (AssertionError, IndexError, RuntimeError, TypeError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"target is {target!r}, which does not select from outputs of shape {tuple(base.shape)} for "
             f"{examples} examples: {error}"
@@ -787,7 +857,7 @@ def _softmax(outputs: Tensor) -> Tensor:
 
 
 def _activation(activation: Activation) -> Callable[[Tensor], Tensor] | None:
-    if activation == "softmax":
+    if isinstance(activation, str) and activation == "softmax":
         return _softmax
     if activation is not None and not callable(activation):
         raise InputError(f"activation is {activation!r}; accepted are None, 'softmax' or a callable")
@@ -824,15 +894,29 @@ def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) 
         return None
     if tuning is not None and not isinstance(tuning, Tuning):
         raise InputError(f"tuning is {tuning!r}; accepted is what tune returned or Tuning.load read, or None")
-    if not isinstance(ssim_target, (int, float)) or not 0 < ssim_target <= 1:
+    similarity = real(ssim_target) or 0.0
+    if not 0 < similarity <= 1:
         raise InputError(
             f"ssim_target is {ssim_target!r}; accepted are numbers above 0 and at most 1, or None"
         )
-    if ssim_target == 1:
+    if similarity == 1:
         return None
-    return Goal(float(ssim_target)) if tuning is None else tuning.goal(float(ssim_target), trims)
+    return Goal(similarity) if tuning is None else tuning.goal(similarity, trims)
+
+
+def _check_one_example(x: Any) -> None:
+    if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
+        raise InputError(
+            f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; accepted is one "
+            f"example, a tensor whose first dimension is 1 (attribute takes batches and tuples)"
+        )
+
+
+def _check_callable(name: str, given: Any) -> None:
+    if given is not None and not callable(given):
+        raise InputError(f"{name} is {given!r}; accepted is a callable, or None")
 
 
 def _check_choice(name: str, given: Any, accepted: tuple[str, ...]) -> None:
-    if given not in accepted:
+    if not isinstance(given, str) or given not in accepted:
         raise InputError(f"{name} is {given!r}; accepted are {', '.join(map(repr, accepted))}")

@@ -4,45 +4,49 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from types import FunctionType
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from krypton_engine.capture import CaptureError, capture, modules_of
+from krypton_engine import proof
+from krypton_engine.capture import CaptureError, capture, refuse
 from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
+from krypton_engine.heatmap import Recorder, Status
 from krypton_engine.plan import Plan
-from krypton_engine.windows import SlidingWindow, distinct_work
+from krypton_engine.proof import Disagreement, Noise, agree, largest
+from krypton_engine.state import modules_of, names
+from krypton_engine.windows import SlidingWindow, distinct_work, occlude
 
-ROUNDING = 2000
-"""Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
-show; more than that is a stale or wrong capture, or a callable that amplifies rounding."""
-
-_ROUNDINGS = 8
-"""What all the roundings within such a callable come to, in roundings of its input."""
-
-_TELLING = 1 / 32
-"""Rounding, as a share of the largest output, beyond which agreement would prove nothing."""
+Answered = TypeVar("Answered")
 
 _GOLDEN_RATIO = 0.618034
-"""Its multiples, modulo 1, fall evenly: each proof looks at another place."""
+"""Its multiples, modulo 1, fall evenly: each proof looks at other places."""
+
+_PROVING = 0.02
+"""Share of a map's time that goes into more than one question to the user's own forward function about it."""
+
+_MOST_PROVED = 8
+"""Positions of a map that it is asked about at most."""
 
 _OURS = {"krypton_engine", "captum", "contextlib"}
 
-_DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
-_AMPLIFIES = (
-    "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
-    "so that no graph can be proved right"
+_UNPROVABLE = (
+    "the largest drop of a map ({:.2g}) is about what rounding does to the model's output ({:.2g}), so that "
+    "nothing tells a wrong map of it from a right one; logits in place of probabilities, or a wider dtype, "
+    "may show more"
 )
 
 
@@ -76,9 +80,31 @@ class Question:
 
         return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
 
+    def tensors(self, row: int) -> tuple[Tensor, ...]:
+        """All tensor arguments of one example."""
+        inputs, additional = self.example(row)
+        return inputs + tuple(a for a in additional if isinstance(a, Tensor))
+
+    def as_occluded(self, occluded: int) -> Question:
+        """The same with one input in the type that its occluded copies have, which its baseline may widen."""
+        x = self.inputs[occluded]
+        x = x.to(torch.result_type(x, self.baselines[occluded]))
+        return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
+
     def baseline(self, occluded: int, row: int) -> Tensor:
         """The baseline of one example: ``(1, *input_shape)``."""
         return self.baselines[occluded].expand(self.inputs[occluded].shape)[row : row + 1]
+
+    def at(self, occluded: int, row: int, position: int) -> tuple[Tensor, ...]:
+        """The inputs of one example with a window occluded."""
+        inputs, _ = self.example(row)
+        boxes = self.windows[occluded].boxes(np.array([position]))
+        covered = occlude(inputs[occluded], self.baseline(occluded, row).to(inputs[occluded].device), boxes)
+        return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
+
+    def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
+        """What the user's own forward function says of other inputs in place of an example's."""
+        return evaluate(self.forward_func, inputs, self.example(row)[1] or None)
 
 
 @dataclass
@@ -90,11 +116,14 @@ class Answer:
         open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
             function. Views live as long as a session, so open one after the other.
         plan: What was planned.
+        confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
+            function where it matters: at the largest drop that was recorded.
     """
 
     rows: list[int | None]
     open: Callable[[int | None], Session]
     plan: Plan | None
+    confirm: Callable[[int | None, Session, Recorder], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -110,10 +139,6 @@ class Ready:
     plan: Plan
     graph: Graph
     open: Callable[[tuple[Tensor, ...], Tensor, int], Session]
-
-
-class Disagreement(Exception):
-    """A graph says something else than the callable that it was captured from."""
 
 
 _BUDGET = 2 * 2**30
@@ -142,19 +167,31 @@ class Preparer:
             return _BUDGET
         return max(_BUDGET, torch.cuda.get_device_properties(device).total_memory // 8)
 
-    def prepare(self, question: Question, occluded: int, per_evaluation: int | None) -> Answer:
-        """Sessions for ``question`` with input number ``occluded`` occluded.
+    def answered(
+        self,
+        question: Question,
+        occluded: int,
+        per_evaluation: int | None,
+        work: Callable[[Answer], Answered],
+    ) -> Answered:
+        """What ``work`` makes of sessions for ``question`` with input number ``occluded`` occluded.
 
-        A graph that disagrees with what it was captured from is captured once more, for it may be stale;
-        if it disagrees again, the callable is random, or reads across its batch, and runs in full.
+        Work is done again where it comes to nothing because a graph disagrees with what it was captured from:
+        once with a new capture, for the old one may be stale; then the callable is random, or beyond us, and
+        runs in full.
         """
+        question = question.as_occluded(occluded)
         try:
             try:
-                return self._incremental(question, occluded, again=False)
+                return work(self._incremental(question, occluded, again=False))
             except Disagreement:
-                return self._incremental(question, occluded, again=True)
-        except (CaptureError, Disagreement) as error:
-            return self.full(question, occluded, per_evaluation, str(error))
+                return work(self._incremental(question, occluded, again=True))
+        except CaptureError as error:
+            reason = str(error)
+        except Disagreement as error:
+            reason = str(error)
+            refuse(question.forward_func, question.inputs, occluded, question.additional or (), reason)
+        return work(self.full(question, occluded, per_evaluation, reason))
 
     def warn(self, message: str) -> None:
         """Warn once."""
@@ -181,11 +218,13 @@ class Preparer:
 
         def session(row: int | None) -> Session:
             assert row is not None
-            inputs, additional = question.example(row)
-            tensors = inputs + tuple(a for a in additional if isinstance(a, Tensor))
-            opened = ready.open(tensors, question.baseline(occluded, row), budget)
+            opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
             self._prove(question, occluded, row, ready.graph, opened)
             return opened
+
+        def confirm(row: int | None, opened: Session, recorder: Recorder) -> None:
+            assert row is not None
+            self._confirm(question, occluded, row, ready.graph, opened, recorder)
 
         waiting = [session(0)]
         if ready.graph is not graph:
@@ -194,7 +233,7 @@ class Preparer:
         def open_session(row: int | None) -> Session:
             return waiting.pop() if row == 0 and waiting else session(row)
 
-        return Answer(list(range(len(question.inputs[0]))), open_session, ready.plan)
+        return Answer(list(range(len(question.inputs[0]))), open_session, ready.plan, confirm)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """Who runs ``window`` on ``graph``, and its plan, which says so."""
@@ -242,42 +281,99 @@ class Preparer:
         return found
 
     def _prove(self, question: Question, occluded: int, row: int, graph: Graph, session: Session) -> None:
-        """Compare an example's base and occluded positions with the user's forward function on each alone.
+        """Compare an example's base, and what is new, with the user's forward function on each alone.
 
-        Two positions, computed together, for a window that the graph has not met; one, and each time
-        another, for one that it has: the un-occluded output may hide what has changed since.
+        For a window that the graph has not met: two occluded positions, computed together. For a graph that
+        has met none: its rows, beside others.
 
         Raises:
             Disagreement: The graph is wrong, or cannot be told from a wrong one.
         """
-        window = session.window
-        inputs, additional = question.example(row)
-        full = FullSession(
-            question.forward_func, inputs, occluded, window, question.baseline(occluded, row),
-            additional or None, session.base, 1,
-        )  # fmt: skip
-        work = distinct_work(full.changed, np.arange(len(window), dtype=np.int64))
         if question.base.shape[:1] != (len(question.inputs[0]),):
-            raise Disagreement(_DISAGREES)
-        chosen = np.empty(0, dtype=np.int64)
-        if len(work.boxes):
-            graph.proofs += 1
-            places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * (window not in graph.proved)
-            chosen = np.unique([work.readers[int(place * len(work.boxes))][0] for place in places])
-        mine = {-1: session.base[0]}
-        theirs = {-1: question.base[row]}
-        mine |= {int(p): out for ps, outs in session.stream(chosen) for p, out in zip(ps, outs, strict=True)}
-        theirs |= {int(p): out[0] for p in chosen for _, out in full.stream(np.array([p]))}
-        scale = torch.stack([_largest(out) for out in theirs.values()]).max()
-        floating = question.base.is_floating_point()
-        tolerance = _tolerance(question.base) * scale if floating else scale * 0
-        if not all(agree(mine[p], theirs[p], tolerance) for p in theirs):
-            amplified = _amplified(question, occluded, row, tolerance) if floating else tolerance
-            if amplified > _TELLING * scale:
-                raise Disagreement(_AMPLIFIES.format(float(amplified / scale)))
-            if not all(agree(mine[p], theirs[p], amplified) for p in theirs):
-                raise Disagreement(_DISAGREES)
-        graph.proved.add(window)
+            raise Disagreement(proof.DISAGREES)
+        inputs, _ = question.example(row)
+        mine, theirs = [session.base[0]], [question.base[row]]
+        new = session.window not in graph.proved
+        if new:
+            work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
+            places = {int(place * len(work.boxes)) for place in (0.5, _GOLDEN_RATIO) if len(work.boxes)}
+            chosen = {int(work.readers[place][0]) for place in places}
+            for positions, outputs in session.stream(np.array(sorted(chosen), dtype=np.int64)):
+                for position, output in zip(positions.tolist(), outputs, strict=True):
+                    mine.append(output)
+                    theirs.append(question.ask(question.at(occluded, row, position), row)[0])
+        eps, scale = proof.precision(graph, question.base), max(map(largest, theirs))
+        tolerance = proof.summation(eps) * scale
+        if not all(map(agree, mine, theirs, [tolerance] * len(mine))):
+            noise = Noise(lambda moved: question.ask(moved, row), inputs, occluded, eps).measured(tolerance)
+            if noise > proof.TELLING * scale:
+                raise Disagreement(proof.AMPLIFIES.format(noise / scale))
+            if not all(map(agree, mine, theirs, [noise] * len(mine))):
+                raise Disagreement(proof.DISAGREES)
+        if not graph.proved and not proof.separable(graph, question.tensors(row)):
+            raise Disagreement(proof.ACROSS)
+        if new:
+            graph.proved.add(session.window)
+
+    def _confirm(
+        self,
+        question: Question,
+        occluded: int,
+        row: int,
+        graph: Graph,
+        session: Session,
+        recorder: Recorder,
+    ) -> None:
+        """Compare what the user gets with the user's own forward function, where a difference would show.
+
+        That is the base, the position of the largest drop, and others as time allows, each time others.
+
+        Raises:
+            Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
+                explains.
+        """
+        heatmap, (numbers, base) = recorder.heatmap(), recorder.kept()
+        status = heatmap.status.reshape(-1).numpy()
+        exact = status == Status.EXACT
+        measured = exact if exact.any() else status == Status.TRIMMED
+        work = distinct_work(session.changed, np.flatnonzero(measured))
+        if not len(work.boxes):
+            return
+        firsts = np.array([readers[0] for readers in work.readers])
+        spans = (numbers[firsts].double() - base.double()).abs().nan_to_num(0.0, posinf=0.0)
+        drops = heatmap.drop.reshape(len(numbers), -1)[firsts].abs().nan_to_num(0.0, posinf=0.0).amax(1)
+        eps = proof.precision(graph, question.base)
+        rounding = eps * max(largest(numbers[firsts]), largest(base))
+        tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(proof.LAST_DIGITS * rounding)
+
+        def ask(inputs: tuple[Tensor, ...]) -> Tensor:
+            return recorder.kept_of(question.ask(inputs, row))[0]
+
+        def compare(mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
+            theirs = theirs.to(mine.dtype)
+            if agree(mine, theirs, tolerance):
+                return
+            noise = Noise(ask, inputs, occluded, eps).measured(float(tolerance.max()))
+            if not agree(mine, theirs, noise):
+                raise Disagreement(proof.DISAGREES)
+            if noise > proof.TELLS * float(spans.max()):
+                self.warn(_UNPROVABLE.format(float(spans.max()), noise))
+
+        compare(base, recorder.kept_of(question.base[row : row + 1])[0], question.example(row)[0])
+        graph.proofs += 1
+        began = time.perf_counter()
+        for count in range(_MOST_PROVED):
+            spent = time.perf_counter() - began
+            if count and spent * (count + 1) / count > _PROVING * heatmap.seconds:
+                return
+            place = (graph.proofs * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
+            position = int(firsts[int(place * len(firsts)) if count else int(drops.argmax())])
+            mine = numbers[position]
+            if not exact[position]:
+                ((_, outputs),) = session.stream(np.array([position]))
+                mine = recorder.kept_of(outputs)[0]
+            inputs = question.at(occluded, row, position)
+            compare(mine, ask(inputs), inputs)
 
     # -- full ------------------------------------------------------------------------------------------
 
@@ -336,56 +432,21 @@ def _users_line() -> int:
     return level + 1
 
 
-def _tolerance(output: Tensor) -> float:
-    """Disagreement, as a share of the largest output, that two orders of summation may show."""
-    eps = torch.finfo(output.dtype).eps
-    if output.is_cuda and output.dtype == torch.float32 and "tf32" in cuda.precisions():
-        eps = 2**-10
-    return min(ROUNDING * eps, max(_TELLING, 16 * eps))
+_RATES = ("p", "dropout", "drop_prob")
+"""Attributes of modules that drop something at random, which at 0 do the same in training."""
 
 
-def _largest(output: Tensor) -> Tensor:
-    """Largest finite magnitude."""
-    finite = output[output.isfinite()].abs().double()
-    return finite.max() if finite.numel() else finite.sum()
-
-
-def _amplified(question: Question, occluded: int, row: int, noise: Tensor) -> Tensor:
-    """How far rounding may move the callable's output: as far as ``_ROUNDINGS`` of its input do.
-
-    All cells move in one direction, then each in its own: sums add up the one and average out the other.
-
-    Args:
-        question: What is asked.
-        occluded: The input that moves.
-        row: The example.
-        noise: A callable whose answer to the same input moves by more than this is random.
-
-    Returns:
-        The largest difference that is explained; 0 for a random callable.
-    """
-    inputs, additional = question.example(row)
-    x, nudge = inputs[occluded], _ROUNDINGS * torch.finfo(question.base.dtype).eps
-    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x) * 2 - 1
-
-    def moved(direction: Tensor | int) -> Tensor:
-        nudged = (*inputs[:occluded], x * (1 + nudge * direction), *inputs[occluded + 1 :])
-        return evaluate(question.forward_func, nudged, additional or None)
-
-    base = moved(0)
-    if _largest(moved(0) - base) > noise:
-        return noise * 0
-    return torch.maximum(_largest(moved(1) - base), _largest(moved(signs) - base))
-
-
-def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor) -> bool:
-    """Whether two outputs are the same but for ``tolerance``."""
-    if mine.shape != theirs.shape:
+def _trains(module: nn.Module) -> bool:
+    """Whether what a module computes depends on its training flag, as far as its code says."""
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.instancenorm._InstanceNorm)):
+        return module.track_running_stats
+    if any(getattr(module, rate, None) == 0 for rate in _RATES):
         return False
-    if not theirs.is_floating_point():
-        return torch.equal(mine, theirs)
-    close = (mine - theirs).abs() <= tolerance
-    return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
+    if isinstance(module, torch.jit.ScriptModule):
+        return "training" in str(getattr(module, "code", ""))
+    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in {"train", "eval"}]
+    return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
 
 
 _held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -402,8 +463,10 @@ def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None
     """
     with _holding:
         modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
-        mine = [module for module in modules if module.training or module in _held]
-        trains = any(module.training for module in mine)
+        # Frozen scripts have no flag.
+        training = [module for module in modules if getattr(module, "training", False)]
+        trains = any(map(_trains, training))
+        mine = [*training, *(module for module in modules if module in _held)]
         for module in mine:
             module.training = False
             _held[module] = _held.get(module, 0) + 1

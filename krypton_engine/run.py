@@ -26,6 +26,9 @@ def declines(answer: object) -> bool:
     return isinstance(answer, (bool, np.bool_)) and not answer
 
 
+BAR = "Occlusion attribution"
+"""What the progress bar says: the same as Captum's."""
+
 WATCHED_SECONDS = 0.1
 """Work between two calls of ``on_progress``: what a person takes for immediate."""
 
@@ -37,24 +40,17 @@ class Watch:
         total: Positions of all runs together.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
-        description: What the bar says.
 
     Attributes:
         seconds: Time that ``on_progress`` took.
     """
 
-    def __init__(
-        self,
-        total: int,
-        on_progress: OnProgress | None,
-        show_progress: bool,
-        description: str = "Krypton occlusion",
-    ) -> None:
+    def __init__(self, total: int, on_progress: OnProgress | None, show_progress: bool) -> None:
         self.total = total
         self.done = 0
         self.seconds = 0.0
         self.on_progress = on_progress
-        self._bar = tqdm(total=total, desc=description, unit="pos", disable=not show_progress)
+        self._bar = tqdm(total=total, desc=BAR, unit="pos", disable=not show_progress)
         self.watched = on_progress is not None or show_progress
 
     def advance(self, count: int, heatmap: Callable[[], Heatmap]) -> None:
@@ -79,8 +75,9 @@ class Watch:
 
     def rewind(self, done: int) -> None:
         """Count from ``done`` again: what came after it is computed once more."""
-        self.done = self._bar.n = done
-        self._bar.refresh()
+        if self.done != done:
+            self.done = self._bar.n = done
+            self._bar.refresh()
 
     def finish(self) -> None:
         """What has been done is all there is to do: a map that was good enough before its end."""

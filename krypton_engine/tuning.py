@@ -42,7 +42,14 @@ from krypton_engine.heatmap import (
 from krypton_engine.interpolation import Floats
 from krypton_engine.quality import SPREAD, ssim
 from krypton_engine.run import Goal, Watch, run
-from krypton_engine.saved import is_count, is_described, is_number, is_target, saved_window
+from krypton_engine.saved import (
+    is_count,
+    is_described,
+    is_number,
+    is_similarity,
+    is_target,
+    saved_window,
+)
 from krypton_engine.schedule import Outlook, Refinement
 from krypton_engine.windows import IntArray, SlidingWindow, Work, distinct_work
 
@@ -136,11 +143,11 @@ class Curve:
         return (
             isinstance(self.image, str)
             and all(is_number(each) and each >= 0 for each in (self.epsilon, *times))
-            and all(isinstance(each, tuple) and all(map(is_number, each)) for each in steps)
+            and all(isinstance(each, tuple) for each in steps)
             and len({len(each) for each in steps}) == 1
             and all(is_count(n) and n <= self.positions for n in (*self.computed, self.positions))
             and list(self.computed) == sorted(self.computed)
-            and all(each <= 1 for each in (*self.expected, *self.ssim))
+            and all(map(is_similarity, (*self.expected, *self.ssim)))
             and is_count(self.at_once)
             and self.at_once >= 1
         )
@@ -209,7 +216,9 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> list[str]:
         """In what two of them differ, in words."""
-        mine, theirs = (torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other))
+        mine, theirs = (
+            torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
+        )
         words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
         for name in ("input_shape", "window", "strides", "baseline", "target"):
             if getattr(self, name) != getattr(other, name):

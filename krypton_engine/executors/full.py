@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.export import evaluation
 from krypton_engine.gradients import Head
 from krypton_engine.interpolation import Floats
 from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
@@ -27,8 +28,45 @@ def evaluate(
     inputs = tuple(x.clone() for x in inputs)
     if additional is not None:
         additional = tuple(a.clone() if isinstance(a, Tensor) else a for a in additional)
-    output: Tensor = _parse_forward_out(_run_forward(forward_func, inputs, None, additional))
-    return output
+    with evaluation():
+        output = as_numbers("forward_func", _run_forward(forward_func, inputs, None, additional))
+    # Without dimensions it is the output of the one example, as ``squeeze()`` leaves it.
+    return output.reshape(1) if output.ndim == 0 and inputs[0].shape[:1] == (1,) else output
+
+
+def as_numbers(name: str, output: Any) -> Tensor:
+    """What ``name`` returned, as a tensor of real numbers.
+
+    Raises:
+        InputError: It is something else, such as a tuple or a dataclass of outputs.
+    """
+    if not isinstance(output, (Tensor, int, float)):
+        raise InputError(f"{name} returns {_in_words(output)}; accepted is one tensor, or a number")
+    numbers: Tensor = _parse_forward_out(output)
+    if numbers.dtype == torch.bool or numbers.is_complex() or not numbers.numel():
+        raise InputError(
+            f"{name} returns {numbers.dtype} of shape {tuple(numbers.shape)}; accepted are real numbers, at "
+            f"least one (of truth values .float(), say, of complex numbers .abs())"
+        )
+    return numbers
+
+
+def _in_words(output: Any) -> str:
+    """What no tensor is, and how to take one out of it."""
+    kind = type(output).__name__
+    if isinstance(output, np.ndarray):
+        return f"{kind}: make it torch.as_tensor(...)"
+    if isinstance(output, Mapping):
+        names = [str(name) for name in output]
+        first = "logits" if "logits" in names else next(iter(names), "name")
+        taken = f".{first}" if hasattr(output, first) else f"[{first!r}]"
+        return f"{kind} of {', '.join(names)}: take one, as in lambda x: model(x){taken}"
+    if hasattr(output, "logits"):
+        return f"{kind}: take .logits, as in lambda x: model(x).logits"
+    if isinstance(output, (tuple, list)):
+        held = ", ".join(type(item).__name__ for item in output)
+        return f"{kind} of {held}: take one, as in lambda x: model(x)[0]"
+    return kind
 
 
 class FullSession:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph import BATCH, Graph, Node, refs, resolve
+from krypton_engine.graph import BATCH, Graph, Node, holds_rows, refs, resolve
 
 aten = torch.ops.aten
 
@@ -77,17 +77,31 @@ def last_uses(graph: Graph, nodes: Sequence[Node]) -> dict[int, int]:
 
 
 def channels_last(value: Tensor) -> Tensor:
-    """``value`` with its channels side by side, if it is an image or a volume."""
-    layout = _CHANNELS_LAST.get(value.dim())
+    """``value`` with its channels side by side, if it is an image or a volume of floating-point numbers."""
+    layout = _CHANNELS_LAST.get(value.dim()) if value.is_floating_point() else None
     return value if layout is None else value.contiguous(memory_format=layout)
 
 
+def _counting(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
+    """What ``nodes`` read that no input changes, but the number of copies may: ``arange(len(x))``, say."""
+    counting: set[int] = set()
+    for node in graph.nodes:
+        args = (node.args, node.kwargs)
+        if not node.depends and (holds_rows(args) or not counting.isdisjoint(refs(args))):
+            counting.add(node.index)
+    needed = {i for node in nodes for i in refs((node.args, node.kwargs))} & counting
+    for node in reversed(graph.nodes):
+        if node.index in needed:
+            needed |= set(refs((node.args, node.kwargs))) & counting
+    return [graph.nodes[i] for i in sorted(needed)]
+
+
 class Tail:
-    """Nodes of a graph that run as PyTorch runs them.
+    """Nodes of a graph that run as PyTorch runs them, and what counts the copies for them.
 
     Args:
         graph: The graph.
-        nodes: Those of its nodes, in order.
+        nodes: Those of its nodes that depend on the occluded input, in order.
         largest_tensor: Bytes of the largest tensor that a batch should make; None for ``LARGEST_TENSOR``.
 
     Attributes:
@@ -95,7 +109,7 @@ class Tail:
     """
 
     def __init__(self, graph: Graph, nodes: Sequence[Node], largest_tensor: int | None = None) -> None:
-        self.nodes = list(nodes)
+        self.nodes = nodes = [*_counting(graph, nodes), *nodes]
         self._output = graph.output
         self._last_use = last_uses(graph, nodes)
         self._overwriting = overwriting(graph)

@@ -1,0 +1,153 @@
+"""What a session answers against the user's own forward function, and a graph's rows against each other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from krypton_engine.executors import cuda
+from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
+from krypton_engine.graph import Graph
+
+ROUNDING = 2000
+"""Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
+show; more than that is a stale or wrong capture, or a callable that amplifies rounding."""
+
+TELLING = 1 / 32
+"""Rounding, as a share of the largest output, beyond which agreement would prove nothing."""
+
+SHOWS = 0.01
+"""Disagreement, as a share of the largest drop of a map, that would show in it."""
+
+LAST_DIGITS = 16
+"""Roundings of the largest output by which two good results may differ."""
+
+TELLS = 1 / 4
+"""Rounding, as a share of the largest drop of a map, beyond which agreement proves little of it."""
+
+_ROUNDINGS = 8
+"""What all the roundings within a callable that amplifies them come to, in roundings of its input."""
+
+_WILD = 3.0
+"""How far the cells of a row that is to disturb another go beyond those of the input."""
+
+
+class Disagreement(Exception):
+    """A graph says something else than the callable that it was captured from."""
+
+
+DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
+ACROSS = "it reads across the batch: what it says of one row depends on the others"
+AMPLIFIES = (
+    "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
+    "so that no graph can be proved right"
+)
+
+
+def precision(graph: Graph, output: Tensor) -> float:
+    """Rounding of the least precise numbers between the occluded input and ``output``."""
+    dtypes = [output.dtype, *(node.dtype for node in graph.nodes if node.depends and node.dtype is not None)]
+    eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    if output.is_cuda and torch.float32 in dtypes and "tf32" in cuda.precisions():
+        eps = max(eps, 2**-10)
+    return eps
+
+
+def summation(eps: float) -> float:
+    """Disagreement, as a share of the largest output, that two orders of summation may show."""
+    return min(ROUNDING * eps, max(TELLING, 16 * eps))
+
+
+def largest(output: Tensor) -> float:
+    """Largest finite magnitude; 0 if none is."""
+    finite = output[output.isfinite()].abs().double()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
+    """Whether two outputs are the same but for ``tolerance``, which only floating-point numbers have."""
+    if mine.shape != theirs.shape:
+        return False
+    if not theirs.is_floating_point():
+        return torch.equal(mine, theirs)
+    close = (mine.double() - theirs.double()).abs() <= tolerance
+    return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
+
+
+def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether rows of a batch do not feel each other: each is as it is alone, beside wildly different ones.
+
+    Args:
+        graph: Computed in full, as PyTorch does.
+        inputs: Of one example.
+    """
+    x = inputs[graph.occluded]
+    generator = torch.Generator("cpu").manual_seed(0)
+    order = torch.randperm(x.numel(), generator=generator, device="cpu").to(x.device)
+    mixed = x.reshape(-1)[order].reshape(x.shape)
+    span = x.max().double() - x.min().double()
+    beyond = _WILD * (mixed.double() + span.clamp_min(1))
+    if not x.is_floating_point() and x.dtype != torch.bool:
+        beyond = beyond.clamp(torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max)
+    # The input itself stands in neither the first nor the last row.
+    rows = [beyond.to(x.dtype), x, mixed]
+    nodes = [node for node in graph.nodes if node.depends and node is not graph.input]
+    tail = Tail(graph, nodes, largest_tensor=sys.maxsize)
+    constant = unchanging(graph, inputs, constants_of(graph, nodes))
+    together = tail.run({graph.input.index: torch.cat(rows)}, len(rows), constant)
+    if together.shape[:1] != (len(rows),):
+        return False
+    eps = precision(graph, together)
+    for row, output in zip(rows, together, strict=True):
+        alone = tail.run({graph.input.index: row}, 1, constant)[0]
+        if not agree(output, alone, summation(eps) * largest(alone)):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far rounding may move an answer of the user's own forward function.
+
+    Args:
+        ask: From the inputs of one example to its answer.
+        inputs: Those of the answer in question.
+        moved: The number of the input that is moved to find out.
+        eps: See `precision`.
+    """
+
+    ask: Callable[[tuple[Tensor, ...]], Tensor]
+    inputs: tuple[Tensor, ...]
+    moved: int
+    eps: float
+
+    def measured(self, random: float) -> float:
+        """The largest difference that is explained.
+
+        That is how far ``_ROUNDINGS`` of the input move the answer: all cells in one direction, then each in
+        its own, since sums add up the one and average out the other. It is also as many times what comes of
+        summing in another order, as kernels do where the channels lie side by side.
+
+        Args:
+            random: A function whose answers to the same input differ by more than this is random: nothing is
+                explained then.
+        """
+        x, nudge = self.inputs[self.moved], _ROUNDINGS * self.eps
+        generator = torch.Generator("cpu").manual_seed(0)
+        signs = torch.randint(0, 2, x.shape, generator=generator, device="cpu").to(x) * 2 - 1
+
+        def answer(direction: Tensor | int) -> Tensor:
+            # Integers have no last digits.
+            nudged = x * (1 + nudge * direction) if x.is_floating_point() else x
+            return self.ask((*self.inputs[: self.moved], nudged, *self.inputs[self.moved + 1 :])).double()
+
+        base = answer(0)
+        if largest(answer(0) - base) > random:
+            return 0.0
+        laid_out = (*self.inputs[: self.moved], channels_last(x), *self.inputs[self.moved + 1 :])
+        summed = largest(self.ask(laid_out).double() - base)
+        return max(largest(answer(1) - base), largest(answer(signs) - base), _ROUNDINGS * summed)

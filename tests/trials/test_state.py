@@ -1,0 +1,593 @@
+"""What the state of a callable, of its process or of other threads may do to its maps: nothing in silence.
+
+Right values are Captum's, one perturbation an evaluation.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import io
+import logging
+import signal
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import Occlusion
+from tiny_models import SmallCNN, full_inference, incremental
+from torch import nn
+
+from krypton_engine import FallbackWarning, KryptonOcclusion
+from krypton_engine.capture import CaptureError, capture
+
+WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
+
+
+def assert_right(forward, x, target=1, occlusion=None, tolerance=0.02, **more):
+    """A map equals Captum's but for what would hardly show."""
+    mine = (occlusion or KryptonOcclusion(forward)).attribute(x, WINDOW, STRIDES, target=target, **more)
+    theirs = Occlusion(forward).attribute(x, WINDOW, STRIDES, target=target, **more)
+    span = float(theirs.abs().max())
+    assert span > 0 and float((mine - theirs).abs().max()) <= tolerance * span
+    return mine
+
+
+def spot(image):
+    """A dark image with one bright spot, which most windows leave alone."""
+    x = image.abs() * 0.02
+    x[:, :, 10:13, 9:12] = 1
+    return x
+
+
+# --- rows that feel each other (W0) --------------------------------------------------------------------
+
+LABEL = torch.tensor([2])
+READS_ACROSS = {
+    "stretched": lambda m: lambda a: m((a - a.min()) / (a.max() - a.min())),
+    "z-score": lambda m: lambda a: m((a - a.mean()) / a.std()),
+    "threshold": lambda m: lambda a: m(a * (a > a.mean())),
+    "centred output": lambda m: lambda a: m(a) - m(a).mean(),
+    "quantile": lambda m: lambda a: m(a.clamp_max(a.quantile(0.99))),
+    "median of the batch": lambda m: lambda a: m(a) - 0.5 * m(a).median(0).values,
+    "largest of the batch": lambda m: lambda a: m(a) / (1e-3 + m(a).abs().amax(0, keepdim=True)),
+    "batch statistics": lambda m: lambda a: m(F.batch_norm(a, None, None, training=True)),
+    "sorted": lambda m: lambda a: m(a).sort(0).values,
+    "summed up": lambda m: lambda a: m(a).cumsum(0),
+    "turned round": lambda m: lambda a: m(a) + 0.1 * m(a).flip(0),
+    "rolled": lambda m: lambda a: m(a) + 0.1 * m(a).roll(1, 0),
+    "attention over the batch": lambda m: lambda a: F.scaled_dot_product_attention(m(a), m(a), m(a)),
+    "the first row": lambda m: lambda a: m(a) - 0.5 * m(a[:1]),
+    "rank in the batch": lambda m: lambda a: m(a) + torch.arange(len(a), dtype=a.dtype)[:, None],
+    "size of the batch": lambda m: lambda a: m(a) * len(a),
+    "softmax over the batch": lambda m: lambda a: m(a) * m(a).softmax(0),
+}
+
+
+@pytest.mark.parametrize("executor", ["auto", "reference"])
+@pytest.mark.parametrize("kind", READS_ACROSS)
+def test_rows_that_feel_each_other(kind, executor, image):
+    forward = READS_ACROSS[kind](SmallCNN())
+    with full_inference():
+        assert_right(forward, spot(image), occlusion=KryptonOcclusion(forward, executor=executor))
+
+
+PICKED = {
+    "by labels": lambda m: lambda a: m(a)[torch.arange(len(a)), LABEL][:, None],
+    "probability": lambda m: lambda a: m(a).softmax(1)[torch.arange(a.shape[0]), 1],
+    "gathered": lambda m: lambda a: m(a).gather(1, LABEL.expand(len(a), 1)),
+    "by a mask": lambda m: lambda a: m(a)[:, [True, False, True, False, False]].sum(1),
+}
+
+
+@pytest.mark.parametrize("kind", PICKED)
+def test_rows_that_are_counted(kind, image):
+    """``arange(len(x))`` counts the rows that run together; it is no constant."""
+    forward = PICKED[kind](SmallCNN())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        mine = KryptonOcclusion(forward).attribute(image, WINDOW, STRIDES)
+    theirs = Occlusion(forward).attribute(image, WINDOW, STRIDES)
+    assert torch.allclose(mine, theirs, rtol=0, atol=1e-6) and float(theirs.abs().max()) > 1e-4
+
+
+# --- stale maps (W3) -----------------------------------------------------------------------------------
+
+
+def confident(model, image):
+    """A model that is sure of its answer, class 1: all but saturated."""
+    with torch.no_grad():
+        rest = model(image)
+        model.head.bias[1] += 5 - (rest[0, 1] - rest[0].mean())
+    return model
+
+
+class Tempered(nn.Module):
+    """Probabilities at a temperature that may stand anywhere."""
+
+    def __init__(self, model, temperature):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.eval()
+
+    def forward(self, x):
+        return (self.model(x) / self.temperature()).softmax(1)
+
+
+class Slots:
+    """A number that no ``__dict__`` shows."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        return self.number
+
+
+HIDDEN = array.array("d", [1.0])
+ENVIRONMENT: dict[str, float] = {}
+
+
+def in_slots():
+    slots = Slots(1.0)
+    return slots, lambda value: setattr(slots, "number", value)
+
+
+def in_an_array():
+    def change(value):
+        HIDDEN[0] = value
+
+    change(1.0)
+    return lambda: HIDDEN[0], change
+
+
+def in_a_global():
+    ENVIRONMENT["temperature"] = 1.0
+    return lambda: ENVIRONMENT["temperature"], lambda value: ENVIRONMENT.update(temperature=value)
+
+
+@pytest.mark.parametrize("place", [in_slots, in_an_array, in_a_global])
+def test_the_temperature_of_a_confident_classifier(place, image):
+    read, write = place()
+    model = Tempered(confident(SmallCNN(), image), read)
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        for temperature in (1.0, 1.5, 2.0, 4.0):
+            write(temperature)
+            assert_right(model, image, occlusion=occlusion)
+
+
+class Regression(nn.Module):
+    """One number near 250, which windows hardly move."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = SmallCNN(classes=1)
+        self.eval()
+
+    def forward(self, x):
+        return 250 + 0.1 * self.model(x)
+
+
+def test_an_offset_hides_no_hook(image):
+    model = Regression()
+    slots = Slots(1.0)
+    model.model.stem.register_forward_hook(lambda module, args, output: output * slots())
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        for slots.number in (1.0, 1.4, 0.7):
+            mine = occlusion.attribute(image, WINDOW, STRIDES, target=0)
+            theirs = Occlusion(model).attribute(image, WINDOW, STRIDES, target=0)
+            assert float((mine - theirs).abs().max()) < 0.1 * float(theirs.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_hook_on_a_model_of_16_bits(dtype, image):
+    model, x = SmallCNN().to(dtype), image.to(dtype)
+    occlusion = KryptonOcclusion(model)
+    occlusion.attribute(x, WINDOW, STRIDES, target=1)
+    before = occlusion.attribute(x, WINDOW, STRIDES, target=1)
+    handle = model.body.register_forward_hook(lambda module, args, output: output * 1.05)
+    after = occlusion.attribute(x, WINDOW, STRIDES, target=1)
+    exact = Occlusion(SmallCNN.forward.__get__(model.double())).attribute(
+        image.double(), WINDOW, STRIDES, target=1
+    )
+    model.to(dtype)
+    span = float(exact.abs().max())
+    assert float((after - exact).abs().max()) < 0.1 * span < 0.2 * span + float((before - exact).abs().max())
+    handle.remove()
+
+
+def test_under_autocast_after_a_call_outside(image):
+    model = SmallCNN()
+    occlusion = KryptonOcclusion(model)
+    assert_right(model, image, occlusion=occlusion)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = occlusion.attribute(image, WINDOW, STRIDES, target=1)
+        theirs = Occlusion(model).attribute(image, WINDOW, STRIDES, target=1)
+    outside = assert_right(model, image, occlusion=occlusion)
+    span = float(outside.abs().max())
+    assert float((inside - theirs).abs().max()) <= 2**-9, "two roundings of bfloat16"
+    assert span > 2**-7
+    assert not torch.equal(inside, outside), "autocast rounds to 8 bits: another function"
+
+
+def test_a_hook_for_all_modules(image):
+    model = SmallCNN()
+    occlusion = KryptonOcclusion(model)
+    assert_right(model, image, occlusion=occlusion)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: output * 1.5 if isinstance(module, nn.Linear) else None
+    )
+    try:
+        with incremental():
+            assert_right(model, image, occlusion=occlusion)
+    finally:
+        handle.remove()
+    assert_right(model, image, occlusion=occlusion)
+
+
+def test_what_nothing_can_prove_is_said_once(image):
+    """Saturated, and blown up until rounding is all that is left of the differences."""
+    model = SmallCNN()
+    with torch.no_grad():
+        answer = model(image)
+
+    def forward(x):
+        return 1 + (model(x) - answer) * 3e-8 + 0.0 * torch.rand(())
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        KryptonOcclusion(forward).attribute(image, WINDOW, STRIDES, target=1)
+    assert len({str(w.message) for w in caught}) <= 1
+
+
+# --- values that change and do not count, answers that disagree (L7, L8) --------------------------------
+
+
+@pytest.fixture
+def exports(monkeypatch):
+    calls, export = [], torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *a, **k: (calls.append(1), export(*a, **k))[1])
+    return calls
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model, self.calls, self.log, self.seen = SmallCNN(), 0, [], {}
+        self.eval()
+
+    def forward(self, x):
+        self.calls += 1
+        self.log.append(tuple(x.shape))
+        self.seen[self.calls] = float(self.calls)
+        return self.model(x)
+
+
+def test_counters_and_logs_are_captured_twice_at_most(image, exports):
+    model = Counted()
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        for _ in range(6):
+            assert_right(model, image, occlusion=occlusion)
+    assert len(exports) <= 2
+
+
+def test_a_number_that_counts_is_never_taken_for_a_counter(image, exports):
+    model = SmallCNN()
+    gains = [1.0]
+
+    def forward(x):
+        return model(x) * gains[-1]
+
+    occlusion = KryptonOcclusion(forward)
+    with incremental():
+        for gain in (1.0, 2.0, 1.0, 2.0, 3.0, 1.0):
+            gains[0] = gain
+            assert_right(forward, image, occlusion=occlusion)
+    assert len(exports) == 3, "one for each number"
+
+
+def test_one_output_squeezed(image, exports):
+    model = SmallCNN(classes=1)
+
+    def forward(x):
+        return model(x).squeeze()
+
+    occlusion = KryptonOcclusion(forward)
+    with incremental():
+        for _ in range(3):
+            mine = occlusion.attribute(image, WINDOW, STRIDES)
+            heatmap = occlusion.heatmap(image, WINDOW, STRIDES)
+    theirs = Occlusion(forward).attribute(image, WINDOW, STRIDES)
+    assert torch.allclose(mine, theirs, atol=1e-6)
+    assert torch.allclose(heatmap.attribution()[None], theirs, atol=1e-6)
+    assert len(exports) == 1
+
+
+def test_answers_in_double_of_a_float_model(image, exports):
+    model = SmallCNN()
+
+    def forward(x):
+        return model(x).double()
+
+    occlusion = KryptonOcclusion(forward)
+    with incremental():
+        for _ in range(3):
+            assert_right(forward, image, occlusion=occlusion)
+    assert len(exports) == 1
+
+
+def test_a_random_function_is_captured_twice_and_no_more(image, exports):
+    model = SmallCNN()
+    model.calls = 0
+
+    def forward(x):
+        model.calls += 1
+        return model(x) + torch.randn(())
+
+    occlusion = KryptonOcclusion(forward)
+    with full_inference():
+        for _ in range(6):
+            occlusion.attribute(image, WINDOW, STRIDES, target=1)
+    assert len(exports) <= 4
+
+
+# --- threads with first calls (W4) ----------------------------------------------------------------------
+
+
+def test_first_calls_at_once(image):
+    """Every thread gets its own right map, and all that others print, log and warn of meanwhile is heard."""
+    models = [SmallCNN() for _ in range(4)]
+    models += models[:2]  # and one model in two threads
+    expected = [Occlusion(model).attribute(image, WINDOW, STRIDES, target=1) for model in models]
+    found, errors, printed, logged = {}, [], io.StringIO(), []
+    before = (sys.stdout, sys.stderr, logging.root.manager.disable, list(warnings.filters))
+
+    class Listening(logging.Handler):
+        def emit(self, record):
+            logged.append(record.getMessage())
+
+    def explain(number):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FallbackWarning)
+                found[number] = KryptonOcclusion(models[number]).attribute(image, WINDOW, STRIDES, target=1)
+        except BaseException as error:  # shown by the assertion
+            errors.append(error)
+
+    handler = Listening()
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    logger.addHandler(handler)
+    said, threads = 0, [threading.Thread(target=explain, args=(i,)) for i in range(len(models))]
+    sys.stdout = printed
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            print(f"line {said}")
+            logger.error("word %d", said)
+            said += 1
+            time.sleep(0.02)
+    finally:
+        sys.stdout = before[0]
+        logger.removeHandler(handler)
+    assert [word for word in logged if word.startswith("word")] == [f"word {i}" for i in range(said)]
+    assert not errors
+    assert printed.getvalue().split("\n")[:-1] == [f"line {i}" for i in range(said)]
+    assert (sys.stderr, logging.root.manager.disable) == before[1:3]
+    for number, attribution in found.items():
+        assert torch.allclose(attribution, expected[number], atol=1e-5)
+    assert len(found) == len(models)
+    with incremental():
+        for model in models:
+            assert_right(model, image)
+
+
+def test_another_threads_warnings_and_logs_are_heard_while_one_exports():
+    exporting, heard = threading.Event(), threading.Event()
+
+    def forward(x):
+        exporting.set()
+        heard.wait(30)
+        warnings.warn("of the forward function", UserWarning, stacklevel=1)
+        return x.relu().sum((2, 3))
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=lambda: capture(forward, (torch.rand(1, 3, 9, 9),), 0))
+        thread.start()
+        assert exporting.wait(60)
+        warnings.warn("of another thread", UserWarning, stacklevel=1)
+        heard.set()
+        thread.join(60)
+    assert [str(w.message) for w in caught] == ["of another thread"]
+
+
+def test_a_failure_that_passes_is_not_kept(image, monkeypatch):
+    model, export, broken = SmallCNN(), torch.export.export, [True]
+
+    def flaky(*args, **kwargs):
+        if broken.pop():
+            raise RuntimeError("something else in the process")
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", flaky)
+    broken[:] = [False, True]
+    occlusion = KryptonOcclusion(model)
+    with full_inference():
+        assert_right(model, image, occlusion=occlusion)
+    with incremental():
+        assert_right(model, image, occlusion=KryptonOcclusion(model))
+
+
+# --- interrupts inside captures (W5) ---------------------------------------------------------------------
+
+
+SIGNALLED: list[str] = []
+
+
+class Interrupted(nn.Module):
+    """A model at whose ``place`` a signal arrives, once, while it is being exported."""
+
+    def __init__(self, place, number):
+        super().__init__()
+        self.model, self.place, self.number = SmallCNN(), place, number
+        self.eval()
+
+    def at(self, place):
+        if torch.compiler.is_exporting() and place == self.place and not SIGNALLED:
+            SIGNALLED.append(place)
+            signal.raise_signal(self.number)
+            for _ in range(100):  # where a handler would run
+                pass
+
+    def forward(self, x):
+        self.at("begin")
+        x = self.model.stem(x)
+        self.at("middle")
+        x = self.model.head(self.model.pool(self.model.body(x).relu()).flatten(1))
+        self.at("end")
+        return x
+
+
+class Alarm(Exception):
+    pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM], ids=["ctrl-c", "alarm"])
+@pytest.mark.parametrize("place", ["begin", "middle", "end"])
+def test_an_interrupt_in_a_capture_waits_until_it_is_over(place, number, image):
+    def raises(*_):
+        raise Alarm
+
+    SIGNALLED.clear()
+    model = Interrupted(place, number)
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, raises)
+    try:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Alarm):
+            KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
+        assert signal.getsignal(signal.SIGALRM) is raises
+        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGALRM, before[signal.SIGALRM])
+    assert SIGNALLED == [place] and torch.is_grad_enabled() and type(torch.rand(2) + 1) is torch.Tensor
+    parameters = [type(p) for p in model.parameters()]
+    assert set(parameters) == {nn.Parameter}
+    model(image).sum().backward()
+    with incremental():
+        assert_right(model, image)
+
+
+# --- memory (L4) -----------------------------------------------------------------------------------------
+
+
+def test_image_sizes_and_numbers_are_forgotten_in_the_end():
+    """Captures of a model, with the engine's packed weights, stay within a bound."""
+
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 256, 3, padding=1), nn.Conv2d(256, 384, 3, padding=1)
+            self.norm = nn.BatchNorm2d(384)
+            self.eval()
+
+        def forward(self, x):
+            return self.norm(self.b(self.a(x).relu())).relu().mean((2, 3))
+
+    model, process, sizes = Wide(), psutil.Process(), []
+    weights = sum(p.numel() * 4 for p in model.parameters()) / 2**20
+    for size in range(24, 24 + 45, 3):
+        KryptonOcclusion(model).heatmap(torch.rand(1, 3, size, 24), (3, 8, 8), (3, 8, 8), target=1)
+        gc.collect()
+        sizes.append(process.memory_info().rss / 2**20)
+    from krypton_engine.capture import _LARGEST_MEMORY, _memories
+
+    kept = [k for k in _memories[model] if not isinstance(k.found, str)]
+    assert sum(k.found.own_bytes for k in kept[:-1]) * 5 <= _LARGEST_MEMORY
+    assert len(kept) < 32 and weights > 3
+
+
+# --- places and modes (P2, P3, R7) -----------------------------------------------------------------------
+
+
+def test_under_a_default_device(image):
+    model = SmallCNN()
+    expected = Occlusion(model).attribute(image, WINDOW, STRIDES, target=1)
+    with torch.device("meta"), incremental():  # what is made without a device ends there
+        mine = KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
+        heatmap = KryptonOcclusion(model).heatmap(image, WINDOW, STRIDES, target=1, ssim_target=0.9)
+    assert torch.allclose(mine, expected, atol=1e-5) and heatmap.values.device.type == "cpu"
+
+
+def test_a_frozen_script(image):
+    model = SmallCNN()
+    traced = torch.jit.trace(model, image)
+    frozen = torch.jit.freeze(traced.eval())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        mine = KryptonOcclusion(frozen).attribute(image, WINDOW, STRIDES, target=1)
+    assert torch.allclose(mine, Occlusion(model).attribute(image, WINDOW, STRIDES, target=1), atol=1e-5)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def normalised(model):
+    weight_norm = nn.utils.parametrizations.weight_norm(model.body)
+    weight_norm.parametrizations.train()
+    return model
+
+
+SAME_IN_TRAINING = {
+    "a wrapper": Wrapper,
+    "DataParallel": lambda m: nn.DataParallel(m),
+    "dropout of nothing": lambda m: nn.Sequential(m, nn.Dropout(0.0)).train(False).append(nn.Dropout(0.0)),
+    "a flatten": lambda m: nn.Sequential(m, nn.Flatten()),
+    "weight norm": normalised,
+}
+
+
+@pytest.mark.parametrize("kind", SAME_IN_TRAINING)
+def test_what_does_the_same_in_training_is_no_reason_to_warn(kind, image):
+    model = SAME_IN_TRAINING[kind](SmallCNN())
+    flags = [m.training for m in model.modules()]
+    assert any(flags)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*training mode.*")
+        KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
+    assert [m.training for m in model.modules()] == flags
+
+
+def test_an_array_of_numbers_counts(image):
+    model = SmallCNN()
+    gains = np.ones(5, dtype=np.float32)
+
+    def forward(x):
+        return model(x) * torch.from_numpy(gains.copy())
+
+    occlusion = KryptonOcclusion(forward)
+    assert_right(forward, image, occlusion=occlusion)
+    gains[:] = 3
+    assert_right(forward, image, occlusion=occlusion)
+
+
+def test_what_has_no_graph_says_why(image):
+    with pytest.raises(CaptureError, match="reads across the batch"):
+        capture(lambda x: x - x.mean(), (image,), 0)

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
 from krypton_engine.executors.full import evaluate
+from krypton_engine.export import exporting
 from krypton_engine.figures import figure
 from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
@@ -914,16 +915,22 @@ class _Stopped(BaseException):
 
 
 class _Stoppable(TorchFunctionMode):
-    """Ends what runs inside it between two operators: a pass may take longer than a slider waits."""
+    """Ends what runs inside it between two operators: a pass may take longer than a slider waits.
+
+    It does so once, so that what is put in order on the way out is; and an export comes to its end.
+    """
 
     def __init__(self, stopped: Cancelled) -> None:
         super().__init__()
-        self._stopped = stopped
+        self._stopped, self._ended = stopped, False
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if self._stopped():
+        # What takes no tensor may be the way out already: no_grad() turns gradients on again so.
+        computes = any(isinstance(each, Tensor) for each in args)
+        if computes and not self._ended and not exporting() and self._stopped():
+            self._ended = True
             raise _Stopped
         return function(*args, **(kwargs or {}))
 

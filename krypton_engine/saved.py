@@ -60,6 +60,11 @@ def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
     return SlidingWindow(*sizes)
 
 
+def is_similarity(given: Any) -> bool:
+    """Whether this may be an SSIM, but for rounding."""
+    return is_number(given) and given <= 1 + 1e-6
+
+
 def is_target(given: Any) -> bool:
     """Whether this may be the target of a map."""
     if isinstance(given, tuple):
@@ -199,9 +204,9 @@ def _check_meaning(found: dict[str, Any]) -> None:
     spread = () if estimate is None else (estimate.value, estimate.low, estimate.high)
     checks = {
         "target": is_target(target)
-        and (classes is None or target is None or target in range(-classes, classes)),
+        and (classes is None or not isinstance(target, int) or target in range(-classes, classes)),
         "seconds": is_number(found["seconds"]) and found["seconds"] >= 0,
-        "ssim_estimate": all(is_number(each) and each <= 1 for each in spread)
+        "ssim_estimate": all(map(is_similarity, spread))
         and (estimate is None or isinstance(estimate.basis, str)),
         "baseline": baseline is None or is_described(baseline),
         "classes": "classes" not in found

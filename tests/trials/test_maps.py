@@ -38,7 +38,7 @@ from krypton_engine import (
     Tuning,
 )
 from krypton_engine.figures import figure, figures
-from krypton_engine.heatmap import Status
+from krypton_engine.heatmap import Sample, Status
 from krypton_engine.quality import SsimEstimate
 from krypton_engine.tuning import Curve, Fingerprint
 from krypton_engine.windows import SlidingWindow, occlude
@@ -255,6 +255,26 @@ def test_a_map_is_verified_by_what_made_it_or_by_another_of_its_model(image):
     assert bool(KryptonOcclusion(model).verify(even, 1.0).measured.all())  # a number is in the map
     for copied in (copy.deepcopy, through_pickle):
         assert copied(occlusion).heatmap(image, WINDOW, STRIDES, target=1).verify() is not None
+
+
+def test_verify_meets_a_number_that_is_not_finite(tmp_path):
+    """A map that was finite wherever it had been measured: what is left of it nobody can foresee."""
+    window = SlidingWindow((1, 40, 40), (1, 4, 4), (1, 1, 1))
+    truth = torch.rand(window.grid_shape, generator=torch.Generator().manual_seed(0))
+    measured = torch.zeros(truth.shape, dtype=torch.bool)
+    measured[::4, ::4] = True
+    given = Heatmap(truth, torch.tensor(0.0), measured, window, image=torch.rand(window.input_shape)).filled()
+    sample = Sample(given, 0.5, seed=0)
+    values, known = given.values.flatten().clone(), measured.flatten().clone()
+    values[torch.from_numpy(sample.positions)] = truth.flatten()[torch.from_numpy(sample.positions)]
+    known[torch.from_numpy(sample.positions)] = True
+    values[int(sample.positions[0])] = math.nan
+    verified = sample.judged(
+        replace(given, values=values.reshape(truth.shape), measured=known.reshape(truth.shape))
+    )
+    assert verified.ssim_estimate is None and "1 position is not finite" in repr(verified)
+    verified.save(tmp_path / "map.npz")
+    assert Heatmap.load(tmp_path / "map.npz") == verified
 
 
 def test_a_map_is_not_changed_by_a_model_that_uses_its_output_again(image):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import gc
 import threading
@@ -237,34 +238,34 @@ def test_another_type(images):
 def test_a_change_that_only_occluded_images_show(image):
     """The un-occluded image has no negative cell, so its output cannot tell the two models apart."""
     model = SmallCNN()
-    model.floor = -9.0
+    floor = array.array("d", [-9.0])  # where nobody looks
 
     def forward(x):
-        return model(x.clamp_min(model.floor))
+        return model(x.clamp_min(floor[0]))
 
     x = image.abs()
     occlusion = KryptonOcclusion(forward)
     with incremental():
         assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=-1, target=1)
-        model.floor = -0.1
+        floor[0] = -0.1
         assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=-1, target=1)
 
 
 def test_a_change_that_only_the_second_example_shows(images):
-    """Each example proves itself; a later one that cannot makes the call run in full."""
+    """Each example proves itself; where a later one cannot, all begin again with a new capture."""
     model = SmallCNN()
-    model.floor = -9.0
+    floor = array.array("d", [-9.0])  # where nobody looks
 
     def forward(x):
-        return model(x.clamp_min(model.floor))
+        return model(x.clamp_min(floor[0]))
 
     x = images[:2].abs()
     baselines = torch.tensor([0.0, -1.0]).view(2, 1, 1, 1).expand_as(x)
     occlusion = KryptonOcclusion(forward)
     with incremental():
         assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=baselines, target=1)
-    model.floor = -0.1
-    with full_inference():
+    floor[0] = -0.1
+    with incremental():
         assert_like_captum(forward, x, WINDOW, STRIDES, occlusion=occlusion, baselines=baselines, target=1)
 
 
@@ -431,7 +432,7 @@ def test_attention_runs_in_full_with_one_warning(images):
 
 
 def test_the_warning_says_why(image):
-    with pytest.warns(FallbackWarning, match="full inference.*first dimension is not the batch"):
+    with pytest.warns(FallbackWarning, match="full inference.*sum reads across the batch"):
         KryptonOcclusion(lambda x: x.sum()).attribute(image, WINDOW, STRIDES)
 
 
@@ -495,7 +496,7 @@ def test_training_mode_is_evaluated_without_a_trace(wrap, images):
 
 def test_training_flags_come_back_after_an_error(image):
     model = SmallCNN().train()
-    model.norm.eval()
+    model.body.eval()
     before = flags(model)
     with pytest.raises(RuntimeError), pytest.warns(FallbackWarning):
         KryptonOcclusion(model).attribute(image[:, :2], (2, 7, 6), target=1)
@@ -616,7 +617,8 @@ def test_a_lambda_made_again_uses_the_capture_again(exports, images):
     assert len(exports) == 1
 
 
-def test_what_cannot_be_captured_is_not_tried_twice(exports, images):
+def test_what_cannot_be_captured_is_not_tried_thrice(exports, images):
+    """Twice, since the first time something else in the process may have failed it."""
     model = SmallCNN()
 
     def forward(x):
@@ -625,8 +627,9 @@ def test_what_cannot_be_captured_is_not_tried_twice(exports, images):
     occlusion = KryptonOcclusion(forward)
     with full_inference():
         occlusion.attribute(images, WINDOW, STRIDES, target=1)
-        occlusion.attribute(images, WINDOW, STRIDES, target=2)
-    assert len(exports) == 1
+        for target in (2, 3, 4):
+            occlusion.attribute(images, WINDOW, STRIDES, target=target)
+    assert len(exports) == 2
 
 
 def test_different_lambdas_around_one_model(cnn, images):

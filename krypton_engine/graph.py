@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from krypton_engine.errors import InputError
 from krypton_engine.regions import AxisMap, WindowMap
@@ -296,6 +295,7 @@ class Graph:
     @cached_property
     def _products(self) -> dict[int, int]:
         """Multiply-accumulates of every node that multiplies two tensors, as PyTorch counts them."""
+        from torch.utils.flop_counter import FlopCounterMode
 
         def shape_of(index: int) -> Tensor:
             source = self.nodes[index]

@@ -50,13 +50,15 @@ def first_order(
                     values[node.index] = node.value
                 elif node.index in graph.inputs:
                     x = inputs[graph.inputs.index(node.index)].clone()
-                    values[node.index] = x.requires_grad_(node.depends and x.is_floating_point())
+                    values[node.index] = _source(x) if node.depends else x
                 else:
                     assert node.target is not None
                     values[node.index] = node.target(
                         *resolve(node.args, values.__getitem__, 1),
                         **resolve(node.kwargs, values.__getitem__, 1),
                     )
+                    if node.depends:
+                        values[node.index] = _source(values[node.index])
             known = [i for i in wanted if isinstance(values[i], Tensor) and values[i].requires_grad]
             gradients = torch.autograd.grad(
                 head(values[graph.output]).sum(), [values[i] for i in known], allow_unused=True
@@ -71,6 +73,13 @@ def first_order(
                 return {}
             found[i] = (rms, gradient.detach())
     return found
+
+
+def _source(value: Any) -> Any:
+    """``value`` with a gradient, if it can have one: numbers made of integers begin anew."""
+    if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point():
+        return value
+    return value.detach().requires_grad_()
 
 
 def _bytes(graph: Graph, wanted: set[int]) -> int:

@@ -452,6 +452,7 @@ class KryptonOcclusion(Occlusion):
             recorder = self._recorder(request, session, answer.plan, began)
             if known is not None:
                 recorder.resume(known)
+                self._preparer.recall(request.question, 0, 0, recorder)
             if isinstance(stages, Goal):
                 refine(session, request.wanted, recorder, watch, stages)
             else:

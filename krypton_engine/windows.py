@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.arguments import whole
 from krypton_engine.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
@@ -51,7 +50,7 @@ class SlidingWindow:
                     f"{name} has {len(sizes)} sizes, {tuple(sizes)}; the input has "
                     f"{len(self.input_shape)} dimensions without its batch, {self.input_shape}"
                 )
-            if any(not isinstance(size, Integral) or size < 1 for size in sizes):
+            if any((whole(size) or 0) < 1 for size in sizes):
                 raise InputError(f"{name} must be positive integers, got {tuple(sizes)}")
         if any(k > n for k, n in zip(self.shape, self.input_shape, strict=True)):
             raise InputError(
@@ -131,18 +130,22 @@ class SlidingWindow:
         accepted = (
             f"a boolean mask that broadcasts to {shape}, or a box (first..., last...) of its last dimensions"
         )
-        if isinstance(region, (Tensor, np.ndarray)) and torch.as_tensor(region, device="cpu").dtype == torch.bool:
-            mask = torch.as_tensor(region, device="cpu")
+        is_mask = isinstance(region, (Tensor, np.ndarray)) and region.dtype in (torch.bool, np.dtype(bool))
+        if is_mask and np.ndim(region):
+            cells = torch.as_tensor(region, device="cpu")
             try:
-                return mask.expand(shape)
+                return cells.expand(shape)
             except RuntimeError:
                 raise InputError(
-                    f"region is a mask of shape {tuple(mask.shape)}; accepted is {accepted}"
+                    f"region is a mask of shape {tuple(cells.shape)}; accepted is {accepted}"
                 ) from None
         try:
-            sizes = [operator.index(size) for size in region]
-        except TypeError:
-            raise InputError(f"region is {region!r}; accepted is {accepted}") from None
+            found = [whole(size) for size in region]
+        except TypeError:  # nothing that has items
+            found = [None]
+        sizes = [size for size in found if size is not None]
+        if len(sizes) < len(found):
+            raise InputError(f"region is {region!r}; accepted is {accepted}")
         rank = len(sizes) // 2
         first, last = sizes[:rank], sizes[rank:]
         if len(sizes) % 2 or not 0 < rank <= len(shape):

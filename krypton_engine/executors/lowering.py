@@ -420,7 +420,10 @@ def epilogue_of(op: str, arguments: dict[str, Any]) -> Epilogue:
     return Epilogue(function=op)
 
 
-@_rule("dropout", "clone", "contiguous", "alias", "detach", "identity", "feature_dropout", "alpha_dropout")
+@_rule(
+    "dropout", "clone", "contiguous", "alias", "detach", "identity", "feature_dropout", "alpha_dropout",
+    "_to_copy",
+)  # fmt: skip
 def _nothing(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     if arguments.get("train"):
         raise Unsupported("dropout in training")

@@ -50,8 +50,9 @@ def program(graph: Graph, device: torch.device) -> NativeProgram | str:
         return f"the C++ engine runs on the CPU, not on {device.type}"
     if graph.input.roles != (BATCH, 0, ROWS, COLUMNS):
         return f"the C++ engine runs images, and this input has {len(graph.input.shape) - 1} axes, not 3"
-    if graph.input.dtype != torch.float32:
-        return f"the C++ engine computes in float32, not {graph.input.dtype}"
+    kind = graph.input.dtype
+    if kind is None or kind.is_complex or (kind.is_floating_point and kind != torch.float32):
+        return f"the C++ engine computes in float32, not {kind}"
     try:
         found = NativeProgram(graph)
     except ValueError as error:  # beyond its limits
@@ -167,6 +168,7 @@ class NativeProgram:
     def as_node(self, index: int, given: Tensor) -> Tensor:
         """What the engine gave for an exit, in the shape of its node."""
         node = self.graph.nodes[index]
+        given = given.to(node.dtype)
         if index in self.layers:
             return given.reshape(-1, *node.shape[1:])
         if index in self.flat:
@@ -237,6 +239,8 @@ class NativeSession:
         self.program = program
         self.window = plan.window
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
+        # Integers are the engine's from where the model makes numbers of float32 of them.
+        x, baseline = x.float(), baseline.float()
         self._constant = unchanging(program.graph, inputs, program.constants)
         self.dropped = np.zeros(len(self.window)) if shrinks else None
         self._inputs = inputs

@@ -358,7 +358,9 @@ class ReferenceSession:
         for reader, _ in self.graph.readers[node.index]:
             fills.setdefault(fill_of(self.graph.nodes[reader]), cells + len(fills))
         parts = [layout.as_rows(value).reshape(cells, -1)]
-        parts += [torch.full_like(parts[0][:1], fill) for fill in fills]
+        for fill in fills:
+            exists = math.isfinite(fill) or value.is_floating_point()
+            parts.append(torch.full_like(parts[0][:1], fill if exists else torch.iinfo(value.dtype).min))
         if node.index == self.graph.input.index:
             parts.append(layout.as_rows(self.baseline).reshape(cells, -1))
         return View(layout, torch.cat(parts), fills, cells + len(fills))
@@ -750,6 +752,8 @@ class ReferenceSession:
         spatial = node.roles[2:]
         rank = len(spatial)
         if box.maximum:
+            # PyTorch refuses integers whose channels lie side by side, of more cells than their type counts.
+            x = x if x.is_floating_point() else x.contiguous()
             return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
         divisor = math.prod(counts[0] for counts in box.divisors if len(set(counts)) == 1)
         if rank == 1:

@@ -725,7 +725,7 @@ class Recorder:
         self._odds = are_probabilities(base)
         self._trimmed: Tensor | None = None
         self._began = time.perf_counter() if began is None else began
-        self._last = self._began
+        self._last = self._made = time.perf_counter()
         # Neither the model's output nor the input: the caller may go on to change them.
         self._base = _copied(select(base)[0])
         self._rest: dict[str, Any] = {
@@ -742,6 +742,7 @@ class Recorder:
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype, device="cpu")
         self._measured = torch.zeros(count, dtype=torch.bool, device="cpu")
+        self._resumed = self._measured.clone()
         self._classes = self._class_values = self._outputs = None
         if base.ndim == 2 and classify:
             self._rest["base_outputs"] = _copied(base[0])
@@ -776,6 +777,20 @@ class Recorder:
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time from the making of this to the last output."""
+        return self._last - self._made
+
+    def exact(self, *, resumed: bool = False) -> IntArray:
+        """Positions that are exact: those that were measured here, or those that were resumed."""
+        trimmed = torch.zeros_like(self._measured) if self._trimmed is None else self._trimmed
+        return np.flatnonzero((self._measured & ~trimmed & (self._resumed == resumed)).numpy())
+
+    def drops(self) -> Tensor:
+        """By position: how much the target's value changes, the most of several; NaN where unknown."""
+        return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """The numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
@@ -839,6 +854,7 @@ class Recorder:
             if known is not None:
                 known.copy_(noted.reshape(known.shape))
         self._values[~self._measured] = math.nan
+        self._resumed = self._measured.clone()
         if heatmap.trimmed is not None:
             self._trimmed = heatmap.trimmed.reshape(-1).clone()
         self._began -= heatmap.seconds

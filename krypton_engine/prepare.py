@@ -24,11 +24,11 @@ from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph import Graph, in_full
-from krypton_engine.heatmap import Recorder, Status
+from krypton_engine.heatmap import Recorder
 from krypton_engine.plan import Plan
 from krypton_engine.proof import Disagreement, Noise, agree, largest
 from krypton_engine.state import modules_of, names
-from krypton_engine.windows import SlidingWindow, distinct_work, occlude
+from krypton_engine.windows import IntArray, SlidingWindow, distinct_work, occlude
 
 Answered = TypeVar("Answered")
 
@@ -332,48 +332,47 @@ class Preparer:
             Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
                 explains.
         """
-        heatmap, (numbers, base) = recorder.heatmap(), recorder.kept()
-        status = heatmap.status.reshape(-1).numpy()
-        exact = status == Status.EXACT
-        measured = exact if exact.any() else status == Status.TRIMMED
-        work = distinct_work(session.changed, np.flatnonzero(measured))
+        exact = recorder.exact()
+        work = distinct_work(session.changed, exact if len(exact) else recorder.trimmed())
         if not len(work.boxes):
             return
         firsts = np.array([readers[0] for readers in work.readers])
-        spans = (numbers[firsts].double() - base.double()).abs().nan_to_num(0.0, posinf=0.0)
-        drops = heatmap.drop.reshape(len(numbers), -1)[firsts].abs().nan_to_num(0.0, posinf=0.0).amax(1)
         eps = proof.precision(graph, question.base)
-        rounding = eps * max(largest(numbers[firsts]), largest(base))
-        tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(proof.LAST_DIGITS * rounding)
-
-        def ask(inputs: tuple[Tensor, ...]) -> Tensor:
-            return recorder.kept_of(question.ask(inputs, row))[0]
-
-        def compare(mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
-            theirs = theirs.to(mine.dtype)
-            if agree(mine, theirs, tolerance):
-                return
-            noise = Noise(ask, inputs, occluded, eps).measured(float(tolerance.max()))
-            if not agree(mine, theirs, noise):
-                raise Disagreement(proof.DISAGREES)
-            if noise > proof.TELLS * float(spans.max()):
-                self.warn(_UNPROVABLE.format(float(spans.max()), noise))
-
-        compare(base, recorder.kept_of(question.base[row : row + 1])[0], question.example(row)[0])
+        witness = _Witness(question, occluded, row, recorder, firsts, eps, self.warn)
+        witness.asked_for_the_base()
         graph.proofs += 1
         began = time.perf_counter()
         for count in range(_MOST_PROVED):
             spent = time.perf_counter() - began
-            if count and spent * (count + 1) / count > _PROVING * heatmap.seconds:
+            if count and spent * (count + 1) / count > _PROVING * recorder.seconds:
                 return
             place = (graph.proofs * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
-            position = int(firsts[int(place * len(firsts)) if count else int(drops.argmax())])
-            mine = numbers[position]
-            if not exact[position]:
+            position = int(firsts[int(place * len(firsts))]) if count else witness.largest
+            if len(exact):
+                witness.asked_for(position)
+            else:
                 ((_, outputs),) = session.stream(np.array([position]))
-                mine = recorder.kept_of(outputs)[0]
-            inputs = question.at(occluded, row, position)
-            compare(mine, ask(inputs), inputs)
+                witness.asked_for(position, recorder.kept_of(outputs)[0])
+
+    def recall(self, question: Question, occluded: int, row: int, recorder: Recorder) -> None:
+        """Compare what a recorder resumed with the user's own forward function of today.
+
+        Raises:
+            InputError: They differ where it would show.
+        """
+        exact = recorder.exact(resumed=True)
+        if not len(exact):
+            return
+        eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
+        witness = _Witness(question, occluded, row, recorder, exact, eps, self.warn)
+        try:
+            witness.asked_for(witness.largest)
+        except Disagreement:
+            raise InputError(
+                f"resume holds {recorder.kept()[0][witness.largest].tolist()} at position {witness.largest}, "
+                f"which is not what the forward function says there now: the model, its weights or its "
+                f"arguments are others"
+            ) from None
 
     # -- full ------------------------------------------------------------------------------------------
 
@@ -392,6 +391,78 @@ class Preparer:
             question.additional, question.base, per_evaluation or 1,
         )  # fmt: skip
         return Answer([None if answering.joint else 0], lambda _: answering, None)
+
+
+class _Witness:
+    """The user's own forward function, asked about a map where a difference would show.
+
+    Args:
+        question: What is asked.
+        occluded: Which input is.
+        row: Of which example the map is.
+        recorder: Of the map.
+        positions: Those of it that count.
+        eps: See `krypton_engine.proof.precision`.
+        warn: Is told, once, of what cannot be proved.
+
+    Attributes:
+        largest: The position of the largest drop.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        occluded: int,
+        row: int,
+        recorder: Recorder,
+        positions: IntArray,
+        eps: float,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
+        self._recorder, self._warn = recorder, warn
+        self._numbers, self._base = recorder.kept()
+        numbers = self._numbers[positions]
+        spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
+        rounding = eps * max(largest(numbers), largest(self._base))
+        self._span = float(spans.max())
+        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(proof.LAST_DIGITS * rounding)
+        self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
+
+    def asked_for_the_base(self) -> None:
+        """Compare the un-occluded answers.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        said = self._question.base[self._row : self._row + 1]
+        self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
+
+    def asked_for(self, position: int, mine: Tensor | None = None) -> None:
+        """Compare the answers at a position.
+
+        Args:
+            position: The position.
+            mine: What is to be compared; None for what the map holds.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        inputs = self._question.at(self._occluded, self._row, position)
+        self._compare(self._numbers[position] if mine is None else mine, self._ask(inputs), inputs)
+
+    def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self._recorder.kept_of(self._question.ask(inputs, self._row))[0]
+
+    def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        theirs = theirs.to(mine.dtype)
+        if agree(mine, theirs, self._tolerance):
+            return
+        noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
+        if not agree(mine, theirs, noise):
+            raise Disagreement(proof.DISAGREES)
+        if noise > proof.TELLS * self._span:
+            self._warn(_UNPROVABLE.format(self._span, noise))
 
 
 def _reference(graph: Graph) -> ReferenceProgram:

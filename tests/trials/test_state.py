@@ -24,7 +24,7 @@ from captum.attr import Occlusion
 from tiny_models import SmallCNN, full_inference, incremental
 from torch import nn
 
-from krypton_engine import FallbackWarning, KryptonOcclusion
+from krypton_engine import FallbackWarning, InputError, KryptonOcclusion, OcclusionCancelled
 from krypton_engine.capture import CaptureError, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
@@ -591,3 +591,24 @@ def test_an_array_of_numbers_counts(image):
 def test_what_has_no_graph_says_why(image):
     with pytest.raises(CaptureError, match="reads across the batch"):
         capture(lambda x: x - x.mean(), (image,), 0)
+
+
+@pytest.mark.parametrize("place", [in_slots, in_a_global])
+def test_a_map_of_another_temperature_is_not_resumed(place, image):
+    read, write = place()
+    model = Tempered(confident(SmallCNN(), image), read)
+    occlusion = KryptonOcclusion(model)
+
+    def half(heatmap, done, total):
+        return done < total // 2
+
+    write(1.0)
+    with pytest.raises(OcclusionCancelled) as cut:
+        occlusion.heatmap(image, WINDOW, STRIDES, target=1, on_progress=half)
+    again = occlusion.heatmap(image, WINDOW, STRIDES, target=1, resume=cut.value.partial)
+    assert bool(again.measured.all())
+    write(2.0)
+    with pytest.raises(InputError, match="resume"):
+        occlusion.heatmap(image, WINDOW, STRIDES, target=1, resume=cut.value.partial)
+    write(1.0)
+    occlusion.heatmap(image, WINDOW, STRIDES, target=1, resume=cut.value.partial)

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import functools
 import math
-import numbers
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ import traitlets
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from krypton_engine.arguments import real, whole
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
 from krypton_engine.executors.full import evaluate
@@ -70,10 +70,6 @@ class ControlError(InputError, traitlets.TraitError):
     """A control cannot have this value; it keeps the one that it had."""
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 class _Named:
     """Of a trait: its refusals name it, what was given and what is accepted."""
 
@@ -90,9 +86,10 @@ class _Whole(_Named, traitlets.Int[Any, Any]):
     accepted = "integers"
 
     def validate(self, obj: Any, value: Any) -> int:
-        if not _is_whole(value):
+        number = whole(value)
+        if number is None:
             self.error(obj, value)
-        return int(value)
+        return number
 
 
 class _Real(_Named, traitlets.Float[Any, Any]):
@@ -103,10 +100,10 @@ class _Real(_Named, traitlets.Float[Any, Any]):
         self._fits, self.accepted = fits, accepted
 
     def validate(self, obj: Any, value: Any) -> float:
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not self._fits(float(value)):
+        number = real(value)
+        if number is None or not math.isfinite(number) or not self._fits(number):
             self.error(obj, value)
-        return float(value)
+        return number
 
 
 class _OneOf(_Named, traitlets.Enum[Any]):
@@ -479,15 +476,15 @@ class OcclusionExplorer(anywidget.AnyWidget):
                     f"the input's height and width, {tuple(x.shape[2:])}"
                 )
             value = mask
-        elif isinstance(value, Sequence) and len(value) == 4 and all(map(_is_whole, value)):
-            value = tuple(map(int, value))
+        elif isinstance(value, Sequence) and len(value) == 4 and None not in (box := list(map(whole, value))):
+            value = tuple(box)
         else:
             raise InputError(
                 f"region is {value!r}; accepted are None, a box (top, left, bottom, right) of integers or a "
                 f"boolean mask"
             )
-        whole = SlidingWindow(tuple(x.shape[1:]), tuple(x.shape[1:]), tuple(x.shape[1:]))
-        maps.wanted(whole, value)
+        shape = tuple(x.shape[1:])
+        maps.wanted(SlidingWindow(shape, shape, shape), value)
         return value
 
     def _lower_stride(self, _: Any) -> None:

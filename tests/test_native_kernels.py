@@ -83,9 +83,59 @@ def test_instruction_sets_share_no_code(request):
         assert called <= {"memset", "memcpy", "memmove", "__stack_chk_fail"}, called
 
 
+def sanitized(request: pytest.FixtureRequest) -> Path:
+    """The C++ tests, and both Python modules."""
+    options = ["-DKRYPTON_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"]
+    return build(request, "sanitize", *options, f"-Dnanobind_DIR={nanobind.cmake_dir()}")
+
+
 @pytest.mark.slow
 def test_cpp_under_sanitizers(request):
-    ctest(build(request, "sanitize", "-DKRYPTON_SANITIZE=ON", "-DCMAKE_CXX_FLAGS_RELEASE=-O1"))
+    ctest(sanitized(request))
+
+
+# Runs pytest with the modules of a folder in place of those that are installed.
+RUN = """
+import importlib.util, pathlib, sys
+import pytest
+folder = pathlib.Path(sys.argv[1])
+(path,) = folder.glob("_native.*")
+spec = importlib.util.spec_from_file_location("krypton_engine._native", path)
+sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from krypton_engine.executors import native
+assert native._native is module
+sys.path.insert(0, "tests")
+import test_native_kernels
+test_native_kernels.release = lambda request: folder
+sys.exit(pytest.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_python_under_sanitizers(request):
+    """What Python passes to the engine: wrong arguments, random networks, the CUDA kernels on the host."""
+    folder = sanitized(request)
+    libraries = [
+        subprocess.check_output([tool(os.environ.get("CXX", "c++")), f"-print-file-name={name}"], text=True)
+        for name in ("libasan.so", "libstdc++.so.6")  # the second, or the first does not see what is thrown
+    ]
+    environment = os.environ | {
+        "LD_PRELOAD": " ".join(library.strip() for library in libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own, at exit
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    modules = [f"tests/test_{name}.py" for name in ("native_fuzz", "native", "cuda")]
+    # Large networks take an hour so, and show no more than small ones.
+    some = "not models_run_there and not reference_is and not families"
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, folder, *modules, "-k", some, "-q", "-s", "-p", "no:cacheprovider"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

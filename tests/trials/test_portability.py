@@ -58,7 +58,7 @@ def kernel_flags(processor: str) -> list[list[str]]:
     for isa, lanes, tile, more in re.findall(r"krypton_kernels\((\w+) (\d+) (\d+)(.*)\)", calls):
         defined = [f"-DKRYPTON_ISA={isa}", f"-DKRYPTON_LANES={lanes}", f"-DKRYPTON_TILE={tile}"]
         # This compiler calls the levels of a processor by names without hyphens.
-        found.append(["-O1", *defined, *more.replace("x86-64-v", "x86_64_v").split()])
+        found.append([*defined, *more.replace("x86-64-v", "x86_64_v").split()])
     return found
 
 

@@ -31,7 +31,7 @@ test-all: $(VENV)/.installed-test $(FRONT) ## run all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
 
 notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)
 
 bench: $(VENV)/.installed-demo ## time exact mode against Captum (ARGS=--quick for a taste)
 	$(BIN)/python benchmarks/exact.py $(ARGS)

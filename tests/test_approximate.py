@@ -302,16 +302,18 @@ def test_compare_is_the_measure(wide, exact):
 
 def trimmed(model, x, epsilon, executor, activation=None):
     occlusion = KryptonOcclusion(model, executor=executor)
-    goal = Goal(2.0, 0.0, (0, 0, 0), "tuned", epsilon)  # never reached
     with torch.no_grad():
         request = occlusion._request(x, WINDOW, STRIDES, None, 1, None, activation)
-        answer = occlusion._preparer.prepare(request.question, 0, None)
-        session = answer.open(0)
-        recorder = occlusion._recorder(request, session, None, 0.0)
-        dropping = session.trimmed(goal.epsilon, recorder.scalar)
-        with Watch(1, None, False) as watch:
-            run(dropping, [request.wanted], recorder, watch)
-    return recorder.heatmap(), dropping.dropped
+
+        def measured(answer):
+            session = answer.open(0)
+            recorder = occlusion._recorder(request, session, None, 0.0)
+            dropping = session.trimmed(epsilon, recorder.scalar)
+            with Watch(1, None, False) as watch:
+                run(dropping, [request.wanted], recorder, watch)
+            return recorder.heatmap(), dropping.dropped
+
+        return occlusion._preparer.answered(request.question, 0, None, measured)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -26,7 +26,7 @@ from krypton_engine.arguments import real, whole
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors import Executor
 from krypton_engine.executors.full import evaluate
-from krypton_engine.export import exporting
+from krypton_engine.export import evaluation, exporting
 from krypton_engine.figures import figure
 from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
@@ -652,7 +652,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         given = self._input(question.image)
         predicted = int(self._answered(question.image).argmax())
         target = predicted if wish.target is None else wish.target
-        x = given.x.to(_device_and_type(self._model, given.x))
+        x = _as_taken(self._model, given.x)
         patch = given.patch(question.baseline).to(x)
         tuning, note = self._tuning, ""
         if tuning is not None:
@@ -748,7 +748,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._captured.add(shape)
         # Without a graph it runs in full, with the engine's own warning.
         with contextlib.suppress(InputError):
-            x = given.x.to(_device_and_type(self._model, given.x))
+            x = _as_taken(self._model, given.x)
             self._occlusion.plan(x, window.shape, window.strides)
 
     def _show(
@@ -805,7 +805,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Seconds that full inference takes for an image, in the best batch; nothing if stopped."""
         best = float("inf")
         for batch in _FULL_BATCHES:
-            x = given.x.to(_device_and_type(self._model, given.x)).expand(batch, -1, -1, -1).contiguous()
+            x = _as_taken(self._model, given.x).expand(batch, -1, -1, -1).contiguous()
             try:
                 with torch.no_grad(), evaluation_mode(self._model, _nothing), _Stoppable(stopped):
                     for _ in range(2):
@@ -837,7 +837,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         shape = tuple(given.x.shape)
         try:
             with torch.no_grad(), evaluation_mode(self._model, _nothing):
-                x = given.x.to(_device_and_type(self._model, given.x))
+                x = _as_taken(self._model, given.x)
                 outputs = evaluate(self._model, (x,), None)
         except (MemoryError, torch.OutOfMemoryError, InputError):
             raise
@@ -942,12 +942,13 @@ def _nothing(_: str) -> None:
     return None
 
 
-def _device_and_type(model: Any, x: Tensor) -> Tensor:
-    """A tensor of the device and type that the model's input should have."""
+def _as_taken(model: Any, x: Tensor) -> Tensor:
+    """A model's input on the device and in the type that it should have."""
     if isinstance(model, nn.Module):
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                return parameter
+        with evaluation():  # while a model is exported, its parameters are fakes
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    return x.to(parameter)
     return x
 
 

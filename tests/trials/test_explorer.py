@@ -487,3 +487,17 @@ def test_wherever_a_run_is_stopped_pytorch_is_as_before(after):
     assert heatmap.plan is not None
     theirs = Occlusion(lambda x: expected(x)[:, heatmap.target]).attribute(x, (3, 6, 6), (3, 3, 3))
     torch.testing.assert_close(heatmap.attribution(), theirs[0], rtol=0, atol=1e-5)
+
+
+def test_an_explorer_made_while_its_model_is_exported(explore):
+    """By another one: meanwhile its parameters are fakes, which tell nothing of its device."""
+    model = Watched().eval()
+    model.armed = True
+    first = explore(model, exact=True)
+    assert model.inside.wait(60)
+    threading.Timer(0.3, model.go_on.set).start()
+    second = explore(model, exact=True, window=5)
+    model.armed = False
+    for explorer in (first, second):
+        explorer.wait(60)
+        assert answers(explorer, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 import operator
@@ -667,6 +668,8 @@ class _Kept:
 
 
 _memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
+# A model may outlive the interpreter (`torch.jit.script` holds it); the engine's programs may not.
+atexit.register(_memories.clear)
 _remembering = threading.RLock()
 _capturing = threading.RLock()
 

@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from krypton_engine import files, saved
+from krypton_engine.arguments import whole
 from krypton_engine.errors import InputError
 from krypton_engine.figures import figure as figure_of
 from krypton_engine.figures import figures
@@ -221,14 +222,14 @@ class Heatmap(Value):
         """
         if self.outputs is None or self.base_outputs is None:
             raise InputError('for_target needs every output: call heatmap(..., classes="all")')
-        count = self.outputs.shape[-1]
-        if not -count <= target < count:
-            raise InputError(f"target is {target}; the model has classes 0 to {count - 1}")
+        count, index = self.outputs.shape[-1], whole(target)
+        if index is None or not -count <= index < count:
+            raise InputError(f"target is {target!r}; the model has classes 0 to {count - 1}")
         other = replace(
             self,
-            values=self.outputs[..., target],
-            base=self.base_outputs[target],
-            target=target % count,
+            values=self.outputs[..., index],
+            base=self.base_outputs[index],
+            target=index % count,
             ssim_estimate=None,
         )
         return other.filled(self.status.numpy() == Status.INTERPOLATED)

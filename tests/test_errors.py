@@ -116,10 +116,10 @@ def test_heatmap_takes_one_example(counted, x):
 def test_heatmap_wants_one_row(image):
     def forward(x):
         forward.calls += 1
-        return x.sum()
+        return x.mean((0, 2, 3))
 
     forward.calls = 0
-    refuses(forward, "heatmap", image, WINDOW, STRIDES, names=["forward", "shape ()", "one row"])
+    refuses(forward, "heatmap", image, WINDOW, STRIDES, names=["forward", "shape (3,)", "one row"])
 
 
 # --- baselines ----------------------------------------------------------------------------------------
@@ -149,7 +149,8 @@ def test_baselines(counted, image, case, call):
     "target", [5, -6, (1, 1), (5,), torch.tensor(5), [5], [1, 2], torch.tensor([1, 2]), 1.5, "cat"], ids=str
 )
 def test_targets(counted, image, target, call):
-    names = ["target", repr(target)[:12], "(1, 5)"]
+    told = target.item() if isinstance(target, torch.Tensor) and not target.ndim else target
+    names = ["target", repr(told)[:12], "(1, 5)"]
     refuses(counted, call, image, WINDOW, STRIDES, target=target, names=names)
 
 

@@ -118,7 +118,7 @@ def test_a_progress_bar(capsys, image, occlusion, call):
     assert capsys.readouterr() == ("", "")
     getattr(occlusion, call)(image, WINDOW, STRIDES, target=1, show_progress=True)
     out, err = capsys.readouterr()
-    assert out == "" and "Krypton occlusion" in err and "80/80" in err and "100%" in err
+    assert out == "" and "Occlusion attribution" in err and "80/80" in err and "100%" in err
 
 
 # --- resuming -----------------------------------------------------------------------------------------

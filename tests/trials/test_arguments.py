@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import collections
 import math
+import os
 import re
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +158,14 @@ def test_images(occlusion, image, given):
     if not (isinstance(given, torch.Tensor) and given.ndim):
         with pytest.raises(InputError, match=r"inputs\[1\].*additional_forward_args"):
             occlusion.attribute((image, given), (WINDOW, WINDOW), (STRIDES, STRIDES))
+
+
+@pytest.mark.parametrize("given", but())
+def test_another_class_of_a_map(occlusion, image, given):
+    heatmap = occlusion.heatmap(image, WINDOW, STRIDES, region=(0, 0, 2, 2), classes="all")
+    with pytest.raises(InputError, match="target is"):
+        heatmap.for_target(given)
+    assert heatmap.for_target(np.int64(3)).target == 3
 
 
 def test_an_input_that_is_none():
@@ -366,3 +378,66 @@ def test_a_default_device(cnn, image, executor):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
         torch.testing.assert_close(again.values, part.values, equal_nan=True, rtol=0, atol=1e-6)
         torch.testing.assert_close(box.values, part.values, equal_nan=True, rtol=0, atol=1e-6)
+
+
+# --- scripts ------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Module):
+    """A class of one's own, which ``torch.jit.script`` compiles and holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        self.eval()
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3)) * 2
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::krypton_engine.FallbackWarning")
+def test_frozen_scripts():
+    """They have no ``training`` flag."""
+    frozen, x = torch.jit.freeze(torch.jit.script(Scaled())), torch.randn(1, 3, 24, 20)
+    theirs = Occlusion(frozen).attribute(x, WINDOW, STRIDES, target=1)
+    mine = KryptonOcclusion(frozen).attribute(x, WINDOW, STRIDES, target=1)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+SCRIPTED = """
+import torch
+from test_arguments import Scaled
+from krypton_engine import KryptonOcclusion
+model, x = Scaled(), torch.randn(1, 3, 64, 64)
+script = torch.jit.script(model)
+heatmap = KryptonOcclusion(model, executor="native").heatmap(x, (3, 6, 6), (3, 4, 4))
+assert heatmap.plan.executor.startswith("native"), heatmap.plan.executor
+"""
+
+
+def test_nothing_outlives_the_interpreter():
+    """A script keeps its model beyond the end; the engine's objects may not stay with it."""
+    where = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPTED],
+        env={**os.environ, "PYTHONPATH": where},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr and "nanobind" not in done.stderr
+
+
+# --- the progress bar ---------------------------------------------------------------------------------
+
+
+def test_the_bar_is_called_as_captums(cnn, image, capsys):
+    names = []
+    for kind in (Occlusion, KryptonOcclusion):
+        kind(cnn).attribute(image, WINDOW, STRIDES, target=1, show_progress=True)
+        names.append(capsys.readouterr().err.split(":")[0].strip())
+    assert names[0] == names[1] != ""
+    KryptonOcclusion(cnn).attribute(image, WINDOW, STRIDES, target=1, show_progress=True)
+    assert f"{names[0]}: 100%" in capsys.readouterr().err

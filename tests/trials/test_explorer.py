@@ -19,7 +19,7 @@ from ipywidgets.widgets import widget as ipywidgets_registry
 from PIL import Image
 from torch import nn
 
-from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine import InputError, KryptonOcclusion, export
 from krypton_engine.heatmap import Status
 from krypton_widget import OcclusionExplorer
 from krypton_widget.explorer import _Stoppable, _Stopped
@@ -489,15 +489,41 @@ def test_wherever_a_run_is_stopped_pytorch_is_as_before(after):
     torch.testing.assert_close(heatmap.attribution(), theirs[0], rtol=0, atol=1e-5)
 
 
-def test_an_explorer_made_while_its_model_is_exported(explore):
-    """By another one: meanwhile its parameters are fakes, which tell nothing of its device."""
-    model = Watched().eval()
-    model.armed = True
-    first = explore(model, exact=True)
-    assert model.inside.wait(60)
-    threading.Timer(0.3, model.go_on.set).start()
-    second = explore(model, exact=True, window=5)
-    model.armed = False
-    for explorer in (first, second):
-        explorer.wait(60)
-        assert answers(explorer, model)
+def test_an_explorer_made_while_a_model_is_exported_waits(explore):
+    """Meanwhile the parameters are fakes: neither they nor the model say anything that is true."""
+    model, begun, go_on, made = network(), threading.Event(), threading.Event(), threading.Event()
+    asked = []
+
+    class Told(nn.Module):
+        """Says when anybody looks at its parameters, or calls it."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def parameters(self, recurse=True):
+            asked.append("parameters")
+            return super().parameters(recurse)
+
+        def forward(self, x):
+            asked.append("forward")
+            return self.inner(x)
+
+    def exports():
+        with export._gate.export():
+            begun.set()
+            go_on.wait(60)
+
+    def makes():
+        explore(Told().eval())
+        made.set()
+
+    threads = [threading.Thread(target=work) for work in (exports, makes)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    assert not made.wait(0.5) and not asked
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert made.is_set() and asked[:2] == ["parameters", "forward"]

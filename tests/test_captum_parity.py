@@ -25,7 +25,6 @@ from tiny_models import (
     Weighted,
     assert_close,
     assert_like_captum,
-    full_inference,
     incremental,
     settle,
     tuple_of,
@@ -511,7 +510,7 @@ class TestInputs:
     def test_pixels_as_integers(self, cnn):
         x = torch.randint(1, 256, (2, 3, 24, 20), dtype=torch.uint8)
         for baselines in (None, 0, 128, torch.full((3, 1, 1), 90, dtype=torch.uint8)):
-            with full_inference():
+            with incremental():
                 assert_like_captum(
                     lambda x: cnn(x.float() / 255),
                     x,
@@ -524,7 +523,7 @@ class TestInputs:
 
     def test_pixels_as_integers_with_a_fractional_baseline(self, cnn):
         x = torch.randint(1, 256, (1, 3, 24, 20), dtype=torch.uint8)
-        with full_inference():
+        with incremental():
             assert_like_captum(lambda x: cnn(x.float() / 255), x, WINDOW, STRIDES, baselines=127.5, target=1)
 
     def test_two_images(self):

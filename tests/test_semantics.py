@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import krypton_engine.occlusion
-from krypton_engine import InputError, KryptonOcclusion, prepare
+from krypton_engine import InputError, KryptonOcclusion, proof
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 aten = torch.ops.aten
@@ -383,5 +383,5 @@ def test_a_plan_says_what_runs(cnn, image):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
 def test_the_proof_can_fail_in_any_precision(dtype):
     """Two outputs that differ by an eighth are never taken for the same."""
-    output = torch.ones(1, dtype=dtype)
-    assert torch.finfo(dtype).eps < prepare._tolerance(output) <= 1 / 8
+    eps = torch.finfo(dtype).eps
+    assert eps < proof.summation(eps) <= 1 / 8

@@ -45,7 +45,10 @@ def test_no_tensor_is_larger_than_wanted(executor, positions, monkeypatch):
 
     monkeypatch.setattr(tail.Tail, "_run", spied)
     call = {"sliding_window_shapes": (3, 6, 6), "strides": (3, 3, 3), "target": 1}
-    mine = KryptonOcclusion(model, executor=executor).attribute(x, **call)
+    occlusion = KryptonOcclusion(model, executor=executor)
+    occlusion.attribute(x, **call)
+    together.clear()  # a new graph's proof asks for a few rows at a time
+    mine = occlusion.attribute(x, **call)
     assert sum(together) > 1 and max(together) <= positions
     torch.testing.assert_close(mine, Occlusion(model).attribute(x, **call), rtol=0, atol=1e-5)
 

@@ -12,6 +12,10 @@ class InputError(ValueError, AssertionError):
     """
 
 
+class OutdatedError(InputError):
+    """A map to be resumed that the forward function no longer gives: what it depends on has changed since."""
+
+
 class FallbackWarning(UserWarning):
     """The full computation runs instead of the incremental one; the message says why."""
 

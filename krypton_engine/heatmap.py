@@ -21,7 +21,7 @@ from torch import Tensor
 
 from krypton_engine import files, saved
 from krypton_engine.arguments import whole
-from krypton_engine.errors import InputError
+from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.figures import figure as figure_of
 from krypton_engine.figures import figures
 from krypton_engine.interpolation import Flags, Floats, predict
@@ -846,7 +846,7 @@ class Recorder:
                 f"resume is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
             )
         if not _alike(mine, heatmap):
-            raise InputError(
+            raise OutdatedError(
                 f"resume is {heatmap!r}, whose un-occluded output is not this call's: the model, "
                 f"its weights, the activation or additional_forward_args are others"
             )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from krypton_engine import proof
 from krypton_engine.capture import CaptureError, capture, refuse
-from krypton_engine.errors import FallbackWarning, InputError
+from krypton_engine.errors import FallbackWarning, InputError, OutdatedError
 from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
@@ -358,7 +358,7 @@ class Preparer:
         """Compare what a recorder resumed with the user's own forward function of today.
 
         Raises:
-            InputError: They differ where it would show.
+            OutdatedError: They differ where it would show.
         """
         exact = recorder.exact(resumed=True)
         if not len(exact):
@@ -368,7 +368,7 @@ class Preparer:
         try:
             witness.asked_for(witness.largest)
         except Disagreement:
-            raise InputError(
+            raise OutdatedError(
                 f"resume holds {recorder.kept()[0][witness.largest].tolist()} at position {witness.largest}, "
                 f"which is not what the forward function says there now: the model, its weights or its "
                 f"arguments are others"

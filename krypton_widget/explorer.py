@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from krypton_engine.arguments import real, whole
-from krypton_engine.errors import InputError, OcclusionCancelled
+from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
 from krypton_engine.executors import Executor
 from krypton_engine.executors.full import evaluate
 from krypton_engine.export import evaluation, exporting
@@ -605,30 +605,33 @@ class OcclusionExplorer(anywidget.AnyWidget):
             except _Stopped:
                 return
             if not same_outputs(base, answer):  # another model than what was measured, whoever is the latest
-                with self._lock:
-                    self._memory.forget()
-                    self._bases = {question.image: answer}
-                    self._shown, self._frame, self._comparison = None, {}, {}
+                self._begin_anew(question, answer)
                 return self._explore(asked, wish, stopped, latest, asked_model=True)
         self._capture(given, window)
         if (task.lacks_approximate() or task.lacks_exact()) and (so_far := task.so_far()) is not None:
             with self._lock:  # seen by another class, say, or not fine enough
                 if latest():
                     self._show(task, so_far)
-        if task.lacks_approximate():
-            # From a map that is there in full nobody learns what an approximate one costs; and what a tuning
-            # promises holds for maps from the start.
-            anew = task.tuning is not None or (wish.region is None and task.complete())
-            passes_by = task.exact and task.tuning is None
-            self._measure(
-                task,
-                None if anew else task.so_far(),
-                max(wish.ssim_target, _FINEST_TARGET) if passes_by else wish.ssim_target,
-                stopped,
-                latest,
-            )
-        if task.lacks_exact() and not stopped():
-            self._measure(task, task.so_far(), None, stopped, latest)
+        try:
+            if task.lacks_approximate():
+                # From a map that is there in full nobody learns what an approximate one costs; and what a
+                # tuning promises holds for maps from the start.
+                anew = task.tuning is not None or (wish.region is None and task.complete())
+                passes_by = task.exact and task.tuning is None
+                self._measure(
+                    task,
+                    None if anew else task.so_far(),
+                    max(wish.ssim_target, _FINEST_TARGET) if passes_by else wish.ssim_target,
+                    stopped,
+                    latest,
+                )
+            if task.lacks_exact() and not stopped():
+                self._measure(task, task.so_far(), None, stopped, latest)
+        except OutdatedError:  # another model, though it says the same of the image as it is
+            if asked_model:
+                raise
+            self._begin_anew(question, self._ask_model(question.image))
+            return self._explore(asked, wish, stopped, latest, asked_model=True)
         with self._lock:
             if not latest():
                 return
@@ -682,6 +685,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
             aim=Aim(target, maps.fingerprint(wish.region), None if tuning is None else ssim_target),
             keep_all=keep_all,
         )
+
+    def _begin_anew(self, question: Question, answer: Tensor) -> None:
+        """Forget what another model said, but for the answer of today's to an image."""
+        with self._lock:
+            self._memory.forget()
+            self._bases = {question.image: answer}
+            self._shown, self._frame, self._comparison = None, {}, {}
 
     def _measure(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import gc
 import io
 import json
@@ -527,3 +528,39 @@ def test_an_explorer_made_while_a_model_is_exported_waits(explore):
     for thread in threads:
         thread.join(60)
     assert made.is_set() and asked[:2] == ["parameters", "forward"]
+
+
+class Sure(nn.Module):
+    """Probabilities of a model that is all but sure, at a temperature where nobody looks."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.model, self.temperature = network(), array.array("d", [1.0])
+        with torch.no_grad():
+            self.model[-1].weight.mul_(300)
+            answer = self.model(image)[0]
+            self.offset = torch.zeros_like(answer)
+            self.offset[0] = 9 - float(answer[0] - answer[1:].logsumexp(0))
+        self.eval()
+
+    def forward(self, x):
+        return ((self.model(x) + self.offset) / self.temperature[0]).softmax(1)
+
+
+def test_no_map_goes_on_that_another_model_began(explore):
+    """The answer to the image as it is hardly moves, and what windows do to it moves a lot."""
+    image = picture()
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    model = Sure(x)
+    explorer = explore(model, image, activation=None, ssim_target=0.5, window=8, stride=2)
+    explorer.wait(60)
+    assert not bool(explorer.heatmap.measured.all())
+    model.temperature[0] = 1.1
+    explorer.exact = True
+    explorer.wait(60)
+    heatmap, covered = explorer.heatmap, explorer._inputs[0].patch(explorer.baseline)
+    window, strides = heatmap.window.shape, heatmap.window.strides
+    theirs = Occlusion(model).attribute(x, window, strides, baselines=covered, target=heatmap.target)
+    span = float(theirs.abs().max())
+    assert bool(heatmap.measured.all()) and span > 0
+    torch.testing.assert_close(heatmap.attribution(), theirs[0], rtol=0, atol=0.03 * span)

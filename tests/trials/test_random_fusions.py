@@ -253,7 +253,7 @@ def test_random_fusions(fusion, asked, dtype):
 
 @pytest.mark.slow
 @_ANY
-@settings(max_examples=250, suppress_health_check=_TOO_SLOW)
+@settings(max_examples=60, suppress_health_check=_TOO_SLOW)
 def test_many_random_fusions(fusion, asked, dtype):
     _random(fusion, asked, dtype)
 

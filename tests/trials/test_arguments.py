@@ -298,8 +298,11 @@ CONVERSIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64], ids=str)
-@pytest.mark.parametrize("conversion", CONVERSIONS)
+@pytest.mark.parametrize(
+    ("conversion", "dtype"),
+    [*((name, torch.uint8) for name in CONVERSIONS), ("division", torch.int16), ("float", torch.int64)],
+    ids=str,
+)
 def test_integer_images(cnn, conversion, dtype, monkeypatch):
     """Captum's numbers, incrementally, whatever kind of number the baseline is."""
     monkeypatch.setattr("krypton_engine.plan.MINIMUM_GAIN", 0.0)

@@ -320,12 +320,13 @@ def _up_to_one(text: str) -> float:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from krypton_engine import KryptonOcclusion, zoo
+    from krypton_engine.heatmap import ENDINGS
     from krypton_engine.plan import describe
 
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
     picture, numbers = folder / "krypton-demo.png", folder / "krypton-demo.npz"
-    _check_outputs([picture, numbers], _HEATMAP_FILES, [])
+    _check_outputs([picture, numbers], ENDINGS, [])
     model = zoo.load_model(zoo.DEMO_MODEL)
     image = zoo.load_image(zoo.DEMO_IMAGE)
     x = _input(model, image, zoo.DEMO_IMAGE)
@@ -418,9 +419,10 @@ def _captum(
 
 def _explain(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
+    from krypton_engine.heatmap import ENDINGS
 
     outputs = arguments.out or [Path("heatmap.png")]
-    _check_outputs(outputs, _HEATMAP_FILES, [arguments.image])
+    _check_outputs(outputs, ENDINGS, [arguments.image])
     if arguments.tuning is not None and arguments.ssim is None:
         raise InputError("--tuning is given without --ssim, the similarity that it is to reach")
     tuning = None if arguments.tuning is None else _read_tuning("--tuning", arguments.tuning)
@@ -727,16 +729,12 @@ def _interrupted(heatmap: Heatmap, outputs: Sequence[Path]) -> int:
     return INTERRUPTED
 
 
-_HEATMAP_FILES = {".png": "a picture", ".npz": "the numbers"}
-_TUNING_FILES = {".json": "the tuning", ".png": "its figure"}
-
-
 def _check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
     """Better now than after the work."""
     for path in paths:
         if any(_same_file(path, image) for image in images):
             raise InputError(f"--out {str(path)!r} is an IMAGE, which would be lost")
-        if path.suffix not in endings:
+        if _ending(path) not in endings:
             accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
             raise InputError(f"--out {str(path)!r} must end in {accepted}")
         if not path.parent.is_dir():
@@ -747,6 +745,10 @@ def _check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Seque
             raise InputError(f"--out {str(path)!r} cannot be written")
 
 
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
+
+
 def _same_file(path: Path, other: str) -> bool:
     return path.is_file() and os.path.isfile(other) and path.samefile(other)
 
@@ -754,9 +756,9 @@ def _same_file(path: Path, other: str) -> bool:
 def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
     """The numbers first: they are what took the time. What cannot be written keeps nothing else from it."""
     faults = []
-    for path in sorted(paths, key=lambda path: path.suffix == ".png"):
+    for path in sorted(paths, key=_ending):
         try:
-            heatmap.save(path, **({"image": picture, "title": title} if path.suffix == ".png" else {}))
+            heatmap.save(path, **({"image": picture, "title": title} if _ending(path) == ".png" else {}))
         except Exception as error:
             faults.append(error)
     if faults:
@@ -770,12 +772,13 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 
 def _tune(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
+    from krypton_engine.tuning import ENDINGS
 
     # The numbers first: they are what took the time.
-    outputs = sorted(arguments.out or [Path("tuning.json")], key=lambda path: path.suffix)
+    outputs = sorted(arguments.out or [Path("tuning.json")], key=_ending)
     names = _samples(arguments.images)
-    _check_outputs(outputs, _TUNING_FILES, names)
-    files = [path for path in outputs if path.suffix == ".json"]
+    _check_outputs(outputs, ENDINGS, names)
+    files = [path for path in outputs if _ending(path) == ".json"]
     if len(files) != 1:
         raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
     if arguments.confidence == 1:
@@ -841,7 +844,7 @@ def _tune(arguments: argparse.Namespace) -> int:
         if so_far is None:
             raise
         status = INTERRUPTED
-    written = [path for path in outputs if path.suffix == ".json" or so_far.curves]
+    written = [path for path in outputs if _ending(path) == ".json" or so_far.curves]
     for path in written:
         so_far.save(path)
     told = ", ".join(map(str, written))

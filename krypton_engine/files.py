@@ -6,10 +6,36 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+from krypton_engine.errors import InputError
 
 DRAWN = {"Software": "Krypton"}
 """Metadata of every picture that we draw, by which `krypton tune` knows that it is none to tune on."""
+
+
+def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tuple[Path, str]:
+    """Where a file is to go, and its ending in small letters.
+
+    Args:
+        path: As a user gives it.
+        endings: What is accepted, and what each holds.
+
+    Raises:
+        InputError: No path, another ending, or a folder that does not exist.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"path is {path!r}; accepted are strings and paths")
+    given = Path(path)
+    ending = given.suffix.lower()
+    if ending not in endings:
+        accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
+        raise InputError(f"path is {str(path)!r}; it must end in {accepted}")
+    folder = given.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"path is {str(path)!r}, but the folder {str(folder)!r} does not exist")
+    return given, ending
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:

@@ -447,19 +447,17 @@ class Heatmap(Value):
             **picture: For a PNG, the arguments of `overlay` and ``title``.
 
         Raises:
-            InputError: Another ending, or a folder that does not exist.
+            InputError: No path, another ending, or a folder that does not exist.
             OSError: Writing fails; what was there is still there.
         """
-        path = Path(path)
-        if path.suffix not in {".png", ".npz"}:
-            raise InputError(f"path is {str(path)!r}; it must end in .png (a picture) or .npz (the numbers)")
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            raise InputError(f"path is {str(path)!r}, but the folder {str(folder)!r} does not exist")
-        if path.suffix == ".png":
-            files.write(path, self._figure(**picture))
-            return
-        files.write(path, saved.packed({name: getattr(self, name) for name in saved.FIELDS}))
+        given, ending = files.destination(path, ENDINGS)
+        files.write(given, self.content(ending, **picture))
+
+    def content(self, ending: str, **picture: Any) -> bytes:
+        """What `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
+        if ending == ".png":
+            return self._figure(**picture)
+        return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Heatmap:
@@ -534,6 +532,9 @@ class Heatmap(Value):
             + ")"
         )
 
+
+ENDINGS = {".png": "a picture", ".npz": "the numbers"}
+"""Of the files that a map is saved to."""
 
 _STRIPES = 4
 """Pixels from one stripe to the next, where a number is not finite."""

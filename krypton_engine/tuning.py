@@ -56,6 +56,9 @@ from krypton_engine.windows import IntArray, SlidingWindow, Work, distinct_work
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ENDINGS = {".json": "the tuning", ".png": "its figure"}
+"""Of the files that a tuning is saved to."""
+
 CONFIDENCE = 0.9
 
 _ASSURANCE = 0.8
@@ -444,21 +447,16 @@ class Tuning(Value):
         """Write the tuning as JSON, or its figure (``.png``).
 
         Raises:
-            InputError: Another ending, or a folder that does not exist.
+            InputError: No path, another ending, or a folder that does not exist.
             OSError: Writing fails; what was there is still there.
         """
-        path = Path(path)
-        if path.suffix not in {".json", ".png"}:
-            raise InputError(f"path is {str(path)!r}; it must end in .json (the tuning) or .png (its figure)")
-        real = path.resolve()
-        if not real.parent.is_dir():
-            raise InputError(f"path is {str(path)!r}, but the folder {str(real.parent)!r} does not exist")
-        if path.suffix == ".png":
+        given, ending = files.destination(path, ENDINGS)
+        if ending == ".png":
             buffer = io.BytesIO()
             self.figure().savefig(buffer, format="png", dpi=130, metadata=files.DRAWN)
-            files.write(path, buffer.getvalue())
+            files.write(given, buffer.getvalue())
             return
-        files.write(path, (json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n").encode())
+        files.write(given, (json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n").encode())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:

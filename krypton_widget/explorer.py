@@ -22,13 +22,14 @@ import traitlets
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from krypton_engine import files
 from krypton_engine.arguments import real, whole
 from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
 from krypton_engine.executors import Executor
 from krypton_engine.executors.full import evaluate
 from krypton_engine.export import evaluation, exporting
 from krypton_engine.figures import figure
-from krypton_engine.heatmap import Heatmap, Status, are_probabilities, same_outputs
+from krypton_engine.heatmap import ENDINGS, Heatmap, Status, are_probabilities, same_outputs
 from krypton_engine.occlusion import Activation, KryptonOcclusion
 from krypton_engine.prepare import evaluation_mode
 from krypton_engine.tuning import Tuning
@@ -403,12 +404,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Write ``.png`` (a picture), ``.npz`` (the numbers), or ``.html`` (the page, without a kernel).
 
         Raises:
-            InputError: Another ending, a folder that does not exist, or nothing has been measured yet.
+            InputError: No path, another ending, a folder that does not exist, or nothing has been measured
+                yet.
+            OSError: Writing fails; what was there is still there.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"path is {str(path)!r}, but the folder {str(path.parent)!r} does not exist")
-        path.write_bytes(self._file(path.suffix.removeprefix(".")))
+        given, ending = files.destination(path, {**ENDINGS, ".html": "the page"})
+        files.write(given, self._file(ending))
 
     def close(self) -> None:
         """Stop the run, end its thread and take the widget off the page."""
@@ -499,14 +500,14 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if kind == "cancel":
             self.cancel()
         elif kind == "save":
-            suffix = str(content.get("as"))
+            ending = f".{content.get('as')}"
             try:
-                file = self._file(suffix)
+                file = self._file(ending)
             except Exception as error:
                 self.error = in_words(error)
             else:
                 to = str(content.get("view"))
-                self.send({"kind": "file", "name": f"krypton-map.{suffix}", "view": to}, [file])
+                self.send({"kind": "file", "name": f"krypton-map{ending}", "view": to}, [file])
                 self.error = self.error if self._failed else ""
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
@@ -880,20 +881,20 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def _file(self, suffix: str) -> bytes:
+    def _file(self, ending: str) -> bytes:
         with self._lock:
             shown, frame = self._shown, self._frame
             answers = _answers(self._frame.get("asked"), _asked(*self._controls()))
             answers = answers and self._view.get("image") == self.image_index
-            if shown is None or (suffix == "html" and not answers):
+            if shown is None or (ending == ".html" and not answers):
                 raise InputError("nothing of the map asked for has been measured yet; wait for it")
-            if suffix == "html":
+            if ending == ".html":
                 return takeaway.html(self.get_state(), _STATIC)
         heatmap = shown.heatmap
-        if suffix not in ("png", "npz"):
-            raise InputError(f"path must end in .png, .npz or .html, not {suffix!r}")
-        if suffix == "npz":
-            return takeaway.file(heatmap, suffix, {})
+        if ending not in ENDINGS:
+            raise InputError(f"a map is saved as .png, .npz or .html, not {ending!r}")
+        if ending == ".npz":
+            return heatmap.content(ending)
         scale = {"own": frame["largest"], "fixed": self.limit, "shared": frame["shared"]}[self.scale]
         picture = {
             "image": self._input(shown.task.question.image).picture,
@@ -902,7 +903,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             "opacity": self.opacity,
             "title": self._title(shown),
         }
-        return takeaway.file(maps.within(heatmap, shown.task.wanted), suffix, picture)
+        return maps.within(heatmap, shown.task.wanted).content(ending, **picture)
 
     def _title(self, shown: _Shown) -> str:
         heatmap, wanted = shown.heatmap, shown.task.wanted

@@ -1,4 +1,4 @@
-"""What can be taken away: files of a map, and a page that needs neither kernel nor network."""
+"""What can be taken away: a page that needs neither kernel nor network."""
 
 from __future__ import annotations
 
@@ -6,26 +6,10 @@ import base64
 import hashlib
 import html as markup
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from krypton_engine.heatmap import Heatmap
 from krypton_widget.maps import finite
-
-
-def file(heatmap: Heatmap, suffix: str, picture: dict[str, Any]) -> bytes:
-    """The bytes of `Heatmap.save`.
-
-    Args:
-        heatmap: What to save.
-        suffix: ``"png"`` or ``"npz"``.
-        picture: For a PNG, the arguments of `Heatmap.overlay` and ``title``.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"map.{suffix}"
-        heatmap.save(path, **picture)
-        return path.read_bytes()
 
 
 _PAGE = """<!doctype html>

@@ -18,7 +18,7 @@ import traitlets
 from PIL import Image
 from torch import nn
 
-from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine import Heatmap, InputError, KryptonOcclusion
 from krypton_engine.heatmap import Status, same_outputs
 from krypton_engine.quality import ssim
 from krypton_widget import OcclusionExplorer
@@ -413,9 +413,7 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
     explorer = explore(Slow(cnn), image=[photo, 255 - photo])
     explorer.wait(60)
     taken = []
-    monkeypatch.setattr(
-        "krypton_widget.takeaway.file", lambda heatmap, suffix, picture: taken.append(picture) or b""
-    )
+    monkeypatch.setattr(Heatmap, "content", lambda heatmap, ending, **picture: taken.append(picture) or b"")
     began, saved = threading.Event(), threading.Event()
 
     def waits(*_):
@@ -426,9 +424,9 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
     hook = explorer._model.register_forward_pre_hook(waits)
     explorer.image_index = 1
     assert began.wait(60)
-    explorer._file("png")
+    explorer._file(".png")
     with pytest.raises(InputError, match="nothing of the map asked for"):  # a page shows the other one
-        explorer._file("html")
+        explorer._file(".html")
     explorer._on_message(None, {"kind": "save", "as": "html"}, [])
     assert "nothing of the map asked for" in explorer.error and not explorer._failed
     saved.set()
@@ -436,7 +434,7 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
     explorer.wait(60)
     explorer._on_message(None, {"kind": "save", "as": "html"}, [])
     assert not explorer.error
-    explorer._file("png")
+    explorer._file(".png")
     assert [np.array_equal(t["image"], explorer._input(i).picture) for i, t in enumerate(taken)] == [True] * 2
 
 
@@ -901,10 +899,10 @@ def test_a_page_is_saved_under_its_own_class_only(explore):
     explorer.target = (explorer.heatmap.target + 1) % 5
     assert began.wait(60)  # nothing on the page has changed yet
     with pytest.raises(InputError, match="nothing of the map asked for"):
-        explorer._file("html")
+        explorer._file(".html")
     go.set()
     explorer.wait(60)
-    explorer._file("html")
+    explorer._file(".html")
 
 
 def test_wait_times_out_by_name(explore):

@@ -248,6 +248,28 @@ def test_a_model_that_gives_no_number_at_all(explore):
     assert explorer._frame["largest"] == 0
 
 
+@pytest.mark.parametrize("ending", ["png", "npz", "html"])
+def test_a_full_disk_leaves_the_file_that_was_there(explore, tmp_path, ending):
+    resource = pytest.importorskip("resource")
+    explorer = explore(exact=True)
+    explorer.wait(60)
+    path = tmp_path / f"map.{ending}"
+    path.write_bytes(b"before")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(OSError, match=path.name):
+            explorer.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+    explorer.save(path)
+    assert path.stat().st_size > 500
+    explorer.save(tmp_path / f"map.{ending.upper()}")
+    with pytest.raises(InputError, match="path is None"):
+        explorer.save(None)
+
+
 # --- images -------------------------------------------------------------------------------------------
 
 

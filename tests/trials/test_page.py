@@ -17,6 +17,7 @@ from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
 from PIL import Image
 from torch import nn
 
+from krypton_engine import Heatmap
 from krypton_engine.figures import figure, figures
 from krypton_widget import OcclusionExplorer, takeaway
 
@@ -240,10 +241,9 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, scale, regio
     live.page.wait_for_timeout(300)
     taken = []
     monkeypatch.setattr(
-        "krypton_widget.takeaway.file",
-        lambda heatmap, suffix, picture: taken.append((heatmap, picture)) or b"",
+        Heatmap, "content", lambda heatmap, ending, **picture: taken.append((heatmap, picture)) or b""
     )
-    explorer._file("png")
+    explorer._file(".png")
     ((heatmap, picture),) = taken
     drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k != "title"}), float)
     canvas = pixels_of(root)

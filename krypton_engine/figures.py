@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 
 DIGITS = 3
-"""Significant digits that are shown."""
+"""Significant digits that are shown, where that tells the numbers of a group apart."""
+
+APART = 2
+"""Significant digits of the difference between two numbers of a group."""
+
+MOST = 17
+"""Significant digits that a number has."""
 
 PLAIN = (-4, 6)
 """Decimal exponents, of the first and past the last, of numbers that are written without a power of ten."""
@@ -20,29 +26,41 @@ def figure(value: float) -> str:
 def figures(values: Sequence[float]) -> list[str]:
     """The numbers of one legend or axis, each in three significant digits and all in one notation.
 
+    Numbers that are close get more digits, so that their difference shows: ``["0.23304", "0.23301"]``.
     A power of ten is written where the largest or smallest of them would need many zeros.
     """
-    rounded = [_rounded(float(value)) for value in values]
-    exponents = [_exponent(value) for value in rounded if value and math.isfinite(value)]
-    plain = all(PLAIN[0] <= exponent < PLAIN[1] for exponent in exponents)
-    return [_written(value, plain) for value in rounded]
+    return together(values)[0]
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS - 1}e}") + 0.0  # no "-0"
+def together(*groups: Sequence[float]) -> list[list[str]]:
+    """Groups of numbers in one notation; those of one group are told apart, as by `figures`."""
+    rounded = [[_rounded(float(value), group) for value in group] for group in groups]
+    known = [value for group in rounded for value, _ in group if value and math.isfinite(value)]
+    plain = all(PLAIN[0] <= _exponent(value) < PLAIN[1] for value in known)
+    return [[_written(value, digits, plain) for value, digits in group] for group in rounded]
+
+
+def _rounded(value: float, group: Sequence[float]) -> tuple[float, int]:
+    """A number of as many digits as tell it from the nearest of its group, and how many these are."""
+    gaps = (abs(value - float(other)) for other in group)
+    gap = min((gap for gap in gaps if gap and math.isfinite(gap)), default=0.0)
+    digits = DIGITS
+    if value and gap:
+        digits = min(MOST, max(DIGITS, _exponent(value) - _exponent(gap) + APART))
+    return float(f"{value:.{digits - 1}e}") + 0.0, digits  # no "-0"
 
 
 def _exponent(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
 
 
-def _written(value: float, plain: bool) -> str:
+def _written(value: float, digits: int, plain: bool) -> str:
     if not math.isfinite(value):
         return {math.inf: "inf", -math.inf: "-inf"}.get(value, "nan")
     if not value:
         return "0"
     if not plain:
-        digits, _, power = f"{value:.{DIGITS - 1}e}".partition("e")
-        return f"{digits.rstrip('0').rstrip('.')}e{power}"
-    text = f"{value:.{max(0, DIGITS - 1 - _exponent(value))}f}"
+        figures, _, power = f"{value:.{digits - 1}e}".partition("e")
+        return f"{figures.rstrip('0').rstrip('.')}e{power}"
+    text = f"{value:.{max(0, digits - 1 - _exponent(value))}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -23,7 +23,7 @@ from krypton_engine import files, saved
 from krypton_engine.arguments import whole
 from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.figures import figure as figure_of
-from krypton_engine.figures import figures
+from krypton_engine.figures import figures, together
 from krypton_engine.interpolation import Flags, Floats, predict
 from krypton_engine.quality import SPREAD, SsimEstimate, expected_ssim, ssim
 from krypton_engine.windows import IntArray, SlidingWindow
@@ -140,8 +140,8 @@ class Heatmap(Value):
             interpolated (``ssim_target=``); ``status`` tells.
         window: The sliding window: ``shape``, ``strides``, ``input_shape``.
         target: The target class or index, as given or predicted; None if there was none.
-        classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured); None
-            if the model does not give one row of classes.
+        classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured, or
+            where its value is not finite); None if the model does not give one row of classes.
         class_values: The value of that class, on the grid.
         outputs: Every output, ``(*grid, classes)``, if they were kept (``classes="all"``).
         base_outputs: All outputs for the un-occluded input, if the model gives one row of classes.
@@ -486,7 +486,13 @@ class Heatmap(Value):
         left.set_title("input", fontsize=10, color="0.3")
         right.imshow(overlay)
         right.set_title(
-            "drop when occluded" + self._not_finite(", hatched: {} not finite"), fontsize=10, color="0.3"
+            "\n".join(
+                filter(
+                    None, ["drop when occluded", self._not_finite("hatched: {} not finite"), self._unknown()]
+                )
+            ),
+            fontsize=10,
+            color="0.3",
         )
         for axes in (left, right):
             axes.set_axis_off()
@@ -514,16 +520,20 @@ class Heatmap(Value):
         count = int((odd & (self.status != Status.UNKNOWN)).sum())
         return words.format(f"{count} position{'s are' if count > 1 else ' is'}") if count else ""
 
+    def _unknown(self) -> str:
+        """How many positions are bare in a picture since nothing is known there, in words."""
+        count = int((self.status == Status.UNKNOWN).sum())
+        return f"bare: {count} position{'s are' if count > 1 else ' is'} unknown" if count else ""
+
     def __repr__(self) -> str:
         known = self.values[self.status != Status.UNKNOWN]
         finite = known[known.isfinite()].double()
         grid = "x".join(map(str, self.window.grid_shape)) or "1"
         share = float(self.measured.double().mean())
-        if finite.numel():
-            span = "..".join(figures([float(finite.min()), float(finite.max())]))
-        else:
-            span = "none is finite" if known.numel() else "nothing measured"
-        base = figure_of(float(self.base)) if self.base.numel() == 1 else f"{tuple(self.base.shape)}"
+        ends = [float(finite.min()), float(finite.max())] if finite.numel() else []
+        bases, written = together([float(self.base)] if self.base.numel() == 1 else [], ends)
+        span = "..".join(written) or ("none is finite" if known.numel() else "nothing measured")
+        base = "".join(bases) or f"{tuple(self.base.shape)}"
         return (
             f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
             f"measured={share:.0%}, {self.seconds:.2f} s"
@@ -775,7 +785,10 @@ class Recorder:
         self._measured[where] = True
         if self._classes is not None and self._class_values is not None:
             best = outputs.max(dim=1)
-            self._classes[where], self._class_values[where] = best.indices.cpu(), best.values.cpu()
+            # Of numbers that are not all finite, the largest is of no class.
+            known = best.values.isfinite()
+            self._classes[where] = torch.where(known, best.indices, -1).cpu()
+            self._class_values[where] = best.values.cpu()
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()

@@ -135,6 +135,8 @@ def read(path: Path) -> dict[str, Any]:
                 tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
             if types[name] == "bfloat16":
                 tensors[name] = tensors[name].bfloat16()
+    if "classes" in held and "class_values" in held:  # where there was no number, a class was made up once
+        tensors["classes"][~tensors["class_values"].isfinite()] = -1
     target, baseline, estimate = meta["target"], meta.get("baseline"), meta.get("ssim_estimate")
     found = {
         "window": window,

@@ -332,7 +332,7 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
         "window": window.shape[1],
         "stride": window.strides[1],
         "target": heatmap.target,
-        "base": finite(float(heatmap.base)),
+        "base": _base(heatmap),
         "largest": _largest(drops[np.isfinite(drops)]),
         "values": cells(heatmap.values, status != Status.UNKNOWN, np.nan, np.float32),
         "status": status.tobytes(),
@@ -344,6 +344,11 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
         "exact": bool((status[wanted] == Status.EXACT).all()),
         "seconds": heatmap.seconds,
     }
+
+
+def _base(heatmap: Heatmap) -> float | None:
+    """The base in the precision of a page's values: what does not change is no drop."""
+    return finite(float(np.float32(float(heatmap.base))))
 
 
 def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
@@ -379,7 +384,7 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         "window": exact.window.shape[1],
         "stride": exact.window.strides[1],
         "target": exact.target,
-        "base": finite(float(exact.base)),
+        "base": _base(exact),
         "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
         "exact": exact.values.numpy().astype(np.float32).tobytes(),
         "ssim": approximate.compare(exact).ssim if bool(exact.values.isfinite().all()) else None,

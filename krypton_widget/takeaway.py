@@ -11,7 +11,6 @@ from typing import Any
 
 from krypton_widget.maps import finite
 
-
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

@@ -1,6 +1,7 @@
 // Numbers as people read them, as `krypton_engine/figures.py` has them, but with a proper minus.
 
-const DIGITS = 3;
+/** Significant digits: of a number, of the difference between two of a group, and as many as there are. */
+const [DIGITS, APART, MOST] = [3, 2, 17];
 
 /** Decimal exponents, of the first and past the last, of numbers that are written without a power of ten. */
 const [FIRST, PAST] = [-4, 6];
@@ -10,26 +11,44 @@ export function figure(value: number): string {
   return figures([value])[0] as string;
 }
 
-/** The numbers of one legend, each in three significant digits and all in one notation. */
+/** The numbers of one legend, each in three significant digits, or as many as tell them apart, and all in one notation. */
 export function figures(values: readonly number[]): string[] {
-  const rounded = values.map((value) => Number(value.toExponential(DIGITS - 1)));
-  const plain = rounded.every((value) => !value || !Number.isFinite(value) || within(exponent(value)));
-  return rounded.map((value) => written(value, plain).replaceAll("-", "−"));
+  return together(values)[0] as string[];
+}
+
+/** Groups of numbers in one notation; those of one group are told apart, as by `figures`. */
+export function together(...groups: readonly (readonly number[])[]): string[][] {
+  const found = groups.map((group) =>
+    group.map((value) => {
+      const digits = digitsOf(value, group);
+      return { value: Number(value.toExponential(digits - 1)), digits };
+    }),
+  );
+  const plain = found.flat().every(({ value }) => !value || !Number.isFinite(value) || within(exponent(value)));
+  return found.map((group) => group.map(({ value, digits }) => written(value, digits, plain).replaceAll("-", "−")));
 }
 
 /** A change with its sign. */
-export function signed(value: number): string {
-  return value > 0 ? `+${figure(value)}` : figure(value);
+export function signed(value: number, text = figure(value)): string {
+  return value > 0 ? `+${text}` : text;
+}
+
+/** As many digits as tell a number from the nearest of its group. */
+function digitsOf(value: number, group: readonly number[]): number {
+  const gaps = group.map((other) => Math.abs(value - other)).filter((gap) => gap && Number.isFinite(gap));
+  if (!value || !gaps.length) return DIGITS;
+  return Math.min(MOST, Math.max(DIGITS, exponent(value) - exponent(Math.min(...gaps)) + APART));
 }
 
 const within = (power: number) => FIRST <= power && power < PAST;
-const exponent = (value: number) => Number(value.toExponential().split("e")[1]);
+// As Python: of the number in seven digits.
+const exponent = (value: number) => Number(value.toExponential(6).split("e")[1]);
 
-function written(value: number, plain: boolean): string {
+function written(value: number, digits: number, plain: boolean): string {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
   if (!value) return "0";
-  if (plain) return String(Number(value.toFixed(Math.max(0, DIGITS - 1 - exponent(value)))));
-  const [digits, power] = value.toExponential().split("e") as [string, string];
-  return `${digits}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+  if (plain) return String(Number(value.toFixed(Math.max(0, digits - 1 - exponent(value)))));
+  const [figures, power] = value.toExponential().split("e") as [string, string];
+  return `${figures}e${power[0]}${power.slice(1).padStart(2, "0")}`;
 }

@@ -2,7 +2,7 @@
 import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";
-import { figure, signed } from "./figures";
+import { signed, together } from "./figures";
 import { INTERPOLATED, TRIMMED, UNKNOWN } from "./state";
 
 /** What is known of the cell looked at, in words. */
@@ -21,14 +21,18 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   const value = map.values[i] ?? NaN;
   const drop = map.base - value;
   const name = scene.name(map.target);
-  const rows: [string, string][] = [
-    [name, `${figure(map.base)} → ${figure(value)}`],
-    ["drop", signed(drop)],
+  const [[before, after], [fall], [share]] = together([map.base, value], [drop], [map.classValues[i] ?? NaN]) as [
+    [string, string],
+    [string],
+    [string],
   ];
-  let text = `${place}: ${name} ${figure(value)}, drop ${signed(drop)}`;
+  const rows: [string, string][] = [
+    [name, `${before} → ${after}`],
+    ["drop", signed(drop, fall)],
+  ];
+  let text = `${place}: ${name} ${before} becomes ${after}, drop ${signed(drop, fall)}`;
   const other = map.classes[i] ?? -1;
   if (status !== INTERPOLATED && other >= 0) {
-    const share = figure(map.classValues[i] ?? NaN);
     const flips = other !== scene.predicted;
     rows.push([flips ? "flips to" : "still says", `${scene.name(other)} ${share}`]);
     text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;

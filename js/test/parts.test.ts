@@ -2,7 +2,8 @@
 import { describe, expect, it, vi } from "vitest";
 import table from "../../tests/trials/figures.json";
 import { matching } from "../src/classes";
-import { figure, figures, signed } from "../src/figures";
+import { figure, figures, signed, together } from "../src/figures";
+import { describe as inspected } from "../src/inspector";
 import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
 import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
 import {
@@ -258,6 +259,16 @@ describe("state", () => {
     expect([NaN, Infinity, -Infinity].map(figure)).toEqual(
       table["not finite"].map((word) => word.replace("-", "−")),
     );
+    expect(together([1.05e-4], [1.05e-4, 6.8e-5])).toEqual([["1.05e−04"], ["1.05e−04", "6.8e−05"]]);
+    const map = {
+      rows: 1, columns: 1, window: 4, stride: 4, target: 0, base: 0.2331234, status: new Uint8Array([EXACT]),
+      values: new Float32Array([0.2331134]), classes: new Int32Array([-1]), classValues: new Float32Array([NaN]),
+    };
+    const scene = { current: map, cell: { row: 0, column: 0 }, height: 4, width: 4, name: () => "dog" };
+    expect(inspected(scene as never)?.rows.slice(0, 2)).toEqual([
+      ["dog", "2.33123e−01 → 2.33113e−01"],
+      ["drop", "+1e−05"],
+    ]);
     expect([signed(0.5), signed(-0.5), signed(0)]).toEqual(["+0.5", "−0.5", "0"]);
     expect([seconds(0.25), seconds(2), seconds(600), seconds(7200)]).toEqual(["250 ms", "2.0 s", "10 min", "2.0 h"]);
   });

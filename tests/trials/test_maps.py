@@ -37,7 +37,7 @@ from krypton_engine import (
     Plan,
     Tuning,
 )
-from krypton_engine.figures import figure, figures
+from krypton_engine.figures import figure, figures, together
 from krypton_engine.heatmap import Sample, Status
 from krypton_engine.quality import SsimEstimate
 from krypton_engine.tuning import Curve, Fingerprint
@@ -275,6 +275,26 @@ def test_verify_meets_a_number_that_is_not_finite(tmp_path):
     assert verified.ssim_estimate is None and "1 position is not finite" in repr(verified)
     verified.save(tmp_path / "map.npz")
     assert Heatmap.load(tmp_path / "map.npz") == verified
+
+
+def test_what_is_not_finite_is_of_no_class(tmp_path):
+    """Of a model that gives NaN, or one infinite number, where it sees a corner black."""
+
+    def model(x):
+        scores = torch.stack([x[:, 0, 0, 0], x[:, 0, 3, 3] * 0.5], 1)
+        scores[x[:, 0, 0, 3] == 0] = math.nan
+        scores[x[:, 0, 3, 0] == 0, 1] = math.inf
+        return scores
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        heatmap = KryptonOcclusion(model).heatmap(torch.ones(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), target=0)
+    assert heatmap.classes.tolist() == [[1, -1], [-1, 0]]
+    heatmap.save(tmp_path / "map.npz")
+    entries = entries_of(tmp_path / "map.npz")
+    entries["classes.npy"] = array(np.array([[1, 0], [1, 0]]))  # as it was once
+    write_entries(tmp_path / "map.npz", entries)
+    assert Heatmap.load(tmp_path / "map.npz").classes.tolist() == [[1, -1], [-1, 0]]
 
 
 def test_a_map_is_not_changed_by_a_model_that_uses_its_output_again(image):
@@ -684,6 +704,8 @@ def test_numbers_that_are_not_finite_are_hatched_and_told(monkeypatch):
     assert "3 positions are not finite" in repr(heatmap)
     assert any("3 positions are not finite" in text for text in texts_of(heatmap, monkeypatch))
     assert "1 position is not finite" in repr(drawn(window, torch.where(odd.isnan(), math.nan, drop)))
+    part = replace(heatmap, measured=heatmap.measured & ~odd.isnan())
+    assert any("bare: 1 position is unknown" in text for text in texts_of(part, monkeypatch))
     nothing = drawn(window, torch.full((4, 4), math.nan))
     assert "16 positions are not finite" in repr(nothing) and nothing.overlay().size == (32, 32)
 
@@ -718,6 +740,23 @@ def test_three_digits(value, text):
 def test_one_notation_a_legend():
     assert figures([4.6e-6, 3.7e-4, 1e-3]) == ["4.6e-06", "3.7e-04", "1e-03"]
     assert figures([0.0, 0.25, 0.5]) == ["0", "0.25", "0.5"]
+    assert together([1.05e-4], [1.05e-4, 6.8e-5]) == [["1.05e-04"], ["1.05e-04", "6.8e-05"]]
+    spread = drawn(
+        SlidingWindow((1, 4, 4), (1, 2, 2), (1, 2, 2)), torch.tensor([[0.7671, 0.7673], [0.7672] * 2])
+    )
+    assert "values=0.2327..0.2329" in repr(spread)
+
+
+@pytest.mark.parametrize("value", [0.2331, 1.05e-4, -41_000.0, 3.7e-6, 0.99999])
+@pytest.mark.parametrize("apart", [0.3, 1e-3, 1e-5, 1e-9])
+def test_numbers_that_are_close_are_told_apart(value, apart):
+    """By what is read back: the difference to a tenth, and no digit that is not needed for it."""
+    other = value * (1 - apart)
+    texts = figures([value, other])
+    read = [float(text) for text in texts]
+    assert abs((read[0] - read[1]) / (value - other) - 1) < 0.11
+    digits = [len(text.partition("e")[0].replace(".", "").strip("-0")) for text in texts]
+    assert max(digits) <= max(3, math.ceil(-math.log10(apart)) + 3)
 
 
 def test_volumes_and_signals_are_told_what_they_are():

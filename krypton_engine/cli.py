@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from krypton_engine import __version__
 from krypton_engine.errors import FallbackWarning, InputError
 from krypton_engine.executors import EXECUTORS
-from krypton_engine.figures import figure, figures
+from krypton_engine.figures import figure, together
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -345,6 +345,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     occlusion = KryptonOcclusion(model.model)
     heatmap, whole = _run(occlusion, x, window, baseline, target, "softmax")
     title = f'What "{name}" rests on ({figure(float(heatmap.base))} for the whole picture)'
+    title += "" if whole else f"\ninterrupted: {_progress(heatmap)}"
     _save(heatmap, [picture, numbers], model.display(x[0]), title)
     if not whole:
         return _interrupted(heatmap, [picture, numbers])
@@ -444,7 +445,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     heatmap, whole = _run(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
     title = f"{name}: {figure(float(heatmap.base))} ({_plain(Path(arguments.image).name)}, {model.name})"
-    if kinds := _approximate(heatmap):
+    kinds = _approximate(heatmap)
+    if not whole:
+        title += f"\ninterrupted: {_progress(heatmap)}"
+    elif kinds:
         title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{_similarity(heatmap)}"
     _save(heatmap, outputs, model.display(x[0]), title)
     if not whole:
@@ -460,32 +464,42 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 
 def _found(heatmap: Heatmap, model: ZooModel, name: str) -> None:
-    """What the picture shows, in numbers."""
+    """What the picture shows, in numbers; extremes and classes of measured positions alone."""
     drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
-    known = drops.isfinite().nonzero()[:, 0]
-    _row(
-        "drop",
-        f"of {name}, {figure(base)} for the whole picture; the colours end at {figure(heatmap.limits()[1])}",
+    measured = heatmap.measured.reshape(-1)
+    finite = (measured & drops.isfinite()).nonzero()[:, 0]
+    extremes = [finite[drops[finite].argmax()], finite[drops[finite].argmin()]] if len(finite) else []
+    lost = [float(drops[position]) for position in extremes]
+    limit = heatmap.limits()[1]
+    ((told,), (end,), *written) = together(
+        [base], [limit], *(group for drop in lost for group in ([drop], [base, base - drop]))
     )
-    for word, best in (("most", drops[known].argmax), ("least", drops[known].argmin)):
-        if len(known):
-            position = known[best()]
+    if lost and not any(lost) and not bool(drops[drops.isfinite()].any()):
+        _row("drop", f"of {name}: nothing changes, {told} wherever the window is")
+    else:
+        _row("drop", f"of {name}, {told} for the whole picture; the colours end at {end}")
+        for word, position in zip(("most", "least"), extremes, strict=False):
+            (drop,), (before, after), *written = written
             rows, columns = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
-            drop = float(drops[position])
-            before, after = figures([base, base - drop])
             _row(
                 "",
-                f"{word} {figure(drop)}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
+                f"{word} {drop}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
                 f"{columns[1] - 1}: with them covered {before} becomes {after}",
             )
-    if count := int((heatmap.measured.reshape(-1) & ~drops.isfinite()).sum()):
-        _row("", f"{count} position{'s are' if count > 1 else ' is'} not finite")
-    if heatmap.classes is not None:
-        flipped = heatmap.classes[(heatmap.classes >= 0) & (heatmap.classes != heatmap.target)]
+    if count := int((measured & ~drops.isfinite()).sum()):
+        _row("", f"{_count(count, 'position')} {'is' if count == 1 else 'are'} not finite")
+    if heatmap.classes is not None and heatmap.base_outputs is not None:
+        predicted = int(heatmap.base_outputs.argmax())
+        flipped = heatmap.classes[(heatmap.classes >= 0) & (heatmap.classes != predicted)]
         if len(flipped):
             other = _class_name(model, int(flipped.mode().values))
-            count = heatmap.classes.numel()
-            _row("answer", f"another class at {len(flipped)} of {count} positions, mostly {other}")
+            count, total = int(measured.sum()), len(measured)
+            of = f"{total} positions" if count == total else f"the {_count(count, 'measured position')}"
+            _row("answer", f"another class at {len(flipped)} of {of}, mostly {other}")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _approximate(heatmap: Heatmap) -> str:
@@ -721,10 +735,14 @@ def _run(
     return heatmap, True
 
 
+def _progress(heatmap: Heatmap) -> str:
+    return f"{int(heatmap.measured.sum())} of {_count(heatmap.measured.numel(), 'position')}"
+
+
 def _interrupted(heatmap: Heatmap, outputs: Sequence[Path]) -> int:
     _tell(
-        f"krypton: interrupted; the {int(heatmap.measured.sum())} of {heatmap.measured.numel()} positions "
-        f"measured so far are in {', '.join(map(str, outputs))}"
+        f"krypton: interrupted; the {_progress(heatmap)} measured so far are in "
+        f"{', '.join(map(str, outputs))}"
     )
     return INTERRUPTED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import weakref
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -679,6 +681,40 @@ def test_positions_that_are_not_finite_are_counted(capsys):
     printed = capsys.readouterr().out
     assert "2 positions are not finite" in printed and "the colours end at 0.75" in printed
     assert "most 0.75, at rows 12 to 23, columns 12 to 23: with them covered 1 becomes 0.25" in printed
+
+
+def of_measured(values, measured, **rest):
+    """A map of one row of positions; what was not measured is a guess."""
+    window = SlidingWindow((3, 4, 4 * len(values)), (3, 4, 4), (3, 4, 4))
+    grid = [torch.tensor(each).reshape(1, -1) for each in (values, measured)]
+    return Heatmap(grid[0], torch.tensor(0.5), grid[1], window, 1, **rest)
+
+
+def told_of(capsys, heatmap):
+    model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 4, 4), ["a", "b"], "", lambda x: x)
+    cli._found(heatmap, model, "b")
+    return capsys.readouterr().out
+
+
+def test_what_was_not_measured_is_not_told_as_found(capsys):
+    """Extremes and answers of the three measured positions; the model says `a` of the picture."""
+    classes, base = torch.tensor([[0, 1, -1, -1]]), torch.tensor([0.9, 0.5])
+    heatmap = of_measured(
+        [0.5, 0.4999, 0.1, math.nan], [True, True, False, True], classes=classes, base_outputs=base
+    )
+    text = told_of(capsys, heatmap)
+    assert "most 0.0001, at rows 0 to 3, columns 4 to 7: with them covered 0.5 becomes 0.4999" in text
+    assert "least 0, at rows 0 to 3, columns 0 to 3" in text
+    assert "1 position is not finite" in text
+    assert "another class at 1 of the 3 measured positions, mostly b" in text
+    assert "another class at 1 of 4 positions" in told_of(
+        capsys, replace(heatmap, measured=torch.ones(1, 4, dtype=torch.bool))
+    )
+    even = of_measured([0.5, 0.5], [True, True])
+    assert "nothing changes" in told_of(capsys, even) and "most" not in told_of(capsys, even)
+    small = told_of(capsys, replace(even, base=torch.tensor(1.05e-4), values=torch.tensor([[6.8e-5, 1e-4]])))
+    assert "of b, 1.05e-04 for" in small and "covered 1.05e-04 becomes 6.8e-05" in small
+    assert re.findall(r"0\.0\d*", small) == []
 
 
 @pytest.mark.parametrize(

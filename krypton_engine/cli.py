@@ -132,10 +132,8 @@ class _Help(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines = []
         for line in text.splitlines():
-            command = line.startswith(" ")
-            whole = re.sub(r"(--\w+) ", "\\1\0", line)  # an option stays with its value
-            pieces = _wrapped(indent + whole, width - 2 * command, indent + " " * 6 * command)
-            lines.append((" \\\n" if command else "\n").join(pieces).replace("\0", " "))
+            broken = _command_lines if line.startswith(" ") else _wrapped
+            lines += broken(indent + line, width, indent)
         return "\n".join(lines)
 
 
@@ -382,7 +380,9 @@ def _demo(arguments: argparse.Namespace) -> int:
         f"is drawn by how much the probability drops with its window black."
     )
     _say("", *_wrapped(told, min(_width(), _WIDEST)), "")
-    _say("Now yours: krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8")
+    _say("Now yours:")
+    command = "  krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8"
+    print("\n".join(_command_lines(command, _width())), flush=True)
     return 0
 
 
@@ -484,7 +484,7 @@ def _found(heatmap: Heatmap, model: ZooModel, name: str) -> None:
             _row(
                 "",
                 f"{word} {drop}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
-                f"{columns[1] - 1}: with them covered {before} becomes {after}",
+                f"{columns[1] - 1}: occluded, {before} becomes {after}",
             )
     if count := int((measured & ~drops.isfinite()).sum()):
         _row("", f"{_count(count, 'position')} {'is' if count == 1 else 'are'} not finite")
@@ -498,8 +498,8 @@ def _found(heatmap: Heatmap, model: ZooModel, name: str) -> None:
             _row("answer", f"another class at {len(flipped)} of {of}, mostly {other}")
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
+def _count(count: int, noun: str, several: str = "") -> str:
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def _approximate(heatmap: Heatmap) -> str:
@@ -543,7 +543,7 @@ def _reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str
             )
         return told if ssim_target == 1 else f"{told}, since nothing less was sure enough"
     assert estimate is not None
-    how = "estimated on the way" if tuning is None else f"tuned on {len(tuning.images)} pictures"
+    how = "estimated on the way" if tuning is None else f"tuned on {_count(len(tuning.images), 'picture')}"
     return f"SSIM with the exact map about {estimate.value:.3f} ({_range(estimate)}), {how}"
 
 
@@ -617,7 +617,8 @@ def _target(given: str, model: ZooModel, classes: int) -> int:
     """The class that ``--target`` names; a number is an index, from the end if negative."""
     names = model.class_names or []
     folded = [name.casefold() for name in names]
-    named = [i for i, name in enumerate(folded) if name == given.casefold()]
+    named = [i for i, name in enumerate(names) if name == given]
+    named = named or [i for i, name in enumerate(folded) if name == given.casefold()]
     if len(named) == 1:
         return named[0]
     if named:
@@ -790,6 +791,7 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 
 def _tune(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
+    from krypton_engine.heatmap import fingerprint_of_image
     from krypton_engine.tuning import ENDINGS
 
     # The numbers first: they are what took the time.
@@ -826,11 +828,17 @@ def _tune(arguments: argparse.Namespace) -> int:
     occlusion = _occlusion(arguments, model)
     _row("model", f"{model.name}: {model.note}")
     _row("pictures", f"{len(names)}: {_counted(model, raw)}")
+    distinct = len({fingerprint_of_image(x) for x in inputs})
+    if distinct < len(inputs):
+        _row(
+            "",
+            f"{_count(len(inputs) - distinct, 'copy', 'copies')} of others among them tell nothing more",
+        )
     _hint(activation, raw[0])
     name = "the predicted class" if target is None else _class_name(model, target)
     _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
     if known is not None:
-        _row("goes on", f"from {len(known.images)} pictures in {files[0]}")
+        _row("goes on", f"from {_count(len(known.images), 'picture')} in {files[0]}")
 
     so_far = known
 
@@ -868,8 +876,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     told = ", ".join(map(str, written))
     if status == INTERRUPTED:
         _tell(
-            f"krypton: interrupted; what {len(so_far.images)} pictures showed is in {told}, and the same "
-            f"command goes on from there"
+            f"krypton: interrupted; what {_count(len(so_far.images), 'picture')} showed is in {told}, and "
+            f"the same command goes on from there"
         )
         return status
     _say("", *str(so_far).splitlines(), "")
@@ -991,8 +999,18 @@ def _cuda_engine(missing: str, architectures: str, devices: Sequence[str]) -> st
     """Whether the CUDA engine is there, for what, and whether there is something to run it on."""
     if missing:
         return f"no: {missing}"
-    built = f"built for compute capabilities {architectures}"
+    built = f"built for compute capabilities {_capabilities(architectures)}"
     return f"yes: {built}" if devices else f"no GPU that torch sees; {built}"
+
+
+def _capabilities(architectures: str) -> str:
+    """CMake's names of what was built, ``"75-real;90"``, as NVIDIA writes them: ``"7.5, 9.0 and PTX"``."""
+    found = re.findall(r"(\d+)(\d)[af]?(-real|-virtual)?", architectures)
+    if not found:  # such as "native"
+        return architectures
+    kernels = ", ".join(f"{major}.{minor}" for major, minor, kind in found if kind != "-virtual")
+    ptx = any(kind != "-real" for *_, kind in found)
+    return " and ".join([kernels] * bool(kernels) + ["PTX"] * ptx)
 
 
 def _memory(root: Path = Path("/")) -> str:
@@ -1108,6 +1126,13 @@ def _wrapped(line: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(
         line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     ) or [""]
+
+
+def _command_lines(line: str, width: int, indent: str = "") -> list[str]:
+    """A command, broken so that a shell takes it; an option stays with its value."""
+    whole = re.sub(r"(--\w+) ", "\\1\0", line)
+    *pieces, last = _wrapped(whole, width - 2, indent + " " * 6)
+    return [piece.replace("\0", " ") for piece in (*(f"{piece} \\" for piece in pieces), last)]
 
 
 def _say(*lines: str, indent: str = "    ") -> None:

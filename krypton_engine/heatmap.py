@@ -20,7 +20,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from krypton_engine import files, saved
-from krypton_engine.arguments import whole
+from krypton_engine.arguments import real, whole
 from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.figures import figure as figure_of
 from krypton_engine.figures import figures, together
@@ -260,12 +260,14 @@ class Heatmap(Value):
             InputError: The maps are of different images, windows, baselines or targets, or ``exact`` is not
                 exact everywhere that this one is known.
         """
+        if not isinstance(exact, Heatmap):
+            raise InputError(f"exact is {exact!r}; accepted is the exact heatmap of the same call")
         if (self.window, self.target) != (exact.window, exact.target):
             raise InputError(
                 f"exact is of target {exact.target} and {exact.window}; this map is of target {self.target} "
                 f"and {self.window}"
             )
-        if self.image is not None and exact.image is not None and not self.image.equal(exact.image):
+        if self.image is not None and exact.image is not None and not same(self.image, exact.image):
             raise InputError("exact is the heatmap of another image")
         if None not in (self.baseline, exact.baseline) and self.baseline != exact.baseline:
             raise InputError(f"exact is of baseline {exact.baseline}; this map is of {self.baseline}")
@@ -342,11 +344,12 @@ class Heatmap(Value):
         """
         from PIL import Image as PILImage
 
-        if not isinstance(opacity, (int, float)) or not 0 <= opacity <= 1:
+        share = real(opacity)
+        if share is None or not 0 <= share <= 1:
             raise InputError(f"opacity is {opacity!r}; accepted are numbers from 0 to 1")
         colours, weight = self._colours(scale, cmap)
         grey = np.asarray(PILImage.fromarray(self._picture(image)).convert("L"))[..., None]
-        mix = (weight * opacity)[..., None]
+        mix = (weight * share)[..., None]
         return PILImage.fromarray((grey * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
 
     def limits(self, scale: tuple[float, float] | float | None = None) -> tuple[float, float]:
@@ -355,10 +358,10 @@ class Heatmap(Value):
         if scale is None:
             finite = np.abs(drops[np.isfinite(drops)])
             scale = float(finite.max(initial=0.0)) or 1.0
-        try:
-            low, high = map(float, scale if isinstance(scale, tuple) else (-scale, scale))
-        except (TypeError, ValueError):
-            low = high = math.nan
+        pair = isinstance(scale, tuple) and len(scale) == 2
+        numbers = [real(each) for each in (scale if pair else (scale,))]  # type: ignore[union-attr]
+        high = math.nan if None in numbers else float(numbers[-1])  # type: ignore[arg-type]
+        low = -high if len(numbers) == 1 or math.isnan(high) else float(numbers[0])  # type: ignore[arg-type]
         if not -math.inf < low < high < math.inf:
             raise InputError(
                 f"scale is {scale!r}; accepted are a positive number, or (low, high) with low < high"
@@ -420,11 +423,15 @@ class Heatmap(Value):
         if isinstance(image, PILImage.Image):
             image = image.convert("RGB")
         if image is not None:
-            picture = np.asarray(image)
-            if picture.ndim not in (2, 3) or picture.shape[:2] != size or picture.dtype.kind not in "buif":
+            try:
+                picture = np.asarray(image)
+            except Exception:  # a ragged list, a tensor of another device or with a gradient
+                picture = np.empty((), dtype=object)
+            channels_of = picture.shape[2:] in ((), (1,), (3,), (4,))
+            if picture.shape[:2] != size or not channels_of or picture.dtype.kind not in "buif":
                 raise InputError(
-                    f"image is {picture.shape} of {picture.dtype}; accepted is a picture of the input's "
-                    f"height and width, {size}"
+                    f"image is {type(image).__name__}, {picture.shape} of {picture.dtype}; accepted is a "
+                    f"picture of the input's height and width, {size}, grey or with 1, 3 or 4 channels"
                 )
             picture = picture[..., None] if picture.ndim == 2 else picture
         else:
@@ -553,15 +560,15 @@ _STRIPES = 4
 def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
     """Which axes of the input are the rows and the columns of a picture, and which its channels, if any.
 
-    Channels come first, or last where the window takes them all and there are 1, 3 or 4; without any, the
-    window must slide along both axes, or nobody could tell a picture from a signal.
+    Channels come first, or last where there are 1, 3 or 4 of these, and of rows another number; without
+    any, the window must slide along both axes, or nobody could tell a picture from a signal.
 
     Raises:
         InputError: The input is no picture.
     """
     shape = window.input_shape
     if len(shape) == 3:
-        last = window.spans(2) and shape[2] in (1, 3, 4) and (not window.spans(0) or shape[2] < shape[0])
+        last = shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
         return (0, 1, (2,)) if last else (1, 2, (0,))
     if len(shape) == 2 and not any(map(window.spans, (0, 1))):
         return 0, 1, ()
@@ -627,17 +634,18 @@ class Sample:
     """
 
     def __init__(self, heatmap: Heatmap, fraction: float, seed: int) -> None:
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        share, number = real(fraction), whole(seed)
+        if share is None or not 0 < share <= 1:
             raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
-        if not isinstance(seed, (int, np.integer)) or seed < 0:
+        if number is None or number < 0:
             raise InputError(f"seed is {seed!r}; accepted are integers from 0")
         self._heatmap = heatmap
-        self._generator = np.random.default_rng(seed)
+        self._generator = np.random.default_rng(number)
         status = heatmap.status.numpy()
 
         def some(which: Status) -> IntArray:
             cells = np.flatnonzero(status == which)
-            count = min(len(cells), max(2, math.ceil(fraction * len(cells))))
+            count = min(len(cells), max(2, math.ceil(share * len(cells))))
             return np.sort(self._generator.choice(cells, count, replace=False))
 
         self._guessed, self._trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
@@ -703,7 +711,7 @@ class Recorder:
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         select: From (activated) outputs to the target's values.
         activate: Applied to the outputs before anything else.
-        target: What ``select`` selects.
+        target: What ``select`` selects; a class from the end has its own index in the map.
         keep_outputs: Whether to keep every output of a model that gives one row of classes.
         classify: Whether to note the predicted class of every position.
         image: The occluded input without its batch dimension.
@@ -734,6 +742,9 @@ class Recorder:
         self._select = select
         self._activate = activate
         base = base if activate is None else activate(base)
+        index = whole(target)
+        if index is not None and base.ndim == 2:
+            target = index % base.shape[1]
         self._odds = are_probabilities(base)
         self._trimmed: Tensor | None = None
         self._began = time.perf_counter() if began is None else began
@@ -755,6 +766,7 @@ class Recorder:
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype, device="cpu")
         self._measured = torch.zeros(count, dtype=torch.bool, device="cpu")
         self._resumed = self._measured.clone()
+        self.resumed_as = ""
         self._classes = self._class_values = self._outputs = None
         if base.ndim == 2 and classify:
             self._rest["base_outputs"] = _copied(base[0])
@@ -837,12 +849,17 @@ class Recorder:
         """Note what is expected of the map so far, and what is predicted where it has not been measured."""
         self._estimate, self._predicted = estimate, predicted
 
-    def resume(self, heatmap: Heatmap) -> None:
+    def resume(self, heatmap: Heatmap, name: str = "resume") -> None:
         """Note what ``heatmap``, a part of the same map, measured already.
+
+        Args:
+            heatmap: The part.
+            name: The argument that it was given as.
 
         Raises:
             InputError: It is a part of another map.
         """
+        self.resumed_as = name
         mine = self.heatmap()
         tensors = [(getattr(mine, name), getattr(heatmap, name)) for name in _RECORDED]
         if (mine.window, mine.target) != (heatmap.window, heatmap.target) or any(
@@ -850,19 +867,19 @@ class Recorder:
             for a, b in tensors
         ):
             raise InputError(
-                f"resume is {heatmap!r}, which is no part of this call's map: window, target and classes "
+                f"{name} is {heatmap!r}, which is no part of this call's map: window, target and classes "
                 f"must be the same"
             )
-        if mine.image is not None and heatmap.image is not None and not mine.image.equal(heatmap.image):
-            raise InputError("resume is the heatmap of another image")
+        if mine.image is not None and heatmap.image is not None and not same(mine.image, heatmap.image):
+            raise InputError(f"{name} is the heatmap of another image")
         if None not in (mine.baseline, heatmap.baseline) and mine.baseline != heatmap.baseline:
             raise InputError(
-                f"resume is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
+                f"{name} is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
             )
         if not _alike(mine, heatmap):
             raise OutdatedError(
-                f"resume is {heatmap!r}, whose un-occluded output is not this call's: the model, "
-                f"its weights, the activation or additional_forward_args are others"
+                f"{name} is {heatmap!r}, whose un-occluded output is not this call's: the model, "
+                f"its weights, activation= or additional_forward_args= are others than those it was made with"
             )
         for name in _RECORDED:
             known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)

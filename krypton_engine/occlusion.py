@@ -441,8 +441,12 @@ class KryptonOcclusion(Occlusion):
         work: Goal | Iterable[IntArray],
         watch: Watch,
         began: float,
+        name: str = "resume",
     ) -> Heatmap:
-        """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached."""
+        """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached.
+
+        ``name`` is the argument that gave what is known.
+        """
         request = replace(request, fills=request.fills or isinstance(work, Goal))
         stages = work if isinstance(work, Goal) else list(work)
 
@@ -451,7 +455,7 @@ class KryptonOcclusion(Occlusion):
             session = answer.open(answer.rows[0])
             recorder = self._recorder(request, session, answer.plan, began)
             if known is not None:
-                recorder.resume(known)
+                recorder.resume(known, name)
                 self._preparer.recall(request.question, 0, 0, recorder)
             if isinstance(stages, Goal):
                 refine(session, request.wanted, recorder, watch, stages)
@@ -534,7 +538,7 @@ class KryptonOcclusion(Occlusion):
                 base = evaluate(question.forward_func, question.inputs, question.additional)
                 request = replace(asked, question=replace(question, base=base), target=heatmap.target)
             request = replace(request, wanted=np.flatnonzero(known), fills=True)
-            verified = self._measure(request, heatmap, [sample.positions], watch, began)
+            verified = self._measure(request, heatmap, [sample.positions], watch, began, "heatmap")
         return sample.judged(verified.filled(known))
 
     def _request_of(

@@ -159,6 +159,9 @@ class Plan:
             if node.value is not None and (node.value.data_ptr() not in own or node.value.dim() >= 4)
         )
 
+    def __hash__(self) -> int:
+        return hash((self.window, self.steps))  # who runs it is settled later
+
     def extents(self, node: Node) -> dict[int, IntArray]:
         """Extent of the box of ``node`` for every window along every axis."""
         return {axis: self._extents[node.index][axis] for axis in node.axes}

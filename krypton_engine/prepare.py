@@ -369,9 +369,9 @@ class Preparer:
             witness.asked_for(witness.largest)
         except Disagreement:
             raise OutdatedError(
-                f"resume holds {recorder.kept()[0][witness.largest].tolist()} at position {witness.largest}, "
-                f"which is not what the forward function says there now: the model, its weights or its "
-                f"arguments are others"
+                f"{recorder.resumed_as} holds {recorder.kept()[0][witness.largest].tolist()} at position "
+                f"{witness.largest}, which is not what the forward function says there now: the model, its "
+                f"weights, activation= or additional_forward_args= are others than those it was made with"
             ) from None
 
     # -- full ------------------------------------------------------------------------------------------

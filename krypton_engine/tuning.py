@@ -364,7 +364,8 @@ class Tuning(Value):
 
     def __str__(self) -> str:
         lines = [
-            f"Tuning of {len(self.images)} images, window {_times(self.fingerprint.window)}, strides "
+            f"Tuning of {len(self.images)} image{'s' * (len(self.images) != 1)}, "
+            f"window {_times(self.fingerprint.window)}, strides "
             f"{_times(self.fingerprint.strides)}, confidence {self.confidence:.0%}"
         ]
         if len(self.images) < self.fewest:

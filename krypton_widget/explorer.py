@@ -125,6 +125,9 @@ class _Switch(_Named, traitlets.Bool[Any, Any]):
 
     accepted = "True and False"
 
+    def validate(self, obj: Any, value: Any) -> bool:
+        return bool(super().validate(obj, bool(value) if isinstance(value, np.bool_) else value))
+
 
 class _Word(_Named, traitlets.Unicode[Any, Any]):
     """A string."""
@@ -469,6 +472,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         if value is None:
             return None
         x = self._input(self.image_index).x
+        if isinstance(value, (np.ndarray, Tensor)) and value.ndim == 1:
+            value = value.tolist()
         if isinstance(value, (np.ndarray, Tensor)):
             mask = np.asarray(value)
             if mask.dtype != np.bool_ or mask.shape != tuple(x.shape[2:]):

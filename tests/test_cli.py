@@ -621,8 +621,11 @@ def test_info(capsys):
 
 def test_the_cuda_engine_is_told_of():
     assert cli._cuda_engine("not built", "", []) == "no: not built"
-    assert cli._cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 90"
-    assert cli._cuda_engine("", "90", []) == "no GPU that torch sees; built for compute capabilities 90"
+    assert cli._cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 9.0 and PTX"
+    assert cli._cuda_engine("", "90", []) == (
+        "no GPU that torch sees; built for compute capabilities 9.0 and PTX"
+    )
+    assert cli._capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
 
 
 def test_missing_extras_are_named(capsys, monkeypatch):

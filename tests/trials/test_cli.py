@@ -668,7 +668,7 @@ def test_explain_tells_what_its_picture_shows(folder, capsys, monkeypatch):
     for word, (row, column) in (("most", max(drops, key=drops.get)), ("least", min(drops, key=drops.get))):
         drop = drops[row, column]
         where = f"at rows {row} to {row + 7}, columns {column} to {column + 7}"
-        assert f"{word} {drop:.3g}, {where}: with them covered {base:.3g} becomes {base - drop:.3g}" in text
+        assert f"{word} {drop:.3g}, {where}: occluded, {base:.3g} becomes {base - drop:.3g}" in text
     assert titles == [f"dog: {base:.3g} (photo.png, trial_factory:network)"]
 
 
@@ -680,7 +680,7 @@ def test_positions_that_are_not_finite_are_counted(capsys):
     cli._found(heatmap, model, "class 0")
     printed = capsys.readouterr().out
     assert "2 positions are not finite" in printed and "the colours end at 0.75" in printed
-    assert "most 0.75, at rows 12 to 23, columns 12 to 23: with them covered 1 becomes 0.25" in printed
+    assert "most 0.75, at rows 12 to 23, columns 12 to 23: occluded, 1 becomes 0.25" in printed
 
 
 def of_measured(values, measured, **rest):
@@ -703,7 +703,7 @@ def test_what_was_not_measured_is_not_told_as_found(capsys):
         [0.5, 0.4999, 0.1, math.nan], [True, True, False, True], classes=classes, base_outputs=base
     )
     text = told_of(capsys, heatmap)
-    assert "most 0.0001, at rows 0 to 3, columns 4 to 7: with them covered 0.5 becomes 0.4999" in text
+    assert "most 0.0001, at rows 0 to 3, columns 4 to 7: occluded, 0.5 becomes 0.4999" in text
     assert "least 0, at rows 0 to 3, columns 0 to 3" in text
     assert "1 position is not finite" in text
     assert "another class at 1 of the 3 measured positions, mostly b" in text
@@ -733,3 +733,20 @@ def test_names_near_a_target(given, near):
         cli._target(given, model, len(names))
     told = re.search(r"Near it: (.*); or give", str(caught.value))[1].split(", ")
     assert set(near) <= set(told) <= set(names) and "tench" not in told
+
+
+def test_a_name_as_it_is_written_comes_first():
+    names = ["dog", "DOG", "Cat"]
+    model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 8, 8), names, "", lambda x: x)
+    assert [cli._target(name, model, 3) for name in ("dog", "DOG", "cat")] == [0, 1, 2]
+    with pytest.raises(InputError, match="2 classes"):
+        cli._target("Dog", model, 3)
+
+
+def test_a_broken_command_is_one_for_a_shell():
+    command = "  krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8"
+    lines = cli._command_lines(command, 40)
+    assert len(lines) > 1 and max(map(len, lines)) <= 40
+    script = "krypton() { echo krypton $*; }\n" + "\n".join(lines)
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.split() == command.split()

@@ -163,6 +163,14 @@ def test_numbers_of_numpy_are_numbers(explore):
     json.dumps(explorer.get_state(["window", "stride", "target", "ssim_target", "opacity", "region"]))
 
 
+def test_arrays_are_boxes_and_truth_values(explore):
+    explorer = explore()
+    explorer.region = np.array([0, 0, 8, 8])
+    assert explorer.region == (0, 0, 8, 8)
+    explorer.exact = np.True_
+    assert explorer.exact is True
+
+
 def test_a_region_of_the_page_is_one_of_python(explore):
     explorer = explore()
     explorer.set_state({"region": {"box": [0, 0, 6, 6]}})

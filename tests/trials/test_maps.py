@@ -779,6 +779,72 @@ def test_channels_last_is_the_same_picture():
     np.testing.assert_allclose(rgb(last.overlay()), rgb(first.overlay()), atol=1)
 
 
+@pytest.mark.parametrize("window", [(8, 8, 1), (8, 8, 3), (32, 8, 1)])
+def test_channels_last_are_told_by_the_shape(window):
+    """Whatever the window takes of them."""
+    sliding = SlidingWindow((32, 24, 3), window, window)
+    assert drawn(sliding, torch.rand(sliding.grid_shape)).overlay().size == (24, 32)
+    ambiguous = SlidingWindow((3, 24, 4), (3, 8, 4), (3, 8, 4))
+    assert drawn(ambiguous, torch.rand(ambiguous.grid_shape)).overlay().size == (4, 24)
+
+
+def test_an_image_with_one_nan_is_itself():
+    """Its map is resumed by a part of its own, compared with itself, and no other image's."""
+
+    def model(x):
+        return x.nan_to_num(0.5).mean((2, 3)) * torch.tensor([1.0, 2.0, 3.0])
+
+    x = torch.rand(1, 3, 12, 12)
+    x[0, 0, 0, 0] = math.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        occlusion, question = KryptonOcclusion(model), ((3, 4, 4), (3, 4, 4))
+        part = occlusion.heatmap(x, *question, target=-1, region=(0, 0, 4, 12))
+        whole = occlusion.heatmap(x, *question, target=-1, resume=part)
+        assert whole.target == 2 and whole == occlusion.heatmap(x, *question, target=2)
+        assert part.compare(whole).max_error == 0 and whole.compare(whole).ssim == pytest.approx(1)
+        x[0, 0, 5, 5] = math.nan
+        with pytest.raises(InputError, match="resume is the heatmap of another image"):
+            occlusion.heatmap(x, *question, target=2, resume=part)
+
+
+def test_numbers_are_numbers_and_words_are_refused(occlusion, image, saved, tmp_path):
+    for half in (np.float32(0.5), torch.tensor(0.5)):
+        assert (
+            rgb(saved.overlay(opacity=half, scale=half)) == rgb(saved.overlay(opacity=0.5, scale=0.5))
+        ).all()
+    approximate = occlusion.heatmap(image, (3, 4, 4), (3, 2, 2), ssim_target=0.5)
+    one, other = (
+        approximate.verify(fraction, seed=seed)
+        for fraction, seed in ((0.2, 3), (np.float64(0.2), torch.tensor(3)))
+    )
+    assert one == other and {hash(one.plan)} == {hash(other.plan)}
+    for call, named in (
+        (lambda: saved.overlay(opacity=True), "opacity is True"),
+        (lambda: saved.limits(True), "scale is True"),
+        (lambda: saved.limits((0.1, True)), "scale is"),
+        (lambda: approximate.verify(True), "fraction is True"),
+        (lambda: approximate.verify(0.2, seed=True), "seed is True"),
+        (lambda: saved.compare(5), "exact is 5"),
+        (lambda: saved.save(None), "path is None"),
+        (lambda: saved.overlay([[1, 2], [3]]), "image is list"),
+        (lambda: saved.overlay(np.zeros((24, 24, 2), np.uint8)), "image is ndarray"),
+        (lambda: saved.overlay(torch.zeros(24, 24, requires_grad=True)), "image is Tensor"),
+    ):
+        with pytest.raises(InputError, match=named):
+            call()
+    saved.save(tmp_path / "map.NPZ")
+    assert Heatmap.load(tmp_path / "map.NPZ") == saved
+
+
+def test_a_map_of_another_activation_is_refused_as_what_it_was_given_as(occlusion, image, tmp_path):
+    made = occlusion.heatmap(image, (3, 4, 4), (3, 2, 2), ssim_target=0.5, activation="softmax")
+    made.save(tmp_path / "map.npz")
+    with pytest.raises(InputError, match="heatmap is Heatmap.*activation="):
+        occlusion.verify(Heatmap.load(tmp_path / "map.npz"))
+    assert occlusion.verify(Heatmap.load(tmp_path / "map.npz"), activation="softmax").measured.sum() > 0
+
+
 # --- confidences --------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,9 @@ DAMAGED = (
 _FORMAT = 2
 """Of saved maps. The first did not tell which tensors it holds, so that nobody saw where one was missing."""
 
+_NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+"""Types that NumPy does not have: their numbers are written as float32."""
+
 _LARGEST_META = 2**24
 """Bytes of what is saved beside the tensors, at most."""
 
@@ -93,9 +96,8 @@ def packed(fields: Mapping[str, Any]) -> bytes:
         "ssim_estimate": None if estimate is None else asdict(estimate),
         "baseline": fields["baseline"],
     }
-    # NumPy has no bfloat16.
     arrays = {
-        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        name: (tensor.float() if meta["tensors"][name] in _NARROW else tensor).numpy()
         for name, tensor in tensors.items()
     }
     buffer = io.BytesIO()
@@ -133,8 +135,8 @@ def read(path: Path) -> dict[str, Any]:
         for name in held:
             with archive.open(entries[name]) as file:
                 tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
-            if types[name] == "bfloat16":
-                tensors[name] = tensors[name].bfloat16()
+            if types[name] in _NARROW:
+                tensors[name] = tensors[name].to(getattr(torch, str(types[name])))
     if "classes" in held and "class_values" in held:  # where there was no number, a class was made up once
         tensors["classes"][~tensors["class_values"].isfinite()] = -1
     target, baseline, estimate = meta["target"], meta.get("baseline"), meta.get("ssim_estimate")
@@ -147,6 +149,8 @@ def read(path: Path) -> dict[str, Any]:
         **tensors,
     }
     _check_meaning(found)
+    if isinstance(target, int) and "base_outputs" in held:  # it could be one from the end once
+        found["target"] = target % len(found["base_outputs"])
     return found
 
 

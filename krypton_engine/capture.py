@@ -6,6 +6,7 @@ import atexit
 import functools
 import math
 import operator
+import os
 import re
 import threading
 import types
@@ -20,7 +21,15 @@ from torch import Tensor
 from krypton_engine import roles as rules
 from krypton_engine.export import ExportError, export
 from krypton_engine.graph import BATCH, Convolution, Graph, Node, Ref, Roles, Rows, holds_rows, refs, resolve
-from krypton_engine.state import Kind, State, differences, environment, modules_of, observe, version_of
+from krypton_engine.state import (
+    State,
+    differences,
+    environment,
+    may_be_idle,
+    modules_of,
+    observe,
+    version_of,
+)
 
 aten = torch.ops.aten
 
@@ -622,13 +631,16 @@ _LARGEST_MEMORY = 512 * 2**20
 """Bytes that the captures of one model may take; the one used last is kept in any case."""
 
 _PROGRAMS = 5
-"""What a graph and its programs take, in multiples of its own constants: Winograd makes 9 numbers 36."""
+"""What a graph and its programs take, in multiples of its constants: Winograd makes 9 numbers 36."""
 
 _MOST = 32
 """Captures of one model that are kept at most."""
 
+_DOUBTED = {4**n for n in range(1, 16)}
+"""How often a value that is held to be idle may change before another capture shows whether it still is."""
 
-@dataclass
+
+@dataclass(eq=False)
 class _Kept:
     """A capture, or why there is none.
 
@@ -637,7 +649,8 @@ class _Kept:
         found: The graph, or the reason.
         state: The callable's when the capture was made.
         final: Whether another try in this state would end in the same.
-        idle: Names in the state which changed once, and the graph did not.
+        idle: Names of values in the state, such as counters, which changed once, and the graph did not.
+        changes: How often one of these has changed since.
     """
 
     key: Any
@@ -645,25 +658,36 @@ class _Kept:
     state: State
     final: bool = True
     idle: set[str] = field(default_factory=set)
+    changes: int = 0
+
+    def is_stale(self) -> bool:
+        """Whether a tensor that the graph was made of has been written to."""
+        return isinstance(self.found, Graph) and not self.found.fresh()
 
     def holds(self, key: Any, state: State) -> bool:
         """Whether this is the capture for ``key``, and nothing that counts has changed since."""
-        if self.key != key or not self.final or (isinstance(self.found, Graph) and not self.found.fresh()):
+        if self.key != key or not self.final or self.is_stale():
             return False
-        return differences(self.state, state) <= self.idle
+        changed = differences(self.state, state)
+        if not changed <= self.idle:
+            return False
+        self.changes += bool(changed)
+        return not changed or self.changes not in _DOUBTED
 
     def takes(self, other: _Kept) -> bool:
-        """Whether a later capture says the same, so that what has changed meanwhile does not count."""
-        if self.key != other.key:
+        """Whether a later capture says the same, so that what has changed meanwhile does not count.
+
+        Only numbers and collections come to be idle. Graphs share their weights with the model, and so with
+        each other: a stale one looks like that which follows it.
+        """
+        if self.key != other.key or self.is_stale() or not _same(self.found, other.found):
             return False
         changed = differences(self.state, other.state)
         states = (self.state, other.state)
-        if any(isinstance(state.get(name), (types.CodeType, Kind)) for name in changed for state in states):
-            return False  # another callable, not a changed one
-        if not _same(self.found, other.found):
+        if not all(may_be_idle(state.get(name)) for name in changed for state in states):
             return False
         self.idle |= changed
-        self.final = True
+        self.state, self.final = other.state, True
         return True
 
 
@@ -672,6 +696,16 @@ _memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictiona
 atexit.register(_memories.clear)
 _remembering = threading.RLock()
 _capturing = threading.RLock()
+
+
+def _forked() -> None:
+    """Locks for a child process, where the threads that hold today's are not."""
+    global _remembering, _capturing
+    _remembering, _capturing = threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _memory(function: Callable[..., Any]) -> list[_Kept]:
@@ -699,21 +733,21 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
     """``new``, or the capture that was kept already and says the same; what is too much is forgotten."""
     with _remembering:
         kept = next((kept for kept in memory if kept.takes(new)), new)
-        if kept in memory:
-            memory.remove(kept)
+        memory[:] = [each for each in memory if each is not kept and not each.is_stale()]
         memory.append(kept)
         taken = 0
         for i, each in reversed(list(enumerate(memory[:-1]))):
-            taken += _PROGRAMS * each.found.own_bytes if isinstance(each.found, Graph) else 0
+            taken += _PROGRAMS * each.found.constant_bytes if isinstance(each.found, Graph) else 0
             if taken > _LARGEST_MEMORY or i + _MOST < len(memory):
                 del memory[: i + 1]
                 break
         return kept
 
 
-def _forget(memory: list[_Kept], key: Any, state: State) -> None:
+def _forget(memory: list[_Kept], key: Any) -> None:
+    """Forget graphs that were made for ``key``: one of them is wrong."""
     with _remembering:
-        memory[:] = [kept for kept in memory if not kept.holds(key, state)]
+        memory[:] = [kept for kept in memory if kept.key != key or isinstance(kept.found, str)]
 
 
 def _same(mine: Graph | str, other: Graph | str) -> bool:
@@ -757,8 +791,12 @@ class _Source:
             (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
             for t, b in zip(self.tensors, self.batched, strict=True)
         )
-        fixed = tuple(repr(a) for a in self.additional if not isinstance(a, Tensor))
+        fixed = tuple(type(a).__name__ for a in self.additional if not isinstance(a, Tensor))
         return self.occluded, shapes, fixed, environment(self.inputs[self.occluded].device)
+
+    def observed(self) -> State:
+        """The state of the callable and of those of its arguments that are no tensors."""
+        return observe(self.function, *(a for a in self.additional if not isinstance(a, Tensor)))
 
     def __call__(self, *tensors: Tensor) -> Any:
         """The callable on tensors in place of ``tensors``."""
@@ -814,13 +852,13 @@ def capture(
             have been something else in the process.
     """
     source, memory = _Source(function, inputs, occluded, additional), _memory(function)
-    state = observe(function)
+    key, state = source.key, source.observed()
     if again:
-        _forget(memory, source.key, state)
-    found = _recall(memory, source.key, state)
+        _forget(memory, key)
+    found = _recall(memory, key, state)
     if found is None:
         with _capturing:  # what another thread has captured meanwhile need not be captured again
-            found = _recall(memory, source.key, state) or _remember(memory, source.capture(state))
+            found = _recall(memory, key, state) or _remember(memory, source.capture(state))
     if isinstance(found.found, str):
         raise CaptureError(found.found)
     return found.found
@@ -842,10 +880,7 @@ def refuse(
         additional: See above.
         reason: What `capture` says from now on.
     """
-    source, memory, state = (
-        _Source(function, inputs, occluded, additional),
-        _memory(function),
-        observe(function),
-    )
-    _forget(memory, source.key, state)
-    _remember(memory, _Kept(source.key, reason, state))
+    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
+    key, state = source.key, source.observed()
+    _forget(memory, key)
+    _remember(memory, _Kept(key, reason, state))

@@ -8,9 +8,11 @@ warn of meanwhile is none of its business.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -23,49 +25,80 @@ _TALKATIVE = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
 
 
+_PATIENCE = 10.0
+"""Seconds for which an export waits for evaluations of other threads to end."""
+
+
 class ExportError(Exception):
     """Why there is no exported program."""
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Signals wait until the block is over, since their handlers may raise (Ctrl-C, an alarm)."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler runs
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+    handlers = {
+        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
+    }
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: came.append((number, frame)))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for came_as, frame in came:
+            handlers[signal.Signals(came_as)](came_as, frame)
 
 
 class _Gate:
     """Many evaluations of forward functions at a time, or one export, which goes first where it waits."""
 
     def __init__(self) -> None:
+        self.forked()
+
+    def forked(self) -> None:
+        """Begin anew in a child process, where the threads that were at the gate are not."""
         self._condition = threading.Condition()
-        self._evaluating: dict[int, int] = {}
+        self._evaluating: Counter[int] = Counter()
         self.exporting: int | None = None
         self._waiting = 0
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """Keep exports of other threads out."""
-        me = threading.get_ident()
-        with self._condition:
-            nested = me in self._evaluating or self.exporting == me
-            self._condition.wait_for(lambda: nested or not (self._waiting or self.exporting))
-            self._evaluating[me] = self._evaluating.get(me, 0) + 1
+        me, entered = threading.get_ident(), False
         try:
+            with whole(), self._condition:
+                nested = me in self._evaluating or self.exporting == me
+                self._condition.wait_for(lambda: nested or not (self._waiting or self.exporting))
+                self._evaluating[me] += 1
+                entered = True
             yield
         finally:
-            with self._condition:
-                self._evaluating[me] -= 1
-                if not self._evaluating[me]:
-                    del self._evaluating[me]
-                    self._condition.notify_all()
+            with whole(), self._condition:
+                self._evaluating[me] -= entered
+                self._evaluating += Counter()  # without zeros
+                self._condition.notify_all()
 
     @contextmanager
     def export(self) -> Iterator[None]:
-        """Keep exports and evaluations of other threads out."""
+        """Keep exports and evaluations of other threads out; to be entered where signals wait."""
         me = threading.get_ident()
+
+        def others() -> bool:
+            return bool(self._evaluating.keys() - {me})
+
         with self._condition:
             self._waiting += 1
-            try:
-                self._condition.wait_for(
-                    lambda: self.exporting is None and not self._evaluating.keys() - {me}
-                )
-                self.exporting = me
-            finally:
-                self._waiting -= 1
+            # An evaluation that does not end may be waiting for this very thread.
+            self._condition.wait_for(lambda: self.exporting in (None, me) and not others(), _PATIENCE)
+            self._condition.wait_for(lambda: self.exporting in (None, me))
+            self._waiting -= 1
+            self.exporting = me
         try:
             yield
         finally:
@@ -75,6 +108,8 @@ class _Gate:
 
 
 _gate = _Gate()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_gate.forked)
 
 evaluation = _gate.evaluation
 """Context in which a user's forward function is evaluated: no other thread exports meanwhile."""
@@ -118,27 +153,6 @@ def _quiet() -> Iterator[None]:
                 each.remove(silence)
 
 
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Signals wait until the block is over, since their handlers may raise (Ctrl-C, an alarm)."""
-    if threading.current_thread() is not threading.main_thread():  # where no handler runs
-        yield
-        return
-    came: list[tuple[int, Any]] = []
-    handlers = {
-        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
-    }
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, frame: came.append((number, frame)))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for came_as, frame in came:
-            handlers[signal.Signals(came_as)](came_as, frame)
-
-
 class _Root(nn.Module):
     """Makes a module of any callable, so that it can be exported."""
 
@@ -176,7 +190,7 @@ def export(
         torch.cat([t[:1], t[:1]]) if is_batched else t for t, is_batched in zip(tensors, batched, strict=True)
     )
     dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
-    with torch.no_grad(), _gate.export(), _whole(), _quiet():
+    with torch.no_grad(), whole(), _gate.export(), _quiet():
         try:
             program = torch.export.export(
                 _Root(function, modules), example, dynamic_shapes={"tensors": dynamic}, strict=False

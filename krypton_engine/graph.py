@@ -314,14 +314,10 @@ class Graph:
         return found
 
     @cached_property
-    def own_bytes(self) -> int:
-        """Memory of the constants that the model does not hold itself, such as folded weights."""
-        theirs = {tensor.data_ptr() for tensor, _ in self.sources}
-        return sum(
-            node.value.numel() * node.value.element_size()
-            for node in self.nodes
-            if node.value is not None and node.value.data_ptr() not in theirs
-        )
+    def constant_bytes(self) -> int:
+        """Memory of the constants."""
+        values = {node.value.data_ptr(): node.value for node in self.nodes if node.value is not None}
+        return sum(value.numel() * value.element_size() for value in values.values())
 
     def same(self, other: Graph) -> bool:
         """Whether another graph computes the same, operator for operator and weight for weight."""

@@ -241,7 +241,8 @@ class KryptonOcclusion(Occlusion):
                         self._attribution, question, i, target, watch, watch.done, goal,
                         perturbations_per_eval, began,
                     )  # fmt: skip
-                    parts.append(self._preparer.answered(question, i, perturbations_per_eval, work))
+                    answered = self._preparer.answered
+                    parts.append(answered(question, i, perturbations_per_eval, work, watch.watched))
                 watch.finish()
         return _format_output(is_tuple, tuple(parts))
 
@@ -456,7 +457,7 @@ class KryptonOcclusion(Occlusion):
             recorder = self._recorder(request, session, answer.plan, began)
             if known is not None:
                 recorder.resume(known, name)
-                self._preparer.recall(request.question, 0, 0, recorder)
+                self._preparer.recall(request.question, 0, 0, recorder, answer)
             if isinstance(stages, Goal):
                 refine(session, request.wanted, recorder, watch, stages)
             else:
@@ -464,7 +465,7 @@ class KryptonOcclusion(Occlusion):
             answer.confirm(answer.rows[0], session, recorder)
             return recorder.heatmap()
 
-        heatmap = self._preparer.answered(request.question, 0, None, measure)
+        heatmap = self._preparer.answered(request.question, 0, None, measure, watch.watched)
         watch.finish()
         return heatmap
 

@@ -23,10 +23,11 @@ from krypton_engine.errors import FallbackWarning, InputError, OutdatedError
 from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.export import whole
 from krypton_engine.graph import Graph, in_full
 from krypton_engine.heatmap import Recorder
 from krypton_engine.plan import Plan
-from krypton_engine.proof import Disagreement, Noise, agree, largest
+from krypton_engine.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.state import modules_of, names
 from krypton_engine.windows import IntArray, SlidingWindow, distinct_work, occlude
 
@@ -116,6 +117,7 @@ class Answer:
         open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
             function. Views live as long as a session, so open one after the other.
         plan: What was planned.
+        precision: Rounding of the least precise numbers on the way; 0 where that is not known.
         confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
             function where it matters: at the largest drop that was recorded.
     """
@@ -123,6 +125,7 @@ class Answer:
     rows: list[int | None]
     open: Callable[[int | None], Session]
     plan: Plan | None
+    precision: float = 0.0
     confirm: Callable[[int | None, Session, Recorder], None] = lambda *_: None
 
 
@@ -173,30 +176,34 @@ class Preparer:
         occluded: int,
         per_evaluation: int | None,
         work: Callable[[Answer], Answered],
+        watched: bool = False,
     ) -> Answered:
         """What ``work`` makes of sessions for ``question`` with input number ``occluded`` occluded.
 
         Work is done again where it comes to nothing because a graph disagrees with what it was captured from:
         once with a new capture, for the old one may be stale; then the callable is random, or beyond us, and
-        runs in full.
+        runs in full. Of work that is watched, and so may be seen or cut short before its end, more is proved
+        before it begins.
         """
         question = question.as_occluded(occluded)
         try:
             try:
-                return work(self._incremental(question, occluded, again=False))
+                return work(self._incremental(question, occluded, watched, again=False))
+            except Unprovable:
+                raise
             except Disagreement:
-                return work(self._incremental(question, occluded, again=True))
-        except CaptureError as error:
+                return work(self._incremental(question, occluded, watched, again=True))
+        except (CaptureError, Unprovable) as error:
             reason = str(error)
         except Disagreement as error:
             reason = str(error)
             refuse(question.forward_func, question.inputs, occluded, question.additional or (), reason)
         return work(self.full(question, occluded, per_evaluation, reason))
 
-    def warn(self, message: str) -> None:
-        """Warn once."""
-        if message not in self._warned:
-            self._warned.add(message)
+    def warn(self, message: str, kind: str = "") -> None:
+        """Warn once, of each kind of message."""
+        if (kind or message) not in self._warned:
+            self._warned.add(kind or message)
             warnings.warn(message, FallbackWarning, stacklevel=_users_line())
 
     def _warn_full(self, reason: str) -> None:
@@ -204,7 +211,7 @@ class Preparer:
 
     # -- incremental -----------------------------------------------------------------------------------
 
-    def _incremental(self, question: Question, occluded: int, again: bool) -> Answer:
+    def _incremental(self, question: Question, occluded: int, watched: bool, again: bool) -> Answer:
         """Sessions on the graph, each of which proves itself, the first of them now.
 
         Raises:
@@ -219,7 +226,7 @@ class Preparer:
         def session(row: int | None) -> Session:
             assert row is not None
             opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
-            self._prove(question, occluded, row, ready.graph, opened)
+            self._prove(question, occluded, row, ready.graph, opened, watched)
             return opened
 
         def confirm(row: int | None, opened: Session, recorder: Recorder) -> None:
@@ -233,13 +240,16 @@ class Preparer:
         def open_session(row: int | None) -> Session:
             return waiting.pop() if row == 0 and waiting else session(row)
 
-        return Answer(list(range(len(question.inputs[0]))), open_session, ready.plan, confirm)
+        rows: list[int | None] = list(range(len(question.inputs[0])))
+        return Answer(rows, open_session, ready.plan, proof.precision(ready.graph, question.base), confirm)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """Who runs ``window`` on ``graph``, and its plan, which says so."""
         plan = told = Plan(graph, window)
         if self.executor == "auto" and not plan.incremental:
-            graph = graph.programs.setdefault("in full", in_full(graph))
+            if "in full" not in graph.programs:
+                graph.programs["in full"] = in_full(graph)
+            graph = graph.programs["in full"]
             plan = Plan(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
         chooses = self.executor == "auto" and plan is told
@@ -280,11 +290,13 @@ class Preparer:
             return f"the C++ engine takes more memory: {error}"
         return found
 
-    def _prove(self, question: Question, occluded: int, row: int, graph: Graph, session: Session) -> None:
+    def _prove(
+        self, question: Question, occluded: int, row: int, graph: Graph, session: Session, watched: bool
+    ) -> None:
         """Compare an example's base, and what is new, with the user's forward function on each alone.
 
-        For a window that the graph has not met: two occluded positions, computed together. For a graph that
-        has met none: its rows, beside others.
+        For a window that the graph has not met: two occluded positions, computed together; one, each time
+        another, of work that is watched. For a graph that has met none: its rows, beside others.
 
         Raises:
             Disagreement: The graph is wrong, or cannot be told from a wrong one.
@@ -294,10 +306,13 @@ class Preparer:
         inputs, _ = question.example(row)
         mine, theirs = [session.base[0]], [question.base[row]]
         new = session.window not in graph.proved
-        if new:
+        if new or watched:
             work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
-            places = {int(place * len(work.boxes)) for place in (0.5, _GOLDEN_RATIO) if len(work.boxes)}
-            chosen = {int(work.readers[place][0]) for place in places}
+            graph.proofs += 1
+            places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * new
+            chosen = {
+                int(work.readers[int(place * len(work.boxes))][0]) for place in places if len(work.boxes)
+            }
             for positions, outputs in session.stream(np.array(sorted(chosen), dtype=np.int64)):
                 for position, output in zip(positions.tolist(), outputs, strict=True):
                     mine.append(output)
@@ -307,12 +322,12 @@ class Preparer:
         if not all(map(agree, mine, theirs, [tolerance] * len(mine))):
             noise = Noise(lambda moved: question.ask(moved, row), inputs, occluded, eps).measured(tolerance)
             if noise > proof.TELLING * scale:
-                raise Disagreement(proof.AMPLIFIES.format(noise / scale))
+                raise Unprovable(proof.AMPLIFIES.format(noise / scale))
             if not all(map(agree, mine, theirs, [noise] * len(mine))):
                 raise Disagreement(proof.DISAGREES)
         if not graph.proved and not proof.separable(graph, question.tensors(row)):
             raise Disagreement(proof.ACROSS)
-        if new:
+        if new and scale:  # zeros, and what is not finite, prove nothing
             graph.proved.add(session.window)
 
     def _confirm(
@@ -354,7 +369,7 @@ class Preparer:
                 ((_, outputs),) = session.stream(np.array([position]))
                 witness.asked_for(position, recorder.kept_of(outputs)[0])
 
-    def recall(self, question: Question, occluded: int, row: int, recorder: Recorder) -> None:
+    def recall(self, question: Question, occluded: int, row: int, recorder: Recorder, answer: Answer) -> None:
         """Compare what a recorder resumed with the user's own forward function of today.
 
         Raises:
@@ -364,6 +379,7 @@ class Preparer:
         if not len(exact):
             return
         eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
+        eps = max(eps, answer.precision)
         witness = _Witness(question, occluded, row, recorder, exact, eps, self.warn)
         try:
             witness.asked_for(witness.largest)
@@ -417,16 +433,17 @@ class _Witness:
         recorder: Recorder,
         positions: IntArray,
         eps: float,
-        warn: Callable[[str], None],
+        warn: Callable[[str, str], None],
     ) -> None:
         self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
         self._recorder, self._warn = recorder, warn
         self._numbers, self._base = recorder.kept()
         numbers = self._numbers[positions]
         spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
-        rounding = eps * max(largest(numbers), largest(self._base))
+        self._rounding = eps * max(largest(numbers), largest(self._base))
         self._span = float(spans.max())
-        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(proof.LAST_DIGITS * rounding)
+        expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
+        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(expected)
         self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
 
     def asked_for_the_base(self) -> None:
@@ -435,6 +452,8 @@ class _Witness:
         Raises:
             Disagreement: The function says something else.
         """
+        if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
+            self._unprovable(proof.LAST_DIGIT * self._rounding)
         said = self._question.base[self._row : self._row + 1]
         self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
 
@@ -459,10 +478,14 @@ class _Witness:
         if agree(mine, theirs, self._tolerance):
             return
         noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
+        noise = max(noise, proof.LAST_DIGIT * self._rounding)
         if not agree(mine, theirs, noise):
             raise Disagreement(proof.DISAGREES)
         if noise > proof.TELLS * self._span:
-            self._warn(_UNPROVABLE.format(self._span, noise))
+            self._unprovable(noise)
+
+    def _unprovable(self, noise: float) -> None:
+        self._warn(_UNPROVABLE.format(self._span, noise), _UNPROVABLE)
 
 
 def _reference(graph: Graph) -> ReferenceProgram:
@@ -532,16 +555,17 @@ def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None
 
     Several threads may explain one model: the flags come back with the last of them.
     """
-    with _holding:
-        modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
-        # Frozen scripts have no flag.
-        training = [module for module in modules if getattr(module, "training", False)]
-        trains = any(map(_trains, training))
-        mine = [*training, *(module for module in modules if module in _held)]
-        for module in mine:
-            module.training = False
-            _held[module] = _held.get(module, 0) + 1
+    mine: list[nn.Module] = []
     try:
+        with whole(), _holding:  # no signal leaves a flag behind
+            modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
+            # Frozen scripts have no flag.
+            training = [module for module in modules if getattr(module, "training", False)]
+            trains = any(map(_trains, training))
+            for module in (*training, *(module for module in modules if module in _held)):
+                mine.append(module)
+                _held[module] = _held.get(module, 0) + 1
+                module.training = False
         if trains:
             warn(
                 "the model is in training mode; "
@@ -549,7 +573,7 @@ def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None
             )
         yield
     finally:
-        with _holding:
+        with whole(), _holding:
             for module in mine:
                 _held[module] -= 1
                 if not _held[module]:

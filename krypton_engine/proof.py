@@ -26,6 +26,9 @@ SHOWS = 0.01
 LAST_DIGITS = 16
 """Roundings of the largest output by which two good results may differ."""
 
+LAST_DIGIT = 2
+"""Roundings by which any two results may differ."""
+
 TELLS = 1 / 4
 """Rounding, as a share of the largest drop of a map, beyond which agreement proves little of it."""
 
@@ -38,6 +41,10 @@ _WILD = 3.0
 
 class Disagreement(Exception):
     """A graph says something else than the callable that it was captured from."""
+
+
+class Unprovable(Disagreement):
+    """Nobody can tell for this input whether a graph says the same."""
 
 
 DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
@@ -84,18 +91,17 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
     Args:
         graph: Computed in full, as PyTorch does.
         inputs: Of one example.
+
+    Raises:
+        Unprovable: The graph computes nothing of other rows.
     """
     x = inputs[graph.occluded]
     generator = torch.Generator("cpu").manual_seed(0)
     order = torch.randperm(x.numel(), generator=generator, device="cpu").to(x.device)
     mixed = x.reshape(-1)[order].reshape(x.shape)
     low, high = x.min().double(), x.max().double()
-    if x.is_floating_point():
-        wild = _WILD * (mixed.double() + (high - low).clamp_min(1))
-    else:  # integers may be indices, which have their limits
-        wild = high + low - mixed.double()
-    # The input itself stands in neither the first nor the last row.
-    rows = [wild.to(x.dtype), x, mixed]
+    wild = _WILD * (mixed.double() + (high - low).clamp_min(1))
+    turned = high + low - mixed.double()  # within the range of the input, where indices and roots are at home
     nodes = [node for node in graph.nodes if node.depends and node is not graph.input]
     tail = Tail(graph, nodes, largest_tensor=sys.maxsize)
     constant = unchanging(graph, inputs, constants_of(graph, nodes))
@@ -103,17 +109,31 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
     def output(x: Tensor) -> Tensor:
         return tail.run({graph.input.index: x}, len(x), constant)
 
-    together = output(torch.cat(rows))
-    if together.shape[:1] != (len(rows),):
-        return False
-    alone = [output(row) for row in rows]
-    eps = precision(graph, together)
-    tolerance = summation(eps) * max(map(largest, alone))
-    return all(
-        agree(beside[None], own, tolerance)
-        or agree(beside[None], own, Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance))
-        for row, beside, own in zip(rows, together, alone, strict=True)
-    )
+    others = [turned] if not x.is_floating_point() else [wild, turned]
+    for i, other in enumerate(others):
+        # The input itself stands in neither the first nor the last row.
+        rows = [other.to(x.dtype), x, mixed]
+        try:
+            together, alone = output(torch.cat(rows)), [output(row) for row in rows]
+        except Exception as error:  # such an input is beyond the model
+            if i + 1 < len(others):
+                continue
+            raise Unprovable(f"its graph fails beside other inputs: {error}") from error
+        return together.shape[:1] == (len(rows),) and all(
+            _undisturbed(output, row, beside[None], own, precision(graph, own))
+            for row, beside, own in zip(rows, together, alone, strict=True)
+        )
+    return True
+
+
+def _undisturbed(
+    output: Callable[[Tensor], Tensor], row: Tensor, beside: Tensor, alone: Tensor, eps: float
+) -> bool:
+    """Whether what a row gives beside others is what it gives alone, but for rounding."""
+    tolerance = summation(eps) * largest(alone)
+    if agree(beside, alone, tolerance):
+        return True
+    return agree(beside, alone, Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance))
 
 
 @dataclass(frozen=True)

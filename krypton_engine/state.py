@@ -34,6 +34,8 @@ _QUICK = {int, str, bool, type(None)}
 _TENSORS = {"_parameters", "_buffers"}
 _APART = {"_modules", "_non_persistent_buffers_set"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_LIBRARIES = {"torch", "torchvision", "timm", "monai", "transformers"}
+"""Whose classes hold no state of the user's."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ class Kind:
 class _This:
     """A tensor as it is now: equal to the same tensor for as long as nobody writes to it."""
 
-    __slots__ = ("ref", "version")
+    __slots__ = ("now", "ref")
 
     def __init__(self, tensor: Tensor) -> None:
         self.ref = weakref.ref(tensor)
-        self.version = version_of(tensor)
+        place = tensor.data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
+        self.now = version_of(tensor), place  # ``.data = other`` changes the place alone
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _This) or self.version != other.version:
+        if not isinstance(other, _This) or self.now != other.now:
             return False
         mine = self.ref()
         return mine is not None and mine is other.ref()
@@ -85,24 +88,40 @@ def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
     return list({id(module): module for module in found}.values())
 
 
-def observe(function: Callable[..., Any]) -> State:
-    """The state that an answer of ``function`` may depend on, as far as Python lets one see it."""
+def observe(function: Callable[..., Any], *arguments: Any) -> State:
+    """The state that an answer may depend on, as far as Python lets one see it.
+
+    Args:
+        function: Is to answer.
+        arguments: Further arguments of it that are no tensors.
+    """
     found: dict[str, Any] = {}
     modules: dict[int, tuple[str, nn.Module]] = {}
-    for name, item in _walk("", function, _DEPTH, set()):
-        if isinstance(item, nn.Module):
-            modules.setdefault(id(item), (name, item))
-        else:
-            found[name] = item
+    roots = {"": function} | {f"argument{i}": argument for i, argument in enumerate(arguments)}
+    for root, value in roots.items():
+        for name, item in _walk(root, value, _DEPTH, set()):
+            if isinstance(item, nn.Module):
+                modules.setdefault(id(item), (name, item))
+            else:
+                found[name] = item
     seen: set[int] = set()
-    for name, root in modules.values():
-        for path, module in root.named_modules():
+    kinds: dict[type, str] = {}
+    for name, top in modules.values():
+        for path, module in top.named_modules():
             if id(module) not in seen:
                 seen.add(id(module))
+                kinds.setdefault(type(module), f"{name}.{path}.class")
                 found.update(_of_module(f"{name}.{path}", module))
+    for kind, name in kinds.items():
+        found.update(_of_class(name, kind))
     for hooks in _HOOKS:
-        found[f"global{hooks}"] = tuple(getattr(nn.modules.module, f"_global{hooks}"))
+        found.update(_of_hooks(f"global{hooks}", getattr(nn.modules.module, f"_global{hooks}")))
     return found
+
+
+def may_be_idle(value: Any) -> bool:
+    """Whether a value of a state may change without changing what is computed: counters and logs do."""
+    return value is None or (isinstance(value, (tuple, int)) and not isinstance(value, bool))
 
 
 def differences(mine: State, other: State) -> Set[str]:
@@ -132,7 +151,7 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     yield name, Kind.of(module)
     for own, value in list(vars(module).items()):
         if own in _HOOKS:
-            yield f"{name}.{own}", tuple(value)
+            yield from _of_hooks(f"{name}.{own}", value)
         elif own in _TENSORS:
             yield from ((f"{name}.{key}", None if t is None else _This(t)) for key, t in value.items())
         elif type(value) in _QUICK:
@@ -141,6 +160,27 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
             for inner, item in _walk(f"{name}.{own}", value, 1, set()):
                 if not isinstance(item, nn.Module):
                     yield inner, item
+
+
+def _of_hooks(name: str, hooks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Which hooks there are, and what they close over."""
+    yield name, tuple(map(str, hooks))
+    for number, hook in list(hooks.items()):
+        for inner, item in _walk(f"{name}.{number}", hook, 1, set()):
+            if not isinstance(item, nn.Module):
+                yield inner, item
+
+
+def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
+    """Numbers that a class of the user's holds, and globals that its ``forward`` names."""
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        if base.__module__.split(".")[0] in _LIBRARIES:
+            continue
+        for own, value in list(vars(base).items()):
+            if own == "forward" or not (callable(value) or own.startswith("__") or hasattr(value, "__get__")):
+                for inner, item in _walk(f"{name}.{base.__qualname__}.{own}", value, 1, set()):
+                    if not isinstance(item, nn.Module):
+                        yield inner, item
 
 
 def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -196,8 +236,13 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"globals.{name}", known[name]) for name in names(value.__code__) if name in known)
         yield from ((f"defaults.{i}", each) for i, each in enumerate(value.__defaults__ or ()))
         yield from ((f"defaults.{name}", each) for name, each in (value.__kwdefaults__ or {}).items())
-    elif hasattr(value, "__dict__"):
-        yield from _ends(list(vars(value).items()))
+    else:
+        yield from _ends(list(getattr(value, "__dict__", {}).items()))
+        for kind in type(value).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(value, name):
+                    yield name, getattr(value, name)
 
 
 def _ends(items: Sequence[Any]) -> Iterator[Any]:

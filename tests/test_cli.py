@@ -167,7 +167,7 @@ def test_target(capsys, tmp_path, given, index):
 
 
 def test_a_name_of_two_classes(capsys, folder):
-    (folder / "twins.txt").write_text("crane\nfish\nCrane\n")
+    (folder / "twins.txt").write_text("crane\nfish\ncrane\n")
     refuses(capsys, explain("--classes", "twins.txt", "--target", "crane"), "--target 'crane'", "0 or 2")
 
 

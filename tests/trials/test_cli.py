@@ -713,7 +713,7 @@ def test_what_was_not_measured_is_not_told_as_found(capsys):
     even = of_measured([0.5, 0.5], [True, True])
     assert "nothing changes" in told_of(capsys, even) and "most" not in told_of(capsys, even)
     small = told_of(capsys, replace(even, base=torch.tensor(1.05e-4), values=torch.tensor([[6.8e-5, 1e-4]])))
-    assert "of b, 1.05e-04 for" in small and "covered 1.05e-04 becomes 6.8e-05" in small
+    assert "of b, 1.05e-04 for" in small and "occluded, 1.05e-04 becomes 6.8e-05" in small
     assert re.findall(r"0\.0\d*", small) == []
 
 

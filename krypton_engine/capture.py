@@ -34,6 +34,11 @@ from krypton_engine.state import (
 aten = torch.ops.aten
 
 _RESHAPES = {aten.view.default, aten._unsafe_view.default}
+_FILLED = {
+    **dict.fromkeys(["new_zeros", "zeros_like", "new_empty", "empty_like", "new_full", "full_like"], 0),
+    **dict.fromkeys(["new_ones", "ones_like"], 1),
+}
+"""Operators that give a value like another, of one number."""
 _RESHAPED = {"squeeze", "flatten", "unflatten"}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 _CONVOLUTIONS = {
@@ -292,6 +297,11 @@ class _Builder:
             args = self._fold(fx_node, args)
             if fx_node in self.pools:
                 return self._pool_last(fx_node, args, self.pools[fx_node])
+        if name in _FILLED and isinstance(value, Tensor):  # nothing but the type of the other is read
+            sizes = [size if isinstance(size, int) else self.rows(size) for size in value.shape]
+            fill = _bound(fx_node).get("fill_value", _FILLED[name])
+            kinds = {"dtype": value.dtype, "device": value.device}
+            return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
         if name in _RESHAPED and isinstance(
@@ -304,6 +314,8 @@ class _Builder:
     def _emit(
         self, fx_node: torch.fx.Node, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Any:
+        if target in _RESHAPES:
+            target = aten.reshape.default
         value = fx_node.meta["val"]
         operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
         depends = any(self.nodes[i].depends for i in operands)
@@ -317,8 +329,6 @@ class _Builder:
                 return self.constant(fx_node.name, folded)
             return tuple(self.constant(fx_node.name, part) for part in folded)
         call = _Bound(self, target, value, args, dict(kwargs))
-        if target in _RESHAPES:
-            target = aten.reshape.default
         common: dict[str, Any] = {
             "target": target,
             "args": args,

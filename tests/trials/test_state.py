@@ -89,6 +89,19 @@ PICKED = {
 }
 
 
+LIKE_ANOTHER = {
+    "new_zeros": lambda m: lambda a: m(a + a.new_zeros((24, 20))),
+    "ones_like": lambda m: lambda a: m(a * torch.ones_like(a)) + m(a).new_full((5,), 2.0),
+    "full_like": lambda m: lambda a: m(torch.where(a > 0, a, torch.full_like(a, 0.1))),
+}
+
+
+@pytest.mark.parametrize("kind", LIKE_ANOTHER)
+def test_a_number_in_the_form_of_another_value_depends_on_nothing(kind, image):
+    with incremental():
+        assert_right(LIKE_ANOTHER[kind](SmallCNN()), image)
+
+
 @pytest.mark.parametrize("kind", PICKED)
 def test_rows_that_are_counted(kind, image):
     """``arange(len(x))`` counts the rows that run together; it is no constant."""
@@ -630,13 +643,15 @@ def test_an_interrupt_in_a_capture_waits_until_it_is_over(place, number, image):
     model = Interrupted(place, number)
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGALRM)}
     signal.signal(signal.SIGALRM, raises)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
     try:
         with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Alarm):
             KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
         assert signal.getsignal(signal.SIGALRM) is raises
-        assert signal.getsignal(signal.SIGINT) == before[signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGALRM, before[signal.SIGALRM])
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert [place] == SIGNALLED and torch.is_grad_enabled() and type(torch.rand(2) + 1) is torch.Tensor
     parameters = [type(p) for p in model.parameters()]
     assert set(parameters) == {nn.Parameter}

@@ -130,7 +130,7 @@ def check_drawn(
     assert error <= max(4 * own, 2e-6 * scale)
 
 
-EXAMPLES = {1: 20, 2: 40, 3: 15}
+EXAMPLES = {1: 8, 2: 16, 3: 6}
 
 
 @pytest.mark.parametrize("rank", EXAMPLES)

@@ -109,7 +109,7 @@ def check_drawn(data: st.DataObject, rank: int) -> None:
             event(f"full: {step.op}: {step.reason}")
 
 
-EXAMPLES = {1: 30, 2: 70, 3: 30}
+EXAMPLES = {1: 10, 2: 25, 3: 10}
 
 common = settings(
     deadline=None,
@@ -135,7 +135,7 @@ def test_random_networks(rank: int) -> None:
 def test_more_random_networks(rank: int) -> None:
     """Others every time."""
 
-    @settings(common, max_examples=10 * EXAMPLES[rank])
+    @settings(common, max_examples=30 * EXAMPLES[rank])
     @given(st.data())
     def run(data: st.DataObject) -> None:
         check_drawn(data, rank)

@@ -117,7 +117,7 @@ def check_random(data: st.DataObject) -> None:
 
 def test_random_networks():
     @settings(
-        max_examples=60,
+        max_examples=25,
         derandomize=True,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -337,7 +337,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     _row("image", f"{zoo.DEMO_IMAGE}, {_by(x.shape[2:])} pixels as the model sees it")
     _row("predicted", _best(model, scores))
     covered = len(window.touching(x[0] != baseline[0]))
-    _row("window", f"{_window_text(window)}, black: {len(window)} positions")
+    _row("window", f"{_window_text(window)}, black: {_count(len(window), 'position')}")
     _row("", f"{len(window) - covered} of them are black already and cost nothing")
 
     occlusion = KryptonOcclusion(model.model)
@@ -441,7 +441,10 @@ def _explain(arguments: argparse.Namespace) -> int:
     _row("predicted", _best(model, scores))
     _hint(activation, raw)
     name = _class_name(model, target)
-    _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
+    _row(
+        "explains",
+        f"{name}; window {_window_text(window)}, {arguments.baseline}: {_count(len(window), 'position')}",
+    )
 
     heatmap, whole = _run(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
     title = f"{name}: {figure(float(heatmap.base))} ({_plain(Path(arguments.image).name)}, {model.name})"
@@ -494,7 +497,7 @@ def _found(heatmap: Heatmap, model: ZooModel, name: str) -> None:
         if len(flipped):
             other = _class_name(model, int(flipped.mode().values))
             count, total = int(measured.sum()), len(measured)
-            of = f"{total} positions" if count == total else f"the {_count(count, 'measured position')}"
+            of = _count(total, "position") if count == total else f"the {_count(count, 'measured position')}"
             _row("answer", f"another class at {len(flipped)} of {of}, mostly {other}")
 
 
@@ -519,7 +522,9 @@ def _approximate(heatmap: Heatmap) -> str:
         )
         if counts[status]
     ]
-    return f"{heatmap.measured.double().mean():.0%} of {total} positions measured ({', '.join(told)})"
+    return (
+        f"{heatmap.measured.double().mean():.0%} of {_count(total, 'position')} measured ({', '.join(told)})"
+    )
 
 
 def _similarity(heatmap: Heatmap) -> str:
@@ -836,7 +841,10 @@ def _tune(arguments: argparse.Namespace) -> int:
         )
     _hint(activation, raw[0])
     name = "the predicted class" if target is None else _class_name(model, target)
-    _row("explains", f"{name}; window {_window_text(window)}, {arguments.baseline}: {len(window)} positions")
+    _row(
+        "explains",
+        f"{name}; window {_window_text(window)}, {arguments.baseline}: {_count(len(window), 'position')}",
+    )
     if known is not None:
         _row("goes on", f"from {_count(len(known.images), 'picture')} in {files[0]}")
 

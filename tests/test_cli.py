@@ -344,6 +344,12 @@ def test_interrupted_run_keeps_what_it_has(capsys, monkeypatch, tmp_path):
         return whole(self, *args, on_progress=progress, **kwargs)
 
     monkeypatch.setattr(KryptonOcclusion, "heatmap", interrupted)
+    titles, content = [], Heatmap.content
+    monkeypatch.setattr(
+        Heatmap,
+        "content",
+        lambda map, ending, **picture: titles.append(picture.get("title")) or content(map, ending, **picture),
+    )
     png, npz = tmp_path / "map.png", tmp_path / "map.npz"
     status = explain("--window", "10", "--stride", "1", "--out", str(png), "--out", str(npz))
     assert status == 130
@@ -352,6 +358,7 @@ def test_interrupted_run_keeps_what_it_has(capsys, monkeypatch, tmp_path):
     count = int(partial.measured.sum())
     assert 3 <= count < partial.measured.numel() == 31 * 31
     assert f"the {count} of 961 positions" in told and str(npz) in told
+    assert titles[0] is None and titles[1].endswith(f"\ninterrupted: {count} of 961 positions")
     assert png.is_file()
 
 

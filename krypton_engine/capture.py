@@ -646,7 +646,7 @@ _PROGRAMS = 5
 _MOST = 32
 """Captures of one model that are kept at most."""
 
-_DOUBTED = {4**n for n in range(1, 16)}
+_DOUBTED = {4**n for n in range(16)}
 """How often a value that is held to be idle may change before another capture shows whether it still is."""
 
 
@@ -674,13 +674,13 @@ class _Kept:
         """Whether a tensor that the graph was made of has been written to."""
         return isinstance(self.found, Graph) and not self.found.fresh()
 
-    def holds(self, key: Any, state: State) -> bool:
-        """Whether this is the capture for ``key``, and nothing that counts has changed since."""
+    def holds(self, key: Any, state: State, exactly: bool = False) -> bool:
+        """Whether this is the capture for ``key``, and nothing that counts, or at all, has changed since."""
         if self.key != key or not self.final or self.is_stale():
             return False
         changed = differences(self.state, state)
-        if not changed <= self.idle:
-            return False
+        if exactly or not changed <= self.idle:
+            return not changed
         self.changes += bool(changed)
         return not changed or self.changes not in _DOUBTED
 
@@ -730,10 +730,10 @@ def _memory(function: Callable[..., Any]) -> list[_Kept]:
         return []
 
 
-def _recall(memory: list[_Kept], key: Any, state: State) -> _Kept | None:
+def _recall(memory: list[_Kept], key: Any, state: State, exactly: bool = False) -> _Kept | None:
     with _remembering:
         for kept in reversed(memory):
-            if kept.holds(key, state):
+            if kept.holds(key, state, exactly):
                 memory.append(memory.pop(memory.index(kept)))
                 return kept
     return None
@@ -868,7 +868,7 @@ def capture(
     found = _recall(memory, key, state)
     if found is None:
         with _capturing:  # what another thread has captured meanwhile need not be captured again
-            found = _recall(memory, key, state) or _remember(memory, source.capture(state))
+            found = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
     if isinstance(found.found, str):
         raise CaptureError(found.found)
     return found.found

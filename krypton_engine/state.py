@@ -29,6 +29,9 @@ _ENDS = 32
 _LARGEST_ARRAY = 2**20
 """Bytes of the largest NumPy array whose content is compared; of a larger one it is its place in memory."""
 
+_SAMPLED = 1024
+"""Numbers of a parameter that are looked at."""
+
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), enum.Enum, torch.dtype, torch.device, torch.Size)
 _QUICK = {int, str, bool, type(None)}
 _TENSORS = {"_parameters", "_buffers"}
@@ -65,6 +68,7 @@ class _This:
 
     def __init__(self, tensor: Tensor) -> None:
         self.ref = weakref.ref(tensor)
+        self.now: tuple[Any, ...]
         place = tensor.data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
         self.now = version_of(tensor), place  # ``.data = other`` changes the place alone
 
@@ -75,6 +79,22 @@ class _This:
         return mine is not None and mine is other.ref()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class _Weights(_This):
+    """A parameter or buffer, whose content is sampled too: ``.data`` and NumPy write past its counter."""
+
+    __slots__ = ()
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor)
+        dense = tensor.is_contiguous() or (
+            tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        )
+        if dense and tensor.device.type == "cpu" and tensor.numel():  # elsewhere it takes a while to look
+            every = -(-tensor.numel() // _SAMPLED)
+            some = tensor.detach().as_strided((-(-tensor.numel() // every),), (every,))
+            self.now = *self.now, repr(some.sum().item())  # NaN is like itself
 
 
 def version_of(tensor: Tensor) -> int:
@@ -153,7 +173,7 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
         if own in _HOOKS:
             yield from _of_hooks(f"{name}.{own}", value)
         elif own in _TENSORS:
-            yield from ((f"{name}.{key}", None if t is None else _This(t)) for key, t in value.items())
+            yield from ((f"{name}.{key}", None if t is None else _Weights(t)) for key, t in value.items())
         elif type(value) in _QUICK:
             yield f"{name}.{own}", value
         elif own not in _APART and "hook" not in own:
@@ -172,12 +192,13 @@ def _of_hooks(name: str, hooks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
-    """Numbers that a class of the user's holds, and globals that its ``forward`` names."""
+    """Numbers that a class of the user's holds, and globals that its methods name."""
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         if base.__module__.split(".")[0] in _LIBRARIES:
             continue
         for own, value in list(vars(base).items()):
-            if own == "forward" or not (callable(value) or own.startswith("__") or hasattr(value, "__get__")):
+            described = callable(value) or own.startswith("__") or hasattr(value, "__get__")
+            if isinstance(value, types.FunctionType) or not described:
                 for inner, item in _walk(f"{name}.{base.__qualname__}.{own}", value, 1, set()):
                     if not isinstance(item, nn.Module):
                         yield inner, item

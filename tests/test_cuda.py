@@ -130,7 +130,7 @@ def check_drawn(
     assert error <= max(4 * own, 2e-6 * scale)
 
 
-EXAMPLES = {1: 8, 2: 16, 3: 6}
+EXAMPLES = {1: 8, 2: 16, 3: 12}
 
 
 @pytest.mark.parametrize("rank", EXAMPLES)

@@ -295,7 +295,7 @@ def test_counters_and_logs_are_captured_twice_at_most(image, exports):
     with incremental():
         for _ in range(6):
             assert_right(model, image, occlusion=occlusion)
-    assert len(exports) <= 3, "once more when the counters have changed often"
+    assert len(exports) <= 4, "now and then once more, ever more seldom"
 
 
 class Plain(nn.Module):

@@ -289,7 +289,7 @@ class Counted(nn.Module):
         return self.model(x)
 
 
-def test_counters_and_logs_are_captured_twice_at_most(image, exports):
+def test_counters_and_logs_are_captured_ever_more_seldom(image, exports):
     model = Counted()
     occlusion = KryptonOcclusion(model)
     with incremental():
@@ -426,7 +426,7 @@ def test_answers_in_double_of_a_float_model(image, exports):
     assert len(exports) == 1
 
 
-def test_a_random_function_is_captured_twice_and_no_more(image, exports):
+def test_a_random_function_is_captured_again_ever_more_seldom(image, exports):
     model = SmallCNN()
     model.calls = 0
 
@@ -436,9 +436,9 @@ def test_a_random_function_is_captured_twice_and_no_more(image, exports):
 
     occlusion = KryptonOcclusion(forward)
     with full_inference():
-        for _ in range(6):
+        for _ in range(12):
             occlusion.attribute(image, WINDOW, STRIDES, target=1)
-    assert len(exports) <= 4
+    assert len(exports) <= 8, "with the first calls, the third and the sixth, two each"
 
 
 def test_a_table_that_a_wild_image_would_leave(image):

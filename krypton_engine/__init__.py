@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled
+    from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled, RoundingWarning
     from krypton_engine.heatmap import Heatmap
     from krypton_engine.occlusion import KryptonOcclusion
     from krypton_engine.plan import Plan
@@ -19,6 +19,7 @@ _HOME = {
     "KryptonOcclusion": "occlusion",
     "OcclusionCancelled": "errors",
     "Plan": "plan",
+    "RoundingWarning": "errors",
     "Tuning": "tuning",
 }
 
@@ -29,6 +30,7 @@ __all__ = [
     "KryptonOcclusion",
     "OcclusionCancelled",
     "Plan",
+    "RoundingWarning",
     "Tuning",
 ]
 __version__ = "0.1.0"

@@ -20,6 +20,10 @@ class FallbackWarning(UserWarning):
     """The full computation runs instead of the incremental one; the message says why."""
 
 
+class RoundingWarning(UserWarning):
+    """A map is about as small as what rounding does to it, so that nothing can prove it right."""
+
+
 class OcclusionCancelled(RuntimeError):
     """A run was cancelled; ``partial``, a Heatmap or a Tuning, holds what had been computed by then."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from krypton_engine import proof
 from krypton_engine.capture import CaptureError, capture, refuse
-from krypton_engine.errors import FallbackWarning, InputError, OutdatedError
+from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
 from krypton_engine.executors import Session, cuda, native
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
@@ -200,11 +200,16 @@ class Preparer:
             refuse(question.forward_func, question.inputs, occluded, question.additional or (), reason)
         return work(self.full(question, occluded, per_evaluation, reason))
 
-    def warn(self, message: str, kind: str = "") -> None:
-        """Warn once, of each kind of message."""
-        if (kind or message) not in self._warned:
-            self._warned.add(kind or message)
+    def warn(self, message: str) -> None:
+        """Warn once."""
+        if message not in self._warned:
+            self._warned.add(message)
             warnings.warn(message, FallbackWarning, stacklevel=_users_line())
+
+    def _warn_of_rounding(self, span: float, noise: float) -> None:
+        if _UNPROVABLE not in self._warned:
+            self._warned.add(_UNPROVABLE)
+            warnings.warn(_UNPROVABLE.format(span, noise), RoundingWarning, stacklevel=_users_line())
 
     def _warn_full(self, reason: str) -> None:
         self.warn(f"occlusion runs as batched full inference, which is exact but not incremental: {reason}")
@@ -353,7 +358,7 @@ class Preparer:
             return
         firsts = np.array([readers[0] for readers in work.readers])
         eps = proof.precision(graph, question.base)
-        witness = _Witness(question, occluded, row, recorder, firsts, eps, self.warn)
+        witness = _Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding)
         witness.asked_for_the_base()
         graph.proofs += 1
         began = time.perf_counter()
@@ -380,7 +385,7 @@ class Preparer:
             return
         eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
         eps = max(eps, answer.precision)
-        witness = _Witness(question, occluded, row, recorder, exact, eps, self.warn)
+        witness = _Witness(question, occluded, row, recorder, exact, eps, self._warn_of_rounding)
         try:
             witness.asked_for(witness.largest)
         except Disagreement:
@@ -419,7 +424,7 @@ class _Witness:
         recorder: Of the map.
         positions: Those of it that count.
         eps: See `krypton_engine.proof.precision`.
-        warn: Is told, once, of what cannot be proved.
+        warn: Is told the largest drop and the rounding that may hide a difference.
 
     Attributes:
         largest: The position of the largest drop.
@@ -433,7 +438,7 @@ class _Witness:
         recorder: Recorder,
         positions: IntArray,
         eps: float,
-        warn: Callable[[str, str], None],
+        warn: Callable[[float, float], None],
     ) -> None:
         self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
         self._recorder, self._warn = recorder, warn
@@ -453,7 +458,7 @@ class _Witness:
             Disagreement: The function says something else.
         """
         if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
-            self._unprovable(proof.LAST_DIGIT * self._rounding)
+            self._warn(self._span, proof.LAST_DIGIT * self._rounding)
         said = self._question.base[self._row : self._row + 1]
         self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
 
@@ -482,10 +487,7 @@ class _Witness:
         if not agree(mine, theirs, noise):
             raise Disagreement(proof.DISAGREES)
         if noise > proof.TELLS * self._span:
-            self._unprovable(noise)
-
-    def _unprovable(self, noise: float) -> None:
-        self._warn(_UNPROVABLE.format(self._span, noise), _UNPROVABLE)
+            self._warn(self._span, noise)
 
 
 def _reference(graph: Graph) -> ReferenceProgram:

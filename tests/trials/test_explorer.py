@@ -131,7 +131,8 @@ ODD = [
 ]
 FITS = {
     "window": [], "stride": [], "target": [None], "image_index": [], "ssim_target": [], "limit": [1.5],
-    "opacity": [], "exact": [True, False, np.bool_(True)], "baseline": [], "scale": [], "colormap": [], "region": [None],
+    "opacity": [], "exact": [True, False, np.bool_(True)], "baseline": [], "scale": [], "colormap": [],
+    "region": [None],
 }  # fmt: skip
 
 

@@ -27,7 +27,14 @@ from captum.attr import Occlusion
 from tiny_models import SmallCNN, full_inference, incremental
 from torch import nn
 
-from krypton_engine import FallbackWarning, InputError, KryptonOcclusion, OcclusionCancelled, export
+from krypton_engine import (
+    FallbackWarning,
+    InputError,
+    KryptonOcclusion,
+    OcclusionCancelled,
+    RoundingWarning,
+    export,
+)
 from krypton_engine.capture import CaptureError, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
@@ -467,7 +474,7 @@ def test_a_cancelled_map_of_a_model_that_changed(image):
 
 def test_a_saturated_map_says_that_it_proves_little(image):
     model = Tempered(confident(SmallCNN(), image), Slots(0.25))
-    with pytest.warns(FallbackWarning, match="what rounding does"):
+    with pytest.warns(RoundingWarning, match="what rounding does"):
         KryptonOcclusion(model).attribute(image, WINDOW, STRIDES, target=1)
 
 

@@ -27,6 +27,12 @@ def seeds():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch):
+    """Workers of pytest-xdist are told one, at which text would be broken."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def cnn():
     """A small image classifier, shared so that it is captured once; not to be changed."""

@@ -24,7 +24,6 @@ from torch.export import Dim
 _TALKATIVE = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
 
-
 _PATIENCE = 10.0
 """Seconds for which an export waits for evaluations of other threads to end."""
 

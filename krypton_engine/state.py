@@ -10,7 +10,6 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,26 +40,6 @@ _LIBRARIES = {"torch", "torchvision", "timm", "monai", "transformers"}
 """Whose classes hold no state of the user's."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The class of a module, by its name and what it does: a class may hold what a state must not.
-
-    Attributes:
-        name: With that of the Python module that it stands in.
-        forward: The code of its ``forward``; None if that is not written in Python.
-    """
-
-    name: str
-    forward: types.CodeType | None
-
-    @staticmethod
-    def of(module: nn.Module) -> Kind:
-        """The kind of a module."""
-        kind = type(module)
-        code = getattr(getattr(kind, "forward", None), "__code__", None)
-        return Kind(f"{kind.__module__}.{kind.__qualname__}", code)
-
-
 class _This:
     """A tensor as it is now: equal to the same tensor for as long as nobody writes to it."""
 
@@ -68,9 +47,8 @@ class _This:
 
     def __init__(self, tensor: Tensor) -> None:
         self.ref = weakref.ref(tensor)
-        self.now: tuple[Any, ...]
         place = tensor.data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
-        self.now = version_of(tensor), place  # ``.data = other`` changes the place alone
+        self.now: tuple[Any, ...] = version_of(tensor), place  # ``.data = other`` changes the place alone
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _This) or self.now != other.now:
@@ -168,7 +146,8 @@ def environment(device: torch.device) -> tuple[Any, ...]:
 
 def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     """State of one module without those within."""
-    yield name, Kind.of(module)
+    # By name, since a class may hold what a state must not.
+    yield name, f"{type(module).__module__}.{type(module).__qualname__}"
     for own, value in list(vars(module).items()):
         if own in _HOOKS:
             yield from _of_hooks(f"{name}.{own}", value)
@@ -177,18 +156,14 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
         elif type(value) in _QUICK:
             yield f"{name}.{own}", value
         elif own not in _APART and "hook" not in own:
-            for inner, item in _walk(f"{name}.{own}", value, 1, set()):
-                if not isinstance(item, nn.Module):
-                    yield inner, item
+            yield from _values(f"{name}.{own}", value)
 
 
 def _of_hooks(name: str, hooks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Which hooks there are, and what they close over."""
     yield name, tuple(map(str, hooks))
     for number, hook in list(hooks.items()):
-        for inner, item in _walk(f"{name}.{number}", hook, 1, set()):
-            if not isinstance(item, nn.Module):
-                yield inner, item
+        yield from _values(f"{name}.{number}", hook)
 
 
 def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
@@ -199,9 +174,12 @@ def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
         for own, value in list(vars(base).items()):
             described = callable(value) or own.startswith("__") or hasattr(value, "__get__")
             if isinstance(value, types.FunctionType) or not described:
-                for inner, item in _walk(f"{name}.{base.__qualname__}.{own}", value, 1, set()):
-                    if not isinstance(item, nn.Module):
-                        yield inner, item
+                yield from _values(f"{name}.{base.__qualname__}.{own}", value)
+
+
+def _values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a state compares of ``value``, which belongs to a module, without modules within."""
+    return ((inner, item) for inner, item in _walk(name, value, 1, set()) if not isinstance(item, nn.Module))
 
 
 def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:

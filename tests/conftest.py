@@ -60,5 +60,17 @@ def images():
     return torch.randn(3, 3, 24, 20, generator=generator)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; only the tests of pages need Playwright."""
+    from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each would wait for one another
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells
+from jupyter_pages import CHROMIUM, jupyter, open_notebook, run_next_cells
 from PIL import Image
 
 if CHROMIUM is None:
@@ -24,7 +24,6 @@ if CHROMIUM is None:
         pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but there is no Chromium", pytrace=False)
     pytest.skip("needs Chromium", allow_module_level=True)
 
-from playwright.sync_api import sync_playwright
 
 # One process for all of them: they share a page, and machines are small.
 pytestmark = pytest.mark.xdist_group("browser")
@@ -52,14 +51,6 @@ PYTHON = """async (code) => {
   await asked.done;
   return printed;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Explorer:

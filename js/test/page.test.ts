@@ -3,6 +3,7 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/state";
 import widget from "../src/widget";
+import { asked } from "./asked";
 
 const bytes = (...values: number[]) => new DataView(Float32Array.from(values).buffer);
 
@@ -55,17 +56,6 @@ function show(model: ReturnType<typeof fakeModel>) {
   const end = widget.render({ model, el } as never);
   return { el, end };
 }
-
-const asked = {
-  image_index: 0,
-  window: 16,
-  stride: 8,
-  baseline: "grey",
-  target: null,
-  region: null,
-  exact: false,
-  ssim_target: 0.95,
-};
 
 const picture = {
   baseline: "grey",

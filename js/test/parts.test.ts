@@ -25,6 +25,7 @@ import {
   TRIMMED,
   UNKNOWN,
 } from "../src/state";
+import { asked as standing } from "./asked";
 
 const grid = { rows: 27, columns: 27, window: 16, stride: 8 };
 const colours = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
@@ -197,16 +198,7 @@ describe("state", () => {
   });
 
   it("knows what a map answers", () => {
-    const controls: Record<string, unknown> = {
-      image_index: 0,
-      window: 16,
-      stride: 8,
-      baseline: "grey",
-      target: null,
-      region: null,
-      exact: false,
-      ssim_target: 0.95,
-    };
+    const controls: Record<string, unknown> = standing;
     const model = (changes: object) => ({ get: (name: string) => ({ ...controls, ...changes })[name] }) as unknown as Model;
     const of = (changes: object) => ({ ...controls, ...changes }) as unknown as Map["asked"];
     expect(answers(of({}), model({}), true)).toBe(true);

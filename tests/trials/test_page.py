@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
+from jupyter_pages import CHROMIUM
 from PIL import Image
 from torch import nn
 
@@ -26,7 +26,6 @@ if CHROMIUM is None:
         pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but there is no Chromium", pytrace=False)
     pytest.skip("needs Chromium", allow_module_level=True)
 
-from playwright.sync_api import sync_playwright
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -97,14 +96,6 @@ def explore():
     yield make
     for explorer in made:
         explorer.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Live:

@@ -216,17 +216,12 @@ def test_an_offset_hides_no_hook(image):
 def test_a_hook_on_a_model_of_16_bits(dtype, image):
     model, x = SmallCNN().to(dtype), image.to(dtype)
     occlusion = KryptonOcclusion(model)
-    occlusion.attribute(x, WINDOW, STRIDES, target=1)
     before = occlusion.attribute(x, WINDOW, STRIDES, target=1)
-    handle = model.body.register_forward_hook(lambda module, args, output: output * 1.05)
+    model.body.register_forward_hook(lambda module, args, output: output * 1.5)
     after = occlusion.attribute(x, WINDOW, STRIDES, target=1)
-    exact = Occlusion(SmallCNN.forward.__get__(model.double())).attribute(
-        image.double(), WINDOW, STRIDES, target=1
-    )
-    model.to(dtype)
+    exact = Occlusion(model.double()).attribute(image.double(), WINDOW, STRIDES, target=1)
     span = float(exact.abs().max())
-    assert float((after - exact).abs().max()) < 0.1 * span < 0.2 * span + float((before - exact).abs().max())
-    handle.remove()
+    assert float((after - exact).abs().max()) < 0.1 * span < 0.2 * span < float((before - exact).abs().max())
 
 
 def test_under_autocast_after_a_call_outside(image):
@@ -256,21 +251,6 @@ def test_a_hook_for_all_modules(image):
     finally:
         handle.remove()
     assert_right(model, image, occlusion=occlusion)
-
-
-def test_what_nothing_can_prove_is_said_once(image):
-    """Saturated, and blown up until rounding is all that is left of the differences."""
-    model = SmallCNN()
-    with torch.no_grad():
-        answer = model(image)
-
-    def forward(x):
-        return 1 + (model(x) - answer) * 3e-8 + 0.0 * torch.rand(())
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        KryptonOcclusion(forward).attribute(image, WINDOW, STRIDES, target=1)
-    assert len({str(w.message) for w in caught}) <= 1
 
 
 # --- values that change and do not count, answers that disagree (L7, L8) --------------------------------

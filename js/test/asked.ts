@@ -1,0 +1,12 @@
+// Where the controls stand in these tests, and what their maps answer.
+
+export const asked = {
+  image_index: 0,
+  window: 16,
+  stride: 8,
+  baseline: "grey",
+  target: null,
+  region: null,
+  exact: false,
+  ssim_target: 0.95,
+};

@@ -3,7 +3,7 @@
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/state";
 import widget from "../src/widget";
-import { asked } from "./asked";
+import { settings as asked } from "./settings";
 
 const bytes = (...values: number[]) => new DataView(Float32Array.from(values).buffer);
 

@@ -25,7 +25,7 @@ import {
   TRIMMED,
   UNKNOWN,
 } from "../src/state";
-import { asked as standing } from "./asked";
+import { settings } from "./settings";
 
 const grid = { rows: 27, columns: 27, window: 16, stride: 8 };
 const colours = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
@@ -198,7 +198,7 @@ describe("state", () => {
   });
 
   it("knows what a map answers", () => {
-    const controls: Record<string, unknown> = standing;
+    const controls: Record<string, unknown> = settings;
     const model = (changes: object) => ({ get: (name: string) => ({ ...controls, ...changes })[name] }) as unknown as Model;
     const of = (changes: object) => ({ ...controls, ...changes }) as unknown as Map["asked"];
     expect(answers(of({}), model({}), true)).toBe(true);

@@ -1,6 +1,6 @@
 // Where the controls stand in these tests, and what their maps answer.
 
-export const asked = {
+export const settings = {
   image_index: 0,
   window: 16,
   stride: 8,

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from krypton_engine import FallbackWarning, KryptonOcclusion, zoo
-from krypton_engine.heatmap import Heatmap
-from krypton_engine.quality import ssim
-from krypton_engine.run import Goal
-from krypton_engine.schedule import Outlook
-from krypton_engine.tuning import Tuning, replay
-from krypton_engine.windows import ChangedCells, Work, distinct_work
+from krypton_engine.approximation.ssim import ssim
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.windows import ChangedCells, Work, distinct_work
+from krypton_engine.run.loop import Goal
+from krypton_engine.run.order import Outlook
+from krypton_engine.tuning.tuning import Tuning, replay
 
 TARGETS = (0.8, 0.9, 0.95)
 

@@ -6,17 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from krypton_engine.attr.occlusion import KryptonOcclusion
     from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled, RoundingWarning
-    from krypton_engine.heatmap import Heatmap
-    from krypton_engine.occlusion import KryptonOcclusion
-    from krypton_engine.plan import Plan
-    from krypton_engine.tuning import Tuning
+    from krypton_engine.heatmap.heatmap import Heatmap
+    from krypton_engine.plan.plan import Plan
+    from krypton_engine.tuning.tuning import Tuning
 
 _HOME = {
     "FallbackWarning": "errors",
     "Heatmap": "heatmap",
     "InputError": "errors",
-    "KryptonOcclusion": "occlusion",
+    "KryptonOcclusion": "attr.occlusion",
     "OcclusionCancelled": "errors",
     "Plan": "plan",
     "RoundingWarning": "errors",

@@ -22,18 +22,18 @@ import traitlets
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from krypton_engine import files
-from krypton_engine.arguments import real, whole
+from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
+from krypton_engine.common import files
+from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.figures import figure
 from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
-from krypton_engine.executors import Executor
+from krypton_engine.executors.base import Executor
 from krypton_engine.executors.full import evaluate
-from krypton_engine.export import evaluation, exporting
-from krypton_engine.figures import figure
-from krypton_engine.heatmap import ENDINGS, Heatmap, Status, are_probabilities, same_outputs
-from krypton_engine.occlusion import Activation, KryptonOcclusion
-from krypton_engine.prepare import evaluation_mode
-from krypton_engine.tuning import Tuning
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.graph.export import evaluation, exporting
+from krypton_engine.heatmap.heatmap import ENDINGS, Heatmap, Status, are_probabilities, same_outputs
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.planner import evaluation_mode
+from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo import names_in_order
 from krypton_widget import maps, takeaway
 from krypton_widget.maps import Aim, Flags, Known, Memory, Question, Region
@@ -240,9 +240,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         target: The class explained; None for the predicted one.
         window: Side of the patch, in pixels of the model's input.
         stride: Its step. It never exceeds the window: it is lowered with it.
-        ssim_target: How similar to the exact map (`krypton_engine.quality.ssim`) to make it, above 0 and at
-            most 1: positions are measured coarse to fine, then where the map is least certain, until it
-            probably is; those between are interpolated, and said to be.
+        ssim_target: How similar to the exact map (`krypton_engine.approximation.ssim.ssim`) to make it,
+            above 0 and at most 1: positions are measured coarse to fine, then where the map is least certain,
+            until the map probably is; those between are interpolated, and said to be.
         exact: Measure every position.
         tuning: What `KryptonOcclusion.tune` found for images of this kind, with this patch, stride, colour
             and class: it says when a map is similar enough. For other choices the similarity is estimated

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.heatmap import Heatmap, Status, described
-from krypton_engine.tuning import Tuning
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.heatmap.heatmap import Heatmap, Status, described
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.tuning.tuning import Tuning
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]

@@ -7,7 +7,10 @@ import os
 import pytest
 import torch
 from hypothesis import settings
-from tiny_models import Segmenter, SmallCNN
+
+pytest.register_assert_rewrite("support")
+
+from support.tiny_models import Segmenter, SmallCNN  # noqa: E402
 
 # Times vary with what else runs on the machine; a slow example is no failure.
 settings.register_profile("krypton", deadline=None, print_blob=True)
@@ -63,8 +66,8 @@ def images():
 @pytest.fixture(scope="module")
 def browser():
     """Chromium without a window; only the tests of pages need Playwright."""
-    from jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
     from playwright.sync_api import sync_playwright
+    from support.jupyter_pages import CHROMIUM, CHROMIUM_FLAGS
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)

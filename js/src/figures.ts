@@ -1,4 +1,4 @@
-// Numbers as people read them, as `krypton_engine/figures.py` has them, but with a proper minus.
+// Numbers as people read them, as `krypton_engine/common/figures.py` has them, but with a proper minus.
 
 /** Significant digits: of a number, of the difference between two of a group, and as many as there are. */
 const [DIGITS, APART, MOST] = [3, 2, 17];

@@ -1,4 +1,4 @@
-// The page's parts on a model without a kernel. Pixels are looked at in Chromium (tests/test_browser.py).
+// The page's parts on a model without a kernel. Pixels are looked at in Chromium (tests/widget/test_browser.py).
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/state";

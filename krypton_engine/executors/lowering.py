@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.tail import averages_cells
-from krypton_engine.graph import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
-from krypton_engine.regions import AxisMap, IndexMap, WindowMap
-from krypton_engine.windows import IntArray
+from krypton_engine.graph.ir import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
+from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
+from krypton_engine.perturbation.windows import IntArray
 
 ROWS, COLUMNS = 1, 2
 """Axes of an image that boxes run along; its channels are axis 0."""
@@ -341,7 +341,7 @@ def _window(step: AxisMap) -> tuple[int, ...]:
 
 
 def _limits(node: Node) -> dict[str, Any]:
-    """What the engine is told of a window that is clipped; see `krypton_engine.graph.clipped`."""
+    """What the engine is told of a window that is clipped; see `krypton_engine.graph.ir.clipped`."""
     steps = (node.maps[0][axis] for axis in (ROWS, COLUMNS))
     limits = tuple(step.limit if isinstance(step, WindowMap) else None for step in steps)
     return {} if limits == (None, None) else {"limits": limits}

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
-from krypton_engine.executors import Session
+from krypton_engine.executors.base import Session
 from krypton_engine.executors.lowering import COLUMNS, ROWS, Floats, Lowering
 from krypton_engine.executors.tail import Tail, constants_of, unchanging
-from krypton_engine.gradients import Head, first_order
-from krypton_engine.graph import BATCH, Graph, refs
-from krypton_engine.plan import Plan
-from krypton_engine.windows import ChangedCells, IntArray, distinct_work
+from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.ir import BATCH, Graph, refs
+from krypton_engine.perturbation.windows import ChangedCells, IntArray, distinct_work
+from krypton_engine.plan.plan import Plan
 
 try:
     from krypton_engine import _native
@@ -286,7 +286,7 @@ class NativeSession:
         return program.tail.run(computed, count, self._constant)
 
     def trimmed(self, epsilon: float, head: Head) -> NativeSession:
-        """A session that drops small changes; see `krypton_engine.executors.Session`."""
+        """A session that drops small changes; see `krypton_engine.executors.base.Session`."""
         if self._session is None:
             return self
         effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)

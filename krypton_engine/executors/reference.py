@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.approximation.interpolation import Floats
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.tail import (
@@ -24,12 +25,11 @@ from krypton_engine.executors.tail import (
     overwriting,
     repeated,
 )
-from krypton_engine.gradients import Head, first_order
-from krypton_engine.graph import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
-from krypton_engine.interpolation import Floats
-from krypton_engine.plan import Plan, reached
-from krypton_engine.regions import WindowMap, slide_inwards
-from krypton_engine.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.ir import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
+from krypton_engine.graph.regions import WindowMap, slide_inwards
+from krypton_engine.perturbation.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.plan.plan import Plan, reached
 
 aten = torch.ops.aten
 
@@ -397,7 +397,7 @@ class ReferenceSession:
                 yield answered, values
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
-        """A session that drops small changes; see `krypton_engine.executors.Session`.
+        """A session that drops small changes; see `krypton_engine.executors.base.Session`.
 
         Where operators are fused, the native executor drops at fewer values than this one.
         """

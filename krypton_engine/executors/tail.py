@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph import BATCH, Graph, Node, holds_rows, refs, resolve
+from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs, resolve
 
 aten = torch.ops.aten
 

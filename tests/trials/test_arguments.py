@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Occlusion
-from tiny_models import SmallCNN
+from support.tiny_models import SmallCNN
 from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
@@ -305,7 +305,7 @@ CONVERSIONS = {
 )
 def test_integer_images(cnn, conversion, dtype, monkeypatch):
     """Captum's numbers, incrementally, whatever kind of number the baseline is."""
-    monkeypatch.setattr("krypton_engine.plan.MINIMUM_GAIN", 0.0)
+    monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
 
     def model(x):
         return cnn(CONVERSIONS[conversion](x))

@@ -25,7 +25,7 @@ from torch import nn
 from krypton_engine import Heatmap, cli, zoo
 from krypton_engine.cli import main
 from krypton_engine.errors import InputError
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow
 
 FACTORY = """
 import sys

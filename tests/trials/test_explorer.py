@@ -20,8 +20,9 @@ from ipywidgets.widgets import widget as ipywidgets_registry
 from PIL import Image
 from torch import nn
 
-from krypton_engine import InputError, KryptonOcclusion, export
-from krypton_engine.heatmap import Status
+from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine.graph import export
+from krypton_engine.heatmap.heatmap import Status
 from krypton_widget import OcclusionExplorer
 from krypton_widget.explorer import _Stoppable, _Stopped
 

@@ -37,11 +37,11 @@ from krypton_engine import (
     Plan,
     Tuning,
 )
-from krypton_engine.figures import figure, figures, together
-from krypton_engine.heatmap import Sample, Status
-from krypton_engine.quality import SsimEstimate
-from krypton_engine.tuning import Curve, Fingerprint
-from krypton_engine.windows import SlidingWindow, occlude
+from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.common.figures import figure, figures, together
+from krypton_engine.heatmap.heatmap import Sample, Status
+from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.tuning.tuning import Curve, Fingerprint
 
 
 def plan_of(model, x, window, strides):

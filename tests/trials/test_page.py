@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jupyter_pages import CHROMIUM
 from PIL import Image
+from support.jupyter_pages import CHROMIUM
 from torch import nn
 
 from krypton_engine import Heatmap
-from krypton_engine.figures import figure, figures
+from krypton_engine.common.figures import figure, figures
 from krypton_widget import OcclusionExplorer, takeaway
 
 if CHROMIUM is None:

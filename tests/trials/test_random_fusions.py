@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors import EXECUTORS
+from krypton_engine.executors.base import EXECUTORS
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 """Of the largest output."""
@@ -32,7 +32,7 @@ WINDOW, STRIDES = (3, 5, 4), (3, 3, 4)
 def small_networks():
     """Incremental work would not pay for networks that small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("krypton_engine.plan.MINIMUM_GAIN", 0.0)
+        patch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
         yield
 
 

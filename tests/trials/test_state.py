@@ -24,7 +24,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Occlusion
-from tiny_models import SmallCNN, full_inference, incremental
+from support.tiny_models import SmallCNN, full_inference, incremental
 from torch import nn
 
 from krypton_engine import (
@@ -33,9 +33,9 @@ from krypton_engine import (
     KryptonOcclusion,
     OcclusionCancelled,
     RoundingWarning,
-    export,
 )
-from krypton_engine.capture import CaptureError, capture
+from krypton_engine.graph import export
+from krypton_engine.graph.capture import CaptureError, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -569,8 +569,8 @@ def test_a_child_of_a_process_in_an_evaluation():
     program = """if True:
         import os, signal, threading, time, torch, torch.nn as nn
         torch.set_num_threads(1)
-        from krypton_engine import export
-        from krypton_engine.capture import capture
+        from krypton_engine.graph import export
+        from krypton_engine.graph.capture import capture
         def evaluate():
             with export.evaluation():
                 time.sleep(3)
@@ -660,7 +660,7 @@ def test_captures_of_many_image_sizes_are_forgotten(norm, monkeypatch):
     for size in range(16, 28):
         graph = capture(model, (torch.rand(1, 3, size, 24),), 0)
         programs.append(weakref.ref(graph))
-        monkeypatch.setattr("krypton_engine.capture._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
+        monkeypatch.setattr("krypton_engine.graph.capture._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
     del graph
     gc.collect()
     assert [ref() is not None for ref in programs] == [False] * 8 + [True] * 4

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors import EXECUTORS
-from krypton_engine.windows import SlidingWindow
+from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.perturbation.windows import SlidingWindow
 
 NUMBERS = [math.nan, math.inf, -math.inf]
 
@@ -143,7 +143,7 @@ def kinds(values):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_executors(kind, monkeypatch):
     """A pixel that is no number, at a corner and within: every output is as in PyTorch on occluded copies."""
-    monkeypatch.setattr("krypton_engine.plan.MINIMUM_GAIN", 0.0)
+    monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
     model = nn.Sequential(*NETWORKS[kind](), nn.Conv2d(8, 2, 1), nn.Flatten()).eval()
     occlusions = [KryptonOcclusion(model, executor=executor) for executor in EXECUTORS]
     strange = 0

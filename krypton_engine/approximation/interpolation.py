@@ -1,0 +1,187 @@
+"""Between measured positions: what a map probably is there, and how far off that may be. Pure.
+
+A heatmap is smooth over about one window, because neighbouring windows share cells: so distances are
+counted in windows, and what was measured within a few of them predicts the rest. The predictor is ordinary
+kriging (Matérn covariance of smoothness 3/2, length one window) on the nearest measured positions.
+
+How rough the map is differs from place to place: a saturated probability is flat with sharp edges. Two things
+tell it, both in units of what a map of variance 1 would have: by how much the measured positions around are
+missed when the others predict them, and by how much they differ from what they predict here (after the
+interpolation variance of Yamamoto, Mathematical Geology 32, 2000). The larger scales the expected error. But
+positions on an even slope differ and yet predict each other: so where the second overstated the first, it is
+scaled down.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from krypton_engine.perturbation.windows import IntArray, SlidingWindow
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+NEIGHBOURS = 12
+"""Measured positions that predict another, and tell how rough the map is there."""
+
+_NUGGET = 1e-6
+"""Share of the variance that a measured value may be off, which keeps the equations well posed."""
+
+_SUREST = float(np.finfo(np.float32).eps)
+"""Share of the map's range that no prediction is surer of."""
+
+_AT_ONCE = 512
+"""Positions predicted together: their equations fit the cache."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A whole map out of a part of it.
+
+    Attributes:
+        values: On the grid: as measured, or predicted.
+        variance: Expected squared error: 0 where measured.
+    """
+
+    values: Floats
+    variance: Floats
+
+
+def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Prediction:
+    """The map that the measured part of it suggests.
+
+    Args:
+        window: The sliding window, whose grid this is.
+        values: On the grid; ignored where not measured.
+        measured: At least one cell; their values are finite.
+    """
+    if measured.all():
+        return Prediction(values.astype(np.float64), np.zeros(values.shape))
+    scales = [
+        step / size
+        for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
+        if not window.spans(axis)
+    ]
+    grid = _Grid(values.shape, np.array(scales))
+    known = measured.ravel()
+    sources, targets = np.flatnonzero(known), np.flatnonzero(~known)
+    heights = values.ravel()[known].astype(np.float64)
+    level = float(heights.mean())
+
+    found = _krige(grid, sources, heights - level, targets, skip=0)
+    # Every source is its own nearest neighbour: what the others say of it is told by those after it.
+    asked, place = np.unique(found.nearest, return_inverse=True)
+    others = _krige(grid, sources, heights - level, sources[asked], skip=1)
+    misses = (others.predicted - (heights - level)[asked]) ** 2 / others.variance
+    at = place.reshape(found.nearest.shape)
+    missed, differed = ((found.closeness * told[at]).sum(1) for told in (misses, others.discord))
+    calibrated = np.divide(missed, differed, out=np.ones_like(missed), where=differed > missed)
+    roughness = np.maximum(missed, found.discord * calibrated)
+
+    filled, expected = values.astype(np.float64).ravel(), np.zeros(known.shape)
+    # A prediction may swing beyond all that was measured: probabilities, say, beyond 1.
+    filled[~known] = (found.predicted + level).clip(heights.min(), heights.max())
+    expected[~known] = np.maximum(found.variance * roughness, (_SUREST * np.ptp(heights)) ** 2)
+    return Prediction(filled.reshape(values.shape), expected.reshape(values.shape))
+
+
+def covariance(distance: Floats) -> Floats:
+    """Matérn, smoothness 3/2, of distances in windows."""
+    scaled = math.sqrt(3) * distance
+    return np.asarray((1 + scaled) * np.exp(-scaled))
+
+
+class _Grid:
+    """Positions by number, how far apart they are, and the covariances between them.
+
+    Args:
+        shape: Of the grid.
+        scales: Windows from one position to the next, by axis.
+    """
+
+    def __init__(self, shape: tuple[int, ...], scales: Floats) -> None:
+        self._shape = shape
+        self._scales = scales
+        away = np.meshgrid(
+            *(np.arange(n) * scale for n, scale in zip(shape, scales, strict=True)), indexing="ij"
+        )
+        # By distance along each axis, as a table: most of the time would go into exponentials.
+        self._covariances = covariance(np.sqrt(sum(along**2 for along in away))).ravel()
+
+    def places(self, positions: IntArray) -> Floats:
+        """Where some positions are, in windows: ``(n, axes)``."""
+        return np.stack(np.unravel_index(positions, self._shape), 1) * self._scales
+
+    def covariances(self, positions: IntArray) -> Floats:
+        """Between some positions ``(n, some)``, each row's with one another: ``(n, some, some)``."""
+        offsets = np.zeros((), dtype=np.int32)
+        for along, size in zip(np.unravel_index(positions, self._shape), self._shape, strict=True):
+            near = along.astype(np.int32)
+            offsets = offsets * size + np.abs(near[:, :, None] - near[:, None])
+        return np.asarray(self._covariances.take(offsets))
+
+
+@dataclass(frozen=True)
+class _Kriged:
+    """What the nearest sources say of some targets.
+
+    Attributes:
+        predicted: Best linear unbiased prediction.
+        variance: Its expected squared error, of a map of variance 1.
+        discord: How far these sources are from it, squared, over what that is in a map of variance 1.
+        nearest: The sources ``(targets, some)``.
+        closeness: Weights by how near they are; they sum to 1.
+    """
+
+    predicted: Floats
+    variance: Floats
+    discord: Floats
+    nearest: IntArray
+    closeness: Floats
+
+
+def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, skip: int) -> _Kriged:
+    """Ordinary kriging, and how well the sources agree with it.
+
+    Args:
+        grid: The positions.
+        sources: Which are known, ``(n,)``.
+        heights: Values there.
+        targets: Which are asked for, ``(m,)``.
+        skip: How many of the nearest sources not to use.
+    """
+    from scipy.spatial import cKDTree
+
+    size, count = len(targets), min(NEIGHBOURS, len(sources) - skip)
+    predicted, variance, discord = np.zeros(size), np.ones(size), np.zeros(size)
+    if count <= 0:  # a single source, asked about itself
+        return _Kriged(predicted, variance, discord, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
+    distance, nearest = (
+        np.reshape(each, (-1, count + skip))[:, skip:]
+        for each in cKDTree(grid.places(sources)).query(grid.places(targets), count + skip)
+    )
+    near = covariance(distance)
+    closeness = near**2 + np.finfo(np.float64).tiny
+    closeness /= closeness.sum(1, keepdims=True)
+    for start in range(0, size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        there = heights[nearest[part]]
+        # Weights sum to one (the last row): the level of the map is not known.
+        equations = np.ones((len(there), count + 1, count + 1))
+        equations[:, :count, :count] = grid.covariances(sources[nearest[part]]) + _NUGGET * np.eye(count)
+        equations[:, count, count] = 0
+        right = np.ones((len(there), count + 1))
+        right[:, :count] = near[part]
+        weights = np.linalg.solve(equations, right[..., None])[..., 0]
+        explained = (weights * right).sum(1)
+        predicted[part] = (weights[:, :count] * there).sum(1)
+        variance[part] = np.maximum(1 + _NUGGET - explained, _NUGGET)
+        # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
+        apart = (closeness[part] * (there - predicted[part, None]) ** 2).sum(1)
+        expected = 1 + explained - 2 * (closeness[part] * near[part]).sum(1)
+        discord[part] = apart / np.maximum(expected, _NUGGET)
+    return _Kriged(predicted, variance, discord, nearest, closeness)

@@ -1,0 +1,381 @@
+"""The model as a list of functional operators whose dimensions have known roles."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.errors import InputError
+from krypton_engine.graph.regions import AxisMap, WindowMap
+from krypton_engine.graph.state import version_of
+from krypton_engine.perturbation.windows import SlidingWindow
+
+BATCH = -1
+"""Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
+
+Roles = tuple[int | None, ...]
+"""For every dimension of a value: ``BATCH``, the input axis that it still runs along, or None (opaque)."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An operand: the value of another node."""
+
+    node: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A size that depends on how many copies run together: ``per_copy * copies + extra``."""
+
+    per_copy: int
+    extra: int = 0
+
+    def __call__(self, copies: int) -> int:
+        """The size for ``copies`` copies."""
+        return self.per_copy * copies + self.extra
+
+
+@dataclass(frozen=True)
+class Apply:
+    """The operator itself, run on boxes: it treats every cell alike.
+
+    ``sized`` marks operators such as ``reshape`` whose second argument is the shape of their output.
+    """
+
+    sized: bool = False
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution; ``padding`` counts along opaque dimensions only, along axes the boxes bring it."""
+
+    weight: int
+    bias: int | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Maximum or average pooling; padding as in `Convolution`.
+
+    ``divisors`` holds for every spatial dimension the number of cells that each output divides by (its
+    average pooling's divisor is their product), since it depends on the absolute position.
+    """
+
+    maximum: bool
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool
+    divisors: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Reindex:
+    """Cells moved or repeated, and constants where a source has none; later operands win."""
+
+    fill: float = 0.0
+
+
+BoxOperator = Apply | Convolution | Pool | Reindex
+
+
+@dataclass
+class Node:
+    """One operator of the graph.
+
+    ``target(*args, **kwargs)`` computes it in full, for any number of copies. A *local* node can also be
+    computed on a box: ``box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
+    without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
+    """
+
+    index: int
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    roles: Roles
+    dtype: torch.dtype | None
+    target: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    value: Tensor | None = None
+    box: BoxOperator | None = None
+    operands: tuple[int, ...] = ()
+    maps: tuple[Mapping[int, AxisMap], ...] = ()
+    whole: frozenset[int] = frozenset()
+    depends: bool = False
+    reason: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether the node can be recomputed on a box alone."""
+        return self.box is not None
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """The input axes that the value still runs along, in the order of its dimensions."""
+        return tuple(role for role in self.roles if role is not None and role != BATCH)
+
+    def size(self, axis: int) -> int:
+        """Number of cells along ``axis``."""
+        return self.shape[self.roles.index(axis)]
+
+    def numel(self) -> int:
+        """Number of elements for one copy."""
+        return math.prod(self.shape)
+
+    def bytes(self) -> int:
+        """Memory of the value for one copy."""
+        return self.numel() * (4 if self.dtype is None else self.dtype.itemsize)
+
+    def same_cells(self, operand: int) -> bool:
+        """Whether operand number ``operand`` is read exactly at the output's own cells."""
+        return not self.whole and all(m.is_identity() for m in self.maps[operand].values())
+
+
+def refs(args: Any) -> Iterator[int]:
+    """Node numbers that a nest of arguments refers to."""
+    if isinstance(args, Ref):
+        yield args.node
+    elif isinstance(args, (tuple, list)):
+        for item in args:
+            yield from refs(item)
+    elif isinstance(args, Mapping):
+        for item in args.values():
+            yield from refs(item)
+
+
+def holds_rows(args: Any) -> bool:
+    """Whether a nest of arguments holds a size that depends on the number of copies."""
+    if isinstance(args, Mapping):
+        return any(holds_rows(item) for item in args.values())
+    return isinstance(args, Rows) or (isinstance(args, (tuple, list)) and any(holds_rows(i) for i in args))
+
+
+def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
+    """``args`` with every reference replaced by its value and every `Rows` by its number."""
+    if isinstance(args, Ref):
+        return values(args.node)
+    if isinstance(args, Rows):
+        return args(copies)
+    if isinstance(args, (tuple, list)):
+        return type(args)(resolve(item, values, copies) for item in args)
+    if isinstance(args, Mapping):
+        return {key: resolve(item, values, copies) for key, item in args.items()}
+    return args
+
+
+@dataclass(eq=False)
+class Graph:
+    """A captured model for one occluded input of one shape; the others keep their value.
+
+    Attributes:
+        nodes: In an order in which operands come first.
+        inputs: Node of every tensor input; ``inputs[occluded]`` is the one that windows occlude.
+        output: Node of the result; its first dimension is the batch.
+        batched: For every input, whether its first dimension is the batch.
+        sources: Parameters and buffers that the graph was captured from, with their version counters.
+        programs: The graph made ready, by executor; kept here so that they live as long as it does.
+        proved: Windows for which it was compared with what it was captured from.
+        proofs: How often it was compared.
+    """
+
+    nodes: list[Node]
+    inputs: tuple[int, ...]
+    occluded: int
+    output: int
+    batched: tuple[bool, ...]
+    sources: tuple[tuple[Tensor, int], ...] = ()
+    programs: dict[str, Any] = field(default_factory=dict)
+    proved: set[SlidingWindow] = field(default_factory=set)
+    proofs: int = 0
+
+    @property
+    def input(self) -> Node:
+        """The occluded input."""
+        return self.nodes[self.inputs[self.occluded]]
+
+    @cached_property
+    def frontiers(self) -> list[Node]:
+        """Local values that the full computation goes on from."""
+        needed = {self.output} | {
+            index
+            for node in self.nodes
+            if node.depends and not node.local
+            for index in refs((node.args, node.kwargs))
+        }
+        return [node for node in self.nodes if node.index in needed and node.local]
+
+    @cached_property
+    def readers(self) -> dict[int, list[tuple[int, int]]]:
+        """By node: the local nodes that read it, and which of their operands it is."""
+        found: dict[int, list[tuple[int, int]]] = {node.index: [] for node in self.nodes}
+        for node in self.nodes:
+            if node.local:
+                for i, operand in enumerate(node.operands):
+                    found[operand].append((node.index, i))
+        return found
+
+    @cached_property
+    def bottlenecks(self) -> list[Node]:
+        """Local values through which all goes that the occluded input changes: what follows reads them alone.
+
+        Nothing that comes before one of them is read after it.
+        """
+        last_use: dict[int, int] = {self.output: len(self.nodes)}
+        for node in self.nodes:
+            for index in refs((node.args, node.kwargs)):
+                if self.nodes[index].depends:
+                    last_use[index] = max(last_use.get(index, 0), node.index)
+        found, needed_until = [], 0
+        for node in self.nodes:
+            if not node.depends:
+                continue
+            if needed_until <= node.index and node.local:
+                found.append(node)
+            needed_until = max(needed_until, last_use.get(node.index, 0))
+        return found
+
+    def between(self, first: Node, last: Node | None = None) -> Graph:
+        """The way on boxes from one of the ``bottlenecks``, which is its input, to another or to the end."""
+        end = len(self.nodes) if last is None else last.index
+        nodes = [
+            node if first.index < node.index <= end or not node.local else _in_full(node)
+            for node in self.nodes
+        ]
+        nodes[first.index] = replace(first, op="input", box=Apply(), operands=(), maps=(), whole=frozenset())
+        output = self.output if last is None else last.index
+        return replace(
+            self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,), programs={}
+        )
+
+    def needs_view(self, node: Node) -> bool:
+        """Whether somebody reads cells of a local node outside its box, or writes parts of it there."""
+        if not node.operands or node.op == "cat" or any(node is frontier for frontier in self.frontiers):
+            return True
+        for reader, i in self.readers[node.index]:
+            other = self.nodes[reader]
+            if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
+                return True
+        return False
+
+    @property
+    def clips(self) -> bool:
+        """Whether boxes leave out some of what changes; see `clipped`."""
+        steps = (step for node in self.nodes for steps in node.maps for step in steps.values())
+        return any(isinstance(step, WindowMap) and step.limit is not None for step in steps)
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of one output cell over all channels, or of the whole of a full node.
+
+        Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and products of
+        matrices counts as nothing, as in the paper.
+        """
+        if isinstance(node.box, Convolution):
+            weight = self.nodes[node.box.weight].shape
+            opaque = math.prod(
+                n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None
+            )
+            return math.prod(weight) * opaque
+        cells = math.prod(node.size(axis) for axis in node.axes) if node.local else 1
+        return self._products.get(node.index, 0) // max(cells, 1)
+
+    @cached_property
+    def _products(self) -> dict[int, int]:
+        """Multiply-accumulates of every node that multiplies two tensors, as PyTorch counts them."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        def shape_of(index: int) -> Tensor:
+            source = self.nodes[index]
+            return torch.empty(source.shape, dtype=source.dtype, device="meta")
+
+        found = {}
+        for node in self.nodes:
+            # A product is of two tensors, and no elementwise one.
+            if len(list(refs((node.args, node.kwargs)))) < 2 or isinstance(node.box, Convolution):
+                continue
+            if node.target is None or torch.Tag.pointwise in getattr(node.target, "tags", ()):
+                continue
+            with FlopCounterMode(display=False) as counter, torch.no_grad(), contextlib.suppress(Exception):
+                node.target(*resolve(node.args, shape_of, 1), **resolve(node.kwargs, shape_of, 1))
+            found[node.index] = counter.get_total_flops() // 2
+        return found
+
+    @cached_property
+    def constant_bytes(self) -> int:
+        """Memory of the constants."""
+        values = {node.value.data_ptr(): node.value for node in self.nodes if node.value is not None}
+        return sum(value.numel() * value.element_size() for value in values.values())
+
+    def same(self, other: Graph) -> bool:
+        """Whether another graph computes the same, operator for operator and weight for weight."""
+        if self.occluded != other.occluded or len(self.nodes) != len(other.nodes):
+            return False
+        for mine, its in zip(self.nodes, other.nodes, strict=True):
+            if replace(mine, value=None) != replace(its, value=None):
+                return False
+            if (mine.value is None) != (its.value is None):
+                return False
+            if mine.value is not None and its.value is not None and not torch.equal(mine.value, its.value):
+                return False
+        return (self.inputs, self.output) == (other.inputs, other.output)
+
+    def fresh(self) -> bool:
+        """Whether no parameter was replaced in place since the capture, as far as counters tell."""
+        return all(version_of(tensor) == version for tensor, version in self.sources)
+
+
+def in_full(graph: Graph, after: Node | None = None) -> Graph:
+    """The same graph with nothing local after one of its ``bottlenecks``, by default its occluded input.
+
+    Every position is a full computation from there on.
+    """
+    last = (after or graph.input).index
+    nodes = [
+        node if not node.depends or node.index <= last or node is graph.input else _in_full(node)
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=nodes, programs={}, proved=set())
+
+
+def _in_full(node: Node) -> Node:
+    return replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
+
+
+def clipped(graph: Graph, tau: float) -> Graph:
+    """The same graph with the paper's projective field threshold: what changes is an approximation.
+
+    After every operator whose kernel has several cells, a box is at most ``tau`` of the value's size along
+    every axis: the middle of what would change. The cells around it keep their un-occluded value. Where
+    branches meet, a box bounds those of both.
+
+    Args:
+        graph: The exact one.
+        tau: Above 0; with 1 nothing is clipped.
+
+    Raises:
+        InputError: Another ``tau``.
+    """
+    if not 0 < tau <= 1:
+        raise InputError(f"tau is {tau}; accepted: above 0, at most 1")
+
+    def step(exact: AxisMap) -> AxisMap:
+        return exact.clipped(tau) if isinstance(exact, WindowMap) and exact.kernel > 1 else exact
+
+    nodes = [
+        replace(node, maps=tuple({axis: step(m) for axis, m in maps.items()} for maps in node.maps))
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=nodes, programs={}, proved=set())

@@ -1,0 +1,152 @@
+"""Region algebra: how a changed interval travels through an operator, along one axis.
+
+Intervals are half-open and come as two integer arrays ``lo`` and ``hi`` of any one shape, so that all
+positions of a sliding window are handled at once. ``hi <= lo`` is the empty interval. Every axis is
+independent of the others: a box is empty as soon as one of its intervals is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from krypton_engine.perturbation.windows import IntArray
+
+Interval = tuple[IntArray, IntArray]
+
+
+class AxisMap(Protocol):
+    """What an operator does along one axis of ``n_in`` cells that becomes one of ``n_out`` cells."""
+
+    @property
+    def n_in(self) -> int:
+        """Number of input cells."""
+
+    @property
+    def n_out(self) -> int:
+        """Number of output cells."""
+
+    def changed(self, lo: IntArray, hi: IntArray) -> Interval:
+        """Bounding interval of the outputs that read a cell of ``[lo, hi)``."""
+
+    def sources(self, outputs: IntArray) -> IntArray:
+        """Input cells that ``outputs`` read: one more, last, dimension if they read several.
+
+        A cell outside ``[0, n_in)`` is padding.
+        """
+
+    def is_identity(self) -> bool:
+        """Whether output ``i`` reads input ``i`` and nothing else."""
+
+
+@dataclass(frozen=True)
+class WindowMap:
+    """A convolution or a pooling: output ``o`` reads ``o * stride - padding + dilation * [0, kernel)``.
+
+    ``n_out`` is the exported size and never computed here (``ceil_mode``); what is read past the end is
+    padding, so padding on the right needs no number of its own. ``limit`` is the largest number of outputs
+    that count as changed, those in the middle; None for all, which alone is exact.
+    """
+
+    n_in: int
+    n_out: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    limit: int | None = None
+
+    def changed(self, lo: IntArray, hi: IntArray) -> Interval:
+        """See `AxisMap`."""
+        reach = self.dilation * (self.kernel - 1)
+        first = -((reach - self.padding - lo) // self.stride)
+        last = (hi - 1 + self.padding) // self.stride + 1
+        first, last = np.maximum(first, 0), np.minimum(last, self.n_out)
+        if self.limit is not None:
+            first = first + np.maximum(last - first - self.limit, 0) // 2
+            last = np.minimum(last, first + self.limit)
+        return first, np.where(hi > lo, last, first)
+
+    def clipped(self, tau: float) -> WindowMap:
+        """The same with at most ``tau`` of its outputs changed, but never fewer than one."""
+        return replace(self, limit=max(1, math.floor(tau * self.n_out + 1e-9)))
+
+    def extent_read(self, extent: int) -> int:
+        """Length of the input interval that ``extent`` neighbouring outputs read."""
+        return (extent - 1) * self.stride + self.dilation * (self.kernel - 1) + 1
+
+    def first_read(self, lo: IntArray) -> IntArray:
+        """First input cell that output ``lo`` reads; negative where that is padding."""
+        return lo * self.stride - self.padding
+
+    def sources(self, outputs: IntArray) -> IntArray:
+        """See `AxisMap`."""
+        return self.first_read(outputs)[..., None] + self.dilation * np.arange(self.kernel)
+
+    def is_identity(self) -> bool:
+        """See `AxisMap`."""
+        return self.kernel == 1 and self.stride == 1 and self.padding == 0 and self.n_in == self.n_out
+
+
+@dataclass(frozen=True)
+class IndexMap:
+    """Padding, slicing, flipping, repeating: output ``o`` is input ``source[o]``, or a constant where -1."""
+
+    n_in: int
+    source: tuple[int, ...]
+
+    @property
+    def n_out(self) -> int:
+        """Number of outputs."""
+        return len(self.source)
+
+    @cached_property
+    def _reader_bounds(self) -> tuple[IntArray, IntArray]:
+        """First and last reader of every input cell; ``n_out`` and -1 where nobody reads it."""
+        first = np.full(self.n_in, self.n_out, dtype=np.int64)
+        last = np.full(self.n_in, -1, dtype=np.int64)
+        for output, cell in enumerate(self.source):
+            if cell >= 0:
+                first[cell] = min(first[cell], output)
+                last[cell] = max(last[cell], output)
+        return first, last
+
+    def changed(self, lo: IntArray, hi: IntArray) -> Interval:
+        """See `AxisMap`."""
+        first, last = self._reader_bounds
+        flat = np.broadcast(lo, hi)
+        out = np.array(
+            [(first[a:b].min(), last[a:b].max() + 1) if b > a else (0, 0) for a, b in flat], dtype=np.int64
+        ).reshape(*flat.shape, 2)
+        empty = out[..., 1] <= out[..., 0]
+        return np.where(empty, 0, out[..., 0]), np.where(empty, 0, out[..., 1])
+
+    def sources(self, outputs: IntArray) -> IntArray:
+        """See `AxisMap`."""
+        return np.asarray(self.source, dtype=np.int64)[outputs]
+
+    def is_identity(self) -> bool:
+        """See `AxisMap`."""
+        return self.source == tuple(range(self.n_in))
+
+
+def union(intervals: list[Interval]) -> Interval:
+    """Bounding interval of several, of which the empty ones do not count."""
+    lo, hi = intervals[0]
+    for other_lo, other_hi in intervals[1:]:
+        mine, other = hi > lo, other_hi > other_lo
+        both_lo, both_hi = np.minimum(lo, other_lo), np.maximum(hi, other_hi)
+        lo, hi = (
+            np.where(mine & other, both, np.where(other, theirs, ours))
+            for both, theirs, ours in ((both_lo, other_lo, lo), (both_hi, other_hi, hi))
+        )
+    return lo, hi
+
+
+def slide_inwards(lo: IntArray, extent: int, n: int) -> IntArray:
+    """Starts of intervals of one ``extent`` that still hold ``[lo, ...)`` and stay within ``[0, n)``."""
+    return np.minimum(np.maximum(lo, 0), n - extent)

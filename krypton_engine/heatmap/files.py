@@ -1,0 +1,224 @@
+"""The file of a heatmap: what is in it, and whether it can be a map's. Knows numbers, no heatmap."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import operator
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.perturbation.windows import SlidingWindow
+
+TENSORS = (
+    "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
+)  # fmt: skip
+
+FIELDS = (*TENSORS, "window", "target", "seconds", "ssim_estimate", "baseline")
+"""The attributes of a map that are saved."""
+
+DAMAGED = (
+    OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
+    OverflowError, MemoryError, RuntimeError,
+)  # fmt: skip
+"""What reading a file may raise that is no map's: whatever NumPy, zipfile and JSON raise of damaged ones."""
+
+_FORMAT = 2
+"""Of saved maps. The first did not tell which tensors it holds, so that nobody saw where one was missing."""
+
+_NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+"""Types that NumPy does not have: their numbers are written as float32."""
+
+_LARGEST_META = 2**24
+"""Bytes of what is saved beside the tensors, at most."""
+
+
+def is_number(given: Any) -> bool:
+    """Whether this is a finite number."""
+    return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
+
+
+def is_count(given: Any) -> bool:
+    """Whether this is an integer from 0 on."""
+    return isinstance(given, int) and not isinstance(given, bool) and given >= 0
+
+
+def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
+    """A window out of a file: shape of the input, of the window, strides.
+
+    Raises:
+        ValueError: There is no such window.
+    """
+    if not all(isinstance(each, tuple) and all(map(is_count, each)) for each in sizes):
+        raise ValueError(f"{sizes} are no shapes of input and window, and no strides")
+    return SlidingWindow(*sizes)
+
+
+def is_similarity(given: Any) -> bool:
+    """Whether this may be an SSIM, but for rounding."""
+    return is_number(given) and given <= 1 + 1e-6
+
+
+def is_target(given: Any) -> bool:
+    """Whether this may be the target of a map."""
+    if isinstance(given, tuple):
+        return all(isinstance(index, int) and not isinstance(index, bool) for index in given)
+    return given is None or (isinstance(given, int) and not isinstance(given, bool))
+
+
+def is_described(given: Any) -> bool:
+    """Whether this may be a baseline; see `described`."""
+    levels = given if isinstance(given, tuple) else ()
+    return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
+
+
+def packed(fields: Mapping[str, Any]) -> bytes:
+    """The file of a map with these `FIELDS`."""
+    tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
+    window, estimate = fields["window"], fields["ssim_estimate"]
+    meta = {
+        "format": _FORMAT,
+        "tensors": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
+        "input_shape": window.input_shape,
+        "shape": window.shape,
+        "strides": window.strides,
+        "target": fields["target"],
+        "seconds": fields["seconds"],
+        "ssim_estimate": None if estimate is None else asdict(estimate),
+        "baseline": fields["baseline"],
+    }
+    arrays = {
+        name: (tensor.float() if meta["tensors"][name] in _NARROW else tensor).numpy()
+        for name, tensor in tensors.items()
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, meta=np.array(json.dumps(meta, default=operator.index)), **arrays)
+    return buffer.getvalue()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The attributes of a saved map. Nothing is expanded before its size is what the window says.
+
+    Raises:
+        ValueError: It is none; the words say why. Anything else that damaged archives raise.
+    """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError("it is no .npz archive")
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(entries) != len(archive.infolist()):
+            raise ValueError("it holds something twice")
+        if entries["meta"].file_size > _LARGEST_META:
+            raise ValueError("what it says of itself is too long")
+        meta = json.loads(
+            str(np.lib.format.read_array(io.BytesIO(archive.read("meta.npy")), allow_pickle=False))
+        )
+        if meta["format"] not in (1, _FORMAT):
+            raise ValueError("its format is of another version")
+        window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+        held = set(entries) - {"meta"}
+        types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
+        if held != set(types) or not held <= set(TENSORS):
+            raise ValueError(f"it holds {', '.join(sorted(held)) or 'nothing'}, but not what it should")
+        headers = {name: _header(archive, entries[name]) for name in held}
+        _check_headers(headers, window)
+        tensors: dict[str, Any] = {}
+        for name in held:
+            with archive.open(entries[name]) as file:
+                tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
+            if types[name] in _NARROW:
+                tensors[name] = tensors[name].to(getattr(torch, str(types[name])))
+    if "classes" in held and "class_values" in held:  # where there was no number, a class was made up once
+        tensors["classes"][~tensors["class_values"].isfinite()] = -1
+    target, baseline, estimate = meta["target"], meta.get("baseline"), meta.get("ssim_estimate")
+    found = {
+        "window": window,
+        "target": tuple(target) if isinstance(target, list) else target,
+        "seconds": meta["seconds"],
+        "ssim_estimate": None if estimate is None else SsimEstimate(**estimate),
+        "baseline": tuple(baseline) if isinstance(baseline, list) else baseline,
+        **tensors,
+    }
+    _check_meaning(found)
+    if isinstance(target, int) and "base_outputs" in held:  # it could be one from the end once
+        found["target"] = target % len(found["base_outputs"])
+    return found
+
+
+_Header = tuple[tuple[int, ...], np.dtype[Any]]
+"""Shape and type of an array."""
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
+    """What an array is, without reading it.
+
+    Raises:
+        ValueError: It is no array of numbers, or of another size than it says.
+    """
+    with archive.open(entry) as file:
+        if np.lib.format.read_magic(file) != (1, 0):  # others may have headers of any length
+            raise ValueError(f"{entry.filename} is of another version")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.kind not in "biufc" or not dtype.isnative:
+            raise ValueError(f"{entry.filename} holds {dtype}")
+        if entry.file_size != file.tell() + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{entry.filename} is cut short, or longer than it says")
+    return shape, dtype
+
+
+def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
+    """Refuse arrays of shapes or types that no map has.
+
+    Raises:
+        ValueError: There is one.
+    """
+    grid, answer = window.grid_shape, headers["base"][0]
+    classes = headers.get("base_outputs", ((0,), None))[0]
+    expected = {
+        "values": ((*grid, *answer), "f"),
+        "base": (answer, "biuf"),
+        "measured": (grid, "b"),
+        "trimmed": (grid, "b"),
+        "classes": (grid, "i"),
+        "class_values": (grid, "biuf"),
+        "outputs": ((*grid, *classes), "biuf"),
+        "base_outputs": (classes[:1], "biuf"),
+        "image": (window.input_shape, "biufc"),
+    }
+    for name, (shape, dtype) in headers.items():
+        if shape != expected[name][0] or dtype.kind not in expected[name][1]:
+            raise ValueError(f"{name} is {shape} of {dtype}; the window says {expected[name][0]}")
+
+
+def _check_meaning(found: dict[str, Any]) -> None:
+    """Refuse numbers that no map has.
+
+    Raises:
+        ValueError: There is one.
+    """
+    target, estimate, baseline = found["target"], found["ssim_estimate"], found["baseline"]
+    classes = len(found["base_outputs"]) if "base_outputs" in found else None
+    spread = () if estimate is None else (estimate.value, estimate.low, estimate.high)
+    checks = {
+        "target": is_target(target)
+        and (classes is None or not isinstance(target, int) or target in range(-classes, classes)),
+        "seconds": is_number(found["seconds"]) and found["seconds"] >= 0,
+        "ssim_estimate": all(map(is_similarity, spread))
+        and (estimate is None or isinstance(estimate.basis, str)),
+        "baseline": baseline is None or is_described(baseline),
+        "classes": "classes" not in found
+        or (classes is not None and all(-1 <= int(c) < classes for c in found["classes"].unique())),
+        "trimmed": "trimmed" not in found or not bool((found["trimmed"] & ~found["measured"]).any()),
+    }
+    for name, holds in checks.items():
+        if not holds:
+            raise ValueError(f"{name} is none that a map has")

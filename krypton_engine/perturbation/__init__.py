@@ -1,0 +1,1 @@
+"""Which cells a position covers, and what changes there. Pure arithmetic."""

@@ -1,0 +1,1 @@
+"""Who answers for a callable: capture, plan, executor, proof."""

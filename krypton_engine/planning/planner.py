@@ -1,0 +1,584 @@
+"""Which session answers for a callable: capture, plan and prove it, or fall back to full inference."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FunctionType
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
+from krypton_engine.executors import cuda, native
+from krypton_engine.executors.base import Session
+from krypton_engine.executors.full import FullSession, evaluate
+from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.graph.capture import CaptureError, capture, refuse
+from krypton_engine.graph.export import whole
+from krypton_engine.graph.ir import Graph, in_full
+from krypton_engine.graph.state import modules_of, names
+from krypton_engine.heatmap.heatmap import Recorder
+from krypton_engine.perturbation.windows import IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.plan.plan import Plan
+from krypton_engine.planning import proof
+from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
+
+Answered = TypeVar("Answered")
+
+_GOLDEN_RATIO = 0.618034
+"""Its multiples, modulo 1, fall evenly: each proof looks at other places."""
+
+_PROVING = 0.02
+"""Share of a map's time that goes into more than one question to the user's own forward function about it."""
+
+_MOST_PROVED = 8
+"""Positions of a map that it is asked about at most."""
+
+_OURS = {"krypton_engine", "captum", "contextlib"}
+
+_UNPROVABLE = (
+    "the largest drop of a map ({:.2g}) is about what rounding does to the model's output ({:.2g}), so that "
+    "nothing tells a wrong map of it from a right one; logits in place of probabilities, or a wider dtype, "
+    "may show more"
+)
+
+
+@dataclass
+class Question:
+    """What is asked of a callable: everything but the target.
+
+    Attributes:
+        forward_func: What the user wants explained.
+        inputs: Its tensor inputs, first dimension the examples.
+        baselines: What replaces occluded cells, one tensor for each input that broadcasts against it.
+        windows: The sliding window over each input.
+        additional: Further arguments of ``forward_func``; None if there are none.
+        base: What the user's own forward function says of the un-occluded inputs.
+    """
+
+    forward_func: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    windows: tuple[SlidingWindow, ...]
+    additional: tuple[Any, ...] | None
+    base: Tensor
+
+    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """Inputs and additional arguments of one example."""
+        rows = self.inputs[0].shape[0]
+
+        def cut(item: Any) -> Any:
+            batched = isinstance(item, Tensor) and item.ndim > 0 and item.shape[0] == rows
+            return item[row : row + 1] if batched else item
+
+        return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
+
+    def tensors(self, row: int) -> tuple[Tensor, ...]:
+        """All tensor arguments of one example."""
+        inputs, additional = self.example(row)
+        return inputs + tuple(a for a in additional if isinstance(a, Tensor))
+
+    def as_occluded(self, occluded: int) -> Question:
+        """The same with one input in the type that its occluded copies have, which its baseline may widen."""
+        x = self.inputs[occluded]
+        x = x.to(torch.result_type(x, self.baselines[occluded]))
+        return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
+
+    def baseline(self, occluded: int, row: int) -> Tensor:
+        """The baseline of one example: ``(1, *input_shape)``."""
+        return self.baselines[occluded].expand(self.inputs[occluded].shape)[row : row + 1]
+
+    def at(self, occluded: int, row: int, position: int) -> tuple[Tensor, ...]:
+        """The inputs of one example with a window occluded."""
+        inputs, _ = self.example(row)
+        boxes = self.windows[occluded].boxes(np.array([position]))
+        covered = occlude(inputs[occluded], self.baseline(occluded, row).to(inputs[occluded].device), boxes)
+        return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
+
+    def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
+        """What the user's own forward function says of other inputs in place of an example's."""
+        return evaluate(self.forward_func, inputs, self.example(row)[1] or None)
+
+
+@dataclass
+class Answer:
+    """Sessions for one occluded input: one for every example, or one for all of them together.
+
+    Attributes:
+        rows: The examples that have a session of their own; ``[None]`` if all share one.
+        open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
+            function. Views live as long as a session, so open one after the other.
+        plan: What was planned.
+        precision: Rounding of the least precise numbers on the way; 0 where that is not known.
+        confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
+            function where it matters: at the largest drop that was recorded.
+    """
+
+    rows: list[int | None]
+    open: Callable[[int | None], Session]
+    plan: Plan | None
+    precision: float = 0.0
+    confirm: Callable[[int | None, Session, Recorder], None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An executor's program for a plan.
+
+    Attributes:
+        plan: What incremental work would cost; its ``executor`` says who runs it.
+        graph: What is run: the captured one, or its full inference where incremental work does not pay.
+        open: Opens a session for the inputs of one example, its baseline and a memory budget.
+    """
+
+    plan: Plan
+    graph: Graph
+    open: Callable[[tuple[Tensor, ...], Tensor, int], Session]
+
+
+_BUDGET = 2 * 2**30
+"""Bytes that a call may add to the process, unless somebody said how many."""
+
+
+@dataclass
+class Preparer:
+    """Opens sessions and remembers what it has warned of.
+
+    Args:
+        executor: ``"auto"`` runs full inference where incremental work would not pay; a named executor runs
+            wherever there is a graph.
+        memory_budget: Bytes that one call may add to the process; None for `budget`'s own.
+    """
+
+    executor: str
+    memory_budget: int | None
+    _warned: set[str] = field(default_factory=set)
+
+    def budget(self, device: torch.device) -> int:
+        """Bytes that one call may add to the memory of a device: small batches leave a GPU idle."""
+        if self.memory_budget is not None:
+            return self.memory_budget
+        if device.type != "cuda":
+            return _BUDGET
+        return max(_BUDGET, torch.cuda.get_device_properties(device).total_memory // 8)
+
+    def answered(
+        self,
+        question: Question,
+        occluded: int,
+        per_evaluation: int | None,
+        work: Callable[[Answer], Answered],
+        watched: bool = False,
+    ) -> Answered:
+        """What ``work`` makes of sessions for ``question`` with input number ``occluded`` occluded.
+
+        Work is done again where it comes to nothing because a graph disagrees with what it was captured from:
+        once with a new capture, for the old one may be stale; then the callable is random, or beyond us, and
+        runs in full. Of work that is watched, and so may be seen or cut short before its end, more is proved
+        before it begins.
+        """
+        question = question.as_occluded(occluded)
+        try:
+            try:
+                return work(self._incremental(question, occluded, watched, again=False))
+            except Unprovable:
+                raise
+            except Disagreement:
+                return work(self._incremental(question, occluded, watched, again=True))
+        except (CaptureError, Unprovable) as error:
+            reason = str(error)
+        except Disagreement as error:
+            reason = str(error)
+            refuse(question.forward_func, question.inputs, occluded, question.additional or (), reason)
+        return work(self.full(question, occluded, per_evaluation, reason))
+
+    def warn(self, message: str) -> None:
+        """Warn once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message, FallbackWarning, stacklevel=_users_line())
+
+    def _warn_of_rounding(self, span: float, noise: float) -> None:
+        if _UNPROVABLE not in self._warned:
+            self._warned.add(_UNPROVABLE)
+            warnings.warn(_UNPROVABLE.format(span, noise), RoundingWarning, stacklevel=_users_line())
+
+    def _warn_full(self, reason: str) -> None:
+        self.warn(f"occlusion runs as batched full inference, which is exact but not incremental: {reason}")
+
+    # -- incremental -----------------------------------------------------------------------------------
+
+    def _incremental(self, question: Question, occluded: int, watched: bool, again: bool) -> Answer:
+        """Sessions on the graph, each of which proves itself, the first of them now.
+
+        Raises:
+            CaptureError: There is no graph.
+            Disagreement: The graph is wrong.
+        """
+        additional = question.additional or ()
+        graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
+        device = question.inputs[occluded].device
+        ready, budget = self.plan(graph, question.windows[occluded], device), self.budget(device)
+
+        def session(row: int | None) -> Session:
+            assert row is not None
+            opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
+            self._prove(question, occluded, row, ready.graph, opened, watched)
+            return opened
+
+        def confirm(row: int | None, opened: Session, recorder: Recorder) -> None:
+            assert row is not None
+            self._confirm(question, occluded, row, ready.graph, opened, recorder)
+
+        waiting = [session(0)]
+        if ready.graph is not graph:
+            self._warn_full(f"incremental work would not pay (full over incremental: {ready.plan.gain:.2f})")
+
+        def open_session(row: int | None) -> Session:
+            return waiting.pop() if row == 0 and waiting else session(row)
+
+        rows: list[int | None] = list(range(len(question.inputs[0])))
+        return Answer(rows, open_session, ready.plan, proof.precision(ready.graph, question.base), confirm)
+
+    def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
+        """Who runs ``window`` on ``graph``, and its plan, which says so."""
+        plan = told = Plan(graph, window)
+        if self.executor == "auto" and not plan.incremental:
+            if "in full" not in graph.programs:
+                graph.programs["in full"] = in_full(graph)
+            graph = graph.programs["in full"]
+            plan = Plan(graph, window)
+        why = "asked for" if self.executor == "reference" else "full inference"
+        chooses = self.executor == "auto" and plan is told
+        if self.executor == "cuda" or (chooses and device.type == cuda.DEVICE):
+            on_gpu = cuda.program(graph, plan, device)
+            if not isinstance(on_gpu, str):
+                plan.executor = on_gpu.describe(window)
+                return Ready(plan, graph, lambda *example: _cuda_session(on_gpu, plan, example))
+            why = on_gpu
+            if self.executor == "cuda":
+                self.warn(f"the reference executor runs this model: {why}")
+        elif self.executor == "native" or chooses:
+            found = self._native(graph, plan, device)
+            if not isinstance(found, str):
+                told.executor = found.describe(plan)
+                return Ready(told, graph, lambda *example: _native_session(found, told, plan, example))
+            why = found
+            if self.executor == "native":
+                self.warn(f"the reference executor runs this model: {why}")
+        told.executor = f"reference ({why})"
+        return Ready(told, graph, lambda *example: ReferenceSession(_reference(graph), plan, *example))
+
+    def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
+        """The engine's program, or why it is not taken."""
+        insists, budget = self.executor == "native", self.budget(device)
+        if not insists and native.packed_bytes(graph) > budget:
+            return "memory_budget does not hold the C++ engine's packed weights"
+        if "native" not in graph.programs:
+            graph.programs["native"] = native.program(graph, device)
+        found: native.NativeProgram | str = graph.programs["native"]
+        if isinstance(found, str) or insists:
+            return found
+        if not found.pays(plan):
+            return f"faster here, since the C++ engine lacks {found.reason}"
+        try:
+            found.largest_batch(plan, budget)
+        except InputError as error:
+            return f"the C++ engine takes more memory: {error}"
+        return found
+
+    def _prove(
+        self, question: Question, occluded: int, row: int, graph: Graph, session: Session, watched: bool
+    ) -> None:
+        """Compare an example's base, and what is new, with the user's forward function on each alone.
+
+        For a window that the graph has not met: two occluded positions, computed together; one, each time
+        another, of work that is watched. For a graph that has met none: its rows, beside others.
+
+        Raises:
+            Disagreement: The graph is wrong, or cannot be told from a wrong one.
+        """
+        if question.base.shape[:1] != (len(question.inputs[0]),):
+            raise Disagreement(proof.DISAGREES)
+        inputs, _ = question.example(row)
+        mine, theirs = [session.base[0]], [question.base[row]]
+        new = session.window not in graph.proved
+        if new or watched:
+            work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
+            graph.proofs += 1
+            places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * new
+            chosen = {
+                int(work.readers[int(place * len(work.boxes))][0]) for place in places if len(work.boxes)
+            }
+            for positions, outputs in session.stream(np.array(sorted(chosen), dtype=np.int64)):
+                for position, output in zip(positions.tolist(), outputs, strict=True):
+                    mine.append(output)
+                    theirs.append(question.ask(question.at(occluded, row, position), row)[0])
+        eps, scale = proof.precision(graph, question.base), max(map(largest, theirs))
+        tolerance = proof.summation(eps) * scale
+        if not all(map(agree, mine, theirs, [tolerance] * len(mine))):
+            noise = Noise(lambda moved: question.ask(moved, row), inputs, occluded, eps).measured(tolerance)
+            if noise > proof.TELLING * scale:
+                raise Unprovable(proof.AMPLIFIES.format(noise / scale))
+            if not all(map(agree, mine, theirs, [noise] * len(mine))):
+                raise Disagreement(proof.DISAGREES)
+        if not graph.proved and not proof.separable(graph, question.tensors(row)):
+            raise Disagreement(proof.ACROSS)
+        if new and scale:  # zeros, and what is not finite, prove nothing
+            graph.proved.add(session.window)
+
+    def _confirm(
+        self,
+        question: Question,
+        occluded: int,
+        row: int,
+        graph: Graph,
+        session: Session,
+        recorder: Recorder,
+    ) -> None:
+        """Compare what the user gets with the user's own forward function, where a difference would show.
+
+        That is the base, the position of the largest drop, and others as time allows, each time others.
+
+        Raises:
+            Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
+                explains.
+        """
+        exact = recorder.exact()
+        work = distinct_work(session.changed, exact if len(exact) else recorder.trimmed())
+        if not len(work.boxes):
+            return
+        firsts = np.array([readers[0] for readers in work.readers])
+        eps = proof.precision(graph, question.base)
+        witness = _Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding)
+        witness.asked_for_the_base()
+        graph.proofs += 1
+        began = time.perf_counter()
+        for count in range(_MOST_PROVED):
+            spent = time.perf_counter() - began
+            if count and spent * (count + 1) / count > _PROVING * recorder.seconds:
+                return
+            place = (graph.proofs * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
+            position = int(firsts[int(place * len(firsts))]) if count else witness.largest
+            if len(exact):
+                witness.asked_for(position)
+            else:
+                ((_, outputs),) = session.stream(np.array([position]))
+                witness.asked_for(position, recorder.kept_of(outputs)[0])
+
+    def recall(self, question: Question, occluded: int, row: int, recorder: Recorder, answer: Answer) -> None:
+        """Compare what a recorder resumed with the user's own forward function of today.
+
+        Raises:
+            OutdatedError: They differ where it would show.
+        """
+        exact = recorder.exact(resumed=True)
+        if not len(exact):
+            return
+        eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
+        eps = max(eps, answer.precision)
+        witness = _Witness(question, occluded, row, recorder, exact, eps, self._warn_of_rounding)
+        try:
+            witness.asked_for(witness.largest)
+        except Disagreement:
+            raise OutdatedError(
+                f"{recorder.resumed_as} holds {recorder.kept()[0][witness.largest].tolist()} at position "
+                f"{witness.largest}, which is not what the forward function says there now: the model, its "
+                f"weights, activation= or additional_forward_args= are others than those it was made with"
+            ) from None
+
+    # -- full ------------------------------------------------------------------------------------------
+
+    def full(self, question: Question, occluded: int, per_evaluation: int | None, reason: str) -> Answer:
+        """One session that runs the user's own forward function, and a warning that says why.
+
+        Nobody can tell whether a function without a graph reads across its batch, so it sees one
+        perturbation at a time, unless the user gave a number: Captum's default, and Captum's answer.
+        """
+        window = question.windows[occluded]
+        if question.inputs[occluded].ndim > 2 and len(window) > 1:
+            self._warn_full(reason)
+
+        answering = FullSession(
+            question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
+            question.additional, question.base, per_evaluation or 1,
+        )  # fmt: skip
+        return Answer([None if answering.joint else 0], lambda _: answering, None)
+
+
+class _Witness:
+    """The user's own forward function, asked about a map where a difference would show.
+
+    Args:
+        question: What is asked.
+        occluded: Which input is.
+        row: Of which example the map is.
+        recorder: Of the map.
+        positions: Those of it that count.
+        eps: See `krypton_engine.planning.proof.precision`.
+        warn: Is told the largest drop and the rounding that may hide a difference.
+
+    Attributes:
+        largest: The position of the largest drop.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        occluded: int,
+        row: int,
+        recorder: Recorder,
+        positions: IntArray,
+        eps: float,
+        warn: Callable[[float, float], None],
+    ) -> None:
+        self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
+        self._recorder, self._warn = recorder, warn
+        self._numbers, self._base = recorder.kept()
+        numbers = self._numbers[positions]
+        spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
+        self._rounding = eps * max(largest(numbers), largest(self._base))
+        self._span = float(spans.max())
+        expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
+        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(expected)
+        self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
+
+    def asked_for_the_base(self) -> None:
+        """Compare the un-occluded answers.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
+            self._warn(self._span, proof.LAST_DIGIT * self._rounding)
+        said = self._question.base[self._row : self._row + 1]
+        self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
+
+    def asked_for(self, position: int, mine: Tensor | None = None) -> None:
+        """Compare the answers at a position.
+
+        Args:
+            position: The position.
+            mine: What is to be compared; None for what the map holds.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        inputs = self._question.at(self._occluded, self._row, position)
+        self._compare(self._numbers[position] if mine is None else mine, self._ask(inputs), inputs)
+
+    def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self._recorder.kept_of(self._question.ask(inputs, self._row))[0]
+
+    def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        theirs = theirs.to(mine.dtype)
+        if agree(mine, theirs, self._tolerance):
+            return
+        noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
+        noise = max(noise, proof.LAST_DIGIT * self._rounding)
+        if not agree(mine, theirs, noise):
+            raise Disagreement(proof.DISAGREES)
+        if noise > proof.TELLS * self._span:
+            self._warn(self._span, noise)
+
+
+def _reference(graph: Graph) -> ReferenceProgram:
+    """The reference executor's program."""
+    if "reference" not in graph.programs:
+        graph.programs["reference"] = ReferenceProgram(graph)
+    program: ReferenceProgram = graph.programs["reference"]
+    return program
+
+
+def _native_session(
+    program: native.NativeProgram, told: Plan, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> native.NativeSession:
+    """The engine's session, beside which the reference executor stands by."""
+    words = told.executor
+
+    def reference() -> ReferenceSession:
+        told.executor = f"{words}; the reference executor where numbers are not finite"
+        return ReferenceSession(_reference(program.graph), plan, *example)
+
+    return native.NativeSession(program, plan, *example, reference)
+
+
+def _cuda_session(
+    program: cuda.CudaProgram, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> cuda.CudaSession:
+    """The GPU's session, and a plan that says what it measured."""
+    session = program.open(plan, *example)
+    plan.executor = program.describe(plan.window)
+    return session
+
+
+def _users_line() -> int:
+    """The ``stacklevel`` of the first frame outside this package and Captum, seen from the caller."""
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        level, frame = level + 1, frame.f_back
+    return level + 1
+
+
+_RATES = ("p", "dropout", "drop_prob")
+"""Attributes of modules that drop something at random, which at 0 do the same in training."""
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether what a module computes depends on its training flag, as far as its code says."""
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.instancenorm._InstanceNorm)):
+        return module.track_running_stats
+    if any(getattr(module, rate, None) == 0 for rate in _RATES):
+        return False
+    if isinstance(module, torch.jit.ScriptModule):
+        return "training" in str(getattr(module, "code", ""))
+    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in {"train", "eval"}]
+    return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
+
+
+_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Modules that would be in training mode but for `evaluation_mode`, and how many of its blocks hold each."""
+
+_holding = threading.Lock()
+
+
+@contextmanager
+def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None]) -> Iterator[None]:
+    """Evaluation semantics while the block runs; every submodule gets its own flag back.
+
+    Several threads may explain one model: the flags come back with the last of them.
+    """
+    mine: list[nn.Module] = []
+    try:
+        with whole(), _holding:  # no signal leaves a flag behind
+            modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
+            # Frozen scripts have no flag.
+            training = [module for module in modules if getattr(module, "training", False)]
+            trains = any(map(_trains, training))
+            for module in (*training, *(module for module in modules if module in _held)):
+                mine.append(module)
+                _held[module] = _held.get(module, 0) + 1
+                module.training = False
+        if trains:
+            warn(
+                "the model is in training mode; "
+                "occlusion evaluates it as after .eval() and restores its flags"
+            )
+        yield
+    finally:
+        with whole(), _holding:
+            for module in mine:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True

@@ -1,0 +1,180 @@
+"""What a session answers against the user's own forward function, and a graph's rows against each other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from krypton_engine.executors import cuda
+from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
+from krypton_engine.graph.ir import Graph
+
+ROUNDING = 2000
+"""Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
+show; more than that is a stale or wrong capture, or a callable that amplifies rounding."""
+
+TELLING = 1 / 32
+"""Rounding, as a share of the largest output, beyond which agreement would prove nothing."""
+
+SHOWS = 0.01
+"""Disagreement, as a share of the largest drop of a map, that would show in it."""
+
+LAST_DIGITS = 16
+"""Roundings of the largest output by which two good results may differ."""
+
+LAST_DIGIT = 2
+"""Roundings by which any two results may differ."""
+
+TELLS = 1 / 4
+"""Rounding, as a share of the largest drop of a map, beyond which agreement proves little of it."""
+
+_ROUNDINGS = 8
+"""What all the roundings within a callable that amplifies them come to, in roundings of its input."""
+
+_WILD = 3.0
+"""How far the cells of a row that is to disturb another go beyond those of the input."""
+
+
+class Disagreement(Exception):
+    """A graph says something else than the callable that it was captured from."""
+
+
+class Unprovable(Disagreement):
+    """Nobody can tell for this input whether a graph says the same."""
+
+
+DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
+ACROSS = "it reads across the batch: what it says of one row depends on the others"
+AMPLIFIES = (
+    "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
+    "so that no graph can be proved right"
+)
+
+
+def precision(graph: Graph, output: Tensor) -> float:
+    """Rounding of the least precise numbers between the occluded input and ``output``."""
+    dtypes = [output.dtype, *(node.dtype for node in graph.nodes if node.depends and node.dtype is not None)]
+    eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    if output.is_cuda and torch.float32 in dtypes and "tf32" in cuda.precisions():
+        eps = max(eps, 2**-10)
+    return eps
+
+
+def summation(eps: float) -> float:
+    """Disagreement, as a share of the largest output, that two orders of summation may show."""
+    return min(ROUNDING * eps, max(TELLING, 16 * eps))
+
+
+def largest(output: Tensor) -> float:
+    """Largest finite magnitude; 0 if none is."""
+    finite = output[output.isfinite()].abs().double()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
+    """Whether two outputs are the same but for ``tolerance``, which only floating-point numbers have."""
+    if mine.shape != theirs.shape:
+        return False
+    if not theirs.is_floating_point():
+        return torch.equal(mine, theirs)
+    close = (mine.double() - theirs.double()).abs() <= tolerance
+    return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
+
+
+def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether rows of a batch do not feel each other: each is as it is alone, beside wildly different ones.
+
+    Args:
+        graph: Computed in full, as PyTorch does.
+        inputs: Of one example.
+
+    Raises:
+        Unprovable: The graph computes nothing of other rows.
+    """
+    x = inputs[graph.occluded]
+    generator = torch.Generator("cpu").manual_seed(0)
+    order = torch.randperm(x.numel(), generator=generator, device="cpu").to(x.device)
+    mixed = x.reshape(-1)[order].reshape(x.shape)
+    low, high = x.min().double(), x.max().double()
+    wild = _WILD * (mixed.double() + (high - low).clamp_min(1))
+    turned = high + low - mixed.double()  # within the range of the input, where indices and roots are at home
+    nodes = [node for node in graph.nodes if node.depends and node is not graph.input]
+    tail = Tail(graph, nodes, largest_tensor=sys.maxsize)
+    constant = unchanging(graph, inputs, constants_of(graph, nodes))
+
+    def output(x: Tensor) -> Tensor:
+        return tail.run({graph.input.index: x}, len(x), constant)
+
+    others = [turned] if not x.is_floating_point() else [wild, turned]
+    for i, other in enumerate(others):
+        # The input itself stands in neither the first nor the last row.
+        rows = [other.to(x.dtype), x, mixed]
+        try:
+            together, alone = output(torch.cat(rows)), [output(row) for row in rows]
+        except Exception as error:  # such an input is beyond the model
+            if i + 1 < len(others):
+                continue
+            raise Unprovable(f"its graph fails beside other inputs: {error}") from error
+        return together.shape[:1] == (len(rows),) and all(
+            _undisturbed(output, row, beside[None], own, precision(graph, own))
+            for row, beside, own in zip(rows, together, alone, strict=True)
+        )
+    return True
+
+
+def _undisturbed(
+    output: Callable[[Tensor], Tensor], row: Tensor, beside: Tensor, alone: Tensor, eps: float
+) -> bool:
+    """Whether what a row gives beside others is what it gives alone, but for rounding."""
+    tolerance = summation(eps) * largest(alone)
+    if agree(beside, alone, tolerance):
+        return True
+    return agree(beside, alone, Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far rounding may move an answer of the user's own forward function.
+
+    Args:
+        ask: From the inputs of one example to its answer.
+        inputs: Those of the answer in question.
+        moved: The number of the input that is moved to find out.
+        eps: See `precision`.
+    """
+
+    ask: Callable[[tuple[Tensor, ...]], Tensor]
+    inputs: tuple[Tensor, ...]
+    moved: int
+    eps: float
+
+    def measured(self, random: float) -> float:
+        """The largest difference that is explained.
+
+        That is how far ``_ROUNDINGS`` of the input move the answer: all cells in one direction, then each in
+        its own, since sums add up the one and average out the other. It is also as many times what comes of
+        summing in another order, as kernels do where the channels lie side by side.
+
+        Args:
+            random: A function whose answers to the same input differ by more than this is random: nothing is
+                explained then.
+        """
+        x, nudge = self.inputs[self.moved], _ROUNDINGS * self.eps
+        generator = torch.Generator("cpu").manual_seed(0)
+        signs = torch.randint(0, 2, x.shape, generator=generator, device="cpu").to(x) * 2 - 1
+
+        def answer(direction: Tensor | int) -> Tensor:
+            # Integers have no last digits.
+            nudged = x * (1 + nudge * direction) if x.is_floating_point() else x
+            return self.ask((*self.inputs[: self.moved], nudged, *self.inputs[self.moved + 1 :])).double()
+
+        base = answer(0)
+        if largest(answer(0) - base) > random:
+            return 0.0
+        laid_out = (*self.inputs[: self.moved], channels_last(x), *self.inputs[self.moved + 1 :])
+        summed = largest(self.ask(laid_out).double() - base)
+        return max(largest(answer(1) - base), largest(answer(signs) - base), _ROUNDINGS * summed)

@@ -1,0 +1,1 @@
+"""The one loop over positions, and the order in which they come."""

@@ -1,0 +1,699 @@
+"""The command line: every command, and every bad input in one message before any work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from krypton_engine import Heatmap, KryptonOcclusion, Tuning, cli, errors, zoo
+from krypton_engine.cli import main
+from krypton_engine.heatmap.heatmap import Status
+
+FACTORY = """
+import torch
+from torch import nn
+
+
+def network(classes=3):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(8 * 20 * 20, classes),
+    )
+
+
+def one():
+    return network(1)
+
+
+def normalised():
+    network_ = network()
+    return nn.Sequential(network_, nn.Softmax(1))
+
+
+class Everything(nn.Module):  # nothing about it is local
+    def forward(self, x):
+        flat = x.flatten(1)
+        return torch.stack([flat.sort(1).values[:, i * 1000] for i in range(3)], 1)
+
+
+def complete():
+    def preprocess(image):
+        pixels = torch.tensor(list(image.resize((40, 40)).getdata()), dtype=torch.float32)
+        return pixels.T.reshape(3, 40, 40) / 255
+
+    return network(), preprocess, ["cat", "dog", "fish"]
+
+
+def standardising():
+    def preprocess(image):
+        x = complete()[1](image)
+        return (x - x.mean()) / x.std()
+
+    return network(), preprocess
+
+
+def any_size():
+    def preprocess(image):
+        return torch.zeros(3, image.height, image.width)
+
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)), preprocess
+
+
+def nan_preprocess():
+    return network(), lambda image: torch.full((3, 40, 40), float("nan"))
+
+
+def nan_model():
+    broken = network()
+    broken[-1].weight.data.fill_(float("nan"))
+    return broken
+
+
+def fails():
+    raise RuntimeError("one\\ntwo\\nthree\\nfour\\nfive\\nsix")
+
+
+def no_model():
+    return 3
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with a model, a checkpoint, class names and pictures of the user's own."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "cli_factory.py").write_text(FACTORY)
+    (folder / "names.txt").write_text("cat\ndog\nfish\n")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
+    pixels[:20] = 0
+    Image.fromarray(pixels).save(folder / "photo.png")
+    grey = pixels[..., 0].astype(np.float32)
+    Image.fromarray(grey).save(folder / "float.tif")
+    grey[3, 3] = np.nan
+    Image.fromarray(grey).save(folder / "nan.tif")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    torch.save({"weight": torch.ones(2)}, folder / "other.pt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+MINE = ("--model", "cli_factory:network", "--size", "40")
+COARSE = ("--window", "10", "--stride", "10")
+
+
+def explain(*words, image="photo.png"):
+    return main(["explain", image, *(words if "--model" in words else (*MINE, *words))])
+
+
+def refuses(capsys, status, *parts):
+    """Exit status 2, and a message of at most four lines that holds ``parts``."""
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.startswith("krypton: error: ")
+    assert len(captured.err.splitlines()) <= 4
+    assert "Traceback" not in captured.err and "\x1b" not in captured.err
+    for part in parts:
+        assert part in captured.err
+    assert "heatmap " not in captured.out  # nothing was computed
+
+
+# explain
+
+
+def test_explain_writes_what_the_library_computes(capsys, folder, tmp_path):
+    png, npz = tmp_path / "map.png", tmp_path / "map.npz"
+    names = ("--classes", "names.txt")
+    assert explain(*names, *COARSE, "--baseline", "black", "--out", str(png), "--out", str(npz)) == 0
+    printed = capsys.readouterr().out
+    assert "16 positions" in printed and str(png) in printed and str(npz) in printed
+    assert "Heatmap(" not in printed  # for programmers
+    assert all(name in printed for name in ("cat", "dog", "fish"))
+    assert Image.open(png).width > 500
+
+    model = zoo.load_model("cli_factory:network", size=40)
+    x = model.preprocess(zoo.load_image("photo.png"))[None]
+    window, stride = (3, 10, 10), (3, 10, 10)
+    expected = KryptonOcclusion(model.model).heatmap(x, window, stride, 0.0, activation="softmax")
+    saved = Heatmap.load(npz)
+    assert saved.target == expected.target
+    torch.testing.assert_close(saved.values, expected.values)
+    assert bool(saved.measured.all())
+
+
+def test_explain_defaults_to_a_picture_here(capsys, folder):
+    assert explain(*COARSE) == 0
+    assert (folder / "heatmap.png").is_file()
+    assert "class " in capsys.readouterr().out  # without names
+
+
+@pytest.mark.parametrize(("given", "index"), [("DOG", 1), ("2", 2), ("-1", 2)])
+def test_target(capsys, tmp_path, given, index):
+    out = str(tmp_path / "map.npz")
+    assert explain("--classes", "names.txt", *COARSE, "--target", given, "--out", out) == 0
+    assert Heatmap.load(out).target == index
+
+
+def test_a_name_of_two_classes(capsys, folder):
+    (folder / "twins.txt").write_text("crane\nfish\ncrane\n")
+    refuses(capsys, explain("--classes", "twins.txt", "--target", "crane"), "--target 'crane'", "0 or 2")
+
+
+def test_activation(capsys, tmp_path):
+    out = str(tmp_path / "map.npz")
+    assert explain(*COARSE, "--activation", "none", "--out", out) == 0
+    model = zoo.load_model("cli_factory:network", size=40)
+    x = model.preprocess(zoo.load_image("photo.png"))[None]
+    assert float(Heatmap.load(out).base) == pytest.approx(model.model(x).max().item())
+    assert explain("--model", "cli_factory:one", "--size", "40", *COARSE, "--out", out) == 0  # of one: none
+    capsys.readouterr()
+    refuses(
+        capsys,
+        explain("--model", "cli_factory:one", "--size", "40", "--activation", "softmax"),
+        "--activation softmax",
+    )
+
+
+def test_probabilities_are_noticed(capsys):
+    assert explain("--model", "cli_factory:normalised", "--size", "40", *COARSE) == 0
+    assert "--activation none?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("black", [-0.5] * 3),
+        ("grey", [127 / 255 - 0.5] * 3),
+        ("0.25", [0.25] * 3),
+        ("-1", [-1.0] * 3),
+        ("mean", None),
+    ],
+)
+def test_baseline(given, expected):
+    model = zoo.load_model("cli_factory:network", size=40, mean=0.5)
+    image = zoo.load_image("photo.png")
+    x = cli._input(model, image, "photo.png")
+    baseline = cli._baseline(given, model, image, x)
+    assert baseline.shape == x.shape
+    wanted = x.mean((2, 3)) if expected is None else torch.tensor([expected])
+    torch.testing.assert_close(baseline[:, :, 7, 3], wanted)
+    if given == "black":  # exactly, or black parts of a picture would cost something
+        assert bool((baseline == x)[..., :5, :].all())
+
+
+def test_sizes_of_two_numbers(capsys):
+    assert explain("--window", "20,10", "--stride", "20,5") == 0
+    printed = capsys.readouterr().out
+    assert "20 x 10, stride 20 x 5" in printed and "14 positions" in printed
+
+
+def test_a_factory_that_returns_everything(capsys):
+    assert explain("--model", "cli_factory:complete", *COARSE, "--target", "fish") == 0
+    assert "fish" in capsys.readouterr().out
+    assert explain("--model", "cli_factory:standardising", *COARSE, "--baseline", "0") == 0
+    capsys.readouterr()
+    refuses(
+        capsys, explain("--model", "cli_factory:standardising", "--baseline", "black"), "--baseline black"
+    )
+
+
+def test_full_inference_is_told_in_one_note(capsys):
+    assert explain("--model", "cli_factory:Everything", "--size", "40", *COARSE) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 1
+    assert notes[0].startswith("krypton: note: occlusion runs as batched full inference")
+
+
+def test_sixteen_bit_and_float_pictures(capsys):
+    assert explain(*COARSE, image="float.tif") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--window", "41"], ["--window 41 x 41", "40 x 40"]),
+        (["--window", "10,50"], ["--window 10 x 50"]),
+        (["--window", "4", "--stride", "5"], ["--stride 5 x 5", "--window 4 x 4"]),
+        (["--window", "0"], ["--window"]),
+        (["--window", "-3"], ["--window"]),
+        (["--stride", "2.5"], ["--stride"]),
+        (["--stride", "1,2,3"], ["--stride"]),
+        (["--target", "3"], ["--target 3", "0 to 2"]),
+        (["--target", "-4"], ["--target -4"]),
+        (["--target", "dog"], ["--target 'dog'", "no names"]),
+        (["--target", "bird", "--classes", "names.txt"], ["--target 'bird'", "cat, dog, fish"]),
+        (["--baseline", "blue"], ["--baseline is 'blue'", "grey, black, mean or a number"]),
+        (["--baseline", "nan"], ["--baseline"]),
+        (["--activation", "relu"], ["--activation", "relu"]),
+        (["--executor", "warp"], ["--executor", "reference"]),
+        (["--memory-budget", "0"], ["--memory-budget"]),
+        (["--ssim", "0"], ["--ssim", "'0'", "above 0 and at most 1"]),
+        (["--ssim", "1.5"], ["--ssim", "'1.5'"]),
+        (["--ssim", "nan"], ["--ssim", "'nan'"]),
+        (["--ssim", "much"], ["--ssim", "'much'"]),
+        (["--tuning", "names.txt"], ["--tuning", "without --ssim"]),
+        (["--ssim", "0.9", "--tuning", "none.json"], ["--tuning is 'none.json'", "no saved tuning"]),
+        (["--ssim", "0.9", "--tuning", "names.txt"], ["--tuning is 'names.txt'", "no saved tuning"]),
+        (["--out", "map.jpg"], ["--out 'map.jpg'", ".png"]),
+        (["--out", "nowhere/map.png"], ["--out 'nowhere/map.png'", "no folder"]),
+        (["--weights", "none.pt"], ["--weights='none.pt'"]),
+        (["--weights", "other.pt"], ["--weights='other.pt'", "does not fit"]),
+        (["--weights", "names.txt"], ["--weights='names.txt'"]),
+        (["--classes", "none.txt"], ["--classes='none.txt'"]),
+        (["--mean", "1,2"], ["--mean"]),
+        (["--std", "0"], ["--std"]),
+        (["--std", "x"], ["--std"]),
+        (["--model", "cli_factory:network"], ["--size"]),
+        (["--model", "resnet81"], ["model='resnet81'", "resnet18"]),
+        (["--model", "no_such_module:f"], ["model='no_such_module:f'"]),
+        (["--model", "cli_factory:nothing", "--size", "40"], ["model='cli_factory:nothing'"]),
+        (["--model", "cli_factory:fails", "--size", "40"], ["model='cli_factory:fails'", "one"]),
+        (["--model", "cli_factory:no_model", "--size", "40"], ["model='cli_factory:no_model'", "int"]),
+        (["--model", "cli_factory:network", "--size", "30"], ["model 'cli_factory:network'", "30"]),
+        (["--model", "cli_factory:nan_preprocess"], ["IMAGE", "NaN"]),
+        (["--model", "cli_factory:nan_model", "--size", "40"], ["IMAGE", "NaN"]),
+    ],
+)
+def test_bad_arguments(capsys, words, parts):
+    refuses(capsys, explain(*words), *parts)
+
+
+@pytest.mark.parametrize(
+    ("image", "parts"),
+    [
+        ("nan.tif", ["IMAGE='nan.tif'", "NaN"]),
+        ("broken.png", ["IMAGE='broken.png'", "cannot be read"]),
+        ("names.txt", ["IMAGE='names.txt'", "cannot be read"]),
+        ("missing.png", ["IMAGE='missing.png'", "neither a file nor a known name"]),
+        ("mri:axial:9999", ["IMAGE='mri:axial:9999'"]),
+    ],
+)
+def test_bad_images(capsys, image, parts):
+    refuses(capsys, explain(image=image), *parts)
+
+
+def test_a_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "map.png").mkdir()
+    refuses(capsys, explain("--out", str(tmp_path / "map.png")), "--out", "cannot be written")
+
+
+@pytest.mark.parametrize("words", [[], ["frobnicate"], ["explain"], ["explain", "photo.png"], ["plan"]])
+def test_bad_commands(capsys, words):
+    refuses(capsys, main(words), "--help")
+
+
+def test_any_other_failure_is_short_too(capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("\n".join(["x" * 1000] * 9))
+
+    monkeypatch.setattr(cli, "_run", fail)
+    refuses(capsys, explain(), "RuntimeError", "--debug")
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert explain("--target", "9", "--debug") == 2
+    assert "Traceback" in capsys.readouterr().err
+    assert main(["--debug", "plan", "nothing"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+# Ctrl-C
+
+
+def test_interrupted_run_keeps_what_it_has(capsys, monkeypatch, tmp_path):
+    whole = KryptonOcclusion.heatmap
+
+    def interrupted(self, *args, on_progress, **kwargs):
+        def progress(heatmap, done, total):
+            on_progress(heatmap, done, total)
+            if done >= 3:
+                raise KeyboardInterrupt
+
+        return whole(self, *args, on_progress=progress, **kwargs)
+
+    monkeypatch.setattr(KryptonOcclusion, "heatmap", interrupted)
+    titles, content = [], Heatmap.content
+    monkeypatch.setattr(
+        Heatmap,
+        "content",
+        lambda map, ending, **picture: titles.append(picture.get("title")) or content(map, ending, **picture),
+    )
+    png, npz = tmp_path / "map.png", tmp_path / "map.npz"
+    status = explain("--window", "10", "--stride", "1", "--out", str(png), "--out", str(npz))
+    assert status == 130
+    told = capsys.readouterr().err
+    partial = Heatmap.load(npz)
+    count = int(partial.measured.sum())
+    assert 3 <= count < partial.measured.numel() == 31 * 31
+    assert f"the {count} of 961 positions" in told and str(npz) in told
+    assert titles[0] is None and titles[1].endswith(f"\ninterrupted: {count} of 961 positions")
+    assert png.is_file()
+
+
+def test_interrupted_before_there_is_anything(capsys, monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zoo, "load_model", interrupted)
+    assert explain("--out", str(tmp_path / "map.png")) == 130
+    assert capsys.readouterr().err == "krypton: interrupted\n"
+    assert not (tmp_path / "map.png").exists()
+
+
+# approximate maps
+
+FINE = ("--window", "10", "--stride", "2")
+
+
+@pytest.fixture(scope="module")
+def scans(folder):
+    """A folder of pictures of one kind: smooth and random."""
+    (folder / "scans").mkdir()
+    for i in range(10):
+        coarse = np.random.default_rng(100 + i).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+        picture = Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC)
+        picture.save(folder / "scans" / f"{i}.png")
+    (folder / "scans" / "notes.txt").write_text("no picture")
+    return folder / "scans"
+
+
+@pytest.fixture(scope="module")
+def tuned(folder, scans):
+    """A tuning by the command line, and what that printed."""
+    words = [sys.executable, "-m", "krypton_engine", "tune", "scans", *MINE, *FINE, "-o", "tuned.json"]
+    done = subprocess.run([*words, "-o", "tuned.png"], cwd=folder, capture_output=True, text=True, check=True)
+    return folder / "tuned.json", done.stdout
+
+
+def tune(*words, images=("scans",)):
+    return main(["tune", *images, *(words if "--model" in words else (*MINE, *words))])
+
+
+def test_tune_learns_what_the_library_learns(tuned, scans):
+    path, printed = tuned
+    model = zoo.load_model("cli_factory:network", size=40)
+    samples = [model.preprocess(zoo.load_image(scans / f"{i}.png"))[None] for i in range(10)]
+    grey = model.preprocess(Image.new("RGB", (40, 40), (127, 127, 127)))[None]
+    call = dict(sliding_window_shapes=(3, 10, 10), strides=(3, 2, 2), baselines=grey)
+    expected = KryptonOcclusion(model.model).tune(samples, **call, activation="softmax")
+    found = Tuning.load(path)
+    assert found.fingerprint.differences(expected.fingerprint) == [] and found.images == expected.images
+    # What is trimmed depends on the time that it saves; what is found without does not.
+    for mine, theirs in zip(found.of(0.0), expected.of(0.0), strict=True):
+        assert mine.computed == theirs.computed
+        assert mine.ssim == pytest.approx(theirs.ssim, abs=1e-4)
+    assert str(found) in printed and "10: " in printed and "the predicted class" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert Image.open(path.with_suffix(".png")).width > 500
+
+
+def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
+    out, one = str(tmp_path / "some.json"), str(scans / "1.png")
+    assert tune(*FINE, "-o", out, images=[one]) == 0
+    assert "takes 9 images" in capsys.readouterr().out  # too few
+    before = Tuning.load(out)
+    assert tune(*FINE, "-o", out, images=[one, str(scans / "2.png")]) == 0
+    assert "goes on" in capsys.readouterr().out
+    after = Tuning.load(out)
+    assert after.curves[: len(before.curves)] == before.curves and len(after.images) == 2
+    refuses(capsys, tune(*COARSE, "-o", out, images=[one]), f"--out '{out}' is there already", "--stride")
+    assert Tuning.load(out).curves == after.curves
+
+
+def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_path):
+    whole = KryptonOcclusion.tune
+
+    def interrupted(self, *args, on_progress, **kwargs):
+        def progress(tuning, done, total):
+            on_progress(tuning, done, total)
+            if done == 2:
+                raise KeyboardInterrupt
+
+        return whole(self, *args, on_progress=progress, **kwargs)
+
+    monkeypatch.setattr(KryptonOcclusion, "tune", interrupted)
+    out = str(tmp_path / "tuning.json")
+    assert tune(*FINE, "-o", out) == 130
+    assert f"what 2 pictures showed is in {out}" in capsys.readouterr().err
+    assert len(Tuning.load(out).images) == 2
+
+
+def test_a_killed_tuning_keeps_what_it_has(monkeypatch, scans, tmp_path):
+    """No handler runs: what was learnt must be on the disk already."""
+    whole, out = KryptonOcclusion.tune, tmp_path / "tuning.json"
+
+    def killed(self, *args, on_progress, **kwargs):
+        def progress(tuning, done, total):
+            on_progress(tuning, done, total)
+            if done == 2:
+                raise SystemExit
+
+        return whole(self, *args, on_progress=progress, **kwargs)
+
+    monkeypatch.setattr(KryptonOcclusion, "tune", killed)
+    with pytest.raises(SystemExit):
+        tune(*FINE, "-o", str(out))
+    assert len(Tuning.load(out).images) == 2 and [out] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["huge", "wordy", "broken"])
+def test_tune_names_the_picture_of_a_folder_that_cannot_be_read(capsys, tmp_path, kind):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    side = 40_000 if kind == "huge" else 4
+    words = zlib.compress(b"a" * 3_000_000) if kind == "wordy" else zlib.compress(b"a")
+    picture = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    picture += chunk(b"zTXt", b"Comment\0\0" + words)
+    (tmp_path / "bad.png").write_bytes(picture)
+    status = tune(*FINE, "-o", str(tmp_path / "t.json"), images=[str(tmp_path)])
+    refuses(capsys, status, "IMAGE", str(tmp_path / "bad.png"), "cannot be read")
+
+
+def test_tune_does_not_take_its_own_figure_for_a_picture(capsys, scans, tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes((scans / f"{i}.png").read_bytes())
+    files = ("-o", str(tmp_path / "tuning.json"), "-o", str(tmp_path / "tuning.png"))
+    for _ in range(2):
+        assert tune(*FINE, *files, images=[str(tmp_path)]) == 0
+        assert "2: " in capsys.readouterr().out
+    assert (tmp_path / "tuning.png").is_file()
+
+
+def test_a_tuning_behind_a_link_is_kept_there(scans, tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "tuning.json"
+    link.symlink_to(tmp_path / "there" / "real.json")
+    assert tune(*FINE, "--max-seconds", "1e-6", "-o", str(link)) == 0
+    assert link.is_symlink() and (tmp_path / "there" / "real.json").is_file()
+
+
+def test_no_picture_is_overwritten(capsys, scans, tmp_path):
+    picture = tmp_path / "scan.png"
+    picture.write_bytes((scans / "0.png").read_bytes())
+    before = picture.read_bytes()
+    assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(picture)]) == 2
+    assert explain("--out", str(picture), image=str(picture)) == 2
+    assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("is an IMAGE, which would be lost") == 3 and picture.read_bytes() == before
+
+
+def test_tune_without_time(capsys, scans, tmp_path):
+    files = tmp_path / "none.json", tmp_path / "none.png"
+    assert tune(*FINE, "--max-seconds", "1e-6", "-o", str(files[0]), "-o", str(files[1])) == 0
+    assert "0 images" in capsys.readouterr().out
+    assert files[0].is_file() and not files[1].exists()
+
+
+@pytest.mark.parametrize("with_tuning", [False, True], ids=["untuned", "tuned"])
+def test_approximate_maps_are_called_so(capsys, monkeypatch, tuned, scans, tmp_path, with_tuning):
+    titles, save = [], Heatmap.save
+
+    def noting(self, path, **picture):
+        titles.extend([picture["title"]] if picture else [])
+        save(self, path, **picture)
+
+    monkeypatch.setattr(Heatmap, "save", noting)
+    options = ("--tuning", str(tuned[0])) if with_tuning else ()
+    png, npz = tmp_path / "map.png", tmp_path / "map.npz"
+    photo = str(scans / "3.png")
+    out = ("--out", str(png), "--out", str(npz))
+    assert explain(*FINE, "--ssim", "0.6", *options, *out, image=photo) == 0
+    printed = capsys.readouterr().out
+    heatmap = Heatmap.load(npz)
+    status, estimate = heatmap.status, heatmap.ssim_estimate
+    interpolated = int((status == Status.INTERPOLATED).sum())
+    assert 0 < interpolated < status.numel() == 256
+    share = f"{1 - interpolated / 256:.0%} of 256 positions measured"
+    assert share in printed and f"{interpolated} interpolated" in printed
+    if trimmed := int((status == Status.TRIMMED).sum()):
+        assert f"{trimmed} trimmed" in printed
+    how = "tuned on 10 pictures" if with_tuning else "estimated on the way"
+    assert f"about {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}), {how}" in printed
+    assert explain(*FINE, "--out", str(png), image=photo) == 0
+    assert "similarity" not in capsys.readouterr().out
+    approximate, exact = titles
+    line = approximate.splitlines()[1]  # of its own, and short enough for the picture
+    assert line.startswith(f"approximate: {1 - interpolated / 256:.0%} measured") and len(line) <= 65
+    assert f"SSIM about {estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})" in line
+    assert "measured" not in exact and "SSIM" not in exact
+
+
+def test_exact_where_nothing_less_is_sure(capsys, scans, tmp_path):
+    few, out, photo = str(tmp_path / "few.json"), str(tmp_path / "map.npz"), str(scans / "3.png")
+    assert tune(*FINE, "-o", few, images=[str(scans / "1.png")]) == 0
+    for words, told in (
+        (["--ssim", "0.9999999"], "exact: all was measured, since nothing less was sure enough"),
+        (["--ssim", "1"], "exact: all was measured\n"),
+        (["--ssim", "0.5", "--tuning", few], "takes a tuning of 9 pictures, and this one has 1"),
+    ):
+        capsys.readouterr()
+        assert explain(*FINE, *words, "--out", out, image=photo) == 0
+        assert told in capsys.readouterr().out
+        assert bool((Heatmap.load(out).status == Status.EXACT).all())
+
+
+def test_a_tuning_for_something_else(capsys, tuned):
+    path = str(tuned[0])
+    for words, parts in (
+        (["--stride", "5"], ["--stride"]),
+        (["--activation", "none"], ["activation"]),
+        (["--baseline", "black"], ["baseline"]),
+    ):
+        status = explain(*FINE, *words, "--ssim", "0.9", "--tuning", path)
+        refuses(capsys, status, "--tuning was made for something else", *parts)
+
+
+@pytest.mark.parametrize(
+    ("images", "words", "parts"),
+    [
+        ([], [], ["IMAGE"]),
+        (["missing.png"], [], ["IMAGE='missing.png'"]),
+        (["scans", "broken.png"], [], ["IMAGE='broken.png'"]),
+        (["empty"], [], ["IMAGE 'empty' is a folder without pictures"]),
+        (["scans"], ["--confidence", "1"], ["--confidence"]),
+        (["scans"], ["--confidence", "90"], ["--confidence", "'90'"]),
+        (["scans"], ["--max-seconds", "0"], ["--max-seconds"]),
+        (["scans"], ["--baseline", "mean"], ["--baseline mean", "one for all"]),
+        (["scans"], ["--window", "50"], ["--window"]),
+        (["scans"], ["--target", "7"], ["--target 7"]),
+        (["scans"], ["-o", "t.npz"], ["--out 't.npz'", ".json"]),
+        (["scans"], ["-o", "t.png"], ["--out", "0 .json files"]),
+        (["scans"], ["-o", "t.json", "-o", "u.json"], ["--out", "2 .json files"]),
+        (["scans"], ["-o", "bad.json"], ["--out is 'bad.json'", "no saved tuning"]),
+        (["scans", "photo.png"], ["--model", "cli_factory:any_size"], ["IMAGE", "3 x 40 x 40", "--size"]),
+    ],
+)
+def test_bad_tunings(capsys, folder, scans, images, words, parts):
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "bad.json").write_text("{}")
+    refuses(capsys, tune(*words, images=images), *parts)
+    assert not (folder / "tuning.json").exists()
+
+
+# plan, info, demo
+
+
+def test_plan(capsys):
+    assert main(["plan", "cli_factory:network", "--size", "40", "--window", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert "conv2d" in printed and "redundancy ratio" in printed and "random" not in printed
+    assert main(["plan", "vgg16-brain-mri", "--window", "16", "--stride", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "random weights" in printed and "3249 positions" in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    refuses(capsys, main(["plan", "cli_factory:network", "--size", "40", "--window", "41"]), "--window")
+    refuses(capsys, main(["plan", "nothing"]), "model='nothing'")
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert torch.__version__ in printed and importlib.metadata.version("captum") in printed
+    assert "reference yes" in printed
+
+
+def test_the_cuda_engine_is_told_of():
+    assert cli._cuda_engine("not built", "", []) == "no: not built"
+    assert cli._cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 9.0 and PTX"
+    assert cli._cuda_engine("", "90", []) == (
+        "no GPU that torch sees; built for compute capabilities 9.0 and PTX"
+    )
+    assert cli._capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
+
+
+def test_missing_extras_are_named(capsys, monkeypatch):
+    wanted = ['torch>=2.13', 'pillow; extra == "demo"', "no-such-package==1.*; extra == 'demo'",
+              'krypton-occlusion[demo]; extra == "test"']  # fmt: skip
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wanted)
+    version = importlib.metadata.version
+
+    def installed(name):
+        return "0" if name == "krypton-occlusion" else version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    assert cli._extras() == {"demo": ["no-such-package"], "test": []}
+    main(["info"])
+    assert 'without no-such-package: pip install "krypton-occlusion[demo]"' in capsys.readouterr().out
+
+
+def test_demo_on_a_small_model(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(zoo, "DEMO_MODEL", "cli_factory:complete")
+    monkeypatch.setattr(zoo, "DEMO_IMAGE", "photo.png")
+    assert main(["demo", "--out", str(tmp_path / "new"), "--stride", "8"]) == 0
+    shows_the_demo(capsys.readouterr().out, tmp_path / "new", (4, 4))
+
+
+@pytest.mark.slow
+def test_demo(capsys, tmp_path):
+    assert main(["demo", "--out", str(tmp_path), "--stride", "16"]) == 0
+    printed = capsys.readouterr().out
+    shows_the_demo(printed, tmp_path, (15, 15))
+    assert "notumor 0.998" in printed and "meningioma" in printed
+
+
+def shows_the_demo(printed, folder, grid):
+    lines = printed.replace(str(folder), "folder").splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    for word in ("plan ", "Krypton ", "Captum ", "speed-up ", "agreement ", "The picture:"):
+        assert any(line.startswith(word) for line in lines), word
+    difference = float(printed.partition("largest difference ")[2].split()[0])
+    assert difference < 1e-4
+    assert Heatmap.load(folder / "krypton-demo.npz").values.shape == grid
+    assert (folder / "krypton-demo.png").is_file()
+
+
+# The program
+
+
+def test_module_runs_and_imports_little():
+    code = (
+        "import sys; from krypton_engine.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'numpy', 'captum', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    words = [sys.executable, "-m", "krypton_engine"]
+    done = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("krypton ")
+    done = subprocess.run([*words, "explain", "missing.png", "--model", "x"], capture_output=True, text=True)
+    assert done.returncode == 2 and "IMAGE='missing.png'" in done.stderr and not done.stdout
+
+
+def test_messages_name_options_but_spare_sentences():
+    error = errors.InputError("weights='a/size=3' is no file: strides and size")
+    assert cli._message(error) == "krypton: error: --weights='a/size=3' is no file: --stride and size"

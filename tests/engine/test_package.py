@@ -1,0 +1,90 @@
+"""What the package is before anything is computed."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import krypton_engine
+
+
+def test_import_is_light():
+    code = (
+        "import sys, krypton_engine; "
+        "heavy = {'torchvision', 'matplotlib', 'captum', 'onnx', 'nibabel', 'skimage'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_public_names_are_there():
+    for name in krypton_engine.__all__:
+        assert getattr(krypton_engine, name).__module__.startswith("krypton_engine.")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        krypton_engine.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize("package", ["krypton_engine", "krypton_widget"])
+def test_types_are_shipped(package):
+    assert files(package).joinpath("py.typed").is_file()
+
+
+ROOMS = [
+    "cli", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
+    "perturbation", "zoo", "common", "errors",
+]  # fmt: skip
+
+
+def imported(path):
+    """Rooms of the engine that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: {node.lineno} imports relatively"
+            full = [node.module or ""]
+            if node.module == "krypton_engine":
+                full = [f"krypton_engine.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            full = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in full:
+            parts = name.split(".")
+            if parts[0] == "krypton_engine" and len(parts) > 1:
+                yield node.lineno, parts[1]
+
+
+def test_imports_run_down_the_house():
+    home = Path(krypton_engine.__file__).parent
+    wrong = []
+    for path in home.rglob("*.py"):
+        inside = path.relative_to(home).parts
+        room = inside[0] if len(inside) > 1 else path.stem
+        if room not in ROOMS:
+            continue
+        for line, other in imported(path):
+            if other in ROOMS and ROOMS.index(other) < ROOMS.index(room):
+                wrong.append(f"{path.relative_to(home)}:{line}: {room} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("occlusion", "KryptonOcclusion"),
+        ("heatmap", "Heatmap"),
+        ("heatmap", "Status"),
+        ("plan", "Plan"),
+        ("tuning", "Tuning"),
+        ("quality", "ssim"),
+        ("windows", "SlidingWindow"),
+        ("zoo", "load_model"),
+        ("cli", "main"),
+    ],
+)
+def test_names_are_found_where_they_were(module, name):
+    found = getattr(importlib.import_module(f"krypton_engine.{module}"), name)
+    assert found.__name__ == name

@@ -1,0 +1,81 @@
+"""Exactness on real families: no further from float64 than PyTorch's own float32 is."""
+
+from __future__ import annotations
+
+import pytest
+import torchvision
+from support.models import (
+    FAMILIES,
+    Case,
+    Comparison,
+    compare,
+    monai_case,
+    timm_case,
+    torchvision_case,
+    zoo_case,
+)
+
+ALL = tuple(torchvision.models.list_models(module=torchvision.models))
+TIMM = ("resnet10t", "resnetblur18", "nf_regnet_b0")
+MONAI = ("3-D ResNet10", "2-D UNet with instance norm")
+MORE_TIMM = ("mobileone_s0", "convnextv2_atto", "ghostnet_100", "res2net50_14w_8s")
+MORE_MONAI = ("3-D DenseNet121",)
+
+
+@pytest.fixture
+def incremental_whatever_it_gains(monkeypatch):
+    """On few and small positions some families gain too little for the planner; they must be exact too."""
+    monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
+
+
+def slow(names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+def exact(case: Case) -> Comparison:
+    found = compare(case)
+    print(f"{case.name}: {found}")
+    assert found.map_range > 1e-3 * found.largest, "a map below float32's resolution proves nothing"
+    assert found.exact, str(found)
+    return found
+
+
+def exact_incrementally(case: Case) -> None:
+    found = exact(case)
+    assert found.warnings == ()
+    assert found.heatmap.plan is not None and found.heatmap.plan.incremental
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *slow(n for n in ALL if n not in FAMILIES)])
+def test_torchvision(name, incremental_whatever_it_gains):
+    exact_incrementally(torchvision_case(name))
+
+
+@pytest.mark.parametrize("name", [*TIMM, *slow(MORE_TIMM)])
+def test_timm(name, incremental_whatever_it_gains):
+    exact_incrementally(timm_case(name))
+
+
+@pytest.mark.parametrize("name", [*MONAI, *slow(MORE_MONAI)])
+def test_monai(name, incremental_whatever_it_gains):
+    exact_incrementally(monai_case(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), [("vgg16-brain-mri", "mri:axial:90+lesion"), ("efficientnet-lite0", "chelsea")]
+)
+def test_trained(name, image):
+    """Real weights on a real image, as the planner would have it."""
+    exact_incrementally(zoo_case(name, image))
+
+
+def test_no_gain():
+    """A vision transformer runs in full, says so once, and is exact."""
+    found = exact(torchvision_case("vit_b_16"))
+    (message,) = found.warnings
+    assert "would not pay" in message
+    assert found.heatmap.plan is not None and not found.heatmap.plan.incremental
+
+
+def test_every_model_is_listed():
+    assert len(ALL) >= 80 and set(FAMILIES) <= set(ALL)

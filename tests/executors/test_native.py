@@ -1,0 +1,380 @@
+"""The native executor: as exact as PyTorch, on every instruction set, and taken where it can run."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from support.models import compare, torchvision_case, zoo_case
+from support.random_cnns import brute_force, build, image_and_baseline, networks, questions
+from torch import nn
+
+from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
+from krypton_engine.executors import native
+from krypton_engine.graph.capture import capture
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Plan
+
+# With KRYPTON_REQUIRE_NATIVE=1, as in CI, a missing engine is a failure.
+pytestmark = pytest.mark.skipif(
+    bool(native.MISSING) and "KRYPTON_REQUIRE_NATIVE" not in os.environ, reason=native.MISSING
+)
+
+
+@pytest.fixture(autouse=True)
+def incremental_whatever_it_gains(monkeypatch):
+    monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
+
+
+def no_reference() -> NoReturn:
+    raise AssertionError("the engine's numbers are not finite")
+
+
+def small_cnn() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(),
+        nn.Conv2d(20, 36, 3, padding=1, groups=4), nn.SiLU(), nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(36, 36, 5, padding=2, groups=36), nn.Hardswish(), nn.Conv2d(36, 40, (1, 7), padding=(0, 3)),
+        nn.GELU(), nn.AvgPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(40 * 6 * 6, 50), nn.ReLU(),
+        nn.Linear(50, 7),
+    ).eval()  # fmt: skip
+
+
+MODELS = ("resnet18", "inception_v3", "densenet121", "mobilenet_v2", "convnext_tiny", "vgg11_bn")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_run_there(name):
+    """What `test_exact_models` compares under ``executor="auto"`` is the engine, not PyTorch."""
+    case = torchvision_case(name)
+    model, x = case.make(), case.image()[None]
+    plan = KryptonOcclusion(model).plan(x, (3, 32, 32), 32)
+    assert plan.executor.startswith(f"native ({native.instruction_sets()[0]}"), plan.executor
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
+def test_reference_is_exact_too(name):
+    found = compare(torchvision_case(name), executor="reference")
+    assert found.heatmap.plan is not None and found.heatmap.plan.executor.startswith("reference (asked for)")
+    assert found.exact and found.warnings == (), str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("resnet18", "convnext_tiny")])
+def test_reference_is_exact_on_more(name):
+    found = compare(torchvision_case(name), executor="reference")
+    assert found.exact and found.warnings == (), str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "image"), [("vgg16-brain-mri", "mri:axial:90+lesion"), ("efficientnet-lite0", "chelsea")]
+)
+def test_trained_models_run_there(name, image):
+    found = compare(zoo_case(name, image), executor="native")
+    assert found.heatmap.plan is not None and found.heatmap.plan.executor.startswith("native")
+    assert found.exact and found.warnings == (), str(found)
+
+
+def check_random(data: st.DataObject) -> None:
+    """Against float64, beside PyTorch's own float32: the rule of `models.Comparison`."""
+    network = data.draw(networks(2), "network")
+    question = data.draw(questions(network.shape), "question")
+    model = build(network).float()
+    note(f"input {network.shape}\n{model}\n{question}")
+    x, baseline = image_and_baseline(network.shape, question)
+    x = x.float()
+    if isinstance(baseline, torch.Tensor):
+        baseline = baseline.float()
+    singles = brute_force(model, x, question.window, question.strides, baseline)
+    doubles = brute_force(
+        copy.deepcopy(model).double(),
+        x.double(),
+        question.window,
+        question.strides,
+        baseline.double() if isinstance(baseline, torch.Tensor) else baseline,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        heatmap = KryptonOcclusion(model).heatmap(
+            x, question.window, question.strides, baseline, classes="all"
+        )
+    got = heatmap.values if heatmap.outputs is None else heatmap.outputs
+    error = float((got.reshape(doubles.shape) - doubles).abs().max())
+    torchs = float((singles - doubles).abs().max())
+    assert error <= max(3 * torchs, 1e-6 * float(doubles.abs().max())) + 1e-7, (error, torchs)
+
+
+def test_random_networks():
+    @settings(
+        max_examples=25,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(st.data())
+    def run(data):
+        check_random(data)
+
+    run()
+
+
+@pytest.mark.slow
+def test_more_random_networks():
+    @settings(
+        max_examples=600,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(st.data())
+    def run(data):
+        check_random(data)
+
+    run()
+
+
+@pytest.mark.parametrize("isa", native.instruction_sets())
+def test_instruction_sets(isa):
+    """Every position of a small CNN of all kinds of kernels, cut windows and single channels too."""
+    model, x = small_cnn(), torch.randn(1, 3, 21, 23)
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        graph = capture(model, (x,), 0)
+        program = native.NativeProgram(graph, isa)
+        assert program.reason == "" and not program.tail.nodes and program.program.isa == isa
+        for shape, strides in (((3, 5, 6), (3, 3, 4)), ((1, 4, 4), (1, 4, 4))):
+            window = SlidingWindow((3, 21, 23), shape, strides)
+            session = native.NativeSession(
+                program, Plan(graph, window), (x,), torch.tensor(0.5), 2**30, no_reference
+            )
+            copies = x.repeat(len(window), 1, 1, 1)
+            for copied, box in zip(copies, window.boxes(np.arange(len(window))), strict=True):
+                copied[tuple(slice(lo, hi) for lo, hi in box)] = 0.5
+            expected, own = exact(copies.double()), model(copies)
+            got = torch.empty_like(own)
+            for positions, outputs in session.stream(np.arange(len(window))):
+                got[torch.from_numpy(positions)] = outputs
+            allowed = max(3 * float((own - expected).abs().max()), 1e-6 * float(expected.abs().max()))
+            assert float((got - expected).abs().max()) <= allowed
+
+
+def test_any_list_of_positions():
+    """Order, repetitions and batches change nothing beyond rounding."""
+    model, x = small_cnn(), torch.randn(1, 3, 21, 23)
+    with torch.no_grad():
+        graph = capture(model, (x,), 0)
+        window = SlidingWindow((3, 21, 23), (3, 4, 4), (3, 2, 2))
+        session = native.NativeSession(
+            native.NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
+        )
+        alone = {p: out for p in range(0, len(window), 7) for _, (out,) in session.stream(np.array([p]))}
+        for limit in (1, 5, None):
+            order = np.array(list(alone))[::-1]
+            for positions, outputs in session.stream(np.concatenate([order, order[:3]]), limit):
+                for position, output in zip(positions, outputs, strict=True):
+                    torch.testing.assert_close(output, alone[int(position)], rtol=1e-5, atol=1e-6)
+
+
+def test_shrinking_drops_rims_and_tells_their_effect():
+    """After each pooling, as in design and as in a loop over whole images."""
+    torch.manual_seed(0)
+    parts = nn.ModuleList([
+        nn.Sequential(nn.Conv2d(3, 20, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.Conv2d(20, 24, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.Conv2d(24, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4)),
+    ])  # fmt: skip
+    model, x = nn.Sequential(*parts).eval(), torch.randn(1, 3, 24, 24)
+    x[:, :, :10, :10] *= 0.05  # nearly the baseline: of some boxes nothing is left
+    window = SlidingWindow((3, 24, 24), (3, 6, 6), (3, 3, 3))
+
+    views, gradients, thresholds = [], [], []
+    y = x
+    for part in parts[:2]:
+        y = part(y)
+        views.append(y)
+    gradients = list(torch.autograd.grad(parts[2](y)[0, 1], views))
+    thresholds = [0.8 * float(view.detach().square().mean().sqrt()) for view in views]
+
+    with torch.no_grad():
+        graph = capture(model, (x,), 0)
+        program = native.NativeProgram(graph)
+        sites = [node.index for node in graph.nodes if "pool" in node.op]
+        assert set(sites) <= set(program.shrinkable)
+
+        def session(shrinks):
+            return native.NativeSession(
+                program, Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference, shrinks
+            )
+
+        def answers(shrinks):
+            opened, out = session(shrinks), torch.empty(len(window), 4)
+            for positions, outputs in opened.stream(np.arange(len(window))):
+                out[torch.from_numpy(positions)] = outputs
+            return out, opened.dropped
+
+        emptied = 0
+        expected, effects = torch.empty(len(window), 4), np.zeros(len(window))
+        for p, box in enumerate(window.boxes(np.arange(len(window)))):
+            y = x.clone()
+            y[(0, *(slice(lo, hi) for lo, hi in box))] = 0
+            for part, view, gradient, threshold in zip(parts[:2], views, gradients, thresholds, strict=True):
+                y = part(y)
+                rows, columns = ((y - view).abs().amax((0, 1)) >= threshold).nonzero(as_tuple=True)
+                kept = torch.zeros_like(y)
+                if len(rows):
+                    kept[:, :, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+                emptied += not len(rows)
+                effects[p] += float((gradient * (y - view) * (1 - kept)).double().sum())
+                y = torch.where(kept > 0, y, view)
+            expected[p] = parts[2](y)
+        exact, nothing = answers({})
+        shrunk, dropped = answers(dict(zip(sites, zip(thresholds, gradients, strict=True), strict=True)))
+        assert 0 < emptied < len(window) and float((exact - expected).abs().max()) > 1e-3
+        torch.testing.assert_close(shrunk, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(dropped, effects, rtol=1e-4, atol=1e-5)
+        assert nothing is None
+        # Of one scalar the effect explains most of what was dropped.
+        missing = (exact - shrunk)[:, 1].numpy()
+        assert np.abs(missing - dropped).mean() < 0.5 * np.abs(missing).mean()
+        zero, none = answers(dict.fromkeys(sites, (0.0, None)))
+        assert torch.equal(zero, exact) and not none.any()
+        with pytest.raises(KeyError):
+            session({graph.input.index: (1.0, None)})
+
+
+def test_what_the_engine_lacks_runs_in_pytorch():
+    """The engine stops where its vocabulary ends; the rest goes on from what it computed."""
+
+    class Ending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3))
+
+        def forward(self, x):
+            y = self.features(x)
+            return y.cumsum(1).erf().amax((2, 3))
+
+    torch.manual_seed(0)
+    model, x = Ending().eval(), torch.randn(1, 3, 24, 24)
+    plan = KryptonOcclusion(model, executor="native").plan(x, (3, 4, 4), 4)
+    assert plan.executor.startswith("native") and "PyTorch in full from" in plan.executor
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        ours = KryptonOcclusion(model, executor="native").attribute(x, (3, 4, 4), 4, target=3)
+        theirs = KryptonOcclusion(model, executor="reference").attribute(x, (3, 4, 4), 4, target=3)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "why"),
+    [
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(72, 2)), torch.randn(1, 2, 20), "axes"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)).double(),
+         torch.randn(1, 1, 8, 8).double(), "float32"),
+    ],
+)  # fmt: skip
+def test_what_goes_to_the_reference(model, x, why):
+    window = (*x.shape[1:2], *[2] * (x.ndim - 2))
+    plan = KryptonOcclusion(model.eval()).plan(x, window)
+    assert plan.executor.startswith("reference") and why in plan.executor
+    with pytest.warns(FallbackWarning, match=why):
+        KryptonOcclusion(model.eval(), executor="native").attribute(x, window, target=1)
+
+
+def test_memory_budget():
+    model, x = small_cnn(), torch.randn(1, 3, 21, 23)
+    with pytest.raises(InputError, match="memory_budget is 0 MiB"):
+        KryptonOcclusion(model, executor="native", memory_budget=100_000).heatmap(x, (3, 4, 4), 2)
+
+
+def test_a_small_budget_takes_the_reference():
+    """VGG's packed weights would not fit; PyTorch's own do."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        nn.Conv2d(3, 128, 3),
+        nn.ReLU(),
+        nn.Conv2d(128, 512, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(512 * 64, 2),
+    ).eval()
+    x = torch.randn(1, 3, 12, 12)
+    small = KryptonOcclusion(wide, memory_budget=200 * 2**20)
+    plan = KryptonOcclusion(wide, memory_budget=5 * 2**20).plan(x, (3, 4, 4), 4)
+    assert plan.executor.startswith("reference (memory_budget does not hold")
+    assert small.plan(x, (3, 4, 4), 4).executor.startswith("native")
+
+
+def test_unknown_executor():
+    with pytest.raises(InputError, match="'auto', 'native', 'cuda', 'reference'"):
+        KryptonOcclusion(small_cnn(), executor="gpu")  # type: ignore[arg-type]
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert native.threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_denormals_cost_nothing_but_themselves():
+    """Subnormal activations are flushed, in the engine's threads only."""
+    model = nn.Sequential(nn.Conv2d(1, 16, 1, bias=False), nn.Flatten(), nn.Linear(16 * 64, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(1e-39)
+    x = torch.rand(1, 1, 8, 8)
+    heatmap = KryptonOcclusion(model, executor="native").heatmap(x, (1, 2, 2), 2)
+    torch.testing.assert_close(heatmap.base, model(x)[0, heatmap.target], rtol=1e-5, atol=1e-6)
+    assert torch.tensor(1e-39) > 0, "this thread still has denormal numbers"
+
+
+@pytest.mark.slow
+def test_pure_python_install(tmp_path):
+    """``pip install . -C wheel.cmake=false`` builds no engine, and the reference executor runs."""
+    root = Path(__file__).resolve().parents[2]
+    wheel = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*wheel, "-C", "wheel.cmake=false"], check=True, capture_output=True)
+    (built,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site), str(built)],
+        check=True,
+        capture_output=True,
+    )
+    assert not list(site.rglob("_native*.so"))
+    script = (
+        f"import sys; sys.path[:0] = [{str(site)!r}]; sys.meta_path = [f for f in sys.meta_path "
+        "if 'krypton' not in type(f).__module__.lower() and 'ScikitBuild' not in type(f).__name__]\n"
+        "import torch, krypton_engine\n"
+        f"assert krypton_engine.__file__.startswith({str(site)!r}), krypton_engine.__file__\n"
+        "from krypton_engine.executors import native\n"
+        "assert 'not installed' in native.MISSING\n"
+        "m = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 900, 2))\n"
+        "occlusion = krypton_engine.KryptonOcclusion(m.eval(), executor='native')\n"
+        "print(occlusion.plan(torch.rand(1, 1, 32, 32), (1, 4, 4), 4))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "reference" in ran.stdout and "not installed" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_failing_compile_is_loud(tmp_path):
+    """And says which line installs without the engine."""
+    root = Path(__file__).resolve().parents[2]
+    wheel = [sys.executable, "-m", "pip", "wheel", str(root), "--no-deps", "-w", str(tmp_path)]
+    done = subprocess.run(wheel, env={**os.environ, "CXX": "false"}, capture_output=True, text=True)
+    assert done.returncode != 0 and not list(tmp_path.glob("*.whl"))
+    assert "pip install . -C wheel.cmake=false" in done.stdout + done.stderr

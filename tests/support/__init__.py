@@ -1,0 +1,1 @@
+"""What tests share: one brute force, models, networks at random, pages."""

@@ -264,10 +264,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     Examples::
 
-        >>> explorer = OcclusionExplorer(model, image, preprocess=preprocess, class_names=names)
-        >>> explorer.window = 32
+        >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)
         >>> explorer.wait()
-        >>> explorer.heatmap.drop
+        >>> explorer.window = 6
+        >>> explorer.wait()
+        >>> explorer.heatmap.drop.shape
+        torch.Size([6, 5])
+        >>> explorer.close()
     """
 
     # Text, not paths: anywidget watches files, by a closure on every instance that is never let go.

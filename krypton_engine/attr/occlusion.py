@@ -141,8 +141,12 @@ class KryptonOcclusion(Occlusion):
     Examples::
 
         >>> occlusion = KryptonOcclusion(model)
-        >>> attribution = occlusion.attribute(x, (3, 16, 16), strides=(3, 4, 4), target=1)
-        >>> heatmap = occlusion.heatmap(x, (3, 16, 16), (3, 4, 4))
+        >>> attribution = occlusion.attribute(x, (3, 6, 5), strides=(3, 2, 2), target=1)
+        >>> attribution.shape
+        torch.Size([1, 3, 24, 20])
+        >>> heatmap = occlusion.heatmap(x, (3, 6, 5), (3, 2, 2))
+        >>> heatmap.drop.shape
+        torch.Size([10, 9])
         >>> heatmap.save("heatmap.png")
     """
 

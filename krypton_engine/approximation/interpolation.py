@@ -18,12 +18,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.perturbation.windows import SlidingWindow
 
 NEIGHBOURS = 12
 """Measured positions that predict another, and tell how rough the map is there."""

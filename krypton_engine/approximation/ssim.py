@@ -7,13 +7,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import Floats
 from krypton_engine.errors import InputError
-
-Floats = npt.NDArray[np.float64]
 
 SPREAD = 0.55, 1.1, 2.1
 """The true loss, ``1 - SSIM``, in multiples of the expected one: nine of ten above the first and nine of ten

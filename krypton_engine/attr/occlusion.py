@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import as_numbers, evaluate
@@ -42,7 +43,7 @@ from krypton_engine.heatmap.heatmap import (
     described,
     fingerprint_of_image,
 )
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
 from krypton_engine.run.loop import Goal, OnProgress, Watch, declines, refine, run

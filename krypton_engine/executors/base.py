@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from krypton_engine.approximation.interpolation import Floats
+    from krypton_engine.common.arrays import Floats, IntArray
     from krypton_engine.graph.gradients import Head
-    from krypton_engine.perturbation.windows import ChangedCells, IntArray, SlidingWindow
+    from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow
 
 Executor = Literal["auto", "native", "cuda", "reference"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import Floats
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
 from krypton_engine.executors.lowering import Unsupported, arguments_of, epilogue_of
 from krypton_engine.executors.reference import (
@@ -42,7 +42,7 @@ from krypton_engine.executors.reference import (
 from krypton_engine.executors.tail import Tail, averages_cells, channels_last
 from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, in_full, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.windows import SlidingWindow, distinct_work, occlude
 from krypton_engine.plan.plan import Plan
 
 try:

@@ -11,11 +11,11 @@ from captum._utils.common import _expand_additional_forward_args, _run_forward
 from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import Floats
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.graph.export import evaluation
 from krypton_engine.graph.gradients import Head
-from krypton_engine.perturbation.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow, distinct_work, occlude
 
 
 def evaluate(

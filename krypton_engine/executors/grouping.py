@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow, distinct_rows
+from krypton_engine.perturbation.windows import SlidingWindow, distinct_rows
 from krypton_engine.plan.plan import propagate
 
 FloatArray = npt.NDArray[np.float64]

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.tail import averages_cells
 from krypton_engine.graph.ir import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
-from krypton_engine.perturbation.windows import IntArray
 
 ROWS, COLUMNS = 1, 2
 """Axes of an image that boxes run along; its channels are axis 0."""

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.lowering import COLUMNS, ROWS, Floats, Lowering
 from krypton_engine.executors.tail import Tail, constants_of, unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Graph, refs
-from krypton_engine.perturbation.windows import ChangedCells, IntArray, distinct_work
+from krypton_engine.perturbation.windows import ChangedCells, distinct_work
 from krypton_engine.plan.plan import Plan
 
 try:

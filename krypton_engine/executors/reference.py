@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import Floats
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.tail import (
@@ -28,7 +28,7 @@ from krypton_engine.executors.tail import (
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-from krypton_engine.perturbation.windows import ChangedCells, IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow, distinct_work, occlude
 from krypton_engine.plan.plan import Plan, reached
 
 aten = torch.ops.aten

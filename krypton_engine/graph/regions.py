@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from krypton_engine.perturbation.windows import IntArray
+from krypton_engine.common.arrays import IntArray
 
 Interval = tuple[IntArray, IntArray]
 

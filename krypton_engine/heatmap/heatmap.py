@@ -19,15 +19,16 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import Flags, Floats, predict
+from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim, ssim
 from krypton_engine.common import files
 from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.common.figures import figure as figure_of
 from krypton_engine.common.figures import figures, together
 from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.heatmap import files as saved
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow
 
 if TYPE_CHECKING:
     from PIL.Image import Image

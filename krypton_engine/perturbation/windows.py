@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from krypton_engine.common.arguments import whole
+from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.errors import InputError
-
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -221,11 +219,11 @@ class ChangedCells:
         differs: Boolean array of the input's shape, true where occluding changes the value.
     """
 
-    def __init__(self, window: SlidingWindow, differs: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, window: SlidingWindow, differs: Flags) -> None:
         self.window = window
         self.any = bool(differs.any())
         along = tuple(axis for axis in range(differs.ndim) if window.spans(axis))
-        self._differs: npt.NDArray[np.bool_] = np.any(differs, axis=along, keepdims=True)
+        self._differs: Flags = np.any(differs, axis=along, keepdims=True)
 
     def boxes(self, positions: IntArray) -> IntArray:
         """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes.

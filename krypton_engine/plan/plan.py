@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.regions import Interval, union
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow
 
 MINIMUM_GAIN = 1.1
 """Below this ratio of full to incremental work, bookkeeping eats the gain and full inference runs."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
 from krypton_engine.executors import cuda, native
 from krypton_engine.executors.base import Session
@@ -27,7 +28,7 @@ from krypton_engine.graph.export import whole
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.graph.state import modules_of, names
 from krypton_engine.heatmap.heatmap import Recorder
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.windows import SlidingWindow, distinct_work, occlude
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest

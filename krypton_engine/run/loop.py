@@ -11,10 +11,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.heatmap import Heatmap, Recorder
-from krypton_engine.perturbation.windows import IntArray, distinct_work
+from krypton_engine.perturbation.windows import distinct_work
 from krypton_engine.run.order import Outlook, Refinement
 
 OnProgress = Callable[[Heatmap, int, int], object]

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import Floats
 from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.common import files
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.files import (
@@ -49,7 +49,7 @@ from krypton_engine.heatmap.heatmap import (
     described,
     same_outputs,
 )
-from krypton_engine.perturbation.windows import IntArray, SlidingWindow, Work, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow, Work, distinct_work
 from krypton_engine.run.loop import Goal, Watch, run
 from krypton_engine.run.order import Outlook, Refinement
 

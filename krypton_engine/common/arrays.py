@@ -1,0 +1,15 @@
+"""NumPy arrays by what they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+"""Positions, cells, sizes: int64."""
+
+Floats = npt.NDArray[np.float64]
+"""Values on a grid of positions, and what is computed of them: float64."""
+
+Flags = npt.NDArray[np.bool_]
+"""A truth value for every cell or position."""

@@ -40,7 +40,7 @@ from tqdm import tqdm
 from krypton_engine import FallbackWarning, KryptonOcclusion, zoo
 from krypton_engine.approximation.ssim import ssim
 from krypton_engine.heatmap.heatmap import Heatmap
-from krypton_engine.perturbation.windows import ChangedCells, Work, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
 from krypton_engine.run.loop import Goal
 from krypton_engine.run.order import Outlook
 from krypton_engine.tuning.tuning import Tuning, replay

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     from krypton_engine.common.arrays import Floats, IntArray
     from krypton_engine.graph.gradients import Head
-    from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow
+    from krypton_engine.perturbation.changed import ChangedCells
+    from krypton_engine.perturbation.windows import SlidingWindow
 
 Executor = Literal["auto", "native", "cuda", "reference"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)

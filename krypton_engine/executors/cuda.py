@@ -42,7 +42,8 @@ from krypton_engine.executors.reference import (
 from krypton_engine.executors.tail import Tail, averages_cells, channels_last
 from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, in_full, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-from krypton_engine.perturbation.windows import SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.changed import distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.plan.plan import Plan
 
 try:

@@ -15,7 +15,8 @@ from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.graph.export import evaluation
 from krypton_engine.graph.gradients import Head
-from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow, occlude
 
 
 def evaluate(

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node
-from krypton_engine.perturbation.windows import SlidingWindow, distinct_rows
+from krypton_engine.perturbation.changed import distinct_rows
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import propagate
 
 FloatArray = npt.NDArray[np.float64]

@@ -25,7 +25,7 @@ from krypton_engine.executors.lowering import COLUMNS, ROWS, Floats, Lowering
 from krypton_engine.executors.tail import Tail, constants_of, unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Graph, refs
-from krypton_engine.perturbation.windows import ChangedCells, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
 from krypton_engine.plan.plan import Plan
 
 try:

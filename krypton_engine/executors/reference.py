@@ -28,7 +28,8 @@ from krypton_engine.executors.tail import (
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow, distinct_work, occlude
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.plan.plan import Plan, reached
 
 aten = torch.ops.aten

@@ -15,7 +15,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.heatmap import Heatmap, Recorder
-from krypton_engine.perturbation.windows import distinct_work
+from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.run.order import Outlook, Refinement
 
 OnProgress = Callable[[Heatmap, int, int], object]

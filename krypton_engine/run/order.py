@@ -11,7 +11,8 @@ import numpy as np
 from krypton_engine.approximation.interpolation import Prediction, covariance, predict
 from krypton_engine.approximation.ssim import expected_ssim
 from krypton_engine.common.arrays import Flags, Floats, IntArray
-from krypton_engine.perturbation.windows import SlidingWindow, Work
+from krypton_engine.perturbation.changed import Work
+from krypton_engine.perturbation.windows import SlidingWindow
 
 _GROWTH = 0.2
 """How many more positions a refinement measures, as a share of those so far or those left, what is less:

@@ -49,7 +49,8 @@ from krypton_engine.heatmap.heatmap import (
     described,
     same_outputs,
 )
-from krypton_engine.perturbation.windows import SlidingWindow, Work, distinct_work
+from krypton_engine.perturbation.changed import Work, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.loop import Goal, Watch, run
 from krypton_engine.run.order import Outlook, Refinement
 

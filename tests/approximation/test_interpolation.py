@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 
 from krypton_engine.approximation.interpolation import NEIGHBOURS, _Grid, _krige, covariance, predict
 from krypton_engine.approximation.ssim import SsimEstimate, expected_ssim, ssim
-from krypton_engine.perturbation.windows import SlidingWindow, Work
+from krypton_engine.perturbation.changed import Work
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.order import Refinement, drill_down, windows_apart
 
 SIDE = 57

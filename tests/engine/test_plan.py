@@ -11,7 +11,8 @@ from krypton_engine import KryptonOcclusion
 from krypton_engine.executors.grouping import Grouping, WindowClasses, WindowGrouping
 from krypton_engine.graph.capture import capture
 from krypton_engine.graph.ir import in_full
-from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow
+from krypton_engine.perturbation.changed import ChangedCells
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
 

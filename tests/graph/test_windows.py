@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from krypton_engine import InputError
-from krypton_engine.perturbation.windows import ChangedCells, SlidingWindow, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow
 
 
 @st.composite

@@ -1,0 +1,111 @@
+"""What really changes at each position, and which positions change the same: each is computed once."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.perturbation.windows import SlidingWindow
+
+
+class ChangedCells:
+    """Which cells every window of ``window`` really changes, given where the baseline differs from the input.
+
+    Args:
+        window: The sliding window.
+        differs: Boolean array of the input's shape, true where occluding changes the value.
+    """
+
+    def __init__(self, window: SlidingWindow, differs: Flags) -> None:
+        self.window = window
+        self.any = bool(differs.any())
+        along = tuple(axis for axis in range(differs.ndim) if window.spans(axis))
+        self._differs: Flags = np.any(differs, axis=along, keepdims=True)
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes.
+
+        Two positions with the same box change the same cells: the window holds the box, so what changes
+        in the window is what differs in the box.
+        """
+        return self._boxes[positions]
+
+    @cached_property
+    def _boxes(self) -> IntArray:
+        """The boxes of all positions."""
+        window = self.window
+        boxes = window.boxes(np.arange(len(window), dtype=np.int64))
+        if self._differs.all():
+            return boxes
+        axes = [axis for axis in range(len(window.counts)) if not window.spans(axis)]
+        for axis in axes:
+            # Which cells along this axis differ anywhere within the window along the others.
+            differing: IntArray = self._differs.astype(np.int64)
+            for other in axes:
+                if other != axis:
+                    differing = window.sums(differing, other)
+            size = window.input_shape[axis]
+            cells = np.arange(size).reshape([-1 if a == axis else 1 for a in range(differing.ndim)])
+            before = np.maximum.accumulate(np.where(differing, cells, -1), axis)
+            after = np.flip(
+                np.minimum.accumulate(np.flip(np.where(differing, cells, size), axis), axis), axis
+            )
+            boxes[:, axis, 0] = after.take(window.starts(axis), axis).ravel()
+            boxes[:, axis, 1] = before.take(window.stops(axis) - 1, axis).ravel() + 1
+        empty = (boxes[..., 1] <= boxes[..., 0]).any(1) if self.any else slice(None)
+        boxes[empty] = 0
+        return boxes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Distinct sets of changed cells among ``positions``, so that each is computed once.
+
+    Attributes:
+        boxes: ``(distinct, axes, 2)``, none of them empty.
+        readers: For every box, the positions that it answers.
+        unchanged: Positions at which nothing changes.
+    """
+
+    boxes: IntArray
+    readers: list[IntArray]
+    unchanged: IntArray
+
+
+def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
+    """Sort ``positions`` by what they change."""
+    if not changed.window.counts:  # one number an example: a single position, without a box to look at
+        nothing = np.empty(0, dtype=np.int64)
+        if not changed.any:
+            return Work(np.empty((0, 0, 2), dtype=np.int64), [], positions)
+        return Work(np.zeros((1, 0, 2), dtype=np.int64), [positions], nothing)
+    if not len(positions):
+        return Work(np.empty((0, len(changed.window.counts), 2), dtype=np.int64), [], positions)
+    boxes, inverse = distinct_rows(changed.boxes(positions))
+    filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))
+    ordered, ends = positions[np.argsort(inverse, kind="stable")], np.cumsum(np.bincount(inverse)).tolist()
+    readers = [ordered[start:end] for start, end in itertools.pairwise([0, *ends])]
+    return Work(
+        boxes[filled],
+        [group for group, keep in zip(readers, filled, strict=True) if keep],
+        positions[~filled[inverse]],
+    )
+
+
+def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
+    """The distinct ones, in order, and which of them each is: `numpy.unique` along the first axis, 3x faster.
+
+    Args:
+        rows: ``(n, ...)``, at least one.
+    """
+    rank = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.reshape(len(rows), -1).T:
+        values, along = np.unique(column, return_inverse=True)
+        rank = np.unique(rank * len(values) + along, return_inverse=True)[1]
+    some = np.empty(rank.max() + 1, dtype=np.int64)
+    some[rank] = np.arange(len(rows))
+    return rows[some], rank

@@ -129,7 +129,11 @@ def opened(browser, home: Path, notebook: Path, app: str, cells: int):
     assert not new, f"the console says more than without the widget: {new}"
 
 
-@pytest.fixture(scope="module", params=["lab", "notebook"])
+BOTH = pytest.mark.parametrize("explorer", ["lab", "notebook"], indirect=True)
+"""By default Notebook 7 shows what its own page may do otherwise; everything else is JupyterLab's as well."""
+
+
+@pytest.fixture(scope="module", params=["lab", pytest.param("notebook", marks=pytest.mark.slow)])
 def explorer(request, browser, tmp_path_factory):
     """The explorer notebook."""
     home = tmp_path_factory.mktemp(request.param)
@@ -185,6 +189,7 @@ def test_a_tuning_says_what_it_promises(tuned):
     tuned.page.wait_for_function(f"document.querySelector('.kr-likeness').textContent.includes('{reason}')")
 
 
+@BOTH
 def test_the_map_comes_approximate_and_says_so(explorer):
     assert "Approximate" in explorer.state.inner_text()
     assert "tiger cat" in explorer.root.locator("h2").inner_text()
@@ -194,6 +199,7 @@ def test_the_map_comes_approximate_and_says_so(explorer):
     assert low <= value <= high < 1
 
 
+@BOTH
 @pytest.mark.parametrize("trait", ["window", "stride", "ssim_target", "opacity"])
 def test_each_slider_by_keyboard(explorer, trait):
     explorer.until_idle()
@@ -215,6 +221,7 @@ def test_a_patch_below_the_stride_takes_the_stride_with_it(explorer):
     explorer.until_idle()
 
 
+@BOTH
 def test_cancel(explorer):
     explorer.page.locator("input[data-trait=stride]").fill("2")
     explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('Measuring')")
@@ -385,7 +392,6 @@ print(workers, int(low >= 0.95), float(difference), held)
 """
 
 
-@pytest.mark.parametrize("explorer", ["lab", pytest.param("notebook", marks=pytest.mark.slow)], indirect=True)
 def test_two_hundred_moves(explorer):
     """In bursts, as a hand makes them: one worker stays, the right map, and no more memory."""
     held = []
@@ -448,6 +454,7 @@ def test_a_cell_runs_meanwhile(explorer):
     explorer.until("approximate")
 
 
+@BOTH
 def test_files(explorer, browser, tmp_path):
     saved = {}
     for suffix in ("png", "npz", "html"):
@@ -498,6 +505,7 @@ def test_what_is_refused_goes_back(explorer):
     explorer.until_idle()
 
 
+@BOTH
 def test_errors_in_words(explorer):
     """A model that raises: said in the widget, which goes on when the model does."""
     page = explorer.page

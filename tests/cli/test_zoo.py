@@ -16,6 +16,7 @@ from torch import nn
 
 from krypton_engine import zoo
 from krypton_engine.errors import InputError
+from krypton_engine.zoo import calibration, images, networks, packages
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_lite0_knows_photographs(lite0, image, expected):
 
 def test_lite0_pads_as_tensorflow():
     for kernel, stride, size in [(3, 1, 8), (5, 1, 8), (3, 2, 8), (5, 2, 8)]:
-        pad, padding = zoo._same_padding(kernel, stride)
+        pad, padding = networks.same_padding(kernel, stride)
         out = -(-size // stride)
         total = (out - 1) * stride + kernel - size
         x, weight = torch.randn(1, 1, size, size), torch.randn(1, 1, kernel, kernel)
@@ -154,7 +155,7 @@ def test_preprocess_is_torchvisions(name, image):
     import torchvision
 
     picture = zoo.load_image(image)
-    ours = zoo._torchvision_recipe(name).preprocess(picture)
+    ours = networks.recipe_of(name).preprocess(picture)
     theirs = torchvision.models.get_model_weights(name).DEFAULT.transforms()(picture)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -191,7 +192,7 @@ def test_every_torchvision_classifier_has_a_recipe():
     names = zoo.model_names()
     assert {"resnet18", "vgg16", "inception_v3", "vgg16-brain-mri", "efficientnet-lite0"} <= set(names)
     for name in names[2:]:
-        recipe = zoo._torchvision_recipe(name)
+        recipe = networks.recipe_of(name)
         assert len(recipe.class_names()) == 1000
         assert recipe.preprocess.input_shape[0] == 3
 
@@ -335,7 +336,7 @@ def test_calibrate_batch_norm():
     zoo.calibrate_batch_norm(model, (3, 16, 16))
     assert [m.training for m in model.modules()] == [True, True, True, False, True]
     assert model[1].momentum == 0.3
-    noise = zoo._noise(8, (3, 16, 16))
+    noise = calibration.noise(8, (3, 16, 16))
     with torch.no_grad():
         out = model[1].eval()(model[0](noise))
     assert out.mean((0, 2, 3)).abs().max() < 1e-5
@@ -345,7 +346,7 @@ def test_calibrate_batch_norm():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (3, 16, 11), (1, 4, 3, 6)], ids=str)
 def test_the_noise_has_structure_of_every_size(shape):
-    noise = zoo._noise(4000, shape)
+    noise = calibration.noise(4000, shape)
     assert noise.shape == (4000, *shape)
     torch.testing.assert_close(noise.var(0), torch.ones(shape), rtol=0.2, atol=0)
     if len(shape) > 1:
@@ -515,7 +516,7 @@ def test_slices_are_upright():
 def test_slices_are_the_templates_voxels():
     import nibabel
 
-    path = zoo._packaged("nilearn", zoo._TEMPLATE, "nilearn")
+    path = packages.packaged("nilearn", images.TEMPLATE, "nilearn")
     volume = np.asarray(nibabel.load(path).dataobj)
     assert nibabel.aff2axcodes(nibabel.load(path).affine) == ("R", "A", "S")
     i, j, k = 130, 140, 90
@@ -586,7 +587,7 @@ def test_bad_images(tmp_path, monkeypatch):
 
 
 def test_missing_packages_of_images(monkeypatch):
-    zoo._template.cache_clear()
+    images.template.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(importlib.util, "find_spec", lambda name: None)
         refuses("the PyPI package nilearn is not installed", zoo.load_image, "mri:axial:100")
@@ -594,4 +595,4 @@ def test_missing_packages_of_images(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "nibabel", None)
         refuses("nibabel is needed for this", zoo.load_image, "mri:axial:100")
-    refuses("does not hold no/such.file", zoo._packaged, "skimage", "no/such.file", "scikit-image")
+    refuses("does not hold no/such.file", packages.packaged, "skimage", "no/such.file", "scikit-image")

@@ -26,6 +26,7 @@ from krypton_engine import Heatmap, cli, zoo
 from krypton_engine.cli import main
 from krypton_engine.errors import InputError
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.zoo import networks
 
 FACTORY = """
 import sys
@@ -207,7 +208,7 @@ def test_a_long_and_thin_picture_is_what_torchvision_makes_of_it(size):
     import torchvision
 
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    recipe = zoo._torchvision_recipe("resnet18").preprocess
+    recipe = networks.recipe_of("resnet18").preprocess
     theirs = torchvision.models.ResNet18_Weights.DEFAULT.transforms()(Image.fromarray(noise))
     ours = recipe(Image.fromarray(noise))
     level = 1 / 255 / min(recipe.std)  # of one pixel, which may be rounded otherwise
@@ -727,7 +728,7 @@ def test_what_was_not_measured_is_not_told_as_found(capsys):
     ],
 )
 def test_names_near_a_target(given, near):
-    names = zoo._imagenet_names()
+    names = networks.imagenet_names()
     model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 8, 8), names, "", lambda x: x)
     with pytest.raises(InputError) as caught:
         cli._target(given, model, len(names))

@@ -1,0 +1,20 @@
+"""Pieces of what the zoo says to a user whose model, file or package fails."""
+
+from __future__ import annotations
+
+import difflib
+
+FAILURES = (Exception, SystemExit)
+"""What a user's code, or a file's, may end with: a script that parses arguments when it is imported exits."""
+
+
+def near(name: str, known: list[str]) -> str:
+    """The known names that are spelled much like ``name``, as the end of a sentence; else nothing."""
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
+    return f"; near it: {', '.join(near)}" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error, on one line of at most some 200 characters; its type where there is no text."""
+    text = " ".join(str(error).split())
+    return (text[:200] + "...") if len(text) > 200 else text or type(error).__name__

@@ -1,0 +1,39 @@
+"""Packages that only some of the zoo needs, and the data files inside them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from krypton_engine.errors import InputError
+from krypton_engine.zoo.messages import one_line
+
+_INSTALL = 'pip install "krypton-occlusion[demo]"'
+
+
+def imported(module: str) -> Any:
+    """A module of a package that may be missing.
+
+    Raises:
+        InputError: The import fails.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise InputError(
+            f"{package} is needed for this and cannot be imported: {one_line(error)}\n{_INSTALL}"
+        ) from error
+
+
+def packaged(package: str, file: str, distribution: str) -> Path:
+    """A file in an installed package, found without importing the package."""
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or []) if found else []:
+        path = Path(folder) / file
+        if path.is_file():
+            return path
+    what = f"does not hold {file}" if found else "is not installed"
+    raise InputError(f"the PyPI package {distribution} {what}.\n{_INSTALL}")

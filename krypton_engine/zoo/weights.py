@@ -1,0 +1,108 @@
+"""State dicts of users: read from a file, checked against a model, loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from krypton_engine.errors import InputError
+from krypton_engine.zoo.messages import one_line
+
+_NESTED = ("state_dict", "model_state_dict", "model")
+"""Under which names a checkpoint may hold its state dict."""
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
+
+def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """The state dict of a file, without the prefixes of wrappers that the ``own`` names of a model lack."""
+    if not isinstance(weights, (str, os.PathLike)):
+        raise InputError(
+            f'weights must be "pretrained", "random" or a path, got {type(weights).__name__}\n'
+            "(to give a state dict, save it with torch.save first)"
+        )
+    path = Path(weights)
+    if not os.path.isfile(path):
+        raise InputError(
+            f"weights={os.fspath(weights)!r} is no file.\n"
+            'Accepted: "pretrained", "random", or the path of a PyTorch state dict.'
+        )
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may say anything
+        raise InputError(
+            f"weights={os.fspath(weights)!r} cannot be read as a state dict: {one_line(error)}\n"
+            "Accepted: a file made by torch.save(model.state_dict(), path)."
+        ) from error
+    while isinstance(loaded, Mapping):
+        nested = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
+        if not nested:
+            break
+        loaded = nested[0]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
+    ):
+        raise InputError(
+            f"weights={os.fspath(weights)!r} holds no state dict (a mapping of names to tensors, bare or "
+            f"under {', '.join(map(repr, _NESTED))})"
+        )
+    state = dict(loaded)
+    for key, tensor in state.items():
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+            kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+            raise InputError(
+                f"weights={os.fspath(weights)!r} holds a {kind} tensor, {key}; accepted are plain numbers"
+            )
+    own = tuple(own)
+    while state and (wrapper := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None)):
+        if own and all(key.startswith(wrapper) for key in own):
+            break
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
+    return state
+
+
+def load_state_dict(
+    model: nn.Module, state: Mapping[str, torch.Tensor], weights: str | os.PathLike[str]
+) -> None:
+    """Load a state dict into a model.
+
+    Args:
+        model: Changed in place.
+        state: As `read_state_dict` gives it.
+        weights: The file, for the message.
+
+    Raises:
+        InputError: Names, shapes or kinds of numbers differ from the model's.
+    """
+    own = model.state_dict()
+    faults = {
+        "missing": [k for k in own if k not in state],
+        "unexpected": [k for k in state if k not in own],
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+            for k in own
+            if k in state and state[k].shape != own[k].shape
+        ],
+        "of another kind": [
+            f"{k} of {_kind(state[k])} numbers for {_kind(own[k])} ones"
+            for k in own
+            if k in state and _kind(state[k]) != _kind(own[k])
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}"
+            for kind, keys in faults.items()
+            if keys
+        )
+        raise InputError(f"weights={os.fspath(weights)!r} does not fit the model:\n{told}")
+    model.load_state_dict(dict(state))
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"

@@ -33,7 +33,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import as_numbers, evaluate
-from krypton_engine.graph.capture import CaptureError, capture
+from krypton_engine.graph.draft import CaptureError
 from krypton_engine.heatmap.heatmap import (
     Heatmap,
     Origin,
@@ -45,6 +45,7 @@ from krypton_engine.heatmap.heatmap import (
 )
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
 from krypton_engine.run.loop import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row

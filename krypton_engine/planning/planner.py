@@ -23,7 +23,7 @@ from krypton_engine.executors import cuda, native
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.full import FullSession, evaluate
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph.capture import CaptureError, capture, refuse
+from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import whole
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.graph.state import modules_of, names
@@ -32,6 +32,7 @@ from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
+from krypton_engine.planning.cache import capture, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 
 Answered = TypeVar("Answered")

@@ -22,11 +22,11 @@ from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.executors.native import NativeProgram, NativeSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph.capture import capture
 from krypton_engine.graph.gradients import first_order
 from krypton_engine.heatmap.heatmap import Sample, Status, are_probabilities, compensated
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 from krypton_engine.run import order as schedule
 from krypton_engine.run.loop import Goal, Watch, run
 from krypton_engine.run.order import Outlook

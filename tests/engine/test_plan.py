@@ -9,11 +9,11 @@ from torch import nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.executors.grouping import Grouping, WindowClasses, WindowGrouping
-from krypton_engine.graph.capture import capture
 from krypton_engine.graph.ir import in_full
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 
 
 class Two(nn.Module):

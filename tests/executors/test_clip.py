@@ -10,10 +10,10 @@ from torch import nn
 from krypton_engine import InputError
 from krypton_engine.executors import native
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph.capture import capture
 from krypton_engine.graph.ir import Convolution, Pool, clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 
 SIZES = {1: (46,), 2: (26, 21), 3: (13, 11, 12)}
 

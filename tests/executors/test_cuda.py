@@ -27,10 +27,10 @@ from torch import nn
 from krypton_engine import FallbackWarning, KryptonOcclusion
 from krypton_engine.executors import cuda
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
-from krypton_engine.graph.capture import capture
 from krypton_engine.graph.ir import clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 from krypton_engine.planning.planner import Preparer
 
 

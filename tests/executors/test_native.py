@@ -21,9 +21,9 @@ from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
 from krypton_engine.executors import native
-from krypton_engine.graph.capture import capture
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import capture
 
 # With KRYPTON_REQUIRE_NATIVE=1, as in CI, a missing engine is a failure.
 pytestmark = pytest.mark.skipif(

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.graph.capture import capture
+from krypton_engine.planning.cache import capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 

@@ -35,7 +35,8 @@ from krypton_engine import (
     RoundingWarning,
 )
 from krypton_engine.graph import export
-from krypton_engine.graph.capture import CaptureError, capture
+from krypton_engine.graph.draft import CaptureError
+from krypton_engine.planning.cache import capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -570,7 +571,7 @@ def test_a_child_of_a_process_in_an_evaluation():
         import os, signal, threading, time, torch, torch.nn as nn
         torch.set_num_threads(1)
         from krypton_engine.graph import export
-        from krypton_engine.graph.capture import capture
+        from krypton_engine.planning.cache import capture
         def evaluate():
             with export.evaluation():
                 time.sleep(3)
@@ -660,7 +661,7 @@ def test_captures_of_many_image_sizes_are_forgotten(norm, monkeypatch):
     for size in range(16, 28):
         graph = capture(model, (torch.rand(1, 3, size, 24),), 0)
         programs.append(weakref.ref(graph))
-        monkeypatch.setattr("krypton_engine.graph.capture._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
+        monkeypatch.setattr("krypton_engine.planning.cache._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
     del graph
     gc.collect()
     assert [ref() is not None for ref in programs] == [False] * 8 + [True] * 4

@@ -1,0 +1,134 @@
+"""A graph on its way: nodes that are added one by one, and calls with their arguments bound to names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, Rows
+from krypton_engine.graph.operators import NotLocal
+from krypton_engine.graph.operators.pointwise import is_pointwise
+
+aten = torch.ops.aten
+
+
+class CaptureError(Exception):
+    """Why a callable has no graph."""
+
+
+class BoundCall:
+    """A call with its arguments under the names of its operator's schema."""
+
+    def __init__(
+        self, draft: Draft, target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.draft = draft
+        self.args = args
+        self.kwargs: Mapping[str, Any] = kwargs
+        schema = target._schema
+        self.name = schema.name.split("::")[1]
+        self.pointwise = is_pointwise(target)
+        bound: dict[str, Any] = {}
+        self.bound: Mapping[str, Any] = bound
+        for position, argument in enumerate(schema.arguments):
+            if position < len(args):
+                bound[argument.name] = args[position]
+            elif argument.name in kwargs:
+                bound[argument.name] = kwargs[argument.name]
+            else:
+                bound[argument.name] = argument.default_value
+        self.shape, self.batch_dims = draft.shape_of(result) if isinstance(result, Tensor) else ((), ())
+
+    def __getitem__(self, name: str) -> Any:
+        return self.bound[name]
+
+    def node(self, ref: Ref) -> Node:
+        """See `krypton_engine.graph.operators.Call`."""
+        return self.draft.nodes[ref.node]
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """See `krypton_engine.graph.operators.Call`."""
+        return self.draft.align(ref, roles, shape)
+
+
+class Draft:
+    """A graph on its way: its nodes so far, and sizes as functions of the number of copies.
+
+    Args:
+        symbol: The size of the batch in the exported program.
+    """
+
+    def __init__(self, symbol: Any) -> None:
+        self.symbol = symbol
+        self.nodes: list[Node] = []
+
+    def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
+        """A reference to a new node; ``fields`` are those of `Node`."""
+        self.nodes.append(Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields))
+        return Ref(len(self.nodes) - 1)
+
+    def constant(self, name: str, value: Tensor) -> Ref:
+        """A reference to a new constant."""
+        shape = tuple(value.shape)
+        return self.add(name, "constant", shape, (None,) * len(shape), value=value, dtype=value.dtype)
+
+    def value(self, index: int) -> Tensor:
+        """The value of a constant."""
+        value = self.nodes[index].value
+        assert value is not None
+        return value
+
+    def shape_of(self, value: Tensor) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """Shape with 1 for the batch, and which dimensions are exactly the batch."""
+        shape, batch = [], []
+        for size in value.shape:
+            if isinstance(size, int):
+                shape.append(size)
+                batch.append(False)
+            else:
+                rows = self.rows(size)
+                shape.append(rows(1))
+                batch.append(rows == Rows(1))
+        return tuple(shape), tuple(batch)
+
+    def keeps_rows_apart(self, value: Tensor) -> bool:
+        """Whether a value has a dimension of rows, and only one: a sum over the batch has none."""
+        counted = [self.rows(size) for size in value.shape if not isinstance(size, int)]
+        return len(counted) == 1 and counted[0].extra == 0
+
+    def rows(self, size: Any) -> Rows:
+        """A symbolic size as a function of the number of copies."""
+        if isinstance(size, int):
+            return Rows(0, size)
+        expression = size.node.expr
+        at = [int(expression.subs(self.symbol, copies)) for copies in (0, 1, 2, 3, 7)]
+        rows = Rows(at[1] - at[0], at[0])
+        if [rows(copies) for copies in (2, 3, 7)] != at[2:]:
+            raise CaptureError(f"a size is not linear in the batch: {expression}")
+        return rows
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """The constant of `krypton_engine.graph.operators.Call`; its own node where roles differ."""
+        node = self.nodes[ref.node]
+        pad = len(roles) - len(node.shape)
+        full = (1,) * pad + node.shape
+        aligned: Roles = tuple(
+            role if role == BATCH or (role is not None and n > 1) else None
+            for role, n in zip(roles, full, strict=True)
+        )
+        if node.roles and node.roles[0] == BATCH and pad:
+            raise NotLocal("broadcasts another input over a leading dimension")
+        if not (node.roles and node.roles[0] == BATCH):
+            aligned = tuple(None if role == BATCH else role for role in aligned)
+        if all(role is None for role in aligned):
+            return ref
+        fields: dict[str, Any] = {"dtype": node.dtype}
+        if node.value is not None:
+            fields["value"] = node.value.reshape(full)
+        else:
+            sizes = [Rows(1) if role == BATCH else n for n, role in zip(full, aligned, strict=True)]
+            fields |= {"target": aten.reshape.default, "args": (ref, sizes)}
+        return self.add(f"{node.name}_aligned", "constant", full, aligned, **fields)

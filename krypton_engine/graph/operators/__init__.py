@@ -1,0 +1,61 @@
+"""Operators, one file a family: which calls are local, and on what terms.
+
+`localise` answers for a call by the rule of its operator. A new operator needs a rule in the file of its
+family; elementwise operators need none if PyTorch tags them so.
+"""
+
+from krypton_engine.graph.ir import BATCH
+from krypton_engine.graph.operators import (
+    convolution,
+    indexing,
+    joining,
+    linear,
+    normalisation,
+    padding,
+    pointwise,
+    pooling,
+    reductions,
+    resampling,
+    shapes,
+)
+from krypton_engine.graph.operators.base import RULES, Call, Local, NotLocal
+
+__all__ = [
+    "Call",
+    "Local",
+    "NotLocal",
+    "convolution",
+    "indexing",
+    "joining",
+    "linear",
+    "localise",
+    "normalisation",
+    "padding",
+    "pointwise",
+    "pooling",
+    "reductions",
+    "resampling",
+    "shapes",
+]
+
+
+def localise(call: Call) -> Local:
+    """How ``call`` runs on a box, as its operator's rule says.
+
+    Raises:
+        NotLocal: With the reason.
+    """
+    found = RULES.get(call.name) or (pointwise.pointwise if call.pointwise else None)
+    if found is None:
+        raise NotLocal(f"{call.name} is not known to be local")
+    try:
+        local = found(call)
+    except KeyError as argument:
+        raise NotLocal(f"{call.name} without {argument}") from None
+    if local.roles[:1] != (BATCH,):
+        raise NotLocal(f"{call.name} moves or reads the batch")
+    if 0 in call.shape:
+        raise NotLocal(f"{call.name} leaves no cell")
+    if not any(role is not None and role != BATCH for role in local.roles):
+        raise NotLocal(f"{call.name} reads every axis from end to end")
+    return local

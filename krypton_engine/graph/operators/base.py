@@ -1,0 +1,159 @@
+"""What all families of operators share: calls, a rule's answer, the table of rules.
+
+A rule looks at one call and answers with a `Local`: how the call runs on a box. A rule raises `NotLocal` when
+the call mixes cells along the last axis it has, or is not known; the call then is part of the full
+computation. Nothing here is keyed on models or modules, only on operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from krypton_engine.graph.ir import BATCH, Apply, BoxOperator, Node, Ref, Reindex, Roles, refs
+from krypton_engine.graph.regions import AxisMap, IndexMap
+
+
+class NotLocal(Exception):
+    """Why a call cannot be computed on a box."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """How a call runs on boxes; see `krypton_engine.graph.ir.Node`."""
+
+    roles: Roles
+    box: BoxOperator
+    operands: tuple[int, ...]
+    maps: tuple[Mapping[int, AxisMap], ...] = ()
+    whole: frozenset[int] = frozenset()
+    args: tuple[Any, ...] | None = None
+    kwargs: Mapping[str, Any] | None = None
+
+
+class Call(Protocol):
+    """One call of an operator, its arguments bound to the names of its schema."""
+
+    name: str
+    shape: tuple[int, ...]
+    batch_dims: tuple[bool, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    bound: Mapping[str, Any]
+    pointwise: bool
+
+    def __getitem__(self, name: str) -> Any: ...
+
+    def node(self, ref: Ref) -> Node:
+        """The node behind a reference."""
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """A constant whose dimensions follow the roles of the value that it is broadcast against."""
+
+
+Rule = Callable[[Call], Local]
+RULES: dict[str, Rule] = {}
+"""By an operator's name, without its overload."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for the operators ``names`` (without their overload)."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def positive(dim: int, rank: int) -> int:
+    """``dim`` counted from the front."""
+    return dim % rank if rank else dim
+
+
+def touched(roles: Roles, dims: Sequence[int]) -> frozenset[int]:
+    """Axes that run along ``dims``; a call that mixes cells along them reads them whole."""
+    found = {roles[dim] for dim in dims}
+    if BATCH in found:
+        raise NotLocal("reads across the batch")
+    return frozenset(axis for axis in found if axis is not None)
+
+
+def only_dependent(call: Call) -> Node:
+    """The one operand that windows change, which must be local."""
+    dependent = [i for i in dict.fromkeys(refs((call.args, dict(call.kwargs)))) if call.node(Ref(i)).depends]
+    if len(dependent) != 1:
+        raise NotLocal(f"{call.name} of several changed values")
+    return local_operand(call, Ref(dependent[0]))
+
+
+def local_operand(call: Call, ref: Any) -> Node:
+    """The node behind ``ref``, which windows must change, on boxes."""
+    if not isinstance(ref, Ref):
+        raise NotLocal(f"{call.name} of a constant")
+    node = call.node(ref)
+    if not node.depends:
+        raise NotLocal(f"{call.name} of a constant with changing arguments")
+    if not node.local:
+        raise NotLocal("follows a full computation")
+    return node
+
+
+def axis_of(call: Call, node: Node, dim: int) -> int:
+    """The axis along dimension ``dim`` of ``node``, which must run along one."""
+    role = node.roles[dim]
+    if role == BATCH:
+        raise NotLocal(f"{call.name} along the batch")
+    assert role is not None
+    return role
+
+
+def mixing(call: Call, node: Node, dims: Sequence[int], keep: bool = True) -> Local:
+    """``call`` mixes cells along ``dims`` and leaves the others alone."""
+    rank = len(node.shape)
+    dims = [positive(dim, rank) for dim in dims]
+    whole = touched(node.roles, dims)
+    roles = [None if dim in dims else role for dim, role in enumerate(node.roles)]
+    if not keep:
+        roles = [role for dim, role in enumerate(roles) if dim not in dims]
+    return Local(tuple(roles), Apply(), (node.index,), ({},), whole)
+
+
+def rearranged(node: Node, roles: Sequence[int | None], sized: bool = False) -> Local:
+    """``node`` with its dimensions in another order, or further ones; see `Apply` for ``sized``."""
+    return Local(tuple(roles), Apply(sized), (node.index,), ({},))
+
+
+def reindexed(node: Node, sources: Mapping[int, IndexMap], fill: float = 0.0) -> Local:
+    """``node`` with cells moved along axes; ``fill`` where a cell has no source."""
+    return Local(node.roles, Reindex(fill), (node.index,), (dict(sources),))
+
+
+def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequence[int]) -> Local:
+    """Operands of one rank met cell by cell; along the dimensions ``free`` their sizes need not agree."""
+    roles = list(dependent[0].roles)
+    for node in dependent:
+        if len(node.shape) != len(shape):
+            raise NotLocal(f"{call.name} broadcasts over a leading dimension")
+        for dim, role in enumerate(node.roles):
+            if role != roles[dim]:
+                raise NotLocal(f"{call.name} meets an axis with a dimension that is none")
+            if role not in (None, BATCH) and node.shape[dim] != shape[dim]:
+                raise NotLocal(f"{call.name} repeats one cell along an axis")
+    final = tuple(roles)
+
+    def swap(item: Any) -> Any:
+        if isinstance(item, Ref):
+            node = call.node(item)
+            return item if node.depends else call.align(item, final, shape)
+        if isinstance(item, (tuple, list)):
+            return type(item)(swap(part) for part in item)
+        return item
+
+    args = tuple(swap(item) for item in call.args)
+    kwargs = {key: swap(item) for key, item in call.kwargs.items()}
+    operands = tuple(dict.fromkeys(refs((args, kwargs))))
+    if any(roles[dim] is not None for dim in free):
+        raise NotLocal(f"{call.name} along an axis")
+    return Local(final, Apply(), operands, tuple({} for _ in operands), args=args, kwargs=kwargs)

@@ -1,0 +1,32 @@
+"""Convolutions."""
+
+from __future__ import annotations
+
+from krypton_engine.graph.ir import BATCH, Convolution
+from krypton_engine.graph.operators.base import Call, Local, NotLocal, local_operand, rule, touched
+from krypton_engine.graph.operators.sliding import per_dim, window_maps
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def _convolution(call: Call) -> Local:
+    node = local_operand(call, call["input"])
+    weight, bias = call["weight"], call["bias"]
+    if any(call.node(ref).depends for ref in (weight, bias) if ref is not None):
+        raise NotLocal("convolution with changing weights")
+    count = len(call.shape) - 2
+    stride, dilation = per_dim(call["stride"], count), per_dim(call["dilation"], count)
+    kernel = call.node(weight).shape[2:]
+    if isinstance(call["padding"], str):
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        padding = tuple(0 if call["padding"] == "valid" else r // 2 for r in reach)
+        right = tuple(0 if call["padding"] == "valid" else r - r // 2 for r in reach)
+    else:
+        padding = right = per_dim(call["padding"], count)
+    for dim, (before, after) in enumerate(zip(padding, right, strict=True)):
+        if before != after and node.roles[2 + dim] is None:
+            raise NotLocal("uneven 'same' padding of an opaque dimension")
+    maps = window_maps(call, node, kernel, stride, padding, dilation)
+    box = Convolution(
+        weight.node, bias.node if bias is not None else None, stride, padding, dilation, call["groups"]
+    )
+    return Local((BATCH, None, *node.roles[2:]), box, (node.index,), (maps,), touched(node.roles, [1]))

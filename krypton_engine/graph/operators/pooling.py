@@ -1,0 +1,84 @@
+"""Pooling: the maximum or the average of a sliding window."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from krypton_engine.graph.ir import BATCH, Node, Pool
+from krypton_engine.graph.operators.base import Call, Local, NotLocal, mixing, only_dependent, rule
+from krypton_engine.graph.operators.sliding import per_dim, window_maps
+
+
+@rule("max_pool1d", "max_pool2d", "max_pool3d")
+def _max_pool(call: Call) -> Local:
+    return _pool(
+        call, call["kernel_size"], call["stride"], call["padding"], call["dilation"], call["ceil_mode"], False
+    )
+
+
+@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def _avg_pool(call: Call) -> Local:
+    return _pool(call, call["kernel_size"], call["stride"], call["padding"], 1, call["ceil_mode"], True)
+
+
+@rule(
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+)
+def _adaptive_avg_pool(call: Call) -> Local:
+    node = only_dependent(call)
+    before, after = node.shape[2:], call.shape[2:]
+    if any(n % out for n, out in zip(before, after, strict=True)):
+        raise NotLocal(f"{call.name} with windows of several sizes")
+    kernel = tuple(n // out for n, out in zip(before, after, strict=True))
+    if (
+        all(out == 1 for out, role in zip(after, node.roles[2:], strict=True) if role is not None)
+        and math.prod(before) > 1
+    ):
+        raise NotLocal(f"{call.name} averages over every axis")
+    if all(k == 1 for k in kernel):
+        return mixing(call, node, [])
+    return _pool(call, kernel, kernel, 0, 1, False, True)
+
+
+def _pool(
+    call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool
+) -> Local:
+    node = only_dependent(call)
+    count = len(call.shape) - 2
+    kernel = per_dim(kernel, count)
+    stride = per_dim(stride, count) if stride not in ([], (), None) else kernel
+    padding, dilation = per_dim(padding, count), per_dim(dilation, count)
+    maps = window_maps(call, node, kernel, stride, padding, dilation)
+    divisors: tuple[tuple[int, ...], ...] = ()
+    if average:
+        divisors = _divisors(call, node, kernel, stride, padding)
+    roles = (BATCH, node.roles[1], *node.roles[2:])
+    box = Pool(not average, kernel, stride, padding, dilation, ceil_mode, divisors)
+    return Local(roles, box, (node.index,), (maps,))
+
+
+def _divisors(
+    call: Call, node: Node, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
+    """Cells that count for each output, dimension by dimension, as ``torch.nn.AvgPool2d`` counts them."""
+    bound = call.bound
+    override = bound.get("divisor_override")
+    out = []
+    for dim, (k, s, p) in enumerate(zip(kernel, stride, padding, strict=True)):
+        n, n_out = node.shape[2 + dim], call.shape[2 + dim]
+        first = np.arange(n_out) * s - p
+        last = np.minimum(first + k, n + p)
+        if not bound.get("count_include_pad", True):
+            first, last = np.maximum(first, 0), np.minimum(last, n)
+        sizes = last - first
+        if override is not None:
+            sizes = np.full(n_out, override if dim == 0 else 1)
+        out.append(tuple(int(size) for size in sizes))
+    return tuple(out)

@@ -1,0 +1,108 @@
+"""Operators that move dimensions about: transposed, regrouped, added, shuffled."""
+
+from __future__ import annotations
+
+from krypton_engine.graph.ir import BATCH, Apply
+from krypton_engine.graph.operators.base import (
+    Call,
+    Local,
+    NotLocal,
+    mixing,
+    only_dependent,
+    positive,
+    rearranged,
+    rule,
+)
+
+
+@rule("permute")
+def _permute(call: Call) -> Local:
+    node = only_dependent(call)
+    rank = len(node.shape)
+    return rearranged(node, [node.roles[positive(dim, rank)] for dim in call["dims"]])
+
+
+@rule("transpose")
+def _transpose(call: Call) -> Local:
+    node = only_dependent(call)
+    rank = len(node.shape)
+    roles = list(node.roles)
+    a, b = positive(call["dim0"], rank), positive(call["dim1"], rank)
+    roles[a], roles[b] = roles[b], roles[a]
+    return rearranged(node, roles)
+
+
+@rule("unsqueeze")
+def _unsqueeze(call: Call) -> Local:
+    node = only_dependent(call)
+    dim = positive(call["dim"], len(call.shape))
+    return rearranged(node, [*node.roles[:dim], None, *node.roles[dim:]])
+
+
+@rule("view", "reshape", "_unsafe_view", "expand")
+def _reshape(call: Call) -> Local:
+    """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""
+    node = only_dependent(call)
+    if call.name == "expand":
+        pad = len(call.shape) - len(node.shape)
+        if pad or any(
+            role is not None and size != out
+            for role, size, out in zip(node.roles, node.shape, call.shape, strict=True)
+        ):
+            raise NotLocal("expand repeats an axis or adds a dimension")
+        return rearranged(node, node.roles, sized=True)
+    batch = 2_147_483_647  # a prime that is no size, so that the batch only matches itself
+    before = [batch if role == BATCH else n for n, role in zip(node.shape, node.roles, strict=True)]
+    after = [batch if is_batch else n for n, is_batch in zip(call.shape, call.batch_dims, strict=True)]
+    roles: list[int | None] = []
+    whole: set[int] = set()
+    i = j = 0
+    while i < len(before) or j < len(after):
+        start_i, start_j = i, j
+        left = right = 1
+        while True:
+            if left <= right and i < len(before) and (left < right or i == start_i):
+                left *= before[i]
+                i += 1
+            elif j < len(after):
+                right *= after[j]
+                j += 1
+            elif i < len(before):
+                left *= before[i]
+                i += 1
+            else:
+                break
+            if left == right and (j > start_j or j == len(after)):
+                break
+        if left != right:
+            raise NotLocal(f"{call.name} regroups the batch")
+        kept = [
+            role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True) if role is not None
+        ]
+        single = {
+            role
+            for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True)
+            if role is not None and n == 1
+        }
+        group: list[int | None] = [None] * (j - start_j)
+        if kept:
+            large = [role for role in kept if role not in single]
+            sizes = [n for n in before[start_i:i] if n > 1]
+            outs = [k for k in range(start_j, j) if after[k] > 1]
+            if len(large) > 1 or (large and (len(sizes) > 1 or len(outs) != 1)):
+                raise NotLocal(f"{call.name} regroups an axis")
+            if large:
+                group[outs[0] - start_j] = large[0]
+                whole |= single
+            elif i - start_i == 1 and j - start_j == 1:
+                group[0] = kept[0]
+            else:
+                whole |= single
+        roles += group
+    whole -= {role for role in roles if role is not None}
+    return Local(tuple(roles), Apply(sized=True), (node.index,), ({},), frozenset(whole))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(call: Call) -> Local:
+    return mixing(call, only_dependent(call), [1])

@@ -1,0 +1,37 @@
+"""Arguments and maps of operators whose window slides over the cells: convolutions and pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from krypton_engine.graph.ir import BATCH, Node
+from krypton_engine.graph.operators.base import Call, NotLocal
+from krypton_engine.graph.regions import AxisMap, WindowMap
+
+
+def per_dim(value: Any, count: int) -> tuple[int, ...]:
+    """A number for each of ``count`` dimensions, of which one may stand for all."""
+    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return items * count if len(items) == 1 else items
+
+
+def window_maps(
+    call: Call,
+    node: Node,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> dict[int, AxisMap]:
+    """How a window slides along each axis of ``node``, the dimensions from the third on."""
+    if len(node.shape) != len(call.shape) or node.roles[0] != BATCH:
+        raise NotLocal(f"{call.name} of a value without its batch in front")
+    if any(role == BATCH for role in node.roles[1:]):
+        raise NotLocal(f"{call.name} moves over the batch")
+    return {
+        role: WindowMap(
+            node.shape[2 + dim], call.shape[2 + dim], kernel[dim], stride[dim], padding[dim], dilation[dim]
+        )
+        for dim, role in enumerate(node.roles[2:])
+        if role is not None
+    }

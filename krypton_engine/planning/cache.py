@@ -1,0 +1,278 @@
+"""The memory of captures: which graphs are kept with a model, for how long, and when one is stale."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from krypton_engine.graph.draft import CaptureError
+from krypton_engine.graph.export import ExportError, export
+from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.state import State, differences, environment, may_be_idle, modules_of, observe
+from krypton_engine.graph.translate import translate
+
+_LARGEST_MEMORY = 512 * 2**20
+"""Bytes that the captures of one model may take; the one used last is kept in any case."""
+
+_PROGRAMS = 5
+"""What a graph and its programs take, in multiples of its constants: Winograd makes 9 numbers 36."""
+
+_MOST = 32
+"""Captures of one model that are kept at most."""
+
+_DOUBTED = {4**n for n in range(16)}
+"""How often a value that is held to be idle may change before another capture shows whether it still is."""
+
+
+@dataclass(eq=False)
+class _Kept:
+    """A capture, or why there is none.
+
+    Attributes:
+        key: What the capture is for.
+        found: The graph, or the reason.
+        state: The callable's when the capture was made.
+        final: Whether another try in this state would end in the same.
+        idle: Names of values in the state, such as counters, which changed once, and the graph did not.
+        changes: How often one of these has changed since.
+    """
+
+    key: Any
+    found: Graph | str
+    state: State
+    final: bool = True
+    idle: set[str] = field(default_factory=set)
+    changes: int = 0
+
+    def is_stale(self) -> bool:
+        """Whether a tensor that the graph was made of has been written to."""
+        return isinstance(self.found, Graph) and not self.found.fresh()
+
+    def holds(self, key: Any, state: State, exactly: bool = False) -> bool:
+        """Whether this is the capture for ``key``, and nothing that counts, or at all, has changed since."""
+        if self.key != key or not self.final or self.is_stale():
+            return False
+        changed = differences(self.state, state)
+        if exactly or not changed <= self.idle:
+            return not changed
+        self.changes += bool(changed)
+        return not changed or self.changes not in _DOUBTED
+
+    def takes(self, other: _Kept) -> bool:
+        """Whether a later capture says the same, so that what has changed meanwhile does not count.
+
+        Only numbers and collections come to be idle. Graphs share their weights with the model, and so with
+        each other: a stale one looks like that which follows it.
+        """
+        if self.key != other.key or self.is_stale() or not _same(self.found, other.found):
+            return False
+        changed = differences(self.state, other.state)
+        states = (self.state, other.state)
+        if not all(may_be_idle(state.get(name)) for name in changed for state in states):
+            return False
+        self.idle |= changed
+        self.state, self.final = other.state, True
+        return True
+
+
+_memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
+# A model may outlive the interpreter (`torch.jit.script` holds it); the engine's programs may not.
+atexit.register(_memories.clear)
+_remembering = threading.RLock()
+_capturing = threading.RLock()
+
+
+def _forked() -> None:
+    """Locks for a child process, where the threads that hold today's are not."""
+    global _remembering, _capturing
+    _remembering, _capturing = threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _memory(function: Callable[..., Any]) -> list[_Kept]:
+    """Captures of ``function``, the one used last at the end.
+
+    They live as long as the first module that the callable closes over, else as long as the callable.
+    """
+    anchors: list[Any] = list(modules_of(function))
+    try:
+        return _memories.setdefault(anchors[0] if anchors else function, [])
+    except TypeError:  # neither a module nor anything that can be weakly referenced
+        return []
+
+
+def _recall(memory: list[_Kept], key: Any, state: State, exactly: bool = False) -> _Kept | None:
+    with _remembering:
+        for kept in reversed(memory):
+            if kept.holds(key, state, exactly):
+                memory.append(memory.pop(memory.index(kept)))
+                return kept
+    return None
+
+
+def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
+    """``new``, or the capture that was kept already and says the same; what is too much is forgotten."""
+    with _remembering:
+        kept = next((kept for kept in memory if kept.takes(new)), new)
+        memory[:] = [each for each in memory if each is not kept and not each.is_stale()]
+        memory.append(kept)
+        taken = 0
+        for i, each in reversed(list(enumerate(memory[:-1]))):
+            taken += _PROGRAMS * each.found.constant_bytes if isinstance(each.found, Graph) else 0
+            if taken > _LARGEST_MEMORY or i + _MOST < len(memory):
+                del memory[: i + 1]
+                break
+        return kept
+
+
+def _forget(memory: list[_Kept], key: Any) -> None:
+    """Forget graphs that were made for ``key``: one of them is wrong."""
+    with _remembering:
+        memory[:] = [kept for kept in memory if kept.key != key or isinstance(kept.found, str)]
+
+
+def _same(mine: Graph | str, other: Graph | str) -> bool:
+    """Whether two captures say the same."""
+    if isinstance(mine, str) or isinstance(other, str):
+        return mine == other
+    return mine.same(other)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A callable and the arguments that it is captured with.
+
+    Args:
+        function: Anything that Captum takes as ``forward_func``.
+        inputs: Tensors whose first dimension is the batch.
+        occluded: Which of them the windows occlude.
+        additional: Further arguments; tensors whose first dimension is the batch are batched too.
+    """
+
+    function: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    occluded: int
+    additional: tuple[Any, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tensor arguments."""
+        return self.inputs + tuple(a for a in self.additional if isinstance(a, Tensor))
+
+    @property
+    def batched(self) -> tuple[bool, ...]:
+        """For each of ``tensors``, whether its first dimension is the batch."""
+        rows = self.inputs[0].shape[0]
+        return tuple(t.ndim > 0 and t.shape[0] == rows for t in self.tensors)
+
+    @property
+    def key(self) -> Any:
+        """What a capture depends on beside the state of the callable."""
+        shapes = tuple(
+            (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
+            for t, b in zip(self.tensors, self.batched, strict=True)
+        )
+        fixed = tuple(type(a).__name__ for a in self.additional if not isinstance(a, Tensor))
+        return self.occluded, shapes, fixed, environment(self.inputs[self.occluded].device)
+
+    def observed(self) -> State:
+        """The state of the callable and of those of its arguments that are no tensors."""
+        return observe(self.function, *(a for a in self.additional if not isinstance(a, Tensor)))
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """The callable on tensors in place of ``tensors``."""
+        left = iter(tensors[len(self.inputs) :])
+        rest = [next(left) if isinstance(a, Tensor) else a for a in self.additional]
+        return self.function(*tensors[: len(self.inputs)], *rest)
+
+    def capture(self, state: State) -> _Kept:
+        """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
+
+        def kept(found: Graph | str, final: bool = True) -> _Kept:
+            return _Kept(self.key, found, state, final)
+
+        x, batched = self.inputs[self.occluded], self.batched
+        if x.is_complex() or x.ndim < 3 or not batched[self.occluded] or math.prod(x.shape) == 0:
+            return kept("the input has no axis that windows could slide along incrementally")
+        try:
+            function = self if self.additional else self.function
+            program = export(function, modules_of(self.function), self.tensors, batched)
+        except ExportError as error:
+            first = str(error).strip().splitlines()
+            return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+        try:
+            return kept(translate(program, batched, self.occluded))
+        except CaptureError as error:
+            return kept(str(error))
+        except Exception as error:  # what the translation did not foresee
+            return kept(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
+
+
+def capture(
+    function: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    occluded: int,
+    additional: tuple[Any, ...] = (),
+    *,
+    again: bool = False,
+) -> Graph:
+    """The graph of ``function(*inputs, *additional)`` with ``inputs[occluded]`` occluded.
+
+    The result is kept for as long as the model lives and used again for inputs of the same shape, until
+    something changes that the graph depends on.
+
+    Args:
+        function: Anything that Captum takes as ``forward_func``.
+        inputs: Tensors whose first dimension is the batch.
+        occluded: Which of them the windows occlude.
+        additional: Further arguments; tensors whose first dimension is the batch are batched too.
+        again: Forget the capture that is kept, which was wrong, and make another.
+
+    Raises:
+        CaptureError: With the reason; it is kept too. A failing export is tried twice, since what failed may
+            have been something else in the process.
+    """
+    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
+    key, state = source.key, source.observed()
+    if again:
+        _forget(memory, key)
+    found = _recall(memory, key, state)
+    if found is None:
+        with _capturing:  # what another thread has captured meanwhile need not be captured again
+            found = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
+    if isinstance(found.found, str):
+        raise CaptureError(found.found)
+    return found.found
+
+
+def refuse(
+    function: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    occluded: int,
+    additional: tuple[Any, ...],
+    reason: str,
+) -> None:
+    """Keep ``reason`` in place of a graph that was wrong twice, until something changes.
+
+    Args:
+        function: See `capture`; so are ``inputs``, ``occluded`` and ``additional``.
+        inputs: See above.
+        occluded: See above.
+        additional: See above.
+        reason: What `capture` says from now on.
+    """
+    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
+    key, state = source.key, source.observed()
+    _forget(memory, key)
+    _remember(memory, _Kept(key, reason, state))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from krypton_engine import KryptonOcclusion, zoo
-from krypton_engine.heatmap.heatmap import Status
+from krypton_engine.heatmap.status import Status
 
 FILE = Path(__file__).parent / "images" / "approximate.png"
 WINDOW, STRIDES, BLACK = (3, 16, 16), (3, 4, 4), 0.0

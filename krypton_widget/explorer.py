@@ -22,6 +22,7 @@ import traitlets
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from krypton_engine.approximation.compensation import are_probabilities
 from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
 from krypton_engine.common import files
 from krypton_engine.common.arguments import real, whole
@@ -30,7 +31,10 @@ from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
 from krypton_engine.executors.base import Executor
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.export import evaluation, exporting
-from krypton_engine.heatmap.heatmap import ENDINGS, Heatmap, Status, are_probabilities, same_outputs
+from krypton_engine.heatmap.files import ENDINGS
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import same_outputs
+from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.planner import evaluation_mode
 from krypton_engine.tuning.tuning import Tuning

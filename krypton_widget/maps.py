@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.heatmap.heatmap import Heatmap, Status, described
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import described
+from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 

@@ -34,15 +34,11 @@ from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import EXECUTORS, Executor, Session
 from krypton_engine.executors.full import as_numbers, evaluate
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.heatmap.heatmap import (
-    Heatmap,
-    Origin,
-    Recorder,
-    Sample,
-    Status,
-    described,
-    fingerprint_of_image,
-)
+from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.heatmap import Heatmap, Origin
+from krypton_engine.heatmap.identity import described, fingerprint_of_image
+from krypton_engine.heatmap.status import Status
+from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import capture

@@ -318,7 +318,7 @@ def _up_to_one(text: str) -> float:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from krypton_engine import KryptonOcclusion, zoo
-    from krypton_engine.heatmap.heatmap import ENDINGS
+    from krypton_engine.heatmap.files import ENDINGS
     from krypton_engine.plan.plan import describe
 
     folder: Path = arguments.out
@@ -420,7 +420,7 @@ def _captum(
 
 def _explain(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
-    from krypton_engine.heatmap.heatmap import ENDINGS
+    from krypton_engine.heatmap.files import ENDINGS
 
     outputs = arguments.out or [Path("heatmap.png")]
     _check_outputs(outputs, ENDINGS, [arguments.image])
@@ -507,7 +507,7 @@ def _count(count: int, noun: str, several: str = "") -> str:
 
 def _approximate(heatmap: Heatmap) -> str:
     """How the values were come by, where they are not all exact; else nothing."""
-    from krypton_engine.heatmap.heatmap import Status
+    from krypton_engine.heatmap.status import Status
 
     counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
     total = heatmap.status.numel()
@@ -605,7 +605,7 @@ def _activation(arguments: argparse.Namespace, outputs: Tensor) -> str:
 
 
 def _hint(activation: str, outputs: Tensor) -> None:
-    from krypton_engine.heatmap.heatmap import are_probabilities
+    from krypton_engine.approximation.compensation import are_probabilities
 
     if activation == "softmax" and are_probabilities(outputs[None]):
         _row("", "(the outputs look like probabilities already: --activation none?)")
@@ -796,7 +796,7 @@ def _save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> 
 
 def _tune(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
-    from krypton_engine.heatmap.heatmap import fingerprint_of_image
+    from krypton_engine.heatmap.identity import fingerprint_of_image
     from krypton_engine.tuning.tuning import ENDINGS
 
     # The numbers first: they are what took the time.

@@ -1,5 +1,6 @@
 """Heatmaps: values that hold neither model nor engine."""
 
-from krypton_engine.heatmap.heatmap import Heatmap, Status
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.status import Status
 
 __all__ = ["Heatmap", "Status"]

@@ -19,6 +19,9 @@ import torch
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.perturbation.windows import SlidingWindow
 
+ENDINGS = {".png": "a picture", ".npz": "the numbers"}
+"""Of the files that a map is saved to."""
+
 TENSORS = (
     "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
 )  # fmt: skip

@@ -27,7 +27,7 @@ from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import whole
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.graph.state import modules_of, names
-from krypton_engine.heatmap.heatmap import Recorder
+from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.plan.plan import Plan

@@ -14,7 +14,8 @@ from krypton_engine.approximation.ssim import SPREAD, SsimEstimate
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Session
-from krypton_engine.heatmap.heatmap import Heatmap, Recorder
+from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.run.order import Outlook, Refinement
 

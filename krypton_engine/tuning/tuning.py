@@ -31,8 +31,10 @@ from torch import Tensor
 from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.common import files
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
+from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.files import (
     is_count,
     is_described,
@@ -41,14 +43,8 @@ from krypton_engine.heatmap.files import (
     is_target,
     saved_window,
 )
-from krypton_engine.heatmap.heatmap import (
-    Described,
-    Heatmap,
-    Recorder,
-    Value,
-    described,
-    same_outputs,
-)
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import Described, described, same_outputs
 from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.loop import Goal, Watch, run
@@ -188,7 +184,7 @@ class Fingerprint:
         input_shape: Of one example.
         window: Shape of the sliding window.
         strides: Its steps.
-        baseline: What covers the cells; see `krypton_engine.heatmap.heatmap.described`.
+        baseline: What covers the cells; see `krypton_engine.heatmap.identity.described`.
         target: The target of every sample; None for the predicted class.
         answer: What the model, with its activation, says of a fixed image of noise.
     """

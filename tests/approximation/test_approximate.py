@@ -18,12 +18,14 @@ from torch import nn
 from torchvision.models import densenet121, mobilenet_v2
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, zoo
+from krypton_engine.approximation.compensation import are_probabilities, compensated
 from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.executors.native import NativeProgram, NativeSession
 from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
 from krypton_engine.graph.gradients import first_order
-from krypton_engine.heatmap.heatmap import Sample, Status, are_probabilities, compensated
+from krypton_engine.heatmap.status import Status
+from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import capture

@@ -15,7 +15,7 @@ from PIL import Image
 
 from krypton_engine import Heatmap, KryptonOcclusion, Tuning, cli, errors, zoo
 from krypton_engine.cli import main
-from krypton_engine.heatmap.heatmap import Status
+from krypton_engine.heatmap.status import Status
 
 FACTORY = """
 import torch

@@ -22,7 +22,7 @@ from torch import nn
 
 from krypton_engine import InputError, KryptonOcclusion
 from krypton_engine.graph import export
-from krypton_engine.heatmap.heatmap import Status
+from krypton_engine.heatmap.status import Status
 from krypton_widget import OcclusionExplorer
 from krypton_widget.explorer import _Stoppable, _Stopped
 

@@ -39,7 +39,8 @@ from krypton_engine import (
 )
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.common.figures import figure, figures, together
-from krypton_engine.heatmap.heatmap import Sample, Status
+from krypton_engine.heatmap.status import Status
+from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.tuning.tuning import Curve, Fingerprint
 
@@ -687,7 +688,7 @@ def texts_of(heatmap, monkeypatch, **arguments):
 
     with monkeypatch.context() as patch:
         patch.setattr(Figure, "savefig", note)
-        heatmap._figure(**arguments)
+        heatmap.content(".png", **arguments)
     return [text for text in found if text]
 
 

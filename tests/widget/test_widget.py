@@ -20,7 +20,8 @@ from torch import nn
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion
 from krypton_engine.approximation.ssim import ssim
-from krypton_engine.heatmap.heatmap import Status, same_outputs
+from krypton_engine.heatmap.identity import same_outputs
+from krypton_engine.heatmap.status import Status
 from krypton_widget import OcclusionExplorer
 
 SIZE = (24, 20)

@@ -1,0 +1,267 @@
+"""The map builder: a heatmap out of the outputs of a run, as they come."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from krypton_engine.approximation.compensation import are_probabilities, compensated
+from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.common.arguments import whole
+from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.common.values import same
+from krypton_engine.errors import InputError, OutdatedError
+from krypton_engine.heatmap.heatmap import Heatmap, Origin
+from krypton_engine.heatmap.identity import Described, same_outputs
+from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.windows import SlidingWindow
+
+if TYPE_CHECKING:
+    from krypton_engine.plan.plan import Plan
+
+Select = Callable[[Tensor], Tensor]
+"""From outputs ``(positions, *output_shape)`` to the target's values ``(positions, *value_shape)``."""
+
+_RECORDED = ("values", "measured", "classes", "class_values", "outputs")
+
+
+class Recorder:
+    """Collects the outputs of a run into a heatmap.
+
+    Args:
+        window: The sliding window.
+        base: Output for the un-occluded input, ``(1, *output_shape)``.
+        select: From (activated) outputs to the target's values.
+        activate: Applied to the outputs before anything else.
+        target: What ``select`` selects; a class from the end has its own index in the map.
+        keep_outputs: Whether to keep every output of a model that gives one row of classes.
+        classify: Whether to note the predicted class of every position.
+        image: The occluded input without its batch dimension.
+        baseline: What covers its cells; see `described`.
+        plan: What was planned.
+        began: When the call began, of ``time.perf_counter``.
+        fill: Positions to interpolate where they have not been measured.
+        origin: See `Heatmap`.
+    """
+
+    def __init__(
+        self,
+        window: SlidingWindow,
+        base: Tensor,
+        select: Select,
+        *,
+        activate: Callable[[Tensor], Tensor] | None = None,
+        target: Any = None,
+        keep_outputs: bool = False,
+        classify: bool = False,
+        image: Tensor | None = None,
+        baseline: Described | None = None,
+        plan: Plan | None = None,
+        began: float | None = None,
+        fill: IntArray | None = None,
+        origin: Origin | None = None,
+    ) -> None:
+        self._select = select
+        self._activate = activate
+        base = base if activate is None else activate(base)
+        index = whole(target)
+        if index is not None and base.ndim == 2:
+            target = index % base.shape[1]
+        self._odds = are_probabilities(base)
+        self._trimmed: Tensor | None = None
+        self._began = time.perf_counter() if began is None else began
+        self._last = self._made = time.perf_counter()
+        # Neither the model's output nor the input: the caller may go on to change them.
+        self._base = _copied(select(base)[0])
+        self._rest: dict[str, Any] = {
+            "window": window, "target": target, "baseline": baseline, "plan": plan, "origin": origin
+        }  # fmt: skip
+        self._fill: Flags | None = None
+        self._estimate: SsimEstimate | None = None
+        self._predicted: Floats | None = None
+        if fill is not None:
+            self._fill = np.zeros(window.grid_shape, dtype=bool)
+            self._fill.flat[fill] = True
+        self._rest["image"] = None if image is None else _copied(image)
+        count = len(window)
+        dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
+        self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype, device="cpu")
+        self._measured = torch.zeros(count, dtype=torch.bool, device="cpu")
+        self._resumed = self._measured.clone()
+        self.resumed_as = ""
+        self._classes = self._class_values = self._outputs = None
+        if base.ndim == 2 and classify:
+            self._rest["base_outputs"] = _copied(base[0])
+            self._classes = torch.full((count,), -1, dtype=torch.int64, device="cpu")
+            self._class_values = torch.full((count,), math.nan, dtype=base.dtype, device="cpu")
+            if keep_outputs:
+                shape = (count, base.shape[1])
+                self._outputs = torch.full(shape, math.nan, dtype=base.dtype, device="cpu")
+
+    def record(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
+        """Note ``outputs`` (``(positions, *output_shape)``).
+
+        Args:
+            positions: Which.
+            outputs: Of the model.
+            effects: On `scalar`, of what trimming dropped; None for exact outputs.
+        """
+        where = torch.from_numpy(positions)
+        outputs = outputs if self._activate is None else self._activate(outputs)
+        values = self._select(outputs).cpu().to(self._values.dtype)
+        if effects is not None:
+            values = compensated(values, torch.from_numpy(effects).to(values), self._odds)
+            if self._trimmed is None:
+                self._trimmed = torch.zeros_like(self._measured)
+        if self._trimmed is not None:
+            self._trimmed[where] = effects is not None
+        self._values[where] = values
+        self._measured[where] = True
+        if self._classes is not None and self._class_values is not None:
+            best = outputs.max(dim=1)
+            # Of numbers that are not all finite, the largest is of no class.
+            known = best.values.isfinite()
+            self._classes[where] = torch.where(known, best.indices, -1).cpu()
+            self._class_values[where] = best.values.cpu()
+        if self._outputs is not None:
+            self._outputs[where] = outputs.cpu()
+        self._last = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time from the making of this to the last output."""
+        return self._last - self._made
+
+    def exact(self, *, resumed: bool = False) -> IntArray:
+        """Positions that are exact: those that were measured here, or those that were resumed."""
+        trimmed = torch.zeros_like(self._measured) if self._trimmed is None else self._trimmed
+        return np.flatnonzero((self._measured & ~trimmed & (self._resumed == resumed)).numpy())
+
+    def drops(self) -> Tensor:
+        """By position: how much the target's value changes, the most of several; NaN where unknown."""
+        return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """The numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
+        if self._outputs is None:
+            return self._values.reshape(len(self._values), -1), self._base.reshape(-1)
+        return self._outputs, self._rest["base_outputs"]
+
+    def kept_of(self, outputs: Tensor) -> Tensor:
+        """The numbers that are kept of ``outputs``: ``(positions, numbers)``."""
+        outputs = outputs if self._activate is None else self._activate(outputs)
+        return (self._select(outputs) if self._outputs is None else outputs).reshape(len(outputs), -1).cpu()
+
+    def scalar(self, outputs: Tensor) -> Tensor:
+        """What first-order effects are effects on: the target's value, of a probability its log-odds."""
+        outputs = outputs.double() if self._activate is None else self._activate(outputs.double())
+        values = self._select(outputs)
+        return values.logit() if self._odds else values
+
+    def trimmed(self) -> IntArray:
+        """Positions whose values are trimmed."""
+        return np.empty(0, dtype=np.int64) if self._trimmed is None else np.flatnonzero(self._trimmed.numpy())
+
+    def so_far(self) -> tuple[Floats, Flags]:
+        """The target's values on the grid, and where they have been measured."""
+        grid = self._rest["window"].grid_shape
+        return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
+
+    def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
+        """Note what is expected of the map so far, and what is predicted where it has not been measured."""
+        self._estimate, self._predicted = estimate, predicted
+
+    def resume(self, heatmap: Heatmap, name: str = "resume") -> None:
+        """Note what ``heatmap``, a part of the same map, measured already.
+
+        Args:
+            heatmap: The part.
+            name: The argument that it was given as.
+
+        Raises:
+            InputError: It is a part of another map.
+        """
+        self.resumed_as = name
+        mine = self.heatmap()
+        tensors = [(getattr(mine, name), getattr(heatmap, name)) for name in _RECORDED]
+        if (mine.window, mine.target) != (heatmap.window, heatmap.target) or any(
+            (a is None) != (b is None) or (a is not None and (a.shape, a.dtype) != (b.shape, b.dtype))
+            for a, b in tensors
+        ):
+            raise InputError(
+                f"{name} is {heatmap!r}, which is no part of this call's map: window, target and classes "
+                f"must be the same"
+            )
+        if mine.image is not None and heatmap.image is not None and not same(mine.image, heatmap.image):
+            raise InputError(f"{name} is the heatmap of another image")
+        if None not in (mine.baseline, heatmap.baseline) and mine.baseline != heatmap.baseline:
+            raise InputError(
+                f"{name} is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
+            )
+        if not _alike(mine, heatmap):
+            raise OutdatedError(
+                f"{name} is {heatmap!r}, whose un-occluded output is not this call's: the model, "
+                f"its weights, activation= or additional_forward_args= are others than those it was made with"
+            )
+        for name in _RECORDED:
+            known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)
+            if known is not None:
+                known.copy_(noted.reshape(known.shape))
+        self._values[~self._measured] = math.nan
+        self._resumed = self._measured.clone()
+        if heatmap.trimmed is not None:
+            self._trimmed = heatmap.trimmed.reshape(-1).clone()
+        self._began -= heatmap.seconds
+        self._last = self._began + heatmap.seconds
+
+    def heatmap(self) -> Heatmap:
+        """The heatmap so far; later records do not change it."""
+        grid = self._rest["window"].grid_shape
+
+        def on_grid(flat: Tensor | None) -> Tensor | None:
+            return None if flat is None else flat.reshape((*grid, *flat.shape[1:])).clone()
+
+        values, measured = on_grid(self._values), on_grid(self._measured)
+        assert values is not None and measured is not None
+        so_far = Heatmap(
+            values=values,
+            base=self._base,
+            measured=measured,
+            classes=on_grid(self._classes),
+            class_values=on_grid(self._class_values),
+            trimmed=on_grid(self._trimmed),
+            outputs=on_grid(self._outputs),
+            seconds=self._last - self._began,
+            **self._rest,
+        )
+        if self._fill is None:
+            return so_far
+        missing = torch.from_numpy(self._fill) & ~measured
+        if bool((so_far.status[torch.from_numpy(self._fill)] == Status.EXACT).all()):
+            return replace(so_far, ssim_estimate=SsimEstimate(1.0, 1.0, 1.0, "exact"))
+        if self._predicted is None and bool(measured.any()):  # watched before there is a prediction
+            nearest = distance_transform_edt(~measured.numpy(), return_distances=False, return_indices=True)
+            values[missing] = values[tuple(torch.from_numpy(i)[missing] for i in nearest)]
+        elif self._predicted is not None:
+            values[missing] = torch.from_numpy(self._predicted)[missing].to(values.dtype)
+        return replace(so_far, ssim_estimate=self._estimate)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _alike(mine: Heatmap, other: Heatmap) -> bool:
+    """Whether two heatmaps have the same un-occluded outputs."""
+    pairs = [(mine.base, other.base)]
+    if mine.base_outputs is not None and other.base_outputs is not None:
+        pairs.append((mine.base_outputs, other.base_outputs))
+    return all(same_outputs(a, b) for a, b in pairs)

@@ -1,0 +1,257 @@
+"""The picture of a heatmap: the drop at every position, in colour, over the image in grey."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from krypton_engine.common import files
+from krypton_engine.common.arguments import real
+from krypton_engine.common.arrays import Flags, Floats
+from krypton_engine.common.figures import figure as figure_of
+from krypton_engine.common.figures import figures
+from krypton_engine.errors import InputError
+from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.windows import SlidingWindow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from krypton_engine.heatmap.heatmap import Heatmap
+
+Scale = tuple[float, float] | float | None
+"""Drops at the two ends of a colour map, or one number for both signs; None for the largest drop."""
+
+COLORMAP = "RdBu_r"
+"""Red where occluding lowers the target."""
+
+OPACITY = 0.85
+"""Share of the colour, at the ends of the scale, in what is drawn."""
+
+_STRIPES = 4
+"""Pixels from one stripe to the next, where a number is not finite."""
+
+
+def overlay(heatmap: Heatmap, image: Any, scale: Scale, cmap: str, opacity: float) -> Image:
+    """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments."""
+    from PIL import Image as PILImage
+
+    share = real(opacity)
+    if share is None or not 0 <= share <= 1:
+        raise InputError(f"opacity is {opacity!r}; accepted are numbers from 0 to 1")
+    colours, weight = _colours(heatmap, scale, cmap)
+    grey = np.asarray(PILImage.fromarray(_below(heatmap, image)).convert("L"))[..., None]
+    mix = (weight * share)[..., None]
+    return PILImage.fromarray((grey * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
+
+
+def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
+    """Drops at the two ends of the colour map.
+
+    Args:
+        heatmap: The map.
+        scale: What was asked for.
+
+    Raises:
+        InputError: The scale is none, or the input is no picture.
+    """
+    drops = _drops(heatmap)[0]
+    if scale is None:
+        finite = np.abs(drops[np.isfinite(drops)])
+        scale = float(finite.max(initial=0.0)) or 1.0
+    pair = isinstance(scale, tuple) and len(scale) == 2
+    numbers = [real(each) for each in (scale if pair else (scale,))]  # type: ignore[union-attr]
+    high = math.nan if None in numbers else float(numbers[-1])  # type: ignore[arg-type]
+    low = -high if len(numbers) == 1 or math.isnan(high) else float(numbers[0])  # type: ignore[arg-type]
+    if not -math.inf < low < high < math.inf:
+        raise InputError(
+            f"scale is {scale!r}; accepted are a positive number, or (low, high) with low < high"
+        )
+    return low, high
+
+
+def png(
+    heatmap: Heatmap,
+    title: str | None = None,
+    image: Any = None,
+    *,
+    scale: Scale = None,
+    cmap: str = COLORMAP,
+    opacity: float = OPACITY,
+) -> bytes:
+    """A PNG of the input beside the overlay, with a legend.
+
+    Args:
+        heatmap: The map.
+        title: Words above; None for the map's own.
+        image: As for `overlay`, like all that follow.
+        scale: Ends of the colour map.
+        cmap: Name of the colour map.
+        opacity: Share of the colour.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = overlay(heatmap, image, scale, cmap, opacity)
+    low, high = limits(heatmap, scale)
+    figure = Figure(figsize=(9.6, 4.75), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    left, right = figure.subplots(1, 2)
+    left.imshow(_below(heatmap, image))
+    left.set_title("input", fontsize=10, color="0.3")
+    right.imshow(drawn)
+    headings = ["drop when occluded", not_finite(heatmap, "hatched: {} not finite"), _unknown(heatmap)]
+    right.set_title("\n".join(filter(None, headings)), fontsize=10, color="0.3")
+    for axes in (left, right):
+        axes.set_axis_off()
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(low, high), cmap), ax=right, shrink=0.9, aspect=28, pad=0.02
+    )
+    ticks = [tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    ticks = [tick if abs(tick) > 1e-9 * (high - low) else 0.0 for tick in ticks]
+    bar.set_ticks(ticks, labels=figures(ticks))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.set_label(f"f(x) - f(x occluded), f(x) = {figure_of(float(heatmap.base))}", fontsize=9)
+    # A title is words, not formulas; names of files may hold what no text can.
+    words = str(title or repr(heatmap)).encode("utf-8", "replace").decode()
+    figure.suptitle(
+        words, fontsize=12 if title else 10, fontweight="bold" if title else None, parse_math=False
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata=files.DRAWN)
+    return buffer.getvalue()
+
+
+def not_finite(heatmap: Heatmap, words: str) -> str:
+    """How many known positions have a drop that is not finite.
+
+    Args:
+        heatmap: The map.
+        words: With braces for the positions: ``"{} not finite"``.
+
+    Returns:
+        The words, such as ``"2 positions are not finite"``; empty where every drop is finite.
+    """
+    odd = ~heatmap.drop.isfinite().reshape(*heatmap.measured.shape, -1).all(-1)
+    count = int((odd & (heatmap.status != Status.UNKNOWN)).sum())
+    return words.format(_positions(count)) if count else ""
+
+
+def _unknown(heatmap: Heatmap) -> str:
+    """How many positions are bare in a picture since nothing is known there; empty if none is."""
+    count = int((heatmap.status == Status.UNKNOWN).sum())
+    return f"bare: {_positions(count)} unknown" if count else ""
+
+
+def _positions(count: int) -> str:
+    return f"{count} position{'s are' if count > 1 else ' is'}"
+
+
+def _drops(heatmap: Heatmap) -> tuple[Floats, Flags]:
+    """The drop at every place of the picture, rows by columns, and where anything is known."""
+    window = heatmap.window
+    rows, columns, channels = _axes_of_picture(window)
+    if heatmap.values.shape != heatmap.measured.shape:
+        raise InputError(
+            f"overlay wants a target of one number; this one has values of shape "
+            f"{tuple(heatmap.base.shape)} for every position"
+        )
+    order = (*channels, rows, columns)
+    drops, known = (
+        each.numpy().reshape(window.counts).transpose(order)
+        for each in (heatmap.drop.double(), heatmap.status != Status.UNKNOWN)
+    )
+    if not channels:
+        return drops, known
+    count = known.sum(0)
+    mean = np.where(known, drops, 0.0).sum(0) / np.maximum(count, 1)
+    return mean, count > 0
+
+
+def _spread(window: SlidingWindow, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """For every pixel the entry of the place whose window is centred nearest."""
+    for dim, axis in enumerate(_axes_of_picture(window)[:2]):
+        size, stride = window.shape[axis], window.strides[axis]
+        pixels = np.arange(window.input_shape[axis]) + 0.5
+        nearest = np.floor((pixels - (size - stride) / 2) / stride).astype(np.int64)
+        places = places.take(nearest.clip(0, window.counts[axis] - 1), axis=dim)
+    return places
+
+
+def _colours(heatmap: Heatmap, scale: Scale, cmap: str) -> tuple[Floats, Floats]:
+    """Colour of every pixel, ``(height, width, 3)`` from 0 to 255, and its share in what is drawn."""
+    from matplotlib import colormaps
+
+    if not isinstance(cmap, str) or cmap not in colormaps:
+        raise InputError(f"cmap is {cmap!r}; accepted are Matplotlib's colour maps, such as 'RdBu_r'")
+    low, high = limits(heatmap, scale)
+    drops, known = (_spread(heatmap.window, each) for each in _drops(heatmap))
+    finite = np.isfinite(drops)
+    shown = np.where(finite, drops, 0.0)
+    share = (shown - low) / (high - low)
+    weight = np.abs(shown / max(abs(low), abs(high))).clip(0, 1) ** 0.75
+    colours = colormaps[cmap](share)[..., :3] * 255
+    stripes = np.where(np.add.outer(*map(np.arange, drops.shape)) % _STRIPES < _STRIPES / 2, 96.0, 160.0)
+    colours = np.where(finite[..., None], colours, stripes[..., None])
+    return colours, np.where(known, np.where(finite, weight, 1.0), 0.0)
+
+
+def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
+    """The picture to draw over: height x width x 3."""
+    from PIL import Image as PILImage
+
+    rows, columns, channels = _axes_of_picture(heatmap.window)
+    size = heatmap.window.input_shape[rows], heatmap.window.input_shape[columns]
+    if isinstance(image, PILImage.Image):
+        image = image.convert("RGB")
+    if image is not None:
+        try:
+            picture = np.asarray(image)
+        except Exception:  # a ragged list, a tensor of another device or with a gradient
+            picture = np.empty((), dtype=object)
+        channels_of = picture.shape[2:] in ((), (1,), (3,), (4,))
+        if picture.shape[:2] != size or not channels_of or picture.dtype.kind not in "buif":
+            raise InputError(
+                f"image is {type(image).__name__}, {picture.shape} of {picture.dtype}; accepted is a "
+                f"picture of the input's height and width, {size}, grey or with 1, 3 or 4 channels"
+            )
+        picture = picture[..., None] if picture.ndim == 2 else picture
+    else:
+        if heatmap.image is None:
+            raise InputError("overlay has no image to draw over: give one as image=")
+        cells = heatmap.image.double().numpy().transpose(rows, columns, *channels).reshape(*size, -1)
+        finite = cells[np.isfinite(cells)]
+        low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
+        picture = (np.nan_to_num(cells, nan=low).clip(low, high) - low) / max(high - low, 1e-12) * 255
+    picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
+    return np.ascontiguousarray(picture.astype(np.uint8))
+
+
+def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
+    """Which axes of the input are the rows and the columns of a picture, and which its channels, if any.
+
+    Channels come first, or last where there are 1, 3 or 4 of these, and of rows another number; without
+    any, the window must slide along both axes, or nobody could tell a picture from a signal.
+
+    Raises:
+        InputError: The input is no picture.
+    """
+    shape = window.input_shape
+    if len(shape) == 3:
+        last = shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
+        return (0, 1, (2,)) if last else (1, 2, (0,))
+    if len(shape) == 2 and not any(map(window.spans, (0, 1))):
+        return 0, 1, ()
+    kind = {2: "a signal", 4: "a volume or a video"}.get(len(shape), "no picture")
+    raise InputError(
+        f"overlay wants a 2-D image, (channels, height, width), (height, width, channels) or "
+        f"(height, width); the input has shape {shape}, {kind}: drop has the numbers on the grid, and "
+        f"attribution() on the input, for plots of your own, such as one a slice"
+    )

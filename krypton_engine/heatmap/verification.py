@@ -1,0 +1,105 @@
+"""How like the exact map an approximate one is, by a random sample of it measured since."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from krypton_engine.approximation.interpolation import predict
+from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
+from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.errors import InputError
+from krypton_engine.heatmap.heatmap import Heatmap, bounding
+from krypton_engine.heatmap.status import Status
+
+_SUPPOSED = 16
+"""Positions supposed to have missed as those of other maps do, beside a verified sample's: errors are few and
+large, and a small sample may have met none."""
+
+_FOLDS = 4
+"""Parts of a verified sample, each predicted without it."""
+
+_RESAMPLED = 200
+"""Draws from which the range of a verified SSIM is taken."""
+
+
+class Sample:
+    """A random part of what is not exact in a map, whose measuring tells how good the map is.
+
+    Args:
+        heatmap: The map.
+        fraction: See `Heatmap.verify`.
+        seed: Of the choice.
+
+    Attributes:
+        positions: The part; empty where all is exact.
+
+    Raises:
+        InputError: A fraction or a seed that is none.
+    """
+
+    def __init__(self, heatmap: Heatmap, fraction: float, seed: int) -> None:
+        share, number = real(fraction), whole(seed)
+        if share is None or not 0 < share <= 1:
+            raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
+        if number is None or number < 0:
+            raise InputError(f"seed is {seed!r}; accepted are integers from 0")
+        self._heatmap = heatmap
+        self._generator = np.random.default_rng(number)
+        status = heatmap.status.numpy()
+
+        def some(which: Status) -> IntArray:
+            cells = np.flatnonzero(status == which)
+            count = min(len(cells), max(2, math.ceil(share * len(cells))))
+            return np.sort(self._generator.choice(cells, count, replace=False))
+
+        self._guessed, self._trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
+        self.positions = np.concatenate([self._guessed, self._trimmed])
+
+    def judged(self, verified: Heatmap) -> Heatmap:
+        """The map in which the part has been measured since, with what it probably is like by now."""
+        known = self._heatmap.status != Status.UNKNOWN
+        if bool((verified.status == Status.EXACT)[known].all()):
+            return verified
+        if not bool(verified.values[verified.measured].isfinite().all()):  # such a map is like no other
+            return replace(verified, ssim_estimate=None)
+        window, generator = verified.window, self._generator
+        guessed, trimmed = self._guessed, self._trimmed
+        status, measured = verified.status.numpy(), verified.measured.numpy()
+        found = verified.values.double().numpy()
+        after = predict(window, found, measured)
+        variance, prices = (
+            np.where(status == Status.INTERPOLATED, after.variance, 0.0),
+            np.zeros(status.shape),
+        )
+        part = bounding(status != Status.UNKNOWN)
+        prices[part] = expected_ssim(after.values[part], variance[part])[1]
+        missed, expected = np.zeros((2, len(guessed)))
+        for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
+            cells, rest = guessed[fold], measured.copy()
+            rest.flat[cells] = False
+            others = predict(window, found, rest)
+            missed[fold] = prices.flat[cells] * (found.flat[cells] - others.values.flat[cells]) ** 2
+            expected[fold] = prices.flat[cells] * others.variance.flat[cells]
+        changed = (found.flat[trimmed] - self._heatmap.values.double().numpy().flat[trimmed]) ** 2
+
+        def draws(cells: IntArray) -> IntArray:
+            return generator.integers(max(1, len(cells)), size=(_RESAMPLED, len(cells)))
+
+        some, few = draws(guessed), draws(trimmed)
+        misses, foreseen = missed[some].sum(1), expected[some].sum(1)
+        changes = changed[few].sum(1) / max(1, len(trimmed))
+        usual = _SUPPOSED * float(expected.mean()) if len(expected) else 0.0
+
+        def at(times: float, level: float) -> float:
+            scales = np.full(_RESAMPLED, times)
+            np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
+            errors = variance * np.quantile(scales, level)
+            errors[status == Status.TRIMMED] = np.quantile(changes, level)
+            return expected_ssim(after.values[part], errors[part])[0]
+
+        high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
+        return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))

@@ -13,8 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from krypton_engine import Heatmap, KryptonOcclusion, Tuning, cli, errors, zoo
+from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
 from krypton_engine.cli import main
+from krypton_engine.cli.commands.info import capabilities, cuda_engine, extras_missing
+from krypton_engine.cli.messages import message
+from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_engine.heatmap.status import Status
 
 FACTORY = """
@@ -204,8 +207,8 @@ def test_probabilities_are_noticed(capsys):
 def test_baseline(given, expected):
     model = zoo.load_model("cli_factory:network", size=40, mean=0.5)
     image = zoo.load_image("photo.png")
-    x = cli._input(model, image, "photo.png")
-    baseline = cli._baseline(given, model, image, x)
+    x = input_of(model, image, "photo.png")
+    baseline = baseline_of(given, model, image, x)
     assert baseline.shape == x.shape
     wanted = x.mean((2, 3)) if expected is None else torch.tensor([expected])
     torch.testing.assert_close(baseline[:, :, 7, 3], wanted)
@@ -315,10 +318,10 @@ def test_bad_commands(capsys, words):
 
 
 def test_any_other_failure_is_short_too(capsys, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("\n".join(["x" * 1000] * 9))
 
-    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(KryptonOcclusion, "heatmap", fail)
     refuses(capsys, explain(), "RuntimeError", "--debug")
 
 
@@ -627,12 +630,10 @@ def test_info(capsys):
 
 
 def test_the_cuda_engine_is_told_of():
-    assert cli._cuda_engine("not built", "", []) == "no: not built"
-    assert cli._cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 9.0 and PTX"
-    assert cli._cuda_engine("", "90", []) == (
-        "no GPU that torch sees; built for compute capabilities 9.0 and PTX"
-    )
-    assert cli._capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
+    assert cuda_engine("not built", "", []) == "no: not built"
+    assert cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 9.0 and PTX"
+    assert cuda_engine("", "90", []) == ("no GPU that torch sees; built for compute capabilities 9.0 and PTX")
+    assert capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
 
 
 def test_missing_extras_are_named(capsys, monkeypatch):
@@ -645,7 +646,7 @@ def test_missing_extras_are_named(capsys, monkeypatch):
         return "0" if name == "krypton-occlusion" else version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    assert cli._extras() == {"demo": ["no-such-package"], "test": []}
+    assert extras_missing() == {"demo": ["no-such-package"], "test": []}
     main(["info"])
     assert 'without no-such-package: pip install "krypton-occlusion[demo]"' in capsys.readouterr().out
 
@@ -696,4 +697,4 @@ def test_module_runs_and_imports_little():
 
 def test_messages_name_options_but_spare_sentences():
     error = errors.InputError("weights='a/size=3' is no file: strides and size")
-    assert cli._message(error) == "krypton: error: --weights='a/size=3' is no file: --stride and size"
+    assert message(error) == "krypton: error: --weights='a/size=3' is no file: --stride and size"

@@ -22,8 +22,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from krypton_engine import Heatmap, cli, zoo
+from krypton_engine import Heatmap, zoo
 from krypton_engine.cli import main
+from krypton_engine.cli.commands import info
+from krypton_engine.cli.findings import show_findings
+from krypton_engine.cli.model import target_of
+from krypton_engine.cli.text import command_lines
 from krypton_engine.errors import InputError
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.zoo import networks
@@ -255,7 +259,7 @@ def machine(root, *groups, mounted=""):
         where = root / "sys/fs/cgroup" / mounted / folder
         where.mkdir(parents=True, exist_ok=True)
         (where / name).write_text(f"{content}\n")
-    return cli._memory(root)
+    return info.memory(root)
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["container", "host"])
@@ -627,7 +631,7 @@ def test_help_breaks_no_word(capsys, monkeypatch, columns, words):
 @pytest.mark.parametrize("columns", [80, 60])
 @pytest.mark.parametrize("words", [["plan", *QUESTION[1:]], ["info"]], ids=["plan", "info"])
 def test_tables_break_no_word(folder, capsys, monkeypatch, columns, words):
-    monkeypatch.setattr(cli, "_memory", lambda: "1 GiB")  # or it changes meanwhile
+    monkeypatch.setattr(info, "memory", lambda: "1 GiB")  # or it changes meanwhile
 
     def printed(width):
         monkeypatch.setenv("COLUMNS", str(width))
@@ -678,7 +682,7 @@ def test_positions_that_are_not_finite_are_counted(capsys):
     window = SlidingWindow((3, 24, 24), (3, 12, 12), (3, 12, 12))
     heatmap = Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window, 0)
     model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 24, 24), None, "", lambda x: x)
-    cli._found(heatmap, model, "class 0")
+    show_findings(heatmap, model, "class 0")
     printed = capsys.readouterr().out
     assert "2 positions are not finite" in printed and "the colours end at 0.75" in printed
     assert "most 0.75, at rows 12 to 23, columns 12 to 23: occluded, 1 becomes 0.25" in printed
@@ -693,7 +697,7 @@ def of_measured(values, measured, **rest):
 
 def told_of(capsys, heatmap):
     model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 4, 4), ["a", "b"], "", lambda x: x)
-    cli._found(heatmap, model, "b")
+    show_findings(heatmap, model, "b")
     return capsys.readouterr().out
 
 
@@ -731,7 +735,7 @@ def test_names_near_a_target(given, near):
     names = networks.imagenet_names()
     model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 8, 8), names, "", lambda x: x)
     with pytest.raises(InputError) as caught:
-        cli._target(given, model, len(names))
+        target_of(given, model, len(names))
     told = re.search(r"Near it: (.*); or give", str(caught.value))[1].split(", ")
     assert set(near) <= set(told) <= set(names) and "tench" not in told
 
@@ -739,14 +743,14 @@ def test_names_near_a_target(given, near):
 def test_a_name_as_it_is_written_comes_first():
     names = ["dog", "DOG", "Cat"]
     model = zoo.ZooModel("m", nn.Identity(), lambda image: image, (3, 8, 8), names, "", lambda x: x)
-    assert [cli._target(name, model, 3) for name in ("dog", "DOG", "cat")] == [0, 1, 2]
+    assert [target_of(name, model, 3) for name in ("dog", "DOG", "cat")] == [0, 1, 2]
     with pytest.raises(InputError, match="2 classes"):
-        cli._target("Dog", model, 3)
+        target_of("Dog", model, 3)
 
 
 def test_a_broken_command_is_one_for_a_shell():
     command = "  krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8"
-    lines = cli._command_lines(command, 40)
+    lines = command_lines(command, 40)
     assert len(lines) > 1 and max(map(len, lines)) <= 40
     script = "krypton() { echo krypton $*; }\n" + "\n".join(lines)
     said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,27 @@
+"""A command of ``krypton``, and what its exit status says."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+USER_ERROR, INTERRUPTED, NOBODY_READS = 2, 130, 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word after ``krypton``.
+
+    Attributes:
+        name: The word.
+        help: What the command does, in one line.
+        add_options: Gives a parser the command's options.
+        run: Does the work, given the options' values, and returns the exit status. Heavy packages are
+            imported in here, so that ``krypton --help`` is quick.
+    """
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]

@@ -1,0 +1,104 @@
+"""``krypton explain``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from krypton_engine.cli.command import Command
+from krypton_engine.cli.findings import approximate, reached, show_findings, similarity
+from krypton_engine.cli.model import (
+    activation_of,
+    best_classes,
+    class_name,
+    hint_probabilities,
+    load,
+    occlusion_of,
+    outputs_of,
+    target_of,
+)
+from krypton_engine.cli.options import (
+    WEIGHTS_HELP,
+    add_model_options,
+    add_out,
+    add_question_options,
+    up_to_one,
+)
+from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
+from krypton_engine.cli.running import interrupted, progress, run_heatmap
+from krypton_engine.cli.saving import check_outputs, read_tuning, save
+from krypton_engine.cli.text import counted, duration, printable, row
+from krypton_engine.common.figures import figure
+from krypton_engine.errors import InputError
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "image", metavar="IMAGE", help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...'
+    )
+    add_question_options(parser)
+    parser.add_argument(
+        "--ssim",
+        metavar="X",
+        type=up_to_one,
+        help="stop when the map is probably this similar to the exact one, and interpolate the rest "
+        "(the exact map)",
+    )
+    parser.add_argument(
+        "--tuning", metavar="FILE", help="what krypton tune wrote: when such a map is similar enough"
+    )
+    add_out(parser, ".png (a picture) or .npz (the numbers); may be given twice (heatmap.png)")
+    add_model_options(parser, weights=WEIGHTS_HELP)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from krypton_engine import zoo
+    from krypton_engine.heatmap.files import ENDINGS
+
+    outputs = arguments.out or [Path("heatmap.png")]
+    check_outputs(outputs, ENDINGS, [arguments.image])
+    if arguments.tuning is not None and arguments.ssim is None:
+        raise InputError("--tuning is given without --ssim, the similarity that it is to reach")
+    tuning = None if arguments.tuning is None else read_tuning("--tuning", arguments.tuning)
+    image = zoo.load_image(arguments.image)
+    model = load(arguments, arguments.weights or "pretrained")
+    x = input_of(model, image, arguments.image)
+    window = window_of(arguments.window, arguments.stride, x)
+    raw = outputs_of(model, x, arguments.image)
+    activation = activation_of(arguments, raw)
+    scores = raw.softmax(0) if activation == "softmax" else raw
+    target = (
+        int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
+    )
+    baseline = baseline_of(arguments.baseline, model, image, x)
+    occlusion = occlusion_of(arguments, model)
+    row("model", f"{model.name}: {model.note}")
+    row("predicted", best_classes(model, scores))
+    hint_probabilities(activation, raw)
+    name = class_name(model, target)
+    row(
+        "explains",
+        f"{name}; window {window_text(window)}, {arguments.baseline}: {counted(len(window), 'position')}",
+    )
+
+    heatmap, whole = run_heatmap(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
+    title = f"{name}: {figure(float(heatmap.base))} ({printable(Path(arguments.image).name)}, {model.name})"
+    kinds = approximate(heatmap)
+    if not whole:
+        title += f"\ninterrupted: {progress(heatmap)}"
+    elif kinds:
+        title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{similarity(heatmap)}"
+    save(heatmap, outputs, model.display(x[0]), title)
+    if not whole:
+        return interrupted(heatmap, outputs)
+    show_findings(heatmap, model, name)
+    row("took", duration(heatmap.seconds))
+    if arguments.ssim is not None:
+        row("similarity", reached(heatmap, arguments.ssim, tuning))
+        if kinds:
+            row("", kinds)
+    row("written", ", ".join(map(str, outputs)))
+    return 0
+
+
+COMMAND = Command("explain", "compute the heatmap of one picture", _add_options, _explain)

@@ -1,0 +1,37 @@
+"""``krypton plan``."""
+
+from __future__ import annotations
+
+import argparse
+
+from krypton_engine.cli.command import Command
+from krypton_engine.cli.model import load
+from krypton_engine.cli.options import MODEL_HELP, add_model_options, add_window_options
+from krypton_engine.cli.picture import window_of
+from krypton_engine.cli.text import say
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_window_options(parser)
+    add_model_options(parser, weights='"pretrained", "random", or a checkpoint (random: it costs the same)')
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from krypton_engine import KryptonOcclusion
+
+    # What comes out of a factory has weights anyhow.
+    weights = arguments.weights or ("pretrained" if ":" in arguments.model else "random")
+    model = load(arguments, weights)
+    weight = next(model.model.parameters(), torch.empty(0))
+    x = torch.zeros(1, *model.input_shape, dtype=weight.dtype, device=weight.device)
+    window = window_of(arguments.window, arguments.stride, x)
+    plan = KryptonOcclusion(model.model).plan(x, window.shape, window.strides)
+    say(f"{model.name}{', random weights: the cost does not depend on them' * (weights == 'random')}")
+    say(*str(plan).splitlines())
+    return 0
+
+
+COMMAND = Command("plan", "show what a window costs on a model, without running it", _add_options, _plan)

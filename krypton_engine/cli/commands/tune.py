@@ -1,0 +1,176 @@
+"""``krypton tune``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from krypton_engine.cli.command import INTERRUPTED, Command
+from krypton_engine.cli.model import (
+    activation_of,
+    class_name,
+    hint_probabilities,
+    load,
+    occlusion_of,
+    outputs_of,
+    target_of,
+)
+from krypton_engine.cli.options import (
+    WEIGHTS_HELP,
+    add_model_options,
+    add_out,
+    add_question_options,
+    positive,
+    up_to_one,
+)
+from krypton_engine.cli.picture import baseline_of, input_of, pictures_of, window_of, window_text
+from krypton_engine.cli.saving import check_outputs, ending, read_tuning
+from krypton_engine.cli.text import counted, row, say, size_text, tell
+from krypton_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from krypton_engine.tuning.tuning import Tuning
+    from krypton_engine.zoo import ZooModel
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="a file, a folder of them, or a picture from a package"
+    )
+    add_question_options(parser)
+    parser.add_argument(
+        "--confidence",
+        metavar="X",
+        type=up_to_one,
+        help="share of pictures that are to reach their target, below 1 (0.9, which takes nine pictures, or "
+        "that of the file that is continued)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        metavar="S",
+        type=positive,
+        help="begin nothing more after this time; fewer pictures make it more cautious",
+    )
+    add_out(
+        parser,
+        ".json (the tuning; one that is there already gets more pictures) or .png (its figure as well) "
+        "(tuning.json)",
+    )
+    add_model_options(parser, weights=WEIGHTS_HELP)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from krypton_engine import zoo
+    from krypton_engine.heatmap.identity import fingerprint_of_image
+    from krypton_engine.tuning.tuning import ENDINGS
+
+    # The numbers first: they are what took the time.
+    outputs = sorted(arguments.out or [Path("tuning.json")], key=ending)
+    names = pictures_of(arguments.images)
+    check_outputs(outputs, ENDINGS, names)
+    files = [path for path in outputs if ending(path) == ".json"]
+    if len(files) != 1:
+        raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
+    if arguments.confidence == 1:
+        raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
+    known = read_tuning("--out", files[0]) if files[0].exists() else None
+    model = load(arguments, arguments.weights or "pretrained")
+    inputs, baselines = [], []
+    for name in names:  # one picture at a time: a folder of them may not fit into memory
+        image = zoo.load_image(name)
+        inputs.append(input_of(model, image, name))
+        baselines.append(baseline_of(arguments.baseline, model, image, inputs[-1]))
+    shapes = {tuple(x.shape[1:]) for x in inputs}
+    if len(shapes) > 1:
+        raise InputError(
+            f"IMAGEs are {', '.join(map(size_text, sorted(shapes)))} as the model sees them; accepted is one "
+            f"size: give --size, or a preprocess that resizes"
+        )
+    if any(not baseline.equal(baselines[0]) for baseline in baselines):
+        raise InputError(
+            f"--baseline {arguments.baseline} differs from picture to picture; accepted here is one for all: "
+            f"grey, black or a number"
+        )
+    window = window_of(arguments.window, arguments.stride, inputs[0])
+    raw = [outputs_of(model, x, name) for x, name in zip(inputs, names, strict=True)]
+    activation = activation_of(arguments, raw[0])
+    target = None if arguments.target is None else target_of(arguments.target, model, len(raw[0]))
+    occlusion = occlusion_of(arguments, model)
+    row("model", f"{model.name}: {model.note}")
+    row("pictures", f"{len(names)}: {_counted(model, raw)}")
+    distinct = len({fingerprint_of_image(x) for x in inputs})
+    if distinct < len(inputs):
+        row(
+            "",
+            f"{counted(len(inputs) - distinct, 'copy', 'copies')} of others among them tell nothing more",
+        )
+    hint_probabilities(activation, raw[0])
+    name = "the predicted class" if target is None else class_name(model, target)
+    row(
+        "explains",
+        f"{name}; window {window_text(window)}, {arguments.baseline}: {counted(len(window), 'position')}",
+    )
+    if known is not None:
+        row("goes on", f"from {counted(len(known.images), 'picture')} in {files[0]}")
+
+    so_far = known
+
+    def keep(tuning: Tuning, done: int, total: int) -> None:
+        nonlocal so_far
+        so_far = tuning
+        tuning.save(files[0])
+
+    status = 0
+    try:
+        so_far = occlusion.tune(
+            inputs,
+            window.shape,
+            window.strides,
+            baselines[0],
+            target,
+            activation=None if activation == "none" else "softmax",
+            confidence=arguments.confidence,
+            max_seconds=arguments.max_seconds,
+            resume=known,
+            show_progress=sys.stderr.isatty(),
+            on_progress=keep,
+        )
+    except InputError as error:
+        if known is None:
+            raise
+        raise InputError(f"--out {str(files[0])!r} is there already: {error}") from None
+    except KeyboardInterrupt:
+        if so_far is None:
+            raise
+        status = INTERRUPTED
+    written = [path for path in outputs if ending(path) == ".json" or so_far.curves]
+    for path in written:
+        so_far.save(path)
+    told = ", ".join(map(str, written))
+    if status == INTERRUPTED:
+        tell(
+            f"krypton: interrupted; what {counted(len(so_far.images), 'picture')} showed is in {told}, and "
+            f"the same command goes on from there"
+        )
+        return status
+    say("", *str(so_far).splitlines(), "")
+    row("written", told)
+    return status
+
+
+def _counted(model: ZooModel, outputs: Sequence[Tensor]) -> str:
+    """How many pictures the model takes for what."""
+    counts = Counter(int(row.argmax()) for row in outputs)
+    told = [f"{count} {class_name(model, index)}" for index, count in counts.most_common(4)]
+    return ", ".join(told) + ", ..." * (len(counts) > 4)
+
+
+COMMAND = Command(
+    "tune", "learn on pictures of a kind when an approximate map is similar enough", _add_options, _tune
+)

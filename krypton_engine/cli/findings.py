@@ -1,0 +1,100 @@
+"""What a heatmap shows, in words and numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from krypton_engine.cli.model import class_name
+from krypton_engine.cli.text import counted, row
+from krypton_engine.common.figures import together
+
+if TYPE_CHECKING:
+    from krypton_engine.approximation.ssim import SsimEstimate
+    from krypton_engine.heatmap.heatmap import Heatmap
+    from krypton_engine.tuning.tuning import Tuning
+    from krypton_engine.zoo import ZooModel
+
+
+def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
+    """What the picture shows, in numbers; extremes and classes of measured positions alone."""
+    drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
+    measured = heatmap.measured.reshape(-1)
+    finite = (measured & drops.isfinite()).nonzero()[:, 0]
+    extremes = [finite[drops[finite].argmax()], finite[drops[finite].argmin()]] if len(finite) else []
+    lost = [float(drops[position]) for position in extremes]
+    limit = heatmap.limits()[1]
+    ((told,), (end,), *written) = together(
+        [base], [limit], *(group for drop in lost for group in ([drop], [base, base - drop]))
+    )
+    if lost and not any(lost) and not bool(drops[drops.isfinite()].any()):
+        row("drop", f"of {name}: nothing changes, {told} wherever the window is")
+    else:
+        row("drop", f"of {name}, {told} for the whole picture; the colours end at {end}")
+        for word, position in zip(("most", "least"), extremes, strict=False):
+            (drop,), (before, after), *written = written
+            rows, columns = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
+            row(
+                "",
+                f"{word} {drop}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
+                f"{columns[1] - 1}: occluded, {before} becomes {after}",
+            )
+    if count := int((measured & ~drops.isfinite()).sum()):
+        row("", f"{counted(count, 'position')} {'is' if count == 1 else 'are'} not finite")
+    if heatmap.classes is not None and heatmap.base_outputs is not None:
+        predicted = int(heatmap.base_outputs.argmax())
+        flipped = heatmap.classes[(heatmap.classes >= 0) & (heatmap.classes != predicted)]
+        if len(flipped):
+            other = class_name(model, int(flipped.mode().values))
+            count, total = int(measured.sum()), len(measured)
+            of = (
+                counted(total, "position") if count == total else f"the {counted(count, 'measured position')}"
+            )
+            row("answer", f"another class at {len(flipped)} of {of}, mostly {other}")
+
+
+def approximate(heatmap: Heatmap) -> str:
+    """How the values were come by, where they are not all exact; else nothing."""
+    from krypton_engine.heatmap.status import Status
+
+    counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
+    total = heatmap.status.numel()
+    if counts[Status.EXACT] == total:
+        return ""
+    told = [f"{counts[Status.EXACT]} exact"] + [
+        f"{counts[status]} {word}"
+        for status, word in (
+            (Status.TRIMMED, "trimmed"),
+            (Status.INTERPOLATED, "interpolated"),
+            (Status.UNKNOWN, "unknown"),
+        )
+        if counts[status]
+    ]
+    return (
+        f"{heatmap.measured.double().mean():.0%} of {counted(total, 'position')} measured ({', '.join(told)})"
+    )
+
+
+def similarity(heatmap: Heatmap) -> str:
+    """The estimated SSIM with the exact map, for a title; nothing if there is none."""
+    estimate = heatmap.ssim_estimate
+    return "" if estimate is None else f", SSIM about {estimate.value:.3f} ({_range(estimate)})"
+
+
+def _range(estimate: SsimEstimate) -> str:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
+
+
+def reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
+    """What a finished map's similarity with the exact one is, and how that is known."""
+    estimate = heatmap.ssim_estimate
+    if not approximate(heatmap):
+        told = "exact: all was measured"
+        if ssim_target < 1 and tuning is not None and len(tuning.images) < tuning.fewest:
+            return (
+                f"{told}, since {tuning.confidence:.0%} confidence takes a tuning of {tuning.fewest} "
+                f"pictures, and this one has {len(tuning.images)}"
+            )
+        return told if ssim_target == 1 else f"{told}, since nothing less was sure enough"
+    assert estimate is not None
+    how = "estimated on the way" if tuning is None else f"tuned on {counted(len(tuning.images), 'picture')}"
+    return f"SSIM with the exact map about {estimate.value:.3f} ({_range(estimate)}), {how}"

@@ -1,0 +1,111 @@
+"""Options that several commands take, and the values they accept."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from krypton_engine.executors.base import EXECUTORS
+
+MODEL_HELP = (
+    '"vgg16-brain-mri", "efficientnet-lite0", a torchvision model such as "resnet18", or "module:factory": '
+    "a function, in a module that can be imported from here, that returns your model, (model, preprocess) "
+    "or (model, preprocess, class names)"
+)
+
+
+WEIGHTS_HELP = '"pretrained", "random", or a checkpoint of yours (pretrained)'
+
+
+def add_question_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is asked of which model."""
+    parser.add_argument("--model", metavar="M", required=True, help=MODEL_HELP)
+    add_window_options(parser)
+    parser.add_argument(
+        "--target", metavar="C", help="class to explain, a name or an index (the predicted one)"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="B",
+        default="grey",
+        help="what covers the window: grey, black, mean (of this picture), or a number in the units of the "
+        "model's input (grey)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("softmax", "none"),
+        help="what is applied to the model's outputs (softmax if there are several)",
+    )
+    parser.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
+    parser.add_argument(
+        "--memory-budget", metavar="MiB", type=positive, default=2048.0, help="memory to work in (2048)"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--out``, which may be given several times."""
+    parser.add_argument("-o", "--out", metavar="FILE", type=Path, action="append", help=text)
+
+
+def add_window_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--window`` and ``--stride``."""
+    parser.add_argument(
+        "--window", metavar="N", type=sizes, default=(16, 16), help="pixels, or height,width (16)"
+    )
+    parser.add_argument("--stride", metavar="N", type=sizes, default=(4, 4), help="likewise (4)")
+
+
+def add_model_options(parser: argparse.ArgumentParser, weights: str) -> None:
+    """Add what is said about a model besides its name."""
+    group = parser.add_argument_group("the model")
+    group.add_argument("--weights", metavar="W", help=weights)
+    group.add_argument("--size", metavar="N", type=sizes, help="of the input: pixels, or height,width")
+    for name in ("mean", "std"):
+        group.add_argument(
+            f"--{name}", metavar="X", type=numbers, help="of pixels in [0, 1]: a number, or one a channel"
+        )
+    group.add_argument(
+        "--classes", metavar="FILE", help="names of the classes: text, one a line, or .json, such as id2label"
+    )
+
+
+def sizes(text: str) -> tuple[int, int]:
+    """A height and a width: ``16`` or ``16,24``."""
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if len(sizes) not in (1, 2) or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number, or two: height,width")
+    return sizes[0], sizes[-1]
+
+
+def numbers(text: str) -> float | list[float]:
+    """A number for every channel, or one a channel."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, or several: r,g,b") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
+def up_to_one(text: str) -> float:
+    """A number above 0 and at most 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
+    return number

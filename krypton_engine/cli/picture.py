@@ -1,0 +1,122 @@
+"""The pictures that a command is given, as inputs of a model, and what covers parts of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from krypton_engine.cli.model import FEW_NAMES
+from krypton_engine.cli.text import size_text, tell
+from krypton_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.zoo import ZooModel
+
+
+def pictures_of(given: Sequence[str]) -> list[str]:
+    """Names of pictures: as given, or all that a folder holds; but for what Krypton itself has drawn."""
+    from PIL import Image as PILImage
+
+    endings = PILImage.registered_extensions()
+    names, drawn = [], []
+    for name in given:
+        found = [name]
+        if os.path.isdir(name):
+            found = sorted(str(path) for path in Path(name).iterdir() if path.suffix.lower() in endings)
+        taken = [path for path in found if not _is_drawn(path)]
+        drawn += [path for path in found if path not in taken]
+        if not taken and os.path.isdir(name):
+            raise InputError(f"IMAGE {name!r} is a folder without pictures")
+        names += taken
+    if drawn:
+        told = ", ".join(drawn[:FEW_NAMES]) + ", ..." * (len(drawn) > FEW_NAMES)
+        tell(f"krypton: note: left out as drawn by Krypton: {told}")
+    if not names:
+        raise InputError("IMAGE: nothing but what Krypton has drawn")
+    return names
+
+
+def _is_drawn(path: str) -> bool:
+    """Whether this is a picture of a map or of a tuning."""
+    from PIL import Image as PILImage
+
+    from krypton_engine.common.files import DRAWN
+
+    try:
+        with PILImage.open(path) as picture:
+            return picture.info.items() >= DRAWN.items()
+    except Exception:  # of whatever kind: told when it is read
+        return False
+
+
+def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
+    """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages."""
+    import torch
+
+    try:
+        x = model.preprocess(image)[None]
+    except InputError as error:
+        raise InputError(f"IMAGE {name!r}: {error}") from error
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"IMAGE {name!r} gives NaN or infinite numbers after the model's preprocessing")
+    weight = next(model.model.parameters(), x)
+    return x.to(weight.device, weight.dtype)
+
+
+def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
+    """What covers a window, as an input: ``(1, C, H, W)``."""
+    import torch
+    from PIL import Image as PILImage
+
+    if given in ("black", "grey"):
+        plain = PILImage.new("RGB", image.size, {"black": (0, 0, 0), "grey": (127, 127, 127)}[given])
+        baseline = model.preprocess(plain)[None].to(x)
+        if baseline.shape != x.shape or not bool(torch.isfinite(baseline).all()):
+            raise InputError(
+                f"--baseline {given} cannot be used: {model.name} preprocesses no plain "
+                f"picture.\nAccepted: mean, or a number."
+            )
+        return baseline
+    if given == "mean":
+        return x.mean((2, 3), keepdim=True).expand_as(x)
+    try:
+        number = float(given)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) <= torch.finfo(x.dtype).max:
+        raise InputError(
+            f"--baseline is {given!r}; accepted are grey, black, mean or a number that "
+            f"{str(x.dtype).removeprefix('torch.')} holds"
+        )
+    return torch.full_like(x, number)
+
+
+def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> SlidingWindow:
+    """The window that ``--window`` and ``--stride`` describe on an input ``(1, C, H, W)``."""
+    from krypton_engine.perturbation.windows import SlidingWindow
+
+    channels, *size = x.shape[1:]
+    for edge, step, available in zip(shape, strides, size, strict=True):
+        if edge > available:
+            raise InputError(
+                f"--window {size_text(shape)} is larger than the picture, {size_text(size)} pixels as the "
+                f"model sees it"
+            )
+        if step > edge and edge < available:
+            raise InputError(
+                f"--stride {size_text(strides)} is larger than --window {size_text(shape)}: it would miss "
+                f"pixels"
+            )
+    return SlidingWindow(tuple(x.shape[1:]), (channels, *shape), (channels, *strides))
+
+
+def window_text(window: SlidingWindow) -> str:
+    """The window and its stride, in pixels."""
+    down, right = window.strides[1:]
+    return f"{size_text(window.shape[1:])}, stride {down if down == right else size_text((down, right))}"

@@ -1,0 +1,61 @@
+"""Files that a command reads and writes: ``--out`` and ``--tuning``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from krypton_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from krypton_engine.heatmap.heatmap import Heatmap
+    from krypton_engine.tuning.tuning import Tuning
+
+
+def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
+    """Better now than after the work."""
+    for path in paths:
+        if any(_same_file(path, image) for image in images):
+            raise InputError(f"--out {str(path)!r} is an IMAGE, which would be lost")
+        if ending(path) not in endings:
+            accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
+            raise InputError(f"--out {str(path)!r} must end in {accepted}")
+        if not path.parent.is_dir():
+            raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
+        # A file is written beside what is there, and then put in its place.
+        where = [path.resolve().parent, *([path] if path.exists() else [])]
+        if path.is_dir() or not all(os.access(each, os.W_OK) for each in where):
+            raise InputError(f"--out {str(path)!r} cannot be written")
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name, in small letters."""
+    return path.suffix.lower()
+
+
+def _same_file(path: Path, other: str) -> bool:
+    return path.is_file() and os.path.isfile(other) and path.samefile(other)
+
+
+def save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
+    """The numbers first: they are what took the time. What cannot be written keeps nothing else from it."""
+    faults = []
+    for path in sorted(paths, key=ending):
+        try:
+            heatmap.save(path, **({"image": picture, "title": title} if ending(path) == ".png" else {}))
+        except Exception as error:
+            faults.append(error)
+    if faults:
+        raise faults[0]
+
+
+def read_tuning(option: str, path: str | Path) -> Tuning:
+    """The tuning in a file, which ``option`` names."""
+    from krypton_engine.tuning.tuning import Tuning
+
+    try:
+        return Tuning.load(path)
+    except InputError as error:
+        raise InputError(f"{option} {str(error).removeprefix('path ')}") from None

@@ -1,0 +1,107 @@
+"""What the command line prints: lines that fit the terminal, on streams that never fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TextIO
+
+from krypton_engine.common.figures import figure
+
+WIDEST = 100  # columns of prose
+
+
+class Text:
+    """A stream that whoever prints may rely on.
+
+    What cannot be written, since nobody reads it or the disk is full, is left out, and so keeps nothing from
+    being computed; ``fault`` says why. What the stream's encoding lacks is written as an escape.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115
+        self.fault: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write what the stream takes of a text."""
+        encoding = self._stream.encoding or "utf-8"
+        self._try(lambda: self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self.fault is not None:
+            return
+        try:
+            act()
+        except OSError as error:
+            self.fault = error
+            with suppress(OSError):  # the buffer still holds it, and is written out at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def width() -> int:
+    """Columns of the terminal. Text that goes elsewhere is not broken, unless COLUMNS is set."""
+    return shutil.get_terminal_size((0, 0)).columns or sys.maxsize
+
+
+def wrapped(line: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most ``width`` columns, broken between words only."""
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
+def command_lines(line: str, width: int, indent: str = "") -> list[str]:
+    """A command, broken so that a shell takes it; an option stays with its value."""
+    whole = re.sub(r"(--\w+) ", "\\1\0", line)
+    *pieces, last = wrapped(whole, width - 2, indent + " " * 6)
+    return [piece.replace("\0", " ") for piece in (*(f"{piece} \\" for piece in pieces), last)]
+
+
+def say(*lines: str, indent: str = "    ") -> None:
+    """Print lines; what does not fit into the terminal goes on below, further in."""
+    for line in lines:
+        print(line if len(line) <= width() else "\n".join(wrapped(line, width(), indent)), flush=True)
+
+
+def row(name: str, value: object) -> None:
+    """Print a name and its value, as a row of a table."""
+    say(f"{name:12}{value}", indent=" " * 12)
+
+
+def tell(message: str) -> None:
+    """Print what is no result, on stderr."""
+    wide = width() if sys.stderr.isatty() else sys.maxsize
+    print("\n".join("\n".join(wrapped(line, wide)) for line in message.splitlines()), file=sys.stderr)
+
+
+def printable(name: str) -> str:
+    """A name without what no encoding holds: bytes of a file's name that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def size_text(sizes: Sequence[int]) -> str:
+    """Sizes as people write them: ``16 x 24``."""
+    return " x ".join(map(str, sizes))
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes where there are many."""
+    return f"{figure(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A number of things: ``1 picture``, ``3 pictures``."""
+    return f"{count} {noun if count == 1 else several or noun + 's'}"

@@ -43,7 +43,8 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
 from krypton_engine.run.loop import Goal
 from krypton_engine.run.order import Outlook
-from krypton_engine.tuning.tuning import Tuning, replay
+from krypton_engine.tuning.replay import replay
+from krypton_engine.tuning.tuning import Tuning
 
 TARGETS = (0.8, 0.9, 0.95)
 

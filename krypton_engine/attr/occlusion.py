@@ -45,13 +45,10 @@ from krypton_engine.planning.cache import capture
 from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
 from krypton_engine.run.loop import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
-from krypton_engine.tuning.tuning import (
-    CONFIDENCE,
-    Curve,
-    Fingerprint,
-    Tuning,
-    curves_of,
-)
+from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.fingerprint import Fingerprint
+from krypton_engine.tuning.replay import curves_of
+from krypton_engine.tuning.tuning import CONFIDENCE, Tuning
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None

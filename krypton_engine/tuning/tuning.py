@@ -17,38 +17,23 @@ import io
 import json
 import math
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from krypton_engine.approximation.ssim import SPREAD, ssim
+from krypton_engine.approximation.ssim import SPREAD
 from krypton_engine.common import files
-from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Session
-from krypton_engine.heatmap.builder import Recorder
-from krypton_engine.heatmap.files import (
-    is_count,
-    is_described,
-    is_number,
-    is_similarity,
-    is_target,
-    saved_window,
-)
-from krypton_engine.heatmap.heatmap import Heatmap
-from krypton_engine.heatmap.identity import Described, described, same_outputs
-from krypton_engine.perturbation.changed import Work, distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.run.loop import Goal, Watch, run
-from krypton_engine.run.order import Outlook, Refinement
+from krypton_engine.heatmap.files import is_described, is_number, is_target, saved_window
+from krypton_engine.run.loop import Goal
+from krypton_engine.tuning.curves import Curve, Stop
+from krypton_engine.tuning.figure import figure as trade_off
+from krypton_engine.tuning.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,22 +58,9 @@ _WORTHWHILE = 0.8
 _TARGETS = 0.8, 0.9, 0.95
 """What a printed tuning shows."""
 
-_MORE = 1 + 1e-9
-"""A factor must be more than the one that stops just there."""
-
 _FORMAT = 2
 """Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
 stop was found by replaying the old one."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Where one image's map was good enough: positions computed, SSIM expected and true, seconds."""
-
-    computed: int
-    expected: float
-    ssim: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -104,130 +76,6 @@ class Choice:
     epsilon: float
     factor: float
     stops: tuple[Stop, ...]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """How one image's approximate map came about, at every refinement.
-
-    Attributes:
-        image: Fingerprint of the input.
-        epsilon: What was trimmed; see `krypton_engine.executors.base.Session`.
-        positions: Distinct positions that change something.
-        computed: How many of them had been computed.
-        expected: SSIM expected then.
-        ssim: SSIM with the exact map then.
-        seconds: Time of all positions, from the first on.
-        look_seconds: Time of forming one expectation.
-        open_seconds: Time before the first position: gradients.
-        exact_seconds: Time of the exact map.
-        at_once: In what steps it was refined; see `krypton_engine.executors.base.Session`.
-    """
-
-    image: str
-    epsilon: float
-    positions: int
-    computed: tuple[int, ...]
-    expected: tuple[float, ...]
-    ssim: tuple[float, ...]
-    seconds: float
-    look_seconds: float
-    open_seconds: float
-    exact_seconds: float
-    at_once: int = 1
-
-    def is_whole(self) -> bool:
-        """Whether all of it is there, and possible."""
-        steps = self.computed, self.expected, self.ssim
-        times = self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds
-        return (
-            isinstance(self.image, str)
-            and all(is_number(each) and each >= 0 for each in (self.epsilon, *times))
-            and all(isinstance(each, tuple) for each in steps)
-            and len({len(each) for each in steps}) == 1
-            and all(is_count(n) and n <= self.positions for n in (*self.computed, self.positions))
-            and list(self.computed) == sorted(self.computed)
-            and all(map(is_similarity, (*self.expected, *self.ssim)))
-            and is_count(self.at_once)
-            and self.at_once >= 1
-        )
-
-    def factor(self, target: float) -> float:
-        """The least factor on the expected loss that never stops below ``target``."""
-        early = [e for e, s in zip(self.expected, self.ssim, strict=True) if s < target]
-        return max(
-            ((1 - target) / (1 - e) * _MORE if e < 1 else math.inf for e in early),
-            default=0.0,
-        )
-
-    def stop(self, target: float, factor: float) -> Stop:
-        """Where that factor stops."""
-        looks = 0
-        for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
-            if 1 - factor * (1 - e) >= target:
-                return Stop(n, e, s, self.seconds_of(n, looks))
-        again = self.exact_seconds if self.epsilon else 0.0
-        return Stop(self.positions, 1.0, 1.0, self.seconds_of(self.positions, looks) + again)
-
-    def seconds_of(self, computed: int, looks: int) -> float:
-        """Time of so many positions, looked at so many times."""
-        return (
-            self.open_seconds + self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
-        )
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What a tuning holds for, and nothing else.
-
-    Attributes:
-        input_shape: Of one example.
-        window: Shape of the sliding window.
-        strides: Its steps.
-        baseline: What covers the cells; see `krypton_engine.heatmap.identity.described`.
-        target: The target of every sample; None for the predicted class.
-        answer: What the model, with its activation, says of a fixed image of noise.
-    """
-
-    input_shape: tuple[int, ...]
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    baseline: Described
-    target: Any
-    answer: tuple[float, ...]
-
-    @staticmethod
-    def of(
-        window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
-    ) -> Fingerprint:
-        """Of a model, a window, an input ``(1, *input_shape)`` and a baseline of its shape."""
-        generator = torch.Generator("cpu").manual_seed(0)
-        noise = torch.rand(x.shape, generator=generator, device="cpu")
-        # Of numbers that name something, such as words, there may be two only.
-        noise = (noise if x.is_floating_point() else noise * 2).to(x)
-        return Fingerprint(
-            window.input_shape,
-            window.shape,
-            window.strides,
-            described(baseline),
-            target,
-            tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
-        )
-
-    def differences(self, other: Fingerprint) -> list[str]:
-        """In what two of them differ, in words."""
-        mine, theirs = (
-            torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
-        )
-        words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
-        for name in ("input_shape", "window", "strides", "baseline", "target"):
-            if getattr(self, name) != getattr(other, name):
-                words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
-        return words
-
-
-_LONGEST = 4096
-"""Numbers of a model's answer that a fingerprint keeps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,50 +244,7 @@ class Tuning(Value):
         Raises:
             InputError: There is no sample.
         """
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-        if not self.curves:
-            raise InputError("the tuning has no samples to draw")
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        axes = figure.subplots()
-        choice = self.choose(ssim_target)
-        lowest = ssim_target
-        for curve, stop in zip(self.of(choice.epsilon), choice.stops, strict=True):
-            took = [curve.seconds_of(n, i) for i, n in enumerate(curve.computed, 1)]
-            axes.plot(
-                [*took, curve.exact_seconds], [*curve.ssim, 1.0], color="#3b6ea5", alpha=0.45, linewidth=1
-            )
-            axes.plot(curve.exact_seconds, 1.0, "o", color="#3b6ea5", markerfacecolor="white", markersize=4.5)
-            axes.plot(stop.seconds, stop.ssim, "o", color="#b5322e", markersize=5, zorder=3)
-            lowest = min([lowest, *curve.ssim])
-        axes.axhline(ssim_target, color="#b5322e", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"target {ssim_target:g}", (1, ssim_target), (0, 3), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", fontsize=8.5, color="#b5322e",
-        )  # fmt: skip
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-        # What is far below the target is of no use to anybody.
-        axes.set_ylim(max(lowest, ssim_target - 0.35) - 0.01, 1.012)
-        axes.set_xlabel("seconds", color="0.3")
-        axes.set_ylabel("SSIM with the exact map", color="0.3")
-        axes.set_title(
-            f"Where a target of {ssim_target:g} stops ({self.confidence:.0%} confidence)",
-            fontsize=11.5, fontweight="bold", loc="left", pad=22,
-        )  # fmt: skip
-        axes.annotate(
-            f"a line an image, {len(self.images)} in all; red: good enough; ring: its exact map",
-            (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", fontsize=9, color="0.3",
-        )  # fmt: skip
-        axes.tick_params(colors="0.3", labelsize=9)
-        axes.grid(axis="y", color="0.92")
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        return figure
+        return trade_off(self, ssim_target)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tuning as JSON, or its figure (``.png``).
@@ -500,106 +305,6 @@ class Tuning(Value):
         samples = Counter((curve.image, curve.epsilon) for curve in self.curves)
         if any(n > 1 for n in samples.values()) or {i for i, e in samples if not e} != self.images:
             raise ValueError("curves are not of every sample once")
-
-
-Step = tuple[int, float, float, float]
-"""Of a replay: positions computed, expected SSIM, true SSIM, seconds of looking."""
-
-
-_HOPELESS: Step = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
-"""A map with values that are not finite: nothing but all of it is like it."""
-
-
-def replay(
-    window: SlidingWindow, work: Work, measurable: Floats, exact: Floats, at_once: int = 1
-) -> list[Step]:
-    """How an approximate map would have come about.
-
-    Args:
-        window: The sliding window.
-        work: All positions, by what they change.
-        measurable: What measuring gives, on the grid.
-        exact: The exact map.
-        at_once: As a session has it.
-    """
-    if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
-        return [_HOPELESS]
-    measured = np.zeros(exact.shape, dtype=bool)
-    truth = torch.from_numpy(exact)
-    steps: list[Step] = []
-    last = time.perf_counter()
-
-    def note(outlook: Outlook) -> bool:
-        nonlocal last
-        took = time.perf_counter() - last
-        similar = ssim(torch.from_numpy(outlook.prediction.values), truth)
-        steps.append((outlook.computed, outlook.ssim, similar, took))
-        last = time.perf_counter()
-        return False
-
-    for stage in Refinement(window, work, lambda: (measurable, measured), note, at_once):
-        measured.flat[stage] = True
-    return steps
-
-
-def curves_of(
-    image: str,
-    session: Session,
-    positions: IntArray,
-    recorder: Callable[[float], Recorder],
-    epsilons: Sequence[float],
-    at_once: int,
-    deadline: float | None = None,
-) -> list[Curve]:
-    """What one sample shows, for everything that might be trimmed.
-
-    Args:
-        image: Its fingerprint.
-        session: Answers for positions of it.
-        positions: The positions wanted.
-        recorder: Makes what takes the outputs, given when its run began.
-        epsilons: How much to trim, nothing first.
-        at_once: In what steps to refine.
-        deadline: When to give up, of ``time.perf_counter``.
-
-    Raises:
-        OcclusionCancelled: The deadline has passed.
-    """
-
-    def in_time(*_: object) -> bool:
-        return deadline is None or time.perf_counter() < deadline
-
-    work = distinct_work(session.changed, positions)
-    curves: list[Curve] = []
-    exact: Heatmap | None = None
-    for epsilon in epsilons:
-        opening = time.perf_counter()
-        recording = recorder(opening)
-        try:
-            trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
-        except InputError:  # the memory budget does not hold that; another day's may
-            continue
-        if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
-            curves.append(replace(curves[0], epsilon=epsilon))
-            continue
-        opened = time.perf_counter()
-        with Watch(len(positions), None if deadline is None else in_time, False) as watch:
-            run(trimmed, [positions], recording, watch)
-        found = recording.heatmap()
-        took = time.perf_counter() - opened
-        exact = exact or found
-        values, truth = (h.values.double().numpy() for h in (found, exact))
-        steps = replay(session.window, work, values, truth, at_once)
-        computed = tuple(step[0] for step in steps)
-        expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
-        curves.append(
-            Curve(
-                image, epsilon, len(work.readers), computed, expected, similar, took,
-                float(np.median(looks)) if looks else 0.0, opened - opening,
-                curves[0].exact_seconds if curves else took, at_once,
-            )
-        )  # fmt: skip
-    return curves
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -32,7 +32,9 @@ from krypton_engine.planning.cache import capture
 from krypton_engine.run import order as schedule
 from krypton_engine.run.loop import Goal, Watch, run
 from krypton_engine.run.order import Outlook
-from krypton_engine.tuning.tuning import EPSILONS, Curve, Fingerprint
+from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.fingerprint import Fingerprint
+from krypton_engine.tuning.tuning import EPSILONS
 
 WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
 EXECUTORS = ["native", "reference"]

@@ -42,7 +42,8 @@ from krypton_engine.common.figures import figure, figures, together
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
-from krypton_engine.tuning.tuning import Curve, Fingerprint
+from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.fingerprint import Fingerprint
 
 
 def plan_of(model, x, window, strides):

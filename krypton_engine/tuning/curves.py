@@ -1,0 +1,91 @@
+"""How the approximate maps of samples came about: SSIM and time at every refinement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from krypton_engine.heatmap.files import is_count, is_number, is_similarity
+
+_JUST_BEYOND = 1 + 1e-9
+"""A factor must be more than the one that stops just there."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where one image's map was good enough: positions computed, SSIM expected and true, seconds."""
+
+    computed: int
+    expected: float
+    ssim: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one image's approximate map came about, at every refinement.
+
+    Attributes:
+        image: Fingerprint of the input.
+        epsilon: What was trimmed; see `krypton_engine.executors.base.Session`.
+        positions: Distinct positions that change something.
+        computed: How many of them had been computed.
+        expected: SSIM expected then.
+        ssim: SSIM with the exact map then.
+        seconds: Time of all positions, from the first on.
+        look_seconds: Time of forming one expectation.
+        open_seconds: Time before the first position: gradients.
+        exact_seconds: Time of the exact map.
+        at_once: In what steps it was refined; see `krypton_engine.executors.base.Session`.
+    """
+
+    image: str
+    epsilon: float
+    positions: int
+    computed: tuple[int, ...]
+    expected: tuple[float, ...]
+    ssim: tuple[float, ...]
+    seconds: float
+    look_seconds: float
+    open_seconds: float
+    exact_seconds: float
+    at_once: int = 1
+
+    def is_whole(self) -> bool:
+        """Whether all of it is there, and possible."""
+        steps = self.computed, self.expected, self.ssim
+        times = self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds
+        return (
+            isinstance(self.image, str)
+            and all(is_number(each) and each >= 0 for each in (self.epsilon, *times))
+            and all(isinstance(each, tuple) for each in steps)
+            and len({len(each) for each in steps}) == 1
+            and all(is_count(n) and n <= self.positions for n in (*self.computed, self.positions))
+            and list(self.computed) == sorted(self.computed)
+            and all(map(is_similarity, (*self.expected, *self.ssim)))
+            and is_count(self.at_once)
+            and self.at_once >= 1
+        )
+
+    def factor(self, target: float) -> float:
+        """The least factor on the expected loss that never stops below ``target``."""
+        early = [e for e, s in zip(self.expected, self.ssim, strict=True) if s < target]
+        return max(
+            ((1 - target) / (1 - e) * _JUST_BEYOND if e < 1 else math.inf for e in early),
+            default=0.0,
+        )
+
+    def stop(self, target: float, factor: float) -> Stop:
+        """Where that factor stops."""
+        looks = 0
+        for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
+            if 1 - factor * (1 - e) >= target:
+                return Stop(n, e, s, self.seconds_of(n, looks))
+        again = self.exact_seconds if self.epsilon else 0.0
+        return Stop(self.positions, 1.0, 1.0, self.seconds_of(self.positions, looks) + again)
+
+    def seconds_of(self, computed: int, looks: int) -> float:
+        """Time of so many positions, looked at so many times."""
+        return (
+            self.open_seconds + self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
+        )

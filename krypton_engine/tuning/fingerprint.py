@@ -1,0 +1,66 @@
+"""What a tuning holds for: window, baseline, target, and what the model says of a fixed image of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.heatmap.identity import Described, described, same_outputs
+from krypton_engine.perturbation.windows import SlidingWindow
+
+_LONGEST = 4096
+"""Numbers of a model's answer that a fingerprint keeps."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a tuning holds for, and nothing else.
+
+    Attributes:
+        input_shape: Of one example.
+        window: Shape of the sliding window.
+        strides: Its steps.
+        baseline: What covers the cells; see `krypton_engine.heatmap.identity.described`.
+        target: The target of every sample; None for the predicted class.
+        answer: What the model, with its activation, says of a fixed image of noise.
+    """
+
+    input_shape: tuple[int, ...]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    baseline: Described
+    target: Any
+    answer: tuple[float, ...]
+
+    @staticmethod
+    def of(
+        window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
+    ) -> Fingerprint:
+        """Of a model, a window, an input ``(1, *input_shape)`` and a baseline of its shape."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.rand(x.shape, generator=generator, device="cpu")
+        # Of numbers that name something, such as words, there may be two only.
+        noise = (noise if x.is_floating_point() else noise * 2).to(x)
+        return Fingerprint(
+            window.input_shape,
+            window.shape,
+            window.strides,
+            described(baseline),
+            target,
+            tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
+        )
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """In what two of them differ, in words."""
+        mine, theirs = (
+            torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
+        )
+        words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
+        for name in ("input_shape", "window", "strides", "baseline", "target"):
+            if getattr(self, name) != getattr(other, name):
+                words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
+        return words

@@ -23,7 +23,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.changed import distinct_rows
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.plan import propagate
+from krypton_engine.plan.boxes import propagate
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -30,7 +30,8 @@ from krypton_engine.graph.ir import BATCH, Apply, Convolution, Graph, Node, Pool
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.changed import ChangedCells, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
-from krypton_engine.plan.plan import Plan, reached
+from krypton_engine.plan.boxes import reached
+from krypton_engine.plan.plan import Plan
 
 aten = torch.ops.aten
 

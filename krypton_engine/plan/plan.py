@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,41 +10,15 @@ import numpy as np
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node, refs
-from krypton_engine.graph.regions import Interval, union
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.boxes import propagate
+from krypton_engine.plan.explain import table
 
 MINIMUM_GAIN = 1.1
 """Below this ratio of full to incremental work, bookkeeping eats the gain and full inference runs."""
 
 _TOUCH = 24
 """Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
-
-
-def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, Interval]:
-    """Changed intervals along ``axis`` of every local node, for many positions at once.
-
-    Args:
-        graph: The graph.
-        axis: An axis of the occluded input.
-        lo: First changed input cell of every position.
-        hi: One past the last; ``hi <= lo`` where nothing changes.
-    """
-    changed: dict[int, Interval] = {graph.input.index: (lo, hi)}
-    for node in graph.nodes:
-        if not node.local or axis not in node.axes or node.index in changed:
-            continue
-        changed[node.index] = reached(node, axis, changed)
-    return changed
-
-
-def reached(node: Node, axis: int, changed: Mapping[int, Interval]) -> Interval:
-    """Changed intervals of a local node along ``axis``, from those of its operands that have any."""
-    intervals = []
-    for i, operand in enumerate(node.operands):
-        if operand in changed:
-            step = node.maps[i].get(axis)
-            intervals.append(changed[operand] if step is None else step.changed(*changed[operand]))
-    return union(intervals)
 
 
 @dataclass(frozen=True)
@@ -252,67 +225,3 @@ class Plan:
             f"Plan(window={self.window.shape}, strides={self.window.strides}, positions={len(self.window)}, "
             f"redundancy_ratio={self.redundancy_ratio:.2f}, incremental={self.incremental})"
         )
-
-
-WIDTH = 80
-"""Columns of a plan as text: those of the narrowest usual terminal."""
-
-
-def table(plan: Plan) -> str:
-    """A plan as text: one line for every step that computes, then the totals."""
-    window = plan.window
-    lines = [
-        f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
-        f"{len(window)} positions",
-        "",
-        f"{'step':18} {'operator':13} {'output':>13} {'largest box':>11} {'MMACs':>9} {'incremental':>11}",
-    ]
-    skipped = 0
-    for step in plan.steps:
-        if not step.macs and not step.reason and step.index != plan.output:
-            skipped += 1
-            continue
-        box = _by(step.box) if step.box else "full"
-        lines.append(
-            f"{_last(step.name, 18):18} {step.op[:13]:13} {_by(step.shape[1:]):>13} {box:>11} "
-            f"{step.macs / 1e6:9.2f} {step.macs_incremental / 1e6:11.2f}"
-        )
-        if step.reason:
-            lines += _indented("    ", f"full from here: {step.reason}")
-    lines += [
-        f"({skipped} steps that only touch elements are not listed)",
-        "",
-        f"full forward pass      {plan.macs / 1e6:12.1f} MMACs a position",
-        f"incremental            {plan.macs_incremental / 1e6:12.1f} MMACs a position, the mean",
-        f"redundancy ratio       {plan.redundancy_ratio:12.2f}  (paper eq. 20)",
-        f"with memory traffic    {plan.gain:12.2f}",
-        f"materialised views     {plan.bytes_views / 2**20:12.1f} MiB at most",
-        f"one position           {(plan.bytes_per_position + plan.frontier_bytes) / 2**20:12.1f} MiB at most",
-        f"runs                   {'incrementally' if plan.incremental else 'as batched full inference'}",
-    ]
-    if plan.executor:
-        lines += _indented("executor               ", plan.executor)
-    return "\n".join(lines)
-
-
-def _indented(head: str, text: str) -> list[str]:
-    return textwrap.wrap(head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False)
-
-
-def _last(name: str, length: int) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]
-
-
-def _by(sizes: tuple[int, ...]) -> str:
-    return "x".join(map(str, sizes))
-
-
-def describe(plan: Plan) -> Mapping[str, float]:
-    """The totals of a plan, for tables and JSON."""
-    return {
-        "positions": len(plan.window),
-        "mmacs_full": plan.macs / 1e6,
-        "mmacs_incremental": plan.macs_incremental / 1e6,
-        "redundancy_ratio": plan.redundancy_ratio,
-        "gain": plan.gain,
-    }

@@ -48,7 +48,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from krypton_engine import KryptonOcclusion, zoo
     from krypton_engine.heatmap.files import ENDINGS
-    from krypton_engine.plan.plan import describe
+    from krypton_engine.plan.explain import describe
 
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,36 @@
+"""Which intervals of every value change, for many positions at once: boxes through a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.graph.ir import Graph, Node
+from krypton_engine.graph.regions import Interval, union
+
+
+def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, Interval]:
+    """Changed intervals along ``axis`` of every local node, for many positions at once.
+
+    Args:
+        graph: The graph.
+        axis: An axis of the occluded input.
+        lo: First changed input cell of every position.
+        hi: One past the last; ``hi <= lo`` where nothing changes.
+    """
+    changed: dict[int, Interval] = {graph.input.index: (lo, hi)}
+    for node in graph.nodes:
+        if not node.local or axis not in node.axes or node.index in changed:
+            continue
+        changed[node.index] = reached(node, axis, changed)
+    return changed
+
+
+def reached(node: Node, axis: int, changed: Mapping[int, Interval]) -> Interval:
+    """Changed intervals of a local node along ``axis``, from those of its operands that have any."""
+    intervals = []
+    for i, operand in enumerate(node.operands):
+        if operand in changed:
+            step = node.maps[i].get(axis)
+            intervals.append(changed[operand] if step is None else step.changed(*changed[operand]))
+    return union(intervals)

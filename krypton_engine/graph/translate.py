@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import operator
 import re
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,6 @@ from krypton_engine.graph.draft import BoundCall, CaptureError, Draft
 from krypton_engine.graph.ir import (
     BATCH,
     Apply,
-    Convolution,
     Graph,
     Ref,
     Roles,
@@ -25,7 +23,6 @@ from krypton_engine.graph.ir import (
     resolve,
 )
 from krypton_engine.graph.operators import NotLocal, localise
-from krypton_engine.graph.operators.pointwise import pointwise
 from krypton_engine.graph.state import version_of
 
 aten = torch.ops.aten
@@ -41,15 +38,6 @@ _FILLED = {
 """Operators that give a value like another, of one number."""
 _RESHAPED = {"squeeze", "flatten", "unflatten"}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
-_CONVOLUTIONS = {
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv3d.padding,
-}
-_AVERAGE_POOLS = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default}
 
 
 def translate(program: torch.export.ExportedProgram, batched: tuple[bool, ...], occluded: int) -> Graph:
@@ -78,8 +66,6 @@ class _Translation:
         self.user_inputs = list(program.graph_signature.user_inputs)
         self.draft = Draft(self._batch_size())
         self.env: dict[torch.fx.Node, Any] = {}
-        self.folded: dict[torch.fx.Node, torch.fx.Node] = {}
-        self.pools: dict[torch.fx.Node, torch.fx.Node] = {}
 
     # -- one fx node -----------------------------------------------------------------------------------
 
@@ -127,7 +113,7 @@ class _Translation:
             self.batched,
             tuple(sources),
         )
-        return _prune(graph)
+        return graph
 
     def _batch_size(self) -> Any:
         """The symbol that the exporter uses for the number of copies."""
@@ -159,16 +145,17 @@ class _Translation:
             fx_node.name, "input", shape, (*head, *rest) if shape else (), dtype=value.dtype
         )
 
-    def _call(self, fx_node: torch.fx.Node) -> Any:
-        def translate(item: Any) -> Any:
-            if isinstance(item, torch.fx.Node):
-                return self.env[item]
-            if isinstance(item, (tuple, list)):
-                return type(item)(translate(part) for part in item)
-            if isinstance(item, dict):
-                return {key: translate(part) for key, part in item.items()}
-            return item
+    def _translated(self, item: Any) -> Any:
+        """Arguments with references to the graph's nodes in place of the program's."""
+        if isinstance(item, torch.fx.Node):
+            return self.env[item]
+        if isinstance(item, (tuple, list)):
+            return type(item)(self._translated(part) for part in item)
+        if isinstance(item, dict):
+            return {key: self._translated(part) for key, part in item.items()}
+        return item
 
+    def _call(self, fx_node: torch.fx.Node) -> Any:
         if not fx_node.users:  # an assertion about a tensor
             return None
         value = fx_node.meta.get("val")
@@ -176,9 +163,7 @@ class _Translation:
             return self.draft.rows(value)
         if isinstance(value, (int, float, bool)) and not isinstance(value, Tensor):
             return value
-        args, kwargs = translate(tuple(fx_node.args)), translate(dict(fx_node.kwargs))
-        if fx_node in self.folded:  # a batch norm whose convolution has taken it in
-            return (args[0],)
+        args, kwargs = self._translated(tuple(fx_node.args)), self._translated(dict(fx_node.kwargs))
         if fx_node.target is operator.getitem:
             return self._item(fx_node, args)
         if not isinstance(fx_node.target, torch._ops.OpOverload):
@@ -210,15 +195,8 @@ class _Translation:
             and self.draft.shape_of(value)[0] == self.draft.nodes[args[0].node].shape
         ):
             return args[0]
-        if fx_node.target in _BATCH_NORMS:
-            return self._batch_norm(fx_node, args)
-        if fx_node.target in _AVERAGE_POOLS and self._swaps_with_reader(fx_node):
-            self.pools[next(iter(fx_node.users))] = fx_node
-            return args[0]
-        if fx_node.target in _CONVOLUTIONS:
-            args = self._fold(fx_node, args)
-            if fx_node in self.pools:
-                return self._pool_last(fx_node, args, self.pools[fx_node])
+        if fx_node.target in _BATCH_NORMS and _gives_one(fx_node):
+            return self._batch_norm(fx_node)
         if name in _FILLED and isinstance(value, Tensor):  # nothing but the type of the other is read
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
             fill = _bound(fx_node).get("fill_value", _FILLED[name])
@@ -234,11 +212,17 @@ class _Translation:
         return self._emit(fx_node, fx_node.target, args, kwargs)
 
     def _emit(
-        self, fx_node: torch.fx.Node, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        fx_node: torch.fx.Node,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        value: Any = None,
     ) -> Any:
+        """``target`` in the place of ``fx_node``, with a result like ``value``, by default like its."""
         if target in _RESHAPES:
             target = aten.reshape.default
-        value = fx_node.meta["val"]
+        value = fx_node.meta["val"] if value is None else value
         operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
         depends = any(self.draft.nodes[i].depends for i in operands)
         has_rows = holds_rows((args, dict(kwargs)))
@@ -337,154 +321,25 @@ class _Translation:
             start += length
         return tuple(pieces)
 
-    # -- an average pooling before a convolution -------------------------------------------------------
-
-    def _swaps_with_reader(self, fx_node: torch.fx.Node) -> bool:
-        """Whether an average pooling does the same, on fewer channels, to what alone reads it.
-
-        Such is a convolution that weighs channels only: the two commute, but for the bias, which comes after
-        both, since a pooling that counts its padding would diminish it at the border.
-        """
-        if fx_node.target not in _AVERAGE_POOLS or len(fx_node.users) != 1:
-            return False
-        (reader,) = fx_node.users
-        if reader.target not in _CONVOLUTIONS or reader.args[0] is not fx_node:
-            return False
-        bound = _bound(reader)
-        weight, bias = (
-            self.draft.nodes[self.env[item].node].value if item in self.env else None
-            for item in (bound["weight"], bound["bias"])
-        )
-        if weight is None or (bias is None) != (bound["bias"] is None):
-            return False
-        before, between, after = (n.meta["val"].shape for n in (_bound(fx_node)["self"], fx_node, reader))
-        return (
-            weight.shape[0] < weight.shape[1] == between[1]
-            and {*weight.shape[2:], *bound["stride"]} == {1}
-            and before[2:] == between[2:] == after[2:]
-        )
-
-    def _pool_last(self, fx_node: torch.fx.Node, args: tuple[Any, ...], pool: torch.fx.Node) -> Any:
-        """A convolution, the average pooling that it was to read, and its bias."""
-        bias = args[2] if len(args) > 2 else None
-        weighed = self._emit(fx_node, fx_node.target, (*args[:2], None, *args[3:]), {})
-        pooled = self._emit(fx_node, pool.target, (weighed, *pool.args[1:]), pool.kwargs)
-        if bias is None:
-            return pooled
-        column = [-1] + [1] * (len(self.draft.nodes[args[0].node].shape) - 2)
-        shift = self.draft.constant(f"{fx_node.name}_shift", self.draft.value(bias.node).reshape(column))
-        return self._emit(fx_node, aten.add.Tensor, (pooled, shift), {})
-
-    # -- batch norm ------------------------------------------------------------------------------------
-
-    def _statistics(self, fx_node: torch.fx.Node) -> tuple[Tensor, Tensor] | None:
-        """Scale and shift of a batch norm with constant statistics, in float64."""
+    def _batch_norm(self, fx_node: torch.fx.Node) -> Any:
+        """A batch norm in evaluation as one operator with one result, whichever way it was exported."""
         bound = _bound(fx_node)
-        if bound.get("training"):
-            return None
-        tensors = []
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            item = bound.get(name)
-            ref = self.env.get(item) if isinstance(item, torch.fx.Node) else None
-            value = self.draft.nodes[ref.node].value if isinstance(ref, Ref) else None
-            if item is not None and value is None:
-                return None
-            tensors.append(None if value is None else value.double())
-        weight, bias, mean, var = tensors
-        if mean is None or var is None:
-            return None
-        eps: Any = bound["eps"]
-        scale = (var + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight
-        shift = -mean * scale
-        return scale, shift if bias is None else shift + bias
+        several = not isinstance(fx_node.meta["val"], Tensor)
+        names = ("input", "weight", "bias", "running_mean", "running_var")
+        args = tuple(self._translated(bound[name]) for name in names)
+        training, cudnn = bound.get("training", False), bound.get("cudnn_enabled", True)
+        last = (training, bound["momentum"], bound["eps"], cudnn)
+        if not several:
+            return self._emit(fx_node, aten.batch_norm.default, (*args, *last), {})
+        value = fx_node.meta["val"][0]
+        return (self._emit(fx_node, aten.batch_norm.default, (*args, *last), {}, value),)
 
-    def _batch_norm(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> Any:
-        statistics = self._statistics(fx_node)
-        is_tuple = not isinstance(fx_node.meta["val"], Tensor)
-        node = self.draft.nodes[args[0].node]
-        if statistics is None or not node.depends:
-            return self._emit(fx_node, fx_node.target, args, fx_node.kwargs)
-        column = (-1,) + (1,) * (len(node.shape) - 2)
-        scale, shift = (
-            self.draft.constant(f"{fx_node.name}_{name}", t.to(node.dtype).reshape(column))
-            for name, t in zip(("scale", "shift"), statistics, strict=True)
-        )
-        result = self._affine(fx_node, args[0], scale, shift)
-        return (result,) if is_tuple else result
 
-    def _affine(self, fx_node: torch.fx.Node, x: Ref, scale: Ref, shift: Ref) -> Ref:
-        node = self.draft.nodes[x.node]
-        value = fx_node.meta["val"]
-        value = value if isinstance(value, Tensor) else value[0]
-        call = types.SimpleNamespace(
-            name="batch_norm",
-            shape=node.shape,
-            args=(shift, x, scale),
-            kwargs={},
-            pointwise=True,
-            node=lambda ref: self.draft.nodes[ref.node],
-            align=self.draft.align,
-        )
-        common: dict[str, Any] = {"target": aten.addcmul.default, "depends": True, "dtype": node.dtype}
-        try:
-            local = pointwise(call)
-        except NotLocal as reason:
-            return self.draft.add(
-                _name_of(fx_node),
-                "batch_norm",
-                node.shape,
-                (None,) * len(node.shape),
-                args=(shift, x, scale),
-                reason=str(reason),
-                **common,
-            )
-        assert local.args is not None
-        return self.draft.add(
-            _name_of(fx_node),
-            "batch_norm",
-            node.shape,
-            local.roles,
-            box=local.box,
-            operands=local.operands,
-            maps=local.maps,
-            args=local.args,
-            **common,
-        )
-
-    def _fold(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Arguments of a convolution that has taken in the batch norm that alone reads it."""
-        readers = list(fx_node.users)
-        if len(readers) != 1 or readers[0].target not in _BATCH_NORMS or readers[0].args[0] is not fx_node:
-            return args
-        norm = readers[0]
-        # The statistics stand before the convolution: they are placeholders.
-        statistics = self._statistics(norm)
-        weight = self.draft.nodes[args[1].node].value
-        bias_ref = args[2] if len(args) > 2 else None
-        bias = self.draft.nodes[bias_ref.node].value if bias_ref is not None else None
-        if statistics is None or weight is None or (bias_ref is not None and bias is None):
-            return args
-        if any(
-            len(list(user.args)) < 2 or user.args[1] != 0
-            for user in norm.users
-            if user.target is operator.getitem
-        ):
-            return args
-        scale, shift = statistics
-        column = (-1,) + (1,) * (weight.dim() - 1)
-        if bias is not None:
-            shift = shift + bias.double() * scale
-        self.folded[norm] = fx_node
-        return (
-            args[0],
-            self.draft.constant(
-                f"{fx_node.name}_weight", (weight.double() * scale.reshape(column)).to(weight.dtype)
-            ),
-            self.draft.constant(f"{fx_node.name}_bias", shift.to(weight.dtype)),
-            *args[3:],
-        )
+def _gives_one(fx_node: torch.fx.Node) -> bool:
+    """Whether the first result of an operator is the only one that is read."""
+    return isinstance(fx_node.meta["val"], Tensor) or all(
+        user.target is operator.getitem and user.args[1] == 0 for user in fx_node.users
+    )
 
 
 def _bound(fx_node: torch.fx.Node) -> dict[str, Any]:
@@ -510,43 +365,3 @@ def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:
     dim, start, end, step = args[1:] + defaults[len(args) - 1 :]
     everything = isinstance(end, int) and end >= 2**62
     return step == 1 and start in (None, 0) and (end is None or everything or end == shape[dim] != 1)
-
-
-def _prune(graph: Graph) -> Graph:
-    """The graph without nodes that its output does not need, renumbered."""
-    needed = {graph.output, *graph.inputs}
-    for node in reversed(graph.nodes):
-        if node.index in needed:
-            needed |= set(refs((node.args, node.kwargs))) | set(node.operands)
-            if isinstance(node.box, Convolution):
-                needed |= {i for i in (node.box.weight, node.box.bias) if i is not None}
-    kept = [node for node in graph.nodes if node.index in needed]
-    number = {node.index: i for i, node in enumerate(kept)}
-
-    def renumber(item: Any) -> Any:
-        if isinstance(item, Ref):
-            return Ref(number[item.node])
-        if isinstance(item, (tuple, list)):
-            return type(item)(renumber(part) for part in item)
-        if isinstance(item, Mapping):
-            return {key: renumber(part) for key, part in item.items()}
-        return item
-
-    for node in kept:
-        node.index = number[node.index]
-        node.args, node.kwargs = renumber(node.args), renumber(node.kwargs)
-        node.operands = tuple(number[i] for i in node.operands)
-        if isinstance(node.box, Convolution):
-            box = node.box
-            node.box = Convolution(
-                number[box.weight],
-                None if box.bias is None else number[box.bias],
-                box.stride,
-                box.padding,
-                box.dilation,
-                box.groups,
-            )
-    graph.nodes = kept
-    graph.inputs = tuple(number[i] for i in graph.inputs)
-    graph.output = number[graph.output]
-    return graph

@@ -16,6 +16,7 @@ from torch import Tensor
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import ExportError, export
 from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.rewrites import simplified
 from krypton_engine.graph.state import State, differences, environment, may_be_idle, modules_of, observe
 from krypton_engine.graph.translate import translate
 
@@ -212,7 +213,7 @@ class _Source:
             first = str(error).strip().splitlines()
             return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
         try:
-            return kept(translate(program, batched, self.occluded))
+            return kept(simplified(translate(program, batched, self.occluded)))
         except CaptureError as error:
             return kept(str(error))
         except Exception as error:  # what the translation did not foresee

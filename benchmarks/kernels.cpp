@@ -7,6 +7,7 @@
 #include <functional>
 #include <numeric>
 
+#include "operators/operators.h"
 #include "session.h"
 
 namespace krypton {

@@ -2,7 +2,12 @@
 // built, and shared by sessions.
 #pragma once
 
-#include "operators.h"
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "operator.h"
+#include "weights.h"
 
 namespace krypton {
 

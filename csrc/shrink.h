@@ -2,7 +2,9 @@
 // model's output is kept to the first order.
 #pragma once
 
-#include "operators.h"
+#include <vector>
+
+#include "plane.h"
 
 namespace krypton {
 

@@ -1,4 +1,4 @@
-"""Types of the C++ engine (csrc/bindings.cpp)."""
+"""Types of the C++ engine (csrc/bindings)."""
 
 from collections.abc import Sequence
 from typing import Any

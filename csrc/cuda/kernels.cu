@@ -1,6 +1,9 @@
 #include "cuda/kernels.h"
 
+#include "cuda/compose.h"
 #include "cuda/launch.h"
+#include "cuda/pooling.h"
+#include "cuda/shrink.h"
 
 namespace krypton::cuda {
 

@@ -1,7 +1,8 @@
 // The CUDA kernels as the rest of the program sees them: raw pointers in, work on a stream, no waiting.
 #pragma once
 
-#include "cuda/boxes.h"
+#include "cuda/cells.h"
+#include "cuda/pointwise.h"
 
 namespace krypton::cuda {
 

@@ -10,7 +10,7 @@
 #include <numbers>
 #include <vector>
 
-#include "operators.h"
+#include "operators/operators.h"
 
 namespace krypton::testing {
 

@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "operators/operators.h"
 #include "session.h"
 
 namespace nb = nanobind;

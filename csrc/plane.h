@@ -1,0 +1,22 @@
+// A value at one position: the shared view of the un-occluded input, and a box of changed pixels over it.
+#pragma once
+
+#include <cstdint>
+
+#include "geometry.h"
+
+namespace krypton {
+
+// A materialised view and what changed of it: cells inside `box` are read from `patch`.
+struct Plane {
+    int64_t height = 0, width = 0, channels = 0;  // channels as stored
+    const float* view = nullptr;
+    const float* patch = nullptr;
+    Box box;
+
+    // Pointers to the pixels [y, y + rows) x [x, x + columns), row by row; `outside` where there is none.
+    void pixels(int64_t y, int64_t x, int64_t rows, int64_t columns, const float* outside,
+                const float** out) const;
+};
+
+}  // namespace krypton

@@ -1,0 +1,35 @@
+// Memory for what an operator needs while it runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace krypton {
+
+// Memory that lives as long as one call of Operator::run.
+class Scratch {
+  public:
+    explicit Scratch(std::size_t bytes) : memory_(bytes + kAlign), used_(0) {}
+
+    void reset() {
+        used_ = 0;
+        more_.clear();
+    }
+    template <typename T>
+    T* take(int64_t count) {
+        const std::size_t bytes =
+            (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+        return reinterpret_cast<T*>(take_bytes(bytes));
+    }
+    std::size_t size() const { return memory_.size(); }
+
+  private:
+    static constexpr std::size_t kAlign = 64;
+    char* take_bytes(std::size_t bytes);
+    std::vector<char> memory_;
+    std::vector<std::vector<char>> more_;
+    std::size_t used_;
+};
+
+}  // namespace krypton

@@ -8,4 +8,12 @@ Box Operator::reach(const Box* changed) const {
     return all;
 }
 
+void Operator::compute(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const {
+    scratch.reset();
+    run(kernels, jobs, count, scratch);
+    if (epilogue.function == kIdentity) return;
+    for (int64_t i = 0; i < count; ++i)
+        kernels.activate({epilogue.function, epilogue.parameter, jobs[i].out, jobs[i].box.cells() * stored});
+}
+
 }  // namespace krypton

@@ -40,7 +40,9 @@ class Operator {
     virtual ~Operator() = default;
     // What changes when `changed[i]` of operand i does.
     virtual Box reach(const Box* changed) const;
-    // Compute boxes; none of them is empty.
+    // Computes boxes; none of them is empty.
+    void compute(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const;
+    // The same without the epilogue's function.
     virtual void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const = 0;
     // Upper bound of the scratch memory for jobs of at most `box` cells, `count` of them.
     virtual std::size_t scratch_bytes(const Box& box, int64_t count) const = 0;

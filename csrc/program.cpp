@@ -69,12 +69,6 @@ int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_
     return operators_.back()->value;
 }
 
-std::vector<float> Program::padded_bias(const float* bias, int64_t size) const {
-    std::vector<float> out(stored_channels(size) + kernels_->panel, 0.0f);
-    if (bias) std::copy_n(bias, size, out.begin());
-    return out;
-}
-
 int Program::add_mean(int value, const Epilogue& epilogue) {
     check_changing(value);
     return add_layer({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});

@@ -70,7 +70,10 @@ class Program {
     std::vector<std::unique_ptr<Operator>> operators_;
     std::vector<RowLayer> layers_;
 
-    std::vector<float> padded_bias(const float* bias, int64_t size) const;
+    // Zeros where there is none, and up to whole panels.
+    std::vector<float> padded_bias(const float* bias, int64_t size) const {
+        return padded(bias, size, stored_channels(size) + kernels_->panel);
+    }
     int add_value(Value value);
     int add_layer(RowLayer layer);
     void check_changing(int value) const;

@@ -234,7 +234,7 @@ NB_MODULE(_native, m) {
                 const std::vector<Box> boxes = boxes_of(p, extents);
                 check_kept(p, kept);
                 require(threads > 0 && positions >= 0, "a negative number");
-                return run_bytes(p, boxes, lay_out(p, boxes, with_layers(p, kept)), threads, positions);
+                return run_bytes(p, boxes, kept, threads, positions);
             },
             "extents"_a.noconvert(), "kept"_a, "threads"_a, "positions"_a)
         .def(

@@ -195,4 +195,8 @@ inline double arithmetic_of(Arithmetic arithmetic, double a, double b) {
     return arithmetic == kAdd ? a + b : arithmetic == kSubtract ? a - b : a * b;
 }
 
+inline Tensor random_image(Random& random, int64_t height, int64_t width, int64_t channels) {
+    return Tensor::of(height, width, channels, [&](int64_t, int64_t, int64_t) { return random.number(); });
+}
+
 }  // namespace krypton::testing

@@ -1,0 +1,102 @@
+#include "chunk.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace krypton {
+
+Chunk::Chunk(const Basis& basis)
+    : basis_(basis),
+      program_(*basis.program),
+      memory_(static_cast<float*>(::operator new(basis.layout.floats * sizeof(float), kAlign))),
+      scratch_(basis.layout.scratch),
+      boxes_(program_.values().size() * basis.layout.chunk) {}
+
+float* Chunk::pixels(int value, int64_t position) const {
+    const Place& place = basis_.layout.places[value];
+    return memory_.get() + place.offset + position % place.slots * place.stride;
+}
+
+Plane Chunk::plane(int value, int64_t position) const {
+    Plane plane = basis_.views.plane(value);
+    if (program_.values()[value].constant.empty()) {
+        plane.patch = pixels(value, position);
+        plane.box = box(value, position);
+    }
+    return plane;
+}
+
+void Chunk::claim(int value, int64_t position, const Box& claimed) {
+    const Box& extent = basis_.extents[value];
+    if (claimed.y.size() > extent.y.size() || claimed.x.size() > extent.x.size())
+        throw std::invalid_argument("a box of value " + std::to_string(value) +
+                                    " is larger than was planned");
+    box(value, position) = claimed;
+}
+
+void Chunk::occlude(int64_t position, const Occlusion& at) {
+    claim(0, position, at.box);
+    const Plane view = basis_.views.plane(0);
+    const float* baseline = basis_.baseline.data();
+    float* out = pixels(0, position);
+    for (int64_t y = at.box.y.lo; y < at.box.y.hi; ++y)
+        for (int64_t x = at.box.x.lo; x < at.box.x.hi; ++x, out += view.channels) {
+            const int64_t i = (y * view.width + x) * view.channels;
+            std::copy_n(view.view + i, view.channels, out);
+            std::copy(baseline + i + at.channels.lo, baseline + i + at.channels.hi, out + at.channels.lo);
+        }
+}
+
+void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
+    const std::size_t operands = op.operands.size();
+    jobs_.clear();
+    operands_.resize((to - from) * operands);
+    Plane* in = operands_.data();
+    changed_.resize(operands);
+    for (int64_t p = from; p < to; ++p) {
+        for (std::size_t i = 0; i < operands; ++i) {
+            in[i] = plane(op.operands[i], p);
+            changed_[i] = in[i].box;
+        }
+        const Box reached = op.reach(changed_.data());
+        claim(op.value, p, reached);
+        if (reached.empty()) continue;
+        jobs_.push_back({reached, pixels(op.value, p), in});
+        in += operands;
+    }
+    if (!jobs_.empty())
+        op.compute(program_.kernels(), jobs_.data(), static_cast<int64_t>(jobs_.size()), scratch_);
+}
+
+void Chunk::drop(int value, int64_t from, int64_t to, double* effects) {
+    for (int64_t p = from; p < to; ++p) {
+        Box& left = box(value, p);
+        if (!left.empty())
+            left = shrunk(basis_.shrinks[value], plane(value, p), pixels(value, p), effects[p]);
+    }
+}
+
+bool Chunk::run(const Occlusion* positions, int64_t count, double* effects,
+                const std::atomic<bool>& cancelled) {
+    size_ = count;
+    const auto& segments = basis_.layout.segments;
+    if (segments.empty())
+        for (int64_t p = 0; p < count; ++p) occlude(p, positions[p]);
+    for (const Segment& segment : segments) {
+        for (int64_t from = 0; from < count; from += segment.chunk) {
+            const int64_t to = std::min(from + segment.chunk, count);
+            if (segment.first == 0)
+                for (int64_t p = from; p < to; ++p) occlude(p, positions[p]);
+            for (std::size_t i = segment.first; i < segment.last; ++i) {
+                if (cancelled) return false;
+                const Operator& op = *program_.operators()[i];
+                compute(op, from, to);
+                if (basis_.shrinks_value(op.value)) drop(op.value, from, to, effects);
+            }
+        }
+    }
+    return true;
+}
+
+}  // namespace krypton

@@ -1,0 +1,62 @@
+// Operators on boxes: what one thread makes of a chunk of positions.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "basis.h"
+
+namespace krypton {
+
+// What changes in the input at one position: cells of some channels take the baseline.
+struct Occlusion {
+    Box box;
+    Interval channels;
+};
+
+// Memory for the boxes of one chunk after the other. Positions are numbered within the chunk.
+class Chunk {
+  public:
+    explicit Chunk(const Basis& basis);
+
+    // Computes the box of every value for `count` positions, at most those of the layout's chunk; `effects`
+    // (by position) takes the first-order effect of what is dropped. False if cancelled.
+    // Throws std::invalid_argument where a box is larger than its extent.
+    bool run(const Occlusion* positions, int64_t count, double* effects, const std::atomic<bool>& cancelled);
+
+    int64_t size() const { return size_; }
+    // A value at a position; after `run`, of those that the layout keeps to the end.
+    Plane plane(int value, int64_t position) const;
+
+  private:
+    // operator new, since not every system has aligned_alloc.
+    static constexpr std::align_val_t kAlign{64};
+    struct Freed {
+        void operator()(float* p) const { ::operator delete(p, kAlign); }
+    };
+
+    const Basis& basis_;
+    const Program& program_;
+    std::unique_ptr<float, Freed> memory_;
+    Scratch scratch_;
+    std::vector<Box> boxes_;  // (values, chunk)
+    int64_t size_ = 0;
+    std::vector<Job> jobs_;
+    std::vector<Plane> operands_;  // of all jobs
+    std::vector<Box> changed_;     // of the operands of one
+
+    Box& box(int value, int64_t position) { return boxes_[value * basis_.layout.chunk + position]; }
+    const Box& box(int value, int64_t position) const {
+        return boxes_[value * basis_.layout.chunk + position];
+    }
+    float* pixels(int value, int64_t position) const;
+    void claim(int value, int64_t position, const Box& box);
+    void occlude(int64_t position, const Occlusion& at);
+    // Of positions [from, to).
+    void compute(const Operator& op, int64_t from, int64_t to);
+    void drop(int value, int64_t from, int64_t to, double* effects);
+};
+
+}  // namespace krypton

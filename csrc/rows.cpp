@@ -1,0 +1,178 @@
+#include "rows.h"
+
+#include <algorithm>
+
+namespace krypton {
+
+namespace {
+
+constexpr int64_t kTasks = 8;    // of a layer, for every thread: so that they end together
+constexpr int64_t kDepth = 768;  // of a linear layer at a time, so that the rows stay in the cache
+
+// Rows times some of a linear layer's panels, added to what the rows of `c` hold.
+struct PanelProduct {
+    const Kernels& kernels;
+    int64_t begin, end;  // panels
+    Multiply m{};
+
+    PanelProduct(const Kernels& kernels, int64_t begin, int64_t end, const float* const* a, float* const* c)
+        : kernels(kernels), begin(begin), end(end) {
+        m.taps = 1;
+        m.low = -kNoLimit;
+        m.high = kNoLimit;
+        m.a = a;
+        m.c = c;
+    }
+
+    // `bias` begins the sums, unless null; `following`: the panels wanted next, or null.
+    void operator()(int64_t rows, const Panels& weights, const float* bias, const Panels* following) {
+        m.rows = m.a_stride = rows;
+        // Long sums in parts: more exact, and the rows stay in the cache meanwhile.
+        for (int64_t k = 0; k < weights.depth(); k += kDepth) {
+            m.depth = std::min(kDepth, weights.depth() - k);
+            m.a_offset = k;
+            for (int64_t panel = begin; panel < end; ++panel) {
+                m.b = weights[panel] + k * kernels.panel;
+                m.next = panel + 1 < end                 ? weights[panel + 1] + k * kernels.panel
+                         : k + m.depth < weights.depth() ? weights[begin] + (k + m.depth) * kernels.panel
+                         : following                     ? (*following)[begin]
+                                                         : nullptr;
+                m.columns = weights.columns(panel);
+                m.c_offset = panel * kernels.panel;
+                m.bias = bias && k == 0 ? bias + m.c_offset : nullptr;
+                kernels.multiply(m);
+            }
+        }
+    }
+};
+
+}  // namespace
+
+void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, int64_t count,
+                 int64_t columns) {
+    kernels.combine(
+        {kAdd, count, columns, rows, nullptr, nullptr, nullptr, rows, epilogue.low, epilogue.high});
+    if (epilogue.function == kIdentity) return;
+    for (int64_t i = 0; i < count; ++i)
+        kernels.activate({epilogue.function, epilogue.parameter, rows[i], columns});
+}
+
+Rows::Rows(const Basis& basis, int64_t positions)
+    : basis_(basis), program_(*basis.program), positions_(positions) {
+    for (const RowLayer& layer : program_.layers()) {
+        const bool cells = layer.kind == RowLayer::kCells;
+        const int64_t size =
+            cells ? basis.extents[layer.operand].cells() * program_.values()[layer.operand].stored() : 0;
+        rows_.emplace_back(positions * layer.stored());
+        changes_.emplace_back(positions * size);
+        changed_.emplace_back(cells ? positions : 0);
+    }
+}
+
+std::size_t Rows::bytes(const Program& program, const std::vector<Box>& extents, int64_t positions) {
+    std::size_t bytes = 0;
+    for (const RowLayer& layer : program.layers()) {
+        bytes += layer.stored() * sizeof(float);
+        if (layer.kind == RowLayer::kCells)
+            bytes += sizeof(Box) + extents[layer.operand].cells() * program.values()[layer.operand].stored() *
+                                       sizeof(float);
+    }
+    return positions * bytes;
+}
+
+float* Rows::changes(std::size_t layer, int64_t position) {
+    const int operand = program_.layers()[layer].operand;
+    return changes_[layer].data() +
+           position * basis_.extents[operand].cells() * program_.values()[operand].stored();
+}
+
+void Rows::take(const Chunk& chunk, int64_t first) {
+    for (std::size_t l = 0; l < program_.layers().size(); ++l) {
+        const RowLayer& layer = program_.layers()[l];
+        if (layer.kind == RowLayer::kDense) continue;
+        for (int64_t i = 0; i < chunk.size(); ++i) {
+            const Plane plane = chunk.plane(layer.operand, i);
+            if (layer.kind == RowLayer::kMean)
+                take_mean(l, plane, first + i);
+            else
+                take_cells(l, plane, first + i);
+        }
+    }
+}
+
+void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
+    const RowLayer& layer = program_.layers()[l];
+    const int64_t channels = plane.channels;
+    const float* base = basis_.views.sums(l).data();
+    const float* now = plane.patch;
+    float* out = vector(l, position);
+    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
+        for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels) {
+            const float* before = plane.view + (y * plane.width + x) * channels;
+            for (int64_t c = 0; c < channels; ++c) out[c] += now[c] - before[c];
+        }
+    const float scale = 1.0f / static_cast<float>(plane.height * plane.width);
+    for (int64_t c = 0; c < channels; ++c) out[c] = base[c] + out[c] * scale;
+    finish_rows(program_.kernels(), layer.epilogue, &out, 1, channels);
+}
+
+void Rows::take_cells(std::size_t l, const Plane& plane, int64_t position) {
+    changed_[l][position] = plane.box;
+    const int64_t channels = plane.channels;
+    const float* now = plane.patch;
+    float* out = changes(l, position);
+    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
+        for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels, out += channels) {
+            const float* before = plane.view + (y * plane.width + x) * channels;
+            for (int64_t c = 0; c < channels; ++c) out[c] = now[c] - before[c];
+        }
+}
+
+int64_t Rows::tasks(std::size_t layer, int threads) const {
+    const RowLayer& l = program_.layers()[layer];
+    return l.kind == RowLayer::kMean ? 0 : std::min(l.weights[0].count(), kTasks * threads);
+}
+
+void Rows::compute(std::size_t l, int64_t task, int64_t tasks, const std::atomic<bool>& cancelled) {
+    const RowLayer& layer = program_.layers()[l];
+    const Kernels& kernels = program_.kernels();
+    const int64_t panels = layer.weights[0].count();
+    const int64_t begin = task * panels / tasks, end = (task + 1) * panels / tasks;
+    const int64_t offset = begin * kernels.panel;
+    const int64_t width = std::min(end * kernels.panel, layer.stored()) - offset;
+    std::vector<const float*> a(positions_);
+    std::vector<float*> c(positions_);
+    PanelProduct multiply(kernels, begin, end, a.data(), c.data());
+    if (layer.kind == RowLayer::kDense) {
+        for (int64_t p = 0; p < positions_; ++p) {
+            a[p] = row(layer.operand, p);
+            c[p] = vector(l, p);
+        }
+        multiply(positions_, layer.weights[0], layer.bias.data(), nullptr);
+    } else {
+        const Value& value = program_.values()[layer.operand];
+        const float* base = basis_.views.sums(l).data();
+        for (int64_t p = 0; p < positions_; ++p) std::copy_n(base + offset, width, vector(l, p) + offset);
+        for (int64_t y = 0; y < value.height; ++y) {
+            for (int64_t x = 0; x < value.width; ++x) {
+                if (cancelled) return;
+                int64_t rows = 0;
+                for (int64_t p = 0; p < positions_; ++p) {
+                    const Box& box = changed_[l][p];
+                    if (y < box.y.lo || y >= box.y.hi || x < box.x.lo || x >= box.x.hi) continue;
+                    const int64_t cell = (y - box.y.lo) * box.x.size() + x - box.x.lo;
+                    a[rows] = changes(l, p) + cell * value.stored();
+                    c[rows++] = vector(l, p);
+                }
+                const int64_t cell = y * value.width + x;
+                const bool last = cell + 1 == value.pixels();
+                if (rows)
+                    multiply(rows, layer.weights[cell], nullptr, last ? nullptr : &layer.weights[cell + 1]);
+            }
+        }
+    }
+    for (int64_t p = 0; p < positions_; ++p) c[p] = vector(l, p) + offset;
+    finish_rows(kernels, layer.epilogue, c.data(), positions_, width);
+}
+
+}  // namespace krypton

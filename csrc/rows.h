@@ -1,0 +1,49 @@
+// Layers on whole vectors, one for every position: means of a value, linear layers.
+#pragma once
+
+#include <atomic>
+#include <vector>
+
+#include "chunk.h"
+
+namespace krypton {
+
+// Clamps the first `columns` of each row, and applies the function.
+void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, int64_t count,
+                 int64_t columns);
+
+// The vectors of a run. First every chunk is taken in, by any thread; then the linear layers are computed one
+// after the other, each in tasks that any thread may take.
+class Rows {
+  public:
+    Rows(const Basis& basis, int64_t positions);
+
+    // Reads what changed at the positions of a chunk, of which the first is number `first` of the run.
+    void take(const Chunk& chunk, int64_t first);
+    // How many tasks a layer has; none where taking chunks has computed it already.
+    int64_t tasks(std::size_t layer, int threads) const;
+    void compute(std::size_t layer, int64_t task, int64_t tasks, const std::atomic<bool>& cancelled);
+    const float* row(std::size_t layer, int64_t position) const {
+        return rows_[layer].data() + position * program_.layers()[layer].stored();
+    }
+
+    // Bytes that the vectors of `positions` take.
+    static std::size_t bytes(const Program& program, const std::vector<Box>& extents, int64_t positions);
+
+  private:
+    const Basis& basis_;
+    const Program& program_;
+    int64_t positions_;
+    std::vector<std::vector<float>> rows_;     // by layer: (positions, stored)
+    std::vector<std::vector<float>> changes_;  // by layer of kCells: (positions, cells of the extent, stored)
+    std::vector<std::vector<Box>> changed_;  // by layer of kCells: (positions)
+
+    float* vector(std::size_t layer, int64_t position) {
+        return rows_[layer].data() + position * program_.layers()[layer].stored();
+    }
+    float* changes(std::size_t layer, int64_t position);
+    void take_mean(std::size_t layer, const Plane& plane, int64_t position);
+    void take_cells(std::size_t layer, const Plane& plane, int64_t position);
+};
+
+}  // namespace krypton

@@ -1,0 +1,324 @@
+// Random programs and, beside each, the same in float64.
+#pragma once
+
+#include <memory>
+
+#include "program.h"
+#include "testing.h"
+
+namespace krypton::testing {
+
+constexpr int64_t kMostProducts = 4'000'000;  // of one layer, so that float64 loops take no time
+
+// A program and, beside it, the same in float64.
+struct Net {
+    std::shared_ptr<Program> program;
+    std::vector<std::function<Tensor(const std::vector<Tensor>&)>> operators;  // by value; none of the input
+    std::vector<std::function<std::vector<double>(const std::vector<Tensor>&,
+                                                  const std::vector<std::vector<double>>&)>>
+        layers;
+
+    std::vector<Tensor> values(const Tensor& input) const {
+        std::vector<Tensor> all = {input};
+        for (const auto& op : operators) all.push_back(op(all));
+        return all;
+    }
+    std::vector<std::vector<double>> rows(const std::vector<Tensor>& values) const {
+        std::vector<std::vector<double>> all;
+        for (const auto& layer : layers) all.push_back(layer(values, all));
+        return all;
+    }
+};
+
+inline std::vector<float> resized(std::vector<float> values, int64_t size) {
+    values.resize(size);
+    return values;
+}
+
+class Builder {
+  public:
+    Builder(Random& random, const char* isa, int64_t largest)
+        : random_(random),
+          program_(std::make_shared<Program>(isa, random.between(1, largest), random.between(1, largest),
+                                             random.between(1, 20))) {
+        net_.program = program_;
+    }
+
+    Net build() {
+        for (int64_t i = 0, n = random_.between(0, 8); i < n; ++i) add_operator();
+        for (int64_t i = 0, n = random_.between(0, 4); i < n; ++i) add_layer();
+        return std::move(net_);
+    }
+
+  private:
+    Random& random_;
+    std::shared_ptr<Program> program_;
+    Net net_;
+
+    const Value& shape(int v) const { return program_->values()[v]; }
+    int count() const { return static_cast<int>(program_->values().size()); }
+    // Mostly of the last ones: chains with a few branches.
+    int any_value() {
+        return random_.chance(0.6) ? count() - 1 : static_cast<int>(random_.between(0, count() - 1));
+    }
+    int like(int64_t height, int64_t width, int64_t channels) {
+        std::vector<int> found;
+        for (int v = 0; v < count(); ++v)
+            if (shape(v).height == height && shape(v).width == width &&
+                (!channels || shape(v).channels == channels))
+                found.push_back(v);
+        return found.empty() ? -1 : random_.choice(found);
+    }
+    Epilogue epilogue(bool clamps) {
+        Epilogue end;
+        if (clamps && random_.chance(0.4)) end.low = 0;
+        if (clamps && random_.chance(0.2)) end.high = 2;
+        if (random_.chance(0.4)) end.function = static_cast<Function>(random_.between(0, kFunctions - 1));
+        end.parameter = 0.2f;
+        return end;
+    }
+    std::vector<float> maybe(int64_t size) {
+        return random_.chance(0.5) ? random_.numbers(size) : std::vector<float>();
+    }
+
+    template <typename F>
+    void remember(const Epilogue& end, const F& compute) {
+        net_.operators.push_back([end, compute](const std::vector<Tensor>& values) {
+            Tensor out = compute(values);
+            for (double& x : out.data) x = finished(x, end);
+            return out;
+        });
+    }
+
+    WindowMap window(int64_t n_in, int64_t kernel, int64_t stride, int64_t dilation) {
+        WindowMap m{n_in, 0, kernel, stride, random_.between(0, kernel - 1), dilation};
+        while (m.n_in + 2 * m.padding < dilation * (kernel - 1) + 1) ++m.padding;
+        m.n_out = (m.n_in + 2 * m.padding - dilation * (kernel - 1) - 1) / stride + 1;
+        return m;
+    }
+
+    void add_operator() {
+        switch (random_.between(0, 7)) {
+            case 0: return pool();
+            case 1: return combine();
+            case 2: return concat();
+            case 3: return reindex();
+            case 4: return layer_norm();
+            case 5: return constant();
+            default: return convolution();
+        }
+    }
+
+    void convolution() {
+        const int in = any_value();
+        const int64_t square = random_.choice<int64_t>({1, 3, 3, 5});
+        const bool asymmetric = random_.chance(0.3), plain = random_.chance(0.6);
+        const int64_t ky = square, kx = asymmetric ? random_.choice<int64_t>({1, 2, 3, 7}) : square;
+        const int64_t stride = plain ? 1 : random_.between(1, 3),
+                      dilation = plain ? 1 : random_.between(1, 2);
+        ConvolutionShape s{window(shape(in).height, ky, stride, dilation),
+                           window(shape(in).width, kx, stride, dilation), shape(in).channels,
+                           random_.between(1, 40), 1};
+        if (random_.chance(0.15)) s.groups = s.out_channels = s.in_channels;
+        if (random_.chance(0.15) && s.in_channels % 2 == 0)
+            s.groups = 2, s.out_channels = 2 * random_.between(1, 20);
+        const int64_t fan_in = s.in_channels / s.groups * ky * kx;
+        if (s.y.n_out * s.x.n_out * s.out_channels * fan_in > kMostProducts) return;
+        const auto weight =
+            random_.numbers(s.out_channels * fan_in, 1 / std::sqrt(static_cast<float>(fan_in)));
+        const auto bias = maybe(s.out_channels);
+        const int added = random_.chance(0.5) ? like(s.y.n_out, s.x.n_out, s.out_channels) : -1;
+        std::vector<int> operands = {in};
+        if (added >= 0) operands.push_back(added);
+        const Epilogue end = epilogue(true);
+        program_->add(
+            make_convolution(program_->kernels(), s, weight.data(), bias.empty() ? nullptr : bias.data()),
+            operands, s.y.n_out, s.x.n_out, s.out_channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            Tensor out = convolved(values[in], s, weight, bias);
+            if (added >= 0)
+                for (std::size_t i = 0; i < out.data.size(); ++i) out.data[i] += values[added].data[i];
+            return out;
+        });
+    }
+
+    void pool() {
+        const int in = any_value();
+        const bool maximum = random_.chance(0.5);
+        const int64_t kernel = random_.between(1, 3), stride = random_.between(1, 3);
+        WindowMap my = window(shape(in).height, kernel, stride, 1),
+                  mx = window(shape(in).width, kernel, stride, 1);
+        // A window of nothing but padding has no maximum.
+        my.padding = mx.padding = std::min(my.padding, kernel / 2);
+        my.n_out = (my.n_in + 2 * my.padding - kernel) / stride + 1;
+        mx.n_out = (mx.n_in + 2 * mx.padding - kernel) / stride + 1;
+        if (my.n_in + 2 * my.padding < kernel || mx.n_in + 2 * mx.padding < kernel) return;
+        std::vector<float> dy, dx;
+        if (!maximum) {
+            for (int64_t i = 0; i < my.n_out; ++i) dy.push_back(static_cast<float>(random_.between(1, 3)));
+            for (int64_t i = 0; i < mx.n_out; ++i) dx.push_back(static_cast<float>(random_.between(1, 3)));
+        }
+        const Epilogue end = epilogue(false);
+        program_->add(make_pool(my, mx, maximum, dy, dx), {in}, my.n_out, mx.n_out, shape(in).channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) { return pooled(values[in], my, mx, dy, dx); });
+    }
+
+    void combine() {
+        const int a = any_value();
+        const Value v{shape(a).height, shape(a).width, shape(a).channels, {}};
+        const int b = random_.chance(0.7) ? like(v.height, v.width, v.channels) : -1;
+        const auto arithmetic = static_cast<Arithmetic>(random_.between(0, 2));
+        const auto scale = maybe(v.channels);
+        const auto shift = scale.empty() ? scale : random_.numbers(v.channels);
+        const Epilogue end = epilogue(true);
+        const int64_t stored = scale.empty() ? 0 : v.stored();
+        program_->add(make_combine(arithmetic, resized(scale, stored), resized(shift, stored)),
+                      b < 0 ? std::vector<int>{a} : std::vector<int>{a, b}, v.height, v.width, v.channels,
+                      end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            Tensor out = values[a];
+            for (std::size_t i = 0; i < out.data.size(); ++i) {
+                double& x = out.data[i];
+                if (b >= 0) x = arithmetic_of(arithmetic, x, values[b].data[i]);
+                if (!scale.empty()) x = x * scale[i % v.channels] + shift[i % v.channels];
+            }
+            return out;
+        });
+    }
+
+    void concat() {
+        const int first = any_value();
+        const int64_t height = shape(first).height, width = shape(first).width;
+        std::vector<int> operands = {first};
+        while (operands.size() < 4 && random_.chance(0.6)) operands.push_back(like(height, width, 0));
+        std::vector<Interval> ranges;
+        std::vector<std::pair<int, int64_t>> sources;
+        for (int v : operands) {
+            ranges.push_back(random_.chance(0.5) ? Interval{0, shape(v).channels}
+                                                 : random_.interval(shape(v).channels));
+            for (int64_t c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(v, c);
+        }
+        const int64_t channels = static_cast<int64_t>(sources.size());
+        const auto scale = maybe(channels);
+        const auto shift = scale.empty() ? scale : random_.numbers(channels);
+        const int64_t stored = scale.empty() ? 0 : stored_channels(channels);
+        const Epilogue end = epilogue(true);
+        program_->add(make_concat(ranges, resized(scale, stored), resized(shift, stored)), operands, height,
+                      width, channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return Tensor::of(height, width, channels, [&](int64_t y, int64_t x, int64_t c) {
+                const double v = values[sources[c].first].at(y, x, sources[c].second);
+                return scale.empty() ? v : v * scale[c] + shift[c];
+            });
+        });
+    }
+
+    void reindex() {
+        const int in = any_value();
+        const auto cells = [&](int64_t n_in) {
+            std::vector<int64_t> source(random_.between(1, std::min<int64_t>(n_in + 4, 40)));
+            const bool shifts = random_.chance(0.5);  // as padding does, or in any order
+            const int64_t by = random_.between(0, 3);
+            for (int64_t i = 0; i < static_cast<int64_t>(source.size()); ++i)
+                source[i] = !shifts         ? random_.between(-1, n_in - 1)
+                            : i - by < n_in ? std::max<int64_t>(i - by, -1)
+                                            : -1;
+            return source;
+        };
+        const auto y = cells(shape(in).height), x = cells(shape(in).width);
+        const Epilogue end = epilogue(false);
+        const int64_t channels = shape(in).channels;
+        program_->add(make_reindex(IndexMap(y, shape(in).height), IndexMap(x, shape(in).width), 0.5f), {in},
+                      static_cast<int64_t>(y.size()), static_cast<int64_t>(x.size()), channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return Tensor::of(static_cast<int64_t>(y.size()), static_cast<int64_t>(x.size()), channels,
+                              [&](int64_t i, int64_t j, int64_t c) {
+                                  return y[i] < 0 || x[j] < 0 ? 0.5 : values[in].at(y[i], x[j], c);
+                              });
+        });
+    }
+
+    void layer_norm() {
+        const int in = any_value();
+        const int64_t channels = shape(in).channels;
+        const auto weight = maybe(channels), bias = maybe(channels);
+        const Epilogue end = epilogue(false);
+        const float epsilon = 0.25f;  // large, so that values which are nearly equal stay so
+        program_->add(make_layer_norm(channels, epsilon, weight, bias), {in}, shape(in).height,
+                      shape(in).width, channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) {
+            return normalised(values[in], epsilon, weight, bias);
+        });
+    }
+
+    void constant() {
+        const Value& v = shape(any_value());
+        const int64_t height = v.height, width = v.width, channels = v.channels;
+        const auto pixels = random_.numbers(height * width * channels);
+        program_->add_constant(height, width, channels, pixels.data());
+        remember({}, [=](const std::vector<Tensor>&) {
+            Tensor out(height, width, channels);
+            out.data.assign(pixels.begin(), pixels.end());
+            return out;
+        });
+    }
+
+    void add_layer() {
+        const Epilogue end = epilogue(true);
+        const auto finish = [end](std::vector<double> row) {
+            for (double& x : row) x = finished(x, end);
+            return row;
+        };
+        const int value = any_value();
+        const int64_t size = random_.between(1, 70);
+        const bool constant = !shape(value).constant.empty();
+        const int64_t kind = random_.between(0, 2);
+        if (kind == 0 && !constant) {
+            program_->add_mean(value, end);
+            net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
+                const Tensor& v = values[value];
+                std::vector<double> row(v.channels);
+                for (std::size_t i = 0; i < v.data.size(); ++i)
+                    row[i % v.channels] += v.data[i] / static_cast<double>(v.height * v.width);
+                return finish(row);
+            });
+        } else if (kind == 1 && !constant) {
+            const Value& v = shape(value);
+            const int64_t depth = v.pixels() * v.channels;
+            if (depth * size > kMostProducts / 4) return;
+            const auto weight = random_.numbers(size * depth, 1 / std::sqrt(static_cast<float>(depth)));
+            const auto bias = maybe(size);
+            program_->add_cells(value, size, weight.data(), bias.empty() ? nullptr : bias.data(), end);
+            net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
+                const Tensor& v = values[value];
+                const int64_t cells = v.height * v.width;
+                std::vector<double> row(size);
+                for (int64_t n = 0; n < size; ++n) {
+                    if (!bias.empty()) row[n] = bias[n];
+                    for (int64_t c = 0; c < v.channels; ++c)
+                        for (int64_t i = 0; i < cells; ++i)
+                            row[n] += v.data[i * v.channels + c] * weight[(n * v.channels + c) * cells + i];
+                }
+                return finish(row);
+            });
+        } else if (!program_->layers().empty()) {
+            const int layer =
+                static_cast<int>(random_.between(0, static_cast<int64_t>(program_->layers().size()) - 1));
+            const int64_t depth = program_->layers()[layer].size;
+            const auto weight = random_.numbers(size * depth, 1 / std::sqrt(static_cast<float>(depth)));
+            const auto bias = maybe(size);
+            program_->add_dense(layer, size, weight.data(), bias.empty() ? nullptr : bias.data(), end);
+            net_.layers.push_back(
+                [=](const std::vector<Tensor>&, const std::vector<std::vector<double>>& rows) {
+                    std::vector<double> row(size);
+                    for (int64_t n = 0; n < size; ++n) {
+                        if (!bias.empty()) row[n] = bias[n];
+                        for (int64_t k = 0; k < depth; ++k) row[n] += rows[layer][k] * weight[n * depth + k];
+                    }
+                    return finish(row);
+                });
+        }
+    }
+};
+
+}  // namespace krypton::testing

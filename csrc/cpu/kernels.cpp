@@ -5,7 +5,7 @@
 // perhaps the one for the wide machine. So no standard library but what is a macro or a builtin.
 #include "cpu/convolution.h"
 #include "cpu/lanes.h"
-#include "cpu/normalization.h"
+#include "cpu/normalisation.h"
 #include "cpu/pointwise.h"
 #include "cpu/pooling.h"
 #include "cpu/product.h"

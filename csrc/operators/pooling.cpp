@@ -1,5 +1,5 @@
 #include "operators/operators.h"
-#include "operators/window.h"
+#include "operators/sliding.h"
 
 namespace krypton {
 

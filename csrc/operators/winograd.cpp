@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "operators/window.h"
+#include "operators/sliding.h"
 
 namespace krypton {
 

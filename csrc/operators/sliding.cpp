@@ -1,4 +1,4 @@
-#include "operators/window.h"
+#include "operators/sliding.h"
 
 namespace krypton {
 

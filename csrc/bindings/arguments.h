@@ -1,0 +1,37 @@
+// Arguments of the Python module: their types, and the checks that several classes make.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace krypton {
+
+template <typename T, int Rank>
+using Array = nanobind::ndarray<const T, nanobind::ndim<Rank>, nanobind::c_contig, nanobind::device::cpu>;
+template <int Rank>
+using Floats = Array<float, Rank>;
+using Output = nanobind::ndarray<float, nanobind::c_contig, nanobind::device::cpu>;
+using Longs = Array<int64_t, 2>;
+
+// Throws std::invalid_argument, a ValueError in Python.
+void require(bool condition, const std::string& message);
+
+const Value& value_of(const Program& program, int value);
+
+// The largest box of every value.
+std::vector<Box> boxes_of(const Program& program, const Longs& extents);
+
+void check_kept(const Program& program, const std::vector<int>& kept);
+
+// Each adds its class to the module.
+void bind_program(nanobind::module_& m);
+void bind_session(nanobind::module_& m);
+
+}  // namespace krypton

@@ -1,0 +1,258 @@
+// Programs: every operator and layer that Python may add, its arguments checked.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <stdexcept>
+#include <tuple>
+
+#include "bindings/arguments.h"
+#include "operators/operators.h"
+#include "session.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace krypton {
+namespace {
+
+constexpr std::pair<const char*, Function> kFunctionNames[] = {
+    {"identity", kIdentity},   {"sigmoid", kSigmoid},      {"silu", kSilu}, {"hardsigmoid", kHardSigmoid},
+    {"hardswish", kHardSwish}, {"leaky_relu", kLeakyRelu}, {"elu", kElu},   {"tanh", kTanh},
+    {"gelu", kGelu},           {"gelu_tanh", kGeluTanh},
+};
+
+// n_in, n_out, kernel, stride, padding, dilation
+using WindowNumbers = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
+// Of both sides of a window: the largest number of outputs that count as changed.
+using Limits = std::pair<std::optional<int64_t>, std::optional<int64_t>>;
+// low, high, function, parameter
+using EpilogueNumbers = std::tuple<float, float, std::string, float>;
+
+WindowMap window(const WindowNumbers& n) {
+    const auto [n_in, n_out, kernel, stride, padding, dilation] = n;
+    require(n_in > 0 && n_out > 0 && kernel > 0 && stride > 0 && padding >= 0 && dilation > 0,
+            "a window's sizes must be positive");
+    for (int64_t size : {n_in, n_out, kernel, stride, padding, dilation})
+        require(size <= kLargestSize, "a window is too large");
+    // A window may leave the padding after the input by a part of its stride, as with ceil_mode.
+    require(
+        dilation * (kernel - 1) < n_in + 2 * padding + stride && (n_out - 1) * stride < n_in + 2 * padding,
+        "a window does not fit its input");
+    return {n_in, n_out, kernel, stride, padding, dilation};
+}
+
+// The same, with at most so many outputs changed.
+WindowMap window(const WindowNumbers& n, std::optional<int64_t> limit) {
+    WindowMap map = window(n);
+    require(!limit || *limit > 0, "a limit must be positive");
+    map.limit = limit.value_or(map.limit);
+    return map;
+}
+
+Epilogue epilogue(const EpilogueNumbers& numbers) {
+    const auto& [low, high, name, parameter] = numbers;
+    require(!std::isnan(low) && !std::isnan(high), "a limit is not a number");
+    for (const auto& [known, function] : kFunctionNames)
+        if (name == known) return {low, high, function, parameter};
+    throw std::invalid_argument("there is no function '" + name + "'");
+}
+
+// For operators that compute no sum.
+Epilogue unclamped(const EpilogueNumbers& numbers) {
+    const Epilogue end = epilogue(numbers);
+    require(!end.clamps(), "this operator does not clamp");
+    return end;
+}
+
+void require_shape(const Program& program, int value, int64_t height, int64_t width, int64_t channels) {
+    const Value& v = value_of(program, value);
+    require(v.height == height && v.width == width && v.channels == channels, "an operand has another shape");
+}
+
+std::vector<float> copy(const std::optional<Floats<1>>& values, int64_t size, const char* name) {
+    if (!values) return {};
+    require(static_cast<int64_t>(values->shape(0)) == size, std::string(name) + " has the wrong size");
+    return {values->data(), values->data() + size};
+}
+
+// Scale and shift of padded channels are 0.
+std::vector<float> by_channel(const std::optional<Floats<1>>& values, int64_t channels, const char* name) {
+    std::vector<float> out = copy(values, channels, name);
+    if (!out.empty()) out.resize(stored_channels(channels), 0.0f);
+    return out;
+}
+
+const float* data(const std::optional<Floats<1>>& values) { return values ? values->data() : nullptr; }
+
+}  // namespace
+
+void bind_program(nb::module_& m) {
+    m.def("functions", [] {
+        std::vector<std::string> names;
+        for (const auto& [name, function] : kFunctionNames) names.emplace_back(name);
+        return names;
+    });
+    nb::class_<Program>(m, "Program")
+        .def(nb::init<const std::string&, int64_t, int64_t, int64_t>(), "isa"_a, "height"_a, "width"_a,
+             "channels"_a)
+        .def_prop_ro("weight_bytes", &Program::weight_bytes)
+        .def_prop_ro("view_bytes", &Program::view_bytes)
+        .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
+        .def(
+            "run_bytes",
+            [](const Program& p, Longs extents, std::vector<int> kept, int threads, int64_t positions) {
+                const std::vector<Box> boxes = boxes_of(p, extents);
+                check_kept(p, kept);
+                require(threads > 0 && positions >= 0, "a negative number");
+                return run_bytes(p, boxes, kept, threads, positions);
+            },
+            "extents"_a.noconvert(), "kept"_a, "threads"_a, "positions"_a)
+        .def(
+            "constant",
+            [](Program& p, Floats<3> pixels) {
+                return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
+            },
+            "pixels"_a.noconvert())
+        .def(
+            "convolution",
+            [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, int64_t groups,
+               Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end, Limits limits) {
+                const int64_t out = weight.shape(0);
+                require(groups > 0 && groups <= out && out % groups == 0, "groups do not divide the outputs");
+                const int64_t in = weight.shape(1) * groups;
+                const ConvolutionShape shape{window(y, limits.first), window(x, limits.second), in, out,
+                                             groups};
+                require(static_cast<int64_t>(weight.shape(2)) == shape.y.kernel &&
+                            static_cast<int64_t>(weight.shape(3)) == shape.x.kernel,
+                        "the weight has another kernel");
+                require(operands.size() == 1 || operands.size() == 2,
+                        "a convolution has one or two operands");
+                require_shape(p, operands[0], shape.y.n_in, shape.x.n_in, in);
+                if (operands.size() == 2) require_shape(p, operands[1], shape.y.n_out, shape.x.n_out, out);
+                require(!bias || static_cast<int64_t>(bias->shape(0)) == out, "the bias has the wrong size");
+                auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
+                return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
+            },
+            "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(),
+            "epilogue"_a, "limits"_a = Limits{})
+        .def(
+            "pool",
+            [](Program& p, int operand, WindowNumbers y, WindowNumbers x, int64_t channels,
+               std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors, EpilogueNumbers end,
+               Limits limits) {
+                const WindowMap my = window(y, limits.first), mx = window(x, limits.second);
+                require_shape(p, operand, my.n_in, mx.n_in, channels);
+                require(!divisors || (static_cast<int64_t>(divisors->first.size()) == my.n_out &&
+                                      static_cast<int64_t>(divisors->second.size()) == mx.n_out),
+                        "divisors have the wrong size");
+                if (divisors)
+                    for (const auto& counts : {divisors->first, divisors->second})
+                        for (float n : counts) require(n > 0, "a divisor is not positive");
+                const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
+                return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
+                             unclamped(end));
+            },
+            "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a, "limits"_a = Limits{})
+        .def(
+            "combine",
+            [](Program& p, const std::string& arithmetic, std::vector<int> operands, int64_t height,
+               int64_t width, int64_t channels, std::optional<Floats<1>> scale,
+               std::optional<Floats<1>> shift, EpilogueNumbers end) {
+                require(operands.size() == 1 || operands.size() == 2, "one or two operands are combined");
+                for (int operand : operands) require_shape(p, operand, height, width, channels);
+                require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                const Arithmetic which = arithmetic == "add"        ? kAdd
+                                         : arithmetic == "subtract" ? kSubtract
+                                         : arithmetic == "multiply"
+                                             ? kMultiply
+                                             : throw std::invalid_argument("there is no such arithmetic");
+                return p.add(make_combine(which, by_channel(scale, channels, "scale"),
+                                          by_channel(shift, channels, "shift")),
+                             operands, height, width, channels, epilogue(end));
+            },
+            "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none().noconvert(),
+            "shift"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "concat",
+            [](Program& p, std::vector<int> operands, std::vector<std::pair<int64_t, int64_t>> channels,
+               int64_t height, int64_t width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+               EpilogueNumbers end) {
+                require(scale.has_value() == shift.has_value(), "scale and shift come together");
+                require(operands.size() == channels.size(),
+                        "there is one range of channels for every operand");
+                std::vector<Interval> ranges;
+                int64_t total = 0;
+                for (std::size_t i = 0; i < operands.size(); ++i) {
+                    const auto [lo, hi] = channels[i];
+                    const Value& v = value_of(p, operands[i]);
+                    require(v.height == height && v.width == width, "an operand has another size");
+                    require(lo >= 0 && lo <= hi && hi <= v.channels, "a range of channels leaves its value");
+                    ranges.push_back({lo, hi});
+                    total += hi - lo;
+                }
+                require(total > 0, "nothing to concatenate");
+                auto op =
+                    make_concat(ranges, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
+                return p.add(std::move(op), operands, height, width, total, epilogue(end));
+            },
+            "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none().noconvert(),
+            "shift"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "reindex",
+            [](Program& p, int operand, std::vector<int64_t> y, std::vector<int64_t> x, int64_t channels,
+               float fill, EpilogueNumbers end) {
+                const Value& v = value_of(p, operand);
+                require(v.channels == channels, "an operand has another shape");
+                for (int64_t cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
+                for (int64_t cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
+                const int64_t height = static_cast<int64_t>(y.size()), width = static_cast<int64_t>(x.size());
+                return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
+                             height, width, channels, unclamped(end));
+            },
+            "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
+        .def(
+            "layer_norm",
+            [](Program& p, int operand, int64_t height, int64_t width, int64_t channels, float epsilon,
+               std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require_shape(p, operand, height, width, channels);
+                require(epsilon >= 0, "epsilon is negative");
+                return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
+                                             copy(bias, channels, "bias")),
+                             {operand}, height, width, channels, unclamped(end));
+            },
+            "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
+            "bias"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "mean",
+            [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
+            "value"_a, "epilogue"_a)
+        .def(
+            "cells",
+            [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                const Value& v = value_of(p, value);
+                require(static_cast<int64_t>(weight.shape(1)) == v.pixels() * v.channels &&
+                            (!bias || bias->shape(0) == weight.shape(0)),
+                        "a linear layer has the wrong size");
+                return p.add_cells(value, weight.shape(0), weight.data(), data(bias), epilogue(end));
+            },
+            "value"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "dense",
+            [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
+                require(static_cast<int64_t>(weight.shape(1)) == p.layers()[layer].size &&
+                            (!bias || bias->shape(0) == weight.shape(0)),
+                        "a linear layer has the wrong size");
+                return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
+            },
+            "layer"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a);
+}
+
+}  // namespace krypton

@@ -1,0 +1,179 @@
+// Sessions: what Python asks for is checked, then computed without the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <atomic>
+#include <tuple>
+
+#include "bindings/arguments.h"
+#include "session.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace krypton {
+namespace {
+
+// Whether the user pressed Ctrl-C; asked on the calling thread, which holds no lock meanwhile.
+struct Signals {
+    const std::atomic<bool>* cancel;
+    mutable bool raised = false;
+
+    bool operator()() const {
+        const nb::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) raised = true;
+        return raised || *cancel;
+    }
+};
+
+struct PySession {
+    std::atomic<bool> cancel = false;
+    std::unique_ptr<Session> session;
+    std::shared_ptr<const Program> program;
+    std::vector<int> kept;
+};
+
+using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
+using LayerOutput = std::pair<int, Output>;          // layer, (positions, size)
+using Effects = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<3>>>;  // value, threshold, gradient
+
+std::vector<Shrink> shrinks_of(const Program& program, const std::vector<ShrinkNumbers>& numbers) {
+    std::vector<Shrink> shrinks(numbers.empty() ? 0 : program.values().size());
+    for (const auto& [value, threshold, gradient] : numbers) {
+        const Value& v = value_of(program, value);
+        require(value > 0 && v.constant.empty(), "only what operators compute is shrunk");
+        require(threshold >= 0, "a threshold is negative");
+        shrinks[value] = {static_cast<float>(threshold), {}};
+        if (!gradient) continue;
+        require(static_cast<int64_t>(gradient->shape(0)) == v.height &&
+                    static_cast<int64_t>(gradient->shape(1)) == v.width &&
+                    static_cast<int64_t>(gradient->shape(2)) == v.channels,
+                "a gradient has the wrong shape");
+        std::vector<float>& stored = shrinks[value].gradient;
+        stored.resize(v.pixels() * v.stored());
+        for (int64_t i = 0; i < v.pixels(); ++i)
+            std::copy_n(gradient->data() + i * v.channels, v.channels, stored.begin() + i * v.stored());
+    }
+    return shrinks;
+}
+
+std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutput>& outputs,
+                           int64_t positions) {
+    std::vector<Exit> exits;
+    for (const auto& [value, corners, out] : outputs) {
+        require(std::ranges::count(session.kept, value) > 0, "the session does not keep this value");
+        const Value& v = session.program->values()[value];
+        require(out.ndim() == 4 && static_cast<int64_t>(out.shape(0)) == positions &&
+                    static_cast<int64_t>(out.shape(3)) == v.channels &&
+                    static_cast<int64_t>(corners.shape(0)) == positions && corners.shape(1) == 2,
+                "an output has the wrong shape");
+        const int64_t height = static_cast<int64_t>(out.shape(1)), width = static_cast<int64_t>(out.shape(2));
+        for (int64_t p = 0; p < positions; ++p) {
+            const int64_t y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
+            require(y >= 0 && x >= 0 && y <= v.height - height && x <= v.width - width,
+                    "an output leaves its value");
+        }
+        exits.push_back({value, corners.data(), height, width, out.data()});
+    }
+    return exits;
+}
+
+std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs,
+                             int64_t positions) {
+    std::vector<RowExit> rows;
+    for (const auto& [layer, out] : outputs) {
+        require(layer >= 0 && layer < static_cast<int>(program.layers().size()), "there is no such layer");
+        require(out.ndim() == 2 && static_cast<int64_t>(out.shape(0)) == positions &&
+                    static_cast<int64_t>(out.shape(1)) == program.layers()[layer].size,
+                "a layer's output has the wrong shape");
+        rows.push_back({layer, out.data()});
+    }
+    return rows;
+}
+
+}  // namespace
+
+void bind_session(nb::module_& m) {
+    nb::class_<PySession>(m, "Session")
+        .def(
+            "__init__",
+            [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
+               Floats<3> input, Floats<3> baseline, int threads, std::vector<ShrinkNumbers> numbers) {
+                const std::vector<Box> boxes = boxes_of(*program, extents);
+                check_kept(*program, kept);
+                std::vector<Shrink> shrinks = shrinks_of(*program, numbers);
+                const Value& in = program->values()[0];
+                for (const auto* x : {&input, &baseline})
+                    require(static_cast<int64_t>(x->shape(0)) == in.height &&
+                                static_cast<int64_t>(x->shape(1)) == in.width &&
+                                static_cast<int64_t>(x->shape(2)) == in.channels,
+                            "the input has the wrong shape");
+                require(threads > 0, "there is at least one thread");
+                program->seal();
+                new (self) PySession();
+                self->program = program;
+                self->kept = kept;
+                const Signals signals{&self->cancel};
+                try {
+                    const nb::gil_scoped_release release;
+                    self->session =
+                        std::make_unique<Session>(program, boxes, kept, std::move(shrinks), input.data(),
+                                                  baseline.data(), threads, std::cref(signals));
+                } catch (...) {
+                    self->~PySession();
+                    if (signals.raised) throw nb::python_error();
+                    throw;
+                }
+            },
+            "program"_a, "extents"_a.noconvert(), "kept"_a, "input"_a.noconvert(), "baseline"_a.noconvert(),
+            "threads"_a, "shrinks"_a.noconvert())
+        .def(
+            "base",
+            [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
+                s.session->base(exits_of(s, values, 1), rows_of(*s.program, layers, 1));
+            },
+            "values"_a.noconvert(), "layers"_a.noconvert())
+        .def(
+            "run",
+            [](PySession& s, Longs boxes, std::optional<Effects> effects, std::vector<ValueOutput> values,
+               std::vector<LayerOutput> layers) {
+                require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
+                const Value& in = s.program->values()[0];
+                std::vector<Occlusion> positions;
+                for (std::size_t i = 0; i < boxes.shape(0); ++i) {
+                    const int64_t* b = boxes.data() + 6 * i;
+                    for (int axis = 0; axis < 3; ++axis)
+                        require(b[2 * axis] <= b[2 * axis + 1], "a box ends before it begins");
+                    require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
+                                b[5] <= in.width,
+                            "a box leaves the input");
+                    positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
+                }
+                const int64_t n = static_cast<int64_t>(positions.size());
+                const auto exits = exits_of(s, values, n);
+                const auto rows = rows_of(*s.program, layers, n);
+                require(!effects || static_cast<int64_t>(effects->shape(0)) == n,
+                        "there is one effect for every position");
+                const Signals signals{&s.cancel};
+                bool done;
+                {
+                    const nb::gil_scoped_release release;
+                    done = s.session->run(positions, exits, rows, effects ? effects->data() : nullptr,
+                                          std::cref(signals));
+                }
+                if (signals.raised) throw nb::python_error();
+                return done;
+            },
+            "boxes"_a.noconvert(), "effects"_a.noconvert().none(), "values"_a.noconvert(),
+            "layers"_a.noconvert())
+        .def("cancel", [](PySession& s) { s.cancel = true; });
+}
+
+}  // namespace krypton

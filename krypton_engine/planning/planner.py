@@ -19,10 +19,17 @@ from torch import Tensor, nn
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
-from krypton_engine.executors import cuda, native
 from krypton_engine.executors.base import Session
+from krypton_engine.executors.cuda import engine as cuda_engine
+from krypton_engine.executors.cuda import executor as cuda
+from krypton_engine.executors.cuda.program import CudaProgram
+from krypton_engine.executors.cuda.session import CudaSession
 from krypton_engine.executors.full import FullSession, evaluate
-from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.executors.native import executor as native
+from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import whole
 from krypton_engine.graph.ir import Graph, in_full
@@ -262,7 +269,7 @@ class Preparer:
             plan = Plan(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
         chooses = self.executor == "auto" and plan is told
-        if self.executor == "cuda" or (chooses and device.type == cuda.DEVICE):
+        if self.executor == "cuda" or (chooses and device.type == cuda_engine.DEVICE):
             on_gpu = cuda.program(graph, plan, device)
             if not isinstance(on_gpu, str):
                 plan.executor = on_gpu.describe(window)
@@ -281,14 +288,14 @@ class Preparer:
         told.executor = f"reference ({why})"
         return Ready(told, graph, lambda *example: ReferenceSession(_reference(graph), plan, *example))
 
-    def _native(self, graph: Graph, plan: Plan, device: torch.device) -> native.NativeProgram | str:
+    def _native(self, graph: Graph, plan: Plan, device: torch.device) -> NativeProgram | str:
         """The engine's program, or why it is not taken."""
         insists, budget = self.executor == "native", self.budget(device)
         if not insists and native.packed_bytes(graph) > budget:
             return "memory_budget does not hold the C++ engine's packed weights"
         if "native" not in graph.programs:
             graph.programs["native"] = native.program(graph, device)
-        found: native.NativeProgram | str = graph.programs["native"]
+        found: NativeProgram | str = graph.programs["native"]
         if isinstance(found, str) or insists:
             return found
         if not found.pays(plan):
@@ -503,8 +510,8 @@ def _reference(graph: Graph) -> ReferenceProgram:
 
 
 def _native_session(
-    program: native.NativeProgram, told: Plan, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
-) -> native.NativeSession:
+    program: NativeProgram, told: Plan, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> NativeSession:
     """The engine's session, beside which the reference executor stands by."""
     words = told.executor
 
@@ -512,12 +519,12 @@ def _native_session(
         told.executor = f"{words}; the reference executor where numbers are not finite"
         return ReferenceSession(_reference(program.graph), plan, *example)
 
-    return native.NativeSession(program, plan, *example, reference)
+    return NativeSession(program, plan, *example, reference)
 
 
 def _cuda_session(
-    program: cuda.CudaProgram, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
-) -> cuda.CudaSession:
+    program: CudaProgram, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
+) -> CudaSession:
     """The GPU's session, and a plan that says what it measured."""
     session = program.open(plan, *example)
     plan.executor = program.describe(plan.window)

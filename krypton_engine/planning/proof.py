@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from krypton_engine.executors import cuda
+from krypton_engine.common.precision import precisions
 from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
 from krypton_engine.graph.ir import Graph
 
@@ -59,7 +59,7 @@ def precision(graph: Graph, output: Tensor) -> float:
     """Rounding of the least precise numbers between the occluded input and ``output``."""
     dtypes = [output.dtype, *(node.dtype for node in graph.nodes if node.depends and node.dtype is not None)]
     eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
-    if output.is_cuda and torch.float32 in dtypes and "tf32" in cuda.precisions():
+    if output.is_cuda and torch.float32 in dtypes and "tf32" in precisions():
         eps = max(eps, 2**-10)
     return eps
 

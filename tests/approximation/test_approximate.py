@@ -21,8 +21,10 @@ from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCance
 from krypton_engine.approximation.compensation import are_probabilities, compensated
 from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
-from krypton_engine.executors.native import NativeProgram, NativeSession
-from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.gradients import first_order
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample

@@ -241,7 +241,7 @@ class Aside(nn.Module):
 
 
 def test_groups_that_wait_for_the_rest_of_the_model_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr("krypton_engine.executors.reference.ReferenceSession.largest_batch", 8)
+    monkeypatch.setattr("krypton_engine.executors.reference.session.ReferenceSession.largest_batch", 8)
     model, x = Aside().eval().double(), torch.randn(1, 3, 8, 8, dtype=torch.float64)
     occlusion = KryptonOcclusion(model, executor="reference")
     heatmap = occlusion.heatmap(x, (3, 2, 2), (3, 1, 1), classes="all")

@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from krypton_engine import InputError
-from krypton_engine.executors import native
-from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.executors.native import executor
+from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import Convolution, Pool, clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
@@ -157,9 +160,9 @@ def test_the_engine_clips_alike(tau):
     expected = answers(clipped(graph, tau), x, window).float()
     x = x.float()
     graph = clipped(capture(model.float(), (x,), 0), tau)
-    program = native.program(graph, x.device)
-    assert isinstance(program, native.NativeProgram), program
-    session = native.NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
+    program = executor.program(graph, x.device)
+    assert isinstance(program, NativeProgram), program
+    session = NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
     found = torch.empty_like(expected)
     for positions, values in session.stream(np.arange(len(window))):
         found[torch.from_numpy(positions)] = values
@@ -171,8 +174,8 @@ def test_the_engine_clips_all_or_nothing():
     """What PyTorch would run in full after the engine's part would not be clipped."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Softmax(3), nn.Conv2d(3, 2, 3), nn.Flatten())
     graph = capture(model, (torch.randn(1, 2, 12, 12),), 0)
-    assert isinstance(native.program(graph, torch.device("cpu")), native.NativeProgram)
-    assert "clips all or nothing" in str(native.program(clipped(graph, 0.5), torch.device("cpu")))
+    assert isinstance(executor.program(graph, torch.device("cpu")), NativeProgram)
+    assert "clips all or nothing" in str(executor.program(clipped(graph, 0.5), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("tau", [0, -1, 1.01, float("nan")])

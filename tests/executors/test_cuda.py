@@ -25,8 +25,11 @@ from test_native_kernels import release
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors import cuda
-from krypton_engine.executors.reference import ReferenceProgram, ReferenceSession
+from krypton_engine.executors.cuda import cuts, engine, executor
+from krypton_engine.executors.cuda.program import CudaProgram
+from krypton_engine.executors.cuda.session import CudaSession
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
@@ -50,20 +53,20 @@ def device(request, monkeypatch):
     """Where the engine runs in this test."""
     monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
     if request.param == "gpu":
-        assert not cuda.MISSING, cuda.MISSING
+        assert not engine.MISSING, engine.MISSING
         monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
         return torch.device("cuda")
-    monkeypatch.setattr(cuda, "_cuda", request.getfixturevalue("on_the_host"))
-    monkeypatch.setattr(cuda, "MISSING", "")
-    monkeypatch.setattr(cuda, "DEVICE", "cpu")
+    monkeypatch.setattr(engine, "_cuda", request.getfixturevalue("on_the_host"))
+    monkeypatch.setattr(engine, "MISSING", "")
+    monkeypatch.setattr(engine, "DEVICE", "cpu")
     return torch.device("cpu")
 
 
 @pytest.fixture
 def all_on_boxes(monkeypatch):
     """Small networks are faster in full, which would prove nothing."""
-    monkeypatch.setattr(cuda.CudaSession, "measured_cut", lambda session: None)
+    monkeypatch.setattr(CudaSession, "measured_cut", lambda session: None)
 
 
 @pytest.fixture
@@ -76,15 +79,15 @@ def way(request, monkeypatch):
         taken.append(request.param in names)
         return names.index(request.param) if taken[-1] else 0
 
-    monkeypatch.setattr(cuda.CudaSession, "_faster", faster)
+    monkeypatch.setattr(CudaSession, "_faster", faster)
     yield request.param
     assert any(taken)
 
 
-def opened_session(graph, window, x, kind=cuda.CudaSession, program=None):
+def opened_session(graph, window, x, kind=CudaSession, program=None):
     if program is None:
-        program = cuda.program(graph, Plan(graph, window), x.device)
-        assert isinstance(program, cuda.CudaProgram), program
+        program = executor.program(graph, Plan(graph, window), x.device)
+        assert isinstance(program, CudaProgram), program
     return kind(program, Plan(graph, window), (x,), torch.zeros(1, device=x.device), 2**30)
 
 
@@ -106,7 +109,7 @@ def check_drawn(
     network = data.draw(networks(rank), "network")
     asked = data.draw(questions(network.shape), "question")
     way = data.draw(st.integers(0, 1), "way to compute convolutions")
-    monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
+    monkeypatch.setattr(CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
     double = build(network)
     note(f"input {network.shape}\n{double}")
     x, baseline = image_and_baseline(network.shape, asked)
@@ -281,10 +284,10 @@ def test_what_is_dropped_is_added_back(device):
 
 
 def test_the_cheapest_cut():
-    assert cuda.cheapest_cut([0, 1, 2, 3], [0, 4, 8, 12]) == 3, "boxes pay all the way"
-    assert cuda.cheapest_cut([0, 5, 10, 15], [0, 4, 8, 12]) == 0, "nowhere"
-    assert cuda.cheapest_cut([0, 1, 8, 15], [0, 4, 8, 12]) == 1, "at first"
-    assert cuda.cheapest_cut([0, 4, 8], [0, 4, 8]) == 2, "boxes, if it is all the same"
+    assert cuts.cheapest_cut([0, 1, 2, 3], [0, 4, 8, 12]) == 3, "boxes pay all the way"
+    assert cuts.cheapest_cut([0, 5, 10, 15], [0, 4, 8, 12]) == 0, "nowhere"
+    assert cuts.cheapest_cut([0, 1, 8, 15], [0, 4, 8, 12]) == 1, "at first"
+    assert cuts.cheapest_cut([0, 4, 8], [0, 4, 8]) == 2, "boxes, if it is all the same"
 
 
 def test_in_full_from_any_bottleneck(device, monkeypatch):
@@ -296,9 +299,7 @@ def test_in_full_from_any_bottleneck(device, monkeypatch):
     count = len(capture(model, (x,), 0).bottlenecks)
     assert count > 3
     for k in range(count):
-        monkeypatch.setattr(
-            cuda.CudaSession, "measured_cut", lambda session, k=k: session.graph.bottlenecks[k]
-        )
+        monkeypatch.setattr(CudaSession, "measured_cut", lambda session, k=k: session.graph.bottlenecks[k])
         with incremental():
             occlusion = KryptonOcclusion(model, executor="cuda")
             assert_like_captum(model, x, (2, 4, 4), (2, 3, 3), target=1, occlusion=occlusion)
@@ -315,7 +316,7 @@ def test_the_cut_is_measured(device):
     cut = session.measured_cut()
     assert cut is None or cut in session.graph.bottlenecks
     assert set(session.program.faster.values()) <= {0, 1} and len(session.program.faster) >= 2
-    clock = cuda._Clock(device)
+    clock = cuts.Clock(device)
     clock.mark()
     clock.mark()
     first, second = clock.seconds()
@@ -360,7 +361,7 @@ def test_many_sessions_leak_nothing(device):
 @torch.no_grad()
 def test_weights_that_are_an_input(device, monkeypatch):
     """They may be others for the next session of the same window."""
-    monkeypatch.setattr(cuda.CudaSession, "_faster", lambda session, ways, *_: len(ways) - 1)
+    monkeypatch.setattr(CudaSession, "_faster", lambda session, ways, *_: len(ways) - 1)
 
     def model(x, weights):
         return torch.nn.functional.conv2d(x, weights, padding=1).relu().amax((2, 3))
@@ -372,8 +373,8 @@ def test_weights_that_are_an_input(device, monkeypatch):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
         graph = graph or capture(model, (x,), 0, (weights,))
-        program = cuda.program(graph, Plan(graph, window), x.device)
-        session = cuda.CudaSession(
+        program = executor.program(graph, Plan(graph, window), x.device)
+        session = CudaSession(
             program, Plan(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
         )
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
@@ -396,13 +397,13 @@ def test_inference_mode_and_then_without(device, image):
 def test_few_at_a_time(device, monkeypatch, image):
     """Nobody computes more positions together than was asked for, nor fills groups up beyond."""
     model, x = SmallCNN().to(device), image.to(device)
-    copies, compute = [], cuda.CudaSession._compute
+    copies, compute = [], CudaSession._compute
 
     def noted(session, nodes, at):
         copies.append(at.copies)
         compute(session, nodes, at)
 
-    monkeypatch.setattr(cuda.CudaSession, "_compute", noted)
+    monkeypatch.setattr(CudaSession, "_compute", noted)
     with torch.no_grad():
         session = opened_session(capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x)
         for limit in (1, 3, 5, 12):
@@ -418,8 +419,8 @@ def test_few_at_a_time(device, monkeypatch, image):
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
 def test_it_is_built_where_nvcc_is():
     """Unless somebody asked for fewer, for every GPU since Turing, and it loads where there is none."""
-    assert not cuda.MISSING
-    assert "CUDAARCHS" in os.environ or cuda.architectures().startswith("75-real")
+    assert not engine.MISSING
+    assert "CUDAARCHS" in os.environ or engine.architectures().startswith("75-real")
 
 
 def test_auto_takes_it(device, image):
@@ -442,7 +443,7 @@ def test_the_budget_follows_the_gpu(monkeypatch):
     assert Preparer("auto", 7).budget(torch.device("cuda:1")) == 7
 
 
-@pytest.mark.skipif(not cuda.MISSING and torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(not engine.MISSING and torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu(cnn, image):
     with pytest.warns(FallbackWarning, match="the reference executor runs this model: the CUDA engine"):
         heatmap = KryptonOcclusion(cnn, executor="cuda").heatmap(image, (3, 6, 5), (3, 3, 3))

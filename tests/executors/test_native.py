@@ -20,14 +20,16 @@ from support.random_cnns import brute_force, build, image_and_baseline, networks
 from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
-from krypton_engine.executors import native
+from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import capture
 
 # With KRYPTON_REQUIRE_NATIVE=1, as in CI, a missing engine is a failure.
 pytestmark = pytest.mark.skipif(
-    bool(native.MISSING) and "KRYPTON_REQUIRE_NATIVE" not in os.environ, reason=native.MISSING
+    bool(engine.MISSING) and "KRYPTON_REQUIRE_NATIVE" not in os.environ, reason=engine.MISSING
 )
 
 
@@ -60,7 +62,7 @@ def test_models_run_there(name):
     case = torchvision_case(name)
     model, x = case.make(), case.image()[None]
     plan = KryptonOcclusion(model).plan(x, (3, 32, 32), 32)
-    assert plan.executor.startswith(f"native ({native.instruction_sets()[0]}"), plan.executor
+    assert plan.executor.startswith(f"native ({engine.instruction_sets()[0]}"), plan.executor
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
@@ -143,18 +145,18 @@ def test_more_random_networks():
     run()
 
 
-@pytest.mark.parametrize("isa", native.instruction_sets())
+@pytest.mark.parametrize("isa", engine.instruction_sets())
 def test_instruction_sets(isa):
     """Every position of a small CNN of all kinds of kernels, cut windows and single channels too."""
     model, x = small_cnn(), torch.randn(1, 3, 21, 23)
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
         graph = capture(model, (x,), 0)
-        program = native.NativeProgram(graph, isa)
+        program = NativeProgram(graph, isa)
         assert program.reason == "" and not program.tail.nodes and program.program.isa == isa
         for shape, strides in (((3, 5, 6), (3, 3, 4)), ((1, 4, 4), (1, 4, 4))):
             window = SlidingWindow((3, 21, 23), shape, strides)
-            session = native.NativeSession(
+            session = NativeSession(
                 program, Plan(graph, window), (x,), torch.tensor(0.5), 2**30, no_reference
             )
             copies = x.repeat(len(window), 1, 1, 1)
@@ -174,8 +176,8 @@ def test_any_list_of_positions():
     with torch.no_grad():
         graph = capture(model, (x,), 0)
         window = SlidingWindow((3, 21, 23), (3, 4, 4), (3, 2, 2))
-        session = native.NativeSession(
-            native.NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
+        session = NativeSession(
+            NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
         )
         alone = {p: out for p in range(0, len(window), 7) for _, (out,) in session.stream(np.array([p]))}
         for limit in (1, 5, None):
@@ -207,12 +209,12 @@ def test_shrinking_drops_rims_and_tells_their_effect():
 
     with torch.no_grad():
         graph = capture(model, (x,), 0)
-        program = native.NativeProgram(graph)
+        program = NativeProgram(graph)
         sites = [node.index for node in graph.nodes if "pool" in node.op]
         assert set(sites) <= set(program.shrinkable)
 
         def session(shrinks):
-            return native.NativeSession(
+            return NativeSession(
                 program, Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference, shrinks
             )
 
@@ -324,7 +326,7 @@ def test_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert native.threads() == 1
+        assert engine.threads() == 1
     finally:
         torch.set_num_threads(before)
 
@@ -359,8 +361,8 @@ def test_pure_python_install(tmp_path):
         "if 'krypton' not in type(f).__module__.lower() and 'ScikitBuild' not in type(f).__name__]\n"
         "import torch, krypton_engine\n"
         f"assert krypton_engine.__file__.startswith({str(site)!r}), krypton_engine.__file__\n"
-        "from krypton_engine.executors import native\n"
-        "assert 'not installed' in native.MISSING\n"
+        "from krypton_engine.executors.native import engine\n"
+        "assert 'not installed' in engine.MISSING\n"
         "m = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 900, 2))\n"
         "occlusion = krypton_engine.KryptonOcclusion(m.eval(), executor='native')\n"
         "print(occlusion.plan(torch.rand(1, 1, 32, 32), (1, 4, 4), 4))\n"

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from krypton_engine.executors import native
+from krypton_engine.executors.native import engine
 
 pytestmark = pytest.mark.skipif(
-    bool(native.MISSING) and "KRYPTON_REQUIRE_NATIVE" not in os.environ, reason=native.MISSING
+    bool(engine.MISSING) and "KRYPTON_REQUIRE_NATIVE" not in os.environ, reason=engine.MISSING
 )
-_native = native._native
+_native = engine._native
 
 HEIGHT, WIDTH, CHANNELS = 9, 7, 5
 PLAIN = (-math.inf, math.inf, "identity", 0.0)

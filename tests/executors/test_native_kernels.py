@@ -103,8 +103,8 @@ folder = pathlib.Path(sys.argv[1])
 spec = importlib.util.spec_from_file_location("krypton_engine._native", path)
 sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-from krypton_engine.executors import native
-assert native._native is module
+from krypton_engine.executors.native import engine
+assert engine._native is module
 sys.path[:0] = ["tests", "tests/executors"]
 import test_native_kernels
 test_native_kernels.release = lambda request: folder

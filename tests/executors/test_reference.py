@@ -8,7 +8,7 @@ from support.tiny_models import assert_close, brute_force, incremental, settle
 from torch import nn
 
 from krypton_engine import KryptonOcclusion
-from krypton_engine.executors import reference
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.perturbation.windows import SlidingWindow
 
 
@@ -40,7 +40,7 @@ def test_branches_are_written_to_their_place(size, monkeypatch):
     torch.manual_seed(0)
     model, x = Block().double(), torch.randn(1, 3, 14, 14, dtype=torch.float64)
     written = []
-    room = reference.ReferenceSession._room
+    room = ReferenceSession._room
 
     def spied(self, node, *rest):
         into, loaded = room(self, node, *rest)
@@ -48,7 +48,7 @@ def test_branches_are_written_to_their_place(size, monkeypatch):
             written.append(node.name)
         return into, loaded
 
-    monkeypatch.setattr(reference.ReferenceSession, "_room", spied)
+    monkeypatch.setattr(ReferenceSession, "_room", spied)
     window = SlidingWindow((3, 14, 14), (3, size, size), (3, 1, 1))
     with incremental():
         heatmap = KryptonOcclusion(model, executor="reference").heatmap(

@@ -25,7 +25,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from krypton_engine.executors import cuda, native
+    from krypton_engine.executors.cuda import engine as cuda
+    from krypton_engine.executors.native import engine as native
 
     row("krypton", f"{krypton_engine.__version__} in {Path(krypton_engine.__file__).parent}")
     row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")

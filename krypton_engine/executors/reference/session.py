@@ -1,9 +1,9 @@
-"""The reference executor: PyTorch on changed boxes, for any device, dtype, rank and operator."""
+"""A session of the reference executor: PyTorch on the changed boxes of groups of positions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -17,23 +17,20 @@ from torch import Tensor
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
+from krypton_engine.executors.layout import Layout, View, column_axes, fill_of, on_device
+from krypton_engine.executors.reference.program import INTO, ReferenceProgram
 from krypton_engine.executors.tail import (
     IN_PLACE,
-    Tail,
     channels_last,
-    last_uses,
-    overwriting,
     repeated,
 )
 from krypton_engine.graph.gradients import Head, first_order
-from krypton_engine.graph.ir import BATCH, Apply, Convolution, Graph, Node, Pool, Reindex, refs, resolve
+from krypton_engine.graph.ir import BATCH, Apply, Convolution, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.changed import ChangedCells, distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
 from krypton_engine.plan.plan import Plan
-
-aten = torch.ops.aten
 
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
@@ -41,155 +38,8 @@ LARGEST_TAIL = 256
 _SCRATCH = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
-
-def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
-    """``torch.cat`` of parts that may have been written to their place already."""
-    first = 0
-    for part in parts:
-        room = out.narrow(dim, first, part.shape[dim])
-        if part.data_ptr() != room.data_ptr():
-            room.copy_(part)
-        first += part.shape[dim]
-    return out
-
-
 CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
-_INTO: dict[Any, Callable[..., Tensor]] = {
-    aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
-    aten.hardtanh.default: aten.hardtanh.out,
-    aten.silu.default: aten.silu.out,
-    aten.hardswish.default: aten.hardswish.out,
-    aten.sigmoid.default: aten.sigmoid.out,
-    aten.add.Tensor: aten.add.out,
-    aten.cat.default: _side_by_side,
-}
-"""Operators that can write their result where it is wanted."""
-
 _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
-
-
-class ReferenceProgram:
-    """A graph made ready: weights in channels-last layout, and which values are written where."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.constants = {
-            node.index: channels_last(node.value) for node in graph.nodes if node.value is not None
-        }
-        self.frontiers = [node.index for node in graph.frontiers]
-        self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
-        self.last_use = last_uses(graph, graph.nodes)
-        self.in_place = overwriting(graph)
-        self.into_view = {
-            node.index
-            for node in graph.nodes
-            if node.target in _INTO
-            and isinstance(node.box, Apply)
-            and node.index not in self.frontiers
-            and graph.needs_view(node)
-        }
-        self.parts = {
-            index: part
-            for node in graph.nodes
-            if node.op == "cat" and node.index in self.into_view
-            for index, part in _parts(node, graph).items()
-            if index in self.into_view
-        }
-        self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
-        self.shrinkable = [
-            node.index
-            for node in graph.nodes
-            if node.local and node.operands and not self._only_passed_on(node)
-        ]
-
-    def keeps_view(self, node: Node) -> bool:
-        """Whether a session keeps the un-occluded cells of a local node."""
-        return self.graph.needs_view(node)
-
-    def _only_passed_on(self, node: Node) -> bool:
-        """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
-        if node.index in self.frontiers or len(self.graph.readers[node.index]) != 1:
-            return False
-        ((reader, i),) = self.graph.readers[node.index]
-        other = self.graph.nodes[reader]
-        return isinstance(other.box, Apply) and other.same_cells(i)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A value that is part of a concatenation, and nothing else: from ``first`` on along ``dim``."""
-
-    whole: int
-    dim: int
-    first: int
-
-
-def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
-    """What a concatenation alone reads, and once."""
-    dim = concatenation.args[1] if len(concatenation.args) > 1 else concatenation.kwargs.get("dim", 0)
-    read = list(refs(concatenation.args))
-    sizes = [graph.nodes[i].shape[dim] for i in read]
-    return {
-        i: _Part(concatenation.index, dim, sum(sizes[:k]))
-        for k, i in enumerate(read)
-        if len(graph.readers[i]) == 1 == read.count(i) and graph.nodes[i].dtype == concatenation.dtype
-    }
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The cells of one value as the rows of a table.
-
-    Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of the
-    value so, ``back`` as they were.
-    """
-
-    axes: tuple[int, ...]
-    sizes: tuple[int, ...]
-    order: tuple[int, ...]
-    back: tuple[int, ...]
-    columns: tuple[int, ...]
-
-    @classmethod
-    def of(cls, node: Node, columns: frozenset[int]) -> Layout:
-        """The layout of ``node`` with some of its axes among the columns."""
-        axes = tuple(axis for axis in node.axes if axis not in columns)
-        rows = [node.roles.index(axis) for axis in axes]
-        rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
-        order = (0, *rows, *rest)
-        return cls(
-            axes,
-            tuple(node.shape[dim] for dim in rows),
-            order,
-            tuple(np.argsort(order).tolist()),
-            tuple(node.shape[dim] for dim in rest),
-        )
-
-    def stride(self, k: int) -> int:
-        """Rows from one cell to the next along the k-th axis."""
-        return math.prod(self.sizes[k + 1 :])
-
-    def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
-        """Rows that hold the cells of ``box``, in the dimensions of the value."""
-        return rows.view(*box, *self.columns).permute(self.back)
-
-    def as_rows(self, value: Tensor) -> Tensor:
-        """``value`` with its dimensions as they lie in rows."""
-        return value.permute(self.order)
-
-
-@dataclass
-class View:
-    """The un-occluded cells of one value as rows, so that a gather composes any region.
-
-    The rows are the view's cells, then one row per padding constant, then room for a group's changed
-    cells.
-    """
-
-    layout: Layout
-    table: Tensor
-    fills: dict[float, int]
-    changed_at: int
 
 
 @dataclass
@@ -223,28 +73,6 @@ class _Patch:
             np.array_equal(self.lo[axis], first) and np.array_equal(self.hi[axis], first + self.extents[axis])
             for axis, first in self.start.items()
         )
-
-
-def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]]:
-    """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
-    spanned = frozenset(axis for axis in range(len(window.shape)) if window.spans(axis))
-    found: dict[int, frozenset[int]] = {}
-    for node in graph.nodes:
-        if not node.local:
-            continue
-        mine = spanned & frozenset(node.axes)
-        for i, operand in enumerate(node.operands):
-            source = graph.nodes[operand]
-            if source.depends:
-                mine &= found[operand] | node.whole
-            mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
-        found[node.index] = mine
-    for node in graph.nodes:
-        for reader, i in graph.readers[node.index]:
-            moved = {axis for axis, step in graph.nodes[reader].maps[i].items() if not step.is_identity()}
-            if node.local:
-                found[node.index] -= moved
-    return found
 
 
 class ReferenceSession:
@@ -527,7 +355,7 @@ class ReferenceSession:
     def _room(
         self, node: Node, group: Group, start: Mapping[int, IntArray], extents: Mapping[int, int]
     ) -> tuple[Tensor | None, bool]:
-        """Where an operator of ``_INTO`` writes its boxes, and whether that is its own view's table.
+        """Where an operator of ``INTO`` writes its boxes, and whether that is its own view's table.
 
         What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
         """
@@ -708,7 +536,7 @@ class ReferenceSession:
         """``node`` on what was fetched.
 
         ``padded`` if that brings the padding along the axes with it; ``into`` is where an operator of
-        ``_INTO`` writes its result.
+        ``INTO`` writes its result.
         """
         box = node.box
         if isinstance(box, (Convolution, Pool)):
@@ -737,7 +565,7 @@ class ReferenceSession:
             args = (args[0], sizes, *args[2:])
         kwargs = resolve(node.kwargs, value, copies)
         if into is not None:
-            return _INTO[node.target](*args, **kwargs, out=into)
+            return INTO[node.target](*args, **kwargs, out=into)
         target = IN_PLACE[node.target] if node.index in self.program.in_place else node.target
         result: Tensor = target(*args, **kwargs)
         return result
@@ -795,30 +623,3 @@ class ReferenceSession:
                 has_source = has_source & torch.from_numpy((cells >= 0).reshape(shape))
             result = torch.where(has_source.to(self.device), part, result)
         return result
-
-
-def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """Numbers as a tensor there; nothing waits for them."""
-    host = torch.from_numpy(array)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
-
-
-def fill_of(node: Node) -> float:
-    """What ``node`` reads outside its operand."""
-    if isinstance(node.box, Pool) and node.box.maximum:
-        return -math.inf
-    return node.box.fill if isinstance(node.box, Reindex) else 0.0
-
-
-def _is_evenly_padded(node: Node) -> bool:
-    """Whether the operator's own padding, the same on both sides, gives the output's size."""
-    if isinstance(node.box, Pool):
-        return True
-    if not isinstance(node.box, Convolution):
-        return False
-    steps = node.maps[0].values()
-    return all(
-        isinstance(step, WindowMap)
-        and step.n_out == (step.n_in + 2 * step.padding - step.extent_read(1)) // step.stride + 1
-        for step in steps
-    )

@@ -1,23 +1,12 @@
-"""The CUDA executor: the reference executor's boxes on a GPU, with the kernels of ``csrc/cuda``.
-
-Convolutions are PyTorch's (cuDNN), or products of matrices whose rows a kernel of ours gathers, whichever is
-faster; boxes are put together, pooled and finished by our own kernels, which read cells where they lie. All
-that a group of positions needs to know is one small table of coordinates, so that what runs on the GPU is the
-same for every group of the same extents: it is recorded once as a CUDA graph and replayed.
-"""
+"""A session on a GPU."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import itertools
 import math
 import threading
-import time
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -27,46 +16,21 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.common.precision import precisions
+from krypton_engine.executors.cuda.arena import give_back, lease, settings
+from krypton_engine.executors.cuda.boxes import Boxes, Patch, Waiting
+from krypton_engine.executors.cuda.cuts import AHEAD, Clock, cheapest_cut
+from krypton_engine.executors.cuda.engine import AXES, ELEMENTS, padded
+from krypton_engine.executors.cuda.program import CudaProgram, Finish, is_pointwise
 from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
-from krypton_engine.executors.lowering import Unsupported, arguments_of, epilogue_of
-from krypton_engine.executors.reference import (
-    CONVOLUTION,
-    Layout,
-    ReferenceProgram,
-    ReferenceSession,
-    View,
-    column_axes,
-    fill_of,
-    on_device,
-)
-from krypton_engine.executors.tail import Tail, averages_cells, channels_last
-from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, in_full, refs, resolve
+from krypton_engine.executors.layout import Layout, View, fill_of, on_device
+from krypton_engine.executors.reference.session import CONVOLUTION, ReferenceSession
+from krypton_engine.executors.tail import channels_last
+from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.changed import distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.plan import Plan
-
-try:
-    from krypton_engine import _cuda
-except ImportError as error:  # built without nvcc
-    _cuda = None  # type: ignore[assignment]
-    MISSING = f"the CUDA engine is not installed ({error})"
-else:
-    MISSING = ""
-
-DEVICE = "cuda"
-
-_AXES = 3
-"""Axes that boxes run along at most, as the kernels have it."""
-
-_ELEMENTS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-_FUNCTIONS = {"identity": "clamp", "silu": "silu", "hardswish": "hardswish", "sigmoid": "sigmoid"}
-_ACTIVATIONS = {"relu", "hardtanh", "relu6", "clamp", "clamp_min", "silu", "hardswish", "sigmoid"}
-
-_LARGEST_TAIL_TENSOR = 512 * 2**20
-_MOST_GRAPHS = 128
-"""Recorded groups that an arena keeps: those of about 20 classes of a window's positions. Further ones
-are not recorded: to make room for them would cost more than they save."""
 
 _UNFOLDED = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
@@ -77,464 +41,6 @@ can be recorded once and for all."""
 
 _MANY = 4
 """Of the largest batch: so many positions are told apart by the sizes of their boxes."""
-
-_MOST_ARENAS = 4
-"""Arenas that are kept between sessions, of all programs together: their memory serves nothing else."""
-
-
-def program(graph: Graph, plan: Plan, device: torch.device) -> CudaProgram | str:
-    """``graph`` made ready for the window of ``plan``, or why the engine cannot run it."""
-    if MISSING:
-        return MISSING
-    if device.type != DEVICE:
-        return f"the CUDA engine runs on a GPU, not on {device.type}"
-    columns = column_axes(graph, plan.window)
-    for node in graph.nodes:
-        if not node.local:
-            continue
-        if node.dtype not in _ELEMENTS:
-            return f"{node.op} ({node.name}): the CUDA engine has no kernels for {node.dtype}"
-        if len(Layout.of(node, columns[node.index]).axes) > _AXES:
-            return f"{node.op} ({node.name}): the CUDA engine moves boxes along {_AXES} axes at most"
-        if isinstance(node.box, Pool) and None in node.roles[2:]:
-            return f"{node.op} ({node.name}): the CUDA engine pools along the axes of boxes only"
-        if isinstance(node.box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
-            return f"{node.op} ({node.name}): the CUDA engine merges values of the same axes only"
-    if refused := _probe(device):
-        return refused
-    if "cuda" not in graph.programs:
-        graph.programs["cuda"] = CudaProgram(graph, _cuda)
-    found: CudaProgram = graph.programs["cuda"]
-    return found
-
-
-@functools.cache
-def _probe(device: torch.device) -> str:
-    """Why a device cannot run the kernels; empty if it can."""
-    x = torch.zeros(1, device=device)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    try:
-        with torch.cuda.device_of(x):
-            _cuda.finish(
-                x.data_ptr(), 1, 0, None, [_cuda.Read()] * _AXES, [1] * _AXES, 1, _cuda.Function.clamp, 0, 1,
-                _cuda.Element.float32, stream,
-            )  # fmt: skip
-    except RuntimeError as error:
-        return f"the CUDA engine cannot run on {device} ({error}); it was built for {architectures()}"
-    return ""
-
-
-def architectures() -> str:
-    """The compute capabilities that the engine was built for, as CMake names them."""
-    return "" if MISSING else _cuda.architectures
-
-
-@dataclass(frozen=True)
-class _Finish:
-    """What a convolution's result goes through in place: another value is added, then an activation."""
-
-    convolution: Node
-    residual: tuple[Node, int] | None = None  # the addition, and which operand of it
-    function: str = "clamp"
-    low: float = -math.inf
-    high: float = math.inf
-
-
-class CudaProgram(ReferenceProgram):
-    """A graph made ready for the GPU.
-
-    Args:
-        graph: The graph.
-        kernels: The module of ``csrc/cuda``.
-
-    Attributes:
-        finishes: By node: the convolution that it is the end of.
-        absorbed: Nodes that are computed on the way to such an end.
-        reads: What each of the others reads.
-        last_read: Who reads a value last.
-        averages: Nodes after the frontier that average one of its values over all cells, and which.
-        exits: What is computed here and read by the rest of the model.
-        same_box: A number by node, equal for those whose boxes are always the same.
-        faster: What was measured: by a convolution, its size and PyTorch's settings, which way to compute it.
-        classes: Of windows, by how many positions they should have.
-        segments: Parts of the graph after each of which sessions that shrink cut their boxes.
-        rest: What comes after them.
-    """
-
-    def __init__(self, graph: Graph, kernels: Any) -> None:
-        super().__init__(graph)
-        self.kernels = kernels
-        self.finishes: dict[int, _Finish] = {}
-        self.absorbed: set[int] = set()
-        for node in graph.nodes:
-            roles = node.roles[1:]
-            if isinstance(node.box, Convolution) and roles[0] is None and None not in roles[1:]:
-                self._finish(node)
-        tail = [node for node in graph.nodes if node.depends and not node.local]
-        self.averages = self._averages(tail)
-        rest = [node for node in tail if node.index not in self.averages]
-        self.tail = Tail(graph, rest, _LARGEST_TAIL_TENSOR)
-        averaged = set(self.averages.values())
-        exits = [index for index in self.frontiers if index not in averaged] + list(self.averages)
-        self.exits = [graph.nodes[index] for index in exits]
-        self.same_box = _same_boxes(graph)
-        # An end reads later what the convolution before it would have read.
-        self.reads = {
-            node.index: self._read_by(node)
-            for node in graph.nodes
-            if node.local and node.operands and node.index not in self.absorbed
-        }
-        self.last_read = {operand: index for index, operands in self.reads.items() for operand in operands}
-        self.last_read |= dict.fromkeys(self.frontiers, len(graph.nodes))
-        convolutions = {node.index for node in graph.nodes if isinstance(node.box, Convolution)}
-        cuts = [
-            node
-            for node in graph.bottlenecks
-            if node.operands
-            and node.index not in self.absorbed
-            and convolutions & {reader for reader, _ in graph.readers[node.index]}
-        ]
-        self.shrinkable = [node.index for node in cuts]
-        ends = [graph.input, *cuts]
-        self.segments = [graph.between(first, last) for first, last in itertools.pairwise(ends)]
-        self.rest = graph.between(ends[-1])
-        self.faster: dict[Any, int] = {}
-        self.classes: dict[Any, WindowClasses] = {}
-        self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
-        self._mine = object()
-        weakref.finalize(self, _drop, self._mine)
-
-    def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, budget: int) -> CudaSession:
-        """A session that computes in full from where that measures faster on this device.
-
-        The first one of a window measures; see `CudaSession.measured_cut`.
-        """
-        if plan.window not in self._chosen:
-            trial = CudaSession(self, plan, inputs, baseline, budget)
-            cut = trial.measured_cut()
-            if cut is None:
-                self._chosen[plan.window] = self, plan
-                return trial
-            del trial
-            _drop(self._mine)
-            graph = in_full(self.graph, cut)
-            less = CudaProgram(graph, self.kernels)
-            less.constants = self.constants
-            self._chosen[plan.window] = less, Plan(graph, plan.window)
-        program, plan = self._chosen[plan.window]
-        return CudaSession(program, plan, inputs, baseline, budget)
-
-    def describe(self, window: SlidingWindow) -> str:
-        """Who runs a window, in words."""
-        chosen, _ = self._chosen.get(window, (self, None))
-        if chosen is self:
-            return "cuda"
-        full = chosen.graph.frontiers[0]
-        return f"cuda; in full after {full.op} ({full.name}), which measures faster"
-
-    def lease(self, key: Any, device: torch.device) -> _Arena:
-        """Memory for a session; one that was given back, if it fits."""
-        found, others = None, []
-        with contextlib.suppress(IndexError):
-            while found is None:  # other threads do the same, so that only single steps are safe
-                arena = _FREE.popleft()
-                if (arena.owner, arena.key, arena.device) == (self._mine, key, device):
-                    found = arena
-                else:
-                    others.append(arena)
-        _FREE.extendleft(reversed(others))
-        return found or _Arena(self._mine, key, device)
-
-    def keeps_view(self, node: Node) -> bool:
-        """Whether a session keeps the un-occluded cells of a local node."""
-        if node.index in self.absorbed:
-            return False
-        # A convolution of one cell that is added to something reads cells beside the box before it.
-        adding = (f.convolution.operands[0] for f in self.finishes.values() if f.residual is not None)
-        return self.graph.needs_view(node) or node.index in adding
-
-    def give_back(self, arena: _Arena) -> None:
-        """``arena`` is free for another session."""
-        _FREE.append(arena)
-
-    def _finish(self, convolution: Node) -> None:
-        """Fuse into ``convolution`` what alone follows it."""
-        graph, end = self.graph, convolution
-        found = _Finish(convolution)
-
-        def only_reader() -> tuple[Node, int] | None:
-            readers = graph.readers[end.index]
-            if len(readers) != 1 or end.index in self.frontiers:
-                return None
-            return graph.nodes[readers[0][0]], readers[0][1]
-
-        after = only_reader()
-        # A sum that is clipped may not be recomputed where its box ends and that of the residual goes on; and
-        # one of two convolutions that are added is the other's residual.
-        taken = {f.residual[0].index for f in self.finishes.values() if f.residual is not None}
-        fuses = after is not None and not graph.clips and after[0].index not in taken
-        if after is not None and fuses and _adds_two(after[0], graph):
-            self.absorbed.add(end.index)
-            end = after[0]
-            found = _Finish(convolution, (end, 1 - after[1]))
-            after = only_reader()
-        if after is not None and after[0].op in _ACTIVATIONS and after[0].dtype == convolution.dtype:
-            try:
-                epilogue = epilogue_of(after[0].op, arguments_of(after[0]))
-            except Unsupported:
-                epilogue = None
-            if epilogue is not None:
-                self.absorbed.add(end.index)
-                end = after[0]
-                found = _Finish(
-                    convolution, found.residual, _FUNCTIONS[epilogue.function], epilogue.low, epilogue.high
-                )
-        self.finishes[end.index] = found
-
-    def _read_by(self, node: Node) -> tuple[int, ...]:
-        finish = self.finishes.get(node.index)
-        if finish is None:
-            return node.operands
-        if finish.residual is None:
-            return finish.convolution.operands
-        addition, i = finish.residual
-        return *finish.convolution.operands, addition.operands[i]
-
-    def _averages(self, tail: Sequence[Node]) -> dict[int, int]:
-        reads = [i for node in tail for i in refs((node.args, node.kwargs))] + [self.graph.output]
-        found = {}
-        for node in tail:
-            sources = [i for i in refs((node.args, node.kwargs)) if self.graph.nodes[i].depends]
-            if len(sources) == 1 and reads.count(sources[0]) == 1:
-                source = self.graph.nodes[sources[0]]
-                if source.local and source.operands and averages_cells(node, source):
-                    found[node.index] = source.index
-        return found
-
-
-def _adds_two(node: Node, graph: Graph) -> bool:
-    """Whether ``node`` is the sum of two changing values, cell by cell."""
-    return (
-        node.op == "add"
-        and len(node.operands) == len(node.args) == 2
-        and not node.kwargs
-        and node.operands[0] != node.operands[1]
-        and all(node.same_cells(i) for i in range(2))
-        and all(
-            (other.depends, other.shape, other.dtype) == (True, node.shape, node.dtype)
-            for other in (graph.nodes[i] for i in node.operands)
-        )
-    )
-
-
-def _same_boxes(graph: Graph) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for node in graph.nodes:
-        if not node.local:
-            continue
-        changing = [i for i, operand in enumerate(node.operands) if graph.nodes[operand].depends]
-        theirs = {found[node.operands[i]] for i in changing}
-        same = len(theirs) == 1 and all(node.same_cells(i) for i in changing)
-        found[node.index] = theirs.pop() if same else node.index
-    return found
-
-
-# -- memory --------------------------------------------------------------------------------------------------
-
-
-class _Arena:
-    """Views at addresses that stay, and what was recorded to read them.
-
-    It belongs to one thread and one stream, so that what comes later on the stream finds it done with.
-
-    Args:
-        owner: Whose sessions it serves.
-        key: Which of them.
-        device: Where it lies.
-    """
-
-    def __init__(self, owner: object, key: Any, device: torch.device) -> None:
-        self.owner = owner
-        self.key = key
-        self.device = device
-        self._tables: dict[Any, Tensor] = {}
-        self._constants: dict[Any, Tensor] = {}
-        self._forget()
-
-    def _forget(self) -> None:
-        """Nothing is recorded; a pool of memory ends with the last graph in it."""
-        self._records: dict[Any, bool] = {}  # by what has been met: whether to record it
-        self._recorded: dict[Any, tuple[Any, Tensor, dict[int, Tensor]]] = {}
-        self._exits: dict[int, Tensor] = {}
-        self._settings: Any = None
-        self._pool: Any = None
-        self._aside: Any = None
-
-    def table(self, key: Any, rows: Tensor) -> Tensor:
-        """``rows``, where those of ``key`` lie."""
-        mine = self._tables.get(key)
-        if mine is None or (mine.shape, mine.dtype) != (rows.shape, rows.dtype):
-            self._tables[key] = mine = rows
-            self._forget()
-        else:
-            mine.copy_(rows)
-        return mine
-
-    def constant(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """What ``make`` makes, the same for all sessions, kept."""
-        if key not in self._constants:
-            self._constants[key] = make()
-        return self._constants[key]
-
-    def run(
-        self, key: Any, coordinates: npt.NDArray[np.int32], compute: Callable[[Tensor], dict[int, Tensor]]
-    ) -> dict[int, Tensor]:
-        """What ``compute`` makes of coordinates; recorded when a ``key`` comes for the second time.
-
-        Args:
-            key: Equal for calls that do the same.
-            coordinates: Numbers that change from call to call, ``(rows, copies)``.
-            compute: Works on the current stream, without waiting for it.
-        """
-        table = on_device(coordinates, self.device)
-        if self.device.type != "cuda":
-            return compute(table)
-        if self._settings != (now := _settings()):
-            self._forget()
-            self._settings = now
-        if key not in self._records:
-            found = compute(table)
-            for index, value in found.items():
-                self._exit(index, value)
-            self._records[key] = True  # all memory and constants that it needs are there
-            return found
-        if key not in self._recorded and self._records[key]:
-            full = len(self._recorded) == _MOST_GRAPHS
-            self._records[key] = not full and self._record(key, table, compute)
-        if key not in self._recorded:
-            return compute(table)
-        graph, mine, out = self._recorded[key]
-        mine.copy_(table)
-        graph.replay()
-        return {index: value.clone() for index, value in out.items()}
-
-    def _exit(self, index: int, value: Tensor) -> Tensor:
-        """Where all recorded groups leave a value."""
-        mine = self._exits.get(index)
-        if mine is None or len(mine) < len(value) or mine.dtype != value.dtype:
-            self._exits[index] = mine = torch.empty_like(value)
-        return mine[: len(value)]
-
-    def _record(self, key: Any, table: Tensor, compute: Callable[[Tensor], dict[int, Tensor]]) -> bool:
-        """Whether what ``compute`` does could be recorded."""
-        if self._pool is None:
-            # Memory is shared between graphs that were recorded on one stream.
-            self._pool, self._aside = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self.device)
-        mine, graph, here = table.clone(), torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
-        self._aside.wait_stream(here)
-        try:
-            with _RECORDING, torch.cuda.stream(self._aside):
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    found = compute(mine)
-                    out = {index: self._exit(index, value).copy_(value) for index, value in found.items()}
-                except RuntimeError:
-                    with contextlib.suppress(RuntimeError):
-                        graph.capture_end()
-                    raise
-                graph.capture_end()
-        except RuntimeError:  # somebody waited for the device meanwhile, or memory is short
-            self._pool = None
-            return False
-        here.wait_stream(self._aside)
-        self._recorded[key] = graph, mine, out
-        return True
-
-
-_FREE: deque[_Arena] = deque(maxlen=_MOST_ARENAS)
-"""Arenas that wait for a session; the one that has waited longest gives way."""
-
-
-def _drop(owner: object) -> None:
-    """Nothing waits for sessions of ``owner`` any more."""
-    for _ in range(len(_FREE)):
-        with contextlib.suppress(IndexError):
-            arena = _FREE.popleft()
-            if arena.owner is not owner:
-                _FREE.append(arena)
-
-
-_RECORDING = threading.Lock()
-"""PyTorch records one graph at a time."""
-
-
-def _settings() -> tuple[Any, ...]:
-    """What PyTorch was told of how to compute: a recorded graph goes on as it was told then."""
-    return (
-        precisions(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cuda"),
-    )
-
-
-def precisions() -> tuple[str, str]:
-    """How convolutions and matrix products of float32 round on a GPU: ``"tf32"``, or something exact."""
-    convolutions: Any = torch.backends.cudnn
-    return convolutions.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-
-
-@dataclass
-class _Patch:
-    """The changed cells of one value: a box of shared ``extents`` for every copy.
-
-    Attributes:
-        value: In the value's own dimensions, if a reader of the same cells may take it as it is.
-        extents: By axis.
-        place: By copy: which of the boxes is its own; None for the copy's number.
-        rows: The same as rows, once somebody asked for them.
-    """
-
-    value: Tensor | None
-    extents: Mapping[int, int]
-    place: Tensor | None = None
-    rows: Tensor | None = None
-
-
-class _Boxes:
-    """The boxes of one group on their way through the graph.
-
-    Args:
-        table: Where they lie, on the device: int32 ``(3 * slots, copies)``, start, lo and hi for each slot.
-        slots: Number of a node's axis.
-        extents: Their size, by node and axis.
-        patches: The changed cells that were computed and are still to be read.
-    """
-
-    def __init__(
-        self,
-        table: Tensor,
-        slots: Mapping[tuple[int, int], int],
-        extents: Mapping[int, Mapping[int, int]],
-        patches: dict[int, _Patch],
-    ) -> None:
-        self.table = table
-        self.extents = extents
-        self.patches = patches
-        self.copies = table.shape[1]
-        self._slots = slots
-
-    def of(self, node: int, axis: int) -> tuple[int, int, int]:
-        """Addresses of start, lo and hi; zeros for an axis without boxes."""
-        slot = self._slots.get((node, axis))
-        if slot is None:
-            return 0, 0, 0
-        width = self.copies * 4
-        first = self.table.data_ptr() + 3 * slot * width
-        return first, first + width, first + 2 * width
-
-
-# -- sessions ------------------------------------------------------------------------------------------------
 
 
 class CudaSession(ReferenceSession):
@@ -563,9 +69,9 @@ class CudaSession(ReferenceSession):
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
         # What was made in inference mode cannot be written outside of it.
         key = plan.window, bool(shrinks), threading.get_ident(), stream, torch.is_inference_mode_enabled()
-        self._arena = program.lease(key, device)
+        self._arena = lease(program.owner, key, device)
         self._kernels = program.kernels
-        weakref.finalize(self, program.give_back, self._arena)
+        weakref.finalize(self, give_back, self._arena)
         graph = program.graph
         keys = [(node.index, axis) for node in graph.nodes if node.local for axis in node.axes]
         self._slots = {key: slot for slot, key in enumerate(keys)}
@@ -645,7 +151,7 @@ class CudaSession(ReferenceSession):
 
             def compute(table: Tensor) -> dict[int, Tensor]:
                 patches = {self.graph.input.index: self._occluded()}
-                at = _Boxes(table, self._slots, extents, patches)
+                at = Boxes(table, self._slots, extents, patches)
                 self._compute(self.graph.nodes, at)
                 return self._exits(at)
 
@@ -655,7 +161,7 @@ class CudaSession(ReferenceSession):
     def _coordinates(
         self, group: Group, starts: Mapping[int, Mapping[int, IntArray]]
     ) -> npt.NDArray[np.int32]:
-        """The table of `_Boxes`; ``starts`` of boxes that do not lie where the group has them."""
+        """The table of `Boxes`; ``starts`` of boxes that do not lie where the group has them."""
         table = np.zeros((len(self._slots), 3, len(group.members)), dtype=np.int32)
         for index, lo in group.lo.items():
             node = self.graph.nodes[index]
@@ -668,7 +174,7 @@ class CudaSession(ReferenceSession):
                 mine[1], mine[2] = first, group.hi[index][axis]
         return table.reshape(-1, table.shape[2])
 
-    def _occluded(self) -> _Patch:
+    def _occluded(self) -> Patch:
         """The input's changed cells are those of one baseline, for all copies."""
         node = self.graph.input
         view = self._views[node.index]
@@ -677,12 +183,12 @@ class CudaSession(ReferenceSession):
             "zeros", lambda: torch.zeros(self.largest_batch, dtype=torch.int32, device=self.device)
         )
         sizes = {axis: node.size(axis) for axis in node.axes}
-        return _Patch(None, sizes, zeros, rows)
+        return Patch(None, sizes, zeros, rows)
 
     def _compute(
         self,
         nodes: Sequence[Node],
-        at: _Boxes,
+        at: Boxes,
     ) -> None:
         """Boxes of ``nodes`` from those of what they read; patches stay until they have been read."""
         program = self.program
@@ -690,12 +196,12 @@ class CudaSession(ReferenceSession):
             if not node.local or not node.operands or node.index in program.absorbed:
                 continue
             if all(at.extents[node.index].values()):
-                at.patches[node.index] = _Patch(self._boxes(node, at), at.extents[node.index])
+                at.patches[node.index] = Patch(self._boxes(node, at), at.extents[node.index])
             for operand in program.reads[node.index]:
                 if program.last_read[operand] == node.index:
                     at.patches.pop(operand, None)
 
-    def _boxes(self, node: Node, at: _Boxes) -> Tensor:
+    def _boxes(self, node: Node, at: Boxes) -> Tensor:
         """The boxes of ``node``, in its own dimensions."""
         finish = self.program.finishes.get(node.index)
         if finish is not None:
@@ -712,8 +218,8 @@ class CudaSession(ReferenceSession):
     def _convolved(
         self,
         node: Node,
-        finish: _Finish,
-        at: _Boxes,
+        finish: Finish,
+        at: Boxes,
     ) -> Tensor:
         """A convolution on the boxes of ``node``, which is the end of it, and what comes on the way there."""
         convolution = finish.convolution
@@ -723,7 +229,7 @@ class CudaSession(ReferenceSession):
         if self._is_product(node, convolution, box, at):
             ways.append(self._as_product)
         y = ways[self._faster(ways, node, convolution, box, at)](node, convolution, box, at)
-        cells, reads = None, [self._kernels.Read()] * _AXES
+        cells, reads = None, [self._kernels.Read()] * AXES
         if finish.residual is not None:
             addition, i = finish.residual
             source = self.graph.nodes[addition.operands[i]]
@@ -738,14 +244,14 @@ class CudaSession(ReferenceSession):
         bias = None if box.bias is None else self._constant(box.bias, 1).float().contiguous()
         self._kernels.finish(
             rows.data_ptr(), rows.shape[-1], 0 if bias is None else bias.data_ptr(), cells,
-            _padded(reads, self._kernels.Read),
-            _padded([at.extents[node.index][axis] for axis in node.axes], lambda: 1), at.copies,
+            padded(reads, self._kernels.Read),
+            padded([at.extents[node.index][axis] for axis in node.axes], lambda: 1), at.copies,
             getattr(self._kernels.Function, finish.function), finish.low, finish.high,
             self._element(rows), self._stream(),
         )  # fmt: skip
         return layout.as_value(rows, tuple(rows.shape[:-1]))
 
-    def _by_pytorch(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> Tensor:
+    def _by_pytorch(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> Tensor:
         """A convolution without its bias, channels last."""
         x = self._fetched(node, convolution, 0, at)
         convolve = CONVOLUTION[len(box.stride)]
@@ -754,7 +260,7 @@ class CudaSession(ReferenceSession):
             convolve(x, self._constant(box.weight, 1), None, box.stride, no_padding, box.dilation, box.groups)
         )
 
-    def _as_product(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> Tensor:
+    def _as_product(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> Tensor:
         """The same: a row for every cell, of all that its window reads, times the weights."""
         key, weights = ("product", convolution.index), self._constant(box.weight, 1)
 
@@ -765,7 +271,7 @@ class CudaSession(ReferenceSession):
         fixed = self.graph.nodes[box.weight].value is not None
         weight = (self._arena.constant(key, as_rows) if fixed else as_rows()).T
         sizes = [at.extents[node.index][axis] for axis in node.axes]
-        if _is_pointwise(convolution):
+        if is_pointwise(convolution):
             x = self._fetched(node, convolution, 0, at)
             rows = x.movedim(1, -1).reshape(-1, len(weight)) @ weight
         else:
@@ -778,7 +284,7 @@ class CudaSession(ReferenceSession):
         return Layout.of(node, frozenset()).as_value(rows, (at.copies, *sizes))
 
     def _unfolded(
-        self, node: Node, convolution: Node, sizes: list[int], first: int, copies: int, at: _Boxes
+        self, node: Node, convolution: Node, sizes: list[int], first: int, copies: int, at: Boxes
     ) -> Tensor:
         """What the windows of some copies' boxes read, ``(cells, taps * channels)``."""
         source = self.graph.nodes[convolution.operands[0]]
@@ -798,19 +304,19 @@ class CudaSession(ReferenceSession):
         columns = view.table.shape[1]
         rows = view.table.new_empty(copies * math.prod(sizes), math.prod(kernel) * columns)
         self._kernels.unfold(
-            self._cells(source, at), _padded(reads, self._kernels.Read), _padded(kernel, lambda: 1),
-            _padded(steps, lambda: 1), _padded(sizes, lambda: 1), first, copies, rows.data_ptr(), columns,
+            self._cells(source, at), padded(reads, self._kernels.Read), padded(kernel, lambda: 1),
+            padded(steps, lambda: 1), padded(sizes, lambda: 1), first, copies, rows.data_ptr(), columns,
             self._element(rows), self._stream(),
         )  # fmt: skip
         return rows
 
-    def _unfolded_bytes(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> int:
+    def _unfolded_bytes(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> int:
         """Bytes of what the windows of one copy's box read."""
         table = self._views[convolution.operands[0]].table
         taps = math.prod(self._constant(box.weight, 1).shape[2:])
         return math.prod(at.extents[node.index].values()) * taps * table.shape[1] * table.element_size()
 
-    def _is_product(self, node: Node, convolution: Node, box: Convolution, at: _Boxes) -> bool:
+    def _is_product(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> bool:
         """Whether `_as_product` can compute a convolution, and rounds as it may.
 
         Which way is faster may differ from run to run, so that it is none for who wants the same bits.
@@ -825,7 +331,7 @@ class CudaSession(ReferenceSession):
             or torch.is_autocast_enabled(self.device.type)
         ):
             return False
-        if _is_pointwise(convolution):
+        if is_pointwise(convolution):
             return True
         layout = self._views[source.index].layout if source.index in self._views else None
         return (
@@ -842,18 +348,18 @@ class CudaSession(ReferenceSession):
         node: Node,
         convolution: Node,
         box: Convolution,
-        at: _Boxes,
+        at: Boxes,
     ) -> int:
         """Which of several ways to compute a convolution is: measured once for boxes of about this size."""
         if len(ways) == 1:
             return 0
         cells = at.copies * math.prod(at.extents[node.index].values())
-        key = (convolution.index, cells.bit_length(), _settings())
+        key = (convolution.index, cells.bit_length(), settings())
         if key not in self.program.faster:
             seconds = []
             for way in ways:
                 way(node, convolution, box, at)  # the first time something is still being loaded
-                clock = _Clock(self.device, _AHEAD // 100)
+                clock = Clock(self.device, AHEAD // 100)
                 way(node, convolution, box, at)
                 clock.mark()
                 seconds.append(clock.seconds()[0])
@@ -864,7 +370,7 @@ class CudaSession(ReferenceSession):
         self,
         node: Node,
         box: Pool,
-        at: _Boxes,
+        at: Boxes,
     ) -> Tensor:
         if node.same_cells(0):  # one cell each
             return self._fetched(node, node, 0, at)
@@ -891,18 +397,18 @@ class CudaSession(ReferenceSession):
         divisors: list[int],
         maximum: bool,
         sizes: list[int],
-        at: _Boxes,
+        at: Boxes,
     ) -> Tensor:
         table = self._views[source.index].table
         rows = table.new_empty(at.copies * math.prod(sizes), table.shape[1])
         self._kernels.pool(
-            self._cells(source, at), _padded(reads, self._kernels.Read), _padded(kernel, lambda: 1),
-            _padded(divisors, lambda: 0), maximum, _padded(sizes, lambda: 1), at.copies, rows.data_ptr(),
+            self._cells(source, at), padded(reads, self._kernels.Read), padded(kernel, lambda: 1),
+            padded(divisors, lambda: 0), maximum, padded(sizes, lambda: 1), at.copies, rows.data_ptr(),
             rows.shape[1], self._element(rows), self._stream(),
         )  # fmt: skip
         return rows
 
-    def _moved(self, node: Node, at: _Boxes) -> Tensor:
+    def _moved(self, node: Node, at: Boxes) -> Tensor:
         """Cells moved to other places; later operands win."""
         out = self._composed(node, node, 0, at)
         view = self._views[node.operands[0]]
@@ -911,7 +417,7 @@ class CudaSession(ReferenceSession):
             self._composed(node, node, i, at, into=rows, overlay=True)
         return out
 
-    def _side_by_side(self, node: Node, at: _Boxes) -> Tensor:
+    def _side_by_side(self, node: Node, at: Boxes) -> Tensor:
         """Values one after the other along the channels."""
         view = self._views[node.index]
         box = (at.copies, *(at.extents[node.index][axis] for axis in view.layout.axes))
@@ -924,7 +430,7 @@ class CudaSession(ReferenceSession):
             first = last
         return view.layout.as_value(rows, box)
 
-    def _exits(self, at: _Boxes) -> dict[int, Tensor]:
+    def _exits(self, at: Boxes) -> dict[int, Tensor]:
         """What the rest of the model goes on from, for every copy."""
         found = {}
         for node in self.program.exits:
@@ -949,7 +455,7 @@ class CudaSession(ReferenceSession):
             found[index] = rows.reshape(at.copies, *node.shape[1:])
         return found
 
-    def _whole(self, node: Node, at: _Boxes) -> Tensor:
+    def _whole(self, node: Node, at: Boxes) -> Tensor:
         """All cells of a value, changed or not."""
         patch = at.patches.get(node.index)
         sizes = {axis: node.size(axis) for axis in node.axes}
@@ -967,7 +473,7 @@ class CudaSession(ReferenceSession):
         node: Node,
         reader: Node,
         i: int,
-        at: _Boxes,
+        at: Boxes,
     ) -> Tensor:
         """What a box of ``node`` needs of the i-th operand of ``reader``, which is on the way to it."""
         source = self.graph.nodes[reader.operands[i]]
@@ -984,7 +490,7 @@ class CudaSession(ReferenceSession):
         node: Node,
         reader: Node,
         i: int,
-        at: _Boxes,
+        at: Boxes,
         into: Tensor | None = None,
         overlay: bool = False,
     ) -> Tensor:
@@ -1022,12 +528,12 @@ class CudaSession(ReferenceSession):
         columns = view.table.shape[1]
         rows = view.table.new_empty(copies * math.prod(box), columns) if into is None else into
         self._kernels.compose(
-            cells, _padded(reads, self._kernels.Read), _padded(box, lambda: 1), copies, rows.data_ptr(),
+            cells, padded(reads, self._kernels.Read), padded(box, lambda: 1), copies, rows.data_ptr(),
             rows.stride(0), columns, fill, overlay, self._element(rows), self._stream(),
         )  # fmt: skip
         return view.layout.as_value(rows, (copies, *box)) if into is None else into
 
-    def _read(self, node: Node, reader: Node, i: int, axis: int, at: _Boxes, dense: bool = False) -> Any:
+    def _read(self, node: Node, reader: Node, i: int, axis: int, at: Boxes, dense: bool = False) -> Any:
         """How boxes of ``node`` read an operand along an axis; ``dense``: the gaps of a dilation too."""
         step = reader.maps[i].get(axis)
         if axis in reader.whole or axis not in node.axes:
@@ -1042,14 +548,14 @@ class CudaSession(ReferenceSession):
         sources = self._numbers(("sources", reader.index, i, axis), moved, torch.int32)
         return self._kernels.Read(start=start, sources=sources)
 
-    def _cells(self, source: Node, at: _Boxes) -> Any:
+    def _cells(self, source: Node, at: Boxes) -> Any:
         """Where the cells of a value lie."""
         view, patch = self._views[source.index], at.patches.get(source.index)
         axes = []
         for axis, size in zip(view.layout.axes, view.layout.sizes, strict=True):
             extent = 1 if patch is None else patch.extents[axis]
             axes.append(self._kernels.Axis(size, extent, *at.of(source.index, axis)))
-        axes = _padded(axes, self._kernels.Axis)
+        axes = padded(axes, self._kernels.Axis)
         if patch is None:
             return self._kernels.Cells(view.table.data_ptr(), 0, 0, axes)
         if patch.rows is None:
@@ -1066,7 +572,7 @@ class CudaSession(ReferenceSession):
         return made.data_ptr()
 
     def _element(self, rows: Tensor) -> Any:
-        return getattr(self._kernels.Element, _ELEMENTS[rows.dtype])
+        return getattr(self._kernels.Element, ELEMENTS[rows.dtype])
 
     def _stream(self) -> int:
         if self.device.type != "cuda":
@@ -1104,7 +610,7 @@ class CudaSession(ReferenceSession):
 
         All of them go to a bottleneck before one goes on.
         """
-        waiting: _Waiting | None = None
+        waiting: Waiting | None = None
         for segment in self.program.segments:
             following = self._to_bottleneck(segment, boxes, waiting, batch)
             left, effect = self._regrouped(following)
@@ -1121,22 +627,20 @@ class CudaSession(ReferenceSession):
             values = self._finished(grouping.group(part), waiting, part)
             yield from self._through_tail(members[part], values, tail_batch)
 
-    def _to_bottleneck(
-        self, segment: Graph, boxes: IntArray, waiting: _Waiting | None, batch: int
-    ) -> _Waiting:
+    def _to_bottleneck(self, segment: Graph, boxes: IntArray, waiting: Waiting | None, batch: int) -> Waiting:
         """The changed cells of all positions at the end of a segment."""
         end = segment.nodes[segment.output]
         view, count = self._views[end.index], len(boxes)
         grouping = Grouping(segment, boxes, batch)
         extents = grouping.largest(end)
         sizes = [extents[axis] for axis in view.layout.axes]
-        found = _Waiting(
+        found = Waiting(
             end,
             extents,
             {axis: np.zeros(count, dtype=np.int64) for axis in view.layout.axes},
             np.arange(count),
             view.table.new_empty(count, *sizes, view.table.shape[1]),
-            torch.zeros(count, _AXES, 2, dtype=torch.int32, device=self.device),
+            torch.zeros(count, AXES, 2, dtype=torch.int32, device=self.device),
             torch.zeros(count, dtype=torch.float64, device=self.device),
         )
         with torch.cuda.device_of(self.x):
@@ -1158,14 +662,14 @@ class CudaSession(ReferenceSession):
                     first[part] = slide_inwards(lo, patch.extents[axis], end.size(axis))
         return found
 
-    def _cut_boxes(self, node: Node, at: _Boxes) -> tuple[Tensor, Tensor]:
+    def _cut_boxes(self, node: Node, at: Boxes) -> tuple[Tensor, Tensor]:
         """What is left of the boxes of a node, ``(copies, axes, 2)``, and the effect of the rest."""
         view, copies, patch = self._views[node.index], at.copies, at.patches[node.index]
         cells = self._cells(node, at)
         sizes = [patch.extents[axis] for axis in view.layout.axes]
-        sizes = _padded(sizes, lambda: 1)
+        sizes = padded(sizes, lambda: 1)
         marks = torch.empty(copies * sum(sizes), dtype=torch.int32, device=self.device)
-        left = torch.empty(copies, _AXES, 2, dtype=torch.int32, device=self.device)
+        left = torch.empty(copies, AXES, 2, dtype=torch.int32, device=self.device)
         effect = torch.empty(copies, dtype=torch.float64, device=self.device)
         self._kernels.shrink(
             cells, sizes, copies, view.table.shape[1], self._thresholds[node.index],
@@ -1174,7 +678,7 @@ class CudaSession(ReferenceSession):
         )  # fmt: skip
         return left, effect
 
-    def _regrouped(self, following: _Waiting) -> tuple[IntArray, Floats]:
+    def _regrouped(self, following: Waiting) -> tuple[IntArray, Floats]:
         """What is left of the boxes, ``(positions, axes of the input, 2)``, and the effect of the rest.
 
         The one place where a session that has measured what is faster waits for the GPU.
@@ -1188,7 +692,7 @@ class CudaSession(ReferenceSession):
             boxes[:, axis] = left[:, k]
         return boxes, effect
 
-    def _started(self, group: Group, waiting: _Waiting | None, part: IntArray) -> _Boxes:
+    def _started(self, group: Group, waiting: Waiting | None, part: IntArray) -> Boxes:
         """The boxes of a group, with the patch that its segment begins with."""
         starts = {}
         if waiting is None:
@@ -1196,11 +700,11 @@ class CudaSession(ReferenceSession):
         else:
             starts[waiting.node.index] = {axis: first[part] for axis, first in waiting.start.items()}
             place = on_device(waiting.place[part].astype(np.int32), self.device)
-            patches = {waiting.node.index: _Patch(None, waiting.extents, place, waiting.rows)}
+            patches = {waiting.node.index: Patch(None, waiting.extents, place, waiting.rows)}
         table = on_device(self._coordinates(group, starts), self.device)
-        return _Boxes(table, self._slots, group.extents, patches)
+        return Boxes(table, self._slots, group.extents, patches)
 
-    def _finished(self, group: Group, waiting: _Waiting | None, part: IntArray) -> dict[int, Tensor]:
+    def _finished(self, group: Group, waiting: Waiting | None, part: IntArray) -> dict[int, Tensor]:
         """Frontier values of a group that has passed the last bottleneck."""
         with torch.cuda.device_of(self.x):
             at = self._started(group, waiting, part)
@@ -1233,7 +737,7 @@ class CudaSession(ReferenceSession):
 
     def _timed_boxes(self, group: Group, cuts: Sequence[Node]) -> list[float]:
         """Seconds a position until each bottleneck is there, and until the output is."""
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         at = self._started(group, None, group.members)
         done = 0
         for cut in cuts:
@@ -1258,7 +762,7 @@ class CudaSession(ReferenceSession):
         def value(index: int) -> Any:
             return values[index] if index in values else self._constant(index, copies)
 
-        clock, marks = _Clock(self.device), {cut.index for cut in cuts}
+        clock, marks = Clock(self.device), {cut.index for cut in cuts}
         for node in self.graph.nodes:
             if node.depends and node is not self.graph.input:
                 assert node.target is not None
@@ -1272,93 +776,3 @@ class CudaSession(ReferenceSession):
                 clock.mark()
         clock.mark()
         return [seconds / copies for seconds in clock.seconds()]
-
-
-@dataclass
-class _Waiting:
-    """Positions at a bottleneck.
-
-    Attributes:
-        node: The bottleneck.
-        extents: Of all their boxes, by axis.
-        start: By axis, where each box begins.
-        place: Which box is each position's.
-        rows: The boxes, ``(boxes, *extents, columns)``.
-        left: What is left of each, ``(boxes, axes, 2)``.
-        effect: What the rest would have done, ``(boxes,)``.
-    """
-
-    node: Node
-    extents: Mapping[int, int]
-    start: Mapping[int, IntArray]
-    place: IntArray
-    rows: Tensor
-    left: Tensor
-    effect: Tensor
-
-    def kept(self, positions: IntArray) -> _Waiting:
-        """Some of them."""
-        start = {axis: first[positions] for axis, first in self.start.items()}
-        return replace(self, start=start, place=self.place[positions])
-
-
-_AHEAD = 200_000_000
-"""Clock ticks, about a tenth of a second, for which a device is kept busy while PyTorch queues what is timed:
-it then runs without gaps, as a recorded graph does."""
-
-
-class _Clock:
-    """Times of marks since it was made, on a device that works by itself.
-
-    Args:
-        device: The device.
-        ahead: Ticks for which it is kept busy first.
-    """
-
-    def __init__(self, device: torch.device, ahead: int = _AHEAD) -> None:
-        self._device = device
-        self._marks: list[Any] = []
-        if device.type == "cuda":
-            torch.cuda._sleep(ahead)
-        self.mark()
-
-    def mark(self) -> None:
-        """Now, in the order of what the device does."""
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
-
-    def seconds(self) -> list[float]:
-        """From the beginning to every later mark; waits for the device."""
-        first, *rest = self._marks
-        if self._device.type != "cuda":
-            return [mark - first for mark in rest]
-        self._marks[-1].synchronize()
-        return [first.elapsed_time(mark) / 1000 for mark in rest]
-
-
-def _is_pointwise(convolution: Node) -> bool:
-    """Whether every cell of a convolution reads one cell, the same."""
-    return None not in convolution.roles[2:] and convolution.same_cells(0)
-
-
-def cheapest_cut(on_boxes: Sequence[float], in_full: Sequence[float]) -> int:
-    """After which of several points full computation should go on.
-
-    Args:
-        on_boxes: Seconds until each point, and until the end, on boxes.
-        in_full: The same for full computation.
-
-    Returns:
-        The number of the point; that of the end if boxes pay all the way.
-    """
-    total = [boxes + in_full[-1] - full for boxes, full in zip(on_boxes, in_full, strict=True)]
-    return max(range(len(total)), key=lambda k: (-total[k], k))
-
-
-def _padded(items: list[Any], more: Callable[[], Any]) -> list[Any]:
-    """One item for every axis that the kernels know."""
-    return [*items, *(more() for _ in range(_AXES - len(items)))]

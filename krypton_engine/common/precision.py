@@ -1,0 +1,13 @@
+"""How PyTorch rounds where it was allowed to round more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def precisions() -> tuple[str, str]:
+    """How convolutions and matrix products of float32 round on a GPU: ``"tf32"``, or something exact."""
+    convolutions: Any = torch.backends.cudnn
+    return convolutions.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision

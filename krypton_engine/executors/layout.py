@@ -1,0 +1,106 @@
+"""The cells of values as the rows of tables, so that one gather puts any box together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from krypton_engine.graph.ir import Graph, Node, Pool, Reindex
+from krypton_engine.perturbation.windows import SlidingWindow
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The cells of one value as the rows of a table.
+
+    Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of the
+    value so, ``back`` as they were.
+    """
+
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    back: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, node: Node, columns: frozenset[int]) -> Layout:
+        """The layout of ``node`` with some of its axes among the columns."""
+        axes = tuple(axis for axis in node.axes if axis not in columns)
+        rows = [node.roles.index(axis) for axis in axes]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
+        order = (0, *rows, *rest)
+        return cls(
+            axes,
+            tuple(node.shape[dim] for dim in rows),
+            order,
+            tuple(np.argsort(order).tolist()),
+            tuple(node.shape[dim] for dim in rest),
+        )
+
+    def stride(self, k: int) -> int:
+        """Rows from one cell to the next along the k-th axis."""
+        return math.prod(self.sizes[k + 1 :])
+
+    def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
+        """Rows that hold the cells of ``box``, in the dimensions of the value."""
+        return rows.view(*box, *self.columns).permute(self.back)
+
+    def as_rows(self, value: Tensor) -> Tensor:
+        """``value`` with its dimensions as they lie in rows."""
+        return value.permute(self.order)
+
+
+@dataclass
+class View:
+    """The un-occluded cells of one value as rows, so that a gather composes any region.
+
+    The rows are the view's cells, then one row per padding constant, then room for a group's changed
+    cells.
+    """
+
+    layout: Layout
+    table: Tensor
+    fills: dict[float, int]
+    changed_at: int
+
+
+def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]]:
+    """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
+    spanned = frozenset(axis for axis in range(len(window.shape)) if window.spans(axis))
+    found: dict[int, frozenset[int]] = {}
+    for node in graph.nodes:
+        if not node.local:
+            continue
+        mine = spanned & frozenset(node.axes)
+        for i, operand in enumerate(node.operands):
+            source = graph.nodes[operand]
+            if source.depends:
+                mine &= found[operand] | node.whole
+            mine -= {axis for axis, step in node.maps[i].items() if not step.is_identity()}
+        found[node.index] = mine
+    for node in graph.nodes:
+        for reader, i in graph.readers[node.index]:
+            moved = {axis for axis, step in graph.nodes[reader].maps[i].items() if not step.is_identity()}
+            if node.local:
+                found[node.index] -= moved
+    return found
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Numbers as a tensor there; nothing waits for them."""
+    host = torch.from_numpy(array)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+
+
+def fill_of(node: Node) -> float:
+    """What ``node`` reads outside its operand."""
+    if isinstance(node.box, Pool) and node.box.maximum:
+        return -math.inf
+    return node.box.fill if isinstance(node.box, Reindex) else 0.0

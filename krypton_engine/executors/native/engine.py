@@ -1,0 +1,34 @@
+"""The C++ engine, where it is installed, and what it runs on."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+try:
+    from krypton_engine import _native
+except ImportError as error:  # a pure Python install
+    _native = None  # type: ignore[assignment]
+    MISSING = f"the C++ engine is not installed ({error})"
+else:
+    MISSING = ""
+
+
+def instruction_sets() -> list[str]:
+    """What the engine's kernels can run on here, best first."""
+    return [] if MISSING else _native.instruction_sets()
+
+
+def threads() -> int:
+    """Threads to use: PyTorch's number, and no more processors than the process may use."""
+    allowed: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            allowed = min(allowed, int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    return max(1, min(torch.get_num_threads(), math.ceil(allowed)))

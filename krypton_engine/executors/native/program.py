@@ -1,0 +1,129 @@
+"""A graph made ready for the C++ engine, and what of it is left to PyTorch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.errors import InputError
+from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.lowering import COLUMNS, ROWS, Floats, Lowering
+from krypton_engine.executors.tail import Tail, constants_of
+from krypton_engine.graph.ir import BATCH, Graph, refs
+from krypton_engine.plan.plan import Plan
+
+LARGEST_BATCH = 256
+"""Positions of one call into the engine: enough for one pass over the weights of large linear layers."""
+
+SPEED = 2.0
+"""Speed of the engine over that of PyTorch on the same boxes, about (measured on VGG16 and ResNet18)."""
+
+
+class NativeProgram:
+    """A graph made ready for the engine.
+
+    Attributes:
+        graph: Of which it is a program.
+        program: The engine's own.
+        exits: Nodes that are computed there and read here, with their numbers.
+        kept: The numbers of those that are images.
+        values: The node that each of the engine's images was built for.
+        shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
+        tail: The rest of the model.
+        constants: Weights of the tail.
+        reason: Why the engine stops before the output; empty if it does not.
+    """
+
+    def __init__(self, graph: Graph, isa: str = "") -> None:
+        channels, height, width = graph.input.shape[1:]
+        self.graph = graph
+        self.program = engine._native.Program(isa, height, width, channels)
+        lowering = Lowering(graph, self.program)
+        self.reason = lowering.reason
+        rest = [node for node in graph.nodes if node.depends and node.index not in lowering.lowered]
+        wanted = {i for node in rest for i in refs((node.args, node.kwargs))} | {graph.output}
+        self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
+        self.layers = {i for i in self.exits if lowering.is_layer(i)}
+        self.flat = lowering.flat & set(self.exits)
+        self.kept = [number for index, number in self.exits.items() if index not in self.layers]
+        self.values = lowering.nodes
+        self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
+        self.tail = Tail(graph, rest)
+        self.constants = constants_of(graph, rest)
+
+    def extents(self, plan: Plan) -> IntArray:
+        """The largest box of every value of the engine: ``(values, 2)``."""
+        out = np.zeros((len(self.values), 2), dtype=np.int64)
+        for value, node in self.values.items():
+            largest = plan.extents(node)
+            out[value] = [int(largest[axis].max()) for axis in (ROWS, COLUMNS)]
+        return out
+
+    def largest_batch(self, plan: Plan, budget: int) -> int:
+        """Positions that fit a budget in bytes, beside weights, views and what the threads need.
+
+        Raises:
+            InputError: Not even one does.
+        """
+        extents = self.extents(plan)
+        run = [self.program.run_bytes(extents, self.kept, engine.threads(), n) for n in (0, 1)]
+        fixed = self.program.weight_bytes + self.program.view_bytes + run[0]
+        fixed += sum(value.numel() * value.element_size() for value in self.constants.values())
+        each = run[1] - run[0] + sum(self.graph.nodes[i].numel() * 4 for i in self.exits)
+        each += 2 * sum(sorted((node.numel() * 4 for node in self.tail.nodes), reverse=True)[:3])
+        if budget < fixed + each:
+            raise InputError(
+                f"memory_budget is {budget / 2**20:.0f} MiB; this model and window take "
+                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a position"
+            )
+        return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
+
+    def describe(self, plan: Plan) -> str:
+        """What it runs on, and what memory it takes, in words."""
+        run = self.program.run_bytes(self.extents(plan), self.kept, engine.threads(), LARGEST_BATCH) / 2**20
+        weights = self.program.weight_bytes / 2**20
+        words = (
+            f"native ({self.program.isa}, {engine.threads()} threads; packed weights take {weights:.0f} MiB, "
+            f"{LARGEST_BATCH} positions {run:.0f} MiB)"
+        )
+        return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
+
+    def sizes(self, index: int) -> tuple[int, ...]:
+        """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""
+        if index in self.layers:
+            return (self.graph.nodes[index].numel(),)
+        node = self.values[self.exits[index]]
+        cells = node.size(ROWS), node.size(COLUMNS)
+        return (*cells, node.numel() // math.prod(cells))
+
+    def as_node(self, index: int, given: Tensor) -> Tensor:
+        """What the engine gave for an exit, in the shape of its node."""
+        node = self.graph.nodes[index]
+        given = given.to(node.dtype)
+        if index in self.layers:
+            return given.reshape(-1, *node.shape[1:])
+        if index in self.flat:
+            return given.permute(0, 3, 1, 2).reshape(len(given), -1)
+        place = {BATCH: 0, ROWS: 1, COLUMNS: 2}
+        order = [3 if role is None else place.get(role, 3) for role in node.roles]
+        return (given if len(order) == 4 else given.squeeze(3)).permute(order)
+
+    def as_image(self, index: int, value: Tensor) -> Floats:
+        """A node's value for one copy as the engine lays it out: NHWC without the batch."""
+        node = self.graph.nodes[index]
+        axes = [node.roles.index(axis) for axis in (ROWS, COLUMNS)]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in axes]
+        height, width = (node.shape[dim] for dim in axes)
+        moved = value.detach().to(torch.float32).expand(1, *node.shape[1:]).permute(0, *axes, *rest)
+        return np.ascontiguousarray(moved.reshape(height, width, -1).numpy())
+
+    def pays(self, plan: Plan) -> bool:
+        """Whether this is faster than the reference executor, which computes the rest in boxes too."""
+        rest = {node.index for node in self.tail.nodes}
+        here = sum(step.macs_incremental for step in plan.steps if step.index not in rest)
+        there = [step for step in plan.steps if step.index in rest]
+        return here / SPEED + sum(s.macs for s in there) < here + sum(s.macs_incremental for s in there)

@@ -1,0 +1,154 @@
+"""A session of the C++ engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.base import Session
+from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.lowering import Floats
+from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.tail import unchanging
+from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.plan.plan import Plan
+
+
+class NativeSession:
+    """A native program on one example: its views, and outputs for any list of positions.
+
+    Args:
+        program: The graph made ready.
+        plan: Graph x window.
+        inputs: The tensors of one example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        memory_budget: Bytes that the session may add to the process.
+        reference: Opens the reference executor's session on the same example. It takes over for good where
+            the engine computes a number that is not finite: sums of changes and Winograd's tiles carry NaN
+            and infinity further than PyTorch does.
+        shrinks: By node: rows and columns at the rim of its boxes are dropped where no element changes by the
+            threshold; 0 drops nothing. The gradient of a scalar by the node's value, shaped like it, tells
+            what that does to the scalar; None to ignore it.
+
+    Attributes:
+        window: The sliding window whose positions it answers.
+        changed: Which cells every window really changes.
+        base: Output for the un-occluded input, ``(1, *output_shape)``.
+        dropped: For every window position that was answered, the sum of gradient x change over all that
+            shrinking dropped: ``(positions,)``, float64; None without ``shrinks``.
+
+    Raises:
+        InputError: The budget does not hold the views and one position.
+        KeyError: ``shrinks`` names a node that is not ``program.shrinkable``.
+    """
+
+    at_once = 1
+
+    def __init__(
+        self,
+        program: NativeProgram,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        reference: Callable[[], Session],
+        shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
+    ) -> None:
+        x = inputs[program.graph.occluded]
+        baseline = baseline.to(x).expand(x.shape)
+        self.program = program
+        self.window = plan.window
+        self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
+        # Integers are the engine's from where the model makes numbers of float32 of them.
+        x, baseline = x.float(), baseline.float()
+        self._constant = unchanging(program.graph, inputs, program.constants)
+        self.dropped = np.zeros(len(self.window)) if shrinks else None
+        self._inputs = inputs
+        # Its views come on top of these.
+        beside = memory_budget - program.program.view_bytes
+        self._again = partial(NativeSession, program, plan, inputs, baseline, beside, reference)
+        self._free = beside - program.program.weight_bytes
+        armed = [
+            (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
+            for node, (threshold, g) in shrinks.items()
+        ]
+        gradients = sum(0 if g is None else g.nbytes for _, _, g in armed)
+        self.batch = program.largest_batch(plan, memory_budget - gradients)
+        self._open_reference = reference
+        self._reference: Session | None = None
+        self._session: engine._native.Session | None = engine._native.Session(
+            program.program,
+            program.extents(plan),
+            program.kept,
+            _nhwc(x),
+            _nhwc(baseline),
+            engine.threads(),
+            armed,
+        )
+        base = self._outputs(1, self._session.base)
+        self.base = self._take_over().base if base is None else base
+
+    def _take_over(self) -> Session:
+        """The reference executor's session, which answers from now on; the engine's views are freed."""
+        if self._reference is None:
+            self._session = None
+            self._reference = self._open_reference()
+        return self._reference
+
+    def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor | None:
+        """Outputs of the model for ``count`` positions, whose exits ``compute`` fills.
+
+        None where the engine's numbers are not finite.
+        """
+        program, corners = self.program, np.zeros((count, 2), dtype=np.int64)
+        arrays = {i: np.empty((count, *program.sizes(i)), dtype=np.float32) for i in program.exits}
+        compute(
+            [(n, corners, arrays[i]) for i, n in program.exits.items() if i not in program.layers],
+            [(n, arrays[i]) for i, n in program.exits.items() if i in program.layers],
+        )
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return None
+        computed = {i: program.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
+        return program.tail.run(computed, count, self._constant)
+
+    def trimmed(self, epsilon: float, head: Head) -> NativeSession:
+        """A session that drops small changes; see `krypton_engine.executors.base.Session`."""
+        if self._session is None:
+            return self
+        effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
+        if not effects:
+            return self
+        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+
+    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs ``(positions, *output_shape)`` as they become known; see `ReferenceSession.stream`."""
+        work = distinct_work(self.changed, positions)
+        if len(work.unchanged):
+            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
+        count = self.batch if limit is None else min(limit, self.batch)
+        for start in range(0, len(work.boxes), count):
+            boxes = np.ascontiguousarray(work.boxes[start : start + count].reshape(-1, 6))
+            session, values, dropped = self._session, None, np.empty(len(boxes))
+            if session is not None:
+                values = self._outputs(len(boxes), partial(session.run, boxes, dropped))
+            if values is None:
+                yield from self._take_over().stream(np.concatenate(work.readers[start:]), limit)
+                return
+            readers = work.readers[start : start + count]
+            repeats = [len(r) for r in readers]
+            answered = np.concatenate(readers)
+            if self.dropped is not None:
+                self.dropped[answered] = dropped.repeat(repeats)
+            yield answered, values.repeat_interleave(torch.tensor(repeats, device="cpu"), 0)
+
+
+def _nhwc(image: Tensor) -> Floats:
+    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())

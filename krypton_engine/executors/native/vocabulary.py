@@ -1,0 +1,266 @@
+"""The engine's words, operator by operator: how each node is written into its program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from krypton_engine.executors.native.sums import (
+    COLUMNS,
+    NOTHING,
+    ROWS,
+    Sum,
+    Unsupported,
+    epilogue_of,
+)
+from krypton_engine.executors.tail import averages_cells
+from krypton_engine.graph.ir import BATCH, Node, Ref
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.native.lowering import Lowering
+
+Rule = Callable[["Lowering", Node, dict[str, Any]], None]
+RULES: dict[str, Rule] = {}
+
+
+def _rule(*names: str) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def _first(arguments: dict[str, Any]) -> Any:
+    return next(iter(arguments.values()))
+
+
+@_rule(
+    "relu", "hardtanh", "relu6", "clamp", "clamp_min", "sigmoid", "silu", "hardsigmoid", "hardswish",
+    "leaky_relu", "elu", "tanh", "gelu",
+)  # fmt: skip
+def _activation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    epilogue = epilogue_of(node.op, arguments)
+    item = _first(arguments)
+    kinds = ("convolution", "concat", "combine", "mean", "cells", "dense")
+    waiting = to.joinable(item, *kinds)
+    if waiting is not None and not (waiting.kind == "concat" and waiting.scale is None):
+        to.join(node, item, replace(waiting, epilogue=epilogue))
+        return
+    to.combine(node, "add", (to.value(item),), epilogue=epilogue)
+
+
+@_rule(
+    "dropout", "clone", "contiguous", "alias", "detach", "identity", "feature_dropout", "alpha_dropout",
+    "_to_copy",
+)  # fmt: skip
+def _nothing(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    if arguments.get("train"):
+        raise Unsupported("dropout in training")
+    item = _first(arguments)
+    if item.node in to.split:
+        to.split[node.index] = to.split[item.node]
+    else:
+        to.alias(node, item.node)
+
+
+@_rule("permute", "transpose", "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
+def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item = _first(arguments)
+    source = to.graph.nodes[item.node]
+    if node.local and (source.index in to.split or len(node.shape) > 4):
+        return _shuffle(to, node, item, source)
+    if node.local:
+        if to.shape_of(node) != to.shape_of(source):
+            raise Unsupported("cells that change their place")
+        to.alias(node, source.index)
+        return
+    if to.is_layer(source.index):
+        # Vectors have one dimension that is not 1, whatever its place.
+        sizes = [n for n in node.shape[1:] if n != 1]
+        if len(sizes) > 1 or math.prod(node.shape) != math.prod(source.shape):
+            raise Unsupported("a vector that becomes something else")
+        to.alias(node, source.index)
+        return
+    if source.roles[1:] != (None, ROWS, COLUMNS) or len(node.shape) != 2:
+        raise Unsupported("cells that are laid out anew")
+    to.value(item)
+    to.alias(node, source.index)
+    to.flat.add(node.index)
+
+
+def _shuffle(to: Lowering, node: Node, item: Ref, source: Node) -> None:
+    """Channels taken apart, transposed and put together again, as ShuffleNet does."""
+    if node.roles[0] != BATCH or node.roles[-2:] != (ROWS, COLUMNS) or set(node.roles[1:-2]) != {None}:
+        raise Unsupported("cells that change their place")
+    image, order = item, np.arange(source.shape[1])
+    if source.index in to.split:
+        image, order = to.split[source.index]
+    elif len(source.shape) != 4:
+        raise Unsupported("cells that change their place")
+    sizes = node.shape[1:-2]
+    if node.op in ("permute", "transpose"):
+        dims = list(range(len(source.shape)))
+        if node.op == "permute":
+            dims = [dim % len(dims) for dim in node.args[1]]
+        else:
+            i, j = node.args[1] % len(dims), node.args[2] % len(dims)
+            dims[i], dims[j] = dims[j], dims[i]
+        if source.index not in to.split:
+            raise Unsupported("cells that change their place")
+        order = order.transpose([dim - 1 for dim in dims[1:-2]])
+    order = order.reshape(sizes)
+    if len(node.shape) > 4:
+        to.split[node.index] = image, order
+        return
+    value = to.value(image)
+    to.side_by_side(node, [value] * order.size, [(int(c), int(c) + 1) for c in order])
+
+
+@_rule("add", "sub")
+def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    left, right, sign = arguments["self"], arguments["other"], 1.0 if node.op == "add" else -1.0
+    if arguments.get("alpha", 1) != 1:
+        raise Unsupported("a scaled addition")
+    changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
+    ones = np.ones(to.shape_of(node)[2], dtype=np.float32)
+    if changing == [True, False]:
+        return to.affine(node, left, ones, sign * to.by_channel(node, right))
+    if changing == [False, True]:
+        return to.affine(node, right, sign * ones, to.by_channel(node, left))
+    shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
+    if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
+        raise Unsupported("values of different shapes")
+    # A sum that is clipped may not be recomputed where its box ends and that of the residual goes on.
+    if sign > 0 and left.node != right.node and not to.graph.clips:
+        for mine, other in ((right, left), (left, right)):
+            waiting = to.joinable(mine, "convolution")
+            if waiting is not None and waiting.residual is None:
+                residual = to.value(other)
+                to.join(node, mine, replace(waiting, residual=residual))
+                return
+    operands = (to.value(left), to.value(right))
+    to.combine(node, "add" if sign > 0 else "subtract", operands)
+
+
+@_rule("mul", "div")
+def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    left, right = arguments["self"], arguments["other"]
+    changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
+    zeros = np.zeros(to.shape_of(node)[2], dtype=np.float32)
+    if arguments.get("rounding_mode") is not None:
+        raise Unsupported("a division that rounds")
+    if changing == [True, False]:
+        scale = to.by_channel(node, right)
+        return to.affine(node, left, (1 / scale).astype(np.float32) if node.op == "div" else scale, zeros)
+    if node.op == "div":
+        raise Unsupported("a division by a value that changes")
+    if changing == [False, True]:
+        return to.affine(node, right, to.by_channel(node, left), zeros)
+    shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
+    if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
+        raise Unsupported("values of different shapes")
+    to.combine(node, "multiply", (to.value(left), to.value(right)))
+
+
+@_rule("batch_norm")
+def _batch_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    shift, x, scale = node.args[:3]  # captured as addcmul
+    to.affine(node, x, to.by_channel(node, scale), to.by_channel(node, shift))
+
+
+@_rule("cat")
+def _concatenation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    if node.roles[arguments["dim"]] not in (None, 0):
+        raise Unsupported("values side by side along an axis")
+    operands = [to.value(item) for item in arguments["tensors"]]
+    ranges = [(0, to.shape_of(to.graph.nodes[item.node])[2]) for item in arguments["tensors"]]
+    to.side_by_side(node, operands, ranges)
+
+
+@_rule("slice", "select")
+def _someside_by_side(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item = arguments["self"]
+    source = to.graph.nodes[item.node]
+    dim = arguments["dim"] % len(source.shape)
+    channels = to.shape_of(source)[2]
+    if source.roles[dim] not in (None, 0) or len(source.shape) != 4:
+        raise Unsupported("cells of an axis")
+    if node.op == "select":
+        first = arguments["index"] % channels
+        chosen = range(first, first + 1)
+    else:
+        chosen = range(*slice(arguments["start"], arguments["end"], arguments["step"]).indices(channels))
+        if chosen.step != 1:
+            raise Unsupported("every other channel")
+    to.side_by_side(node, [to.value(item)], [(chosen.start, chosen.stop)])
+
+
+@_rule("layer_norm")
+def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    if node.roles[-1] not in (None, 0) or len(arguments["normalized_shape"]) != 1:
+        raise Unsupported("normalised along axes")
+    weight, bias = (
+        None if arguments[name] is None else to.constant(arguments[name]).contiguous().numpy()
+        for name in ("weight", "bias")
+    )
+    value = to.value(arguments["input"])
+    shape = to.shape_of(node)
+    to.remember(node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, NOTHING.numbers()))
+
+
+@_rule("linear")
+def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item = arguments["input"]
+    weight = to.constant(arguments["weight"]).contiguous().numpy()
+    bias = None
+    if arguments["bias"] is not None:
+        bias = to.constant(arguments["bias"]).contiguous().numpy()
+    if node.local:
+        if node.roles[-1] not in (None, 0):
+            raise Unsupported("a linear layer along an axis")
+        height, width, _ = to.shape_of(node)
+        operand = to.value(item)
+        maps = [(n, n, 1, 1, 0, 1) for n in (height, width)]
+        to.convolve(node, operand, np.ascontiguousarray(weight[:, :, None, None]), bias, maps, 1)
+        return
+    if len(node.shape) != 2:
+        raise Unsupported("a linear layer on more than vectors")
+    if item.node in to.flat:
+        value = to.values[item.node]
+        to.wait(
+            node,
+            Sum(
+                lambda done: to.program.cells(value, done.weight, done.bias, done.epilogue.numbers()),
+                "cells",
+                weight,
+                bias,
+            ),
+        )
+        return
+    if not to.is_layer(item.node):
+        raise Unsupported("a linear layer on what is no vector")
+    layer = to.build(item.node)
+    to.wait(
+        node,
+        Sum(
+            lambda done: to.program.dense(layer, done.weight, done.bias, done.epilogue.numbers()),
+            "dense",
+            weight,
+            bias,
+        ),
+    )
+
+
+@_rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean")
+def _global_average(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item = _first(arguments)
+    source = to.graph.nodes[item.node]
+    if node.local or source.roles[2:] != (ROWS, COLUMNS) or not averages_cells(node, source):
+        raise Unsupported("an average of something else than all of an image")
+    value = to.value(item)
+    to.wait(node, Sum(lambda done: to.program.mean(value, done.epilogue.numbers()), "mean"))

@@ -1,0 +1,1 @@
+"""The reference executor: PyTorch on changed boxes, for any device, dtype, rank and operator."""

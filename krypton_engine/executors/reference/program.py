@@ -1,0 +1,126 @@
+"""A graph made ready for the reference executor: weights laid out, and which values are written where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.tail import (
+    Tail,
+    channels_last,
+    last_uses,
+    overwriting,
+)
+from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
+from krypton_engine.graph.regions import WindowMap
+
+aten = torch.ops.aten
+
+
+def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
+    """``torch.cat`` of parts that may have been written to their place already."""
+    first = 0
+    for part in parts:
+        room = out.narrow(dim, first, part.shape[dim])
+        if part.data_ptr() != room.data_ptr():
+            room.copy_(part)
+        first += part.shape[dim]
+    return out
+
+
+INTO: dict[Any, Callable[..., Tensor]] = {
+    aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
+    aten.hardtanh.default: aten.hardtanh.out,
+    aten.silu.default: aten.silu.out,
+    aten.hardswish.default: aten.hardswish.out,
+    aten.sigmoid.default: aten.sigmoid.out,
+    aten.add.Tensor: aten.add.out,
+    aten.cat.default: _side_by_side,
+}
+"""Operators that can write their result where it is wanted."""
+
+
+class ReferenceProgram:
+    """A graph made ready: weights in channels-last layout, and which values are written where."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = {
+            node.index: channels_last(node.value) for node in graph.nodes if node.value is not None
+        }
+        self.frontiers = [node.index for node in graph.frontiers]
+        self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
+        self.last_use = last_uses(graph, graph.nodes)
+        self.in_place = overwriting(graph)
+        self.into_view = {
+            node.index
+            for node in graph.nodes
+            if node.target in INTO
+            and isinstance(node.box, Apply)
+            and node.index not in self.frontiers
+            and graph.needs_view(node)
+        }
+        self.parts = {
+            index: part
+            for node in graph.nodes
+            if node.op == "cat" and node.index in self.into_view
+            for index, part in _parts(node, graph).items()
+            if index in self.into_view
+        }
+        self.evenly_padded = {node.index for node in graph.nodes if _is_evenly_padded(node)}
+        self.shrinkable = [
+            node.index
+            for node in graph.nodes
+            if node.local and node.operands and not self._only_passed_on(node)
+        ]
+
+    def keeps_view(self, node: Node) -> bool:
+        """Whether a session keeps the un-occluded cells of a local node."""
+        return self.graph.needs_view(node)
+
+    def _only_passed_on(self, node: Node) -> bool:
+        """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
+        if node.index in self.frontiers or len(self.graph.readers[node.index]) != 1:
+            return False
+        ((reader, i),) = self.graph.readers[node.index]
+        other = self.graph.nodes[reader]
+        return isinstance(other.box, Apply) and other.same_cells(i)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A value that is part of a concatenation, and nothing else: from ``first`` on along ``dim``."""
+
+    whole: int
+    dim: int
+    first: int
+
+
+def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
+    """What a concatenation alone reads, and once."""
+    dim = concatenation.args[1] if len(concatenation.args) > 1 else concatenation.kwargs.get("dim", 0)
+    read = list(refs(concatenation.args))
+    sizes = [graph.nodes[i].shape[dim] for i in read]
+    return {
+        i: _Part(concatenation.index, dim, sum(sizes[:k]))
+        for k, i in enumerate(read)
+        if len(graph.readers[i]) == 1 == read.count(i) and graph.nodes[i].dtype == concatenation.dtype
+    }
+
+
+def _is_evenly_padded(node: Node) -> bool:
+    """Whether the operator's own padding, the same on both sides, gives the output's size."""
+    if isinstance(node.box, Pool):
+        return True
+    if not isinstance(node.box, Convolution):
+        return False
+    steps = node.maps[0].values()
+    return all(
+        isinstance(step, WindowMap)
+        and step.n_out == (step.n_in + 2 * step.padding - step.extent_read(1)) // step.stride + 1
+        for step in steps
+    )

@@ -98,9 +98,9 @@ class _Asked:
     def __init__(self) -> None:
         self._requests: weakref.WeakKeyDictionary[Origin, _Request] = weakref.WeakKeyDictionary()
 
-    def note(self, maker: KryptonOcclusion, request: _Request) -> Origin:
+    def note(self, request: _Request) -> Origin:
         """The origin of a map to be made."""
-        origin = Origin(maker)
+        origin = Origin()
         self._requests[origin] = request
         return origin
 
@@ -483,7 +483,7 @@ class KryptonOcclusion(Occlusion):
             plan=plan,
             began=began,
             fill=request.wanted if request.fills else None,
-            origin=self._asked.note(self, request),
+            origin=self._asked.note(request),
         )
 
     @log_usage(part_of_slo=True)
@@ -499,9 +499,8 @@ class KryptonOcclusion(Occlusion):
     ) -> Heatmap:
         """A map with a random part of what is not exact measured, and its SSIM estimated anew by that.
 
-        See `Heatmap.verify`, which is the same for maps of this occlusion. For maps out of files, of other
-        processes or of other occlusions, the last three arguments are those that the map was made with; the
-        baseline is needed where it is an image.
+        See `Heatmap.verify`. For maps out of files, of other processes or of other occlusions, the last three
+        arguments are those that the map was made with; the baseline is needed where it is an image.
 
         Args:
             heatmap: The map.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,27 +33,26 @@ if TYPE_CHECKING:
     from krypton_engine.plan.plan import Plan
 
 
+@runtime_checkable
 class Verifier(Protocol):
-    """Whoever can measure positions of a map anew: a `KryptonOcclusion`."""
+    """A `KryptonOcclusion`, by which positions of a map are measured anew."""
+
+    forward_func: Callable[..., Any]
 
     def verify(self, heatmap: Heatmap, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """See `Heatmap.verify`."""
 
 
 class Origin:
-    """Which `KryptonOcclusion` made a map, as long as it lives. A pickle has none of it.
+    """The call that made a map: an empty token, which an occlusion knows its own maps by.
 
-    Args:
-        maker: The occlusion.
+    Copies within the process have the same; a pickle has none.
     """
 
-    def __init__(self, maker: Verifier) -> None:
-        self.maker = weakref.ref(maker)
-
-    def __deepcopy__(self, _: Any) -> Origin:
+    def __deepcopy__(self, _: object) -> Origin:
         return self
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         return type(None), ()
 
 
@@ -100,7 +99,7 @@ class Heatmap(Value):
         ssim_estimate: What the SSIM with the exact map probably is, of a map measured with ``ssim_target=``.
         baseline: What covered the cells: a number a channel, or the fingerprint of an image; None where that
             is not known.
-        origin: What made it; None for a map out of a file.
+        origin: A token of the call that made it; None for a map out of a file or of another process.
     """
 
     values: Tensor
@@ -232,7 +231,7 @@ class Heatmap(Value):
         mine, truth = (torch.where(known, m.values, level)[part] for m in (self, exact))
         return Comparison(ssim(mine, truth), float(difference[known].abs().max()), difference)
 
-    def verify(self, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
+    def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """Measure a random part of what is not exact, and estimate the SSIM anew by what that shows.
 
         The sample is random, so that its errors are those of all such positions but for chance. Those of
@@ -241,6 +240,9 @@ class Heatmap(Value):
         stands for the rest. Chance gives the range (90 %, by resampling). What was measured stays in the map.
 
         Args:
+            occlusion: The `KryptonOcclusion` that made the map, or another of the same model. For a map out
+                of a file or of another process, ``occlusion.verify`` takes the arguments that no map holds:
+                an image as baseline, ``activation``, ``additional_forward_args``.
             fraction: Share of the interpolated and of the trimmed positions to measure, above 0 and at most
                 1; at least two of each.
             seed: Of the choice.
@@ -249,16 +251,21 @@ class Heatmap(Value):
             The map with these positions measured, and its new ``ssim_estimate``.
 
         Raises:
-            InputError: A fraction or a seed that is none, or the `KryptonOcclusion` that made this map is no
-                more: another one's ``verify`` takes it.
+            InputError: An argument that cannot be used, or the occlusion is of another model.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> occlusion = KryptonOcclusion(model)
+            >>> heatmap = occlusion.heatmap(x, (3, 8, 8), (3, 2, 2), ssim_target=0.8)
+            >>> heatmap.verify(occlusion, 0.5).ssim_estimate.basis
+            'verified'
         """
-        maker = None if self.origin is None else self.origin.maker()
-        if maker is None:
+        if not isinstance(occlusion, Verifier):
             raise InputError(
-                "this map was loaded, or the KryptonOcclusion that made it is gone: verify it with one of "
-                "the same model, occlusion.verify(heatmap)"
+                f"occlusion is {occlusion!r}; accepted is a KryptonOcclusion of the map's model, as in "
+                f"heatmap.verify(occlusion, 0.05)"
             )
-        return maker.verify(self, fraction, seed=seed)
+        return occlusion.verify(self, fraction, seed=seed)
 
     # -- pictures --------------------------------------------------------------------------------------
 

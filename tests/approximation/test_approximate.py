@@ -179,7 +179,7 @@ def test_other_targets_are_filled_too(wide):
     other = heatmap.for_target(3)
     assert torch.equal(other.measured, heatmap.measured) and bool(other.values.isfinite().all())
     assert other.ssim_estimate is None
-    verified, truth = other.verify(1.0), occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=3)
+    verified, truth = other.verify(occlusion, 1.0), occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=3)
     assert verified.target == 3 and verified.compare(truth).max_error < 1e-4
 
 
@@ -188,9 +188,9 @@ def test_files_keep_it(wide, tmp_path):
     heatmap.save(tmp_path / "map.npz")
     loaded = Heatmap.load(tmp_path / "map.npz")
     assert torch.equal(loaded.status, heatmap.status) and loaded.ssim_estimate == heatmap.ssim_estimate
-    with pytest.raises(InputError, match=r"loaded.*occlusion\.verify\(heatmap\)"):
-        loaded.verify()
-    verified = KryptonOcclusion(wide).verify(loaded, 1.0)
+    with pytest.raises(InputError, match="occlusion is 0.1.*KryptonOcclusion"):
+        loaded.verify(0.1)
+    verified = loaded.verify(KryptonOcclusion(wide), 1.0)
     assert bool((verified.status == Status.EXACT).all())
 
 
@@ -200,16 +200,16 @@ def test_files_keep_it(wide, tmp_path):
 def test_verify_measures_and_estimates(wide, exact):
     occlusion = KryptonOcclusion(wide)
     heatmap = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.6)
-    verified = heatmap.verify(0.2)
+    verified = heatmap.verify(occlusion, 0.2)
     assert verified == occlusion.verify(heatmap, 0.2)
     more = int(verified.measured.sum()) - int(heatmap.measured.sum())
     assert more == math.ceil(0.2 * int((~heatmap.measured).sum()))
     truth = verified.compare(exact).ssim
     estimate = verified.ssim_estimate
     assert estimate.basis == "verified" and estimate.low - 0.05 <= truth <= estimate.high + 0.05
-    assert heatmap.verify(1.0).compare(exact).ssim > 0.9999
+    assert heatmap.verify(occlusion, 1.0).compare(exact).ssim > 0.9999
     with pytest.raises(InputError, match="seed is -1"):
-        heatmap.verify(0.2, seed=-1)
+        heatmap.verify(occlusion, 0.2, seed=-1)
 
 
 def test_verify_where_no_error_was_expected():
@@ -240,10 +240,10 @@ def test_verify_measures_what_is_trimmed(wide, tuning):
             heatmap = occlusion._measure(request, None, goal, watch, time.perf_counter())
     full = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1)
     assert bool((heatmap.status == Status.TRIMMED).any())
-    some = heatmap.verify(0.3)
+    some = heatmap.verify(occlusion, 0.3)
     truth = some.compare(full).ssim
     assert some.ssim_estimate.low - 0.05 <= truth <= some.ssim_estimate.high + 0.05
-    whole = heatmap.verify(1.0)
+    whole = heatmap.verify(occlusion, 1.0)
     assert whole.ssim_estimate.basis == "exact" and bool((whole.status == Status.EXACT).all())
     rest = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, resume=heatmap)
     assert bool((rest.status == Status.EXACT).all()) and rest.compare(full).ssim > 0.9999
@@ -255,7 +255,7 @@ def test_regions_are_compared_and_verified(wide, exact):
     heatmap = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, ssim_target=0.8, region=region)
     part = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1, region=region)
     assert heatmap.compare(part).ssim == pytest.approx(heatmap.compare(exact).ssim, abs=1e-6)
-    verified = heatmap.verify(0.5)
+    verified = heatmap.verify(occlusion, 0.5)
     truth = verified.compare(exact).ssim
     assert verified.ssim_estimate.low - 0.05 <= truth <= verified.ssim_estimate.high + 0.05
     with pytest.raises(InputError, match="another image"):
@@ -639,7 +639,7 @@ def test_it_is_refused_when_the_model_has_changed_since(wide, tuning):
     with pytest.raises(InputError, match="the model, its weights"):
         occlusion.heatmap(**call, tuning=tuning)
     with pytest.raises(InputError, match="its weights"):
-        found.verify(0.1)
+        found.verify(occlusion, 0.1)
 
 
 def test_every_example_is_asked_for_its_baseline(wide, tuning):

@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import re
@@ -16,6 +17,7 @@ import sys
 import warnings
 import weakref
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -197,6 +199,16 @@ def test_a_map_is_a_value(occlusion, image, copied):
     assert replace(found, target=2) != found and replace(found, outputs=None) != found and found != "a map"
 
 
+def test_a_map_goes_to_another_process_and_back(occlusion, image):
+    found = occlusion.heatmap(image, WINDOW, STRIDES, target=1, classes="all", ssim_target=0.8)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        attribution = pool.submit(Heatmap.attribution, found)
+        back = pool.submit(copy.copy, found).result()
+        torch.testing.assert_close(attribution.result(), found.attribution(), rtol=0, atol=0)
+    assert back == found and back.plan == found.plan and str(back.plan) == str(found.plan)
+    assert bool(back.verify(occlusion, 1.0).measured.all())
+
+
 def test_parts_comparisons_and_tunings_are_values(occlusion, image):
     with pytest.raises(OcclusionCancelled) as cancelled:
         occlusion.heatmap(image, WINDOW, STRIDES, target=1, on_progress=lambda *_: False)
@@ -233,8 +245,8 @@ def test_a_map_keeps_no_model(image, executor):
     gc.collect()  # the graph and its programs, which went with the model, hold each other
     assert [each() for each in kept] == [None] * 3
     assert found.attribution().isfinite().all() and "Heatmap(" in repr(found)
-    with pytest.raises(InputError, match=r"occlusion\.verify\(heatmap\)"):
-        found.verify()
+    with pytest.raises(InputError, match="occlusion is Heatmap"):
+        found.verify(found)
 
 
 def test_a_map_is_verified_by_what_made_it_or_by_another_of_its_model(image):
@@ -246,7 +258,7 @@ def test_a_map_is_verified_by_what_made_it_or_by_another_of_its_model(image):
         float(model(occlude(image, blur, box[None])).softmax(1)[0, 1])
         for box in found.window.boxes(np.arange(len(found.window)))
     ]
-    mine = copy.deepcopy(found).verify(1.0)
+    mine = copy.deepcopy(found).verify(occlusion, 1.0)
     other = KryptonOcclusion(model).verify(through_pickle(found), 1.0, baselines=blur, activation="softmax")
     for verified in (mine, other):
         assert bool((verified.status == Status.EXACT).all())
@@ -258,7 +270,8 @@ def test_a_map_is_verified_by_what_made_it_or_by_another_of_its_model(image):
     even = through_pickle(occlusion.heatmap(image, WINDOW, STRIDES, 0.5, target=1, ssim_target=0.8))
     assert bool(KryptonOcclusion(model).verify(even, 1.0).measured.all())  # a number is in the map
     for copied in (copy.deepcopy, through_pickle):
-        assert copied(occlusion).heatmap(image, WINDOW, STRIDES, target=1).verify() is not None
+        again = copied(occlusion)
+        assert again.heatmap(image, WINDOW, STRIDES, target=1).verify(again) is not None
 
 
 def test_verify_meets_a_number_that_is_not_finite(tmp_path):
@@ -822,7 +835,7 @@ def test_numbers_are_numbers_and_words_are_refused(occlusion, image, saved, tmp_
         ).all()
     approximate = occlusion.heatmap(image, (3, 4, 4), (3, 2, 2), ssim_target=0.5)
     one, other = (
-        approximate.verify(fraction, seed=seed)
+        approximate.verify(occlusion, fraction, seed=seed)
         for fraction, seed in ((0.2, 3), (np.float64(0.2), torch.tensor(3)))
     )
     assert one == other and {hash(one.plan)} == {hash(other.plan)}
@@ -830,8 +843,8 @@ def test_numbers_are_numbers_and_words_are_refused(occlusion, image, saved, tmp_
         (lambda: saved.overlay(opacity=True), "opacity is True"),
         (lambda: saved.limits(True), "scale is True"),
         (lambda: saved.limits((0.1, True)), "scale is"),
-        (lambda: approximate.verify(True), "fraction is True"),
-        (lambda: approximate.verify(0.2, seed=True), "seed is True"),
+        (lambda: approximate.verify(occlusion, True), "fraction is True"),
+        (lambda: approximate.verify(occlusion, 0.2, seed=True), "seed is True"),
         (lambda: saved.compare(5), "exact is 5"),
         (lambda: saved.save(None), "path is None"),
         (lambda: saved.overlay([[1, 2], [3]]), "image is list"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 from captum.attr import Occlusion
 from PIL import Image
-from support.tiny_models import SmallCNN, assert_close, brute_force, incremental, output_scale
+from support.tiny_models import SmallCNN, assert_close, incremental, output_scale
+from support.truth import brute_force, geometry
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion
 
@@ -28,7 +29,7 @@ def heatmap(occlusion, image):
 @pytest.fixture(scope="module")
 def outputs(cnn, image, heatmap):
     """Every output at every position, one forward pass each: ``(5, 5, 5)``."""
-    return brute_force(cnn, image, heatmap.window).reshape(*heatmap.values.shape, -1)
+    return brute_force(cnn, image, *geometry(heatmap)).reshape(*heatmap.values.shape, -1)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_window_can_flip_the_class(image):
     with torch.no_grad():
         model.head.bias -= model(image)[0]  # a tie of all classes, so that anything tips the scales
     heatmap = KryptonOcclusion(model).heatmap(image, WINDOW, STRIDES)
-    outputs = brute_force(model, image, heatmap.window).reshape(5, 5, -1)
+    outputs = brute_force(model, image, *geometry(heatmap)).reshape(5, 5, -1)
     assert len(torch.unique(heatmap.classes)) > 1
     assert torch.equal(heatmap.classes, outputs.argmax(-1))
 
@@ -153,7 +154,7 @@ def test_the_grid_has_the_axes_that_the_window_does_not_span(cnn, image, window,
     heatmap = occlusion.heatmap(image, window, strides, target=1)
     assert heatmap.values.shape == heatmap.measured.shape == heatmap.classes.shape == grid
     assert heatmap.positions.shape == (*grid, len(grid))
-    outputs = brute_force(cnn, image, heatmap.window)[:, 1].reshape(grid)
+    outputs = brute_force(cnn, image, *geometry(heatmap))[:, 1].reshape(grid)
     assert_close(heatmap.values, outputs, scale)
     theirs = Occlusion(cnn).attribute(image, window, strides, target=1)[0]
     assert_close(heatmap.attribution(), theirs, scale)
@@ -168,7 +169,7 @@ def test_signals_and_volumes(rank, shape, window, strides, grid):
     model, x = SmallCNN(shape[0], rank=rank), torch.randn(1, *shape)
     heatmap = KryptonOcclusion(model, executor="reference").heatmap(x, window, strides, target=1)
     assert heatmap.values.shape == grid
-    outputs = brute_force(model, x, heatmap.window)[:, 1].reshape(grid)
+    outputs = brute_force(model, x, *geometry(heatmap))[:, 1].reshape(grid)
     assert_close(heatmap.values, outputs, output_scale(model, x))
     with pytest.raises(InputError, match="overlay wants a 2-D image"):
         heatmap.overlay()
@@ -198,7 +199,9 @@ def test_no_target_of_a_segmentation(segmenter, image):
     heatmap = KryptonOcclusion(segmenter).heatmap(image, (3, 12, 20), (3, 12, 20))
     assert heatmap.values.shape == (2, 4, 24, 20)
     assert_close(
-        heatmap.values, brute_force(segmenter, image, heatmap.window), output_scale(segmenter, image)
+        heatmap.values,
+        brute_force(segmenter, image, *geometry(heatmap)),
+        output_scale(segmenter, image),
     )
 
 
@@ -207,7 +210,7 @@ def test_no_target_of_a_segmentation(segmenter, image):
 )
 def test_baselines(cnn, image, occlusion, baselines, scale):
     heatmap = occlusion.heatmap(image, WINDOW, STRIDES, baselines, 1)
-    outputs = brute_force(cnn, image, heatmap.window, baselines)[:, 1].reshape(5, 5)
+    outputs = brute_force(cnn, image, *geometry(heatmap), baselines)[:, 1].reshape(5, 5)
     assert_close(heatmap.values, outputs, scale)
 
 
@@ -231,7 +234,7 @@ def test_a_float64_model(image):
     model, x = SmallCNN().double(), image.double()
     heatmap = KryptonOcclusion(model).heatmap(x, WINDOW, STRIDES, target=1)
     assert heatmap.values.dtype == torch.float64
-    outputs = brute_force(model, x, heatmap.window)[:, 1].reshape(5, 5)
+    outputs = brute_force(model, x, *geometry(heatmap))[:, 1].reshape(5, 5)
     assert_close(heatmap.values, outputs, output_scale(model, x), 1e-13)
     assert heatmap.attribution().dtype == torch.float32
 

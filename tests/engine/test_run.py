@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny_models import SmallCNN, SmallViT, assert_close, brute_force, full_inference, output_scale
+from support.tiny_models import SmallCNN, SmallViT, assert_close, full_inference, output_scale
+from support.truth import brute_force, geometry
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -52,7 +53,7 @@ def test_progress_reaches_the_total(cnn, image, occlusion, schedule):
         assert int(heatmap.measured.sum()) == done
         assert torch.equal(heatmap.values.isnan(), ~heatmap.measured)
         assert torch.equal(heatmap.values[heatmap.measured], final.values[heatmap.measured])
-    outputs = brute_force(cnn, image, final.window)[:, 1].reshape(10, 8)
+    outputs = brute_force(cnn, image, *geometry(final))[:, 1].reshape(10, 8)
     assert_close(final.values, outputs, output_scale(cnn, image))
 
 
@@ -196,7 +197,7 @@ def test_a_cancelled_heatmap_carries_what_was_computed(cnn, image, occlusion, an
     assert isinstance(partial, Heatmap)
     count = int(partial.measured.sum())
     assert count == watcher.done[-1] and 20 <= count < 80
-    outputs = brute_force(cnn, image, partial.window)[:, 1].reshape(10, 8)
+    outputs = brute_force(cnn, image, *geometry(partial))[:, 1].reshape(10, 8)
     known = partial.measured
     assert_close(partial.values[known], outputs[known], output_scale(cnn, image))
     assert bool(partial.values[~known].isnan().all())

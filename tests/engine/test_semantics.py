@@ -12,12 +12,12 @@ from support.tiny_models import (
     SmallViT,
     assert_close,
     assert_like_captum,
-    brute_force,
     full_inference,
     incremental,
     output_scale,
     peak_bytes,
 )
+from support.truth import brute_force, geometry
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -105,7 +105,7 @@ def test_positions_that_change_the_same_cells_are_computed_once(count, explainer
     heatmap = explainer.heatmap(x, (3, 6, 6), (3, 1, 1), target=1)
     # A window holds both pixels, the first or the second alone: beside it, above it, or diagonally.
     assert count == [3]
-    theirs = brute_force(explainer.forward_func, x, heatmap.window)[:, 1].reshape(heatmap.values.shape)
+    theirs = brute_force(explainer.forward_func, x, *geometry(heatmap))[:, 1].reshape(heatmap.values.shape)
     assert_close(heatmap.values, theirs, float(heatmap.base.abs()))
     assert len(torch.unique(heatmap.values)) == 4
 
@@ -140,7 +140,10 @@ def test_full_inference_skips_what_changes_nothing_too():
     assert different == 10  # the image and its nine distinct remains: any corner, side, or all of 2 x 2 cells
     assert len(calls) <= 25
     np.testing.assert_allclose(
-        heatmap.values.flatten(), brute_force(model, x, heatmap.window)[:, 1], rtol=0, atol=1e-5
+        heatmap.values.flatten(),
+        brute_force(model, x, *geometry(heatmap))[:, 1],
+        rtol=0,
+        atol=1e-5,
     )
 
 
@@ -245,7 +248,7 @@ def test_groups_that_wait_for_the_rest_of_the_model_stay_as_they_are(monkeypatch
     model, x = Aside().eval().double(), torch.randn(1, 3, 8, 8, dtype=torch.float64)
     occlusion = KryptonOcclusion(model, executor="reference")
     heatmap = occlusion.heatmap(x, (3, 2, 2), (3, 1, 1), classes="all")
-    expected = brute_force(model, x, heatmap.window).reshape(7, 7, 2)
+    expected = brute_force(model, x, *geometry(heatmap)).reshape(7, 7, 2)
     assert_close(heatmap.outputs, expected, float(expected.abs().max()), 1e-13)
 
 
@@ -282,7 +285,7 @@ def test_not_a_number_spreads_as_in_pytorch(segmenter, image, value, executor):
     with incremental():
         far, near = (occlusion.heatmap(x, WINDOW, STRIDES, target=t) for t in (target, (2, 6, 5)))
     for heatmap, (channel, row, column) in ((far, target), (near, (2, 6, 5))):
-        outputs = brute_force(segmenter, x, heatmap.window)[:, channel, row, column]
+        outputs = brute_force(segmenter, x, *geometry(heatmap))[:, channel, row, column]
         assert torch.equal(heatmap.values.flatten().isfinite(), outputs.isfinite())
         finite = outputs.isfinite()
         assert_close(heatmap.values.flatten()[finite], outputs[finite], 1.0)
@@ -298,7 +301,7 @@ def test_not_a_number_through_a_classifier(cnn, image, executor):
     with incremental():
         heatmap = occlusion.heatmap(x, WINDOW, STRIDES, target=1)
     assert heatmap.plan is not None and "reference" in heatmap.plan.executor
-    outputs = brute_force(cnn, x, heatmap.window)[:, 1].reshape(heatmap.values.shape)
+    outputs = brute_force(cnn, x, *geometry(heatmap))[:, 1].reshape(heatmap.values.shape)
     assert bool(outputs.isfinite().any()) and not bool(outputs.isfinite().all())
     assert torch.equal(heatmap.values.isnan(), outputs.isnan())
     assert_close(heatmap.values, outputs, output_scale(cnn, image))
@@ -320,7 +323,7 @@ def test_what_overflows_within_the_network(image, executor):
     with incremental():
         heatmap = occlusion.heatmap(image, WINDOW, STRIDES, 3e37, target=1)
         tame = occlusion.heatmap(image, WINDOW, STRIDES, 3.0, target=1)
-    outputs = brute_force(model, image, heatmap.window, 3e37)[:, 1].reshape(heatmap.values.shape)
+    outputs = brute_force(model, image, *geometry(heatmap), 3e37)[:, 1].reshape(heatmap.values.shape)
     with torch.no_grad():
         assert bool(model[:2](torch.full_like(image, 3e37)).isinf().any())
     assert bool(outputs.isfinite().all())
@@ -345,7 +348,7 @@ def test_a_baseline_of_nan(segmenter, image, executor):
         assert_nan_baseline = KryptonOcclusion(segmenter, executor).heatmap(
             image, WINDOW, STRIDES, baselines=float("nan"), target=(2, 12, 12)
         )
-    outputs = brute_force(segmenter, image, assert_nan_baseline.window, float("nan"))[:, 2, 12, 12]
+    outputs = brute_force(segmenter, image, *geometry(assert_nan_baseline), float("nan"))[:, 2, 12, 12]
     assert torch.equal(assert_nan_baseline.values.flatten().isnan(), outputs.isnan())
 
 

@@ -16,8 +16,9 @@ import torch
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from support.models import Case, compare, monai_case, torchvision_case
-from support.random_cnns import brute_force, build, image_and_baseline, networks, questions
+from support.random_cnns import build, image_and_baseline, networks, questions
 from support.tiny_models import SmallCNN, TwoViews, assert_like_captum, incremental
+from support.truth import brute_force
 from test_clip import Branching, opened
 from test_exact_models import slow
 from test_exact_random import common

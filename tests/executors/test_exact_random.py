@@ -42,12 +42,12 @@ from support.random_cnns import (
     SpatialAttention,
     Transpose,
     Upsample,
-    brute_force,
     build,
     image_and_baseline,
     networks,
     questions,
 )
+from support.truth import brute_force
 
 from krypton_engine import FallbackWarning, KryptonOcclusion, Plan
 

@@ -16,7 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.models import compare, torchvision_case, zoo_case
-from support.random_cnns import brute_force, build, image_and_baseline, networks, questions
+from support.random_cnns import build, image_and_baseline, networks, questions
+from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion

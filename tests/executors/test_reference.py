@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tiny_models import assert_close, brute_force, incremental, settle
+from support.tiny_models import assert_close, incremental, settle
+from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import KryptonOcclusion
@@ -54,6 +55,6 @@ def test_branches_are_written_to_their_place(size, monkeypatch):
         heatmap = KryptonOcclusion(model, executor="reference").heatmap(
             x, window.shape, window.strides, target=1, classes="all"
         )
-    truth = brute_force(model, x, window).reshape(heatmap.outputs.shape)
+    truth = brute_force(model, x, window.shape, window.strides).reshape(heatmap.outputs.shape)
     assert len(set(written)) >= 5
     assert_close(heatmap.outputs, truth, float(truth.abs().max()))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from krypton_engine import FallbackWarning, Heatmap, KryptonOcclusion, zoo
 from krypton_engine.attr.occlusion import Executor
+from support.truth import occlude, windows
 
 ODD_SIZE = (97, 131)
 LARGEST = 16 * 2**30
@@ -182,24 +183,15 @@ class Comparison:
         )
 
 
-def occluded_copies(
-    x: Tensor, positions: Sequence[tuple[int, ...]], window: Sequence[int], baseline: float
-) -> Tensor:
-    copies = x.repeat(len(positions), *[1] * (x.ndim - 1))
-    for row, position in zip(copies, positions, strict=True):
-        row[(slice(None), *(slice(i * k, i * k + k) for i, k in zip(position, window, strict=True)))] = (
-            baseline
-        )
-    return copies
-
-
 def compare(case: Case, executor: Executor = "auto", device: str | torch.device = "cpu") -> Comparison:
     """Krypton, PyTorch in float32 and PyTorch in float64, on a few positions far from each other."""
     model, x = case.make().to(device), case.image()[None].to(device)
     sizes = x.shape[2:]
     counts = [math.ceil((n - k) / k) + 1 for n, k in zip(sizes, case.window, strict=True)]
     positions = spread_positions(counts, case.count)
-    copies = occluded_copies(x, positions, case.window, case.baseline)
+    window = (x.shape[1], *case.window)
+    cells = windows(x.shape[1:], window, window)
+    copies = torch.cat([occlude(x, cells[0, *position], case.baseline) for position in positions])
     with torch.no_grad():
         double = copy.deepcopy(model).double()
         exact = double(copies.double()).cpu()
@@ -208,7 +200,6 @@ def compare(case: Case, executor: Executor = "auto", device: str | torch.device 
     region = torch.zeros(x.shape[1:], dtype=torch.bool)
     for position in positions:
         region[(0, *(i * k for i, k in zip(position, case.window, strict=True)))] = True
-    window = (x.shape[1], *case.window)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         heatmap = KryptonOcclusion(model, executor=executor, memory_budget=LARGEST).heatmap(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -855,19 +855,3 @@ def image_and_baseline(shape: Shape, question: Question) -> tuple[Tensor, Any]:
         same[..., : shape[-1] // 2] = True
         x = torch.where(same, torch.as_tensor(baseline, dtype=x.dtype).expand_as(x), x)
     return x, baseline
-
-
-def brute_force(
-    model: Callable[[Tensor], Tensor], x: Tensor, window: Sequence[int], strides: Sequence[int], baseline: Any
-) -> Tensor:
-    """What occlusion is: the model's output for every window, the grid in C order."""
-    filled = torch.as_tensor(baseline, dtype=x.dtype).expand_as(x)
-    sizes = list(zip(x.shape[1:], window, strides, strict=True))
-    outputs = []
-    for index in itertools.product(*(range(math.ceil((n - k) / s) + 1) for n, k, s in sizes)):
-        cells = (0, *(slice(i * s, i * s + k) for i, (_, k, s) in zip(index, sizes, strict=True)))
-        occluded = x.clone()
-        occluded[cells] = filled[cells]
-        with torch.no_grad():
-            outputs.append(model(occluded))
-    return torch.cat(outputs)

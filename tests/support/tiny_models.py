@@ -223,22 +223,3 @@ def peak_bytes(call):
     held = np.cumsum([event.nbytes() for event in events])
     assert len(held), "the profiler saw no allocation"
     return int(held.max())
-
-
-def occlude(x, window, position, baseline=0.0):
-    """A copy of ``x`` ``(n, ...)`` with the window at ``position`` replaced: by slices, nothing of ours."""
-    index = np.unravel_index(position, window.counts) if window.counts else ()
-    copy = x.detach().clone()
-    cells = tuple(
-        slice(i * s, i * s + k) for i, s, k in zip(index, window.strides, window.shape, strict=True)
-    )
-    value = torch.as_tensor(baseline, dtype=x.dtype).expand(x.shape)
-    copy[(slice(None), *cells)] = value[(slice(None), *cells)]
-    return copy
-
-
-def brute_force(forward, x, window, baseline=0.0):
-    """Outputs with every position of ``window`` occluded, one forward pass each: ``(positions, ...)``."""
-    with torch.no_grad():
-        outputs = [forward(occlude(x, window, p, baseline))[0] for p in range(len(window))]
-    return torch.stack(outputs)

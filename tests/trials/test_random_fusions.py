@@ -7,7 +7,6 @@ every output of every window is compared with a loop over occluded copies, in fl
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
@@ -181,24 +181,6 @@ def pictures(draw):
     )  # fmt: skip
 
 
-def windows_over(height, width):
-    """First and last cells of every window, in Captum's order of positions."""
-    tops, lefts = (
-        range(0, size - k + s if size > k else 1, s)
-        for size, k, s in ((height, WINDOW[1], STRIDES[1]), (width, WINDOW[2], STRIDES[2]))
-    )
-    return [(t, t + WINDOW[1], left, left + WINDOW[2]) for t, left in itertools.product(tops, lefts)]
-
-
-def occluded_outputs(model, x, v, baseline):
-    found = []
-    for top, bottom, left, right in windows_over(*x.shape[2:]):
-        copied = x.clone()
-        copied[:, :, top:bottom, left:right] = baseline
-        found.append(model(copied, v.clone())[0])
-    return torch.stack(found)
-
-
 def check(fusion, asked, dtype):
     torch.manual_seed(asked[0].seed % 1000)
     model = Network(fusion).to(dtype)
@@ -211,7 +193,9 @@ def check(fusion, asked, dtype):
         occlusion = KryptonOcclusion(model, executor=executor)
         for x, baseline in inputs:
             with torch.no_grad():
-                expected = occluded_outputs(truth, x.double(), mine_v.double(), baseline)
+                expected = brute_force(
+                    lambda one: truth(one, mine_v.double().clone()), x.double(), WINDOW, STRIDES, baseline
+                )
                 base = truth(x.double(), mine_v.double())[0]
             with warnings.catch_warnings():
                 # Who cannot run it hands it on; nobody may give it up.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Graph, Node, Pool, Reindex
+from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.windows import SlidingWindow
 
 
@@ -97,10 +97,3 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Numbers as a tensor there; nothing waits for them."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
-
-
-def fill_of(node: Node) -> float:
-    """What ``node`` reads outside its operand."""
-    if isinstance(node.box, Pool) and node.box.maximum:
-        return -math.inf
-    return node.box.fill if isinstance(node.box, Reindex) else 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs, resolve
+from krypton_engine.graph.operators import facts
 
 aten = torch.ops.aten
 
@@ -17,15 +18,6 @@ LARGEST_TENSOR = 32 * 2**20
 """Bytes of the largest tensor that a batch should make: glibc maps and clears fresh pages for larger ones
 each time, which costs more than a larger batch gains."""
 
-IN_PLACE: dict[Any, Any] = {
-    aten.relu.default: aten.relu_.default,
-    aten.hardtanh.default: aten.hardtanh_.default,
-    aten.silu.default: aten.silu_.default,
-    aten.hardswish.default: aten.hardswish_.default,
-    aten.sigmoid.default: aten.sigmoid_.default,
-    aten.add.Tensor: aten.add_.Tensor,
-}
-_FRESH = {"conv1d", "conv2d", "conv3d", "linear", "batch_norm"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -54,11 +46,11 @@ def overwriting(graph: Graph) -> frozenset[int]:
     uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
     found = set()
     for node in graph.nodes:
-        if node.target not in IN_PLACE or not node.depends:
+        if facts(node).in_place is None or not node.depends:
             continue
         source = graph.nodes[next(refs(node.args))]
         if (
-            source.op in _FRESH
+            facts(source).fresh
             and source.depends
             and source.local == node.local
             and source.dtype == node.dtype
@@ -148,7 +140,7 @@ class Tail:
             assert node.target is not None
             target = _FASTER.get(node.target, node.target)
             if node.index in self._overwriting:
-                target = IN_PLACE[node.target]
+                target = facts(node).in_place or target
             values[node.index] = target(
                 *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
             )
@@ -182,19 +174,6 @@ def unchanging(
                 *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
             )
     return lambda index, copies: repeated(graph.nodes[index], values[index], copies)
-
-
-def averages_cells(node: Node, source: Node) -> bool:
-    """Whether ``node`` is the average of ``source`` over all cells of its axes, channel by channel."""
-    axes = list(range(2, len(source.shape)))
-    if source.roles[0] != BATCH or not all(source.roles[dim] in source.axes for dim in axes):
-        return False
-    if node.op == "mean":
-        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        kept = node.kwargs.get("dtype") in (None, source.dtype)
-        return kept and sorted(dim % len(source.shape) for dim in dims or ()) == axes
-    averages = {f"{lead}adaptive_avg_pool{len(axes)}d" for lead in ("", "_")}
-    return node.op in averages and set(node.shape[2:]) == {1}
 
 
 def repeated(node: Node, value: Any, copies: int) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, Rows
-from krypton_engine.graph.operators import NotLocal
+from krypton_engine.graph.operators import NotLocal, arguments
 from krypton_engine.graph.operators.pointwise import is_pointwise
 
 aten = torch.ops.aten
@@ -17,6 +17,12 @@ aten = torch.ops.aten
 
 class CaptureError(Exception):
     """Why a callable has no graph."""
+
+
+def name_of(target: torch._ops.OpOverload) -> str:
+    """An operator's name without its namespace and overload."""
+    name: str = target._schema.name
+    return name.split("::")[1]
 
 
 class BoundCall:
@@ -28,18 +34,9 @@ class BoundCall:
         self.draft = draft
         self.args = args
         self.kwargs: Mapping[str, Any] = kwargs
-        schema = target._schema
-        self.name = schema.name.split("::")[1]
+        self.name = name_of(target)
         self.pointwise = is_pointwise(target)
-        bound: dict[str, Any] = {}
-        self.bound: Mapping[str, Any] = bound
-        for position, argument in enumerate(schema.arguments):
-            if position < len(args):
-                bound[argument.name] = args[position]
-            elif argument.name in kwargs:
-                bound[argument.name] = kwargs[argument.name]
-            else:
-                bound[argument.name] = argument.default_value
+        self.bound: Mapping[str, Any] = arguments(target, args, kwargs)
         self.shape, self.batch_dims = draft.shape_of(result) if isinstance(result, Tensor) else ((), ())
 
     def __getitem__(self, name: str) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.graph.ir import Graph, Node, refs, resolve
+from krypton_engine.graph.operators.convolution import CONVOLUTIONS
 
 Head = Callable[[Tensor], Tensor]
 """From outputs ``(n, *output_shape)`` to one scalar for each, ``(n,)``."""
@@ -98,7 +99,7 @@ def _bytes(graph: Graph, wanted: set[int]) -> int:
 def _unfolded(graph: Graph, node: Node) -> int:
     """Bytes of what PyTorch unfolds for a convolution, unless oneDNN may take it as it is."""
     transposed = node.op.startswith("conv_transpose")
-    if not (transposed or node.op in {"conv1d", "conv2d", "conv3d"}):
+    if not (transposed or node.op in CONVOLUTIONS):
         return 0
     if node.dtype == torch.float32 and len(node.shape) <= 4:
         return 0

@@ -54,6 +54,20 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Epilogue:
+    """What is made of each element of a convolution's result: a clamp to ``[low, high]``, then a function.
+
+    Functions have PyTorch's names; ``gelu_tanh`` is its approximation by tanh. ``parameter`` is the slope of
+    ``leaky_relu`` or the alpha of ``elu``.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    function: str = "identity"
+    parameter: float = 0.0
+
+
+@dataclass(frozen=True)
 class Convolution:
     """A convolution; ``padding`` counts along opaque dimensions only, along axes the boxes bring it."""
 
@@ -122,6 +136,13 @@ class Node:
     def local(self) -> bool:
         """Whether the node can be recomputed on a box alone."""
         return self.box is not None
+
+    @property
+    def fill(self) -> float:
+        """What the operator reads outside its operand."""
+        if isinstance(self.box, Pool) and self.box.maximum:
+            return -math.inf
+        return self.box.fill if isinstance(self.box, Reindex) else 0.0
 
     @cached_property
     def axes(self) -> tuple[int, ...]:

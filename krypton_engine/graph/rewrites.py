@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Ref, refs
+from krypton_engine.graph.operators.convolution import CONVOLUTIONS
+from krypton_engine.graph.operators.pooling import AVERAGE_POOLS
 
 aten = torch.ops.aten
-
-_CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
-_AVERAGE_POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
         if norm.target is not aten.batch_norm.default:
             continue
         convolution, statistics = graph.nodes[norm.args[0].node], _scale_and_shift(graph, norm)
-        if convolution.op not in _CONVOLUTIONS or reads[convolution.index] != 1 or statistics is None:
+        if convolution.op not in CONVOLUTIONS or reads[convolution.index] != 1 or statistics is None:
             continue
         constants = _constants(graph, convolution)
         if constants is None:
@@ -140,10 +139,10 @@ def pool_fewer_channels(graph: Graph) -> Graph:
     """
     edit, reads = _Edit(graph), _reads(graph)
     for convolution in graph.nodes:
-        if convolution.op not in _CONVOLUTIONS:
+        if convolution.op not in CONVOLUTIONS:
             continue
         pool = graph.nodes[convolution.args[0].node]
-        if pool.op not in _AVERAGE_POOLS or reads[pool.index] != 1 or pool.local != convolution.local:
+        if pool.op not in AVERAGE_POOLS or reads[pool.index] != 1 or pool.local != convolution.local:
             continue
         constants = _constants(graph, convolution)
         if constants is None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.draft import BoundCall, CaptureError, Draft
+from krypton_engine.graph.draft import BoundCall, CaptureError, Draft, name_of
 from krypton_engine.graph.ir import (
     BATCH,
     Apply,
@@ -22,13 +22,11 @@ from krypton_engine.graph.ir import (
     refs,
     resolve,
 )
-from krypton_engine.graph.operators import NotLocal, localise
+from krypton_engine.graph.operators import NotLocal, arguments, localise
+from krypton_engine.graph.operators.pointwise import IDENTITIES
 from krypton_engine.graph.state import version_of
 
 aten = torch.ops.aten
-
-_IDENTITIES = {"clone", "alias", "detach", "contiguous", "lift_fresh_copy", "lift_fresh"}
-"""Operators whose result is their first argument."""
 
 _RESHAPES = {aten.view.default, aten._unsafe_view.default}
 _FILLED = {
@@ -168,8 +166,8 @@ class _Translation:
             return self._item(fx_node, args)
         if not isinstance(fx_node.target, torch._ops.OpOverload):
             raise CaptureError(f"the exported program calls {fx_node.target}")
-        name = fx_node.target._schema.name.split("::")[1]
-        if name in _IDENTITIES or (
+        name = name_of(fx_node.target)
+        if name in IDENTITIES or (
             name in {"_to_copy", "to"}
             and isinstance(args[0], Ref)
             and isinstance(value, Tensor)
@@ -199,7 +197,7 @@ class _Translation:
             return self._batch_norm(fx_node)
         if name in _FILLED and isinstance(value, Tensor):  # nothing but the type of the other is read
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
-            fill = _bound(fx_node).get("fill_value", _FILLED[name])
+            fill = arguments(fx_node.target, fx_node.args, fx_node.kwargs).get("fill_value", _FILLED[name])
             kinds = {"dtype": value.dtype, "device": value.device}
             return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
@@ -227,7 +225,7 @@ class _Translation:
         depends = any(self.draft.nodes[i].depends for i in operands)
         has_rows = holds_rows((args, dict(kwargs)))
         is_tensor = isinstance(value, Tensor)
-        name = target._schema.name.split("::")[1]
+        name = name_of(target)
         if not depends and not has_rows and all(self.draft.nodes[i].value is not None for i in operands):
             with torch.no_grad():
                 folded = target(*resolve(args, self.draft.value, 1), **resolve(kwargs, self.draft.value, 1))
@@ -323,7 +321,7 @@ class _Translation:
 
     def _batch_norm(self, fx_node: torch.fx.Node) -> Any:
         """A batch norm in evaluation as one operator with one result, whichever way it was exported."""
-        bound = _bound(fx_node)
+        bound = arguments(fx_node.target, fx_node.args, fx_node.kwargs)
         several = not isinstance(fx_node.meta["val"], Tensor)
         names = ("input", "weight", "bias", "running_mean", "running_var")
         args = tuple(self._translated(bound[name]) for name in names)
@@ -340,15 +338,6 @@ def _gives_one(fx_node: torch.fx.Node) -> bool:
     return isinstance(fx_node.meta["val"], Tensor) or all(
         user.target is operator.getitem and user.args[1] == 0 for user in fx_node.users
     )
-
-
-def _bound(fx_node: torch.fx.Node) -> dict[str, Any]:
-    """Arguments by the names of the operator's schema, defaults filled in."""
-    out = {}
-    for i, argument in enumerate(fx_node.target._schema.arguments):  # type: ignore[union-attr]
-        given = fx_node.args[i] if i < len(fx_node.args) else fx_node.kwargs.get(argument.name)
-        out[argument.name] = argument.default_value if given is None else given
-    return out
 
 
 def _name_of(fx_node: torch.fx.Node) -> str:

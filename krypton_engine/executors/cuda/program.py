@@ -13,17 +13,17 @@ from torch import Tensor
 
 from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.grouping import WindowClasses
-from krypton_engine.executors.native.sums import Unsupported, arguments_of, epilogue_of
 from krypton_engine.executors.reference.program import ReferenceProgram
-from krypton_engine.executors.tail import Tail, averages_cells
+from krypton_engine.executors.tail import Tail
 from krypton_engine.graph.ir import Convolution, Graph, Node, in_full, refs
+from krypton_engine.graph.operators import epilogue_of
+from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
 if TYPE_CHECKING:
     from krypton_engine.executors.cuda.session import CudaSession
 _FUNCTIONS = {"identity": "clamp", "silu": "silu", "hardswish": "hardswish", "sigmoid": "sigmoid"}
-_ACTIVATIONS = {"relu", "hardtanh", "relu6", "clamp", "clamp_min", "silu", "hardswish", "sigmoid"}
 _LARGEST_TAIL_TENSOR = 512 * 2**20
 
 
@@ -161,12 +161,9 @@ class CudaProgram(ReferenceProgram):
             end = after[0]
             found = Finish(convolution, (end, 1 - after[1]))
             after = only_reader()
-        if after is not None and after[0].op in _ACTIVATIONS and after[0].dtype == convolution.dtype:
-            try:
-                epilogue = epilogue_of(after[0].op, arguments_of(after[0]))
-            except Unsupported:
-                epilogue = None
-            if epilogue is not None:
+        if after is not None and after[0].dtype == convolution.dtype:
+            epilogue = epilogue_of(after[0])
+            if epilogue is not None and epilogue.function in _FUNCTIONS:
                 self.absorbed.add(end.index)
                 end = after[0]
                 found = Finish(

@@ -23,7 +23,7 @@ from krypton_engine.executors.cuda.cuts import AHEAD, Clock, cheapest_cut
 from krypton_engine.executors.cuda.engine import AXES, ELEMENTS, padded
 from krypton_engine.executors.cuda.program import CudaProgram, Finish, is_pointwise
 from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
-from krypton_engine.executors.layout import Layout, View, fill_of, on_device
+from krypton_engine.executors.layout import Layout, View, on_device
 from krypton_engine.executors.reference.session import CONVOLUTION, ReferenceSession
 from krypton_engine.executors.tail import channels_last
 from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, refs, resolve
@@ -512,7 +512,7 @@ class CudaSession(ReferenceSession):
                 box.append(extents[axis])
         reads = [self._read(node, reader, i, axis, at, dense=True) for axis in view.layout.axes]
         cells = self._cells(source, at)
-        return self._put_together(view, cells, reads, box, at.copies, fill_of(reader), into, overlay)
+        return self._put_together(view, cells, reads, box, at.copies, reader.fill, into, overlay)
 
     def _put_together(
         self,

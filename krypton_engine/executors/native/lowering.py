@@ -20,14 +20,14 @@ from krypton_engine.executors.native.sums import (
     COLUMNS,
     NOTHING,
     ROWS,
-    Epilogue,
     Floats,
     Sum,
     Unsupported,
-    arguments_of,
+    numbers,
 )
-from krypton_engine.executors.native.vocabulary import RULES
-from krypton_engine.graph.ir import BATCH, Convolution, Graph, Node, Pool, Ref, Reindex, refs
+from krypton_engine.executors.native.vocabulary import RULES, end
+from krypton_engine.graph.ir import BATCH, Convolution, Epilogue, Graph, Node, Pool, Ref, Reindex, refs
+from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 
 _LAYERS = ("mean", "cells", "dense")
@@ -180,9 +180,13 @@ class Lowering:
             if isinstance(node.box, Reindex):
                 return self._reindex(node, node.box)
         rule = RULES.get(node.op)
-        if rule is None:
+        epilogue = epilogue_of(node)
+        if epilogue is not None:
+            end(self, node, epilogue)
+        elif rule is not None:
+            rule(self, node, arguments(node.target, node.args, node.kwargs))
+        else:
             raise Unsupported("not in its vocabulary")
-        rule(self, node, arguments_of(node))
 
     def _convolution(self, node: Node, box: Convolution) -> None:
         if node.roles != (BATCH, None, ROWS, COLUMNS):
@@ -208,7 +212,7 @@ class Lowering:
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])
             return self.program.convolution(
-                operands, maps[0], maps[1], groups, done.weight, done.bias, done.epilogue.numbers(), **limits
+                operands, maps[0], maps[1], groups, done.weight, done.bias, numbers(done.epilogue), **limits
             )
 
         self.wait(node, Sum(build, "convolution", weight, bias))
@@ -223,7 +227,7 @@ class Lowering:
             *maps,
             self.shape_of(node)[2],
             divisors,
-            NOTHING.numbers(),
+            numbers(NOTHING),
             **_limits(node),
         )
         self.remember(node, value)
@@ -242,7 +246,7 @@ class Lowering:
         value = self.value(Ref(node.operands[0]))
         self.remember(
             node,
-            self.program.reindex(value, *sources, self.shape_of(node)[2], box.fill, NOTHING.numbers()),
+            self.program.reindex(value, *sources, self.shape_of(node)[2], box.fill, numbers(NOTHING)),
         )
 
     def by_channel(self, node: Node, item: Any) -> Floats:
@@ -277,7 +281,7 @@ class Lowering:
 
         def build(done: Sum) -> int:
             return self.program.concat(
-                operands, ranges, height, width, done.scale, done.shift, done.epilogue.numbers()
+                operands, ranges, height, width, done.scale, done.shift, numbers(done.epilogue)
             )
 
         self.wait(node, Sum(build, "concat"))
@@ -296,7 +300,7 @@ class Lowering:
 
         def build(done: Sum) -> int:
             return self.program.combine(
-                arithmetic, list(operands), height, width, channels, scale, shift, done.epilogue.numbers()
+                arithmetic, list(operands), height, width, channels, scale, shift, numbers(done.epilogue)
             )
 
         self.wait(node, Sum(build, "combine", epilogue=epilogue))

@@ -15,10 +15,10 @@ from krypton_engine.executors.native.sums import (
     ROWS,
     Sum,
     Unsupported,
-    epilogue_of,
+    numbers,
 )
-from krypton_engine.executors.tail import averages_cells
-from krypton_engine.graph.ir import BATCH, Node, Ref
+from krypton_engine.graph.ir import BATCH, Epilogue, Node, Ref
+from krypton_engine.graph.operators.pooling import averages_cells
 
 if TYPE_CHECKING:
     from krypton_engine.executors.native.lowering import Lowering
@@ -39,13 +39,9 @@ def _first(arguments: dict[str, Any]) -> Any:
     return next(iter(arguments.values()))
 
 
-@_rule(
-    "relu", "hardtanh", "relu6", "clamp", "clamp_min", "sigmoid", "silu", "hardsigmoid", "hardswish",
-    "leaky_relu", "elu", "tanh", "gelu",
-)  # fmt: skip
-def _activation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    epilogue = epilogue_of(node.op, arguments)
-    item = _first(arguments)
+def end(to: Lowering, node: Node, epilogue: Epilogue) -> None:
+    """``node`` is an activation: the end of the sum that it reads, or a sum of its own."""
+    item = node.args[0]
     kinds = ("convolution", "concat", "combine", "mean", "cells", "dense")
     waiting = to.joinable(item, *kinds)
     if waiting is not None and not (waiting.kind == "concat" and waiting.scale is None):
@@ -54,13 +50,8 @@ def _activation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.combine(node, "add", (to.value(item),), epilogue=epilogue)
 
 
-@_rule(
-    "dropout", "clone", "contiguous", "alias", "detach", "identity", "feature_dropout", "alpha_dropout",
-    "_to_copy",
-)  # fmt: skip
-def _nothing(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    if arguments.get("train"):
-        raise Unsupported("dropout in training")
+@_rule("_to_copy")
+def _in_float32(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     if item.node in to.split:
         to.split[node.index] = to.split[item.node]
@@ -68,7 +59,7 @@ def _nothing(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         to.alias(node, item.node)
 
 
-@_rule("permute", "transpose", "view", "reshape", "_unsafe_view", "flatten", "squeeze", "unsqueeze")
+@_rule("permute", "transpose", "reshape", "unsqueeze")
 def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
@@ -210,7 +201,7 @@ def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     )
     value = to.value(arguments["input"])
     shape = to.shape_of(node)
-    to.remember(node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, NOTHING.numbers()))
+    to.remember(node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, numbers(NOTHING)))
 
 
 @_rule("linear")
@@ -235,7 +226,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         to.wait(
             node,
             Sum(
-                lambda done: to.program.cells(value, done.weight, done.bias, done.epilogue.numbers()),
+                lambda done: to.program.cells(value, done.weight, done.bias, numbers(done.epilogue)),
                 "cells",
                 weight,
                 bias,
@@ -248,7 +239,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.wait(
         node,
         Sum(
-            lambda done: to.program.dense(layer, done.weight, done.bias, done.epilogue.numbers()),
+            lambda done: to.program.dense(layer, done.weight, done.bias, numbers(done.epilogue)),
             "dense",
             weight,
             bias,
@@ -263,4 +254,4 @@ def _global_average(to: Lowering, node: Node, arguments: dict[str, Any]) -> None
     if node.local or source.roles[2:] != (ROWS, COLUMNS) or not averages_cells(node, source):
         raise Unsupported("an average of something else than all of an image")
     value = to.value(item)
-    to.wait(node, Sum(lambda done: to.program.mean(value, done.epilogue.numbers()), "mean"))
+    to.wait(node, Sum(lambda done: to.program.mean(value, numbers(done.epilogue)), "mean"))

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from krypton_engine.executors.tail import (
     Tail,
@@ -16,32 +11,8 @@ from krypton_engine.executors.tail import (
     overwriting,
 )
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
+from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap
-
-aten = torch.ops.aten
-
-
-def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
-    """``torch.cat`` of parts that may have been written to their place already."""
-    first = 0
-    for part in parts:
-        room = out.narrow(dim, first, part.shape[dim])
-        if part.data_ptr() != room.data_ptr():
-            room.copy_(part)
-        first += part.shape[dim]
-    return out
-
-
-INTO: dict[Any, Callable[..., Tensor]] = {
-    aten.relu.default: lambda x, out: aten.clamp_min.out(x, 0, out=out),
-    aten.hardtanh.default: aten.hardtanh.out,
-    aten.silu.default: aten.silu.out,
-    aten.hardswish.default: aten.hardswish.out,
-    aten.sigmoid.default: aten.sigmoid.out,
-    aten.add.Tensor: aten.add.out,
-    aten.cat.default: _side_by_side,
-}
-"""Operators that can write their result where it is wanted."""
 
 
 class ReferenceProgram:
@@ -59,7 +30,7 @@ class ReferenceProgram:
         self.into_view = {
             node.index
             for node in graph.nodes
-            if node.target in INTO
+            if facts(node).out is not None
             and isinstance(node.box, Apply)
             and node.index not in self.frontiers
             and graph.needs_view(node)

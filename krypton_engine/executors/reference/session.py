@@ -17,15 +17,15 @@ from torch import Tensor
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.grouping import Group, Grouping
-from krypton_engine.executors.layout import Layout, View, column_axes, fill_of, on_device
-from krypton_engine.executors.reference.program import INTO, ReferenceProgram
+from krypton_engine.executors.layout import Layout, View, column_axes, on_device
+from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.tail import (
-    IN_PLACE,
     channels_last,
     repeated,
 )
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Apply, Convolution, Node, Pool, Reindex, refs, resolve
+from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.changed import ChangedCells, distinct_work
 from krypton_engine.perturbation.windows import occlude
@@ -186,7 +186,7 @@ class ReferenceSession:
         cells = math.prod(layout.sizes)
         fills: dict[float, int] = {}
         for reader, _ in self.graph.readers[node.index]:
-            fills.setdefault(fill_of(self.graph.nodes[reader]), cells + len(fills))
+            fills.setdefault(self.graph.nodes[reader].fill, cells + len(fills))
         parts = [layout.as_rows(value).reshape(cells, -1)]
         for fill in fills:
             exists = math.isfinite(fill) or value.is_floating_point()
@@ -355,7 +355,7 @@ class ReferenceSession:
     def _room(
         self, node: Node, group: Group, start: Mapping[int, IntArray], extents: Mapping[int, int]
     ) -> tuple[Tensor | None, bool]:
-        """Where an operator of ``INTO`` writes its boxes, and whether that is its own view's table.
+        """Where an operator that can writes its boxes, and whether that is its own view's table.
 
         What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
         """
@@ -457,7 +457,7 @@ class ReferenceSession:
                 coordinates[axis] = cells if step is None else step.sources(cells)
         if source.index not in self._views:
             self._views[source.index] = self._view(source, self._constant(source.index, 1), frozenset())
-        return self._compose(self._views[source.index], patch, coordinates, copies, fill_of(node))
+        return self._compose(self._views[source.index], patch, coordinates, copies, node.fill)
 
     def _constant(self, index: int, copies: int) -> Tensor:
         value = self.program.constants.get(index)
@@ -535,8 +535,8 @@ class ReferenceSession:
     ) -> Tensor:
         """``node`` on what was fetched.
 
-        ``padded`` if that brings the padding along the axes with it; ``into`` is where an operator of
-        ``INTO`` writes its result.
+        ``padded`` if that brings the padding along the axes with it; ``into`` is where an operator that can
+        writes its result.
         """
         box = node.box
         if isinstance(box, (Convolution, Pool)):
@@ -564,9 +564,11 @@ class ReferenceSession:
             ]
             args = (args[0], sizes, *args[2:])
         kwargs = resolve(node.kwargs, value, copies)
-        if into is not None:
-            return INTO[node.target](*args, **kwargs, out=into)
-        target = IN_PLACE[node.target] if node.index in self.program.in_place else node.target
+        known, target = facts(node), node.target
+        if into is not None and known.out is not None:
+            return known.out(*args, **kwargs, out=into)
+        if known.in_place is not None and node.index in self.program.in_place:
+            target = known.in_place
         result: Tensor = target(*args, **kwargs)
         return result
 

@@ -6,6 +6,7 @@ family; elementwise operators need none if PyTorch tags them so.
 
 from krypton_engine.graph.ir import BATCH
 from krypton_engine.graph.operators import (
+    activations,
     convolution,
     indexing,
     joining,
@@ -18,13 +19,27 @@ from krypton_engine.graph.operators import (
     resampling,
     shapes,
 )
-from krypton_engine.graph.operators.base import RULES, Call, Local, NotLocal
+from krypton_engine.graph.operators.base import (
+    RULES,
+    Call,
+    Facts,
+    Local,
+    NotLocal,
+    arguments,
+    epilogue_of,
+    facts,
+)
 
 __all__ = [
     "Call",
+    "Facts",
     "Local",
     "NotLocal",
+    "activations",
+    "arguments",
     "convolution",
+    "epilogue_of",
+    "facts",
     "indexing",
     "joining",
     "linear",

@@ -1,8 +1,10 @@
-"""What all families of operators share: calls, a rule's answer, the table of rules.
+"""What all families of operators share: calls, rules and their answers, facts.
 
 A rule looks at one call and answers with a `Local`: how the call runs on a box. A rule raises `NotLocal` when
 the call mixes cells along the last axis it has, or is not known; the call then is part of the full
 computation. Nothing here is keyed on models or modules, only on operators.
+
+`Facts` are what executors want to know of an operator beside that.
 """
 
 from __future__ import annotations
@@ -11,8 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from krypton_engine.graph.ir import BATCH, Apply, BoxOperator, Node, Ref, Reindex, Roles, refs
+from torch import Tensor
+
+from krypton_engine.graph.ir import BATCH, Apply, BoxOperator, Epilogue, Node, Ref, Reindex, Roles, refs
 from krypton_engine.graph.regions import AxisMap, IndexMap
+
+
+def _no_epilogue(arguments: Mapping[str, Any]) -> Epilogue | None:
+    return None
 
 
 class NotLocal(Exception):
@@ -65,6 +73,53 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds of every call of an operator, whoever runs it.
+
+    Attributes:
+        fresh: Whether the result lies in memory of its own, so that its reader may write over it.
+        in_place: The operator that writes the same result over its first operand.
+        out: The operator that writes the same result where its argument ``out`` is.
+        epilogue: The same as the end of a convolution, from the arguments by name; its answer is None for
+            arguments with which it is none.
+    """
+
+    fresh: bool = False
+    in_place: Callable[..., Tensor] | None = None
+    out: Callable[..., Tensor] | None = None
+    epilogue: Callable[[Mapping[str, Any]], Epilogue | None] = _no_epilogue
+
+
+_NOTHING = Facts()
+FACTS: dict[Any, Facts] = {}
+
+
+def declare(target: Any, facts: Facts) -> None:
+    """Register what holds of an operator, one overload of it."""
+    FACTS[target] = facts
+
+
+def facts(node: Node) -> Facts:
+    """What holds of the operator of ``node``."""
+    return FACTS.get(node.target, _NOTHING)
+
+
+def epilogue_of(node: Node) -> Epilogue | None:
+    """``node`` as the end of the convolution that it reads, if it can be one."""
+    known = facts(node)
+    return known.epilogue(arguments(node.target, node.args, node.kwargs)) if known is not _NOTHING else None
+
+
+def arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by the names of an operator's schema, defaults filled in."""
+    found = {}
+    for i, argument in enumerate(target._schema.arguments):
+        given = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)
+        found[argument.name] = given
+    return found
 
 
 def positive(dim: int, rank: int) -> int:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import torch
+
 from krypton_engine.graph.ir import BATCH, Convolution
-from krypton_engine.graph.operators.base import Call, Local, NotLocal, local_operand, rule, touched
+from krypton_engine.graph.operators.base import (
+    Call,
+    Facts,
+    Local,
+    NotLocal,
+    declare,
+    local_operand,
+    rule,
+    touched,
+)
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 
+aten = torch.ops.aten
 
-@rule("conv1d", "conv2d", "conv3d")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+
+for _name in CONVOLUTIONS:
+    declare(getattr(aten, _name).default, Facts(fresh=True))
+    declare(getattr(aten, _name).padding, Facts(fresh=True))
+
+
+@rule(*CONVOLUTIONS)
 def _convolution(call: Call) -> Local:
     node = local_operand(call, call["input"])
     weight, bias = call["weight"], call["bias"]

@@ -5,19 +5,37 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from krypton_engine.graph.ir import Reindex
 from krypton_engine.graph.operators.base import (
     Call,
+    Facts,
     Local,
     NotLocal,
     axis_of,
+    declare,
     local_operand,
     merged,
     positive,
     rule,
 )
 from krypton_engine.graph.regions import IndexMap
+
+
+def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
+    """``torch.cat`` of parts that may have been written to their place already."""
+    first = 0
+    for part in parts:
+        room = out.narrow(dim, first, part.shape[dim])
+        if part.data_ptr() != room.data_ptr():
+            room.copy_(part)
+        first += part.shape[dim]
+    return out
+
+
+declare(torch.ops.aten.cat.default, Facts(out=_side_by_side))
 
 
 @rule("cat")

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from krypton_engine.graph.operators.base import Call, Local, NotLocal, local_operand, mixing, rule
+import torch
+
+from krypton_engine.graph.operators.base import (
+    Call,
+    Facts,
+    Local,
+    NotLocal,
+    declare,
+    local_operand,
+    mixing,
+    rule,
+)
+
+declare(torch.ops.aten.linear.default, Facts(fresh=True))
 
 
 @rule("linear")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import torch
+
 from krypton_engine.graph.operators.base import (
     Call,
+    Facts,
     Local,
     NotLocal,
+    declare,
     local_operand,
     mixing,
     only_dependent,
     rule,
 )
+
+declare(torch.ops.aten.addcmul.default, Facts(fresh=True))  # a batch norm, as it runs
 
 
 @rule("layer_norm", "rms_norm")

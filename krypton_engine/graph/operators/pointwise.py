@@ -1,4 +1,4 @@
-"""Operators that treat every cell alike: arithmetic, activations."""
+"""Arithmetic, and whatever else treats every element alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import Any
 import torch
 
 from krypton_engine.graph.ir import Ref, refs
-from krypton_engine.graph.operators.base import Call, Local, NotLocal, local_operand, merged, mixing, rule
+from krypton_engine.graph.operators.base import Call, Facts, Local, declare, local_operand, merged, rule
+
+aten = torch.ops.aten
+
+IDENTITIES = {"clone", "alias", "detach", "contiguous", "lift_fresh_copy", "lift_fresh"}
+"""Operators whose result is their first argument."""
+
+declare(aten.add.Tensor, Facts(in_place=aten.add_.Tensor, out=aten.add.out))
 
 
 @rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")  # which PyTorch does not tag
@@ -16,14 +23,6 @@ def pointwise(call: Call) -> Local:
     operands = [Ref(index) for index in dict.fromkeys(refs((call.args, dict(call.kwargs))))]
     dependent = [local_operand(call, ref) for ref in operands if call.node(ref).depends]
     return merged(call, dependent, call.shape, free=())
-
-
-@rule("prelu", "_prelu_kernel")
-def _prelu(call: Call) -> Local:
-    node = local_operand(call, call.args[0])
-    if node.roles[1] is not None and call.node(call.args[1]).numel() > 1:
-        raise NotLocal("prelu with a weight that varies along an axis")
-    return mixing(call, node, [])
 
 
 def is_pointwise(target: Any) -> bool:

@@ -11,6 +11,8 @@ from krypton_engine.graph.ir import BATCH, Node, Pool
 from krypton_engine.graph.operators.base import Call, Local, NotLocal, mixing, only_dependent, rule
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 
+AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
+
 
 @rule("max_pool1d", "max_pool2d", "max_pool3d")
 def _max_pool(call: Call) -> Local:
@@ -19,7 +21,7 @@ def _max_pool(call: Call) -> Local:
     )
 
 
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
+@rule(*AVERAGE_POOLS)
 def _avg_pool(call: Call) -> Local:
     return _pool(call, call["kernel_size"], call["stride"], call["padding"], 1, call["ceil_mode"], True)
 
@@ -82,3 +84,16 @@ def _divisors(
             sizes = np.full(n_out, override if dim == 0 else 1)
         out.append(tuple(int(size) for size in sizes))
     return tuple(out)
+
+
+def averages_cells(node: Node, source: Node) -> bool:
+    """Whether ``node`` is the average of ``source`` over all cells of its axes, channel by channel."""
+    axes = list(range(2, len(source.shape)))
+    if source.roles[0] != BATCH or not all(source.roles[dim] in source.axes for dim in axes):
+        return False
+    if node.op == "mean":
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        kept = node.kwargs.get("dtype") in (None, source.dtype)
+        return kept and sorted(dim % len(source.shape) for dim in dims or ()) == axes
+    averages = {f"{lead}adaptive_avg_pool{len(axes)}d" for lead in ("", "_")}
+    return node.op in averages and set(node.shape[2:]) == {1}

@@ -2,7 +2,7 @@
 import { h, type Listening, unique } from "./dom";
 import { figure } from "./figures";
 import type { Scene } from "./scene";
-import { best } from "./state";
+import { best } from "./map";
 
 const SHOWN = 5;
 

@@ -3,7 +3,9 @@ import { h, type Listening, onRepaint } from "./dom";
 import { backdrop, drops, overlay, sheet } from "./paint";
 import type { Scene } from "./scene";
 import { figure } from "./figures";
-import { type Comparison, cut, EXACT, faster, floats, seconds } from "./state";
+import { floats } from "./bytes";
+import { type Comparison, EXACT } from "./messages";
+import { cut, faster, seconds } from "./words";
 
 const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 

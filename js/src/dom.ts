@@ -1,5 +1,5 @@
 // Elements, and listeners that end with the view.
-import type { Model, State } from "./state";
+import type { Model, State } from "./messages";
 
 type Props = Record<string, string | number | boolean | null | ((event: never) => void)>;
 
@@ -69,4 +69,23 @@ export async function bitmap(bytes: DataView): Promise<ImageBitmap> {
 /** The address of a picture, for an `img`; to be revoked once it has been loaded. */
 export function png(bytes: DataView): Uint8Array<ArrayBuffer> {
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength).slice();
+}
+
+/** Calls at most once in `wait` milliseconds, and always for the last call; `now` does not wait. */
+export function throttled(action: () => void, wait: number): { soon: () => void; now: () => void } {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let last = -Infinity;
+  const now = () => {
+    clearTimeout(timer);
+    timer = undefined;
+    last = Date.now();
+    action();
+  };
+  const soon = () => {
+    if (timer !== undefined) return;
+    const rest = last + wait - Date.now();
+    if (rest <= 0) now();
+    else timer = setTimeout(now, rest);
+  };
+  return { soon, now };
 }

@@ -1,5 +1,5 @@
 // Where positions lie on the input, and which one is under a pixel.
-import type { Grid } from "./state";
+import type { Grid } from "./messages";
 
 export interface Cell {
   row: number;

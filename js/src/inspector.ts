@@ -3,7 +3,7 @@ import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";
 import { signed, together } from "./figures";
-import { INTERPOLATED, TRIMMED, UNKNOWN } from "./state";
+import { INTERPOLATED, TRIMMED, UNKNOWN } from "./messages";
 
 /** What is known of the cell looked at, in words. */
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {

@@ -1,6 +1,6 @@
 // Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
 import { spread } from "./geometry";
-import { type Grid, INTERPOLATED, TRIMMED, UNKNOWN } from "./state";
+import { type Grid, INTERPOLATED, TRIMMED, UNKNOWN } from "./messages";
 
 /** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
 export function tone(drop: number, limit: number): number {

@@ -1,7 +1,9 @@
 // What one view shows: the latest map and pictures, and the place that is looked at.
+import { floats, octets } from "./bytes";
 import { bitmap, type Listening } from "./dom";
 import { type Cell, cellAt, centreOf, type Point } from "./geometry";
-import { answers, colourLimit, floats, type Map, type Model, octets, toMap, type View } from "./state";
+import { answers, colourLimit, toMap } from "./map";
+import type { Map, Model, Region, View } from "./messages";
 
 /** A view whose pictures have been read. */
 interface Loaded {
@@ -87,6 +89,15 @@ export class Scene {
     return this.map ? colourLimit(this.model.get("scale"), this.model.get("limit"), this.map) : 1;
   }
 
+  get opacity(): number {
+    return this.model.get("opacity");
+  }
+
+  /** The region that the controls ask for. */
+  get region(): Region {
+    return this.model.get("region");
+  }
+
   /** Whether the outputs are probabilities, as far as one can see. */
   get areShares(): boolean {
     const total = this.probabilities.reduce((sum, p) => sum + p, 0);
@@ -105,6 +116,12 @@ export class Scene {
   /** Looks at a place, unless one is pinned. */
   look(at: Point | null): void {
     if (this.pinned) return;
+    this.at = at;
+    this.changed();
+  }
+
+  /** Looks at a place, pinned or not, and leaves that as it is. */
+  move(at: Point): void {
     this.at = at;
     this.changed();
   }

@@ -1,7 +1,7 @@
 // The page's parts on a model without a kernel. Pixels are looked at in Chromium (tests/widget/test_browser.py).
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it, vi } from "vitest";
-import type { State } from "../src/state";
+import type { State } from "../src/messages";
 import widget from "../src/widget";
 import { settings as asked } from "./settings";
 

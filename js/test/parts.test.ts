@@ -6,25 +6,11 @@ import { figure, figures, signed, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
 import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
 import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
-import {
-  best,
-  answers,
-  colourLimit,
-  cut,
-  EXACT,
-  floats,
-  faster,
-  INTERPOLATED,
-  type Map,
-  type Model,
-  likeness,
-  seconds,
-  standing,
-  throttled,
-  toMap,
-  TRIMMED,
-  UNKNOWN,
-} from "../src/state";
+import { floats } from "../src/bytes";
+import { throttled } from "../src/dom";
+import { answers, best, colourLimit, toMap } from "../src/map";
+import { EXACT, INTERPOLATED, type Map, type Model, TRIMMED, UNKNOWN } from "../src/messages";
+import { cut, faster, likeness, seconds, standing } from "../src/words";
 import { settings } from "./settings";
 
 const grid = { rows: 27, columns: 27, window: 16, stride: 8 };

@@ -1,0 +1,20 @@
+// Numbers out of the bytes of messages.
+import type { Bytes } from "./messages";
+
+/** Numbers of a message. They may begin anywhere in its buffer, which a typed array may not: so, copies. */
+export function floats(bytes: Bytes): Float32Array {
+  return new Float32Array(copy(bytes));
+}
+
+export function integers(bytes: Bytes): Int32Array {
+  return new Int32Array(copy(bytes));
+}
+
+export function octets(bytes: Bytes): Uint8Array {
+  return new Uint8Array(copy(bytes));
+}
+
+function copy(bytes: Bytes): ArrayBuffer {
+  if (!bytes) return new ArrayBuffer(0);
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength).slice().buffer;
+}

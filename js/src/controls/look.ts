@@ -1,0 +1,77 @@
+// How a map looks: opacity, colours and their scale.
+import { octets } from "../bytes";
+import { h, type Listening, unique } from "../dom";
+import { gradient } from "../paint";
+import { choice } from "./choice";
+import { slider } from "./slider";
+
+export function lookControls(listening: Listening): HTMLElement {
+  const { model } = listening;
+  const id = unique("colormap");
+  const select = h("select", {
+    id,
+    "data-trait": "colormap",
+    "data-lm-suppress-shortcuts": "true",
+    onchange: () => {
+      model.set("colormap", select.value);
+      model.save_changes();
+    },
+  });
+  const strip = h("i", { class: "kr-strip" });
+  listening.to(["colormap", "_colours"], () => {
+    const names = Object.keys(model.get("_colours"));
+    select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+    select.value = model.get("colormap");
+    strip.style.background = gradient(octets(model.get("_colours")[model.get("colormap")]), 1, 0);
+  });
+  const limitId = unique("limit");
+  const limit = h("input", {
+    id: limitId,
+    type: "number",
+    min: 0.001,
+    step: 0.05,
+    "data-trait": "limit",
+    "data-lm-suppress-shortcuts": "true",
+    onchange: () => {
+      if (Number(limit.value) > 0) {
+        model.set("limit", Number(limit.value));
+        model.save_changes();
+      } else limit.value = String(model.get("limit"));
+    },
+  });
+  const limitRow = h("div", { class: "kr-row" }, h("label", { for: limitId }, "Colours end at ±"), limit);
+  listening.to(["scale", "limit"], () => {
+    limitRow.hidden = model.get("scale") !== "fixed";
+    limit.value = String(model.get("limit"));
+  });
+  return h(
+    "div",
+    { class: "kr-group" },
+    h("h3", {}, "Look"),
+    slider(listening, {
+      name: "opacity",
+      label: "Opacity",
+      min: 0,
+      max: () => 1,
+      step: 0.01,
+      show: (value) => `${Math.round(value * 100)} %`,
+    }),
+    h("div", { class: "kr-row" }, h("label", { for: id }, "Colours"), h("span", { class: "kr-select" }, strip, select)),
+    choice(
+      listening,
+      "Scale",
+      [
+        { value: "own", label: "own" },
+        { value: "shared", label: "shared" },
+        { value: "fixed", label: "fixed" },
+      ] as const,
+      () => model.get("scale"),
+      (value) => {
+        model.set("scale", value);
+        model.save_changes();
+      },
+      ["scale"],
+    ),
+    limitRow,
+  );
+}

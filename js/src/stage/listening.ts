@@ -1,0 +1,104 @@
+// What the stage hears: pointing, pinning and drawing a region, by pointer or by keyboard.
+import { centreOf, moved, patchBox, type Point } from "../geometry";
+import type { Map } from "../messages";
+import type { Scene } from "../scene";
+import type { Sketch } from "./sketch";
+
+/** What the stage does about it. */
+interface Actions {
+  draw: () => void;
+  /** Asks for the region that was drawn, and clears the sketch. */
+  apply: () => void;
+  giveUp: () => void;
+}
+
+/** Rows and columns that a key moves by. */
+const STEPS: Partial<Record<string, readonly [number, number]>> = {
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+};
+/** How many cells a step is with the shift key held. */
+const FAR = 4;
+
+/** Listens to the pointer; a region can only be drawn where there is a kernel to measure it (`live`). */
+export function listenToPointer(
+  canvas: HTMLCanvasElement,
+  scene: Scene,
+  sketch: Sketch,
+  live: boolean,
+  { draw, apply, giveUp }: Actions,
+): void {
+  const point = (event: MouseEvent): Point => {
+    const box = canvas.getBoundingClientRect();
+    return {
+      x: ((event.clientX - box.left) / box.width) * scene.width,
+      y: ((event.clientY - box.top) / box.height) * scene.height,
+    };
+  };
+  canvas.addEventListener("pointermove", (event) => {
+    const at = point(event);
+    if (sketch.tool === "look") scene.look(at);
+    else if (sketch.from) sketch.extend(at);
+    draw();
+  });
+  canvas.addEventListener("pointerdown", (event) => {
+    if (sketch.tool === "look" || !live) return;
+    canvas.setPointerCapture(event.pointerId);
+    sketch.begin(point(event));
+    draw();
+  });
+  canvas.addEventListener("pointerup", () => {
+    if (sketch.tool !== "look" && sketch.from) apply();
+  });
+  canvas.addEventListener("pointercancel", giveUp);
+  canvas.addEventListener("pointerleave", () => scene.look(null));
+  canvas.addEventListener("click", (event) => {
+    if (sketch.tool === "look") scene.pin(point(event));
+  });
+}
+
+/** Listens to the keys; `say` says aloud what is under the cell looked at. */
+/** Listens to the keys; `say` says aloud what is under the cell looked at. */
+export function listenToKeys(
+  canvas: HTMLCanvasElement,
+  scene: Scene,
+  sketch: Sketch,
+  { draw, apply, giveUp, say }: Actions & { say: () => void },
+): void {
+  canvas.addEventListener("keydown", (event) => {
+    const map = scene.current;
+    if (!map) return;
+    const step = STEPS[event.key];
+    if (step) {
+      const far = event.shiftKey ? FAR : 1;
+      moveBy(scene, map, far * step[0], far * step[1]);
+      if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(scene, map));
+    } else if (event.key === "Enter") {
+      if (sketch.tool === "look") scene.pin(scene.cell && centreOf(scene.cell, map));
+      else if (sketch.tool === "brush" || sketch.from) apply();
+      else sketch.begin(middle(scene, map));
+    } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(scene, map));
+    else if (event.key === "Escape") {
+      giveUp();
+      if (scene.pinned) scene.pin(null);
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+    say();
+    draw();
+  });
+}
+
+/** Looks at another cell, also where one is pinned; at the middle of the map if none is looked at yet. */
+function moveBy(scene: Scene, map: Map, rows: number, columns: number): void {
+  const middle = { row: Math.floor(map.rows / 2), column: Math.floor(map.columns / 2) };
+  scene.move(centreOf(scene.cell ? moved(scene.cell, rows, columns, map) : middle, map));
+}
+
+/** The middle of the pixels that the window at the cell looked at covers. */
+function middle(scene: Scene, map: Map): Point {
+  const box = patchBox(scene.cell ?? { row: 0, column: 0 }, map, scene.height, scene.width);
+  return { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2 };
+}

@@ -11,7 +11,7 @@ export function matching(names: readonly string[], text: string, shares: ArrayLi
   const sought = text.trim().toLowerCase();
   const lower = names.map((name) => name.toLowerCase());
   const rank = (index: number) => {
-    const name = lower[index] as string;
+    const name = lower[index] ?? "";
     return name === sought ? 0 : name.startsWith(sought) ? 1 : 2;
   };
   return [...names.keys()]

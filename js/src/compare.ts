@@ -4,7 +4,7 @@ import { backdrop, drops, overlay, sheet } from "./paint";
 import type { Scene } from "./scene";
 import { figure } from "./figures";
 import { floats } from "./bytes";
-import { type Comparison, EXACT } from "./messages";
+import { arrived, EXACT } from "./messages";
 import { cut, faster, seconds } from "./words";
 
 const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
@@ -28,10 +28,10 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
   const draw = onRepaint(() => {
     const found = listening.model.get("_comparison");
     const map = scene.current;
-    const there = "ssim" in found && map !== null && found.target === map.target && !scene.waiting;
+    const there = arrived(found) && map !== null && found.target === map.target && !scene.waiting;
     section.hidden = !there;
     if (!there || !scene.picture) return;
-    const c = found as Comparison;
+    const c = found;
     const { height, width, table, limit } = scene;
     const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
     const [approximate, exact] = [floats(c.approximate), floats(c.exact)];

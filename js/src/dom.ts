@@ -31,7 +31,7 @@ export class Listening {
   constructor(readonly model: Model) {}
 
   /** Calls `action` now and whenever one of the traits changes. */
-  to(names: (keyof State & string)[], action: () => void): void {
+  to(names: (keyof State)[], action: () => void): void {
     for (const name of names) {
       this.model.on(`change:${name}`, action);
       this.ends.push(() => this.model.off(`change:${name}`, action));

@@ -8,12 +8,14 @@ const [FIRST, PAST] = [-4, 6];
 
 /** A number in three significant digits: 0.00074, 0.837, 1.23e−07, −1240. */
 export function figure(value: number): string {
-  return figures([value])[0] as string;
+  const [text = ""] = figures([value]);
+  return text;
 }
 
 /** The numbers of one legend, each in three significant digits, or as many as tell them apart, and all in one notation. */
 export function figures(values: readonly number[]): string[] {
-  return together(values)[0] as string[];
+  const [texts = []] = together(values);
+  return texts;
 }
 
 /** Groups of numbers in one notation; those of one group are told apart, as by `figures`. */

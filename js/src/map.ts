@@ -1,18 +1,17 @@
 // Maps as the page has them, and what they answer.
 import { floats, integers, octets } from "./bytes";
-import type { Asked, Frame, Map, Model, Region, State } from "./messages";
+import { arrived, type Asked, type Map, type Model, type Region, type State } from "./messages";
 
 /** The map of a frame; null before the first. */
 export function toMap(frame: State["_frame"]): Map | null {
-  if (!("rows" in frame)) return null;
-  const f = frame as Frame;
+  if (!arrived(frame)) return null;
   return {
-    ...f,
-    base: f.base ?? NaN,
-    values: floats(f.values),
-    status: octets(f.status),
-    classes: integers(f.classes),
-    classValues: floats(f.classValues),
+    ...frame,
+    base: frame.base ?? NaN,
+    values: floats(frame.values),
+    status: octets(frame.status),
+    classes: integers(frame.classes),
+    classValues: floats(frame.classValues),
   };
 }
 

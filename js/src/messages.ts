@@ -100,6 +100,15 @@ export interface Comparison extends Grid {
   fullSpeedUpExact: number | null;
 }
 
+/** What stands for a message that has not come yet. */
+type Empty = Partial<Record<string, never>>;
+
+/** Whether a message has come. */
+export function arrived<T extends object>(message: T | Empty): message is T {
+  return Object.keys(message).length > 0;
+}
+
+/** The traits of the model. */
 export interface State {
   window: number;
   stride: number;
@@ -120,9 +129,9 @@ export interface State {
   _class_names: string[];
   _colours: Record<string, DataView>;
   _thumbnails: DataView[];
-  _view: View | Record<string, never>;
-  _frame: Frame | Record<string, never>;
-  _comparison: Comparison | Record<string, never>;
+  _view: View | Empty;
+  _frame: Frame | Empty;
+  _comparison: Comparison | Empty;
   /** False in a saved page; absent where there is a kernel. */
   _kernel?: boolean;
 }

@@ -3,7 +3,7 @@ import { floats, octets } from "./bytes";
 import { bitmap, type Listening } from "./dom";
 import { type Cell, cellAt, centreOf, type Point } from "./geometry";
 import { answers, colourLimit, toMap } from "./map";
-import type { Map, Model, Region, View } from "./messages";
+import { arrived, type Map, type Model, type Region, type View } from "./messages";
 
 /** A view whose pictures have been read. */
 interface Loaded {
@@ -132,7 +132,7 @@ export class Scene {
     const cell = at && map && cellAt(at.x, at.y, map);
     const same = this.pinned && before?.row === cell?.row && before?.column === cell?.column;
     this.pinned = cell !== null && !same;
-    this.at = cell && map && centreOf(cell, map);
+    this.at = cell && centreOf(cell, map);
     this.changed();
   }
 
@@ -150,15 +150,14 @@ export class Scene {
   }
 
   private async load(): Promise<void> {
-    const found = this.model.get("_view");
-    if (!("picture" in found)) {
+    const view = this.model.get("_view");
+    if (!arrived(view)) {
       this.loaded = null;
       this.changed();
       return;
     }
-    const view = found as View;
     const [picture, patch] = await Promise.all([bitmap(view.picture), bitmap(view.patch)]);
-    if (this.model.get("_view") !== found) return;
+    if (this.model.get("_view") !== view) return;
     if (this.height !== view.height || this.width !== view.width) {
       [this.height, this.width] = [view.height, view.width];
       [this.at, this.pinned] = [null, false]; // the place is on another picture

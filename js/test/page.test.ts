@@ -99,7 +99,7 @@ const frame = {
 
 beforeEach(() => {
   document.body.replaceChildren();
-  globalThis.createImageBitmap = vi.fn(async () => ({}) as ImageBitmap);
+  globalThis.createImageBitmap = vi.fn(() => Promise.resolve({} as ImageBitmap));
 });
 
 describe("the page", () => {
@@ -126,7 +126,7 @@ describe("the page", () => {
   });
 
   it("says what it shows", () => {
-    const model = fakeModel({ _frame: frame } as never);
+    const model = fakeModel({ _frame: frame });
     const { el } = show(model);
     expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("exact");
@@ -137,7 +137,7 @@ describe("the page", () => {
   });
 
   it("never calls the map of another question what was asked for", async () => {
-    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
     const { el } = show(model);
     const state = el.querySelector<HTMLElement>(".kr-state");
     await settled();
@@ -157,7 +157,7 @@ describe("the page", () => {
   });
 
   it("shows a map on its own picture alone", async () => {
-    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
     const { el } = show(model);
     await settled();
     expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
@@ -172,7 +172,7 @@ describe("the page", () => {
   });
 
   it("names the class explained while its map is on its way", async () => {
-    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame } as never);
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
     const { el } = show(model);
     await settled();
     model.set("target", 1 as never);
@@ -199,7 +199,7 @@ describe("the page", () => {
   it("finds classes by a part of their names, and says when there is none", async () => {
     const names = ["cat", "dog", "Bobcat", "wildcat", "owl", "crane", "Cat fish"];
     const probabilities = bytes(0.1, 0.1, 0.1, 0.3, 0.1, 0.1, 0.2);
-    const model = fakeModel({ _class_names: names, _view: { ...picture, image: 0, probabilities, predicted: 3 } } as never);
+    const model = fakeModel({ _class_names: names, _view: { ...picture, image: 0, probabilities, predicted: 3 } });
     const { el } = show(model);
     await settled();
     const search = el.querySelector<HTMLInputElement>("input[type=search]");
@@ -224,7 +224,7 @@ describe("the page", () => {
   });
 
   it("says aloud that a run began and ended, not how far it is", () => {
-    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false } } as never);
+    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false } });
     const spoken = show(model).el.querySelector("[role=status]");
     const first = spoken?.textContent;
     model.set("_frame", { ...frame, done: 2, finished: false } as never);
@@ -235,7 +235,7 @@ describe("the page", () => {
   });
 
   it("tells how long: what is left, then what it took, and nothing of a run that failed", () => {
-    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false, left: null } } as never);
+    const model = fakeModel({ running: true, _frame: { ...frame, done: 1, finished: false, left: null } });
     const time = show(model).el.querySelector(".kr-left");
     expect(time?.textContent).toBe("");
     model.set("_frame", { ...frame, done: 1, finished: false, left: 4 } as never);
@@ -255,7 +255,7 @@ describe("the page", () => {
   it("tells how similar an approximate map probably is, and what is interpolated", () => {
     const estimate = { value: 0.93, low: 0.9, high: 0.96, basis: "online" };
     const status = new DataView(Uint8Array.of(3, 1).buffer);
-    const model = fakeModel({ _frame: { ...frame, done: 1, exact: false, estimate, status } } as never);
+    const model = fakeModel({ _frame: { ...frame, done: 1, exact: false, estimate, status } });
     const { el } = show(model);
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("approximate");
     expect(el.querySelector(".kr-state")?.textContent).toBe("Approximate, 1 of 2 positions measured");
@@ -270,7 +270,7 @@ describe("the page", () => {
     el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
     expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
     el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
-    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) });
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string });
   });
 
   it("has no controls that need a kernel where there is none", () => {

@@ -6,10 +6,11 @@ import { figure, figures, signed, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
 import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
 import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
-import { floats } from "../src/bytes";
+import { floats, octets } from "../src/bytes";
 import { throttled } from "../src/dom";
 import { answers, best, colourLimit, toMap } from "../src/map";
 import { EXACT, INTERPOLATED, type Map, type Model, TRIMMED, UNKNOWN } from "../src/messages";
+import { Sketch } from "../src/stage/sketch";
 import { cut, faster, likeness, seconds, standing } from "../src/words";
 import { settings } from "./settings";
 
@@ -280,5 +281,39 @@ describe("state", () => {
     vi.advanceTimersByTime(500);
     expect(calls).toHaveBeenCalledTimes(3);
     vi.useRealTimers();
+  });
+});
+
+describe("a region that is drawn", () => {
+  const size = { height: 12, width: 16 };
+
+  it("is a rectangle between two corners, in any order, cut at the picture's edges", () => {
+    const sketch = new Sketch(size);
+    sketch.tool = "rectangle";
+    expect(sketch.region).toBeNull();
+    sketch.begin({ x: 9.5, y: 20 });
+    sketch.extend({ x: 3.2, y: 4 });
+    expect(sketch.region).toEqual({ box: [4, 3, 12, 10] });
+    sketch.clear();
+    expect(sketch.region).toBeNull();
+  });
+
+  it("is what the brush touched on its way", () => {
+    const sketch = new Sketch(size);
+    sketch.tool = "brush";
+    sketch.begin({ x: 0, y: 6 });
+    sketch.extend({ x: 15, y: 6 });
+    const { region } = sketch;
+    if (!region || !("mask" in region)) throw new Error("no mask");
+    const mask = octets(region.mask);
+    const row = (y: number) => [...mask.slice(y * size.width, (y + 1) * size.width)];
+    expect(row(6)).toEqual(Array.from({ length: 16 }, () => 1));
+    expect(row(0), "the brush reaches 3 pixels far").toEqual(Array.from({ length: 16 }, () => 0));
+  });
+
+  it("is nothing while looking", () => {
+    const sketch = new Sketch(size);
+    sketch.extend({ x: 3, y: 3 });
+    expect([sketch.from, sketch.region]).toEqual([null, null]);
   });
 });

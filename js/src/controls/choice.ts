@@ -9,33 +9,27 @@ export function choice<T extends string>(
   options: readonly { value: T; label: string; swatch?: string }[],
   read: () => T,
   write: (value: T) => void,
-  names: (keyof State & string)[],
+  names: (keyof State)[],
 ): HTMLElement {
   const group = unique("choice");
-  const inputs = options.map(({ value }) =>
-    h("input", {
+  const buttons = options.map(({ value, label, swatch }) => {
+    const input = h("input", {
       type: "radio",
       name: group,
       value,
       "data-lm-suppress-shortcuts": "true",
       onchange: () => write(value),
-    }),
-  );
-  listening.to(names, () => {
-    for (const input of inputs) input.checked = input.value === read();
+    });
+    const colour = swatch ? [h("i", { class: `kr-swatch kr-swatch-${swatch}` })] : [];
+    return { input, element: h("label", {}, input, h("span", {}, ...colour, label)) };
   });
-  const labels = options.map((option, i) =>
-    h(
-      "label",
-      {},
-      inputs[i] as HTMLInputElement,
-      h(
-        "span",
-        {},
-        ...(option.swatch ? [h("i", { class: `kr-swatch kr-swatch-${option.swatch}` })] : []),
-        option.label,
-      ),
-    ),
+  listening.to(names, () => {
+    for (const { input } of buttons) input.checked = input.value === read();
+  });
+  return h(
+    "fieldset",
+    { class: "kr-choice" },
+    h("legend", {}, label),
+    h("div", {}, ...buttons.map(({ element }) => element)),
   );
-  return h("fieldset", { class: "kr-choice" }, h("legend", {}, label), h("div", {}, ...labels));
 }

@@ -7,7 +7,7 @@ import { slider } from "./slider";
 export function measuringControls(listening: Listening): HTMLElement {
   const { model } = listening;
   const side = () => Math.min(model.get("_view").height ?? 64, model.get("_view").width ?? 64);
-  const set = <K extends keyof State & string>(name: K, value: State[K]) => {
+  const set = <K extends keyof State>(name: K, value: State[K]) => {
     model.set(name, value);
     model.save_changes();
   };

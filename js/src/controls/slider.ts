@@ -15,7 +15,7 @@ interface SliderOptions {
   step: number;
   show: (value: number) => string;
   /** Traits that `show` or `max` read. */
-  also?: (keyof State & string)[];
+  also?: (keyof State)[];
   /** Traits that change with this one at once. */
   with?: (value: number) => Partial<State>;
 }

@@ -60,7 +60,6 @@ export function listenToPointer(
 }
 
 /** Listens to the keys; `say` says aloud what is under the cell looked at. */
-/** Listens to the keys; `say` says aloud what is under the cell looked at. */
 export function listenToKeys(
   canvas: HTMLCanvasElement,
   scene: Scene,

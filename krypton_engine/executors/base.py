@@ -1,8 +1,9 @@
-"""Executors: each makes a program of a graph and opens sessions that stream outputs for positions."""
+"""Executors: each makes a program of a graph and opens sessions, which compute outputs for changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
@@ -17,29 +18,51 @@ Executor = Literal["auto", "native", "cuda", "reference"]
 EXECUTORS: tuple[str, ...] = get_args(Executor)
 
 
-class Session(Protocol):
-    """A model on one input: outputs for any list of positions.
+@dataclass(frozen=True)
+class Computed:
+    """Outputs for some of the changes that a session was asked for.
 
     Attributes:
-        window: The sliding window whose positions it answers.
-        changed: Which cells every window really changes.
+        which: Numbers of the changes, in the order of the request: ``(changes,)``, int64.
+        outputs: The model's outputs for them: ``(changes, *output_shape)``.
+        dropped: First-order effect, on the head, of all that trimming dropped on the way to each output:
+            ``(changes,)``, float64. None where nothing was dropped, so that the outputs are exact.
+    """
+
+    which: IntArray
+    outputs: Tensor
+    dropped: Floats | None = None
+
+
+class Session(Protocol):
+    """A model on one input: outputs for any list of changes to it.
+
+    Attributes:
+        window: The sliding window whose positions the session answers.
+        changed: The cells that every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
-        dropped: By position: the first-order effect on the head of all that trimming dropped on the way to
-            its output; None for a session that drops nothing.
-        at_once: How many positions a device computes in about the time of one.
+        at_once: How many changes a device computes in about the time of one.
     """
 
     window: SlidingWindow
     changed: ChangedCells
     base: Tensor
-    dropped: Floats | None
     at_once: int
 
-    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """Positions and their outputs ``(positions, *output_shape)`` as they become known."""
+    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+        """Outputs for every change, in any order, as they become known.
+
+        A session neither merges equal changes nor looks for empty ones: whoever asks has done so; see
+        `krypton_engine.perturbation.changed.distinct_work`.
+
+        Args:
+            changes: Boxes of input cells that take the baseline's value: ``(changes, axes, 2)``, half-open
+                intervals of int64; at least one, all of them distinct, none of them empty.
+            limit: Largest number of changes to compute together; None for the session's own.
+        """
 
     def trimmed(self, epsilon: float, head: Head) -> Session:
-        """A session on the same that drops small changes, and tells what that does to a scalar.
+        """A session on the same input that drops small changes, and says what each drop does to a scalar.
 
         From the box of every value, rows and columns at the rim are dropped in which no element changes by
         ``epsilon`` times the root mean square of the un-occluded value.
@@ -52,5 +75,5 @@ class Session(Protocol):
             This session itself where nothing can be dropped.
 
         Raises:
-            InputError: The memory budget does not hold what that takes.
+            InputError: The memory budget does not hold the gradients.
         """

@@ -11,11 +11,12 @@ from captum._utils.common import _expand_additional_forward_args, _run_forward
 from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
-from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Computed
 from krypton_engine.graph.export import evaluation
 from krypton_engine.graph.gradients import Head
-from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 
 
@@ -112,21 +113,15 @@ class FullSession:
         self.x, self.baseline = x, baseline.to(x.device).expand(x.shape)
         self.joint = x.shape[0] != 1 or base.shape[:1] != (1,)
         self.base = base[None] if self.joint else base
-        self.dropped: Floats | None = None
         self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
         self.per_evaluation = per_evaluation
 
-    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs ``(positions, *shape of base)`` as they become known; see `ReferenceSession.stream`."""
-        work = distinct_work(self.changed, positions)
-        if len(work.unchanged):
-            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
+    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+        """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`."""
         count = self.per_evaluation if limit is None else min(limit, self.per_evaluation)
-        for start in range(0, len(work.boxes), count):
-            values = self._evaluate(work.boxes[start : start + count])
-            readers = work.readers[start : start + count]
-            repeats = torch.tensor([len(r) for r in readers], device=values.device)
-            yield np.concatenate(readers), values.repeat_interleave(repeats, 0)
+        for start in range(0, len(changes), count):
+            some = changes[start : start + count]
+            yield Computed(np.arange(start, start + len(some)), self._evaluate(some))
 
     def trimmed(self, epsilon: float, head: Head) -> FullSession:
         """Itself: a full computation has no boxes to drop anything of."""

@@ -326,11 +326,10 @@ class Preparer:
             work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
             graph.proofs += 1
             places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * new
-            chosen = {
-                int(work.readers[int(place * len(work.boxes))][0]) for place in places if len(work.boxes)
-            }
-            for positions, outputs in session.stream(np.array(sorted(chosen), dtype=np.int64)):
-                for position, output in zip(positions.tolist(), outputs, strict=True):
+            chosen = np.unique([int(place * len(work.boxes)) for place in places])
+            for found in session.compute(work.boxes[chosen]) if len(work.boxes) else ():
+                for change, output in zip(chosen[found.which], found.outputs, strict=True):
+                    position = int(work.readers[change][0])
                     mine.append(output)
                     theirs.append(question.ask(question.at(occluded, row, position), row)[0])
         eps, scale = proof.precision(graph, question.base), max(map(largest, theirs))
@@ -382,8 +381,8 @@ class Preparer:
             if len(exact):
                 witness.asked_for(position)
             else:
-                ((_, outputs),) = session.stream(np.array([position]))
-                witness.asked_for(position, recorder.kept_of(outputs)[0])
+                (found,) = session.compute(work.boxes[firsts == position])
+                witness.asked_for(position, recorder.kept_of(found.outputs)[0])
 
     def recall(self, question: Question, occluded: int, row: int, recorder: Recorder, answer: Answer) -> None:
         """Compare what a recorder resumed with the user's own forward function of today.

@@ -8,12 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate
-from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.executors.base import Session
+from krypton_engine.executors.base import Computed, Session
+from krypton_engine.executors.layout import on_device
 from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import distinct_work
@@ -116,24 +118,35 @@ def run(
     """
     limit = 1 if watch.watched else at_most
     for stage in stages:
-        # Positions that change the same cells stay together, so that a later part does not repeat them.
         work = distinct_work(session.changed, stage)
-        sets = [work.unchanged] * bool(len(work.unchanged)) + work.readers
-        unchanged = set(work.unchanged.tolist())
+        if len(work.unchanged):
+            recorder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
+            watch.advance(len(work.unchanged), recorder.heatmap)
         start = 0
-        while start < len(sets):
-            part = sets[start : start + 8 * limit] if watch.watched and limit else sets
+        while start < len(work.boxes):
+            count = 8 * limit if watch.watched and limit else len(work.boxes)
+            changes, readers = work.boxes[start : start + count], work.readers[start : start + count]
             began, watching = time.perf_counter(), watch.seconds
-            for positions, outputs in session.stream(np.concatenate(part), limit):
-                # Where nothing changes, nothing is dropped.
-                dropped = None if int(positions[0]) in unchanged else session.dropped
-                recorder.record(positions, outputs, None if dropped is None else dropped[positions])
+            for computed in session.compute(changes, limit):
+                positions, outputs, dropped = _for_positions(computed, readers)
+                recorder.record(positions, outputs, dropped)
                 watch.advance(len(positions), recorder.heatmap)
-            start += len(part)
+            start += len(changes)
             if watch.watched and limit is not None:
                 working = time.perf_counter() - began - (watch.seconds - watching)
-                limit = _paced(limit, len(part), working)
+                limit = _paced(limit, len(changes), working)
                 limit = limit if at_most is None else min(limit, at_most)
+
+
+def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
+    """The positions that read what was computed, and the output and dropped effect for each of them."""
+    each = [readers[change] for change in computed.which]
+    positions, outputs, dropped = np.concatenate(each), computed.outputs, computed.dropped
+    if len(positions) > len(each):
+        repeats = np.array([len(mine) for mine in each])
+        outputs = outputs.repeat_interleave(on_device(repeats, outputs.device), 0, output_size=len(positions))
+        dropped = None if dropped is None else dropped.repeat(repeats)
+    return positions, outputs, dropped
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import Occlusion
+from support.sessions import answers
 from support.tiny_models import Segmenter, SmallCNN, SmallViT, peak_bytes
 from torch import nn
 from torchvision.models import densenet121, mobilenet_v2
@@ -318,7 +319,7 @@ def trimmed(model, x, epsilon, executor, activation=None):
             dropping = session.trimmed(epsilon, recorder.scalar)
             with Watch(1, None, False) as watch:
                 run(dropping, [request.wanted], recorder, watch)
-            return recorder.heatmap(), dropping.dropped
+            return recorder.heatmap(), answers(dropping).dropped
 
         return occlusion._preparer.answered(request.question, 0, None, measured)
 
@@ -404,13 +405,6 @@ def dropping_loop(model, x, window, epsilon, target):
     return torch.stack(outputs), np.array(effects)
 
 
-def answers(session, window):
-    outputs = torch.empty(len(window), *session.base.shape[1:], dtype=session.base.dtype)
-    for positions, values in session.stream(np.arange(len(window))):
-        outputs[torch.from_numpy(positions)] = values
-    return outputs
-
-
 @pytest.mark.parametrize("epsilon", [0.05, 0.5, 1.5], ids=str)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_the_reference_drops_as_a_loop_does(rank, epsilon):
@@ -427,13 +421,16 @@ def test_the_reference_drops_as_a_loop_does(rank, epsilon):
         plan = Plan(graph, window)
         session = ReferenceSession(ReferenceProgram(graph), plan, (x,), torch.zeros(1), 2**30)
         dropping = session.trimmed(epsilon, lambda outputs: outputs[:, 1])
-        found = answers(dropping, window)
+        found = answers(dropping)
     expected, effects = dropping_loop(model, x, window, epsilon, 1)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(dropping.dropped, effects, rtol=1e-9, atol=1e-9)
-    assert float((found - answers(session, window)).abs().max()) > 1e-4 and session.dropped is None
+    torch.testing.assert_close(found.outputs, expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.dropped, effects, rtol=1e-9, atol=1e-9)
+    whole = answers(session)
+    assert float((found.outputs - whole.outputs).abs().max()) > 1e-4 and whole.dropped is None
     if epsilon == 1.5:
-        assert bool(found.isclose(exact, rtol=0, atol=1e-12).all(1).any()) and np.abs(effects).max() > 0
+        assert (
+            bool(found.outputs.isclose(exact, rtol=0, atol=1e-12).all(1).any()) and np.abs(effects).max() > 0
+        )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -452,11 +449,10 @@ def test_executors_drop_the_same(seed):
         theirs = NativeSession(native, *example, lambda: mine)
         for epsilon in (0.02, 0.2, 1.0):
             dropping = [s.trimmed(epsilon, lambda outputs: outputs[:, 2]) for s in (mine, theirs)]
-            found, expected = (answers(session, window) for session in dropping)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-            effects, truth = (session.dropped for session in dropping)
-            np.testing.assert_allclose(effects, truth, rtol=1e-4, atol=1e-5)
-            assert np.abs(truth).max() > 0
+            found, expected = (answers(session) for session in dropping)
+            torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.dropped, expected.dropped, rtol=1e-4, atol=1e-5)
+            assert np.abs(expected.dropped).max() > 0
 
 
 def test_the_reference_drops_at_any_value():
@@ -472,11 +468,12 @@ def test_the_reference_drops_at_any_value():
     program, plan = ReferenceProgram(graph), Plan(graph, window)
     assert set(program.shrinkable) < set(effects)
     with torch.no_grad():
-        exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30), window)
+        exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30)).outputs
         for factor, tolerance in ((1e-13, 1e-9), (0.02, 0.02)):
             shrinks = {i: (factor * rms, gradient) for i, (rms, gradient) in effects.items()}
             session = ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30, shrinks)
-            found = answers(session, window)[:, 0] + torch.from_numpy(session.dropped)
+            dropping = answers(session)
+            found = dropping.outputs[:, 0] + torch.from_numpy(dropping.dropped)
             assert float((found - exact[:, 0]).abs().max()) <= tolerance * float(exact[:, 0].std())
 
 

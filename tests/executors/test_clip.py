@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from support import sessions
 from torch import nn
 
 from krypton_engine import InputError
@@ -99,10 +100,7 @@ def answers(graph, x, window, epsilon=0.0):
     session = ReferenceSession(ReferenceProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30)
     if epsilon:
         session = session.trimmed(epsilon, lambda outputs: outputs[:, 0])
-    outputs = torch.empty(len(window), *session.base.shape[1:], dtype=x.dtype)
-    for positions, values in session.stream(np.arange(len(window))):
-        outputs[torch.from_numpy(positions)] = values
-    return outputs
+    return sessions.answers(session).outputs
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.25, 0.5], ids=str)
@@ -163,10 +161,7 @@ def test_the_engine_clips_alike(tau):
     program = executor.program(graph, x.device)
     assert isinstance(program, NativeProgram), program
     session = NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
-    found = torch.empty_like(expected)
-    for positions, values in session.stream(np.arange(len(window))):
-        found[torch.from_numpy(positions)] = values
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sessions.answers(session).outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

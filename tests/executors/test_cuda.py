@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from support import sessions
 from support.models import Case, compare, monai_case, torchvision_case
 from support.random_cnns import build, image_and_baseline, networks, questions
 from support.tiny_models import SmallCNN, TwoViews, assert_like_captum, incremental
@@ -93,11 +94,8 @@ def opened_session(graph, window, x, kind=CudaSession, program=None):
 
 
 def answers(session, positions=None):
-    positions = np.arange(len(session.window)) if positions is None else positions
-    found = torch.empty(len(session.window), *session.base.shape[1:], dtype=session.base.dtype)
-    for some, values in session.stream(positions):
-        found[torch.from_numpy(some)] = values.cpu()
-    return found[torch.from_numpy(positions)]
+    found = sessions.answers(session, positions).outputs
+    return found if positions is None else found[torch.from_numpy(positions)]
 
 
 # --- exactness ----------------------------------------------------------------------------------------
@@ -257,11 +255,11 @@ def test_shrunk_like_the_reference(rank, epsilon, device):
     theirs = opened_session(graph, window, x, ReferenceSession, program)
     exact = answers(theirs)
     mine, theirs = (session.trimmed(epsilon, lambda outputs: outputs[:, 1]) for session in (mine, theirs))
-    expected = answers(theirs)
-    torch.testing.assert_close(answers(mine), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mine.dropped, theirs.dropped, rtol=1e-4, atol=1e-5)
+    found, expected = sessions.answers(mine), sessions.answers(theirs)
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.dropped, expected.dropped, rtol=1e-4, atol=1e-5)
     if epsilon >= 0.1:
-        assert float((expected - exact).abs().max()) > 1e-4 and np.abs(mine.dropped).max() > 1e-4
+        assert float((expected.outputs - exact).abs().max()) > 1e-4 and np.abs(found.dropped).max() > 1e-4
 
 
 @torch.no_grad()
@@ -275,10 +273,10 @@ def test_what_is_dropped_is_added_back(device):
     x = torch.randn(1, 2, 24, 20).to(device)
     window, graph = SlidingWindow((2, 24, 20), (2, 5, 5), (2, 3, 3)), capture(model, (x,), 0)
     session = opened_session(graph, window, x)
-    shrinking = session.trimmed(0.8, lambda outputs: outputs[:, 1])
-    found, exact = answers(shrinking)[:, 1].double(), answers(session)[:, 1].double()
+    shrunk = sessions.answers(session.trimmed(0.8, lambda outputs: outputs[:, 1]))
+    found, exact = shrunk.outputs[:, 1].double(), answers(session)[:, 1].double()
     assert float((found - exact).abs().max()) > 1e-3
-    torch.testing.assert_close(found + torch.from_numpy(shrinking.dropped), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found + torch.from_numpy(shrunk.dropped), exact, rtol=1e-5, atol=1e-5)
 
 
 # --- what pays, and what is kept ----------------------------------------------------------------------
@@ -409,8 +407,7 @@ def test_few_at_a_time(device, monkeypatch, image):
         session = opened_session(capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x)
         for limit in (1, 3, 5, 12):
             copies.clear()
-            for _ in session.stream(np.arange(len(session.window)), limit):
-                pass
+            sessions.answers(session, limit=limit)
             assert max(copies) <= limit, (limit, copies)
 
 

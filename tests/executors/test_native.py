@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from support import sessions
 from support.models import compare, torchvision_case, zoo_case
 from support.random_cnns import build, image_and_baseline, networks, questions
 from support.truth import brute_force
@@ -164,9 +165,7 @@ def test_instruction_sets(isa):
             for copied, box in zip(copies, window.boxes(np.arange(len(window))), strict=True):
                 copied[tuple(slice(lo, hi) for lo, hi in box)] = 0.5
             expected, own = exact(copies.double()), model(copies)
-            got = torch.empty_like(own)
-            for positions, outputs in session.stream(np.arange(len(window))):
-                got[torch.from_numpy(positions)] = outputs
+            got = sessions.answers(session).outputs
             allowed = max(3 * float((own - expected).abs().max()), 1e-6 * float(expected.abs().max()))
             assert float((got - expected).abs().max()) <= allowed
 
@@ -180,12 +179,11 @@ def test_any_list_of_positions():
         session = NativeSession(
             NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
         )
-        alone = {p: out for p in range(0, len(window), 7) for _, (out,) in session.stream(np.array([p]))}
+        asked = np.arange(0, len(window), 7)[::-1]
+        alone = torch.stack([sessions.answers(session, [p]).outputs[p] for p in asked])
         for limit in (1, 5, None):
-            order = np.array(list(alone))[::-1]
-            for positions, outputs in session.stream(np.concatenate([order, order[:3]]), limit):
-                for position, output in zip(positions, outputs, strict=True):
-                    torch.testing.assert_close(output, alone[int(position)], rtol=1e-5, atol=1e-6)
+            together = sessions.answers(session, np.concatenate([asked, asked[:3]]), limit).outputs
+            torch.testing.assert_close(together[asked.copy()], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_shrinking_drops_rims_and_tells_their_effect():
@@ -220,10 +218,8 @@ def test_shrinking_drops_rims_and_tells_their_effect():
             )
 
         def answers(shrinks):
-            opened, out = session(shrinks), torch.empty(len(window), 4)
-            for positions, outputs in opened.stream(np.arange(len(window))):
-                out[torch.from_numpy(positions)] = outputs
-            return out, opened.dropped
+            found = sessions.answers(session(shrinks))
+            return found.outputs, found.dropped
 
         emptied = 0
         expected, effects = torch.empty(len(window), 4), np.zeros(len(window))

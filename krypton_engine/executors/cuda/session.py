@@ -17,6 +17,7 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.common.precision import precisions
+from krypton_engine.executors.base import Computed
 from krypton_engine.executors.cuda.arena import give_back, lease, settings
 from krypton_engine.executors.cuda.boxes import Boxes, Patch, Waiting
 from krypton_engine.executors.cuda.cuts import AHEAD, Clock, cheapest_cut
@@ -114,13 +115,13 @@ class CudaSession(ReferenceSession):
         self._tables[node.index] += 1
         return view
 
-    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """See `ReferenceSession.stream`; the GPU has the next group before somebody waits for this one."""
-        waiting: tuple[IntArray, Tensor] | None = None
-        for answer in super().stream(positions, limit):
+    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+        """Outputs group by group; the GPU has the next group before somebody waits for the last."""
+        waiting: Computed | None = None
+        for found in super().compute(changes, limit):
             if waiting is not None:
                 yield waiting
-            waiting = answer
+            waiting = found
         if waiting is not None:
             yield waiting
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Session
+from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import Floats
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
-from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.plan.plan import Plan
 
 
@@ -42,8 +43,6 @@ class NativeSession:
         window: The sliding window whose positions it answers.
         changed: Which cells every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
-        dropped: For every window position that was answered, the sum of gradient x change over all that
-            shrinking dropped: ``(positions,)``, float64; None without ``shrinks``.
 
     Raises:
         InputError: The budget does not hold the views and one position.
@@ -70,7 +69,7 @@ class NativeSession:
         # Integers are the engine's from where the model makes numbers of float32 of them.
         x, baseline = x.float(), baseline.float()
         self._constant = unchanging(program.graph, inputs, program.constants)
-        self.dropped = np.zeros(len(self.window)) if shrinks else None
+        self._shrinks = bool(shrinks)
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - program.program.view_bytes
@@ -128,26 +127,19 @@ class NativeSession:
             return self
         return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
 
-    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs ``(positions, *output_shape)`` as they become known; see `ReferenceSession.stream`."""
-        work = distinct_work(self.changed, positions)
-        if len(work.unchanged):
-            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
+    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+        """Outputs batch by batch; see `krypton_engine.executors.base.Session.compute`."""
         count = self.batch if limit is None else min(limit, self.batch)
-        for start in range(0, len(work.boxes), count):
-            boxes = np.ascontiguousarray(work.boxes[start : start + count].reshape(-1, 6))
+        for start in range(0, len(changes), count):
+            boxes = np.ascontiguousarray(changes[start : start + count].reshape(-1, 6))
             session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
                 values = self._outputs(len(boxes), partial(session.run, boxes, dropped))
             if values is None:
-                yield from self._take_over().stream(np.concatenate(work.readers[start:]), limit)
+                for found in self._take_over().compute(changes[start:], limit):
+                    yield replace(found, which=found.which + start)
                 return
-            readers = work.readers[start : start + count]
-            repeats = [len(r) for r in readers]
-            answered = np.concatenate(readers)
-            if self.dropped is not None:
-                self.dropped[answered] = dropped.repeat(repeats)
-            yield answered, values.repeat_interleave(torch.tensor(repeats, device="cpu"), 0)
+            yield Computed(np.arange(start, start + len(boxes)), values, dropped if self._shrinks else None)
 
 
 def _nhwc(image: Tensor) -> Floats:

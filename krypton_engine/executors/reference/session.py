@@ -16,8 +16,9 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Computed
 from krypton_engine.executors.grouping import Group, Grouping
-from krypton_engine.executors.layout import Layout, View, column_axes, on_device
+from krypton_engine.executors.layout import Layout, View, column_axes
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.tail import (
     channels_last,
@@ -27,7 +28,7 @@ from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import BATCH, Apply, Convolution, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
 from krypton_engine.plan.plan import Plan
@@ -143,7 +144,6 @@ class ReferenceSession:
             ),
         )
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
-        self.dropped = np.zeros(len(self.window)) if shrinks else None
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - plan.bytes_views
@@ -195,36 +195,15 @@ class ReferenceSession:
             parts.append(layout.as_rows(self.baseline).reshape(cells, -1))
         return View(layout, torch.cat(parts), fills, cells + len(fills))
 
-    # -- positions -------------------------------------------------------------------------------------
+    # -- changes ---------------------------------------------------------------------------------------
 
-    def stream(self, positions: IntArray, limit: int | None = None) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs of the model occluded at ``positions``, as they become known.
-
-        Positions that change nothing cost nothing, and equal sets of changed cells are computed once.
-
-        Args:
-            positions: Positions of the window's grid, in any order.
-            limit: Largest number of positions to compute at a time.
-
-        Yields:
-            Positions, and their outputs ``(positions, *output_shape)``.
-        """
-        work = distinct_work(self.changed, positions)
-        if len(work.unchanged):
-            yield work.unchanged, self.base.expand(len(work.unchanged), *self.base.shape[1:])
-        if len(work.boxes):
-            batch = self.batch if limit is None else min(limit, self.batch)
-            tail = self.tail_batch if limit is None else batch
-            dropped = np.zeros(len(work.boxes))
-            for members, values in self._grouped(work.boxes, batch, tail, dropped):
-                repeats = [len(work.readers[i]) for i in members]
-                answered = np.concatenate([work.readers[i] for i in members])
-                if self.dropped is not None:
-                    self.dropped[answered] = dropped[members].repeat(repeats)
-                if len(answered) > len(members):
-                    each = on_device(np.array(repeats), self.device)
-                    values = values.repeat_interleave(each, 0, output_size=len(answered))
-                yield answered, values
+    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+        """Outputs group by group; see `krypton_engine.executors.base.Session.compute`."""
+        batch = self.batch if limit is None else min(limit, self.batch)
+        tail = self.tail_batch if limit is None else batch
+        dropped = np.zeros(len(changes))
+        for members, values in self._grouped(changes, batch, tail, dropped):
+            yield Computed(members, values, dropped[members] if self._thresholds else None)
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`.

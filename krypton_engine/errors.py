@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 
 class InputError(ValueError, AssertionError):
-    """An argument that cannot be used; the message names it, what was given and what is accepted.
+    """An argument that cannot be used: its name, what was given and what is accepted.
 
-    It is both a ``ValueError`` and an ``AssertionError`` because Captum's callers catch the latter.
+    The fields make the message, ``argument verb given, problem; accepted: ...``. It is a ``ValueError``
+    and an ``AssertionError`` at once because callers of Captum catch the latter.
+
+    Args:
+        argument: Name of the argument, such as ``"strides"``.
+        given: What was given, in words: a value as Python writes it, or its shape or type.
+        accepted: What is accepted in its place, in words; empty where ``problem`` says so.
+        problem: What is wrong with ``given``, in words; empty where ``accepted`` says enough.
+        verb: Between the name and ``given``: ``"is"``, ``"has"``, ``"returns"``.
+
+    Attributes:
+        argument: As above.
+        given: As above.
+        accepted: As above.
+        problem: As above.
+        verb: As above.
+
+    Examples:
+        >>> from krypton_engine import InputError
+        >>> error = InputError("seed", "-1", "integers from 0")
+        >>> print(error)
+        seed is -1; accepted: integers from 0
+        >>> print(error.named("--seed"))
+        --seed is -1; accepted: integers from 0
     """
+
+    def __init__(
+        self, argument: str, given: str, accepted: str = "", problem: str = "", verb: str = "is"
+    ) -> None:
+        super().__init__(argument, given, accepted, problem, verb)  # whence pickle and copy make another
+        self.argument, self.given, self.accepted = argument, given, accepted
+        self.problem, self.verb = problem, verb
+
+    def __str__(self) -> str:
+        said = " ".join(filter(None, (self.argument, self.verb, self.given)))
+        said += f", {self.problem}" * bool(self.problem)
+        return said + f"; accepted: {self.accepted}" * bool(self.accepted)
+
+    def named(self, argument: str) -> Self:
+        """The same error of an argument that its giver knows under another name, such as an option."""
+        return type(self)(argument, *self.args[1:])
 
 
 class OutdatedError(InputError):

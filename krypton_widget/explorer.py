@@ -82,7 +82,7 @@ class _Named:
     accepted: str
 
     def error(self, obj: Any, value: Any, error: Any = None, info: Any = None) -> NoReturn:
-        raise ControlError(f"{self.name} is {value!r}; accepted are {self.accepted}")
+        raise ControlError(str(self.name), repr(value), self.accepted)
 
 
 class _Whole(_Named, traitlets.Int[Any, Any]):
@@ -148,7 +148,7 @@ def _checks(trait: str) -> Callable[[Callable[[Any, Any], Any]], Any]:
             try:
                 return check(self, proposal)
             except InputError as error:
-                raise ControlError(str(error)) from None
+                raise ControlError(*error.args) from None
 
         return traitlets.validate(trait)(checked)
 
@@ -334,15 +334,15 @@ class OcclusionExplorer(anywidget.AnyWidget):
     ) -> None:
         self._worker = LatestWins("krypton explorer")  # first: `close` ends it, whatever happens below
         if not callable(model):
-            raise InputError(f"model is {type(model).__name__}; accepted is a module or another callable")
+            raise InputError("model", type(model).__name__, "a module or another callable")
         if preprocess is not None and not callable(preprocess):
-            raise InputError(f"preprocess is {type(preprocess).__name__}; accepted are None or a callable")
+            raise InputError("preprocess", type(preprocess).__name__, "None or a callable")
         if tuning is not None and not isinstance(tuning, Tuning):
-            raise InputError(f"tuning is {type(tuning).__name__}; accepted are None or a Tuning")
+            raise InputError("tuning", type(tuning).__name__, "None or a Tuning")
         self._tuning = tuning
         self._images = list(image) if isinstance(image, (list, tuple)) else [image]
         if not self._images:
-            raise InputError("image is an empty list; accepted are an image or a list of them")
+            raise InputError("image", "an empty list", "an image or a list of them")
         self._model, self._preprocess = model, preprocess
         self._inputs: dict[int, ModelInput] = {}
         self._bases: dict[int, Tensor] = {}
@@ -438,8 +438,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
         height, width = self._input(self.image_index).x.shape[2:]
         if not 1 <= value <= min(height, width):
             raise InputError(
-                f"window is {value}; accepted are 1 to {min(height, width)}, the image as the model sees it "
-                f"being {height} x {width} (height x width)"
+                "window",
+                f"{value}",
+                f"1 to {min(height, width)}, the image as the model sees it being {height} x {width} "
+                "(height x width)",
             )
         return value
 
@@ -447,7 +449,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _valid_stride(self, proposal: Any) -> int:
         value: int = proposal["value"]
         if value < 1:
-            raise InputError(f"stride is {value}; accepted are integers from 1")
+            raise InputError("stride", f"{value}", "integers from 1")
         return min(value, self.window)
 
     @_checks("target")
@@ -455,7 +457,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         value: int | None = proposal["value"]
         if value is not None and not 0 <= value < self._classes:
             raise InputError(
-                f"target is {value}; the model has classes 0 to {self._classes - 1} (None: the predicted one)"
+                "target",
+                f"{value}",
+                f"classes 0 to {self._classes - 1} of the model, or None: the predicted one",
             )
         return value
 
@@ -463,7 +467,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _valid_image_index(self, proposal: Any) -> int:
         value: int = proposal["value"]
         if not 0 <= value < len(self._images):
-            raise InputError(f"image_index is {value}; accepted are 0 to {len(self._images) - 1}")
+            raise InputError("image_index", f"{value}", f"0 to {len(self._images) - 1}")
         return value
 
     @_checks("colormap")
@@ -485,16 +489,16 @@ class OcclusionExplorer(anywidget.AnyWidget):
             mask = np.asarray(value)
             if mask.dtype != np.bool_ or mask.shape != tuple(x.shape[2:]):
                 raise InputError(
-                    f"region is a mask of shape {mask.shape} and type {mask.dtype}; accepted are booleans of "
-                    f"the input's height and width, {tuple(x.shape[2:])}"
+                    "region",
+                    f"a mask of shape {mask.shape} and type {mask.dtype}",
+                    f"booleans of the input's height and width, {tuple(x.shape[2:])}",
                 )
             value = mask
         elif isinstance(value, Sequence) and len(value) == 4 and None not in (box := list(map(whole, value))):
             value = tuple(box)
         else:
             raise InputError(
-                f"region is {value!r}; accepted are None, a box (top, left, bottom, right) of integers or a "
-                f"boolean mask"
+                "region", repr(value), "None, a box (top, left, bottom, right) of integers or a boolean mask"
             )
         shape = tuple(x.shape[1:])
         maps.wanted(SlidingWindow(shape, shape, shape), value)
@@ -527,7 +531,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         try:
             with self._lock:  # a refusal undoes all changes meanwhile, and those of a run are not the page's
                 if foreign := sorted(sync_data.keys() - {*_ASKS, *_LOOKS}):
-                    raise ControlError(f"{', '.join(foreign)} cannot be set by the page: the kernel's own")
+                    raise ControlError(
+                        ", ".join(foreign), "set by the page", problem="which the kernel alone sets"
+                    )
                 super().set_state(sync_data)
         except traitlets.TraitError as error:
             self.error = str(error)
@@ -540,7 +546,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         shape = tuple(self._input(self.image_index).x.shape[2:])
         mask = np.frombuffer(value["mask"], dtype=np.uint8) > 0
         if mask.size != math.prod(shape):
-            raise ControlError(f"region is a mask of {mask.size} pixels; accepted are {math.prod(shape)}")
+            raise ControlError("region", f"a mask of {mask.size} pixels", f"{math.prod(shape)}")
         return mask.reshape(shape) if mask.any() else None
 
     # -- running ---------------------------------------------------------------------------------------
@@ -607,8 +613,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._view = self._seen(question)
         if side < question.window:
             raise InputError(
-                f"window is {question.window}, larger than this image as the model sees it, "
-                f"{shape[1]} x {shape[2]} (height x width)"
+                "window",
+                f"{question.window}",
+                problem=f"larger than this image as the model sees it, {shape[1]} x {shape[2]} (height x "
+                "width)",
             )
         task = self._task(question, wish, known, window, keep_all)
         if not asked_model and (task.lacks_approximate() or task.lacks_exact()):
@@ -866,12 +874,14 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise
         except Exception as error:
             raise InputError(
-                f"{given.name}: the model raised {type(error).__name__} on an input of shape {shape}, "
-                f"(batch, channels, height, width): {error}. {given.remedy}"
+                f"{given.name}: the model",
+                f"{type(error).__name__} on an input of shape {shape}, (batch, channels, height, width): "
+                f"{error}. {given.remedy}",
+                verb="raised",
             ) from error
         if outputs.ndim != 2 or outputs.shape[0] != 1:
             raise InputError(
-                f"model returns {tuple(outputs.shape)} for one image; accepted is one row of classes, (1, n)"
+                "model", f"{tuple(outputs.shape)} for one image", "one row of classes, (1, n)", verb="returns"
             )
         return outputs.cpu()
 
@@ -899,12 +909,16 @@ class OcclusionExplorer(anywidget.AnyWidget):
             answers = _answers(self._frame.get("asked"), _asked(*self._controls()))
             answers = answers and self._view.get("image") == self.image_index
             if shown is None or (ending == ".html" and not answers):
-                raise InputError("nothing of the map asked for has been measured yet; wait for it")
+                raise InputError(
+                    "nothing", "of the map asked for has been measured yet; wait for it", verb=""
+                )
             if ending == ".html":
                 return takeaway.html(self.get_state(), _STATIC)
         heatmap = shown.heatmap
         if ending not in ENDINGS:
-            raise InputError(f"a map is saved as .png, .npz or .html, not {ending!r}")
+            raise InputError(
+                "path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html"
+            )
         if ending == ".npz":
             return heatmap.content(ending)
         scale = {"own": frame["largest"], "fixed": self.limit, "shared": frame["shared"]}[self.scale]
@@ -1024,7 +1038,7 @@ def _table(name: str) -> bytes:
     from matplotlib import colormaps
 
     if name not in colormaps:
-        raise InputError(f"colormap is {name!r}; accepted are Matplotlib's, such as {COLORMAPS[0]!r}")
+        raise InputError("colormap", repr(name), f"Matplotlib's, such as {COLORMAPS[0]!r}")
     colours = colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
     return bytes(colours.round().astype(np.uint8).tobytes())
 

@@ -114,17 +114,22 @@ class ModelInput:
         try:
             x = self.preprocess(image)
         except Exception as error:
-            raise InputError(f"{self.name}: preprocess raised {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"{self.name}: preprocess", f"{type(error).__name__}: {error}", verb="raised"
+            ) from error
         if not isinstance(x, Tensor) or not x.is_floating_point():
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise InputError(
-                f"preprocess returns {given}; accepted is a float tensor (channels, height, width)"
+                "preprocess", f"{given}", "a float tensor (channels, height, width)", verb="returns"
             )
         x = x[None] if x.ndim == 3 else x
         if x.ndim != 4 or x.shape[0] != 1 or 0 in x.shape:
             raise InputError(
-                f"preprocess returns shape {tuple(x.shape)}; accepted is (channels, height, width): of a "
-                f"volume the explorer shows one slice, and KryptonOcclusion.heatmap explains all of it"
+                "preprocess",
+                f"shape {tuple(x.shape)}",
+                "(channels, height, width): of a volume the explorer shows one slice, and "
+                "KryptonOcclusion.heatmap explains all of it",
+                verb="returns",
             )
         return x.detach().cpu()
 
@@ -150,8 +155,11 @@ class _Pixels:
         if isinstance(image, Image.Image):
             if image.mode in _NUMBERS:
                 raise InputError(
-                    f"{name} has mode {image.mode!r}, numbers without black and white; accepted are pictures "
-                    f"in bytes, or the numbers as an array: numpy.asarray(image)"
+                    name,
+                    f"mode {image.mode!r}",
+                    "pictures in bytes, or the numbers as an array: numpy.asarray(image)",
+                    "numbers without black and white",
+                    verb="has",
                 )
             array = np.asarray(_rgb_or_grey(image))
             return _Pixels(
@@ -161,18 +169,21 @@ class _Pixels:
             )
         if not isinstance(image, (np.ndarray, Tensor)):
             raise InputError(
-                f"{name} is {type(image).__name__}; accepted are a PIL image, a NumPy array "
-                f"(height, width, channels) or a tensor (channels, height, width)"
+                name,
+                type(image).__name__,
+                "a PIL image, a NumPy array (height, width, channels) or a tensor (channels, height, width)",
             )
         cells, back = _channels_last(image)
         if cells.ndim not in (2, 3) or 0 in cells.shape or cells.dtype.kind not in "uif":
             raise InputError(
-                f"{name} has shape {tuple(image.shape)} and type {image.dtype}; accepted are pictures of "
-                f"numbers, {_SHAPES[type(image) is np.ndarray]}; of a volume or a batch give one, image[0], "
-                f"or a list of them"
+                name,
+                f"shape {tuple(image.shape)} and type {image.dtype}",
+                f"pictures of numbers, {_SHAPES[type(image) is np.ndarray]}; of a volume or a batch give "
+                "one, image[0], or a list of them",
+                verb="has",
             )
         if not np.isfinite(cells).all():
-            raise InputError(f"{name} holds values that are not finite")
+            raise InputError(name, "values that are not finite", "finite numbers", verb="holds")
         low, high = _range(cells)
         return _Pixels(
             _three_axes(cells).shape,
@@ -216,8 +227,12 @@ def _plain(image: Any, name: str) -> Tensor:
     cells, _ = _channels_last(image)
     if cells.dtype != np.uint8 and cells.dtype.kind != "f":
         raise InputError(
-            f"{name} has type {image.dtype}, of which nobody knows what is white; without preprocess "
-            f"accepted are uint8, and floats as the model takes them: image / 65535, or / 4095 for 12 bits"
+            name,
+            f"type {image.dtype}",
+            "without preprocess, uint8, and floats as the model takes them: image / 65535, or / 4095 for "
+            "12 bits",
+            "of which nobody knows what is white",
+            verb="has",
         )
     scale = 255 if cells.dtype == np.uint8 else 1
     return torch.from_numpy(np.ascontiguousarray(_three_axes(cells).transpose(2, 0, 1)))[None].float() / scale

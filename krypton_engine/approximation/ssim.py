@@ -81,12 +81,19 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
         InputError: The shapes differ, or a cell is not finite.
     """
     if approximate.shape != exact.shape:
-        raise InputError(f"approximate is {tuple(approximate.shape)}, exact {tuple(exact.shape)}")
+        raise InputError(
+            "approximate", f"of shape {tuple(approximate.shape)}", f"the shape of exact, {tuple(exact.shape)}"
+        )
     if not (bool(approximate.isfinite().all()) and bool(exact.isfinite().all())):
-        raise InputError("approximate and exact must be finite everywhere: fill what was not measured")
+        raise InputError(
+            "approximate",
+            "values that are not finite, or exact does",
+            "finite maps: fill what was not measured",
+            verb="holds",
+        )
     mine, truth = (_squeezed(m.detach().cpu().to(torch.float64).numpy()) for m in (approximate, exact))
     if not truth.size:
-        raise InputError("approximate and exact are empty")
+        raise InputError("approximate", "empty", "maps of at least one value")
     low, high = float(truth.min()), float(truth.max())
     noise = _NOISE * max(abs(low), abs(high))
     if high - low <= noise:

@@ -87,8 +87,10 @@ class _Request:
         """
         if self.shape:
             raise InputError(
-                f"target is {self.target!r}, which selects values of shape {self.shape}; with ssim_target or "
-                f"tune, accepted are targets that are one number"
+                "target",
+                repr(self.target),
+                "with ssim_target or tune, targets that are one number",
+                f"which selects values of shape {self.shape}",
             )
 
 
@@ -153,13 +155,11 @@ class KryptonOcclusion(Occlusion):
     ) -> None:
         super().__init__(forward_func)
         if not callable(forward_func):
-            raise InputError(f"forward_func is {forward_func!r}; accepted is a model, or another callable")
+            raise InputError("forward_func", repr(forward_func), "a model, or another callable")
         _check_choice("executor", executor, EXECUTORS)
         budget = None if memory_budget is None else real(memory_budget) or 0.0
         if budget is not None and not 0 < budget < math.inf:
-            raise InputError(
-                f"memory_budget is {memory_budget!r}; accepted is a positive number of bytes, or None"
-            )
+            raise InputError("memory_budget", repr(memory_budget), "a positive number of bytes, or None")
         self._preparer = Preparer(executor, None if budget is None else int(budget))
         self._asked = _Asked()
 
@@ -211,8 +211,7 @@ class KryptonOcclusion(Occlusion):
             count = whole(perturbations_per_eval) or 0
             if count < 1:
                 raise InputError(
-                    f"perturbations_per_eval is {perturbations_per_eval!r}; "
-                    f"accepted are None or an integer of at least 1"
+                    "perturbations_per_eval", repr(perturbations_per_eval), "None or an integer of at least 1"
                 )
             perturbations_per_eval = count
         target = _indices(target)
@@ -227,8 +226,10 @@ class KryptonOcclusion(Occlusion):
             selected = _selected(question.base, target, len(question.inputs[0]))
             if goal is not None and selected.shape != (len(question.inputs[0]),):
                 raise InputError(
-                    f"ssim_target is {ssim_target}, but target={target!r} selects values of shape "
-                    f"{tuple(selected.shape)}; accepted are targets with one number for every example"
+                    "target",
+                    repr(target),
+                    "with ssim_target, targets with one number for every example",
+                    f"which selects values of shape {tuple(selected.shape)}",
                 )
             if tuning is not None:
                 self._accept(tuning, question, target, None)
@@ -353,7 +354,7 @@ class KryptonOcclusion(Occlusion):
         _check_choice("schedule", schedule, ("rows", "coarse to fine"))
         _check_callable("on_progress", on_progress)
         if resume is not None and not isinstance(resume, Heatmap):
-            raise InputError(f"resume is {resume!r}; accepted is a heatmap of the same call, or None")
+            raise InputError("resume", repr(resume), "a heatmap of the same call, or None")
         # Of the outputs that are kept only the target's could be compensated for what trimming drops.
         goal = _goal(ssim_target, tuning, trims=classes != "all")
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
@@ -365,17 +366,22 @@ class KryptonOcclusion(Occlusion):
                 request.wants_one_number()
             if tuning is not None:
                 if region is not None:
-                    raise InputError("tuning is for whole maps; with region, give ssim_target without it")
+                    raise InputError(
+                        "tuning", "for whole maps", problem="with region, give ssim_target without it"
+                    )
                 if resume is not None and goal is not None:
                     raise InputError(
-                        "tuning is for maps from their first position on; with resume, give ssim_target "
-                        "without it"
+                        "tuning",
+                        "for maps from their first position on",
+                        problem="with resume, give ssim_target without it",
                     )
                 self._accept(tuning, request.question, request.target, request.activate)
             window, wanted = request.question.windows[0], request.wanted
             if resume is not None:
                 if resume.window != window:
-                    raise InputError(f"resume is {resume!r}, a map of another window: {resume.window}")
+                    raise InputError(
+                        "resume", repr(resume), problem=f"a map of another window, {resume.window}"
+                    )
                 wanted = resume.missing(wanted)
             with Watch(len(wanted), on_progress, show_progress) as watch:
                 if goal is not None:
@@ -401,23 +407,29 @@ class KryptonOcclusion(Occlusion):
         question = self._question(x, sliding_window_shapes, strides, baselines, additional_forward_args)
         if question.base.shape[:1] != (1,):
             raise InputError(
-                f"the forward function returns shape {tuple(question.base.shape)} for one example; "
-                f"heatmap wants one row (attribute takes any output)"
+                "forward_func",
+                f"shape {tuple(question.base.shape)} for one example",
+                "for a heatmap, one row (attribute takes any output)",
+                verb="returns",
             )
         window = question.windows[0]
         wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
         base = question.base
         if activate is _softmax and (base.ndim < 2 or base.shape[1] < 2):
             raise InputError(
-                f"activation is 'softmax', which makes 1 of a single output, and the outputs have shape "
-                f"{tuple(base.shape)}; accepted here are torch.sigmoid, say, or None"
+                "activation",
+                "'softmax'",
+                "torch.sigmoid, say, or None",
+                f"which makes 1 of a single output, and the outputs have shape {tuple(base.shape)}",
             )
         if activate is not None:
             base = as_numbers("activation", activate(base))
         if base.shape[:1] != (1,):
             raise InputError(
-                f"activation makes shape {tuple(base.shape)} of {tuple(question.base.shape)}; "
-                f"it must keep the first dimension"
+                "activation",
+                f"shape {tuple(base.shape)} of {tuple(question.base.shape)}",
+                "what keeps the first dimension",
+                verb="makes",
             )
         has_classes = base.ndim == 2 and base.shape[1] > 1
         if target is None and has_classes:
@@ -429,8 +441,10 @@ class KryptonOcclusion(Occlusion):
         needed = len(window) * base.numel() * base.element_size()
         if keep_outputs and needed > self._preparer.budget(x.device):
             raise InputError(
-                f'classes is "all", but {len(window)} positions of {base.numel()} outputs take '
-                f"{needed / 2**20:.0f} MiB, more than memory_budget"
+                "classes",
+                '"all"',
+                problem=f"but {len(window)} positions of {base.numel()} outputs take {needed / 2**20:.0f} "
+                "MiB, more than memory_budget",
             )
         count = base.shape[1] if has_classes else None
         return _Request(question, activate, target, tuple(selected.shape[1:]), wanted, count, keep_outputs)
@@ -518,7 +532,7 @@ class KryptonOcclusion(Occlusion):
         """
         began = time.perf_counter()
         if not isinstance(heatmap, Heatmap):
-            raise InputError(f"heatmap is {type(heatmap).__name__}; accepted is what heatmap returned")
+            raise InputError("heatmap", type(heatmap).__name__, "what heatmap returned")
         sample = Sample(heatmap, fraction, seed)
         if not len(sample.positions):
             return heatmap
@@ -546,7 +560,9 @@ class KryptonOcclusion(Occlusion):
     ) -> _Request:
         """What a map was asked for, as far as the map tells."""
         if heatmap.image is None:
-            raise InputError("heatmap holds no image, so that nothing more of it can be measured")
+            raise InputError(
+                "heatmap", "no image", problem="so that nothing more of the map can be measured", verb="holds"
+            )
         x = heatmap.image[None]
         if isinstance(self.forward_func, torch.nn.Module):
             x = x.to(next((p.device for p in self.forward_func.parameters()), x.device))
@@ -606,27 +622,27 @@ class KryptonOcclusion(Occlusion):
         began = time.perf_counter()
         _check_callable("on_progress", on_progress)
         if resume is not None and not isinstance(resume, Tuning):
-            raise InputError(f"resume is {resume!r}; accepted is a tuning for the same, or None")
+            raise InputError("resume", repr(resume), "a tuning for the same, or None")
         try:
             images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
         except TypeError:  # nothing that has items
-            raise InputError(f"samples is {samples!r}; accepted is a batch, or a list of images") from None
+            raise InputError("samples", repr(samples), "a batch, or a list of images") from None
         if not images:
-            raise InputError("samples is empty; accepted is at least one image")
+            raise InputError("samples", "empty", "at least one image")
         shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
         if len(shapes) > 1:
             raise InputError(
-                f"samples have shapes {sorted(map(str, shapes))}; accepted are images of one shape"
+                "samples", f"shapes {sorted(map(str, shapes))}", "images of one shape", verb="have"
             )
         if confidence is None:
             confidence = CONFIDENCE if resume is None else resume.confidence
         share = real(confidence) or 0.0
         if not 0 < share < 1:
-            raise InputError(f"confidence is {confidence!r}; accepted are numbers above 0 and below 1")
+            raise InputError("confidence", repr(confidence), "numbers above 0 and below 1")
         confidence = share
         seconds = math.inf if max_seconds is None else real(max_seconds) or 0.0
         if not seconds > 0:
-            raise InputError(f"max_seconds is {max_seconds!r}; accepted is a positive number, or None")
+            raise InputError("max_seconds", repr(max_seconds), "a positive number, or None")
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             requests = [
                 self._request(
@@ -690,7 +706,9 @@ class KryptonOcclusion(Occlusion):
             InputError: It was.
         """
         if len(question.inputs) > 1:
-            raise InputError(f"tuning is for one input; the forward function has {len(question.inputs)}")
+            raise InputError(
+                "tuning", "for one input", problem=f"and the forward function has {len(question.inputs)}"
+            )
         rows = len(question.inputs[0])
         base = question.base if activate is None else activate(question.base)
         classes = base.shape[1] if base.ndim == 2 else None
@@ -733,7 +751,9 @@ class KryptonOcclusion(Occlusion):
                 graph = capture(self.forward_func, inputs, 0, additional)
                 return self._preparer.plan(graph, window, inputs[0].device).plan
             except CaptureError as error:
-                raise InputError(f"the model would run as batched full inference: {error}") from None
+                raise InputError(
+                    "forward_func", "run as batched full inference", problem=str(error), verb="would be"
+                ) from None
 
     def _question(
         self, inputs: Any, sliding_window_shapes: Shapes, strides: Strides, baselines: Any, additional: Any
@@ -743,18 +763,21 @@ class KryptonOcclusion(Occlusion):
             if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
                 given = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise InputError(
-                    f"inputs{f'[{i}]' * isinstance(inputs, tuple)} is {given}; accepted is a tensor with at "
-                    f"least one example, or a tuple of such; what else forward_func takes goes into "
-                    f"additional_forward_args"
+                    f"inputs{f'[{i}]' * isinstance(inputs, tuple)}",
+                    f"{given}",
+                    "a tensor with at least one example, or a tuple of such; what else forward_func takes "
+                    "goes into additional_forward_args",
                 )
         try:
             tensors, formatted = _format_input_baseline(inputs, _numbers(baselines))
         except (AssertionError, TypeError) as error:
-            raise InputError(f"baselines: {' '.join(str(error).split())}") from None
+            raise InputError("baselines", f"not of Captum's kinds: {' '.join(str(error).split())}") from None
         if not tensors or len(formatted) != len(tensors):
             raise InputError(
-                f"inputs has {len(tensors)} tensors and baselines {len(formatted)}; accepted are at least "
-                f"one tensor and a tuple of as many baselines, or None"
+                "inputs",
+                f"{len(tensors)} tensors and baselines {len(formatted)}",
+                "at least one tensor and a tuple of as many baselines, or None",
+                verb="has",
             )
         windows = _windows(tensors, sliding_window_shapes, strides)
         extra = _format_additional_forward_args(additional)
@@ -768,16 +791,17 @@ def _windows(
 ) -> tuple[SlidingWindow, ...]:
     if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
         raise InputError(
-            f"sliding_window_shapes is {sliding_window_shapes!r}; accepted is a tuple with a size for every "
-            f"dimension of the input but its batch, {tuple(inputs[0].shape[1:])}, or a tuple of such for "
-            f"several inputs"
+            "sliding_window_shapes",
+            repr(sliding_window_shapes),
+            "a tuple with a size for every dimension of the input but its batch, "
+            f"{tuple(inputs[0].shape[1:])}, or a tuple of such for several inputs",
         )
     try:
         steps = _format_and_verify_strides(_sizes(strides), inputs)
         shapes = _format_and_verify_sliding_window_shapes(_sizes(sliding_window_shapes), inputs)
     except (AssertionError, IndexError, TypeError) as error:
         raise InputError(
-            f"sliding_window_shapes {sliding_window_shapes}, strides {strides}: {error}"
+            "sliding_window_shapes", f"{sliding_window_shapes} and strides {strides}", problem=str(error)
         ) from None
     return tuple(
         SlidingWindow(
@@ -814,9 +838,9 @@ def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
         tensor = torch.tensor(baseline, dtype=exact, device="cpu")
         return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)
     except (RuntimeError, ValueError):
-        given = f"has shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"is {baseline}"
+        given = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"{baseline}"
         raise InputError(
-            f"baselines[{i}] {given}, which does not fit the input's {tuple(x.shape)}, {x.dtype}"
+            f"baselines[{i}]", given, f"what fits the input's {tuple(x.shape)}, {x.dtype}"
         ) from None
 
 
@@ -829,7 +853,7 @@ def _indices(target: Any) -> Any:
     if isinstance(target, (tuple, list)):
         return type(target)(_indices(item) for item in target)
     if isinstance(target, (bool, np.bool_)) or (isinstance(target, Tensor) and target.dtype == torch.bool):
-        raise InputError(f"target is {target!r}; accepted are indices of outputs, or None")
+        raise InputError("target", repr(target), "indices of outputs, or None")
     if isinstance(target, np.ndarray) and target.ndim:
         return _indices(target.tolist())
     index = whole(target)
@@ -842,8 +866,10 @@ def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
         selected: Tensor = _select_targets(base, target)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
-            f"target is {target!r}, which does not select from outputs of shape {tuple(base.shape)} for "
-            f"{examples} examples: {error}"
+            "target",
+            repr(target),
+            problem=f"which does not select from outputs of shape {tuple(base.shape)} for {examples} "
+            f"examples: {error}",
         ) from None
     return selected
 
@@ -865,7 +891,7 @@ def _activation(activation: Activation) -> Callable[[Tensor], Tensor] | None:
     if isinstance(activation, str) and activation == "softmax":
         return _softmax
     if activation is not None and not callable(activation):
-        raise InputError(f"activation is {activation!r}; accepted are None, 'softmax' or a callable")
+        raise InputError("activation", repr(activation), "None, 'softmax' or a callable")
     return activation
 
 
@@ -895,15 +921,15 @@ def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) 
     """What to reach; None for the exact map."""
     if ssim_target is None:
         if tuning is not None:
-            raise InputError("tuning is given without ssim_target, the similarity that it is to reach")
+            raise InputError(
+                "tuning", "given without ssim_target", problem="the similarity that it is to reach"
+            )
         return None
     if tuning is not None and not isinstance(tuning, Tuning):
-        raise InputError(f"tuning is {tuning!r}; accepted is what tune returned or Tuning.load read, or None")
+        raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
     similarity = real(ssim_target) or 0.0
     if not 0 < similarity <= 1:
-        raise InputError(
-            f"ssim_target is {ssim_target!r}; accepted are numbers above 0 and at most 1, or None"
-        )
+        raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")
     if similarity == 1:
         return None
     return Goal(similarity) if tuning is None else tuning.goal(similarity, trims)
@@ -912,16 +938,17 @@ def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) 
 def _check_one_example(x: Any) -> None:
     if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
         raise InputError(
-            f"x is {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}; accepted is one "
-            f"example, a tensor whose first dimension is 1 (attribute takes batches and tuples)"
+            "x",
+            str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__,
+            "one example, a tensor whose first dimension is 1 (attribute takes batches and tuples)",
         )
 
 
 def _check_callable(name: str, given: Any) -> None:
     if given is not None and not callable(given):
-        raise InputError(f"{name} is {given!r}; accepted is a callable, or None")
+        raise InputError(name, repr(given), "a callable, or None")
 
 
 def _check_choice(name: str, given: Any, accepted: tuple[str, ...]) -> None:
     if not isinstance(given, str) or given not in accepted:
-        raise InputError(f"{name} is {given!r}; accepted are {', '.join(map(repr, accepted))}")
+        raise InputError(name, repr(given), ", ".join(map(repr, accepted)))

@@ -9,39 +9,36 @@ from krypton_engine.errors import InputError
 _LONGEST_MESSAGE = 4  # lines
 
 
+_LONGEST_LINE = 110  # columns, unless there is nothing to break at
+
 _OPTIONS = {
     "baselines": "--baseline",
     "class_names": "--classes",
+    "mean": "--mean",
     "memory_budget": "--memory-budget",
+    "size": "--size",
     "sliding_window_shapes": "--window",
     "source": "IMAGE",
     "spec": "model",
+    "std": "--std",
     "strides": "--stride",
     "tuning": "--tuning",
     "weights": "--weights",
-    "size": "--size",
-    "mean": "--mean",
-    "std": "--std",
 }
-
-
-_ANY = "|".join(_OPTIONS)
-
-
-# `weights='x.pt' is no file`, `strides (3, 9, 9) cannot exceed ...`; but no `size` within a sentence.
-_API_NAMES = re.compile(
-    rf"(?<![\w./'\"-])(?:{_ANY})(?==)|^(?:{_ANY})\b|\b(?:sliding_window_shapes|strides)\b"
-)
-
+"""The options that arguments of the API come from."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # PyTorch's messages may hold them
+
+
+class UsageError(Exception):
+    """Words that no command takes; the text is for the user as it is."""
 
 
 def message(error: Exception) -> str:
     """An error in at most four lines, in the words of the command line."""
     if isinstance(error, InputError):
-        text = _API_NAMES.sub(lambda found: _OPTIONS[found[0]], str(error))
-    elif isinstance(error, OSError):
+        text = _of_argument(error.named(_OPTIONS.get(error.argument, error.argument)))
+    elif isinstance(error, (OSError, UsageError)):
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error}\n(--debug shows where)"
@@ -50,3 +47,12 @@ def message(error: Exception) -> str:
     if len(lines) > _LONGEST_MESSAGE:
         lines = [*lines[: _LONGEST_MESSAGE - 1], "(--debug shows the rest)"]
     return "krypton: error: " + "\n".join(lines)
+
+
+def _of_argument(error: InputError) -> str:
+    """The message, with what is accepted on a line of its own where one line would be long."""
+    whole = str(error)
+    if not error.accepted or len(whole) <= _LONGEST_LINE:
+        return whole
+    fault = InputError(error.argument, error.given, "", error.problem, error.verb)
+    return f"{fault}\nAccepted: {error.accepted}"

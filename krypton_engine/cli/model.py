@@ -42,11 +42,16 @@ def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
             outputs: Tensor = model.model(x)[0]
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"IMAGE {name!r} makes {model.name} fail: {type(error).__name__}: {' '.join(str(error).split())}"
+            "IMAGE",
+            repr(name),
+            problem=f"which makes {model.name} fail: {type(error).__name__}: {' '.join(str(error).split())}",
         ) from error
     if not bool(torch.isfinite(outputs).all()):
         raise InputError(
-            f"IMAGE {name!r} makes the model return NaN or infinite numbers, so there is nothing to explain"
+            "IMAGE",
+            repr(name),
+            "a picture for which the model gives finite numbers, to be explained",
+            "which makes it return NaN or infinite ones",
         )
     return outputs
 
@@ -55,7 +60,7 @@ def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
     """The name of the activation: as given, else softmax of several outputs."""
     activation: str = arguments.activation or ("softmax" if len(outputs) > 1 else "none")
     if activation == "softmax" and len(outputs) == 1:
-        raise InputError("--activation softmax of a single output is always 1; accepted here is none")
+        raise InputError("--activation", "softmax of a single output", "none", "which is always 1")
     return activation
 
 
@@ -97,25 +102,27 @@ def target_of(given: str, model: ZooModel, classes: int) -> int:
         return named[0]
     if named:
         raise InputError(
-            f"--target {given!r} is the name of {len(named)} classes of {model.name}; give an index: "
-            f"{' or '.join(map(str, named))}"
+            "--target",
+            repr(given),
+            f"an index, {' or '.join(map(str, named))}",
+            f"the name of {len(named)} classes of {model.name}",
         )
     try:
         index = int(given)
     except ValueError:
         near = _near(given.casefold(), folded)
         if not names:
-            told = "Its classes have no names: give an index"
+            accepted = "an index, since its classes have no names, from"
         elif near and len(names) > FEW_NAMES:
-            told = f"Near it: {', '.join(names[i] for i in near)}; or give an index"
+            accepted = f"near it, {', '.join(names[i] for i in near)}; or an index from"
         else:
             more = ", ..." * (len(names) > FEW_NAMES)
-            told = f"Its classes: {', '.join(names[:FEW_NAMES])}{more}; or an index"
+            accepted = f"its classes, {', '.join(names[:FEW_NAMES])}{more}; or an index from"
         raise InputError(
-            f"--target {given!r} is no class of {model.name}.\n{told} from 0 to {classes - 1}."
+            "--target", repr(given), f"{accepted} 0 to {classes - 1}", f"which is no class of {model.name}"
         ) from None
     if not -classes <= index < classes:
-        raise InputError(f"--target {index} is out of range: {model.name} has classes 0 to {classes - 1}")
+        raise InputError("--target", f"{index}", f"classes 0 to {classes - 1} of {model.name}")
     return index % classes
 
 

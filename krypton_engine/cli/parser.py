@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from krypton_engine import __version__
 from krypton_engine.cli.commands import COMMANDS
+from krypton_engine.cli.messages import UsageError
 from krypton_engine.cli.text import command_lines, wrapped
-from krypton_engine.errors import InputError
 
 _EXAMPLES = """\
 examples:
@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """Tells errors as everything else here does: without the usage lines, which may fill a screen."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}\n({self.prog} --help tells what is accepted)")
+        raise UsageError(f"{message}\n({self.prog} --help tells what is accepted)")
 
 
 class _Help(argparse.HelpFormatter):

@@ -32,13 +32,13 @@ def pictures_of(given: Sequence[str]) -> list[str]:
         taken = [path for path in found if not _is_drawn(path)]
         drawn += [path for path in found if path not in taken]
         if not taken and os.path.isdir(name):
-            raise InputError(f"IMAGE {name!r} is a folder without pictures")
+            raise InputError("IMAGE", repr(name), problem="a folder without pictures")
         names += taken
     if drawn:
         told = ", ".join(drawn[:FEW_NAMES]) + ", ..." * (len(drawn) > FEW_NAMES)
         tell(f"krypton: note: left out as drawn by Krypton: {told}")
     if not names:
-        raise InputError("IMAGE: nothing but what Krypton has drawn")
+        raise InputError("IMAGE", "nothing but what Krypton has drawn")
     return names
 
 
@@ -62,9 +62,11 @@ def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
     try:
         x = model.preprocess(image)[None]
     except InputError as error:
-        raise InputError(f"IMAGE {name!r}: {error}") from error
+        raise InputError("IMAGE", repr(name), problem=f"and {error}") from error
     if not bool(torch.isfinite(x).all()):
-        raise InputError(f"IMAGE {name!r} gives NaN or infinite numbers after the model's preprocessing")
+        raise InputError(
+            "IMAGE", repr(name), problem="which gives NaN or infinite numbers after the model's preprocessing"
+        )
     weight = next(model.model.parameters(), x)
     return x.to(weight.device, weight.dtype)
 
@@ -79,8 +81,7 @@ def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
         baseline = model.preprocess(plain)[None].to(x)
         if baseline.shape != x.shape or not bool(torch.isfinite(baseline).all()):
             raise InputError(
-                f"--baseline {given} cannot be used: {model.name} preprocesses no plain "
-                f"picture.\nAccepted: mean, or a number."
+                "--baseline", given, "mean, or a number", f"but {model.name} preprocesses no plain picture"
             )
         return baseline
     if given == "mean":
@@ -91,8 +92,9 @@ def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
         number = float("nan")
     if not abs(number) <= torch.finfo(x.dtype).max:
         raise InputError(
-            f"--baseline is {given!r}; accepted are grey, black, mean or a number that "
-            f"{str(x.dtype).removeprefix('torch.')} holds"
+            "--baseline",
+            repr(given),
+            f"grey, black, mean or a number that {str(x.dtype).removeprefix('torch.')} holds",
         )
     return torch.full_like(x, number)
 
@@ -101,18 +103,7 @@ def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> Slidin
     """The window that ``--window`` and ``--stride`` describe on an input ``(1, C, H, W)``."""
     from krypton_engine.perturbation.windows import SlidingWindow
 
-    channels, *size = x.shape[1:]
-    for edge, step, available in zip(shape, strides, size, strict=True):
-        if edge > available:
-            raise InputError(
-                f"--window {size_text(shape)} is larger than the picture, {size_text(size)} pixels as the "
-                f"model sees it"
-            )
-        if step > edge and edge < available:
-            raise InputError(
-                f"--stride {size_text(strides)} is larger than --window {size_text(shape)}: it would miss "
-                f"pixels"
-            )
+    channels = x.shape[1]
     return SlidingWindow(tuple(x.shape[1:]), (channels, *shape), (channels, *strides))
 
 

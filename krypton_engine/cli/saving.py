@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from krypton_engine.common.files import destination
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,16 +19,15 @@ def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequen
     """Better now than after the work."""
     for path in paths:
         if any(_same_file(path, image) for image in images):
-            raise InputError(f"--out {str(path)!r} is an IMAGE, which would be lost")
-        if ending(path) not in endings:
-            accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
-            raise InputError(f"--out {str(path)!r} must end in {accepted}")
-        if not path.parent.is_dir():
-            raise InputError(f"--out {str(path)!r}: there is no folder {str(path.parent)!r}")
+            raise InputError("--out", repr(str(path)), problem="an IMAGE, which would be lost")
+        try:
+            destination(path, endings)
+        except InputError as error:
+            raise error.named("--out") from None
         # A file is written beside what is there, and then put in its place.
         where = [path.resolve().parent, *([path] if path.exists() else [])]
         if path.is_dir() or not all(os.access(each, os.W_OK) for each in where):
-            raise InputError(f"--out {str(path)!r} cannot be written")
+            raise InputError("--out", repr(str(path)), problem="which cannot be written")
 
 
 def ending(path: Path) -> str:
@@ -58,4 +58,4 @@ def read_tuning(option: str, path: str | Path) -> Tuning:
     try:
         return Tuning.load(path)
     except InputError as error:
-        raise InputError(f"{option} {str(error).removeprefix('path ')}") from None
+        raise error.named(option) from None

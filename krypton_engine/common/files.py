@@ -26,15 +26,15 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
         InputError: No path, another ending, or a folder that does not exist.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise InputError(f"path is {path!r}; accepted are strings and paths")
+        raise InputError("path", repr(path), "strings and paths")
     given = Path(path)
     ending = given.suffix.lower()
     if ending not in endings:
         accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
-        raise InputError(f"path is {str(path)!r}; it must end in {accepted}")
+        raise InputError("path", repr(str(path)), f"names that end in {accepted}")
     folder = given.resolve().parent
     if not folder.is_dir():
-        raise InputError(f"path is {str(path)!r}, but the folder {str(folder)!r} does not exist")
+        raise InputError("path", repr(str(path)), problem=f"but the folder {str(folder)!r} does not exist")
     return given, ending
 
 

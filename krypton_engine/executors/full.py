@@ -43,12 +43,14 @@ def as_numbers(name: str, output: Any) -> Tensor:
         InputError: It is something else, such as a tuple or a dataclass of outputs.
     """
     if not isinstance(output, (Tensor, int, float)):
-        raise InputError(f"{name} returns {_in_words(output)}; accepted is one tensor, or a number")
+        raise InputError(name, _in_words(output), "one tensor, or a number", verb="returns")
     numbers: Tensor = _parse_forward_out(output)
     if numbers.dtype == torch.bool or numbers.is_complex() or not numbers.numel():
         raise InputError(
-            f"{name} returns {numbers.dtype} of shape {tuple(numbers.shape)}; accepted are real numbers, at "
-            f"least one (of truth values .float(), say, of complex numbers .abs())"
+            name,
+            f"{numbers.dtype} of shape {tuple(numbers.shape)}",
+            "real numbers, at least one (of truth values .float(), say, of complex numbers .abs())",
+            verb="returns",
         )
     return numbers
 
@@ -141,7 +143,10 @@ class FullSession:
             return output[None] if self.joint else output
         if output.ndim == 0 or output.shape[0] != copies * examples:
             raise InputError(
-                f"perturbations_per_eval is {copies}, but the output of forward_func does not grow with its "
-                f"batch: {tuple(output.shape)} for {copies * examples} rows; only 1 is possible"
+                "perturbations_per_eval",
+                f"{copies}",
+                "1",
+                f"but the output of forward_func does not grow with its batch: {tuple(output.shape)} for "
+                f"{copies * examples} rows",
             )
         return output.reshape(copies, examples, *output.shape[1:]) if self.joint else output

@@ -40,8 +40,10 @@ def first_order(
     taken = _bytes(graph, wanted)
     if taken > memory_budget:
         raise InputError(
-            f"memory_budget leaves {memory_budget / 2**20:.0f} MiB beside the session; gradients take "
-            f"{taken / 2**20:.0f} MiB"
+            "memory_budget",
+            f"{memory_budget / 2**20:.0f} MiB beside the session",
+            f"{taken / 2**20:.0f} MiB or more, for gradients",
+            verb="leaves",
         )
     values: dict[int, Any] = {}
     try:

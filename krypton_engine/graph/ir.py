@@ -390,7 +390,7 @@ def clipped(graph: Graph, tau: float) -> Graph:
         InputError: Another ``tau``.
     """
     if not 0 < tau <= 1:
-        raise InputError(f"tau is {tau}; accepted: above 0, at most 1")
+        raise InputError("tau", f"{tau}", "numbers above 0 and at most 1")
 
     def step(exact: AxisMap) -> AxisMap:
         return exact.clipped(tau) if isinstance(exact, WindowMap) and exact.kernel > 1 else exact

@@ -197,19 +197,24 @@ class Recorder:
             for a, b in tensors
         ):
             raise InputError(
-                f"{name} is {heatmap!r}, which is no part of this call's map: window, target and classes "
-                f"must be the same"
+                name,
+                repr(heatmap),
+                problem="which is no part of this call's map: window, target and classes must be the same",
             )
         if mine.image is not None and heatmap.image is not None and not same(mine.image, heatmap.image):
-            raise InputError(f"{name} is the heatmap of another image")
+            raise InputError(name, "the heatmap of another image")
         if None not in (mine.baseline, heatmap.baseline) and mine.baseline != heatmap.baseline:
             raise InputError(
-                f"{name} is a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
+                name, f"a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
             )
         if not _alike(mine, heatmap):
             raise OutdatedError(
-                f"{name} is {heatmap!r}, whose un-occluded output is not this call's: the model, "
-                f"its weights, activation= or additional_forward_args= are others than those it was made with"
+                name,
+                repr(heatmap),
+                problem=(
+                    "whose un-occluded output is not this call's: the model, its weights, activation= or "
+                    "additional_forward_args= are others than those it was made with"
+                ),
             )
         for name in _RECORDED:
             known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)

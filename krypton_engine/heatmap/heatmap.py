@@ -168,10 +168,12 @@ class Heatmap(Value):
             InputError: The outputs were not kept, or there is no such class.
         """
         if self.outputs is None or self.base_outputs is None:
-            raise InputError('for_target needs every output: call heatmap(..., classes="all")')
+            raise InputError(
+                "classes", '"predicted"', 'heatmap(..., classes="all")', "and for_target needs every output"
+            )
         count, index = self.outputs.shape[-1], whole(target)
         if index is None or not -count <= index < count:
-            raise InputError(f"target is {target!r}; the model has classes 0 to {count - 1}")
+            raise InputError("target", repr(target), f"classes 0 to {count - 1} of the model")
         other = replace(
             self,
             values=self.outputs[..., index],
@@ -208,23 +210,24 @@ class Heatmap(Value):
                 exact everywhere that this one is known.
         """
         if not isinstance(exact, Heatmap):
-            raise InputError(f"exact is {exact!r}; accepted is the exact heatmap of the same call")
+            raise InputError("exact", repr(exact), "the exact heatmap of the same call")
         if (self.window, self.target) != (exact.window, exact.target):
             raise InputError(
-                f"exact is of target {exact.target} and {exact.window}; this map is of target {self.target} "
-                f"and {self.window}"
+                "exact",
+                f"of target {exact.target} and {exact.window}",
+                f"this map's target {self.target} and {self.window}",
             )
         if self.image is not None and exact.image is not None and not same(self.image, exact.image):
-            raise InputError("exact is the heatmap of another image")
+            raise InputError("exact", "the heatmap of another image")
         if None not in (self.baseline, exact.baseline) and self.baseline != exact.baseline:
-            raise InputError(f"exact is of baseline {exact.baseline}; this map is of {self.baseline}")
+            raise InputError("exact", f"of baseline {exact.baseline}", f"this map's, {self.baseline}")
         known = self.status != Status.UNKNOWN
         if bool((exact.status != Status.EXACT)[known].any()):
             raise InputError(
-                "exact is not exact everywhere that this map is known: measure it without ssim_target"
+                "exact", "not exact everywhere that this map is known", "a map without ssim_target"
             )
         if not bool(known.any()):
-            raise InputError("this map is known nowhere")
+            raise InputError("this map", "known nowhere")
         difference = torch.where(known, self.values - exact.values, math.nan)
         # Outside a region both are the same, whatever that is.
         part, level = bounding(known.numpy()), exact.values[known].mean()
@@ -262,8 +265,9 @@ class Heatmap(Value):
         """
         if not isinstance(occlusion, Verifier):
             raise InputError(
-                f"occlusion is {occlusion!r}; accepted is a KryptonOcclusion of the map's model, as in "
-                f"heatmap.verify(occlusion, 0.05)"
+                "occlusion",
+                repr(occlusion),
+                "a KryptonOcclusion of the map's model, as in heatmap.verify(occlusion, 0.05)",
             )
         return occlusion.verify(self, fraction, seed=seed)
 
@@ -335,7 +339,7 @@ class Heatmap(Value):
         try:
             return Heatmap(**saved.read(Path(path)))
         except saved.DAMAGED as error:
-            raise InputError(f"path is {str(path)!r}, which is no saved heatmap: {error}") from None
+            raise InputError("path", repr(str(path)), problem=f"which is no saved heatmap: {error}") from None
 
     def __repr__(self) -> str:
         known = self.values[self.status != Status.UNKNOWN]

@@ -42,7 +42,7 @@ def overlay(heatmap: Heatmap, image: Any, scale: Scale, cmap: str, opacity: floa
 
     share = real(opacity)
     if share is None or not 0 <= share <= 1:
-        raise InputError(f"opacity is {opacity!r}; accepted are numbers from 0 to 1")
+        raise InputError("opacity", repr(opacity), "numbers from 0 to 1")
     colours, weight = _colours(heatmap, scale, cmap)
     grey = np.asarray(PILImage.fromarray(_below(heatmap, image)).convert("L"))[..., None]
     mix = (weight * share)[..., None]
@@ -68,9 +68,7 @@ def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
     high = math.nan if None in numbers else float(numbers[-1])  # type: ignore[arg-type]
     low = -high if len(numbers) == 1 or math.isnan(high) else float(numbers[0])  # type: ignore[arg-type]
     if not -math.inf < low < high < math.inf:
-        raise InputError(
-            f"scale is {scale!r}; accepted are a positive number, or (low, high) with low < high"
-        )
+        raise InputError("scale", repr(scale), "a positive number, or (low, high) with low < high")
     return low, high
 
 
@@ -160,8 +158,10 @@ def _drops(heatmap: Heatmap) -> tuple[Floats, Flags]:
     rows, columns, channels = _axes_of_picture(window)
     if heatmap.values.shape != heatmap.measured.shape:
         raise InputError(
-            f"overlay wants a target of one number; this one has values of shape "
-            f"{tuple(heatmap.base.shape)} for every position"
+            "target",
+            f"values of shape {tuple(heatmap.base.shape)} for every position",
+            "for an overlay, one number",
+            verb="selects",
         )
     order = (*channels, rows, columns)
     drops, known = (
@@ -190,7 +190,7 @@ def _colours(heatmap: Heatmap, scale: Scale, cmap: str) -> tuple[Floats, Floats]
     from matplotlib import colormaps
 
     if not isinstance(cmap, str) or cmap not in colormaps:
-        raise InputError(f"cmap is {cmap!r}; accepted are Matplotlib's colour maps, such as 'RdBu_r'")
+        raise InputError("cmap", repr(cmap), "Matplotlib's colour maps, such as 'RdBu_r'")
     low, high = limits(heatmap, scale)
     drops, known = (_spread(heatmap.window, each) for each in _drops(heatmap))
     finite = np.isfinite(drops)
@@ -219,13 +219,14 @@ def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
         channels_of = picture.shape[2:] in ((), (1,), (3,), (4,))
         if picture.shape[:2] != size or not channels_of or picture.dtype.kind not in "buif":
             raise InputError(
-                f"image is {type(image).__name__}, {picture.shape} of {picture.dtype}; accepted is a "
-                f"picture of the input's height and width, {size}, grey or with 1, 3 or 4 channels"
+                "image",
+                f"{type(image).__name__}, {picture.shape} of {picture.dtype}",
+                f"a picture of the input's height and width, {size}, grey or with 1, 3 or 4 channels",
             )
         picture = picture[..., None] if picture.ndim == 2 else picture
     else:
         if heatmap.image is None:
-            raise InputError("overlay has no image to draw over: give one as image=")
+            raise InputError("image", "None", "a picture, since this map holds none to draw over")
         cells = heatmap.image.double().numpy().transpose(rows, columns, *channels).reshape(*size, -1)
         finite = cells[np.isfinite(cells)]
         low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
@@ -251,7 +252,11 @@ def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
         return 0, 1, ()
     kind = {2: "a signal", 4: "a volume or a video"}.get(len(shape), "no picture")
     raise InputError(
-        f"overlay wants a 2-D image, (channels, height, width), (height, width, channels) or "
-        f"(height, width); the input has shape {shape}, {kind}: drop has the numbers on the grid, and "
-        f"attribution() on the input, for plots of your own, such as one a slice"
+        "the input",
+        f"shape {shape}, {kind}",
+        "drop, the numbers on the grid, and attribution(), those on the input, for plots of your own, such "
+        "as one a slice",
+        "and overlay wants a 2-D image, (channels, height, width), (height, width, channels) or (height, "
+        "width)",
+        verb="has",
     )

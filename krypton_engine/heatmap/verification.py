@@ -44,9 +44,9 @@ class Sample:
     def __init__(self, heatmap: Heatmap, fraction: float, seed: int) -> None:
         share, number = real(fraction), whole(seed)
         if share is None or not 0 < share <= 1:
-            raise InputError(f"fraction is {fraction!r}; accepted are numbers above 0 and at most 1")
+            raise InputError("fraction", repr(fraction), "numbers above 0 and at most 1")
         if number is None or number < 0:
-            raise InputError(f"seed is {seed!r}; accepted are integers from 0")
+            raise InputError("seed", repr(seed), "integers from 0")
         self._heatmap = heatmap
         self._generator = np.random.default_rng(number)
         status = heatmap.status.numpy()

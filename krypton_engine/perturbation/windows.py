@@ -40,24 +40,30 @@ class SlidingWindow:
 
     def __post_init__(self) -> None:
         if 0 in self.input_shape:
-            raise InputError(f"inputs is empty: its shape without the batch is {self.input_shape}")
+            raise InputError("inputs", "empty", problem=f"its shape without the batch is {self.input_shape}")
         for name, sizes in (("sliding_window_shapes", self.shape), ("strides", self.strides)):
             if len(sizes) != len(self.input_shape):
                 raise InputError(
-                    f"{name} has {len(sizes)} sizes, {tuple(sizes)}; the input has "
-                    f"{len(self.input_shape)} dimensions without its batch, {self.input_shape}"
+                    name,
+                    f"{len(sizes)} sizes, {tuple(sizes)}",
+                    f"as many as the input has dimensions without its batch, {self.input_shape}",
+                    verb="has",
                 )
             if any((whole(size) or 0) < 1 for size in sizes):
-                raise InputError(f"{name} must be positive integers, got {tuple(sizes)}")
+                raise InputError(name, f"{tuple(sizes)}", "positive integers")
         if any(k > n for k, n in zip(self.shape, self.input_shape, strict=True)):
             raise InputError(
-                f"sliding_window_shapes {self.shape} cannot exceed the input's dimensions {self.input_shape}"
+                "sliding_window_shapes",
+                f"{self.shape}",
+                f"at most the input's dimensions, {self.input_shape}",
             )
         for axis, (n, k, s) in enumerate(zip(self.input_shape, self.shape, self.strides, strict=True)):
             if k < n and s > k:
                 raise InputError(
-                    f"strides {self.strides} cannot exceed the window {self.shape} along dimension {axis}, "
-                    f"which the window does not span: cells between the windows would never be occluded"
+                    "strides",
+                    f"{self.strides}",
+                    f"at most the window, {self.shape}, along dimension {axis}, which the window does not "
+                    "span (or cells between the windows would never be occluded)",
                 )
 
     @cached_property
@@ -119,7 +125,9 @@ class SlidingWindow:
             touched = self.sums(touched, axis)
         positions = np.flatnonzero(touched)
         if not len(positions):
-            raise InputError("region holds no cell of the input, so no window touches it")
+            raise InputError(
+                "region", "no cell of the input", problem="so no window touches it", verb="holds"
+            )
         return positions.astype(np.int64)
 
     def _region_mask(self, region: Tensor | Sequence[int]) -> Tensor:
@@ -133,23 +141,26 @@ class SlidingWindow:
             try:
                 return cells.expand(shape)
             except RuntimeError:
-                raise InputError(
-                    f"region is a mask of shape {tuple(cells.shape)}; accepted is {accepted}"
-                ) from None
+                raise InputError("region", f"a mask of shape {tuple(cells.shape)}", accepted) from None
         try:
             found = [whole(size) for size in region]
         except TypeError:  # nothing that has items
             found = [None]
         sizes = [size for size in found if size is not None]
         if len(sizes) < len(found):
-            raise InputError(f"region is {region!r}; accepted is {accepted}")
+            raise InputError("region", repr(region), accepted)
         rank = len(sizes) // 2
         first, last = sizes[:rank], sizes[rank:]
         if len(sizes) % 2 or not 0 < rank <= len(shape):
-            raise InputError(f"region is {tuple(sizes)}; accepted is {accepted}")
+            raise InputError("region", f"{tuple(sizes)}", accepted)
         for low, high, n in zip(first, last, shape[len(shape) - rank :], strict=True):
             if not 0 <= low < high <= n:
-                raise InputError(f"region {tuple(sizes)} is empty or leaves the input's shape {shape}")
+                raise InputError(
+                    "region",
+                    f"{tuple(sizes)}",
+                    f"cells of the input, {shape}",
+                    "which is empty or leaves the input",
+                )
         mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
         box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
         mask[(slice(None),) * (len(shape) - rank) + box] = True

@@ -400,9 +400,13 @@ class Preparer:
             witness.asked_for(witness.largest)
         except Disagreement:
             raise OutdatedError(
-                f"{recorder.resumed_as} holds {recorder.kept()[0][witness.largest].tolist()} at position "
-                f"{witness.largest}, which is not what the forward function says there now: the model, its "
-                f"weights, activation= or additional_forward_args= are others than those it was made with"
+                recorder.resumed_as,
+                f"{recorder.kept()[0][witness.largest].tolist()} at position {witness.largest}",
+                problem=(
+                    "which is not what the forward function says there now: the model, its weights, "
+                    "activation= or additional_forward_args= are others than those it was made with"
+                ),
+                verb="holds",
             ) from None
 
     # -- full ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def figure(tuning: Tuning, ssim_target: float) -> Figure:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if not tuning.curves:
-        raise InputError("the tuning has no samples to draw")
+        raise InputError("tuning", "no samples to draw", "a tuning of at least one", verb="has")
     drawn = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = drawn.subplots()
     choice = tuning.choose(ssim_target)

@@ -205,7 +205,9 @@ class Tuning(Value):
             InputError: Model, activation, window, baseline or target differ.
         """
         if words := self.fingerprint.differences(found):
-            raise InputError(f"tuning was made for something else; different are {', '.join(words)}")
+            raise InputError(
+                "tuning", "something else", problem=f"different are {', '.join(words)}", verb="was made for"
+            )
 
     def __str__(self) -> str:
         lines = [
@@ -280,7 +282,7 @@ class Tuning(Value):
             )
             tuning.validate()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"path is {str(path)!r}, which is no saved tuning: {error}") from None
+            raise InputError("path", repr(str(path)), problem=f"which is no saved tuning: {error}") from None
         return tuning
 
     def validate(self) -> None:

@@ -68,7 +68,7 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
         InputError: The name is unknown, the file cannot be read, or a package is missing.
     """
     if not isinstance(source, (str, os.PathLike)):
-        raise InputError(f"source must be a path or a name, got {type(source).__name__}")
+        raise InputError("source", type(source).__name__, "a path or a name")
     name = os.fspath(source)
     if os.path.isfile(name):  # unlike Path's, False for a name that cannot be a path
         return _read_image(Path(name))
@@ -78,8 +78,10 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
     if name.startswith("mri:"):
         return _mri_slice(name)
     raise InputError(
-        f"source={name!r} is neither a file nor a known name{near(name, image_names())}.\n"
-        f'Accepted: an image file, "mri:axial:NN" (coronal, sagittal), {", ".join(_PHOTOGRAPHS)}.'
+        "source",
+        repr(name),
+        f'an image file, "mri:axial:NN" (coronal, sagittal), {", ".join(_PHOTOGRAPHS)}',
+        f"neither a file nor a known name{near(name, image_names())}",
     )
 
 
@@ -97,10 +99,10 @@ def _read_image(path: Path) -> PIL.Image.Image:
         pixels = np.array(upright, dtype=np.float32)  # more than 8 bits; PIL would cut off above 255
     except Exception as error:  # every decoder has its own
         raise InputError(
-            f"source={os.fspath(path)!r} cannot be read as an image: {one_line(error)}"
+            "source", repr(os.fspath(path)), problem=f"which cannot be read as an image: {one_line(error)}"
         ) from error
     if not np.isfinite(pixels).all():
-        raise InputError(f"source={os.fspath(path)!r} holds NaN or infinite pixels")
+        raise InputError("source", repr(os.fspath(path)), problem="which holds NaN or infinite pixels")
     return Image.fromarray(stretched(torch.from_numpy(pixels)[None]))
 
 
@@ -111,14 +113,16 @@ def _mri_slice(name: str) -> PIL.Image.Image:
     number, plus, extra = rest.partition("+")
     if plane not in _PLANES or not number.isdecimal() or plus + extra not in ("", "+lesion"):
         raise InputError(
-            f"source={name!r} is no slice.\n"
-            f'Accepted: "mri:PLANE:NN" or "mri:PLANE:NN+lesion" with PLANE one of {", ".join(_PLANES)}.'
+            "source",
+            repr(name),
+            f'"mri:PLANE:NN" or "mri:PLANE:NN+lesion" with PLANE one of {", ".join(_PLANES)}',
+            "which is no slice",
         )
     axis, index = _PLANES.index(plane), int(number)
     brain = template()
     first, last = _extent(brain, axis)
     if not first <= index <= last:
-        raise InputError(f"source={name!r} misses the brain: {plane} slices go from {first} to {last}")
+        raise InputError("source", repr(name), f"{plane} slices {first} to {last}", "which misses the brain")
     # Rows go down and columns to the viewer's right; the template's axes go to the patient's right, forward
     # and up. Hence all are reversed: the patient's right is on the left, the face on top or on the left.
     pixels = np.moveaxis(brain, axis, 0)[index, ::-1, ::-1].T

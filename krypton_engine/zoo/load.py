@@ -96,7 +96,7 @@ def load_model(
         InputError: An argument cannot be used, a package is missing, or weights could not be had.
     """
     if not isinstance(spec, str):
-        raise InputError(f"spec must be a string, got {type(spec).__name__}")
+        raise InputError("spec", type(spec).__name__, "a string")
     if ":" in spec:
         return _load_users_model(spec, weights, size, mean, std, class_names)
     recipe = recipe_of(spec)
@@ -134,12 +134,15 @@ def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int])
             out = model(torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype))
     except FAILURES as error:
         raise InputError(
-            f"the model {spec!r} does not take an input of shape {(1, *shape)}: {one_line(error)}\n"
-            "size is its height and width."
+            f"the model {spec!r}",
+            f"an input of shape {(1, *shape)}",
+            "another size, its height and width",
+            one_line(error),
+            verb="does not take",
         ) from error
     if not isinstance(out, torch.Tensor) or out.ndim != 2 or out.shape[0] != 1:
         got = f"shape {tuple(out.shape)}" if isinstance(out, torch.Tensor) else type(out).__name__
-        raise InputError(f"the model {spec!r} must return scores of shape (N, classes); it returned {got}")
+        raise InputError(f"the model {spec!r}", got, "scores of shape (N, classes)", verb="returns")
     return int(out.shape[1])
 
 
@@ -156,17 +159,26 @@ def _load_users_model(
 ) -> ZooModel:
     if weights == "random":
         raise InputError(
-            f'weights="random" cannot be used with spec={spec!r}: its weights are what the factory makes.\n'
-            'Accepted: "pretrained" (leave them so) or the path of a state dict.'
+            "weights",
+            '"random"',
+            '"pretrained" (leave them so) or the path of a state dict',
+            f"which {spec!r} cannot be given: its weights are what the factory makes",
         )
     model, preprocess, names = _call_factory(spec)
     if preprocess is None and size is None:
         raise InputError(
-            f"size must be given for spec={spec!r}: a number, or height and width.\n"
-            "(Or let the factory return the model and its preprocessing.)"
+            "size",
+            "not given",
+            "a number, or height and width (or a factory that returns the model and its preprocessing)",
+            f"and {spec!r} has none of its own",
         )
     if size is None and (mean is not None or std is not None):
-        raise InputError(f"mean and std need size where the factory gives the preprocessing (spec={spec!r})")
+        raise InputError(
+            "size",
+            "not given",
+            "a size beside mean or std",
+            f"and the factory of {spec!r} gives the preprocessing",
+        )
     note = f"weights as {spec} made them"
     if weights != "pretrained":
         load_state_dict(model, read_state_dict(weights, model.state_dict()), weights)
@@ -220,17 +232,21 @@ def _call_factory(spec: str) -> tuple[nn.Module, Callable[[PIL.Image.Image], tor
             made = found if isinstance(found, nn.Module) else found()
         except FAILURES as error:
             raise InputError(
-                f"spec={spec!r} gave no model: {type(error).__name__}: {one_line(error)}\n"
-                'Accepted: "module:factory", importable from the working directory, the factory callable '
-                "without arguments."
+                "spec",
+                repr(spec),
+                '"module:factory", importable from the working directory, the factory callable without '
+                "arguments",
+                f"which gave no model: {type(error).__name__}: {one_line(error)}",
             ) from error
     parts = made if isinstance(made, tuple) else (made,)
     model, preprocess, names = (*parts, None, None)[:3]
     if not isinstance(model, nn.Module) or len(parts) > 3 or not (preprocess is None or callable(preprocess)):
         returned = ", ".join(type(p).__name__ for p in parts)
         raise InputError(
-            f"spec={spec!r} must return a torch.nn.Module, (model, preprocess) or "
-            f"(model, preprocess, class_names);\nit returned {returned}"
+            "spec",
+            repr(spec),
+            "a factory of a torch.nn.Module, (model, preprocess) or (model, preprocess, class_names)",
+            f"whose factory returns {returned}",
         )
     return model, preprocess, names
 
@@ -261,12 +277,11 @@ def _preprocessed(
         made = preprocess(image)
     except FAILURES as error:
         raise InputError(
-            f"the preprocessing of spec={spec!r} fails on an RGB picture: {type(error).__name__}: "
-            f"{one_line(error)}"
+            f"the preprocessing of {spec!r}",
+            f"an RGB picture: {type(error).__name__}: {one_line(error)}",
+            verb="fails on",
         ) from error
     if not isinstance(made, torch.Tensor) or made.ndim != 3 or not made.is_floating_point():
         got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
-        raise InputError(
-            f"the preprocessing of spec={spec!r} must return a float tensor (C, H, W); it returned {got}"
-        )
+        raise InputError(f"the preprocessing of {spec!r}", got, "a float tensor (C, H, W)", verb="returns")
     return made

@@ -15,6 +15,8 @@ from krypton_engine.zoo.messages import one_line
 ClassNames = Iterable[str] | Mapping[Any, str]
 """Names of classes in order, or by index."""
 
+_ACCEPTED = "a list of names, or a mapping from index to name such as id2label"
+
 
 def names_in_order(class_names: ClassNames, count: int | None = None) -> list[str]:
     """Class names by index.
@@ -31,24 +33,25 @@ def names_in_order(class_names: ClassNames, count: int | None = None) -> list[st
         InputError: Not as many names as classes, keys that are missing, double or no indices, or names that
             are no text.
     """
-    accepted = "accepted are a list of names, or a mapping from index to name such as id2label"
     if isinstance(class_names, (str, bytes, Set)) or not isinstance(class_names, Iterable):
-        raise InputError(f"class_names must be in order, got {type(class_names).__name__}; {accepted}")
+        raise InputError("class_names", type(class_names).__name__, _ACCEPTED, "which has no order")
     if isinstance(class_names, Mapping):
         named = [(_class_index(key), name) for key, name in class_names.items()]
         keys = [key for key, _ in named]
         if sorted(keys) != list(range(len(keys))):
             missing, extra = set(range(len(keys))) - set(keys), set(keys) - set(range(len(keys)))
-            told = f"lacks {min(missing)}, but " + (f"has {min(extra)}" if extra else "has a key twice")
-            raise InputError(f"class_names {told}; accepted are the keys 0 to the last class, each once")
+            told = f"{min(missing)}, but " + (f"has {min(extra)}" if extra else "has a key twice")
+            raise InputError("class_names", told, "the keys 0 to the last class, each once", verb="lacks")
         names = [name for _, name in sorted(named, key=operator.itemgetter(0))]
     else:
         names = list(class_names)
     for name in names:
         if isinstance(name, (Iterable, type(None))) and not isinstance(name, str):
-            raise InputError(f"class_names holds {name!r}, which is no name; {accepted}")
+            raise InputError("class_names", repr(name), _ACCEPTED, "which is no name", verb="holds")
     if count is not None and len(names) != count:
-        raise InputError(f"class_names holds {len(names)} names, but the model has {count} outputs")
+        raise InputError(
+            "class_names", f"{len(names)} names", f"{count}, as many as the model has outputs", verb="holds"
+        )
     return [str(name) for name in names]
 
 
@@ -60,7 +63,7 @@ def _class_index(key: Any) -> int:
         return int(key) if isinstance(key, str) and key.isdigit() else operator.index(key)
     except (TypeError, ValueError):
         raise InputError(
-            f"class_names has the key {key!r}; accepted are indices of classes, such as 0 or '0'"
+            "class_names", repr(key), "indices of classes, such as 0 or '0'", verb="has the key"
         ) from None
 
 
@@ -79,9 +82,10 @@ def _read_names(path: str | os.PathLike[str]) -> ClassNames:
             return found
     except (OSError, ValueError, RecursionError) as error:  # of decoding too
         raise InputError(
-            f"class_names={os.fspath(path)!r} cannot be read: {one_line(error)}\n"
-            "Accepted: a list of names or a mapping from index to name, or a file: .json, or text with one "
-            "name a line."
+            "class_names",
+            repr(os.fspath(path)),
+            f"{_ACCEPTED}, or a file: .json, or text with one name a line",
+            f"which cannot be read: {one_line(error)}",
         ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -51,8 +51,10 @@ def recipe_of(spec: str) -> Recipe:
     known = model_names()
     if spec not in known:
         raise InputError(
-            f"spec={spec!r} is no known model{near(spec, known)}.\n"
-            f'Accepted: {", ".join(_OWN_RECIPES)}, any torchvision classification model, or "module:factory".'
+            "spec",
+            repr(spec),
+            f'{", ".join(_OWN_RECIPES)}, any torchvision classification model, or "module:factory"',
+            f"no known model{near(spec, known)}",
         )
     return _torchvision_recipe(spec)
 
@@ -95,9 +97,10 @@ def _torchvision_recipe(name: str) -> Recipe:
             if isinstance(error, RuntimeError) and "hash" not in str(error):  # that of what came
                 raise
             raise InputError(
-                f"the pretrained weights of {name!r} could not be had from {default.url}:\n"
-                f"the network said no: {one_line(error)}\n"
-                'Pass weights="random" or weights="path.pt".'
+                "weights",
+                '"pretrained"',
+                '"random", or a path',
+                f"which could not be had from {default.url}:\nthe network said no: {one_line(error)}",
             ) from error
         return model
 

@@ -24,7 +24,7 @@ def imported(module: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise InputError(
-            f"{package} is needed for this and cannot be imported: {one_line(error)}\n{_INSTALL}"
+            package, "needed for this", problem=f"and cannot be imported: {one_line(error)}\n{_INSTALL}"
         ) from error
 
 
@@ -36,4 +36,4 @@ def packaged(package: str, file: str, distribution: str) -> Path:
         if path.is_file():
             return path
     what = f"does not hold {file}" if found else "is not installed"
-    raise InputError(f"the PyPI package {distribution} {what}.\n{_INSTALL}")
+    raise InputError(f"the PyPI package {distribution}", f"{what}\n{_INSTALL}", verb="")

@@ -109,9 +109,14 @@ def changed(
     new_mean = _per_channel("mean", mean, base.mean, channels)
     new_std = _per_channel("std", std, base.std, channels)
     if len(new_mean) != len(new_std):
-        raise InputError(f"mean has {len(new_mean)} values and std {len(new_std)}; give both, one a channel")
+        raise InputError(
+            "mean",
+            f"{len(new_mean)} values and std {len(new_std)}",
+            "as many of both, one a channel",
+            verb="has",
+        )
     if any(abs(value) < np.finfo(np.float32).tiny for value in new_std):
-        raise InputError(f"std={std!r} must not hold a zero, or what float32 takes for one")
+        raise InputError("std", repr(std), "numbers that float32 does not take for zero")
     if size is None:
         return Preprocess(base.size, new_mean, new_std, base.shorter_side, base.stretch, base.bicubic)
     try:
@@ -119,7 +124,7 @@ def changed(
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise InputError(f"size={size!r} must be a positive whole number, or two: height and width")
+        raise InputError("size", repr(size), "a positive whole number, or two: height and width")
     return Preprocess((height, width), new_mean, new_std, None, base.stretch, base.bicubic)
 
 
@@ -134,7 +139,7 @@ def _per_channel(
     except (TypeError, ValueError):
         values = ()
     if len(values) not in (1, 3) or not all(abs(v) <= np.finfo(np.float32).max for v in values):
-        raise InputError(f"{name}={value!r} must be a number, or one number a channel (1 or 3)")
+        raise InputError(name, repr(value), "a number, or one number a channel (1 or 3)")
     return values
 
 

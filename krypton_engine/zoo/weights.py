@@ -23,21 +23,26 @@ def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) ->
     """The state dict of a file, without the prefixes of wrappers that the ``own`` names of a model lack."""
     if not isinstance(weights, (str, os.PathLike)):
         raise InputError(
-            f'weights must be "pretrained", "random" or a path, got {type(weights).__name__}\n'
-            "(to give a state dict, save it with torch.save first)"
+            "weights",
+            type(weights).__name__,
+            '"pretrained", "random", or a path (of a state dict, saved with torch.save)',
         )
     path = Path(weights)
     if not os.path.isfile(path):
         raise InputError(
-            f"weights={os.fspath(weights)!r} is no file.\n"
-            'Accepted: "pretrained", "random", or the path of a PyTorch state dict.'
+            "weights",
+            repr(os.fspath(weights)),
+            '"pretrained", "random", or the path of a PyTorch state dict',
+            "which is no file",
         )
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may say anything
         raise InputError(
-            f"weights={os.fspath(weights)!r} cannot be read as a state dict: {one_line(error)}\n"
-            "Accepted: a file made by torch.save(model.state_dict(), path)."
+            "weights",
+            repr(os.fspath(weights)),
+            "a file made by torch.save(model.state_dict(), path)",
+            f"which cannot be read as a state dict: {one_line(error)}",
         ) from error
     while isinstance(loaded, Mapping):
         nested = [loaded[key] for key in _NESTED if isinstance(loaded.get(key), Mapping)]
@@ -48,15 +53,17 @@ def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) ->
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in loaded.items()
     ):
         raise InputError(
-            f"weights={os.fspath(weights)!r} holds no state dict (a mapping of names to tensors, bare or "
-            f"under {', '.join(map(repr, _NESTED))})"
+            "weights",
+            repr(os.fspath(weights)),
+            f"a mapping of names to tensors, bare or under {', '.join(map(repr, _NESTED))}",
+            "which holds no state dict",
         )
     state = dict(loaded)
     for key, tensor in state.items():
         if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
             kind = "meta" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
             raise InputError(
-                f"weights={os.fspath(weights)!r} holds a {kind} tensor, {key}; accepted are plain numbers"
+                "weights", repr(os.fspath(weights)), "plain numbers", f"which holds a {kind} tensor, {key}"
             )
     own = tuple(own)
     while state and (wrapper := next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None)):
@@ -100,7 +107,9 @@ def load_state_dict(
             for kind, keys in faults.items()
             if keys
         )
-        raise InputError(f"weights={os.fspath(weights)!r} does not fit the model:\n{told}")
+        raise InputError(
+            "weights", repr(os.fspath(weights)), problem=f"which does not fit the model:\n{told}"
+        )
     model.load_state_dict(dict(state))
 
 

@@ -171,7 +171,7 @@ def test_target(capsys, tmp_path, given, index):
 
 def test_a_name_of_two_classes(capsys, folder):
     (folder / "twins.txt").write_text("crane\nfish\ncrane\n")
-    refuses(capsys, explain("--classes", "twins.txt", "--target", "crane"), "--target 'crane'", "0 or 2")
+    refuses(capsys, explain("--classes", "twins.txt", "--target", "crane"), "--target is 'crane'", "0 or 2")
 
 
 def test_activation(capsys, tmp_path):
@@ -185,7 +185,7 @@ def test_activation(capsys, tmp_path):
     refuses(
         capsys,
         explain("--model", "cli_factory:one", "--size", "40", "--activation", "softmax"),
-        "--activation softmax",
+        "--activation is softmax",
     )
 
 
@@ -246,17 +246,17 @@ def test_sixteen_bit_and_float_pictures(capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--window", "41"], ["--window 41 x 41", "40 x 40"]),
-        (["--window", "10,50"], ["--window 10 x 50"]),
-        (["--window", "4", "--stride", "5"], ["--stride 5 x 5", "--window 4 x 4"]),
+        (["--window", "41"], ["--window is (3, 41, 41)", "(3, 40, 40)"]),
+        (["--window", "10,50"], ["--window is (3, 10, 50)"]),
+        (["--window", "4", "--stride", "5"], ["--stride is (3, 5, 5)", "(3, 4, 4)"]),
         (["--window", "0"], ["--window"]),
         (["--window", "-3"], ["--window"]),
         (["--stride", "2.5"], ["--stride"]),
         (["--stride", "1,2,3"], ["--stride"]),
-        (["--target", "3"], ["--target 3", "0 to 2"]),
-        (["--target", "-4"], ["--target -4"]),
-        (["--target", "dog"], ["--target 'dog'", "no names"]),
-        (["--target", "bird", "--classes", "names.txt"], ["--target 'bird'", "cat, dog, fish"]),
+        (["--target", "3"], ["--target is 3", "0 to 2"]),
+        (["--target", "-4"], ["--target is -4"]),
+        (["--target", "dog"], ["--target is 'dog'", "no names"]),
+        (["--target", "bird", "--classes", "names.txt"], ["--target is 'bird'", "cat, dog, fish"]),
         (["--baseline", "blue"], ["--baseline is 'blue'", "grey, black, mean or a number"]),
         (["--baseline", "nan"], ["--baseline"]),
         (["--activation", "relu"], ["--activation", "relu"]),
@@ -269,21 +269,21 @@ def test_sixteen_bit_and_float_pictures(capsys):
         (["--tuning", "names.txt"], ["--tuning", "without --ssim"]),
         (["--ssim", "0.9", "--tuning", "none.json"], ["--tuning is 'none.json'", "no saved tuning"]),
         (["--ssim", "0.9", "--tuning", "names.txt"], ["--tuning is 'names.txt'", "no saved tuning"]),
-        (["--out", "map.jpg"], ["--out 'map.jpg'", ".png"]),
-        (["--out", "nowhere/map.png"], ["--out 'nowhere/map.png'", "no folder"]),
-        (["--weights", "none.pt"], ["--weights='none.pt'"]),
-        (["--weights", "other.pt"], ["--weights='other.pt'", "does not fit"]),
-        (["--weights", "names.txt"], ["--weights='names.txt'"]),
-        (["--classes", "none.txt"], ["--classes='none.txt'"]),
+        (["--out", "map.jpg"], ["--out is 'map.jpg'", ".png"]),
+        (["--out", "nowhere/map.png"], ["--out is 'nowhere/map.png'", "does not exist"]),
+        (["--weights", "none.pt"], ["--weights is 'none.pt'"]),
+        (["--weights", "other.pt"], ["--weights is 'other.pt'", "does not fit"]),
+        (["--weights", "names.txt"], ["--weights is 'names.txt'"]),
+        (["--classes", "none.txt"], ["--classes is 'none.txt'"]),
         (["--mean", "1,2"], ["--mean"]),
         (["--std", "0"], ["--std"]),
         (["--std", "x"], ["--std"]),
         (["--model", "cli_factory:network"], ["--size"]),
-        (["--model", "resnet81"], ["model='resnet81'", "resnet18"]),
-        (["--model", "no_such_module:f"], ["model='no_such_module:f'"]),
-        (["--model", "cli_factory:nothing", "--size", "40"], ["model='cli_factory:nothing'"]),
-        (["--model", "cli_factory:fails", "--size", "40"], ["model='cli_factory:fails'", "one"]),
-        (["--model", "cli_factory:no_model", "--size", "40"], ["model='cli_factory:no_model'", "int"]),
+        (["--model", "resnet81"], ["model is 'resnet81'", "resnet18"]),
+        (["--model", "no_such_module:f"], ["model is 'no_such_module:f'"]),
+        (["--model", "cli_factory:nothing", "--size", "40"], ["model is 'cli_factory:nothing'"]),
+        (["--model", "cli_factory:fails", "--size", "40"], ["model is 'cli_factory:fails'", "one"]),
+        (["--model", "cli_factory:no_model", "--size", "40"], ["model is 'cli_factory:no_model'", "int"]),
         (["--model", "cli_factory:network", "--size", "30"], ["model 'cli_factory:network'", "30"]),
         (["--model", "cli_factory:nan_preprocess"], ["IMAGE", "NaN"]),
         (["--model", "cli_factory:nan_model", "--size", "40"], ["IMAGE", "NaN"]),
@@ -296,11 +296,11 @@ def test_bad_arguments(capsys, words, parts):
 @pytest.mark.parametrize(
     ("image", "parts"),
     [
-        ("nan.tif", ["IMAGE='nan.tif'", "NaN"]),
-        ("broken.png", ["IMAGE='broken.png'", "cannot be read"]),
-        ("names.txt", ["IMAGE='names.txt'", "cannot be read"]),
-        ("missing.png", ["IMAGE='missing.png'", "neither a file nor a known name"]),
-        ("mri:axial:9999", ["IMAGE='mri:axial:9999'"]),
+        ("nan.tif", ["IMAGE is 'nan.tif'", "NaN"]),
+        ("broken.png", ["IMAGE is 'broken.png'", "cannot be read"]),
+        ("names.txt", ["IMAGE is 'names.txt'", "cannot be read"]),
+        ("missing.png", ["IMAGE is 'missing.png'", "neither a file nor a known name"]),
+        ("mri:axial:9999", ["IMAGE is 'mri:axial:9999'"]),
     ],
 )
 def test_bad_images(capsys, image, parts):
@@ -431,7 +431,9 @@ def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
     assert "goes on" in capsys.readouterr().out
     after = Tuning.load(out)
     assert after.curves[: len(before.curves)] == before.curves and len(after.images) == 2
-    refuses(capsys, tune(*COARSE, "-o", out, images=[one]), f"--out '{out}' is there already", "--stride")
+    refuses(
+        capsys, tune(*COARSE, "-o", out, images=[one]), f"--out is '{out}', which is there already", "strides"
+    )
     assert Tuning.load(out).curves == after.curves
 
 
@@ -511,7 +513,7 @@ def test_no_picture_is_overwritten(capsys, scans, tmp_path):
     assert explain("--out", str(picture), image=str(picture)) == 2
     assert tune(*FINE, "-o", str(tmp_path / "t.json"), "-o", str(picture), images=[str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert told.count("is an IMAGE, which would be lost") == 3 and picture.read_bytes() == before
+    assert told.count("an IMAGE, which would be lost") == 3 and picture.read_bytes() == before
 
 
 def test_tune_without_time(capsys, scans, tmp_path):
@@ -572,7 +574,7 @@ def test_exact_where_nothing_less_is_sure(capsys, scans, tmp_path):
 def test_a_tuning_for_something_else(capsys, tuned):
     path = str(tuned[0])
     for words, parts in (
-        (["--stride", "5"], ["--stride"]),
+        (["--stride", "5"], ["strides"]),
         (["--activation", "none"], ["activation"]),
         (["--baseline", "black"], ["baseline"]),
     ):
@@ -584,16 +586,16 @@ def test_a_tuning_for_something_else(capsys, tuned):
     ("images", "words", "parts"),
     [
         ([], [], ["IMAGE"]),
-        (["missing.png"], [], ["IMAGE='missing.png'"]),
-        (["scans", "broken.png"], [], ["IMAGE='broken.png'"]),
-        (["empty"], [], ["IMAGE 'empty' is a folder without pictures"]),
+        (["missing.png"], [], ["IMAGE is 'missing.png'"]),
+        (["scans", "broken.png"], [], ["IMAGE is 'broken.png'"]),
+        (["empty"], [], ["IMAGE is 'empty', a folder without pictures"]),
         (["scans"], ["--confidence", "1"], ["--confidence"]),
         (["scans"], ["--confidence", "90"], ["--confidence", "'90'"]),
         (["scans"], ["--max-seconds", "0"], ["--max-seconds"]),
-        (["scans"], ["--baseline", "mean"], ["--baseline mean", "one for all"]),
+        (["scans"], ["--baseline", "mean"], ["--baseline is mean", "one for all"]),
         (["scans"], ["--window", "50"], ["--window"]),
-        (["scans"], ["--target", "7"], ["--target 7"]),
-        (["scans"], ["-o", "t.npz"], ["--out 't.npz'", ".json"]),
+        (["scans"], ["--target", "7"], ["--target is 7"]),
+        (["scans"], ["-o", "t.npz"], ["--out is 't.npz'", ".json"]),
         (["scans"], ["-o", "t.png"], ["--out", "0 .json files"]),
         (["scans"], ["-o", "t.json", "-o", "u.json"], ["--out", "2 .json files"]),
         (["scans"], ["-o", "bad.json"], ["--out is 'bad.json'", "no saved tuning"]),
@@ -619,7 +621,7 @@ def test_plan(capsys):
     assert "random weights" in printed and "3249 positions" in printed
     assert max(map(len, printed.splitlines())) <= 100
     refuses(capsys, main(["plan", "cli_factory:network", "--size", "40", "--window", "41"]), "--window")
-    refuses(capsys, main(["plan", "nothing"]), "model='nothing'")
+    refuses(capsys, main(["plan", "nothing"]), "model is 'nothing'")
 
 
 def test_info(capsys):
@@ -692,9 +694,11 @@ def test_module_runs_and_imports_little():
     done = subprocess.run([*words, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("krypton ")
     done = subprocess.run([*words, "explain", "missing.png", "--model", "x"], capture_output=True, text=True)
-    assert done.returncode == 2 and "IMAGE='missing.png'" in done.stderr and not done.stdout
+    assert done.returncode == 2 and "IMAGE is 'missing.png'" in done.stderr and not done.stdout
 
 
-def test_messages_name_options_but_spare_sentences():
-    error = errors.InputError("weights='a/size=3' is no file: strides and size")
-    assert message(error) == "krypton: error: --weights='a/size=3' is no file: --stride and size"
+def test_messages_name_options():
+    error = errors.InputError("strides", "(3, 9, 9)", "at most the window, (3, 4, 4)")
+    assert message(error) == "krypton: error: --stride is (3, 9, 9); accepted: at most the window, (3, 4, 4)"
+    long = errors.InputError("weights", "'w.pt'", "x" * 100, "which is no file")
+    assert message(long) == f"krypton: error: --weights is 'w.pt', which is no file\nAccepted: {'x' * 100}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from support.tiny_models import SmallCNN, tuple_of
 
 from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine.errors import OutdatedError
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -81,7 +84,7 @@ def test_windows(counted, image, case, call):
 
 @pytest.mark.parametrize("given", ["resnet18", None, 3])
 def test_what_cannot_be_called(given):
-    with pytest.raises(InputError, match="forward_func is .*accepted is a model"):
+    with pytest.raises(InputError, match="forward_func is .*accepted: a model"):
         KryptonOcclusion(given)
 
 
@@ -254,3 +257,15 @@ def test_nothing_is_left_behind(counted, image):
         tuple_of(occlusion.attribute(image, WINDOW, STRIDES, target=1)), tuple_of(expected), strict=True
     ):
         assert torch.equal(one, other)
+
+
+def test_an_error_is_its_fields(image):
+    """Argument, what was given and what is accepted, also after a trip to another process."""
+    with pytest.raises(InputError) as caught:
+        KryptonOcclusion(SmallCNN()).heatmap(image, WINDOW, STRIDES, ssim_target=1.5)
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value)), copy.deepcopy(caught.value)):
+        assert type(error) is InputError and str(error) == str(caught.value)
+        assert (error.argument, error.given) == ("ssim_target", "1.5") and "at most 1" in error.accepted
+    outdated = OutdatedError("resume", "a map", problem="of another model")
+    assert isinstance(outdated.named("--resume"), OutdatedError)
+    assert str(outdated.named("--resume")) == "--resume is a map, of another model"

@@ -175,7 +175,7 @@ def test_an_input_that_is_none():
 
 
 def test_a_window_that_is_a_number(occlusion, image):
-    with pytest.raises(InputError, match=r"sliding_window_shapes is 7; accepted is a tuple.*\(3, 24, 20\)"):
+    with pytest.raises(InputError, match=r"sliding_window_shapes is 7; accepted: a tuple.*\(3, 24, 20\)"):
         occlusion.attribute(image, 7)
 
 

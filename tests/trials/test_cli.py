@@ -143,13 +143,13 @@ def test_names_in_order_of_many():
         ({0.0: "a", 1.0: "b", 2.0: "c"}, "the key 0.0"),
         ({False: "a", True: "b", 2: "c"}, "the key False"),
         ({"²": "a", "0": "b", "1": "c"}, "the key '²'"),
-        ({0: "a", 1: "b"}, "holds 2 names, but the model has 3"),
-        ({i: str(i) for i in range(4)}, "holds 4 names, but the model has 3"),
+        ({0: "a", 1: "b"}, "holds 2 names; accepted: 3"),
+        ({i: str(i) for i in range(4)}, "holds 4 names; accepted: 3"),
         ({0: ["n01440764", "tench"], 1: "b", 2: "c"}, "which is no name"),
         (["a", None, "c"], "holds None"),
-        ({"a", "b", "c"}, "must be in order, got set"),
-        ("abc", "must be in order, got str"),
-        (3, "must be in order, got int"),
+        ({"a", "b", "c"}, "class_names is set, which has no order"),
+        ("abc", "class_names is str, which has no order"),
+        (3, "class_names is int, which has no order"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -224,7 +224,7 @@ def test_a_long_and_thin_picture_is_what_torchvision_makes_of_it(size):
 def test_pictures_that_would_fill_the_memory_are_refused(folder, monkeypatch, format):
     Image.new("L", (60, 50)).save("bomb.png", format)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 3000 are three times as many
-    with pytest.raises(InputError, match=r"source='bomb.png' cannot be read as an image: .*bomb"):
+    with pytest.raises(InputError, match=r"source is 'bomb.png', which cannot be read as an image: .*bomb"):
         zoo.load_image("bomb.png")
 
 
@@ -381,7 +381,7 @@ def test_pictures_of_numbers_that_are_none(folder):
     for bad in (np.nan, np.inf):
         pixels[1, 2] = bad
         Image.fromarray(pixels).save("bad.tif")
-        with pytest.raises(InputError, match=r"source='bad.tif' holds NaN or infinite pixels"):
+        with pytest.raises(InputError, match=r"source is 'bad.tif', which holds NaN or infinite pixels"):
             zoo.load_image("bad.tif")
 
 
@@ -430,7 +430,7 @@ def kernel(folder, monkeypatch):
 def test_weights_that_cannot_be_loaded(kernel, content, told):
     with pytest.raises(InputError) as caught:
         kernel(content)
-    assert "weights='w.pt'" in str(caught.value) and told in str(caught.value)
+    assert "weights is 'w.pt'" in str(caught.value) and told in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -438,7 +438,7 @@ def test_meta_weights_of_a_known_model_build_nothing(folder):
     huge = torch.zeros(1, 1).expand(10**12, 1)  # four bytes in the file
     for weight in (torch.zeros(10**12, 1000, device="meta"), huge):
         torch.save({"classifier.1.bias": weight}, "w.pt")
-        with pytest.raises(InputError, match=r"weights='w\.pt'"):
+        with pytest.raises(InputError, match=r"weights is 'w\.pt'"):
             zoo.load_model("squeezenet1_1", weights="w.pt")
 
 
@@ -463,13 +463,16 @@ def test_weights_of_a_model_that_is_a_wrapper(kernel):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("sys:exit", "model='sys:exit' gave no model: SystemExit"),
+        ("sys:exit", "model is 'sys:exit', which gave no model: SystemExit"),
         ("trial_factory:exits", "SystemExit: usage: train.py"),
         ("trial_script:build", "gave no model: SystemExit"),
         ("trial_factory:exits_in_forward", "does not take an input"),
-        ("trial_factory:picky", "IMAGE 'photo.png': the preprocessing of model='trial_factory:picky' fails"),
-        ("trial_factory:frail", "IMAGE 'photo.png' makes trial_factory:frail fail: RuntimeError: a picture"),
-        ("builtins:print", "it returned NoneType"),
+        ("trial_factory:picky", "IMAGE is 'photo.png', and the preprocessing of 'trial_factory:picky' fails"),
+        (
+            "trial_factory:frail",
+            "IMAGE is 'photo.png', which makes trial_factory:frail fail: RuntimeError: a",
+        ),
+        ("builtins:print", "returns NoneType"),
     ],
 )
 def test_callables_that_do_not_give_a_model(folder, capsys, name, told):

@@ -494,7 +494,7 @@ def test_what_is_refused_goes_back(explorer):
         "(input) => { input.max = 999; input.value = 999; input.dispatchEvent(new Event('change')); }"
     )
     explorer.page.wait_for_selector(".kr-error:not([hidden])")
-    assert "window is 999; accepted are 1 to" in explorer.page.locator(".kr-error").inner_text()
+    assert "window is 999; accepted: 1 to" in explorer.page.locator(".kr-error").inner_text()
     explorer.page.wait_for_function(
         f"document.querySelector('input[data-trait=window]').value === '{before}'"
     )

@@ -667,7 +667,7 @@ def test_what_the_page_may_not_set_goes_back_and_is_told(explore, monkeypatch):
     monkeypatch.setattr(explorer, "send_state", lambda key=None: sent.append(key))
     explorer.set_state({"window": 35, "stride": 4})
     assert (explorer.window, explorer.stride) == (6, 2) and sent[-1] == ["stride", "window"]
-    assert "window is 35; accepted are 1 to 20" in explorer.error
+    assert "window is 35; accepted: 1 to 20" in explorer.error
     explorer.set_state({"limit": 0.0})
     assert explorer.limit == 1 and sent[-1] == ["limit"] and "limit is 0.0" in explorer.error
     explorer.set_state({"window": 8})
@@ -936,8 +936,8 @@ def test_closing_ends_the_worker(explore):
         ({"image": np.zeros((24, 20, 5), dtype=np.uint8)}, r"the model raised .* \(1, 5, 24, 20\)"),
         ({"image": np.zeros((24, 20, 3), dtype=np.int64)}, "image"),
         ({"image": np.full((24, 20, 3), np.nan)}, "not finite"),
-        ({"class_names": ["one", "two"]}, "class_names holds 2 names, but the model has 5"),
-        ({"window": 21}, "window is 21; accepted are 1 to 20"),
+        ({"class_names": ["one", "two"]}, "class_names holds 2 names; accepted: 5"),
+        ({"window": 21}, "window is 21; accepted: 1 to 20"),
         ({"stride": 0}, "stride is 0"),
         ({"ssim_target": 0.0}, r"ssim_target is 0\.0; accepted"),
         ({"ssim_target": 1.5}, r"ssim_target is 1\.5; accepted"),

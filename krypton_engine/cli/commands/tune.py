@@ -76,9 +76,9 @@ def _tune(arguments: argparse.Namespace) -> int:
     check_outputs(outputs, ENDINGS, names)
     files = [path for path in outputs if ending(path) == ".json"]
     if len(files) != 1:
-        raise InputError(f"--out names {len(files)} .json files; accepted is one, for the tuning")
+        raise InputError("--out", f"{len(files)} .json files", "one, for the tuning", verb="names")
     if arguments.confidence == 1:
-        raise InputError("--confidence is 1; accepted are numbers above 0 and below 1")
+        raise InputError("--confidence", "1", "numbers above 0 and below 1")
     known = read_tuning("--out", files[0]) if files[0].exists() else None
     model = load(arguments, arguments.weights or "pretrained")
     inputs, baselines = [], []
@@ -89,13 +89,17 @@ def _tune(arguments: argparse.Namespace) -> int:
     shapes = {tuple(x.shape[1:]) for x in inputs}
     if len(shapes) > 1:
         raise InputError(
-            f"IMAGEs are {', '.join(map(size_text, sorted(shapes)))} as the model sees them; accepted is one "
-            f"size: give --size, or a preprocess that resizes"
+            "IMAGEs",
+            f"{', '.join(map(size_text, sorted(shapes)))} as the model sees them",
+            "one size: give --size, or a preprocess that resizes",
+            verb="are",
         )
     if any(not baseline.equal(baselines[0]) for baseline in baselines):
         raise InputError(
-            f"--baseline {arguments.baseline} differs from picture to picture; accepted here is one for all: "
-            f"grey, black or a number"
+            "--baseline",
+            arguments.baseline,
+            "one for all: grey, black or a number",
+            "which differs from picture to picture",
         )
     window = window_of(arguments.window, arguments.stride, inputs[0])
     raw = [outputs_of(model, x, name) for x, name in zip(inputs, names, strict=True)]
@@ -144,7 +148,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     except InputError as error:
         if known is None:
             raise
-        raise InputError(f"--out {str(files[0])!r} is there already: {error}") from None
+        raise InputError("--out", repr(str(files[0])), problem=f"which is there already: {error}") from None
     except KeyboardInterrupt:
         if so_far is None:
             raise

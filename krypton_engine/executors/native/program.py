@@ -77,8 +77,11 @@ class NativeProgram:
         each += 2 * sum(sorted((node.numel() * 4 for node in self.tail.nodes), reverse=True)[:3])
         if budget < fixed + each:
             raise InputError(
-                f"memory_budget is {budget / 2**20:.0f} MiB; this model and window take "
-                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a position"
+                "memory_budget",
+                f"{budget / 2**20:.0f} MiB",
+                problem="this model and window take "
+                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a "
+                "position",
             )
         return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
 

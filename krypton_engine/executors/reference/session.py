@@ -122,9 +122,12 @@ class ReferenceSession:
         needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
         if free < needed:
             raise InputError(
-                f"memory_budget is {memory_budget / 2**20:.0f} MiB; this model and window take "
-                f"{fixed / 2**20:.0f} MiB for views, weights and workspaces and {needed / 2**20:.0f} MiB for "
-                f"one position"
+                "memory_budget",
+                f"{memory_budget / 2**20:.0f} MiB",
+                problem=(
+                    f"this model and window take {fixed / 2**20:.0f} MiB for views, weights and workspaces "
+                    f"and {needed / 2**20:.0f} MiB for one position"
+                ),
             )
         # Half for the boxes, half for the frontier and what follows it.
         self.batch = max(

@@ -67,9 +67,24 @@ class Epilogue:
     parameter: float = 0.0
 
 
+NO_EPILOGUE = Epilogue()
+
+
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution; ``padding`` counts along opaque dimensions only, along axes the boxes bring it."""
+    """A convolution, and in a fused graph what alone follows it.
+
+    Attributes:
+        weight: Node of the weights.
+        bias: Node of the bias, if there is one.
+        stride: By spatial dimension, as the others.
+        padding: Counts along opaque dimensions only; along axes the boxes bring it.
+        dilation: See ``stride``.
+        groups: Of channels.
+        residual: Whether the second operand is added to the result.
+        epilogue: What is made of each element then.
+        steps: Nodes that a fused one is made of, itself the last; see `krypton_engine.graph.rewrites.fused`.
+    """
 
     weight: int
     bias: int | None
@@ -77,6 +92,9 @@ class Convolution:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    residual: bool = False
+    epilogue: Epilogue = NO_EPILOGUE
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -229,12 +247,18 @@ class Graph:
         return self.nodes[self.inputs[self.occluded]]
 
     @cached_property
+    def absorbed(self) -> frozenset[int]:
+        """Nodes that are computed on the way to a fused one, and nowhere else on boxes."""
+        boxes = (node.box for node in self.nodes)
+        return frozenset(i for box in boxes if isinstance(box, Convolution) for i in box.steps[:-1])
+
+    @cached_property
     def frontiers(self) -> list[Node]:
         """Local values that the full computation goes on from."""
         needed = {self.output} | {
             index
             for node in self.nodes
-            if node.depends and not node.local
+            if node.depends and not node.local and node.index not in self.absorbed
             for index in refs((node.args, node.kwargs))
         }
         return [node for node in self.nodes if node.index in needed and node.local]

@@ -1,7 +1,8 @@
 """Rewrites of a graph: the same values from fewer operators.
 
 A rewrite is a pure function from a graph to a graph. `SIMPLIFICATIONS` is run once on every captured graph,
-in its order, before anybody plans or runs it.
+in its order, before anybody plans or runs it. `FUSIONS` is for engines that compute what follows a
+convolution where they compute the convolution.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Ref, refs
+from krypton_engine.graph.ir import NO_EPILOGUE, Apply, Convolution, Graph, Node, Ref, refs
+from krypton_engine.graph.operators import epilogue_of
 from krypton_engine.graph.operators.convolution import CONVOLUTIONS
 from krypton_engine.graph.operators.pooling import AVERAGE_POOLS
 
@@ -196,6 +198,90 @@ def pool_fewer_channels(graph: Graph) -> Graph:
     return edit.done()
 
 
+# -- what follows a convolution ----------------------------------------------------------------------------
+
+
+def fuse_additions(graph: Graph) -> Graph:
+    """Every convolution takes in the addition that alone reads it; the other value becomes its operand.
+
+    Of two convolutions that are added, the second operand takes the first in.
+    """
+    fused: dict[int, Node] = {}
+    for addition in graph.nodes:
+        if not adds_residual(graph, addition):
+            continue
+        for mine, other in (reversed(addition.operands), addition.operands):
+            if _takes_in(graph, graph.nodes[mine]):
+                fused[addition.index] = _joined(graph.nodes[mine], addition, (other,), residual=True)
+                break
+    return _with(graph, fused)
+
+
+def fuse_epilogues(graph: Graph) -> Graph:
+    """Every convolution ends with the activation that alone reads it."""
+    fused: dict[int, Node] = {}
+    for convolution in graph.nodes:
+        if _takes_in(graph, convolution):
+            ((reader, _),) = graph.readers[convolution.index]
+            activation = graph.nodes[reader]
+            epilogue = epilogue_of(activation)
+            if epilogue is not None and activation.dtype == convolution.dtype:
+                fused[reader] = _joined(convolution, activation, (), epilogue=epilogue)
+    return _with(graph, fused)
+
+
+def adds_residual(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` adds two changing values cell by cell, so that what computes one may add the other."""
+    # A sum that is clipped may not be recomputed where its box ends and that of the other value goes on.
+    return (
+        not graph.clips
+        and node.op == "add"
+        and len(node.operands) == len(node.args) == 2
+        and not node.kwargs
+        and node.operands[0] != node.operands[1]
+        and all(node.same_cells(i) for i in range(2))
+        and all(
+            (other.depends, other.shape, other.dtype) == (True, node.shape, node.dtype)
+            for other in (graph.nodes[i] for i in node.operands)
+        )
+    )
+
+
+def _takes_in(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is a convolution along axes only that one node reads and no activation ends yet."""
+    box, spatial = node.box, node.roles[2:]
+    return (
+        isinstance(box, Convolution)
+        and box.epilogue == NO_EPILOGUE
+        and None not in spatial
+        and len(graph.readers[node.index]) == 1
+        and node not in graph.frontiers
+    )
+
+
+def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields: Any) -> Node:
+    """``after`` as the end of the convolution that it reads."""
+    assert isinstance(convolution.box, Convolution)
+    steps = (*(convolution.box.steps or (convolution.index,)), after.index)
+    return replace(
+        after,
+        box=replace(convolution.box, steps=steps, **fields),
+        operands=(*convolution.operands, *operands),
+        maps=(*convolution.maps, *({} for _ in operands)),
+        whole=convolution.whole,
+    )
+
+
+def _with(graph: Graph, fused: Mapping[int, Node]) -> Graph:
+    """``graph`` with fused nodes; what they have taken in keeps its number, and is no longer local."""
+    nodes = [fused.get(node.index, node) for node in graph.nodes]
+    for node in fused.values():
+        assert isinstance(node.box, Convolution)
+        taken = node.box.steps[-2]
+        nodes[taken] = replace(nodes[taken], box=None, operands=(), maps=(), whole=frozenset())
+    return replace(graph, nodes=nodes)
+
+
 # -- editing -----------------------------------------------------------------------------------------------
 
 
@@ -283,7 +369,8 @@ def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) 
     def boxed(box: Any) -> Any:
         if not isinstance(box, Convolution):
             return box
-        return replace(box, weight=number[box.weight], bias=None if box.bias is None else number[box.bias])
+        bias = None if box.bias is None else number[box.bias]
+        return replace(box, weight=number[box.weight], bias=bias, steps=tuple(number[i] for i in box.steps))
 
     return replace(
         graph,
@@ -330,5 +417,23 @@ SIMPLIFICATIONS = (
 def simplified(graph: Graph) -> Graph:
     """``graph`` after all of `SIMPLIFICATIONS`."""
     for rewrite in SIMPLIFICATIONS:
+        graph = rewrite.apply(graph)
+    return graph
+
+
+FUSIONS = (
+    Rewrite("fuse additions", fuse_additions, "first: an activation follows the sum, not what is summed"),
+    Rewrite("fuse epilogues", fuse_epilogues, "last: nothing is taken in behind an activation"),
+)
+"""Rules for engines that add and apply activations to a convolution's result where they compute it."""
+
+
+def fused(graph: Graph) -> Graph:
+    """``graph`` after all of `FUSIONS`.
+
+    Numbers of nodes stay, so that a plan of ``graph`` is one of the fused graph too. What a fused node has
+    taken in stays where it was as well, but is no longer local: in full, the nodes run one by one as before.
+    """
+    for rewrite in FUSIONS:
         graph = rewrite.apply(graph)
     return graph

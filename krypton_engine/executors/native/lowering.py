@@ -29,6 +29,7 @@ from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.graph.ir import BATCH, Convolution, Epilogue, Graph, Node, Pool, Ref, Reindex, refs
 from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
+from krypton_engine.graph.rewrites import fused
 
 _LAYERS = ("mean", "cells", "dense")
 """Kinds of sums that are one vector for every position."""
@@ -64,18 +65,15 @@ class Lowering:
         self._sums: dict[int, Sum] = {}
         self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
         self._uses[graph.output] += 1
-        for node in graph.nodes:
-            if not node.depends or node is graph.input:
-                continue
-            read = [i for i in refs((node.args, node.kwargs)) if graph.nodes[i].depends]
-            if not all(i in self.lowered for i in read):
-                continue
-            try:
-                self._lower(node)
-            except Unsupported as reason:
-                self.reason = self.reason or f"{node.op} ({node.name}): {reason}"
-                continue
-            self.lowered.add(node.index)
+        whole = fused(graph)
+        for node in whole.nodes:
+            if node.depends and node.index not in whole.absorbed and node.index != graph.input.index:
+                steps = node.box.steps if isinstance(node.box, Convolution) else ()
+                if self._writes(node):
+                    self.lowered |= set(steps)
+                else:  # what it is made of, one by one, as far as that goes
+                    for step in steps:
+                        self._writes(graph.nodes[step])
         # An image in pieces can only be read here; whoever else reads it takes it to pieces himself.
         read_elsewhere = {graph.output}
         for node in reversed(graph.nodes):
@@ -83,6 +81,21 @@ class Lowering:
                 self.lowered.discard(node.index)
             if node.depends and node.index not in self.lowered:
                 read_elsewhere |= set(refs((node.args, node.kwargs)))
+
+    def _writes(self, node: Node) -> bool:
+        """Whether ``node`` is lowered now; if not, the reason is kept unless that is another node's."""
+        is_fused = isinstance(node.box, Convolution) and node.box.steps
+        read = node.operands if is_fused else refs((node.args, node.kwargs))
+        if not all(i in self.lowered for i in read if self.graph.nodes[i].depends):
+            return False
+        try:
+            self._lower(node)
+        except Unsupported as reason:
+            if not is_fused:
+                self.reason = self.reason or f"{node.op} ({node.name}): {reason}"
+            return False
+        self.lowered.add(node.index)
+        return True
 
     def build(self, index: int) -> int:
         """The engine's number of a lowered node, built now if it was waiting."""
@@ -194,8 +207,10 @@ class Lowering:
         weight = self.constant(Ref(box.weight)).contiguous().numpy()
         bias = None if box.bias is None else self.constant(Ref(box.bias)).contiguous().numpy()
         maps = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)]
-        value = self.value(Ref(node.operands[0]))
+        value, *others = [self.value(Ref(operand)) for operand in node.operands]
         self.convolve(node, value, weight, bias, maps, box.groups, **_limits(node))
+        done = replace(self._sums[node.index], epilogue=box.epilogue)
+        self._sums[node.index] = replace(done, residual=others[0]) if box.residual else done
 
     def convolve(
         self,

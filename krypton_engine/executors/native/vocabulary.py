@@ -19,6 +19,7 @@ from krypton_engine.executors.native.sums import (
 )
 from krypton_engine.graph.ir import BATCH, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
+from krypton_engine.graph.rewrites import adds_residual
 
 if TYPE_CHECKING:
     from krypton_engine.executors.native.lowering import Lowering
@@ -126,8 +127,7 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
     if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
-    # A sum that is clipped may not be recomputed where its box ends and that of the residual goes on.
-    if sign > 0 and left.node != right.node and not to.graph.clips:
+    if adds_residual(to.graph, node):  # a linear layer's, or one that was scaled
         for mine, other in ((right, left), (left, right)):
             waiting = to.joinable(mine, "convolution")
             if waiting is not None and waiting.residual is None:

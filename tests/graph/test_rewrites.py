@@ -1,0 +1,122 @@
+"""Rewritten graphs compute what they did before: random networks, in float64."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.random_cnns import build, networks
+from test_operators import FUNCTIONS
+from torch import nn
+
+from krypton_engine.graph.export import export
+from krypton_engine.graph.ir import Convolution, Graph, clipped, resolve
+from krypton_engine.graph.rewrites import SIMPLIFICATIONS, fused, simplified
+from krypton_engine.graph.translate import translate
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.boxes import propagate
+
+common = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=6,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def translated(model: nn.Module, x: torch.Tensor) -> Graph:
+    """The graph as the exporter has it, before anything is rewritten."""
+    return translate(export(model, [model], (x,), (True,)), (True,), 0)
+
+
+def values(graph: Graph, x: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Every value of a graph, computed in full."""
+    found = {node.index: node.value for node in graph.nodes if node.value is not None}
+    found[graph.inputs[0]] = x
+    for node in graph.nodes:
+        if node.index not in found:
+            args, kwargs = (resolve(each, found.__getitem__, len(x)) for each in (node.args, node.kwargs))
+            found[node.index] = node.target(*args, **kwargs)
+    return found
+
+
+def drawn(data: st.DataObject, rank: int) -> tuple[nn.Module, torch.Tensor]:
+    network = data.draw(networks(rank))
+    return build(network), torch.randn(3, *network.shape, dtype=torch.float64)
+
+
+@common
+@given(st.data(), st.integers(1, 3))
+def test_simplifications_one_by_one(data, rank):
+    model, x = drawn(data, rank)
+    graph = translated(model, x[:1])
+    before = values(graph, x)[graph.output]
+    scale = max(1.0, float(before.abs().max()))
+    for rewrite in SIMPLIFICATIONS:
+        graph = rewrite.apply(graph)
+        assert [node.index for node in graph.nodes] == list(range(len(graph.nodes))), rewrite.name
+        after = values(graph, x)[graph.output]
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-10 * scale, msg=rewrite.name)
+
+
+@common
+@given(st.data(), st.integers(1, 3))
+def test_fused_convolutions(data, rank):
+    """The end of a fused convolution is what its fields say, and so are its boxes."""
+    model, x = drawn(data, rank)
+    graph = simplified(translated(model, x[:1]))
+    whole, found = fused(graph), values(graph, x)
+    assert values(whole, x).keys() == found.keys()
+    for node in whole.nodes:
+        box = node.box
+        if not isinstance(box, Convolution) or not box.steps:
+            continue
+        result = found[box.steps[0]]
+        if box.residual:
+            result = result + found[node.operands[1]]
+        result = result.clamp(box.epilogue.low, box.epilogue.high)
+        result = FUNCTIONS[box.epilogue.function](result, box.epilogue.parameter)
+        torch.testing.assert_close(result, found[node.index], rtol=1e-9, atol=1e-9)
+    window = SlidingWindow(x.shape[1:], (x.shape[1], *[2] * rank), (x.shape[1], *[2] * rank))
+    for axis in range(1, rank + 1):
+        places = window.starts(axis), window.stops(axis)
+        mine, its = propagate(whole, axis, *places), propagate(graph, axis, *places)
+        assert mine.keys() == its.keys() - whole.absorbed
+        for index, (lo, hi) in mine.items():
+            empty = its[index][1] <= its[index][0]
+            assert ((lo == its[index][0]) & (hi == its[index][1]) | (empty & (hi <= lo))).all()
+
+
+class Block(nn.Module):
+    """Two convolutions that are added, one of them after a batch norm and an activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.a = nn.Conv2d(8, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        return nn.functional.silu(self.a(x) + self.b(x)).mean((2, 3))
+
+
+def test_two_convolutions_are_one_that_adds_the_other():
+    graph = fused(simplified(translated(Block().eval(), torch.zeros(1, 3, 9, 9))))
+    ops = [node.op for node in graph.nodes if node.depends and node.op != "input"]
+    assert ops == ["conv2d", "relu", "conv2d", "conv2d", "add", "silu", "mean"]
+    local = [node for node in graph.nodes if node.local and node.operands]
+    assert [node.op for node in local] == ["relu", "conv2d", "silu"]
+    stem, other, end = local
+    assert stem.box.epilogue.low == 0 and not stem.box.residual and other.box.steps == ()
+    assert end.box.residual and end.box.epilogue.function == "silu"
+    assert end.operands == (stem.index, other.index)
+
+
+def test_where_boxes_are_clipped_nothing_is_added():
+    graph = simplified(translated(Block().eval(), torch.zeros(1, 3, 9, 9)))
+    whole = fused(clipped(graph, 0.5))
+    boxes = [node.box for node in whole.nodes if isinstance(node.box, Convolution)]
+    assert len(boxes) == 3 and not any(box.residual for box in boxes)
+    assert boxes[0].epilogue.low == 0

@@ -6,9 +6,10 @@
 
 namespace krypton {
 
-Chunk::Chunk(const Basis& basis)
+Chunk::Chunk(const Basis& basis, Costs* costs)
     : basis_(basis),
       program_(*basis.program),
+      costs_(costs),
       memory_(static_cast<float*>(::operator new(basis.layout.floats * sizeof(float), kAlign))),
       scratch_(basis.layout.scratch),
       boxes_(program_.values().size() * basis.layout.chunk) {}
@@ -48,7 +49,15 @@ void Chunk::occlude(int64_t position, const Occlusion& at) {
         }
 }
 
+void Chunk::occlude(const Occlusion* positions, int64_t from, int64_t to) {
+    const Stopwatch watch(cost(0));
+    for (int64_t p = from; p < to; ++p) occlude(p, positions[p - from]);
+    if (Cost* input = cost(0))
+        for (int64_t p = from; p < to; ++p) input->cells += box(0, p).cells();
+}
+
 void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
+    const Stopwatch watch(cost(op.value));
     const std::size_t operands = op.operands.size();
     jobs_.clear();
     operands_.resize((to - from) * operands);
@@ -67,9 +76,12 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
     }
     if (!jobs_.empty())
         op.compute(program_.kernels(), jobs_.data(), static_cast<int64_t>(jobs_.size()), scratch_);
+    if (Cost* all = cost(op.value))
+        for (const Job& job : jobs_) all->cells += job.box.cells();
 }
 
 void Chunk::drop(int value, int64_t from, int64_t to, double* effects) {
+    const Stopwatch watch(cost(value));
     for (int64_t p = from; p < to; ++p) {
         Box& left = box(value, p);
         if (!left.empty())
@@ -81,13 +93,11 @@ bool Chunk::run(const Occlusion* positions, int64_t count, double* effects,
                 const std::atomic<bool>& cancelled) {
     size_ = count;
     const auto& segments = basis_.layout.segments;
-    if (segments.empty())
-        for (int64_t p = 0; p < count; ++p) occlude(p, positions[p]);
+    if (segments.empty()) occlude(positions, 0, count);
     for (const Segment& segment : segments) {
         for (int64_t from = 0; from < count; from += segment.chunk) {
             const int64_t to = std::min(from + segment.chunk, count);
-            if (segment.first == 0)
-                for (int64_t p = from; p < to; ++p) occlude(p, positions[p]);
+            if (segment.first == 0) occlude(positions + from, from, to);
             for (std::size_t i = segment.first; i < segment.last; ++i) {
                 if (cancelled) return false;
                 const Operator& op = *program_.operators()[i];

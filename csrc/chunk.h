@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "basis.h"
+#include "cost.h"
 
 namespace krypton {
 
@@ -19,7 +20,8 @@ struct Occlusion {
 // Memory for the boxes of one chunk after the other. Positions are numbered within the chunk.
 class Chunk {
   public:
-    explicit Chunk(const Basis& basis);
+    // `costs` takes what the runs of this chunk cost; or null.
+    Chunk(const Basis& basis, Costs* costs);
 
     // Computes the box of every value for `count` positions, at most those of the layout's chunk; `effects`
     // (by position) takes the first-order effect of what is dropped. False if cancelled.
@@ -39,6 +41,7 @@ class Chunk {
 
     const Basis& basis_;
     const Program& program_;
+    Costs* costs_;
     std::unique_ptr<float, Freed> memory_;
     Scratch scratch_;
     std::vector<Box> boxes_;  // (values, chunk)
@@ -51,10 +54,12 @@ class Chunk {
     const Box& box(int value, int64_t position) const {
         return boxes_[value * basis_.layout.chunk + position];
     }
+    Cost* cost(int value) { return costs_ ? &costs_->values[value] : nullptr; }
     float* pixels(int value, int64_t position) const;
     void claim(int value, int64_t position, const Box& box);
     void occlude(int64_t position, const Occlusion& at);
-    // Of positions [from, to).
+    // Of positions [from, to); the first one is the first of `positions`.
+    void occlude(const Occlusion* positions, int64_t from, int64_t to);
     void compute(const Operator& op, int64_t from, int64_t to);
     void drop(int value, int64_t from, int64_t to, double* effects);
 };

@@ -86,12 +86,14 @@ float* Rows::changes(std::size_t layer, int64_t position) {
            position * basis_.extents[operand].cells() * program_.values()[operand].stored();
 }
 
-void Rows::take(const Chunk& chunk, int64_t first) {
+void Rows::take(const Chunk& chunk, int64_t first, Costs* costs) {
     for (std::size_t l = 0; l < program_.layers().size(); ++l) {
         const RowLayer& layer = program_.layers()[l];
         if (layer.kind == RowLayer::kDense) continue;
+        const Stopwatch watch(costs ? &costs->layers[l] : nullptr);
         for (int64_t i = 0; i < chunk.size(); ++i) {
             const Plane plane = chunk.plane(layer.operand, i);
+            if (costs) costs->layers[l].cells += plane.box.cells();
             if (layer.kind == RowLayer::kMean)
                 take_mean(l, plane, first + i);
             else
@@ -133,8 +135,11 @@ int64_t Rows::tasks(std::size_t layer, int threads) const {
     return l.kind == RowLayer::kMean ? 0 : std::min(l.weights[0].count(), kTasks * threads);
 }
 
-void Rows::compute(std::size_t l, int64_t task, int64_t tasks, const std::atomic<bool>& cancelled) {
+void Rows::compute(std::size_t l, int64_t task, int64_t tasks, Costs* costs,
+                   const std::atomic<bool>& cancelled) {
     const RowLayer& layer = program_.layers()[l];
+    const Stopwatch watch(costs ? &costs->layers[l] : nullptr);
+    if (costs && task == 0 && layer.kind == RowLayer::kDense) costs->layers[l].cells += positions_;
     const Kernels& kernels = program_.kernels();
     const int64_t panels = layer.weights[0].count();
     const int64_t begin = task * panels / tasks, end = (task + 1) * panels / tasks;

@@ -13,16 +13,17 @@ void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const*
                  int64_t columns);
 
 // The vectors of a run. First every chunk is taken in, by any thread; then the linear layers are computed one
-// after the other, each in tasks that any thread may take.
+// after the other, each in tasks that any thread may take. `costs`, if not null, is the thread's own.
 class Rows {
   public:
     Rows(const Basis& basis, int64_t positions);
 
     // Reads what changed at the positions of a chunk, of which the first is number `first` of the run.
-    void take(const Chunk& chunk, int64_t first);
+    void take(const Chunk& chunk, int64_t first, Costs* costs);
     // How many tasks a layer has; none where taking chunks has computed it already.
     int64_t tasks(std::size_t layer, int threads) const;
-    void compute(std::size_t layer, int64_t task, int64_t tasks, const std::atomic<bool>& cancelled);
+    void compute(std::size_t layer, int64_t task, int64_t tasks, Costs* costs,
+                 const std::atomic<bool>& cancelled);
     const float* row(std::size_t layer, int64_t position) const {
         return rows_[layer].data() + position * program_.layers()[layer].stored();
     }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <barrier>
+#include <mutex>
+#include <optional>
 
 #include "rows.h"
 
@@ -64,7 +66,8 @@ void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& r
 }
 
 bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
-                  const std::vector<RowExit>& row_exits, double* effects, const Poll& poll) const {
+                  const std::vector<RowExit>& row_exits, double* effects, const Poll& poll,
+                  Costs* costs) const {
     if (positions.empty()) return true;
     const Program& program = *basis_.program;
     const auto& layers = program.layers();
@@ -75,8 +78,9 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
     std::atomic<int64_t> next = 0;
     std::vector<std::atomic<int64_t>> next_task(layers.size());
     std::barrier barrier(threads_);
-    const auto run_chunks = [&] {
-        Chunk chunk(basis_);
+    std::mutex adding;
+    const auto run_chunks = [&](Costs* mine) {
+        Chunk chunk(basis_, mine);
         std::vector<const float*> pixels;
         // Large chunks first, small ones to the end, so that the threads end together.
         for (int64_t first = next; first < n && !cancelled;) {
@@ -88,20 +92,26 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
                 for (int64_t p = first; p < last; ++p)
                     leave(exit, p, chunk.plane(exit.value, p - first), program.values()[exit.value].channels,
                           pixels);
-            rows.take(chunk, first);
+            rows.take(chunk, first, mine);
             first = next;
         }
     };
     on_threads(threads_, program.kernels(), poll, cancelled, [&](int, const Guard& guard) {
-        guard(run_chunks);
+        std::optional<Costs> own;
+        if (costs) own.emplace(program);
+        Costs* mine = own ? &*own : nullptr;
+        guard([&] { run_chunks(mine); });
         for (std::size_t l = 0; l < layers.size(); ++l) {
             barrier.arrive_and_wait();
             guard([&] {
                 const int64_t count = rows.tasks(l, threads_);
                 for (int64_t task; (task = next_task[l]++) < count && !cancelled;)
-                    rows.compute(l, task, count, cancelled);
+                    rows.compute(l, task, count, mine, cancelled);
             });
         }
+        if (!mine) return;
+        const std::lock_guard lock(adding);
+        costs->add(*mine);
     });
     for (const RowExit& exit : row_exits) {
         const int64_t size = layers[exit.layer].size;

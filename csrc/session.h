@@ -37,9 +37,11 @@ class Session {
     void base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const;
 
     // effects: takes, for every position, the first-order effect of what was dropped; or null.
+    // costs: takes what every operator and layer cost, added to what it holds; or null.
     // False if it was cancelled; what the exits hold then means nothing.
     bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
-             const std::vector<RowExit>& rows, double* effects, const Poll& poll) const;
+             const std::vector<RowExit>& rows, double* effects, const Poll& poll,
+             Costs* costs = nullptr) const;
 
   private:
     int threads_;

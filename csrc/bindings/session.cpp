@@ -37,6 +37,8 @@ struct PySession {
     std::unique_ptr<Session> session;
     std::shared_ptr<const Program> program;
     std::vector<int> kept;
+    bool timed = false;
+    std::optional<Costs> costs;  // of the runs since `timed` was set
 };
 
 using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
@@ -163,16 +165,44 @@ void bind_session(nb::module_& m) {
                         "there is one effect for every position");
                 const Signals signals{&s.cancel};
                 bool done;
+                std::optional<Costs> costs;
+                if (s.timed) costs.emplace(*s.program);
                 {
                     const nb::gil_scoped_release release;
                     done = s.session->run(positions, exits, rows, effects ? effects->data() : nullptr,
-                                          std::cref(signals));
+                                          std::cref(signals), costs ? &*costs : nullptr);
                 }
+                if (costs && s.costs) s.costs->add(*costs);
                 if (signals.raised) throw nb::python_error();
                 return done;
             },
             "boxes"_a.noconvert(), "effects"_a.noconvert().none(), "values"_a.noconvert(),
             "layers"_a.noconvert())
+        .def_prop_rw(
+            "timed", [](const PySession& s) { return s.timed; },
+            [](PySession& s, bool timed) {
+                s.timed = timed;
+                if (timed) s.costs.emplace(*s.program);
+            },
+            "Whether runs measure what every operator and layer costs. False at first: nothing is measured.\n"
+            "Setting it to true begins anew.")
+        .def(
+            "times",
+            [](const PySession& s) {
+                std::vector<std::pair<double, int64_t>> values, layers;
+                if (s.costs) {
+                    for (const Cost& cost : s.costs->values) values.emplace_back(cost.seconds, cost.cells);
+                    for (const Cost& cost : s.costs->layers) layers.emplace_back(cost.seconds, cost.cells);
+                }
+                return std::pair(values, layers);
+            },
+            "What the runs since `timed` was set have cost: (by value, by layer), lists of (seconds, "
+            "cells).\n\n"
+            "Seconds are those of all threads together; of value 0, the input, what occluding it takes. "
+            "Cells\n"
+            "are those of the boxes that were computed, summed over positions; of a layer, changed cells "
+            "that\n"
+            "it read, and of a dense one, vectors. Both lists are empty where `timed` was never set.")
         .def("cancel", [](PySession& s) { s.cancel = true; });
 }
 

@@ -233,6 +233,48 @@ void test_shrinking(const char* isa) {
     }
 }
 
+// What a run says that it cost: cells as boxes have them, and outputs as without.
+void test_costs(const char* isa) {
+    Random random(5);
+    const WindowMap window{24, 24, 3, 1, 1, 1}, halved{24, 12, 2, 2, 0, 1};
+    auto program = std::make_shared<Program>(isa, 24, 24, 3);
+    const std::vector<float> weight = random.numbers(8 * 3 * 9);
+    program->add(make_convolution(program->kernels(), {window, window, 3, 8, 1}, weight.data(), nullptr), {0},
+                 24, 24, 8, {});
+    program->add(make_pool(halved, halved, true, {}, {}), {1}, 12, 12, 8, {});
+    program->add_mean(2, {});
+    program->add_dense(0, 5, random.numbers(5 * 8).data(), nullptr, {});
+    const std::vector<float> input = random.numbers(24 * 24 * 3), baseline(24 * 24 * 3);
+    std::vector<Occlusion> positions;
+    for (int i = 0; i < 70; ++i) positions.push_back({{random.interval(24), random.interval(24)}, {0, 3}});
+    const Session session(program, extents_of(*program, positions), {}, {}, input.data(), baseline.data(), 3,
+                          {});
+    std::vector<float> plain_run(70 * 5), measured(70 * 5);
+    session.run(positions, {}, {{1, plain_run.data()}}, nullptr, {});
+    Costs costs(*program);
+    const auto start = std::chrono::steady_clock::now();
+    session.run(positions, {}, {{1, measured.data()}}, nullptr, {}, &costs);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    check(measured == plain_run, isa, ": measuring changes outputs");
+
+    int64_t cells[3] = {};
+    for (const Occlusion& at : positions) {
+        const Box convolved = program->operators()[0]->reach(&at.box);
+        const Box boxes[3] = {at.box, convolved, program->operators()[1]->reach(&convolved)};
+        for (int v = 0; v < 3; ++v) cells[v] += boxes[v].cells();
+    }
+    double all = 0;
+    for (int v = 0; v < 3; ++v) {
+        check(costs.values[v].cells == cells[v], isa, ": value ", v, " took ", costs.values[v].cells,
+              " cells, not ", cells[v]);
+        check(costs.values[v].seconds > 0, isa, ": value ", v, " took no time");
+        all += costs.values[v].seconds;
+    }
+    check(costs.layers[0].cells == cells[2] && costs.layers[1].cells == 70, isa, ": cells of layers");
+    for (const Cost& layer : costs.layers) all += layer.seconds;
+    check(all <= 3 * seconds, isa, ": ", all, " s on three threads in ", seconds, " s");
+}
+
 // A run that would take long ends soon after it is told to.
 void test_cancel(const char* isa) {
     using Clock = std::chrono::steady_clock;
@@ -294,6 +336,7 @@ int main(int argc, char** argv) {
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
         for (int64_t i = seed; i < seed + rounds; ++i) testing::test_random_program(*isa, i);
         testing::test_shrinking(*isa);
+        testing::test_costs(*isa);
         testing::test_cancel(*isa);
     }
     return testing::report("session");

@@ -1,18 +1,91 @@
 // Approximate, exact and their difference side by side, with what each cost.
+import { floats } from "./bytes";
 import { h, type Listening, onRepaint } from "./dom";
+import { figure } from "./figures";
+import { arrived, type Comparison, EXACT } from "./messages";
 import { backdrop, drops, overlay, sheet } from "./paint";
 import type { Scene } from "./scene";
-import { figure } from "./figures";
-import { floats } from "./bytes";
-import { arrived, EXACT } from "./messages";
-import { cut, faster, seconds } from "./words";
+import { cut, faster, percent, seconds } from "./words";
 
-const percent = (share: number) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+/** The maps side by side, in their order. */
+const NAMES = ["Approximate", "Exact", "Difference"] as const;
 
-type Pace = ReturnType<typeof faster>;
+/** One of the maps: how it is come by, and the drop at every cell. */
+interface Panel {
+  note: string;
+  drops: Float32Array;
+}
+
+/** A measured number: a name for style sheets and tests, then what a reader sees. */
+interface Figure {
+  key: string;
+  term: string;
+  value: string;
+  note: string;
+}
+
+/** By name as in `NAMES`. */
+function panelsOf(c: Comparison): Panel[] {
+  const [approximate, exact] = [floats(c.approximate), floats(c.exact)];
+  const error = exact.map((value, i) => value - (approximate[i] ?? 0));
+  const largest = error.reduce((most, e) => (Number.isFinite(e) ? Math.max(most, Math.abs(e)) : most), 0);
+  const base = c.base ?? NaN;
+  return [
+    {
+      note: `${percent(c.measured / c.positions)} of the positions, ${seconds(c.seconds)}`,
+      drops: drops(approximate, base),
+    },
+    { note: `every position, ${seconds(c.exactSeconds)}`, drops: drops(exact, base) },
+    { note: `same colours; at most ${figure(largest)}`, drops: error },
+  ];
+}
+
+function figuresOf(c: Comparison, running: boolean): Figure[] {
+  const ours = faster(c.speedUp);
+  return [
+    { key: "ssim", term: "SSIM", value: c.ssim === null ? "–" : cut(c.ssim, 3), note: similarity(c) },
+    {
+      key: "share",
+      term: "positions computed",
+      value: percent(c.measured / c.positions),
+      note: `${c.measured} of ${c.positions}`,
+    },
+    { key: "exact", term: "against our exact map", value: ours.times, note: `${ours.word}, measured` },
+    { key: "full", term: "against full inference", ...againstFull(c, running) },
+  ];
+}
+
+function similarity(c: Comparison): string {
+  if (c.ssim === null) return "there is none where a map is not finite";
+  const expected = c.estimate ? `, ${cut(c.estimate.value, 2)} expected` : "";
+  return `measured${expected}; target ${c.ssimTarget.toFixed(2)} ${c.ssim >= c.ssimTarget ? "met" : "not met"}`;
+}
+
+function againstFull(c: Comparison, running: boolean): Pick<Figure, "value" | "note"> {
+  if (c.fullSpeedUp === null) return { value: "…", note: running ? "being timed" : "not timed" };
+  const [approximate, exact] = [faster(c.fullSpeedUp), faster(c.fullSpeedUpExact ?? 1)];
+  const full = seconds(c.fullSeconds ?? 0);
+  return {
+    value: approximate.times,
+    note: `${approximate.word}, estimated: ${full} from timed passes; exact ${exact.times} ${exact.word}`,
+  };
+}
+
+/** Draws a map over the picture, twice as large as the input. */
+function drawPanel(canvas: HTMLCanvasElement, panel: Panel, c: Comparison, scene: Scene): void {
+  const { height, width, picture } = scene;
+  const context = canvas.getContext("2d");
+  if (!context || !picture) return;
+  [canvas.height, canvas.width] = [2 * height, 2 * width];
+  backdrop(context, picture, scene.opacity > 0);
+  context.imageSmoothingEnabled = false;
+  const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
+  const pixels = overlay(panel.drops, all, c, scene, scene);
+  context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
+}
 
 export function compare(listening: Listening, scene: Scene): HTMLElement {
-  const panels = ["Approximate", "Exact", "Difference"].map((name) => {
+  const panels = NAMES.map((name) => {
     const canvas = h("canvas", { role: "img", "aria-label": `${name} map`, "data-panel": name.toLowerCase() });
     const note = h("small", {});
     return { canvas, note, element: h("figure", {}, canvas, h("figcaption", {}, h("b", {}, name), note)) };
@@ -26,61 +99,19 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
     figures,
   );
   const draw = onRepaint(() => {
-    const found = listening.model.get("_comparison");
+    const c = listening.model.get("_comparison");
     const map = scene.current;
-    const there = arrived(found) && map !== null && found.target === map.target && !scene.waiting;
+    const there = arrived(c) && map !== null && c.target === map.target && !scene.waiting;
     section.hidden = !there;
     if (!there || !scene.picture) return;
-    const c = found;
-    const { height, width, table, limit } = scene;
-    const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
-    const [approximate, exact] = [floats(c.approximate), floats(c.exact)];
-    const error = exact.map((value, i) => value - (approximate[i] ?? 0));
-    const largest = error.reduce((most, e) => (Number.isFinite(e) ? Math.max(most, Math.abs(e)) : most), 0);
-    const base = c.base ?? NaN;
-    [drops(approximate, base), drops(exact, base), error].forEach((cells, i) => {
-      const canvas = panels[i]?.canvas;
-      const context = canvas?.getContext("2d");
-      if (!canvas || !context || !scene.picture) return;
-      [canvas.height, canvas.width] = [2 * height, 2 * width];
-      backdrop(context, scene.picture, listening.model.get("opacity") > 0);
-      context.imageSmoothingEnabled = false;
-      const pixels = overlay(cells, all, c, height, width, limit, table, listening.model.get("opacity"));
-      context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
+    panelsOf(c).forEach((panel, i) => {
+      const place = panels[i];
+      if (!place) return;
+      drawPanel(place.canvas, panel, c, scene);
+      place.note.textContent = panel.note;
     });
-    const notes = [
-      `${percent(c.measured / c.positions)} of the positions, ${seconds(c.seconds)}`,
-      `every position, ${seconds(c.exactSeconds)}`,
-      `same colours; at most ${figure(largest)}`,
-    ];
-    notes.forEach((note, i) => {
-      const panel = panels[i];
-      if (panel) panel.note.textContent = note;
-    });
-    const [ours, full, fullExact] = [c.speedUp, c.fullSpeedUp ?? 1, c.fullSpeedUpExact ?? 1].map(faster) as [Pace, Pace, Pace];
     figures.replaceChildren(
-      ...(
-        [
-          [
-            "ssim",
-            "SSIM",
-            c.ssim === null ? "–" : cut(c.ssim, 3),
-            c.ssim === null
-              ? "there is none where a map is not finite"
-              : `measured${c.estimate ? `, ${cut(c.estimate.value, 2)} expected` : ""}; target ${c.ssimTarget.toFixed(2)} ${c.ssim >= c.ssimTarget ? "met" : "not met"}`,
-          ],
-          ["share", "positions computed", percent(c.measured / c.positions), `${c.measured} of ${c.positions}`],
-          ["exact", "against our exact map", ours.times, `${ours.word}, measured`],
-          c.fullSpeedUp === null
-            ? ["full", "against full inference", "…", listening.model.get("running") ? "being timed" : "not timed"]
-            : [
-                "full",
-                "against full inference",
-                full.times,
-                `${full.word}, estimated: ${seconds(c.fullSeconds ?? 0)} from timed passes; exact ${fullExact.times} ${fullExact.word}`,
-              ],
-        ] as const
-      ).map(([key, term, value, note]) =>
+      ...figuresOf(c, listening.model.get("running")).map(({ key, term, value, note }) =>
         h("div", { "data-figure": key }, h("dt", {}, term), h("dd", {}, h("b", {}, value), h("small", {}, note))),
       ),
     );

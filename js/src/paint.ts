@@ -17,16 +17,28 @@ export function weight(drop: number, limit: number, opacity: number): number {
 const STRIPES = [96, 160] as const;
 const STRIPE = 2;
 
+/** Pixels of a picture. */
+interface Size {
+  height: number;
+  width: number;
+}
+
+/** How drops become colours. */
+interface Look {
+  /** Where the colours end. */
+  limit: number;
+  /** 256 colours, three bytes each. */
+  table: Uint8Array;
+  opacity: number;
+}
+
 /** Colours over the picture's pixels, each that of the position centred nearest. */
 export function overlay(
   drops: Float32Array,
   status: Uint8Array,
   grid: Grid,
-  height: number,
-  width: number,
-  limit: number,
-  table: Uint8Array,
-  opacity: number,
+  { height, width }: Size,
+  { limit, table, opacity }: Look,
 ): Uint8ClampedArray<ArrayBuffer> {
   const cells = new Uint8ClampedArray(grid.rows * grid.columns * 4);
   const hatched = drops.map((drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));

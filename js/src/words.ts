@@ -57,3 +57,8 @@ export function seconds(value: number): string {
   if (value < 120) return `${value.toFixed(value < 20 ? 1 : 0)} s`;
   return value < 5400 ? `${Math.round(value / 60)} min` : `${(value / 3600).toFixed(1)} h`;
 }
+
+/** A share in per cent: one decimal where it is small. */
+export function percent(share: number): string {
+  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+}

@@ -177,7 +177,7 @@ describe("the page", () => {
     await settled();
     model.set("target", 1 as never);
     expect(el.querySelector("h2")?.textContent).toBe("Why dog, 0.1?");
-    expect(el.querySelector<HTMLElement>(".kr-inspected")?.hidden).not.toBe(false);
+    await vi.waitFor(() => expect(el.querySelector<HTMLElement>(".kr-inspected")?.hidden).not.toBe(false));
   });
 
   it("shares no name with another one on the page, nor a file", () => {

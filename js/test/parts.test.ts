@@ -107,18 +107,21 @@ describe("colours", () => {
       Float32Array.of(1, -1),
       Uint8Array.of(EXACT, UNKNOWN),
       small,
-      1,
-      4,
-      1,
-      colours,
-      1,
+      { height: 1, width: 4 },
+      { limit: 1, table: colours, opacity: 1 },
     );
     expect(Array.from(pixels)).toEqual([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
   });
 
   it("hatches what is not finite, in no colour of the scale", () => {
     const small = { rows: 1, columns: 2, window: 4, stride: 4 };
-    const pixels = overlay(Float32Array.of(NaN, -Infinity), Uint8Array.of(EXACT, EXACT), small, 1, 8, 1, colours, 1);
+    const pixels = overlay(
+      Float32Array.of(NaN, -Infinity),
+      Uint8Array.of(EXACT, EXACT),
+      small,
+      { height: 1, width: 8 },
+      { limit: 1, table: colours, opacity: 1 },
+    );
     const greys = Array.from({ length: 8 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys).size).toBe(2);
     expect(greys.slice(0, 4)).toEqual([greys[0], greys[0], greys[2], greys[2]]);

@@ -33,15 +33,13 @@ export function drawStage(canvas: HTMLCanvasElement, scene: Scene, sketch: Sketc
 }
 
 function drawMap(context: CanvasRenderingContext2D, map: Map, scene: Scene, scale: number): void {
-  const { height, width, limit, table, opacity } = scene;
-  const colours = overlay(drops(map.values, map.base), map.status, map, height, width, limit, table, opacity);
-  spread(context, colours, scene);
+  spread(context, overlay(drops(map.values, map.base), map.status, map, scene, scene), scene);
   const apart = map.stride * scale;
   if (apart < DOTS_FROM) return;
   const bold = apart >= BOLD_FROM;
   context.fillStyle = `rgb(255 255 255 / ${bold ? 70 : 35}%)`;
   context.strokeStyle = `rgb(0 0 0 / ${bold ? 35 : 15}%)`;
-  for (const dot of dots(map.status, map, height, width)) {
+  for (const dot of dots(map.status, map, scene.height, scene.width)) {
     context.beginPath();
     context.arc(dot.x * scale, dot.y * scale, Math.min(2, apart * 0.12), 0, 7);
     context.fill();

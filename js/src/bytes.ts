@@ -1,7 +1,7 @@
 // Numbers out of the bytes of messages.
 import type { Bytes } from "./messages";
 
-/** Numbers of a message. They may begin anywhere in its buffer, which a typed array may not: so, copies. */
+/** Numbers of a message, copied: in its buffer they may begin where a typed array cannot. */
 export function floats(bytes: Bytes): Float32Array {
   return new Float32Array(copy(bytes));
 }

@@ -10,7 +10,7 @@ import { cut, faster, percent, seconds } from "./words";
 /** The maps side by side, in their order. */
 const NAMES = ["Approximate", "Exact", "Difference"] as const;
 
-/** One of the maps: how it is come by, and the drop at every cell. */
+/** One of the maps: the drop at every cell, and how it was measured. */
 interface Panel {
   note: string;
   drops: Float32Array;

@@ -19,7 +19,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** A name that no other element has: by chance, for each widget of a page loads this file anew. */
+/** A name that no other element has: random, since each widget of a page loads this file anew, counters and all. */
 export function unique(prefix: string): string {
   return `krypton-${prefix}-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
 }
@@ -66,7 +66,7 @@ export async function bitmap(bytes: DataView): Promise<ImageBitmap> {
   return createImageBitmap(new Blob([png(bytes)], { type: "image/png" }));
 }
 
-/** The address of a picture, for an `img`; to be revoked once it has been loaded. */
+/** A copy of a message's bytes, as a Blob takes them. */
 export function png(bytes: DataView): Uint8Array<ArrayBuffer> {
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength).slice();
 }

@@ -1,4 +1,4 @@
-// Look closer: the occluded image of one position, and the number behind its pixel.
+// The position under the pointer: the occluded image there, and its numbers.
 import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";

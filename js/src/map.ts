@@ -1,4 +1,4 @@
-// Maps as the page has them, and what they answer.
+// Maps as the page has them, and whether they answer what the controls ask for.
 import { floats, integers, octets } from "./bytes";
 import { arrived, type Asked, type Map, type Model, type Region, type State } from "./messages";
 
@@ -15,7 +15,7 @@ export function toMap(frame: State["_frame"]): Map | null {
   };
 }
 
-/** Where the colours end, by the scale chosen: a drop of the probability, never zero. */
+/** The drop at which the colours end, by the scale chosen; never zero. */
 export function colourLimit(scale: State["scale"], limit: number, map: Map): number {
   const found = scale === "fixed" ? limit : scale === "shared" ? map.shared : map.largest;
   return found > 0 ? found : 1;
@@ -28,10 +28,10 @@ export function best(probabilities: Float32Array, count: number): number[] {
     .slice(0, count);
 }
 
-/** How much of a map is wanted: the same map is on its way to it. */
+/** Controls that say how much of a map is measured; a map of any other value of theirs is the same map. */
 const HOW_MUCH: readonly string[] = ["exact", "ssim_target"];
 
-/** Whether what was asked for is what the controls ask for by now; `wholly`, as much of it too. */
+/** Whether a map that was asked for is the one that the controls ask for now; `wholly`, measured as far, too. */
 export function answers(asked: Asked, model: Model, wholly: boolean): boolean {
   return (Object.keys(asked) as (keyof Asked)[]).every((name) => {
     if (name === "region") return sameRegion(asked.region, model.get("region"));

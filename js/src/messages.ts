@@ -1,7 +1,7 @@
 // What the kernel and the page tell each other.
 import type { AnyModel } from "@anywidget/types";
 
-// How a value was come by, as `krypton_engine.heatmap.Status` has it.
+// The status of a value, as `krypton_engine.heatmap.Status` numbers it.
 export const UNKNOWN = 0;
 export const INTERPOLATED = 1;
 export const TRIMMED = 2;
@@ -12,7 +12,7 @@ export type Bytes = DataView | undefined;
 /** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
 export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
 
-/** What a map answers: the controls that ask for one, as they stood. */
+/** The controls that a map was asked for with, as they stood then. */
 export interface Asked {
   image_index: number;
   window: number;
@@ -124,7 +124,7 @@ export interface State {
   limit: number;
   running: boolean;
   error: string;
-  /** Whether the error was the run's: a file that could not be saved says nothing of the map. */
+  /** Whether `error` ended a run; otherwise the map is as good as before, and a file could not be saved, say. */
   _failed: boolean;
   _class_names: string[];
   _colours: Record<string, DataView>;

@@ -13,7 +13,7 @@ export function weight(drop: number, limit: number, opacity: number): number {
   return opacity * Math.min(1, Math.abs(drop) / limit) ** 0.75;
 }
 
-/** Of a change that is not finite: no colour of any scale, in stripes that nothing else has. */
+/** Greys, and width in pixels, of the stripes that mark a change that is not finite: no scale has such colours. */
 const STRIPES = [96, 160] as const;
 const STRIPE = 2;
 

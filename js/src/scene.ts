@@ -41,7 +41,7 @@ export class Scene {
     listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
   }
 
-  /** The map of the picture chosen, be it of what the controls ask for or of what they did. */
+  /** The latest map of the picture chosen; the other controls may have moved since it was asked for. */
   get map(): Map | null {
     return this.latest?.asked.image_index === this.model.get("image_index") ? this.latest : null;
   }
@@ -51,7 +51,7 @@ export class Scene {
     return this.map && answers(this.map.asked, this.model, false) ? this.map : null;
   }
 
-  /** Whether the kernel has not answered the last move yet: what it shows is of the controls before. */
+  /** Whether the controls have moved since the latest map was asked for, and the kernel has not answered yet. */
   get waiting(): boolean {
     return this.live && this.latest !== null && !answers(this.latest.asked, this.model, true);
   }
@@ -108,7 +108,7 @@ export class Scene {
     return target === null ? "output" : (this.model.get("_class_names")[target] ?? String(target));
   }
 
-  /** The cell looked at: of the map asked for, the one nearest to that place. */
+  /** The cell looked at: that of the map asked for which is nearest to the place. */
   get cell(): Cell | null {
     return this.at && this.current && cellAt(this.at.x, this.at.y, this.current);
   }
@@ -120,7 +120,7 @@ export class Scene {
     this.changed();
   }
 
-  /** Looks at a place, pinned or not, and leaves that as it is. */
+  /** Looks at a place; what is pinned stays pinned, there. */
   move(at: Point): void {
     this.at = at;
     this.changed();

@@ -1,7 +1,7 @@
 // How far a map is, how good and how fast, in words.
 import type { Estimate, Map } from "./messages";
 
-/** Of a map that was asked for: how far it has come. */
+/** How far a map that was asked for has come. */
 export interface Course {
   /** Null before its first position. */
   map: Map | null;
@@ -11,7 +11,7 @@ export interface Course {
   failed: boolean;
 }
 
-/** The same in words. */
+/** A course as a kind, for style sheets, and in words. */
 export function standing({ map, running, waiting, failed }: Course): { kind: string; text: string } {
   const busy = running || waiting;
   if (failed && !busy) return { kind: "error", text: "Stopped by an error" };
@@ -28,7 +28,7 @@ export function standing({ map, running, waiting, failed }: Course): { kind: str
   return { kind: map.exact ? "exact" : "approximate", text };
 }
 
-/** Width of a range of SSIM that says nothing yet. */
+/** A range of SSIM as wide as this says nothing yet. */
 const TOO_WIDE = 0.5;
 
 /** What the SSIM probably is, in words. Digits are cut, not rounded: nothing looks better than it is. */
@@ -39,7 +39,7 @@ export function likeness(estimate: Estimate | null, note: string): string {
   return `SSIM about ${cut(estimate.value, 2)}, ${cut(estimate.low, 2)} to ${cut(estimate.high, 2)}, ${basis}`;
 }
 
-/** So many decimals of an SSIM, and no rounding. */
+/** An SSIM cut to so many decimals, not rounded. */
 export function cut(ssim: number, decimals: number): string {
   const whole = 10 ** decimals;
   return (Math.floor(whole * ssim + 1e-6) / whole).toFixed(decimals).replace("-", "−");

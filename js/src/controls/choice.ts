@@ -2,7 +2,7 @@
 import { h, type Listening, unique } from "../dom";
 import type { State } from "../messages";
 
-/** One of a few, as buttons side by side. */
+/** A choice of one out of a few options, as buttons side by side. */
 export function choice<T extends string>(
   listening: Listening,
   label: string,

@@ -2,7 +2,7 @@
 import { h, type Listening, png } from "../dom";
 import type { Model } from "../messages";
 
-/** Buttons for what can be taken away. */
+/** Buttons that ask the kernel for a file, to be offered in this `view`. */
 export function files(listening: Listening, view: string): HTMLElement {
   const { model } = listening;
   const button = (suffix: string, title: string) =>

@@ -2,7 +2,7 @@
 import { h, type Listening, throttled, unique } from "../dom";
 import type { State } from "../messages";
 
-/** Between two messages to the kernel while a slider is dragged. */
+/** Milliseconds between two messages to the kernel while a slider is dragged. */
 const SEND_MS = 100;
 
 type Numeric = "window" | "stride" | "ssim_target" | "opacity";

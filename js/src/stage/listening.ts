@@ -4,7 +4,7 @@ import type { Map } from "../messages";
 import type { Scene } from "../scene";
 import type { Sketch } from "./sketch";
 
-/** What the stage does about it. */
+/** What the stage does in answer. */
 interface Actions {
   draw: () => void;
   /** Asks for the region that was drawn, and clears the sketch. */

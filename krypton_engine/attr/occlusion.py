@@ -41,7 +41,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
 from krypton_engine.run.loop import Goal, OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
@@ -748,7 +748,7 @@ class KryptonOcclusion(Occlusion):
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             try:
                 additional = _format_additional_forward_args(additional_forward_args) or ()
-                graph = capture(self.forward_func, inputs, 0, additional)
+                graph = capture(Source(self.forward_func, inputs, 0, additional))
                 return self._preparer.plan(graph, window, inputs[0].device).plan
             except CaptureError as error:
                 raise InputError(

@@ -151,7 +151,7 @@ def _same(mine: Graph | str, other: Graph | str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A callable and the arguments that it is captured with.
 
     Args:
@@ -163,7 +163,7 @@ class _Source:
 
     function: Callable[..., Any]
     inputs: tuple[Tensor, ...]
-    occluded: int
+    occluded: int = 0
     additional: tuple[Any, ...] = ()
 
     @property
@@ -220,32 +220,28 @@ class _Source:
             return kept(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
 
 
-def capture(
-    function: Callable[..., Any],
-    inputs: tuple[Tensor, ...],
-    occluded: int,
-    additional: tuple[Any, ...] = (),
-    *,
-    again: bool = False,
-) -> Graph:
-    """The graph of ``function(*inputs, *additional)`` with ``inputs[occluded]`` occluded.
+def capture(source: Source, *, again: bool = False) -> Graph:
+    """The graph of a callable with one of its inputs occluded.
 
     The result is kept for as long as the model lives and used again for inputs of the same shape, until
     something changes that the graph depends on.
 
     Args:
-        function: Anything that Captum takes as ``forward_func``.
-        inputs: Tensors whose first dimension is the batch.
-        occluded: Which of them the windows occlude.
-        additional: Further arguments; tensors whose first dimension is the batch are batched too.
+        source: The callable and its arguments.
         again: Forget the capture that is kept, which was wrong, and make another.
 
     Raises:
         CaptureError: With the reason; it is kept too. A failing export is tried twice, since what failed may
             have been something else in the process.
+
+    Examples:
+        >>> graph = capture(Source(model, (x,)))
+        >>> graph.input.shape
+        (1, 3, 24, 20)
+        >>> capture(Source(model, (x + 1,))) is graph
+        True
     """
-    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
-    key, state = source.key, source.observed()
+    memory, key, state = _memory(source.function), source.key, source.observed()
     if again:
         _forget(memory, key)
     found = _recall(memory, key, state)
@@ -257,23 +253,11 @@ def capture(
     return found.found
 
 
-def refuse(
-    function: Callable[..., Any],
-    inputs: tuple[Tensor, ...],
-    occluded: int,
-    additional: tuple[Any, ...],
-    reason: str,
-) -> None:
-    """Keep ``reason`` in place of a graph that was wrong twice, until something changes.
+def refuse(source: Source, reason: str) -> None:
+    """Keep ``reason``, which `capture` raises from now on, in place of a graph that was wrong twice.
 
-    Args:
-        function: See `capture`; so are ``inputs``, ``occluded`` and ``additional``.
-        inputs: See above.
-        occluded: See above.
-        additional: See above.
-        reason: What `capture` says from now on.
+    Something that changes in the callable or its arguments ends that, as it ends the life of a graph.
     """
-    source, memory = _Source(function, inputs, occluded, additional), _memory(function)
-    key, state = source.key, source.observed()
+    memory, key, state = _memory(source.function), source.key, source.observed()
     _forget(memory, key)
     _remember(memory, _Kept(key, reason, state))

@@ -39,7 +39,7 @@ from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
-from krypton_engine.planning.cache import capture, refuse
+from krypton_engine.planning.cache import Source, capture, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 
 Answered = TypeVar("Answered")
@@ -96,6 +96,10 @@ class Question:
         """All tensor arguments of one example."""
         inputs, additional = self.example(row)
         return inputs + tuple(a for a in additional if isinstance(a, Tensor))
+
+    def source(self, occluded: int) -> Source:
+        """What a graph is captured from."""
+        return Source(self.forward_func, self.inputs, occluded, self.additional or ())
 
     def as_occluded(self, occluded: int) -> Question:
         """The same with one input in the type that its occluded copies have, which its baseline may widen."""
@@ -208,7 +212,7 @@ class Preparer:
             reason = str(error)
         except Disagreement as error:
             reason = str(error)
-            refuse(question.forward_func, question.inputs, occluded, question.additional or (), reason)
+            refuse(question.source(occluded), reason)
         return work(self.full(question, occluded, per_evaluation, reason))
 
     def warn(self, message: str) -> None:
@@ -234,8 +238,7 @@ class Preparer:
             CaptureError: There is no graph.
             Disagreement: The graph is wrong.
         """
-        additional = question.additional or ()
-        graph = capture(question.forward_func, question.inputs, occluded, additional, again=again)
+        graph = capture(question.source(occluded), again=again)
         device = question.inputs[occluded].device
         ready, budget = self.plan(graph, question.windows[occluded], device), self.budget(device)
 

@@ -31,7 +31,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 from krypton_engine.run import order as schedule
 from krypton_engine.run.loop import Goal, Watch, run
 from krypton_engine.run.order import Outlook
@@ -417,7 +417,7 @@ def test_the_reference_drops_as_a_loop_does(rank, epsilon):
     with torch.no_grad():
         model(x)
         exact = model(x)
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         plan = Plan(graph, window)
         session = ReferenceSession(ReferenceProgram(graph), plan, (x,), torch.zeros(1), 2**30)
         dropping = session.trimmed(epsilon, lambda outputs: outputs[:, 1])
@@ -441,7 +441,7 @@ def test_executors_drop_the_same(seed):
     model(x)
     window = SlidingWindow((2, 26, 23), (2, 5, 4), (2, 2, 3))
     with torch.no_grad():
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         native, reference = NativeProgram(graph), ReferenceProgram(graph)
         assert set(native.shrinkable) == set(reference.shrinkable)
         example = Plan(graph, window), (x,), torch.zeros(1), 2**30
@@ -462,7 +462,7 @@ def test_the_reference_drops_at_any_value():
     window = SlidingWindow((2, 22, 18), (2, 4, 4), (2, 3, 3))
     with torch.no_grad():
         model(x)
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
     sites = [node.index for node in graph.nodes if node.local and node.operands]
     effects = first_order(graph, (x,), sites, lambda outputs: outputs[:, 0], 2**30)
     program, plan = ReferenceProgram(graph), Plan(graph, window)
@@ -480,7 +480,7 @@ def test_the_reference_drops_at_any_value():
 def test_gradients_are_autograds(wide):
     x = blobs(3)
     with torch.no_grad():
-        graph = capture(wide, (x,), 0, ())
+        graph = capture(Source(wide, (x,), 0, ()))
     node = next(n for n in graph.nodes if n.op.startswith("max_pool"))
     (rms, gradient) = first_order(graph, (x,), [node.index], lambda outputs: outputs[:, 2], 2**30)[node.index]
     first = nn.Sequential(*list(wide.features)[:4])(x).detach()
@@ -525,7 +525,7 @@ def unfolding(kind, kernel):
 def test_gradients_within_a_budget(make, inputs):
     model, inputs = make().eval().to(inputs[0].dtype), tuple(inputs)
     with torch.no_grad():
-        graph = capture(model, inputs, 0, ())
+        graph = capture(Source(model, inputs, 0, ()))
     sites = [node.index for node in graph.nodes if node.local and node.operands]
 
     def found(budget):
@@ -546,7 +546,7 @@ def test_trimming_keeps_the_budget(executor):
     model, x = Segmenter().eval(), torch.randn(1, 3, 200, 160)
     window = SlidingWindow((3, 200, 160), (3, 16, 16), (3, 16, 16))
     with torch.no_grad():
-        graph = capture(model, (x,), 0, ())
+        graph = capture(Source(model, (x,), 0, ()))
         plan, rest = Plan(graph, window), ((x,), torch.zeros(1))
         mine, theirs = ReferenceProgram(graph), NativeProgram(graph)
 

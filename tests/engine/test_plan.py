@@ -13,7 +13,7 @@ from krypton_engine.graph.ir import in_full
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 
 class Two(nn.Module):
@@ -38,7 +38,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def graph(model):
-    return capture(model, (torch.zeros(1, 2, 22, 30),), 0)
+    return capture(Source(model, (torch.zeros(1, 2, 22, 30),)))
 
 
 def test_figures_by_hand(graph):

@@ -17,7 +17,7 @@ from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import Convolution, Pool, clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 SIZES = {1: (46,), 2: (26, 21), 3: (13, 11, 12)}
 
@@ -93,7 +93,12 @@ def opened(rank):
     model = Branching(rank).double().eval()
     x = torch.randn(1, 2, *SIZES[rank], dtype=torch.float64)
     model(x)
-    return model, x, SlidingWindow(x.shape[1:], (2, *[4] * rank), (2, *[3] * rank)), capture(model, (x,), 0)
+    return (
+        model,
+        x,
+        SlidingWindow(x.shape[1:], (2, *[4] * rank), (2, *[3] * rank)),
+        capture(Source(model, (x,))),
+    )
 
 
 def answers(graph, x, window, epsilon=0.0):
@@ -122,7 +127,10 @@ def test_trimming_leaves_clipped_cells_alone():
     convolutions = nn.Conv2d(2, 5, 5, stride=2, padding=2), nn.Conv2d(5, 4, 3, padding=1)
     model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(4 * 13 * 11, 3)).double().eval()
     x = torch.randn(1, 2, 26, 21, dtype=torch.float64)
-    window, graph = SlidingWindow((2, 26, 21), (2, 6, 4), (2, 3, 3)), clipped(capture(model, (x,), 0), 0.2)
+    window, graph = (
+        SlidingWindow((2, 26, 21), (2, 6, 4), (2, 3, 3)),
+        clipped(capture(Source(model, (x,))), 0.2),
+    )
     found, expected = answers(graph, x, window, 1e-13), answers(graph, x, window)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -157,7 +165,7 @@ def test_the_engine_clips_alike(tau):
     model, x, window, graph = opened(2)
     expected = answers(clipped(graph, tau), x, window).float()
     x = x.float()
-    graph = clipped(capture(model.float(), (x,), 0), tau)
+    graph = clipped(capture(Source(model.float(), (x,))), tau)
     program = executor.program(graph, x.device)
     assert isinstance(program, NativeProgram), program
     session = NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
@@ -168,7 +176,7 @@ def test_the_engine_clips_alike(tau):
 def test_the_engine_clips_all_or_nothing():
     """What PyTorch would run in full after the engine's part would not be clipped."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Softmax(3), nn.Conv2d(3, 2, 3), nn.Flatten())
-    graph = capture(model, (torch.randn(1, 2, 12, 12),), 0)
+    graph = capture(Source(model, (torch.randn(1, 2, 12, 12),)))
     assert isinstance(executor.program(graph, torch.device("cpu")), NativeProgram)
     assert "clips all or nothing" in str(executor.program(clipped(graph, 0.5), torch.device("cpu")))
 

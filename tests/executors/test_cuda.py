@@ -35,7 +35,7 @@ from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Preparer
 
 
@@ -207,7 +207,7 @@ def test_half_precision(dtype, device):
     model, x = double.to(device, dtype), x.to(device, dtype)
     own = brute_force(model, x, (3, 6, 5), (3, 3, 3), 0)
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
-    found = answers(opened_session(capture(model, (x,), 0), window, x))
+    found = answers(opened_session(capture(Source(model, (x,))), window, x))
     assert found.dtype == dtype
     assert (found.double() - truth).abs().max() <= 3 * (own.double().cpu() - truth).abs().max()
 
@@ -219,7 +219,7 @@ def test_autocast(device):
     truth = brute_force(model, x, window.shape, window.strides, 0).double().cpu()
     with torch.autocast(device.type, torch.bfloat16):
         own = brute_force(model, x, window.shape, window.strides, 0).double().cpu()
-        session = opened_session(capture(model, (x,), 0), window, x)
+        session = opened_session(capture(Source(model, (x,))), window, x)
         found = answers(session).double()
     assert session._views[session.program.frontiers[0]].table.dtype == torch.bfloat16
     assert (found - truth).abs().max() <= 3 * (own - truth).abs().max()
@@ -232,7 +232,7 @@ def test_clipped_like_the_reference(rank, tau, device):
     model, x, window, _ = opened(rank)
     x[..., ::3] = 0  # as the baseline is, so that less than a whole window changes
     model, x = model.float().to(device), x.float().to(device)
-    graph = clipped(capture(model, (x,), 0), tau)
+    graph = clipped(capture(Source(model, (x,))), tau)
     expected = answers(opened_session(graph, window, x, ReferenceSession, ReferenceProgram(graph)))
     torch.testing.assert_close(answers(opened_session(graph, window, x)), expected, rtol=1e-5, atol=1e-5)
 
@@ -247,7 +247,7 @@ def test_shrunk_like_the_reference(rank, epsilon, device):
     """Cut at the same values, both drop the same and say so."""
     model, x, window, _ = opened(rank)
     model, x = model.float().to(device), x.float().to(device)
-    graph = capture(model, (x,), 0)
+    graph = capture(Source(model, (x,)))
     mine = opened_session(graph, window, x)
     program = ReferenceProgram(graph)
     program.shrinkable = mine.program.shrinkable
@@ -271,7 +271,7 @@ def test_what_is_dropped_is_added_back(device):
         nn.Flatten(), nn.Linear(4 * 22 * 18, 3),
     ).to(device)  # fmt: skip
     x = torch.randn(1, 2, 24, 20).to(device)
-    window, graph = SlidingWindow((2, 24, 20), (2, 5, 5), (2, 3, 3)), capture(model, (x,), 0)
+    window, graph = SlidingWindow((2, 24, 20), (2, 5, 5), (2, 3, 3)), capture(Source(model, (x,)))
     session = opened_session(graph, window, x)
     shrunk = sessions.answers(session.trimmed(0.8, lambda outputs: outputs[:, 1]))
     found, exact = shrunk.outputs[:, 1].double(), answers(session)[:, 1].double()
@@ -295,7 +295,7 @@ def test_in_full_from_any_bottleneck(device, monkeypatch):
     model, x = Branching(2).eval(), torch.randn(1, 2, 26, 21)
     model(x)
     model, x = model.to(device), x.to(device)
-    count = len(capture(model, (x,), 0).bottlenecks)
+    count = len(capture(Source(model, (x,))).bottlenecks)
     assert count > 3
     for k in range(count):
         monkeypatch.setattr(CudaSession, "measured_cut", lambda session, k=k: session.graph.bottlenecks[k])
@@ -304,14 +304,14 @@ def test_in_full_from_any_bottleneck(device, monkeypatch):
             assert_like_captum(model, x, (2, 4, 4), (2, 3, 3), target=1, occlusion=occlusion)
             plan = occlusion.heatmap(x, (2, 4, 4), (2, 3, 3), target=1).plan
         assert "in full after" in plan.executor
-        capture(model, (x,), 0).programs.pop("cuda")
+        capture(Source(model, (x,))).programs.pop("cuda")
 
 
 @torch.no_grad()
 def test_the_cut_is_measured(device):
     model, x = SmallCNN().to(device), torch.randn(1, 3, 24, 20).to(device)
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
-    session = opened_session(capture(model, (x,), 0), window, x)
+    session = opened_session(capture(Source(model, (x,))), window, x)
     cut = session.measured_cut()
     assert cut is None or cut in session.graph.bottlenecks
     assert set(session.program.faster.values()) <= {0, 1} and len(session.program.faster) >= 2
@@ -328,7 +328,7 @@ def test_memory_is_leased(device):
     model = SmallCNN().to(device)
     x, y = (torch.randn(1, 3, 24, 20, generator=torch.Generator().manual_seed(i)) for i in range(2))
     x, y = x.to(device), y.to(device)
-    graph, window = capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
+    graph, window = capture(Source(model, (x,))), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     one = opened_session(graph, window, x)
     expected = answers(one)
     two = opened_session(graph, window, y)
@@ -346,7 +346,7 @@ def test_memory_is_leased(device):
 @torch.no_grad()
 def test_many_sessions_leak_nothing(device):
     model, x = SmallCNN().to(device), torch.randn(1, 3, 24, 20).to(device)
-    graph, window = capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
+    graph, window = capture(Source(model, (x,))), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     arenas = set()
     for _ in range(5):
         session = opened_session(graph, window, x)
@@ -371,7 +371,7 @@ def test_weights_that_are_an_input(device, monkeypatch):
     for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
-        graph = graph or capture(model, (x,), 0, (weights,))
+        graph = graph or capture(Source(model, (x,), 0, (weights,)))
         program = executor.program(graph, Plan(graph, window), x.device)
         session = CudaSession(
             program, Plan(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
@@ -404,7 +404,9 @@ def test_few_at_a_time(device, monkeypatch, image):
 
     monkeypatch.setattr(CudaSession, "_compute", noted)
     with torch.no_grad():
-        session = opened_session(capture(model, (x,), 0), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x)
+        session = opened_session(
+            capture(Source(model, (x,))), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x
+        )
         for limit in (1, 3, 5, 12):
             copies.clear()
             sessions.answers(session, limit=limit)
@@ -472,7 +474,7 @@ def test_recorded_groups_say_the_same():
     """A group that comes again is recorded, then replayed: three times the same numbers."""
     model, x = SmallCNN().cuda(), torch.randn(1, 3, 24, 20).cuda()
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
-    session = opened_session(capture(model, (x,), 0), window, x)
+    session = opened_session(capture(Source(model, (x,))), window, x)
     first, *others = (answers(session) for _ in range(4))
     assert any(session._arena._recorded.values())
     for other in others:

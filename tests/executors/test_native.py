@@ -27,7 +27,7 @@ from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 # With KRYPTON_REQUIRE_NATIVE=1, as in CI, a missing engine is a failure.
 pytestmark = pytest.mark.skipif(
@@ -153,7 +153,7 @@ def test_instruction_sets(isa):
     model, x = small_cnn(), torch.randn(1, 3, 21, 23)
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         program = NativeProgram(graph, isa)
         assert program.reason == "" and not program.tail.nodes and program.program.isa == isa
         for shape, strides in (((3, 5, 6), (3, 3, 4)), ((1, 4, 4), (1, 4, 4))):
@@ -174,7 +174,7 @@ def test_any_list_of_positions():
     """Order, repetitions and batches change nothing beyond rounding."""
     model, x = small_cnn(), torch.randn(1, 3, 21, 23)
     with torch.no_grad():
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         window = SlidingWindow((3, 21, 23), (3, 4, 4), (3, 2, 2))
         session = NativeSession(
             NativeProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30, no_reference
@@ -207,7 +207,7 @@ def test_shrinking_drops_rims_and_tells_their_effect():
     thresholds = [0.8 * float(view.detach().square().mean().sqrt()) for view in views]
 
     with torch.no_grad():
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         program = NativeProgram(graph)
         sites = [node.index for node in graph.nodes if "pool" in node.op]
         assert set(sites) <= set(program.shrinkable)

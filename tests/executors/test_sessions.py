@@ -18,18 +18,18 @@ from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 WINDOW = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
 
 
 def reference(model, x):
-    graph = capture(model, (x,), 0)
+    graph = capture(Source(model, (x,)))
     return ReferenceSession(ReferenceProgram(graph), Plan(graph, WINDOW), (x,), torch.zeros(1), 2**30)
 
 
 def native(model, x):
-    graph = capture(model, (x,), 0)
+    graph = capture(Source(model, (x,)))
     example = Plan(graph, WINDOW), (x,), torch.zeros(1), 2**30
     return NativeSession(NativeProgram(graph), *example, lambda: reference(model, x))
 
@@ -101,7 +101,7 @@ def test_a_session_that_hands_over_answers_the_rest():
     baseline = torch.ones_like(x)
     baseline[:, :, 17] = 0
     with torch.no_grad():
-        graph = capture(model, (x,), 0)
+        graph = capture(Source(model, (x,)))
         example = Plan(graph, WINDOW), (x,), baseline, 2**30
         opened = []
 

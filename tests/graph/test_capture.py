@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -665,7 +665,7 @@ class PooledBranch(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 def test_an_average_pooling_swaps_with_the_convolution_after_it(counts_padding, bias, image):
     model = PooledBranch(counts_padding, bias)
-    (pool,) = (n for n in capture(model, (image,), 0).nodes if n.op == "avg_pool2d")
+    (pool,) = (n for n in capture(Source(model, (image,))).nodes if n.op == "avg_pool2d")
     assert pool.shape[1] == 4
     for executor in ("reference", "auto"):
         occlusion = KryptonOcclusion(model, executor=executor)
@@ -691,7 +691,7 @@ def test_where_that_would_be_wrong_or_dear_it_stays(convolution, image):
     model.norm = nn.Identity()
     model.head = nn.Linear(model.branch.out_channels * 22 * 18, 5)
     model.eval()
-    (pool,) = (n for n in capture(model, (image,), 0).nodes if n.op == "avg_pool2d")
+    (pool,) = (n for n in capture(Source(model, (image,))).nodes if n.op == "avg_pool2d")
     assert pool.shape[1] == 10
     assert_like_captum(model, image, WINDOW, STRIDES, target=1)
 

@@ -36,7 +36,7 @@ from krypton_engine import (
 )
 from krypton_engine.graph import export
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -521,7 +521,7 @@ def test_another_threads_warnings_and_logs_are_heard_while_one_exports():
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        thread = threading.Thread(target=lambda: capture(forward, (torch.rand(1, 3, 9, 9),), 0))
+        thread = threading.Thread(target=lambda: capture(Source(forward, (torch.rand(1, 3, 9, 9),))))
         thread.start()
         assert exporting.wait(60)
         warnings.warn("of another thread", UserWarning, stacklevel=1)
@@ -571,7 +571,7 @@ def test_a_child_of_a_process_in_an_evaluation():
         import os, signal, threading, time, torch, torch.nn as nn
         torch.set_num_threads(1)
         from krypton_engine.graph import export
-        from krypton_engine.planning.cache import capture
+        from krypton_engine.planning.cache import Source, capture
         def evaluate():
             with export.evaluation():
                 time.sleep(3)
@@ -580,7 +580,7 @@ def test_a_child_of_a_process_in_an_evaluation():
         child = os.fork()
         if not child:
             signal.alarm(60)
-            capture(nn.Conv2d(3, 4, 3), (torch.rand(1, 3, 8, 8),), 0)
+            capture(Source(nn.Conv2d(3, 4, 3), (torch.rand(1, 3, 8, 8),)))
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     """
@@ -659,7 +659,7 @@ def test_captures_of_many_image_sizes_are_forgotten(norm, monkeypatch):
     ).eval()
     programs = []
     for size in range(16, 28):
-        graph = capture(model, (torch.rand(1, 3, size, 24),), 0)
+        graph = capture(Source(model, (torch.rand(1, 3, size, 24),)))
         programs.append(weakref.ref(graph))
         monkeypatch.setattr("krypton_engine.planning.cache._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
     del graph
@@ -739,7 +739,7 @@ def test_an_array_of_numbers_counts(image):
 
 def test_what_has_no_graph_says_why(image):
     with pytest.raises(CaptureError, match="reads across the batch"):
-        capture(lambda x: x - x.mean(), (image,), 0)
+        capture(Source(lambda x: x - x.mean(), (image,)))
 
 
 @pytest.mark.parametrize("place", [in_slots, in_a_global])

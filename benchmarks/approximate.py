@@ -41,8 +41,7 @@ from krypton_engine import FallbackWarning, KryptonOcclusion, zoo
 from krypton_engine.approximation.ssim import ssim
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
-from krypton_engine.run.loop import Goal
-from krypton_engine.run.order import Outlook
+from krypton_engine.run.adaptive import Forecast, StoppingRule
 from krypton_engine.tuning.replay import replay
 from krypton_engine.tuning.tuning import Tuning
 
@@ -162,35 +161,36 @@ class Found:
 
 
 def watched(
-    approximate: Callable[[], Heatmap], goals: Sequence[Goal], exact: Heatmap, sets: int
+    approximate: Callable[[], Heatmap], rules: Sequence[StoppingRule], exact: Heatmap, sets: int
 ) -> list[Found]:
-    """What a map had found when each of some goals, which trim alike, was reached.
+    """What a map had found when each of some stopping rules, which trim alike, would have stopped it.
 
     Args:
-        approximate: Makes the map, by any of them.
-        goals: Them.
+        approximate: Makes the map, by any of the rules.
+        rules: Each is asked about every forecast on the way.
         exact: The exact map.
         sets: How many sets of positions change something.
     """
-    looks: dict[Goal, tuple[float, Outlook]] = {}
-    reached, began = Goal.reached, time.perf_counter()
+    looks: dict[StoppingRule, tuple[float, Forecast]] = {}
+    stops, began = StoppingRule.stops, time.perf_counter()
 
-    def look(_: Goal, outlook: Outlook) -> bool:
-        for goal in goals:
-            if goal not in looks and reached(goal, outlook):
-                looks[goal] = time.perf_counter() - began, outlook
-        return len(looks) == len(goals)
+    def look(_: StoppingRule, forecast: Forecast) -> bool:
+        for rule in rules:
+            if rule not in looks and stops(rule, forecast):
+                looks[rule] = time.perf_counter() - began, forecast
+        return len(looks) == len(rules)
 
-    with mock.patch.object(Goal, "reached", look):
+    with mock.patch.object(StoppingRule, "stops", look):
         whole = approximate()
     rows = []
-    for goal in goals:
-        if goal in looks:
-            seconds, outlook = looks[goal]
-            similar = ssim(torch.from_numpy(outlook.prediction.values), exact.values.double())
-            rows.append(Found(seconds, outlook.computed / max(1, sets), similar, outlook.ssim, goal.epsilon))
+    for rule in rules:
+        if rule in looks:
+            seconds, forecast = looks[rule]
+            similar = ssim(torch.from_numpy(forecast.prediction.values), exact.values.double())
+            share = forecast.computed / max(1, sets)
+            rows.append(Found(seconds, share, similar, forecast.ssim, rule.epsilon))
         else:
-            rows.append(Found(whole.seconds, 1.0, whole.compare(exact).ssim, 1.0, goal.epsilon))
+            rows.append(Found(whole.seconds, 1.0, whole.compare(exact).ssim, 1.0, rule.epsilon))
     return rows
 
 
@@ -230,12 +230,13 @@ def main() -> None:
         print(tunings["tuned"])
     tuning_seconds = time.perf_counter() - began
     print(f"tuning took {tuning_seconds:.0f} s")
-    goals = {
-        (target, how): (Goal(target) if tuning is None else tuning.goal(target)) or Goal(target, math.inf)
+    rules = {
+        (target, how): (StoppingRule(target) if tuning is None else tuning.goal(target))
+        or StoppingRule(target, math.inf)
         for target, (how, tuning) in itertools.product(TARGETS, tunings.items())
     }
     # Those that are never sure come last: a call by one of them is the exact map.
-    ordered = sorted(goals, key=lambda key: (goals[key].epsilon, goals[key].factor))
+    ordered = sorted(rules, key=lambda key: (rules[key].epsilon, rules[key].factor))
     rows: list[dict[str, Any]] = []
     prefixes: list[dict[str, float]] = []
     for name in tqdm(held_out, unit="image"):
@@ -252,11 +253,11 @@ def main() -> None:
             "exact_seconds": exact.seconds,
             "captum_seconds": pace(model, x) * (exact.values.numel() + 1),
         }
-        for _, alike in itertools.groupby(ordered, lambda key: goals[key].epsilon):
+        for _, alike in itertools.groupby(ordered, lambda key: rules[key].epsilon):
             keys = list(alike)
             target, how = keys[0]
             approximate = partial(occlusion.heatmap, x, **call, ssim_target=target, tuning=tunings[how])
-            found = watched(approximate, [goals[key] for key in keys], exact, len(work.readers))
+            found = watched(approximate, [rules[key] for key in keys], exact, len(work.readers))
             rows += [
                 about_image | {"target": target, "how": how} | asdict(one)
                 for (target, how), one in zip(keys, found, strict=True)

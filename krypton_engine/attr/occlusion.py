@@ -43,7 +43,8 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
-from krypton_engine.run.loop import Goal, OnProgress, Watch, declines, refine, run
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.loop import OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
 from krypton_engine.tuning.curves import Curve
 from krypton_engine.tuning.fingerprint import Fingerprint
@@ -253,7 +254,7 @@ class KryptonOcclusion(Occlusion):
         target: Any,
         watch: Watch,
         done: int,
-        goal: Goal | None,
+        goal: StoppingRule | None,
         per_eval: int | None,
         began: float,
         answer: Answer,
@@ -453,7 +454,7 @@ class KryptonOcclusion(Occlusion):
         self,
         request: _Request,
         known: Heatmap | None,
-        work: Goal | Iterable[IntArray],
+        work: StoppingRule | Iterable[IntArray],
         watch: Watch,
         began: float,
         name: str = "resume",
@@ -462,8 +463,8 @@ class KryptonOcclusion(Occlusion):
 
         ``name`` is the argument that gave what is known.
         """
-        request = replace(request, fills=request.fills or isinstance(work, Goal))
-        stages = work if isinstance(work, Goal) else list(work)
+        request = replace(request, fills=request.fills or isinstance(work, StoppingRule))
+        stages = work if isinstance(work, StoppingRule) else list(work)
 
         def measure(answer: Answer) -> Heatmap:
             watch.rewind(0)
@@ -472,7 +473,7 @@ class KryptonOcclusion(Occlusion):
             if known is not None:
                 recorder.resume(known, name)
                 self._preparer.recall(request.question, 0, 0, recorder, answer)
-            if isinstance(stages, Goal):
+            if isinstance(stages, StoppingRule):
                 refine(session, request.wanted, recorder, watch, stages)
             else:
                 run(session, stages, recorder, watch)
@@ -917,7 +918,7 @@ def _fingerprint(
     return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
 
 
-def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> Goal | None:
+def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
     """What to reach; None for the exact map."""
     if ssim_target is None:
         if tuning is not None:
@@ -932,7 +933,7 @@ def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) 
         raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")
     if similarity == 1:
         return None
-    return Goal(similarity) if tuning is None else tuning.goal(similarity, trims)
+    return StoppingRule(similarity) if tuning is None else tuning.goal(similarity, trims)
 
 
 def _check_one_example(x: Any) -> None:

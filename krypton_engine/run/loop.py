@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from krypton_engine.approximation.ssim import SPREAD, SsimEstimate
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Computed, Session
@@ -19,7 +17,7 @@ from krypton_engine.executors.layout import on_device
 from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import distinct_work
-from krypton_engine.run.order import Outlook, Refinement
+from krypton_engine.run.adaptive import Sampling, StoppingRule
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
@@ -95,6 +93,35 @@ class Watch:
         self._bar.close()
 
 
+class Pace:
+    """How many positions are computed together.
+
+    In a watched run that is one at first, then what takes about ``WATCHED_SECONDS``.
+
+    Args:
+        watched: Whether anybody watches.
+        at_most: Largest number of positions; None leaves that to the session.
+
+    Attributes:
+        limit: The number now; None as the session likes.
+    """
+
+    def __init__(self, watched: bool, at_most: int | None) -> None:
+        self.watched = watched
+        self.at_most = at_most
+        self.limit = 1 if watched else at_most
+
+    def part(self, count: int) -> int:
+        """How many of ``count`` sets are handed to the session at once."""
+        return min(count, 8 * self.limit) if self.watched and self.limit else count
+
+    def took(self, count: int, seconds: float) -> None:
+        """Follow the pace of the last ``count`` sets; the limit at most doubles."""
+        if self.watched and self.limit is not None:
+            fits = max(1, min(2 * self.limit, int(count * WATCHED_SECONDS / max(seconds, 1e-9))))
+            self.limit = fits if self.at_most is None else min(fits, self.at_most)
+
+
 def run(
     session: Session,
     stages: Iterable[IntArray],
@@ -106,36 +133,36 @@ def run(
 
     Args:
         session: Answers for positions.
-        stages: Lists of positions, worked through in turn; the next is asked for when the last is recorded.
+        stages: Lists of positions, worked through in turn.
         recorder: Takes the outputs.
         watch: Who watches.
         at_most: Largest number of positions to compute together.
 
-    Watched runs start with a single position, then compute about ``WATCHED_SECONDS`` of work at a time.
-
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; the exception carries the partial heatmap.
     """
-    limit = 1 if watch.watched else at_most
+    pace = Pace(watch.watched, at_most)
     for stage in stages:
-        work = distinct_work(session.changed, stage)
-        if len(work.unchanged):
-            recorder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
-            watch.advance(len(work.unchanged), recorder.heatmap)
-        start = 0
-        while start < len(work.boxes):
-            count = 8 * limit if watch.watched and limit else len(work.boxes)
-            changes, readers = work.boxes[start : start + count], work.readers[start : start + count]
-            began, watching = time.perf_counter(), watch.seconds
-            for computed in session.compute(changes, limit):
-                positions, outputs, dropped = _for_positions(computed, readers)
-                recorder.record(positions, outputs, dropped)
-                watch.advance(len(positions), recorder.heatmap)
-            start += len(changes)
-            if watch.watched and limit is not None:
-                working = time.perf_counter() - began - (watch.seconds - watching)
-                limit = _paced(limit, len(changes), working)
-                limit = limit if at_most is None else min(limit, at_most)
+        _measure(session, stage, recorder, watch, pace)
+
+
+def _measure(session: Session, positions: IntArray, recorder: Recorder, watch: Watch, pace: Pace) -> None:
+    """Record the outputs for ``positions``; those that change the same cells are computed once."""
+    work = distinct_work(session.changed, positions)
+    if len(work.unchanged):
+        recorder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
+        watch.advance(len(work.unchanged), recorder.heatmap)
+    start = 0
+    while start < len(work.boxes):
+        part = slice(start, start + pace.part(len(work.boxes)))
+        changes, readers = work.boxes[part], work.readers[part]
+        began, watching = time.perf_counter(), watch.seconds
+        for computed in session.compute(changes, pace.limit):
+            answered, outputs, dropped = _for_positions(computed, readers)
+            recorder.record(answered, outputs, dropped)
+            watch.advance(len(answered), recorder.heatmap)
+        start += len(changes)
+        pace.took(len(changes), time.perf_counter() - began - (watch.seconds - watching))
 
 
 def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
@@ -149,76 +176,41 @@ def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArra
     return positions, outputs, dropped
 
 
-@dataclass(frozen=True)
-class Goal:
-    """When a map is good enough.
-
-    Attributes:
-        ssim_target: The SSIM with the exact map that it must have.
-        factor: The expected loss ``1 - SSIM`` times this is what must be small enough.
-        spread: The true loss in multiples of the expected one: least, middle, most.
-        basis: Where that is known from; see `SsimEstimate`.
-        epsilon: What to trim; 0 nothing. See `krypton_engine.executors.base.Session`.
-        at_once: In what steps to refine; None as suits the session.
-    """
-
-    ssim_target: float
-    factor: float = SPREAD[2]
-    spread: tuple[float, float, float] = SPREAD
-    basis: str = "online"
-    epsilon: float = 0.0
-    at_once: int | None = None
-
-    def reached(self, outlook: Outlook) -> bool:
-        """Whether a map of this outlook is good enough."""
-        return 1 - self.factor * (1 - outlook.ssim) >= self.ssim_target
-
-    def estimate(self, outlook: Outlook) -> SsimEstimate:
-        """What a map of this outlook has: where it stops, the target is what is promised, and no more."""
-        found = SsimEstimate.of(outlook.ssim, self.basis, self.spread)
-        return replace(found, low=min(found.low, self.ssim_target)) if self.basis == "tuned" else found
-
-
 def refine(
     session: Session,
     positions: IntArray,
     recorder: Recorder,
     watch: Watch,
-    goal: Goal,
+    rule: StoppingRule,
     at_most: int | None = None,
 ) -> None:
-    """Measure ``positions`` where it matters until ``goal`` is reached; the rest is interpolated.
+    """Measure ``positions`` where that matters, until the map is good enough; the rest is interpolated.
 
     Args:
         session: Answers for positions.
         positions: The positions wanted.
         recorder: Takes the outputs, and what is expected of the map.
         watch: Who watches.
-        goal: When to stop.
+        rule: When to stop.
         at_most: Largest number of positions to compute together.
 
     Raises:
         OcclusionCancelled: As `run`.
     """
-
-    def enough(outlook: Outlook) -> bool:
-        recorder.expect(goal.estimate(outlook), outlook.prediction.values)
-        return goal.reached(outlook)
-
-    work = distinct_work(session.changed, positions)
     trimmed = session
-    if goal.epsilon:
+    if rule.epsilon:
         with suppress(InputError):  # the budget does not hold that: so it is measured as it is
-            trimmed = session.trimmed(goal.epsilon, recorder.scalar)
-    steps = goal.at_once or session.at_once
-    refinement = Refinement(session.window, work, recorder.so_far, enough, steps)
-    run(trimmed, refinement, recorder, watch, at_most)
-    if not refinement.ended_early:  # nothing less than the exact map is good enough
+            trimmed = session.trimmed(rule.epsilon, recorder.scalar)
+    work = distinct_work(session.changed, positions)
+    sampling = Sampling(session.window, work, rule, rule.at_once or session.at_once)
+    pace = Pace(watch.watched, at_most)
+    step = sampling.next(*recorder.so_far())
+    while not step.over:
+        _measure(trimmed, step.positions, recorder, watch, pace)
+        step = sampling.next(*recorder.so_far(), step.trajectory)
+        if step.forecast is not None:
+            recorder.expect(rule.estimate(step.forecast), step.forecast.prediction.values)
+    if not step.reached:  # nothing less than the exact map is good enough
         again = recorder.trimmed()
         watch.expect(len(again))
         run(session, [again], recorder, watch, at_most)
-
-
-def _paced(limit: int, count: int, seconds: float) -> int:
-    """Positions that take ``WATCHED_SECONDS`` at the pace of the last ones; at most twice the last limit."""
-    return max(1, min(2 * limit, int(count * WATCHED_SECONDS / max(seconds, 1e-9))))

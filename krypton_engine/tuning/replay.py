@@ -18,21 +18,21 @@ from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.run.adaptive import Sampling
 from krypton_engine.run.loop import Watch, run
-from krypton_engine.run.order import Outlook, Refinement
 from krypton_engine.tuning.curves import Curve
 
-Step = tuple[int, float, float, float]
-"""Of a replay: positions computed, expected SSIM, true SSIM, seconds of looking."""
+Look = tuple[int, float, float, float]
+"""A forecast of a replay: sets of positions computed, expected SSIM, true SSIM, seconds that it took."""
 
 
-_HOPELESS: Step = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
+_HOPELESS: Look = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
 """A map with values that are not finite: nothing but all of it is like it."""
 
 
 def replay(
     window: SlidingWindow, work: Work, measurable: Floats, exact: Floats, at_once: int = 1
-) -> list[Step]:
+) -> list[Look]:
     """How an approximate map would have come about.
 
     Args:
@@ -40,26 +40,28 @@ def replay(
         work: All positions, by what they change.
         measurable: What measuring gives, on the grid.
         exact: The exact map.
-        at_once: As a session has it.
+        at_once: Sets of positions that a step measures at least.
+
+    Returns:
+        Every forecast on the way to the end; the steps are those of a run without a stopping rule.
     """
     if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
         return [_HOPELESS]
+    sampling = Sampling(window, work, at_once=at_once)
     measured = np.zeros(exact.shape, dtype=bool)
     truth = torch.from_numpy(exact)
-    steps: list[Step] = []
-    last = time.perf_counter()
-
-    def note(outlook: Outlook) -> bool:
-        nonlocal last
-        took = time.perf_counter() - last
-        similar = ssim(torch.from_numpy(outlook.prediction.values), truth)
-        steps.append((outlook.computed, outlook.ssim, similar, took))
-        last = time.perf_counter()
-        return False
-
-    for stage in Refinement(window, work, lambda: (measurable, measured), note, at_once):
-        measured.flat[stage] = True
-    return steps
+    looks: list[Look] = []
+    began = time.perf_counter()
+    step = sampling.next(measurable, measured)
+    while not step.over:
+        measured.flat[step.positions] = True
+        step = sampling.next(measurable, measured, step.trajectory)
+        if step.forecast is not None:
+            took = time.perf_counter() - began
+            similar = ssim(torch.from_numpy(step.forecast.prediction.values), truth)
+            looks.append((step.forecast.computed, step.forecast.ssim, similar, took))
+            began = time.perf_counter()
+    return looks
 
 
 def curves_of(
@@ -109,13 +111,13 @@ def curves_of(
         took = time.perf_counter() - opened
         exact = exact or found
         values, truth = (h.values.double().numpy() for h in (found, exact))
-        steps = replay(session.window, work, values, truth, at_once)
-        computed = tuple(step[0] for step in steps)
-        expected, similar, looks = (tuple(step[i] for step in steps) for i in (1, 2, 3))
+        looks = replay(session.window, work, values, truth, at_once)
+        computed = tuple(look[0] for look in looks)
+        expected, similar, took_looking = (tuple(look[i] for look in looks) for i in (1, 2, 3))
         curves.append(
             Curve(
                 image, epsilon, len(work.readers), computed, expected, similar, took,
-                float(np.median(looks)) if looks else 0.0, opened - opening,
+                float(np.median(took_looking)) if looks else 0.0, opened - opening,
                 curves[0].exact_seconds if curves else took, at_once,
             )
         )  # fmt: skip

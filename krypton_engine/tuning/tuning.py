@@ -30,7 +30,7 @@ from krypton_engine.common import files
 from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import is_described, is_number, is_target, saved_window
-from krypton_engine.run.loop import Goal
+from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.curves import Curve, Stop
 from krypton_engine.tuning.figure import figure as trade_off
 from krypton_engine.tuning.fingerprint import Fingerprint
@@ -168,7 +168,7 @@ class Tuning(Value):
             default=Choice(0.0, math.inf, ()),
         )
 
-    def goal(self, ssim_target: float, trims: bool = True) -> Goal | None:
+    def goal(self, ssim_target: float, trims: bool = True) -> StoppingRule | None:
         """When to stop for a target; None for the exact map, where nothing less is sure enough."""
         choice = self.choose(ssim_target, trims)
         if not math.isfinite(choice.factor):
@@ -180,7 +180,7 @@ class Tuning(Value):
         shares = [beyond, 0.5, 1 - beyond]
         least, middle, most = np.quantile(ratios, shares, method="weibull").tolist() if ratios else SPREAD
         spread = least, middle, most
-        return Goal(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
+        return StoppingRule(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
 
     @property
     def at_once(self) -> int | None:

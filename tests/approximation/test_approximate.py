@@ -32,9 +32,9 @@ from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
-from krypton_engine.run import order as schedule
-from krypton_engine.run.loop import Goal, Watch, run
-from krypton_engine.run.order import Outlook
+from krypton_engine.run import adaptive
+from krypton_engine.run.adaptive import Forecast, StoppingRule
+from krypton_engine.run.loop import Watch, run
 from krypton_engine.tuning.curves import Curve
 from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.tuning import EPSILONS
@@ -233,7 +233,7 @@ def test_verify_where_no_error_was_expected():
 
 
 def test_verify_measures_what_is_trimmed(wide, tuning):
-    goal = Goal(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
+    goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     occlusion = KryptonOcclusion(wide)
     with torch.no_grad():
         request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
@@ -268,8 +268,8 @@ def test_regions_are_compared_and_verified(wide, exact):
 def test_watching_costs_little(wide, monkeypatch):
     """Callbacks see a whole map, but none is predicted for them."""
     calls = []
-    real = schedule.predict
-    monkeypatch.setattr(schedule, "predict", lambda *args: calls.append(1) or real(*args))
+    real = adaptive.predict
+    monkeypatch.setattr(adaptive, "predict", lambda *args: calls.append(1) or real(*args))
     monkeypatch.setattr("krypton_engine.heatmap.heatmap.predict", lambda *args: pytest.fail("predicted"))
     seen = []
 
@@ -828,7 +828,7 @@ def test_what_one_sample_could_not_be_trimmed_by_is_no_choice(wide, tuning, monk
     more = occlusion.tune([blobs(99)], *call, target=1, resume=before)
     assert len(more.curves) == len(before.curves) + 1 and more.epsilons == (0.0,)
     # A map whose tuning trims is measured as it is, up to where the tuning says.
-    goal = Goal(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
+    goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     with torch.no_grad():
         request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
         with Watch(1, None, False) as watch:
@@ -858,10 +858,11 @@ def test_choosing_costs_no_confidence(samples):
 
 
 def test_what_is_promised_is_the_target():
-    outlook = Outlook(Prediction(np.zeros(1), np.zeros(1)), 0.95, 10)
-    tuned = Goal(0.8, 0.0, (0.9, 1.2, 1.5), "tuned").estimate(outlook)
+    nothing = np.zeros(1)
+    forecast = Forecast(Prediction(nothing, nothing), 0.95, 10, nothing)
+    tuned = StoppingRule(0.8, 0.0, (0.9, 1.2, 1.5), "tuned").estimate(forecast)
     assert (tuned.low, tuned.value, tuned.high) == pytest.approx((0.8, 0.94, 0.955))
-    assert Goal(0.8).estimate(outlook).low == pytest.approx(1 - SPREAD[2] * 0.05)
+    assert StoppingRule(0.8).estimate(forecast).low == pytest.approx(1 - SPREAD[2] * 0.05)
 
 
 def test_broken_files(tmp_path):

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
+from support.maps import SIDE, smooth_map
 
 from krypton_engine.approximation.interpolation import NEIGHBOURS, _Grid, _krige, covariance, predict
 from krypton_engine.approximation.ssim import SsimEstimate, expected_ssim, ssim
-from krypton_engine.perturbation.changed import Work
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.run.order import Refinement, drill_down, windows_apart
-
-SIDE = 57
 
 
 @pytest.fixture(scope="module")
 def window():
     return SlidingWindow((3, 240, 240), (3, 16, 16), (3, 4, 4))
-
-
-def smooth_map(seed: int, shape: tuple[int, ...] = (SIDE, SIDE), reach: float = 4.0) -> np.ndarray:
-    """A random map that is smooth over ``reach`` cells and rougher in one half."""
-    generator = np.random.default_rng(seed)
-    smooth = gaussian_filter(generator.normal(size=shape), reach) * reach
-    rough = gaussian_filter(generator.normal(size=shape), reach / 3) * reach / 3
-    rough[..., : shape[-1] // 2] = 0
-    return smooth + 0.5 * rough
 
 
 def by_hand(places, heights, target):
@@ -220,146 +203,3 @@ def test_estimates_are_ordered():
     estimate = SsimEstimate.of(0.93)
     assert estimate.low < estimate.value < estimate.high <= 1
     assert str(SsimEstimate.of(0.9)).startswith("0.890 (0.790 to 0.945")
-
-
-# --- refinement ---------------------------------------------------------------------------------------
-
-
-def refine(window, truth, free=(), share=1.0):
-    """Positions in the order in which they are measured, stage by stage, and the outlooks."""
-    free = np.array(free, dtype=np.int64)
-    rest = np.setdiff1d(np.arange(truth.size), free)
-    work = Work(np.zeros((len(rest), 3, 2), dtype=np.int64), [np.array([p]) for p in rest], free)
-    measured = np.zeros(truth.shape, dtype=bool)
-    outlooks, stages = [], []
-
-    def enough(outlook):
-        outlooks.append(outlook)
-        return outlook.computed >= share * len(rest)
-
-    so_far = lambda: (np.where(measured, truth, np.nan), measured)  # noqa: E731
-    for stage in Refinement(window, work, so_far, enough):
-        assert not measured.flat[stage].any()
-        measured.flat[stage] = True
-        stages.append(stage)
-    return stages, outlooks, measured
-
-
-def test_to_the_end_it_is_every_position_once(window):
-    stages, outlooks, measured = refine(window, smooth_map(9), free=range(500))
-    together = np.concatenate(stages)
-    assert sorted(together.tolist()) == list(range(SIDE**2)) and measured.all()
-    assert all(a.computed < b.computed for a, b in itertools.pairwise(outlooks))
-    assert set(range(500)) <= set(stages[0].tolist())
-
-
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=3), st.integers(0, 99))
-def test_any_grid_is_finished(sizes, seed):
-    window = SlidingWindow(tuple(sizes), (1,) * len(sizes), (1,) * len(sizes))
-    truth = np.random.default_rng(seed).normal(size=window.grid_shape)
-    free = np.flatnonzero(np.random.default_rng(seed + 1).random(truth.size) < 0.2)
-    stages, _, measured = refine(window, truth, free)
-    assert measured.all() and len(np.concatenate(stages)) == truth.size
-
-
-def test_a_device_that_computes_many_at_once_looks_less_often(window):
-    truth, measured = smooth_map(12), np.zeros((SIDE, SIDE), dtype=bool)
-    work = Work(
-        np.zeros((SIDE**2, 3, 2), dtype=np.int64),
-        [np.array([p]) for p in range(SIDE**2)],
-        np.empty(0, dtype=np.int64),
-    )
-    sizes = []
-    for stage in Refinement(window, work, lambda: (truth, measured), lambda _: False, at_once=100):
-        measured.flat[stage] = True
-        sizes.append(len(stage))
-    assert measured.all() and sum(sizes) == SIDE**2
-    assert min(sizes[2:-1]) == 100 and len(sizes) < 2 + SIDE**2 / 100
-
-
-def test_the_first_stages_are_grids(window):
-    stages, _, _ = refine(window, smooth_map(10), share=0.1)
-    steps = windows_apart(window, 1)
-    assert steps == [4, 4]
-    rows = np.unique(np.concatenate(stages[:2]) // SIDE)
-    assert rows.tolist() == [*range(0, SIDE, 4)]
-
-
-def test_equal_windows_come_together(window):
-    truth = smooth_map(11)
-    readers = [np.array([2 * i, 2 * i + 1]) for i in range(truth.size // 2)] + [np.array([truth.size - 1])]
-    truth.flat[1::2] = truth.flat[:-1:2]
-    work = Work(np.zeros((len(readers), 3, 2), dtype=np.int64), readers, np.empty(0, dtype=np.int64))
-    measured = np.zeros(truth.shape, dtype=bool)
-    for stage in Refinement(window, work, lambda: (truth, measured), lambda o: o.computed > 300):
-        measured.flat[stage] = True
-        assert np.array_equal(measured.flat[0 : truth.size - 1 : 2], measured.flat[1::2])
-
-
-def test_infinity_is_measured_to_the_end(window):
-    truth = smooth_map(12)
-    truth[20, 20] = np.inf
-    stages, _, measured = refine(window, truth, share=0.05)
-    assert measured.all() and len(stages) < 8
-
-
-def test_what_tells_of_others_is_measured_before_what_is_worse_alone(window):
-    """Holes of 3 x 3 cells on the left, single cells on the right, the worst of which cost most."""
-    noise = np.random.default_rng(15).normal(size=(SIDE, SIDE))
-    left = gaussian_filter(noise, 0.7)
-    truth = np.where(np.arange(SIDE) < SIDE // 2, left / left.std(), noise)
-    holes, alone = np.zeros((2, SIDE, SIDE), dtype=bool)
-    centres = [SIDE * row + column for row in (10, 26, 42) for column in (6, 14, 22)]
-    for row, column in zip(*np.unravel_index(centres, truth.shape), strict=True):
-        holes[row - 1 : row + 2, column - 1 : column + 2] = True
-    alone[2::4, 30::4] = True
-    known = ~(holes | alone)
-    found = predict(window, truth, known)
-    costs = found.variance * expected_ssim(found.values, found.variance)[1]
-    assert (costs[alone] > costs[holes].max()).sum() >= 8
-
-    stages, _, _ = refine(window, truth, np.flatnonzero(known), share=0.01)
-    assert len(stages[1]) == 8
-    chosen = [cell for cell in stages[1] if holes.flat[cell]]
-    assert len(chosen) >= 4 and set(chosen) <= set(centres)
-
-
-@pytest.mark.parametrize("share", [1 / 16, 1 / 9, 1 / 4], ids=["1/16", "1/9", "1/4"])
-def test_refinement_beats_every_nth_position(window, share):
-    """The better of linear and cubic interpolation of a uniform grid, at the same share of positions."""
-    from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
-
-    gains = []
-    for seed in range(4):
-        truth = smooth_map(seed)
-        step = round(share**-0.5)
-        places = np.argwhere(np.ones(truth.shape, dtype=bool))
-        known = (places % step == 0).all(1)
-        _, outlooks, _ = refine(window, truth, share=share + 0.01)
-        within = [outlook for outlook in outlooks if outlook.computed <= known.sum()][-1]
-        mine = ssim(torch.from_numpy(within.prediction.values), torch.from_numpy(truth))
-        nearest = NearestNDInterpolator(places[known], truth.ravel()[known])(places)
-        theirs = []
-        for kind in (LinearNDInterpolator, CloughTocher2DInterpolator):
-            filled = kind(places[known], truth.ravel()[known])(places)
-            filled = np.where(np.isnan(filled), nearest, filled).reshape(truth.shape)
-            theirs.append(ssim(torch.from_numpy(filled), torch.from_numpy(truth)))
-        gains.append(mine - max(theirs))
-    assert np.median(gains) >= 0 and min(gains) > -0.03
-
-
-def test_drill_down_costs_what_the_paper_says(window):
-    truth = smooth_map(13)
-    measured = np.zeros(truth.shape, dtype=bool)
-    s1, s2, r = 4, 2, 0.25
-    stages = []
-    for stage in drill_down(window, lambda: (truth, measured), 0.0, s1=s1, s2=s2, r=r):
-        assert not measured.flat[stage].any()
-        measured.flat[stage] = True
-        stages.append(stage)
-    assert len(stages[0]) == len(range(0, SIDE, s1)) ** 2
-    # Stage two: the cells every s2 within a share r, less those of stage one.
-    assert measured.sum() / truth.size == pytest.approx(1 / s1**2 + r * (1 / s2**2 - 1 / s1**2), rel=0.1)
-    strongest = np.abs(truth)[::s1, ::s1].argmax()
-    row, column = (s1 * c for c in np.unravel_index(strongest, truth[::s1, ::s1].shape))
-    assert measured[row : row + s1 : s2, column : column + s1 : s2].all()

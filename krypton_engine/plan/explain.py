@@ -1,4 +1,4 @@
-"""A plan as people read it: a table, and its totals."""
+"""A plan as people read it: a table of what is expected, one of what was measured, and the totals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from krypton_engine.plan.plan import Plan
+    from krypton_engine.plan.measured import Measured
+    from krypton_engine.plan.plan import Plan, Step
 
 WIDTH = 80
 """Columns of a plan as text: those of the narrowest usual terminal."""
@@ -47,7 +48,51 @@ def table(plan: Plan) -> str:
     ]
     if plan.executor:
         lines += _indented("executor               ", plan.executor)
+    if plan.measured is not None:
+        lines += ["", *_analysis(plan, plan.measured)]
     return "\n".join(lines)
+
+
+def _analysis(plan: Plan, measured: Measured) -> list[str]:
+    """Expected beside measured: one line for every row of the plan, with the steps up to the next row."""
+    lines = [
+        f"measured: {measured.positions} of {len(plan.window)} positions computed in {measured.seconds:.2f} s"
+    ]
+    if not measured.costs:
+        return [*lines, "(the executor tells no step from another)"]
+    work = sum(step.work for step in plan.steps)
+    seconds = sum(cost.seconds for cost in measured.costs.values())
+    lines += [
+        f"steps, all threads together: {seconds:.2f} s",
+        "",
+        f"{'':30} {'share of time':^22} {'µs a':>9} {'cells of the value':>18}",
+        f"{'step':18} {'operator':11} {'expected':>8} {'measured':>8} {'x':>4} {'position':>9} "
+        f"{'expected':>9} {'measured':>8}",
+    ]
+    for steps in _rows(plan):
+        took = sum(measured.costs[step.index].seconds for step in steps if step.index in measured.costs)
+        expected, share = sum(step.work for step in steps) / work, took / max(seconds, 1e-12)
+        boxed = next((s for s in steps if s.local and s.index in measured.costs), None)
+        cells = f"{'':>9} {'':>8}"
+        if boxed is not None and measured.positions:
+            found = measured.costs[boxed.index].cells / (measured.positions * boxed.cells)
+            cells = f"{boxed.share:9.1%} {found:8.1%}"
+        times = f"{share / expected:4.1f}" if expected else f"{'':4}"
+        lines.append(
+            f"{_last(steps[0].name, 18):18} {steps[0].op[:11]:11} {expected:8.1%} {share:8.1%} {times} "
+            f"{took / max(measured.positions, 1) * 1e6:9.1f} {cells}".rstrip()
+        )
+    return [*lines, "(a line counts the steps up to the next; x: measured over expected)"]
+
+
+def _rows(plan: Plan) -> list[list[Step]]:
+    """The steps of a plan, in groups that begin where a step multiplies, or has another grid of cells."""
+    rows: list[list[Step]] = []
+    for step in plan.steps:
+        if not rows or step.macs or step.cells != rows[-1][-1].cells:
+            rows.append([])
+        rows[-1].append(step)
+    return rows
 
 
 def _indented(head: str, text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,12 +13,17 @@ from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.boxes import propagate
 from krypton_engine.plan.explain import table
+from krypton_engine.plan.measured import Measured
 
 MINIMUM_GAIN = 1.1
 """Below this ratio of full to incremental work, bookkeeping eats the gain and full inference runs."""
 
 _TOUCH = 24
 """Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
+
+
+Boxes = Mapping[int, Mapping[int, IntArray]]
+"""By operator and axis: extents of boxes, one for every window along the axis."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Step:
         op: What it does.
         shape: Of its value, the batch first.
         local: Whether it is computed on boxes.
+        cells: Of the value, along the axes that boxes run along; 1 for a full computation.
         box: Largest box over all positions, one extent per axis; empty for a full computation.
         share: Share of the cells in a box, the mean over all positions; 1 for a full computation.
         macs: Multiply-accumulates of the full computation of one position (paper eq. 16).
@@ -44,6 +50,7 @@ class Step:
     op: str
     shape: tuple[int, ...]
     local: bool
+    cells: int
     box: tuple[int, ...]
     share: float
     macs: int
@@ -56,16 +63,20 @@ class Step:
         """Elements of the value."""
         return math.prod(self.shape)
 
+    @property
+    def work(self) -> float:
+        """Expected time of one position, the mean over all, in multiply-accumulates.
 
-@dataclass(init=False, repr=False)
+        Every element that is written or gathered counts too.
+        """
+        return self.macs_incremental + _TOUCH * 2 * self.numel * self.share
+
+
+@dataclass(repr=False, unsafe_hash=True)
 class Plan:
     """Graph x window: an upper bound of every box, and what that costs. ``print(plan)`` explains it.
 
-    Nothing of the graph or the model is kept.
-
-    Args:
-        graph: The captured model.
-        window: The sliding window over the occluded input.
+    A value: nothing of the graph or the model is kept.
 
     Attributes:
         window: The sliding window.
@@ -81,7 +92,15 @@ class Plan:
         bytes_views: Upper bound of the memory of the materialised views.
         bytes_weights: Memory of weights that the plan holds beside the model's own (batch norm folded,
             layouts).
+        boxes: By operator and axis, the extent of its box for every window along that axis.
         executor: Who runs it, and why; empty until that is settled.
+        measured: What a run of it took, step by step; None of a plan that was not run, or not timed.
+
+    Examples:
+        >>> from krypton_engine import KryptonOcclusion
+        >>> plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
+        >>> len(plan.window), plan.steps[1].op, plan.steps[1].box
+        (20, 'conv2d', (10, 10))
     """
 
     window: SlidingWindow
@@ -94,98 +113,52 @@ class Plan:
     largest_box_tensor: int
     bytes_views: int
     bytes_weights: int
-    executor: str
-    _extents: dict[int, dict[int, IntArray]] = field(compare=False)
+    boxes: Boxes = field(compare=False)
+    executor: str = field(default="", hash=False)
+    measured: Measured | None = field(default=None, compare=False)
 
-    def __init__(self, graph: Graph, window: SlidingWindow) -> None:
-        self.window, self.executor = window, ""
-        self._extents = {}
+    @staticmethod
+    def of(graph: Graph, window: SlidingWindow) -> Plan:
+        """The plan of a graph and a sliding window over its occluded input."""
+        boxes: dict[int, dict[int, IntArray]] = {}
         for axis in range(len(window.input_shape)):
             changed = propagate(graph, axis, window.starts(axis), window.stops(axis))
             for index, (lo, hi) in changed.items():
-                self._extents.setdefault(index, {})[axis] = np.maximum(hi - lo, 0)
+                boxes.setdefault(index, {})[axis] = np.maximum(hi - lo, 0)
         nodes = graph.nodes
-        self.steps = tuple(self._step(graph, node) for node in nodes if node.depends)
-        self.output = graph.output
-        self.frontiers = sum(node.numel() for node in graph.frontiers)
-        self.frontier_bytes = sum(node.bytes() for node in graph.frontiers)
-        full = sorted((step.bytes for step in self.steps if not step.local), reverse=True)
-        self.tail_bytes_per_position = 2 * sum(full[:3]) + self.frontier_bytes
-        gathered = {
-            step.index: self._gathered(graph, nodes[step.index])
-            for step in self.steps
-            if step.local and nodes[step.index].operands
-        }
-        self.bytes_per_position = self._held(graph, gathered)
-        self.largest_box_tensor = max(
-            (
-                max(step.bytes, gathered.get(step.index, 0))
-                for step in self.steps
-                if step.local and step.index != graph.input.index
-            ),
-            default=0,
-        )
-        self.bytes_views = sum(node.bytes() for node in nodes if node.local)
+        steps = tuple(_step(graph, node, boxes) for node in nodes if node.depends)
+        boxed = [step for step in steps if step.local and nodes[step.index].operands]
+        gathered = {step.index: _gathered(graph, nodes[step.index], boxes) for step in boxed}
+        tensors = [
+            max(step.bytes, gathered.get(step.index, 0))
+            for step in steps
+            if step.local and step.index != graph.input.index
+        ]
+        full = sorted((step.bytes for step in steps if not step.local), reverse=True)
+        frontier_bytes = sum(node.bytes() for node in graph.frontiers)
         own = {tensor.data_ptr() for tensor, _ in graph.sources}
-        self.bytes_weights = sum(
-            node.value.numel() * node.value.element_size()
-            for node in nodes
-            if node.value is not None and (node.value.data_ptr() not in own or node.value.dim() >= 4)
+        weights = [node.value for node in nodes if node.value is not None]
+        return Plan(
+            window=window,
+            steps=steps,
+            output=graph.output,
+            frontiers=sum(node.numel() for node in graph.frontiers),
+            bytes_per_position=_held(graph, boxed, gathered),
+            frontier_bytes=frontier_bytes,
+            tail_bytes_per_position=2 * sum(full[:3]) + frontier_bytes,
+            largest_box_tensor=max(tensors, default=0),
+            bytes_views=sum(node.bytes() for node in nodes if node.local),
+            bytes_weights=sum(
+                weight.numel() * weight.element_size()
+                for weight in weights
+                if weight.data_ptr() not in own or weight.dim() >= 4
+            ),
+            boxes=boxes,
         )
-
-    def __hash__(self) -> int:
-        return hash((self.window, self.steps))  # who runs it is settled later
 
     def extents(self, node: Node) -> dict[int, IntArray]:
         """Extent of the box of ``node`` for every window along every axis."""
-        return {axis: self._extents[node.index][axis] for axis in node.axes}
-
-    def _step(self, graph: Graph, node: Node) -> Step:
-        about = (node.index, node.name, node.op, node.shape, node.local)
-        macs = graph.macs(node)
-        if not node.local:
-            starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
-            reason = node.reason if starts else ""
-            return Step(*about, (), 1.0, macs, float(macs), node.bytes(), reason)
-        extents = self.extents(node)
-        whole = math.prod(node.size(axis) for axis in node.axes)
-        mean = math.prod(float(extent.mean()) for extent in extents.values())
-        largest = tuple(int(extent.max()) for extent in extents.values())
-        held = math.prod(largest) * (node.bytes() // max(whole, 1))
-        return Step(*about, largest, mean / max(whole, 1), macs * whole, macs * mean, held, "")
-
-    def _held(self, graph: Graph, gathered: Mapping[int, int]) -> int:
-        """The most bytes that one position holds at once on its way to the frontier."""
-        boxes = [step for step in self.steps if step.index in gathered]
-        last_use = {operand: step.index for step in boxes for operand in graph.nodes[step.index].operands}
-        last_use |= {node.index: len(graph.nodes) for node in graph.frontiers}
-        held: dict[int, int] = {}
-        in_views = most = 0
-        for step in boxes:
-            node = graph.nodes[step.index]
-            held[step.index] = step.bytes
-            in_views += step.bytes * graph.needs_view(node)
-            most = max(most, in_views + sum(held.values()) + gathered[step.index])
-            for operand in node.operands:
-                if last_use[operand] == step.index:
-                    held.pop(operand, None)
-        return most
-
-    def _gathered(self, graph: Graph, node: Node) -> int:
-        """Bytes of the operands of one box, with the context that they need."""
-        extents = {axis: int(e.max()) for axis, e in self.extents(node).items()}
-        total = 0
-        for i, operand in enumerate(node.operands):
-            source = graph.nodes[operand]
-            size = source.bytes()
-            for axis in source.axes:
-                step = node.maps[i].get(axis)
-                read = extents.get(axis, source.size(axis))
-                if step is not None and hasattr(step, "extent_read") and axis in extents:
-                    read = step.extent_read(read)
-                size = size * read // source.size(axis)
-            total += size
-        return total
+        return {axis: self.boxes[node.index][axis] for axis in node.axes}
 
     @property
     def macs(self) -> int:
@@ -205,11 +178,8 @@ class Plan:
     @property
     def gain(self) -> float:
         """Full over incremental work, with every element that is written or gathered counted too."""
-        full = incremental = 0.0
-        for step in self.steps:
-            full += step.macs + _TOUCH * step.numel
-            incremental += step.macs_incremental + _TOUCH * 2 * step.numel * step.share
-        incremental += _TOUCH * self.frontiers
+        full = sum(step.macs + _TOUCH * step.numel for step in self.steps)
+        incremental = sum(step.work for step in self.steps) + _TOUCH * self.frontiers
         return full / incremental if incremental else 1.0
 
     @property
@@ -225,3 +195,52 @@ class Plan:
             f"Plan(window={self.window.shape}, strides={self.window.strides}, positions={len(self.window)}, "
             f"redundancy_ratio={self.redundancy_ratio:.2f}, incremental={self.incremental})"
         )
+
+
+def _step(graph: Graph, node: Node, boxes: Boxes) -> Step:
+    about = (node.index, node.name, node.op, node.shape, node.local)
+    macs = graph.macs(node)
+    if not node.local:
+        starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
+        reason = node.reason if starts else ""
+        return Step(*about, 1, (), 1.0, macs, float(macs), node.bytes(), reason)
+    extents = [boxes[node.index][axis] for axis in node.axes]
+    whole = math.prod(node.size(axis) for axis in node.axes)
+    mean = math.prod(float(extent.mean()) for extent in extents)
+    largest = tuple(int(extent.max()) for extent in extents)
+    held = math.prod(largest) * (node.bytes() // max(whole, 1))
+    return Step(*about, whole, largest, mean / max(whole, 1), macs * whole, macs * mean, held, "")
+
+
+def _held(graph: Graph, boxed: Sequence[Step], gathered: Mapping[int, int]) -> int:
+    """The most bytes that one position holds at once on its way to the frontier."""
+    last_use = {operand: step.index for step in boxed for operand in graph.nodes[step.index].operands}
+    last_use |= {node.index: len(graph.nodes) for node in graph.frontiers}
+    held: dict[int, int] = {}
+    in_views = most = 0
+    for step in boxed:
+        node = graph.nodes[step.index]
+        held[step.index] = step.bytes
+        in_views += step.bytes * graph.needs_view(node)
+        most = max(most, in_views + sum(held.values()) + gathered[step.index])
+        for operand in node.operands:
+            if last_use[operand] == step.index:
+                held.pop(operand, None)
+    return most
+
+
+def _gathered(graph: Graph, node: Node, boxes: Boxes) -> int:
+    """Bytes of the operands of one box, with the context that they need."""
+    extents = {axis: int(boxes[node.index][axis].max()) for axis in node.axes}
+    total = 0
+    for i, operand in enumerate(node.operands):
+        source = graph.nodes[operand]
+        size = source.bytes()
+        for axis in source.axes:
+            step = node.maps[i].get(axis)
+            read = extents.get(axis, source.size(axis))
+            if step is not None and hasattr(step, "extent_read") and axis in extents:
+                read = step.extent_read(read)
+            size = size * read // source.size(axis)
+        total += size
+    return total

@@ -264,12 +264,12 @@ class Preparer:
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """Who runs ``window`` on ``graph``, and its plan, which says so."""
-        plan = told = Plan(graph, window)
+        plan = told = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
             if "in full" not in graph.programs:
                 graph.programs["in full"] = in_full(graph)
             graph = graph.programs["in full"]
-            plan = Plan(graph, window)
+            plan = Plan.of(graph, window)
         why = "asked for" if self.executor == "reference" else "full inference"
         chooses = self.executor == "auto" and plan is told
         if self.executor == "cuda" or (chooses and device.type == cuda_engine.DEVICE):

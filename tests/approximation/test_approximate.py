@@ -418,7 +418,7 @@ def test_the_reference_drops_as_a_loop_does(rank, epsilon):
         model(x)
         exact = model(x)
         graph = capture(Source(model, (x,)))
-        plan = Plan(graph, window)
+        plan = Plan.of(graph, window)
         session = ReferenceSession(ReferenceProgram(graph), plan, (x,), torch.zeros(1), 2**30)
         dropping = session.trimmed(epsilon, lambda outputs: outputs[:, 1])
         found = answers(dropping)
@@ -444,7 +444,7 @@ def test_executors_drop_the_same(seed):
         graph = capture(Source(model, (x,)))
         native, reference = NativeProgram(graph), ReferenceProgram(graph)
         assert set(native.shrinkable) == set(reference.shrinkable)
-        example = Plan(graph, window), (x,), torch.zeros(1), 2**30
+        example = Plan.of(graph, window), (x,), torch.zeros(1), 2**30
         mine = ReferenceSession(reference, *example)
         theirs = NativeSession(native, *example, lambda: mine)
         for epsilon in (0.02, 0.2, 1.0):
@@ -465,7 +465,7 @@ def test_the_reference_drops_at_any_value():
         graph = capture(Source(model, (x,)))
     sites = [node.index for node in graph.nodes if node.local and node.operands]
     effects = first_order(graph, (x,), sites, lambda outputs: outputs[:, 0], 2**30)
-    program, plan = ReferenceProgram(graph), Plan(graph, window)
+    program, plan = ReferenceProgram(graph), Plan.of(graph, window)
     assert set(program.shrinkable) < set(effects)
     with torch.no_grad():
         exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30)).outputs
@@ -547,7 +547,7 @@ def test_trimming_keeps_the_budget(executor):
     window = SlidingWindow((3, 200, 160), (3, 16, 16), (3, 16, 16))
     with torch.no_grad():
         graph = capture(Source(model, (x,), 0, ()))
-        plan, rest = Plan(graph, window), ((x,), torch.zeros(1))
+        plan, rest = Plan.of(graph, window), ((x,), torch.zeros(1))
         mine, theirs = ReferenceProgram(graph), NativeProgram(graph)
 
     def trim(budget):

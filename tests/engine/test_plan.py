@@ -43,7 +43,7 @@ def graph(model):
 
 def test_figures_by_hand(graph):
     """Paper eq. 16-20 for one window in the corner and the window that covers everything."""
-    everything = Plan(graph, SlidingWindow((2, 22, 30), (2, 22, 30), (1, 1, 1)))
+    everything = Plan.of(graph, SlidingWindow((2, 22, 30), (2, 22, 30), (1, 1, 1)))
     full = 2 * 9 * 4 * 22 * 30 + 4 * 9 * 8 * 5 * 7 + 8 * 5
     assert everything.macs == full
     assert everything.macs_incremental == full
@@ -52,7 +52,7 @@ def test_figures_by_hand(graph):
 
     # Windows of 2x2 with stride 1: 21 x 29 positions. Along rows the first convolution changes 3 cells at
     # both ends and 4 elsewhere.
-    plan = Plan(graph, SlidingWindow((2, 22, 30), (2, 2, 2), (2, 1, 1)))
+    plan = Plan.of(graph, SlidingWindow((2, 22, 30), (2, 2, 2), (2, 1, 1)))
     rows = (2 * 3 + 19 * 4) / 21
     columns = (2 * 3 + 27 * 4) / 29
     first = next(step for step in plan.steps if step.op == "conv2d")
@@ -65,7 +65,7 @@ def test_figures_by_hand(graph):
 def test_largest_boxes_hold_every_change(model, graph):
     """Against the activations themselves: every value that changes lies within the largest box."""
     window = SlidingWindow((2, 22, 30), (2, 5, 4), (2, 3, 4))
-    plan = Plan(graph, window)
+    plan = Plan.of(graph, window)
     x = torch.rand(1, 2, 22, 30) + 1
     seen = {}
 
@@ -92,7 +92,7 @@ def test_largest_boxes_hold_every_change(model, graph):
 
 
 def test_table_names_the_frontier(graph):
-    text = str(Plan(graph, SlidingWindow((2, 22, 30), (2, 4, 4), (2, 4, 4))))
+    text = str(Plan.of(graph, SlidingWindow((2, 22, 30), (2, 4, 4), (2, 4, 4))))
     assert "redundancy ratio" in text
     assert "full from here: mean reads every axis from end to end" in text
     assert max(map(len, text.splitlines())) <= 80
@@ -108,7 +108,7 @@ def test_steps_have_the_names_that_the_model_has(model):
 
 
 def test_in_full_has_nothing_incremental(graph):
-    plan = Plan(in_full(graph), SlidingWindow((2, 22, 30), (2, 4, 4), (2, 4, 4)))
+    plan = Plan.of(in_full(graph), SlidingWindow((2, 22, 30), (2, 4, 4), (2, 4, 4)))
     assert plan.redundancy_ratio == 1.0
     assert [node.op for node in in_full(graph).frontiers] == ["input"]
 
@@ -164,7 +164,7 @@ def test_groups_of_windows_have_the_same_shapes_for_every_image(graph, data):
 def test_groups_waste_little(graph):
     """Classes of phases, not neighbours: shared boxes cost little more than boxes of their own."""
     window = SlidingWindow((2, 22, 30), (2, 4, 4), (2, 1, 1))
-    plan = Plan(graph, window)
+    plan = Plan.of(graph, window)
     grouping = Grouping(graph, window.boxes(np.arange(len(window))), 32)
     shared = 0
     for members in grouping.members:

@@ -102,7 +102,7 @@ def opened(rank):
 
 
 def answers(graph, x, window, epsilon=0.0):
-    session = ReferenceSession(ReferenceProgram(graph), Plan(graph, window), (x,), torch.zeros(1), 2**30)
+    session = ReferenceSession(ReferenceProgram(graph), Plan.of(graph, window), (x,), torch.zeros(1), 2**30)
     if epsilon:
         session = session.trimmed(epsilon, lambda outputs: outputs[:, 0])
     return sessions.answers(session).outputs
@@ -139,15 +139,15 @@ def test_trimming_leaves_clipped_cells_alone():
 def test_all_of_it_is_exact():
     _, x, window, graph = opened(2)
     assert torch.equal(answers(clipped(graph, 1), x, window), answers(graph, x, window))
-    assert str(Plan(clipped(graph, 1), window)) == str(Plan(graph, window))
+    assert str(Plan.of(clipped(graph, 1), window)) == str(Plan.of(graph, window))
 
 
 @torch.no_grad()
 def test_boxes_and_cost_follow():
     _, _, window, graph = opened(2)
-    ratios = [Plan(graph, window).redundancy_ratio]
+    ratios = [Plan.of(graph, window).redundancy_ratio]
     for tau in (0.8, 0.4, 0.1):
-        plan = Plan(clipped(graph, tau), window)
+        plan = Plan.of(clipped(graph, tau), window)
         seen = 0
         for node in graph.nodes:
             if isinstance(node.box, (Convolution, Pool)) and node.maps[0][1].kernel > 1:
@@ -168,7 +168,7 @@ def test_the_engine_clips_alike(tau):
     graph = clipped(capture(Source(model.float(), (x,))), tau)
     program = executor.program(graph, x.device)
     assert isinstance(program, NativeProgram), program
-    session = NativeSession(program, Plan(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
+    session = NativeSession(program, Plan.of(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
     torch.testing.assert_close(sessions.answers(session).outputs, expected, rtol=1e-5, atol=1e-6)
 
 

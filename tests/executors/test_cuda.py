@@ -88,9 +88,9 @@ def way(request, monkeypatch):
 
 def opened_session(graph, window, x, kind=CudaSession, program=None):
     if program is None:
-        program = executor.program(graph, Plan(graph, window), x.device)
+        program = executor.program(graph, Plan.of(graph, window), x.device)
         assert isinstance(program, CudaProgram), program
-    return kind(program, Plan(graph, window), (x,), torch.zeros(1, device=x.device), 2**30)
+    return kind(program, Plan.of(graph, window), (x,), torch.zeros(1, device=x.device), 2**30)
 
 
 def answers(session, positions=None):
@@ -372,9 +372,9 @@ def test_weights_that_are_an_input(device, monkeypatch):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
         graph = graph or capture(Source(model, (x,), 0, (weights,)))
-        program = executor.program(graph, Plan(graph, window), x.device)
+        program = executor.program(graph, Plan.of(graph, window), x.device)
         session = CudaSession(
-            program, Plan(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
+            program, Plan.of(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
         )
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
         torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))

@@ -25,12 +25,12 @@ WINDOW = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
 
 def reference(model, x):
     graph = capture(Source(model, (x,)))
-    return ReferenceSession(ReferenceProgram(graph), Plan(graph, WINDOW), (x,), torch.zeros(1), 2**30)
+    return ReferenceSession(ReferenceProgram(graph), Plan.of(graph, WINDOW), (x,), torch.zeros(1), 2**30)
 
 
 def native(model, x):
     graph = capture(Source(model, (x,)))
-    example = Plan(graph, WINDOW), (x,), torch.zeros(1), 2**30
+    example = Plan.of(graph, WINDOW), (x,), torch.zeros(1), 2**30
     return NativeSession(NativeProgram(graph), *example, lambda: reference(model, x))
 
 
@@ -102,7 +102,7 @@ def test_a_session_that_hands_over_answers_the_rest():
     baseline[:, :, 17] = 0
     with torch.no_grad():
         graph = capture(Source(model, (x,)))
-        example = Plan(graph, WINDOW), (x,), baseline, 2**30
+        example = Plan.of(graph, WINDOW), (x,), baseline, 2**30
         opened = []
 
         def instead():

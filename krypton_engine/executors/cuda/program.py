@@ -120,7 +120,7 @@ class CudaProgram(ReferenceProgram):
             graph = in_full(self.graph, cut)
             less = CudaProgram(graph, self.kernels)
             less.constants = self.constants
-            self._chosen[plan.window] = less, Plan(graph, plan.window)
+            self._chosen[plan.window] = less, Plan.of(graph, plan.window)
         program, plan = self._chosen[plan.window]
         return CudaSession(program, plan, inputs, baseline, budget)
 

@@ -18,13 +18,16 @@ import torch
 from captum.attr import Occlusion
 from ipywidgets.widgets import widget as ipywidgets_registry
 from PIL import Image
+from support.widget_page import Drawings, Page
 from torch import nn
 
 from krypton_engine import InputError, KryptonOcclusion
 from krypton_engine.graph import export
 from krypton_engine.heatmap.status import Status
 from krypton_widget import OcclusionExplorer
-from krypton_widget.explorer import _Stoppable, _Stopped
+from krypton_widget.pictures import ModelInput
+from krypton_widget.stopping import Stoppable, Stopped
+from krypton_widget.worker import LatestWins
 
 SIZE = (24, 20)
 
@@ -114,7 +117,11 @@ def test_the_page_sets_controls_alone(explore, monkeypatch):
         }
         assert sent[-1] == sorted([name, "window"]) and name in explorer.error
     explorer.set_state({"running": True, "_frame": {}, "_esm": "alert(1)"})
-    assert not explorer.running and explorer._frame and explorer._esm == before["_esm"]
+    assert (
+        not explorer.running
+        and Page(explorer).frame
+        and explorer.get_state("_esm") == {"_esm": before["_esm"]}
+    )
 
 
 ODD = [
@@ -178,12 +185,15 @@ def test_a_region_of_the_page_is_one_of_python(explore):
     explorer.set_state({"region": {"box": [0, 0, 6, 6]}})
     assert explorer.region == (0, 0, 6, 6)
     explorer.wait(60)
-    assert explorer._frame["asked"]["region"] == {"box": [0, 0, 6, 6]} and explorer._frame["total"] == 9
+    assert (
+        Page(explorer).frame["asked"]["region"] == {"box": [0, 0, 6, 6]}
+        and Page(explorer).frame["total"] == 9
+    )
     mask = np.zeros(SIZE, np.uint8)
     mask[-1, -1] = 1
     explorer.set_state({"region": {"mask": memoryview(mask.tobytes())}})
     explorer.wait(60)
-    assert np.array_equal(explorer.region, mask > 0) and explorer._frame["total"] == 1
+    assert np.array_equal(explorer.region, mask > 0) and Page(explorer).frame["total"] == 1
     explorer.set_state({"region": {"mask": memoryview(bytes(mask.size))}})
     assert explorer.region is None
     explorer.set_state({"region": {"mask": memoryview(b"123")}})
@@ -194,15 +204,16 @@ def test_a_region_of_the_page_is_one_of_python(explore):
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_names_by_index_are_taken_by_index(explore, as_text):
+def test_names_by_index_are_taken_by_index(explore, as_text, monkeypatch, tmp_path):
     names = ["ant", "bee", "cat", "dog"]
     given = {str(i) if as_text else i: names[i] for i in (3, 1, 0, 2)}
     explorer = explore(class_names=given)
     explorer.wait(60)
     with torch.no_grad():
-        predicted = int(network()(explorer._inputs[0].x).argmax())
-    assert explorer._class_names == names
-    assert explorer._title(explorer._shown).startswith(names[predicted])
+        predicted = int(network()(explorer.heatmap.image[None]).argmax())
+    assert Page(explorer).names == names
+    title = Drawings(monkeypatch).of(explorer, tmp_path)[1]["title"]
+    assert title.startswith(names[predicted])
     with pytest.raises(InputError, match="class_names"):
         explore(class_names={1: "bee", 2: "cat", 3: "dog", 4: "owl"})
 
@@ -224,11 +235,11 @@ class Breaks(nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("exact", [False, True])
-def test_positions_that_are_not_finite(explore, tmp_path, value, exact):
+def test_positions_that_are_not_finite(explore, monkeypatch, tmp_path, value, exact):
     model = Breaks(9, 9, value).eval()
     explorer = explore(model, picture() | 1, baseline="black", exact=exact, activation=None, ssim_target=0.8)
     explorer.wait(60)
-    frame = explorer._frame
+    frame = Page(explorer).frame
     covers = [
         (r, c) for r in range(10) for c in range(8) if 2 * r <= 9 < 2 * r + 6 and 2 * c <= 9 < 2 * c + 6
     ]
@@ -237,8 +248,10 @@ def test_positions_that_are_not_finite(explore, tmp_path, value, exact):
         drops = explorer.heatmap.drop
         assert not any(drops[r, c].isfinite() for r, c in covers)
         assert frame["largest"] == pytest.approx(float(drops[drops.isfinite()].abs().max()))
-        assert explorer._title(explorer._shown).endswith("exact, 9 not finite")
-    for sent in (frame, explorer._comparison):
+        with monkeypatch.context() as patched:
+            title = Drawings(patched).of(explorer, tmp_path)[1]["title"]
+        assert title.endswith("exact, 9 not finite")
+    for sent in (frame, Page(explorer).comparison):
         json.dumps({k: v for k, v in sent.items() if not isinstance(v, bytes)}, allow_nan=False, default=str)
     for suffix in ("png", "npz", "html"):
         explorer.save(tmp_path / f"map.{suffix}")
@@ -254,8 +267,11 @@ def test_positions_that_are_not_finite(explore, tmp_path, value, exact):
 def test_a_model_that_gives_no_number_at_all(explore):
     explorer = explore(lambda x: network()(x) * float("nan"), exact=True, activation=None)
     explorer.wait(60)
-    assert explorer._frame["base"] is None and explorer._frame["notFinite"] == explorer._frame["total"]
-    assert explorer._frame["largest"] == 0
+    assert (
+        Page(explorer).frame["base"] is None
+        and Page(explorer).frame["notFinite"] == Page(explorer).frame["total"]
+    )
+    assert Page(explorer).frame["largest"] == 0
 
 
 @pytest.mark.parametrize("ending", ["png", "npz", "html"])
@@ -283,16 +299,16 @@ def test_a_full_disk_leaves_the_file_that_was_there(explore, tmp_path, ending):
 # --- images -------------------------------------------------------------------------------------------
 
 
-def test_an_array_with_its_channels_first_is_the_picture_it_is(explore):
+def test_an_array_with_its_channels_first_is_the_picture_it_is():
     photo = picture()
     first = np.ascontiguousarray(np.moveaxis(photo, -1, 0))
     for baseline in ("grey", "blur"):
-        mine, theirs = (explore(image=image)._inputs[0] for image in (first, photo))
+        mine, theirs = (ModelInput(image, None) for image in (first, photo))
         torch.testing.assert_close(mine.x, theirs.x)
         torch.testing.assert_close(mine.patch(baseline), theirs.patch(baseline))
         assert np.array_equal(mine.picture, theirs.picture)
     grey = picture(channels=1)[..., 0]
-    one = explore(network(channels=1), grey[None] / np.float32(255))._inputs[0]
+    one = ModelInput(grey[None] / np.float32(255), None)
     assert one.x.shape == (1, 1, *SIZE) and np.array_equal(one.picture[..., 0], grey)
 
 
@@ -317,8 +333,7 @@ def test_numbers_without_a_white_are_refused_or_left_to_preprocess(explore, dtyp
         explore(net, numbers)
     if dtype is bool:
         return
-    given = explore(net, numbers, preprocess=lambda a: torch.from_numpy(a[None].astype(np.float32)) / 4080)
-    x = given._inputs[0]
+    x = ModelInput(numbers, lambda a: torch.from_numpy(a[None].astype(np.float32)) / 4080)
     low, high = np.percentile(numbers, [1, 99])
     assert float(x.patch("black").max()) == pytest.approx(low / 4080, abs=1e-3)
     assert float(x.patch("grey").min()) == pytest.approx((low + high) / 2 / 4080, abs=1e-3)
@@ -327,11 +342,11 @@ def test_numbers_without_a_white_are_refused_or_left_to_preprocess(explore, dtyp
         explore(net, Image.fromarray(numbers.astype(np.uint16)))
 
 
-def test_hounsfield_units_are_not_drawn_by_their_extremes(explore):
+def test_hounsfield_units_are_not_drawn_by_their_extremes():
     """A chip of metal or the air around does not decide what is grey."""
     slice_ = np.random.default_rng(0).normal(40, 60, (64, 64)).astype(np.float32)
     slice_[:2, :2] = 3000
-    given = explore(network(channels=1), slice_, window=8, stride=8)._inputs[0]
+    given = ModelInput(slice_, None)
     assert abs(float(given.patch("grey").mean()) - 40) < 20
     inner = given.picture[8:, 8:, 0]
     assert inner.std() > 40, "the middle is seen"
@@ -342,7 +357,7 @@ def test_hounsfield_units_are_not_drawn_by_their_extremes(explore):
 
 def answers(explorer, model):
     """Whether the map is the one of a loop over occluded copies."""
-    heatmap, given = explorer.heatmap, explorer._inputs[0]
+    heatmap, given = explorer.heatmap, ModelInput(picture(), None)
     patch = given.patch(explorer.baseline)
     rows = []
     with torch.no_grad():
@@ -422,7 +437,7 @@ class Watched(nn.Module):
 
 
 @pytest.mark.parametrize("stop", ["cancel", "move", "close"])
-def test_what_stops_a_run_waits_until_an_export_is_over(explore, stop):
+def test_what_stops_a_run_waits_until_an_export_is_over(explore, stop, monkeypatch):
     """Also where the engine captures anew in the middle of a run, since the model has changed."""
     model = Watched().eval()
     explorer = explore(model, exact=True)
@@ -432,15 +447,16 @@ def test_what_stops_a_run_waits_until_an_export_is_over(explore, stop):
         model.inner = nn.Sequential(*model.inner[:-1], nn.Linear(24, 4)).eval()
     explorer.window = 7
     assert model.inside.wait(60)
-    closing = threading.Thread(target=explorer.close)
+    closing, given_up = threading.Thread(target=explorer.close), threading.Event()
+    cancel = LatestWins.cancel
+    monkeypatch.setattr(LatestWins, "cancel", lambda worker: (cancel(worker), given_up.set())[0])
     if stop == "cancel":
         explorer.cancel()
     elif stop == "move":
         explorer.window = 8
     else:
         closing.start()
-        while not explorer._worker._closed:
-            time.sleep(0.01)
+        assert given_up.wait(60)
     model.armed = False
     model.go_on.set()
     if stop == "close":
@@ -508,9 +524,9 @@ def test_wherever_a_run_is_stopped_pytorch_is_as_before(after):
 
     def work():
         try:
-            with _Stoppable(stopped):
+            with Stoppable(stopped):
                 KryptonOcclusion(model).heatmap(x, (3, 6, 6), (3, 3, 3))
-        except _Stopped:
+        except Stopped:
             found.append("stopped")
         found.append(torch.is_grad_enabled() and not torch.compiler.is_exporting())
         found.append(type(model[0].weight) is nn.Parameter and type(model[0].weight + 1) is torch.Tensor)
@@ -594,7 +610,7 @@ def test_no_map_goes_on_that_another_model_began(explore):
     model.temperature[0] = 1.1
     explorer.exact = True
     explorer.wait(60)
-    heatmap, covered = explorer.heatmap, explorer._inputs[0].patch(explorer.baseline)
+    heatmap, covered = explorer.heatmap, ModelInput(image, None).patch(explorer.baseline)
     window, strides = heatmap.window.shape, heatmap.window.strides
     theirs = Occlusion(model).attribute(x, window, strides, baselines=covered, target=heatmap.target)
     span = float(theirs.abs().max())

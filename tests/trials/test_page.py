@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from support.jupyter_pages import CHROMIUM
+from support.widget_page import Drawings, Page
 from torch import nn
 
-from krypton_engine import Heatmap
 from krypton_engine.common.figures import figure, figures
-from krypton_widget import OcclusionExplorer, takeaway
+from krypton_widget import OcclusionExplorer, export
 
 if CHROMIUM is None:
     if os.environ.get("KRYPTON_REQUIRE_BROWSER") == "1":
@@ -103,14 +103,14 @@ class Live:
 
     def __init__(self, page):
         self.page = page
-        static = Path(takeaway.__file__).parent / "static"
+        static = Path(export.__file__).parent / "static"
         css, source = ((static / f"widget.{kind}").read_text() for kind in ("css", "js"))
         page.set_content(PAGE.format(css=css, source=json.dumps(source).replace("<", "\\u003c")))
         page.wait_for_function("window.ready")
 
     def add(self, explorer) -> None:
         state = {k: v for k, v in explorer.get_state().items() if k not in ("_esm", "_css")}
-        self.page.evaluate("(text) => window.add(text)", takeaway._json(state))
+        self.page.evaluate("(text) => window.add(text)", export.to_json(state))
 
     def show(self, which: int):
         self.page.evaluate("(i) => window.show(i)", which)
@@ -120,7 +120,7 @@ class Live:
         return root
 
     def update(self, which: int, **traits) -> None:
-        self.page.evaluate("([i, text]) => window.update(i, text)", [which, takeaway._json(traits)])
+        self.page.evaluate("([i, text]) => window.update(i, text)", [which, export.to_json(traits)])
         self.page.wait_for_timeout(60)
 
     def state(self, which: int, trait: str):
@@ -136,12 +136,6 @@ def live(browser):
     yield Live(page)
     context.close()
     assert not said
-
-
-def as_sent(explorer) -> dict:
-    """What a kernel sends of a run."""
-    names = ("_view", "_frame", "_comparison", "running", "error", "_failed")
-    return {name: getattr(explorer, name) for name in names}
 
 
 # --- several on a page --------------------------------------------------------------------------------
@@ -203,7 +197,7 @@ def test_what_is_pinned_stays_where_it_is(live, explore):
     for stride, window in ((3, 8), (8, 8), (5, 8), (7, 8), (4, 12), (2, 5), (8, 8)):
         explorer.stride, explorer.window, explorer.stride = 1, window, stride
         explorer.wait(60)
-        live.update(0, window=window, stride=stride, **as_sent(explorer))
+        live.update(0, window=window, stride=stride, **Page(explorer).run)
         for (low, high), (before, after) in zip(pinned(), first, strict=True):
             assert abs((low + high) / 2 - (before + after) / 2) <= stride / 2
     assert pinned() == first
@@ -222,7 +216,7 @@ def pixels_of(root) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", ["own", "fixed"])
 @pytest.mark.parametrize("region", [None, (8, 16, 40, 60)])
-def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, scale, region):
+def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, tmp_path, scale, region):
     """Drop by drop: also at its strongest place, and nothing outside a region."""
     explorer = explore(opacity=1.0, scale=scale, limit=0.05, region=None)
     explorer.region = region  # what was measured before is still known, and on no page
@@ -230,12 +224,7 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, scale, regio
     live.add(explorer)
     root = live.show(0)
     live.page.wait_for_timeout(300)
-    taken = []
-    monkeypatch.setattr(
-        Heatmap, "content", lambda heatmap, ending, **picture: taken.append((heatmap, picture)) or b""
-    )
-    explorer._file(".png")
-    ((heatmap, picture),) = taken
+    heatmap, picture = Drawings(monkeypatch).of(explorer, tmp_path)
     drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k != "title"}), float)
     canvas = pixels_of(root)
     rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(SIZE, canvas.shape, strict=False))
@@ -248,7 +237,7 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, scale, regio
     # By hand: the strongest drop, at its window's centre, in the colour at the end of the scale or past it.
     from matplotlib import colormaps
 
-    wanted = np.frombuffer(explorer._frame["status"], np.uint8).reshape(heatmap.measured.shape) > 0
+    wanted = np.frombuffer(Page(explorer).frame["status"], np.uint8).reshape(heatmap.measured.shape) > 0
     drops = np.where(wanted, explorer.heatmap.drop.numpy(), 0)
     limit = {"own": np.abs(drops).max(), "fixed": 0.05}[scale]
     row, column = np.unravel_index(np.abs(drops).argmax(), drops.shape)
@@ -270,11 +259,11 @@ def test_a_legend_writes_small_numbers_in_full_and_in_one_notation(live, explore
     live.add(explorer)
     root = live.show(0)
     low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
-    limit, middle = explorer._frame["largest"], explorer._frame["base"]
+    limit, middle = Page(explorer).frame["largest"], Page(explorer).frame["base"]
     expected = [text.replace("-", "−") for text in figures([middle - limit, middle, middle + limit])]
     assert [low, base, high] == expected
     assert figure(middle) in root.locator("h2").inner_text()
-    tiny = explorer._frame | {"base": 0.00074, "largest": 0.00037}
+    tiny = Page(explorer).frame | {"base": 0.00074, "largest": 0.00037}
     live.update(0, _frame=tiny)
     low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
     assert [low, base, high] == ["0.00037", "0.00074", "0.00111"]
@@ -339,7 +328,7 @@ def test_another_picture_is_another_picture_at_once(live, explore):
         assert now["title"] == "Occlusion map" and not root.locator(".kr-classes button").count()
     explorer.image_index = 1
     explorer.wait(60)
-    sent = as_sent(explorer)
+    sent = Page(explorer).run
     live.update(0, _view=sent["_view"])  # the picture, and no map yet
     now = shown(root)
     assert not now["blank"] and now["kind"] == "running"

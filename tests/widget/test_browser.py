@@ -375,7 +375,9 @@ MOVES = """async (seed) => {
 AFTERWARDS = """
 import gc, threading, psutil, torch
 from krypton_engine import KryptonOcclusion
-given = explorer._inputs[0]
+from krypton_widget.cache import Memory
+from krypton_widget.pictures import ModelInput
+given = ModelInput(images[0], net.preprocess)
 expected = KryptonOcclusion(net.model).heatmap(
     given.x, (3, 16, 16), (3, 8, 8), given.patch("grey"), activation="softmax"
 ).values
@@ -387,7 +389,8 @@ del given, expected
 gc.collect()
 # Not the resident set, which grows for a while with what the allocator has been given back and keeps.
 heap = psutil.heap_info()
-held = heap.heap_used + heap.mmap_used - explorer._memory.size
+held = heap.heap_used + heap.mmap_used
+held -= sum(each.size for each in gc.get_objects() if isinstance(each, Memory))
 print(workers, int(low >= 0.95), float(difference), held)
 """
 

@@ -16,15 +16,20 @@ import pytest
 import torch
 import traitlets
 from PIL import Image
+from support.widget_page import Drawings, Page, map_of
 from torch import nn
 
-from krypton_engine import Heatmap, InputError, KryptonOcclusion
+from krypton_engine import InputError, KryptonOcclusion
 from krypton_engine.approximation.ssim import ssim
 from krypton_engine.heatmap.identity import same_outputs
 from krypton_engine.heatmap.status import Status
 from krypton_widget import OcclusionExplorer
+from krypton_widget.pictures import ModelInput
+from krypton_widget.subject import Subject
 
 SIZE = (24, 20)
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 
 TARGET = 0.8
 """SSIM that takes a part of a random network's map."""
@@ -47,7 +52,7 @@ class Slow(nn.Module):
 
 @pytest.fixture
 def photo():
-    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    return PHOTO
 
 
 @pytest.fixture
@@ -64,17 +69,30 @@ def explore(cnn, photo):
         explorer.close()
 
 
-def map_of(model, explorer, window, stride, **options):
-    """The engine's map of what an explorer shows."""
-    return KryptonOcclusion(model).heatmap(
-        explorer._inputs[0].x,
-        (3, window, window),
-        (3, stride, stride),
-        explorer._inputs[0].patch(explorer.baseline),
-        explorer.target,
-        activation="softmax",
-        **options,
-    )
+def look_at(explorer, index):
+    """Show an image for a moment, by another window: then the model has answered to it."""
+    before = explorer.image_index, explorer.window
+    explorer.image_index, explorer.window = index, 12
+    explorer.wait(60)
+    explorer.image_index, explorer.window = before
+    explorer.wait(60)
+
+
+@contextlib.contextmanager
+def held(model):
+    """Holds the model's next passes back until the end; gives an event, set when the first has come."""
+    came, go = threading.Event(), threading.Event()
+
+    def waits(*_):
+        came.set()
+        go.wait(60)
+
+    hook = model.register_forward_pre_hook(waits)
+    try:
+        yield came
+    finally:
+        hook.remove()
+        go.set()
 
 
 def workers() -> int:
@@ -87,7 +105,7 @@ def workers() -> int:
 def test_it_runs_at_construction_and_says_approximate(explore, cnn):
     explorer = explore(ssim_target=TARGET)
     explorer.wait(60)
-    frame, heatmap = explorer._frame, explorer.heatmap
+    frame, heatmap = Page(explorer).frame, explorer.heatmap
     assert not explorer.running and frame["finished"] and not frame["exact"]
     measured = heatmap.measured
     assert 0 < int(measured.sum()) == frame["done"] < frame["total"] == 80
@@ -96,7 +114,7 @@ def test_it_runs_at_construction_and_says_approximate(explore, cnn):
     assert np.array_equal(status == Status.EXACT, measured.numpy())
     assert (status[~measured.numpy()] == Status.INTERPOLATED).all() and np.isfinite(values).all()
     assert (np.frombuffer(frame["classes"], np.int32).reshape(measured.shape)[~measured] == -1).all()
-    exact = map_of(cnn, explorer, 6, 2)
+    exact = map_of(cnn, explorer, PHOTO, 6, 2)
     assert np.allclose(values[measured], exact.values[measured], rtol=0, atol=1e-5)
     assert TARGET <= frame["estimate"]["low"] <= frame["estimate"]["value"] <= frame["estimate"]["high"] <= 1
     assert frame["estimate"]["basis"] == "online" and frame["note"] == ""
@@ -108,7 +126,7 @@ def test_the_map_is_the_engines_at_every_target(explore, cnn):
     for target in (0.96, TARGET, 0.9):
         explorer.ssim_target = target
         explorer.wait(60)
-        expected = map_of(cnn, explorer, 6, 2, ssim_target=target)
+        expected = map_of(cnn, explorer, PHOTO, 6, 2, ssim_target=target)
         assert torch.equal(explorer.heatmap.measured, expected.measured)
         torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
         assert explorer.heatmap.ssim_estimate.low == pytest.approx(expected.ssim_estimate.low, abs=1e-3)
@@ -136,17 +154,17 @@ def test_exact_finishes_the_approximate_map(explore, cnn):
     approximate = explorer.heatmap
     explorer.exact = True
     explorer.wait(60)
-    exact, found = explorer.heatmap, explorer._comparison
-    assert exact.measured.all() and explorer._frame["exact"] and explorer._frame["estimate"] is None
+    exact, found = explorer.heatmap, Page(explorer).comparison
+    assert exact.measured.all() and Page(explorer).frame["exact"] and Page(explorer).frame["estimate"] is None
     assert found["ssim"] == pytest.approx(
-        ssim(approximate.values, map_of(cnn, explorer, 6, 2).values), abs=1e-4
+        ssim(approximate.values, map_of(cnn, explorer, PHOTO, 6, 2).values), abs=1e-4
     )
     assert np.array_equal(np.frombuffer(found["approximate"], np.float32), approximate.values.float().ravel())
     assert (found["measured"], found["seconds"]) == (int(approximate.measured.sum()), approximate.seconds)
     assert found["exactSeconds"] == exact.seconds > approximate.seconds
     explorer.exact = False
     explorer.wait(60)
-    assert not explorer._frame["exact"] and torch.equal(explorer.heatmap.measured, approximate.measured)
+    assert not Page(explorer).frame["exact"] and torch.equal(explorer.heatmap.measured, approximate.measured)
 
 
 @pytest.mark.parametrize("baseline", ["grey", "black", "mean", "blur"])
@@ -154,17 +172,17 @@ def test_exact_is_the_engines_map(explore, cnn, photo, baseline):
     explorer = explore(exact=True, baseline=baseline)
     explorer.wait(60)
     x = torch.from_numpy(photo.transpose(2, 0, 1).copy())[None].float() / 255
-    patch = explorer._inputs[0].patch(baseline)
+    patch = ModelInput(PHOTO, None).patch(baseline)
     expected = KryptonOcclusion(cnn).heatmap(x, (3, 6, 6), (3, 2, 2), patch, activation="softmax")
     torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
     assert explorer.heatmap.target == expected.target
 
 
-def test_patches_are_coloured_in_the_picture_and_then_preprocessed(explore, photo):
+def test_patches_are_coloured_in_the_picture_and_then_preprocessed(photo):
     def preprocess(array):
         return (torch.from_numpy(array.transpose(2, 0, 1).copy()).float() / 255 - 0.4) / 0.2
 
-    given = explore(preprocess=preprocess)._inputs[0]
+    given = ModelInput(photo, preprocess)
     assert torch.allclose(given.patch("black"), torch.tensor(-2.0))
     assert torch.allclose(given.patch("grey"), torch.tensor((128 / 255 - 0.4) / 0.2))
     mean = photo.reshape(-1, 3).mean(0)
@@ -186,9 +204,12 @@ def test_kinds_of_images(explore, photo, kind):
         "batch of one": shares[None],
         "byte tensor": torch.from_numpy(photo),
     }[kind]
-    given = explore(image=image)._inputs[0]
+    explorer, given = explore(image=image), ModelInput(image, None)
     torch.testing.assert_close(given.x, shares[None])
     assert np.array_equal(given.picture, photo)
+    explorer.wait(60)
+    assert np.array_equal(Page(explorer).picture, photo)
+    torch.testing.assert_close(explorer.heatmap.image, shares)
 
 
 def test_probabilities_are_left_alone(explore, cnn):
@@ -202,7 +223,7 @@ def test_ssim_and_costs_once_the_exact_map_is_there(explore, cnn):
     model = Slow(cnn)
     explorer = explore(model, exact=True, ssim_target=TARGET)
     explorer.wait(60)
-    found = explorer._comparison
+    found = Page(explorer).comparison
     assert found["positions"] == 80 > found["measured"] > 0 and found["ssimTarget"] == TARGET
     assert -1 < found["ssim"] < 1
     assert 0 < found["seconds"] < found["exactSeconds"]
@@ -211,8 +232,8 @@ def test_ssim_and_costs_once_the_exact_map_is_there(explore, cnn):
     model.trouble = RuntimeError("the model was asked")
     explorer.ssim_target = 0.96
     explorer.wait(60)
-    assert explorer._comparison["measured"] > found["measured"], "on its way to exact it passed that too"
-    assert explorer._comparison["ssim"] > found["ssim"]
+    assert Page(explorer).comparison["measured"] > found["measured"], "on its way to exact it passed that too"
+    assert Page(explorer).comparison["ssim"] > found["ssim"]
 
 
 # --- tuning -------------------------------------------------------------------------------------------
@@ -230,20 +251,20 @@ def tuning(cnn):
 def test_a_tuning_says_when_to_stop(explore, cnn, tuning, keeps_all, monkeypatch):
     """Where not all classes are kept, the engine may trim."""
     if not keeps_all:
-        monkeypatch.setattr("krypton_widget.explorer._ALL_CLASSES", 0)
+        monkeypatch.setattr("krypton_widget.task.LARGEST_KEPT", 0)
     explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
     explorer.wait(60)
     kept = "all" if keeps_all else "predicted"
-    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, tuning=tuning, classes=kept)
+    expected = map_of(cnn, explorer, PHOTO, 6, 2, ssim_target=TARGET, tuning=tuning, classes=kept)
     assert torch.equal(explorer.heatmap.measured, expected.measured)
-    assert explorer._frame["finished"] and explorer._frame["note"] == ""
-    assert explorer._frame["estimate"]["basis"] == "tuned"
+    assert Page(explorer).frame["finished"] and Page(explorer).frame["note"] == ""
+    assert Page(explorer).frame["estimate"]["basis"] == "tuned"
     explorer.exact = True
     explorer.wait(60)
     assert (explorer.heatmap.status == Status.EXACT).all(), "what was trimmed is measured anew"
-    exact = map_of(cnn, explorer, 6, 2)
+    exact = map_of(cnn, explorer, PHOTO, 6, 2)
     torch.testing.assert_close(explorer.heatmap.values, exact.values, rtol=0, atol=1e-5)
-    assert explorer._comparison["ssim"] == pytest.approx(ssim(expected.values, exact.values), abs=1e-4)
+    assert Page(explorer).comparison["ssim"] == pytest.approx(ssim(expected.values, exact.values), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +283,8 @@ def test_where_a_tuning_does_not_fit_it_is_said(explore, photo, cnn, tuning, opt
     for name, value in options.items():
         setattr(explorer, name, (explorer.heatmap.target + 1) % 5 if value == "second" else value)
     explorer.wait(60)
-    assert not explorer.error and explorer._frame["finished"] and explorer._frame["note"] == words
-    assert explorer._frame["estimate"] is None or explorer._frame["estimate"]["basis"] == "online"
+    assert not explorer.error and Page(explorer).frame["finished"] and Page(explorer).frame["note"] == words
+    assert Page(explorer).frame["estimate"] is None or Page(explorer).frame["estimate"]["basis"] == "online"
     assert explorer.heatmap.trimmed is None
 
 
@@ -282,7 +303,7 @@ def test_a_tuning_of_too_few_images_means_exact(explore, cnn, tuning):
     few = replace(tuning, curves=tuple(c for c in tuning.curves if c.image in sorted(tuning.images)[:3]))
     explorer = explore(tuning=few, ssim_target=TARGET, baseline="black")
     explorer.wait(60)
-    assert explorer._frame["exact"] and "too few images" in explorer._frame["note"]
+    assert Page(explorer).frame["exact"] and "too few images" in Page(explorer).frame["note"]
 
 
 # --- controls -----------------------------------------------------------------------------------------
@@ -307,7 +328,12 @@ def test_another_class_costs_nothing(explore, cnn):
     explorer.target = target
     explorer.wait(10)
     assert not explorer.error
-    assert explorer._frame["target"] == explorer.heatmap.target == explorer._comparison["target"] == target
+    assert (
+        Page(explorer).frame["target"]
+        == explorer.heatmap.target
+        == Page(explorer).comparison["target"]
+        == target
+    )
 
 
 def test_a_map_seen_before_costs_nothing(explore, cnn):
@@ -319,14 +345,14 @@ def test_a_map_seen_before_costs_nothing(explore, cnn):
     model.trouble = RuntimeError("the model was asked")
     explorer.window = 6
     explorer.wait(10)
-    assert explorer._frame["window"] == 6 and explorer._frame["finished"]
+    assert Page(explorer).frame["window"] == 6 and Page(explorer).frame["finished"]
 
 
 def test_a_region(explore):
     explorer = explore(exact=True, region=(0, 0, 6, 6))
     explorer.wait(60)
     assert explorer.heatmap.measured.sum() == 9
-    status = np.frombuffer(explorer._frame["status"], np.uint8)
+    status = np.frombuffer(Page(explorer).frame["status"], np.uint8)
     assert (status == Status.EXACT).sum() == 9 and (status == Status.UNKNOWN).sum() == 71
     mask = np.zeros(SIZE, dtype=bool)
     mask[-1, -1] = True
@@ -338,30 +364,32 @@ def test_a_region(explore):
 def test_a_region_of_one_position(explore):
     explorer = explore(window=3, stride=3, region=(3, 3, 5, 5))
     explorer.wait(60)
-    assert explorer.heatmap.measured.sum() == 1 and explorer._frame["finished"]
+    assert explorer.heatmap.measured.sum() == 1 and Page(explorer).frame["finished"]
 
 
 def test_an_approximate_region(explore, cnn):
     explorer = explore(ssim_target=TARGET, region=(0, 0, 14, 20))
     explorer.wait(60)
-    expected = map_of(cnn, explorer, 6, 2, ssim_target=TARGET, region=(0, 0, 14, 20))
+    expected = map_of(cnn, explorer, PHOTO, 6, 2, ssim_target=TARGET, region=(0, 0, 14, 20))
     assert torch.equal(explorer.heatmap.measured, expected.measured)
-    assert explorer._frame["total"] == 7 * 8 and explorer._frame["done"] < 56
+    assert Page(explorer).frame["total"] == 7 * 8 and Page(explorer).frame["done"] < 56
     explorer.exact = True
     explorer.wait(60)
-    assert explorer._frame["exact"] and explorer._frame["done"] == 56 and not explorer._comparison
+    assert (
+        Page(explorer).frame["exact"] and Page(explorer).frame["done"] == 56 and not Page(explorer).comparison
+    )
     explorer.region = None
     explorer.wait(60)
-    assert explorer.heatmap.measured.all() and explorer._comparison
+    assert explorer.heatmap.measured.all() and Page(explorer).comparison
 
 
-def test_large_photographs(explore):
-    given = explore(
+def test_large_photographs():
+    given = ModelInput(
         image=Image.new("RGB", (1500, 1100), (200, 40, 90)),
         preprocess=lambda image: (
             torch.from_numpy(np.asarray(image.resize((20, 24))).copy()).movedim(-1, 0) / 255
         ),
-    )._inputs[0]
+    )
     assert np.ptp(given.picture.reshape(-1, 3), axis=0).max() == 0
     assert torch.allclose(given.patch("blur"), given.x, atol=0.02)
 
@@ -373,7 +401,7 @@ def test_several_images(explore, photo):
     explorer.image_index = 1
     explorer.wait(60)
     assert not torch.equal(first.image, explorer.heatmap.image)
-    assert len(explorer._thumbnails) == 2
+    assert len(Page(explorer).thumbnails) == 2
 
 
 @pytest.mark.parametrize("move", [{"image_index": 1}, {"window": 8}, {"baseline": "black"}])
@@ -382,7 +410,7 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
     model = Slow(cnn)
     explorer = explore(model, image=[photo, 255 - photo], exact=True)
     explorer.wait(60)
-    assert explorer._frame["finished"] and explorer._comparison
+    assert Page(explorer).frame["finished"] and Page(explorer).comparison
     began, cancelled = threading.Event(), threading.Event()
 
     def stopped(*_):
@@ -391,7 +419,7 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
         if stop == "trouble":
             raise RuntimeError("no luck today")
 
-    explorer._answered(1)  # so that the next pass is the map's
+    look_at(explorer, 1)  # so that the next pass is the map's
     hook = model.register_forward_pre_hook(stopped)
     for name, value in move.items():
         setattr(explorer, name, value)
@@ -403,40 +431,40 @@ def test_no_map_stays_under_a_question_that_it_does_not_answer(explore, cnn, pho
         explorer.wait(60)
     hook.remove()
     assert not explorer.running and bool(explorer.error) == (stop == "trouble")
-    assert explorer.heatmap is None and explorer._frame == {} and explorer._comparison == {}
-    assert explorer._view["image"] == explorer.image_index
+    assert explorer.heatmap is None and Page(explorer).frame == {} and Page(explorer).comparison == {}
+    assert Page(explorer).view["image"] == explorer.image_index
     with pytest.raises(InputError, match="nothing of the map asked for"):
         explorer.save(tmp_path / "map.png")
 
 
-def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypatch):
+def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypatch, tmp_path):
     """Also while the map of another picture is on its way."""
-    explorer = explore(Slow(cnn), image=[photo, 255 - photo])
+    model = Slow(cnn)
+    explorer = explore(model, image=[photo, 255 - photo])
     explorer.wait(60)
-    taken = []
-    monkeypatch.setattr(Heatmap, "content", lambda heatmap, ending, **picture: taken.append(picture) or b"")
+    drawings = Drawings(monkeypatch)
     began, saved = threading.Event(), threading.Event()
 
     def waits(*_):
         began.set()
         saved.wait(60)
 
-    explorer._answered(1)  # so that the next pass is the map's
-    hook = explorer._model.register_forward_pre_hook(waits)
+    look_at(explorer, 1)  # so that the next pass is the map's
+    hook = model.register_forward_pre_hook(waits)
     explorer.image_index = 1
     assert began.wait(60)
-    explorer._file(".png")
+    _, first = drawings.of(explorer, tmp_path)
     with pytest.raises(InputError, match="nothing of the map asked for"):  # a page shows the other one
-        explorer._file(".html")
-    explorer._on_message(None, {"kind": "save", "as": "html"}, [])
-    assert "nothing of the map asked for" in explorer.error and not explorer._failed
+        explorer.save(tmp_path / "map.html")
+    assert not Page(explorer).press_save("html")
+    assert "nothing of the map asked for" in explorer.error and not Page(explorer).failed
     saved.set()
     hook.remove()
     explorer.wait(60)
-    explorer._on_message(None, {"kind": "save", "as": "html"}, [])
-    assert not explorer.error
-    explorer._file(".png")
-    assert [np.array_equal(t["image"], explorer._input(i).picture) for i, t in enumerate(taken)] == [True] * 2
+    ((name, content),) = Page(explorer).press_save("html")
+    assert name == "krypton-map.html" and content.startswith(b"<!doctype html>") and not explorer.error
+    _, second = drawings.of(explorer, tmp_path)
+    assert np.array_equal(first["image"], photo) and np.array_equal(second["image"], 255 - photo)
 
 
 def test_no_map_of_another_class_or_model_stays(explore, cnn):
@@ -447,7 +475,7 @@ def test_no_map_of_another_class_or_model_stays(explore, cnn):
     explorer.target = (explorer.heatmap.target + 1) % 5
     with pytest.raises(InputError, match="no luck today"):
         explorer.wait(60)
-    assert explorer.heatmap is None and explorer._frame == {} and explorer._failed
+    assert explorer.heatmap is None and Page(explorer).frame == {} and Page(explorer).failed
     model.trouble = None
     explorer.target = None
     explorer.wait(60)
@@ -466,7 +494,7 @@ def test_no_map_of_another_class_or_model_stays(explore, cnn):
     explorer.exact = True
     explorer.wait(60)
     hook.remove()
-    assert explorer.heatmap is None and explorer._comparison == {}
+    assert explorer.heatmap is None and Page(explorer).comparison == {}
 
 
 def test_what_is_cancelled_before_it_begins_leaves_no_other_map(explore, cnn):
@@ -484,7 +512,7 @@ def test_what_is_cancelled_before_it_begins_leaves_no_other_map(explore, cnn):
     assert began.wait(60)
     explorer.window = 9
     explorer.cancel()
-    assert not explorer.running and explorer.heatmap is None and explorer._frame == {}
+    assert not explorer.running and explorer.heatmap is None and Page(explorer).frame == {}
     cancelled.set()
     hook.remove()
     explorer.wait(60)
@@ -496,15 +524,15 @@ def test_all_targets_are_answered_by_what_ended_exact(explore, cnn, window, stri
     model = Slow(cnn)
     explorer = explore(model, window=window, stride=stride, ssim_target=0.97, exact=True)
     explorer.wait(60)
-    assert explorer._comparison["ssimTarget"] == 0.97
+    assert Page(explorer).comparison["ssimTarget"] == 0.97
     model.trouble = RuntimeError("the model was asked")
     for target in (0.95, 0.96, 0.98):
         explorer.ssim_target = target
         explorer.wait(60)
-        assert explorer._comparison["ssimTarget"] == target
+        assert Page(explorer).comparison["ssimTarget"] == target
     explorer.exact = False
     explorer.wait(60)
-    assert explorer._frame["finished"]
+    assert Page(explorer).frame["finished"]
 
 
 def test_a_map_is_of_the_model_as_it_is(explore, cnn):
@@ -517,9 +545,9 @@ def test_a_map_is_of_the_model_as_it_is(explore, cnn):
         model.model.head.bias[(before + 2) % 5] += 9
     explorer.window = 8
     explorer.wait(60)
-    answer = model(explorer._inputs[0].x).softmax(1)[0]
-    assert explorer.heatmap.target == explorer._view["predicted"] == int(answer.argmax()) != before
-    shown = np.frombuffer(explorer._view["probabilities"], np.float32)
+    answer = model(ModelInput(PHOTO, None).x).softmax(1)[0]
+    assert explorer.heatmap.target == Page(explorer).view["predicted"] == int(answer.argmax()) != before
+    shown = np.frombuffer(Page(explorer).view["probabilities"], np.float32)
     np.testing.assert_allclose(shown, answer.detach().numpy(), atol=1e-6)
     explorer.window = 6
     explorer.wait(60)
@@ -536,7 +564,7 @@ def test_a_model_that_never_says_the_same_is_asked_once(explore, cnn):
 
     explorer = explore(model, activation=None, exact=True)
     explorer.wait(60)
-    assert calls[:2] == [1, 1] and explorer._frame["finished"]
+    assert calls[:2] == [1, 1] and Page(explorer).frame["finished"]
 
 
 def test_no_map_of_another_model_stays_whichever_run_finds_out(explore, cnn, monkeypatch):
@@ -557,7 +585,7 @@ def test_no_map_of_another_model_stays_whichever_run_finds_out(explore, cnn, mon
         begun.set()
         cancelled.wait(60)
 
-    monkeypatch.setattr("krypton_widget.explorer.same_outputs", slowly)
+    monkeypatch.setattr("krypton_widget.measuring.same_outputs", slowly)
     explorer.exact = True
     assert asked.wait(60)  # whether the model is the same
     hook = model.register_forward_pre_hook(waits)
@@ -568,7 +596,7 @@ def test_no_map_of_another_model_stays_whichever_run_finds_out(explore, cnn, mon
     cancelled.set()
     hook.remove()
     explorer.wait(60)
-    assert explorer.heatmap is None and explorer._frame == {}
+    assert explorer.heatmap is None and Page(explorer).frame == {}
 
 
 def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path):
@@ -576,7 +604,7 @@ def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path
     model = Slow(cnn)
     explorer = explore(model, exact=True)
     explorer.wait(60)
-    view, comparison = explorer._view, explorer._comparison
+    view, comparison = Page(explorer).view, Page(explorer).comparison
     began, cancelled = threading.Event(), threading.Event()
 
     def waits(*_):
@@ -591,56 +619,40 @@ def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path
     cancelled.set()
     hook.remove()
     explorer.wait(60)
-    assert explorer._view == view and explorer._comparison == comparison != {}
-    assert explorer._frame["asked"]["window"] == 6 and explorer._frame["finished"]
+    assert Page(explorer).view == view and Page(explorer).comparison == comparison != {}
+    assert Page(explorer).frame["asked"]["window"] == 6 and Page(explorer).frame["finished"]
     explorer.save(tmp_path / "map.html")
 
 
-def test_a_tuned_map_is_the_one_that_its_tuning_ended_with(explore, cnn, tuning):
-    """What was expected on the way does not count, whatever it promises."""
-    explorer = explore(tuning=tuning, ssim_target=TARGET, baseline="black")
-    explorer.wait(60)
-    (known,) = explorer._memory._known.values()
-    ((aim, course),) = known.courses.items()
-    end = course.reached(TARGET)
-    assert [stage is end for stage in course.stages] == [True]
-    course.begin()
-    for low in (0.9, 1.0):
-        course.note(replace(end, ssim_estimate=replace(end.ssim_estimate, low=low)))
-    assert known.approximate(aim, TARGET) is end and len(course.stages) == 1
-
-
-def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore):
+def test_the_title_of_a_file_never_calls_an_approximate_map_exact(explore, monkeypatch, tmp_path):
+    drawings = Drawings(monkeypatch)
     explorer = explore(ssim_target=TARGET)
     explorer.wait(60)
-    assert "approximate" in explorer._title(explorer._shown)
+    assert "approximate" in drawings.of(explorer, tmp_path)[1]["title"]
     explorer.exact = True
     explorer.wait(60)
-    shown = explorer._shown
-    assert explorer._title(shown).endswith("exact")
-    trimmed = replace(shown.heatmap, trimmed=torch.ones_like(shown.heatmap.measured))
-    assert "approximate, 100% of the positions measured" in explorer._title(replace(shown, heatmap=trimmed))
+    assert drawings.of(explorer, tmp_path)[1]["title"].endswith("exact")
     part = explore(exact=True, region=(0, 0, 6, 6))
     part.wait(60)
-    assert part._title(part._shown).endswith("exact in the region")
+    assert drawings.of(part, tmp_path)[1]["title"].endswith("exact in the region")
 
 
-def test_an_exact_region_of_an_approximate_map_is_exact(explore):
+def test_an_exact_region_of_an_approximate_map_is_exact(explore, monkeypatch, tmp_path):
     """Where its one position is known, nothing is measured, and the rest of the map says nothing of it."""
     explorer = explore(ssim_target=0.5)
     explorer.wait(60)
-    assert explorer._frame["estimate"] is not None and explorer.heatmap.measured[0, 0]
+    assert Page(explorer).frame["estimate"] is not None and explorer.heatmap.measured[0, 0]
     with explorer.hold_trait_notifications():
         explorer.region, explorer.exact = (0, 0, 1, 1), True
     explorer.wait(60)
-    frame = explorer._frame
+    frame = Page(explorer).frame
     assert (frame["exact"], frame["done"], frame["total"], frame["estimate"]) == (True, 1, 1, None)
-    assert explorer._title(explorer._shown).endswith("exact in the region")
+    assert Drawings(monkeypatch).of(explorer, tmp_path)[1]["title"].endswith("exact in the region")
 
 
 def test_classes_of_one_name_are_told_apart(explore):
     explorer = explore(class_names=["crane", "cat", "crane", "dog", "owl"])
-    assert explorer._class_names == ["crane (0)", "cat", "crane (2)", "dog", "owl"]
+    assert Page(explorer).names == ["crane (0)", "cat", "crane (2)", "dog", "owl"]
 
 
 def test_the_patch_may_be_as_large_as_the_image_that_is_shown(explore, photo):
@@ -649,7 +661,7 @@ def test_the_patch_may_be_as_large_as_the_image_that_is_shown(explore, photo):
     explorer.wait(60)
     explorer.window = 2 * min(SIZE)
     explorer.wait(60)
-    assert explorer._frame["window"] == 2 * min(SIZE)
+    assert Page(explorer).frame["window"] == 2 * min(SIZE)
 
 
 def test_a_control_that_is_refused_keeps_its_value(explore):
@@ -672,10 +684,10 @@ def test_what_the_page_may_not_set_goes_back_and_is_told(explore, monkeypatch):
     assert explorer.limit == 1 and sent[-1] == ["limit"] and "limit is 0.0" in explorer.error
     explorer.set_state({"window": 8})
     explorer.wait(60)
-    assert explorer._frame["window"] == 8 and not explorer.error
+    assert Page(explorer).frame["window"] == 8 and not explorer.error
 
 
-def test_a_refusal_does_not_undo_what_a_run_has_said(explore, cnn, monkeypatch):
+def test_a_refusal_does_not_undo_what_a_run_has_said(explore, cnn):
     """Traitlets set back all that changed while several controls were set, whoever changed it."""
     model = Slow(cnn)
     explorer = explore(model, exact=True)
@@ -689,18 +701,19 @@ def test_a_refusal_does_not_undo_what_a_run_has_said(explore, cnn, monkeypatch):
     hook = model.register_forward_pre_hook(waits)
     explorer.window = 8
     assert began.wait(60)
-    inner = explorer._trait_from_json
 
-    def slowly(value, widget):
-        go.set()
-        time.sleep(0.5)  # the run would end meanwhile
-        return inner(value, widget)
+    class Late:
+        """A number that takes its time: the run would end meanwhile."""
 
-    monkeypatch.setattr(explorer, "_trait_from_json", slowly)
-    explorer.set_state({"window": 99})
+        def __index__(self):
+            go.set()
+            time.sleep(0.5)
+            return 99
+
+    explorer.set_state({"window": Late()})
     hook.remove()
     explorer.wait(60)
-    assert explorer.window == 8 == explorer._frame["window"] == explorer.heatmap.window.shape[1]
+    assert explorer.window == 8 == Page(explorer).frame["window"] == explorer.heatmap.window.shape[1]
     assert not explorer.running and "window is 99" in explorer.error
 
 
@@ -718,12 +731,12 @@ def test_many_moves_leave_one_worker_and_the_right_map(explore, cnn):
     explorer.window, explorer.stride, explorer.exact = 7, 3, True
     explorer.wait(120)
     assert workers() == 1
-    x = explorer._inputs[0].x
+    x = ModelInput(PHOTO, None).x
     expected = KryptonOcclusion(cnn).heatmap(
-        x, (3, 7, 7), (3, 3, 3), explorer._inputs[0].patch("grey"), activation="softmax"
+        x, (3, 7, 7), (3, 3, 3), ModelInput(PHOTO, None).patch("grey"), activation="softmax"
     )
     torch.testing.assert_close(explorer.heatmap.values, expected.values, rtol=0, atol=1e-5)
-    assert explorer._frame["window"] == 7 and explorer._frame["finished"] and not explorer.running
+    assert Page(explorer).frame["window"] == 7 and Page(explorer).frame["finished"] and not explorer.running
 
 
 def test_many_moves_leave_no_memory_behind(explore):
@@ -777,7 +790,7 @@ def test_an_older_run_stops_within_a_pass(explore, cnn):
     gate.open.set()
     explorer.wait(60)
     assert gate.begun == gate.ended + 1, "the pass of the older run did not end"
-    assert explorer._frame["window"] == 5 and explorer._frame["finished"] and not explorer.error
+    assert Page(explorer).frame["window"] == 5 and Page(explorer).frame["finished"] and not explorer.error
     assert explorer.heatmap.plan.incremental
 
 
@@ -790,12 +803,12 @@ def test_a_weight_replaced_between_two_runs(explore, cnn):
     layer.weight = nn.Parameter(-layer.weight.detach())
     explorer.window = 7
     explorer.wait(60)
-    x = explorer._inputs[0].x
+    x = ModelInput(PHOTO, None).x
     expected = KryptonOcclusion(model).heatmap(
         x,
         (3, 7, 7),
         (3, 2, 2),
-        explorer._inputs[0].patch("grey"),
+        ModelInput(PHOTO, None).patch("grey"),
         explorer.heatmap.target,
         activation="softmax",
     )
@@ -816,10 +829,10 @@ def test_nothing_of_another_model_is_in_a_map(explore, cnn):
     found = explorer.heatmap
     window = found.window
     expected = KryptonOcclusion(model).heatmap(
-        explorer._inputs[0].x,
+        ModelInput(PHOTO, None).x,
         window.shape,
         window.strides,
-        explorer._inputs[0].patch("grey"),
+        ModelInput(PHOTO, None).patch("grey"),
         found.target,
         activation="softmax",
     )
@@ -828,8 +841,7 @@ def test_nothing_of_another_model_is_in_a_map(explore, cnn):
 
 def test_cancelling_keeps_what_was_measured(explore, cnn):
     explorer = explore(Slow(cnn, 0.02), stride=1, exact=True, executor="reference")
-    while not explorer._frame:
-        time.sleep(0.01)
+    Page(explorer).until_drawn()
     explorer.cancel()
     explorer.wait(5)
     assert not explorer.running
@@ -844,31 +856,24 @@ def test_cancelling_what_has_not_begun(explore, cnn):
     assert not explorer.running and not explorer.error
 
 
-def test_timing_full_inference_gives_way_within_a_pass(explore, cnn):
-    explorer = explore(exact=True)
-    explorer.wait(60)
-    explorer._pass_seconds.clear()
+def test_timing_full_inference_gives_way_within_a_pass(cnn, photo):
+    subject = Subject(cnn, [photo], None)
     passes, operators = [], []
     hook = cnn.register_forward_hook(lambda *_: passes.append(1))
-    explorer._time_full_inference(explorer._inputs[0], lambda: operators.append(1) or len(operators) > 2)
+    subject.time_full_inference(0, lambda: operators.append(1) or len(operators) > 2)
     hook.remove()
-    assert not passes and not explorer._pass_seconds
+    assert not passes and subject.pass_seconds((3, *SIZE)) is None
 
 
-def test_full_inference_is_timed_in_the_batches_that_the_model_takes(explore, cnn):
-    largest = [64]
-
+def test_full_inference_is_timed_in_the_batches_that_the_model_takes(cnn, photo):
     def model(x):
-        if len(x) > largest[0]:
+        if len(x) > 1:
             raise RuntimeError("too many")
         return cnn(x)
 
-    explorer = explore(model, exact=True)
-    explorer.wait(60)
-    explorer._pass_seconds.clear()
-    largest[0] = 1
-    explorer._time_full_inference(explorer._inputs[0], lambda: False)
-    assert 0 < explorer._pass_seconds[3, *SIZE] < 60
+    subject = Subject(model, [photo], None)
+    subject.time_full_inference(0, lambda: False)
+    assert 0 < subject.pass_seconds((3, *SIZE)) < 60
 
 
 def test_a_model_that_takes_one_image_only_is_explained(explore, cnn):
@@ -881,39 +886,34 @@ def test_a_model_that_takes_one_image_only_is_explained(explore, cnn):
 
     explorer = explore(model, exact=True)
     explorer.wait(60)
-    assert explorer._frame["exact"] and explorer._frame["finished"] and not explorer._failed
-    assert 0 < explorer._pass_seconds[3, *SIZE] < 60
+    assert Page(explorer).frame["exact"] and Page(explorer).frame["finished"] and not Page(explorer).failed
+    assert 0 < Page(explorer).comparison["fullSeconds"] < 60 * 80
 
 
-def test_a_page_is_saved_under_its_own_class_only(explore):
-    explorer = explore(exact=True)
+def test_a_page_is_saved_under_its_own_class_only(explore, cnn, tmp_path):
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
     explorer.wait(60)
-    began, go = threading.Event(), threading.Event()
-    answered = explorer._answered
-
-    def slowly(index):
-        began.set()
-        go.wait(60)
-        return answered(index)
-
-    explorer._answered = slowly
-    explorer.target = (explorer.heatmap.target + 1) % 5
-    assert began.wait(60)  # nothing on the page has changed yet
-    with pytest.raises(InputError, match="nothing of the map asked for"):
-        explorer._file(".html")
-    go.set()
+    with held(model) as began:
+        explorer.window = 8
+        assert began.wait(60)  # nothing on the page has changed yet
+        with explorer.hold_trait_notifications():
+            explorer.window, explorer.target = 6, (explorer.heatmap.target + 1) % 5
+        with pytest.raises(InputError, match="nothing of the map asked for"):
+            explorer.save(tmp_path / "map.html")
     explorer.wait(60)
-    explorer._file(".html")
+    explorer.save(tmp_path / "map.html")
 
 
-def test_wait_times_out_by_name(explore):
-    explorer = explore()
+def test_wait_times_out_by_name(explore, cnn):
+    model = Slow(cnn)
+    explorer = explore(model)
     explorer.wait(60)
-    blocked = threading.Event()
-    explorer._worker.submit(lambda _: blocked.wait(5) and None)
-    with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
-        explorer.wait(0.05)
-    blocked.set()
+    with held(model) as began:
+        explorer.window = 8
+        assert began.wait(60)
+        with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
+            explorer.wait(0.05)
 
 
 def test_closing_ends_the_worker(explore):
@@ -975,7 +975,7 @@ def test_a_model_that_raises_is_told_in_words_and_survived(explore, cnn):
     model.trouble = None
     explorer.window = 7
     explorer.wait(60)
-    assert explorer.error == "" and explorer._frame["window"] == 7
+    assert explorer.error == "" and Page(explorer).frame["window"] == 7
 
 
 def test_out_of_memory_is_told_in_words(explore, cnn):
@@ -1008,7 +1008,7 @@ def test_an_image_smaller_than_the_patch_is_told_when_it_is_picked(explore, phot
     assert "8 x 9" in explorer.error
     explorer.window = 5
     explorer.wait(60)
-    assert not explorer.error and explorer._frame["window"] == 5
+    assert not explorer.error and Page(explorer).frame["window"] == 5
 
 
 # --- files --------------------------------------------------------------------------------------------

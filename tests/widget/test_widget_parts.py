@@ -11,7 +11,8 @@ import torch
 from krypton_engine import Heatmap
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_widget.maps import Aim, Course, Known, untrimmed
+from krypton_widget.cache import Aim, Course, Known, untrimmed
+from krypton_widget.export import title
 from krypton_widget.worker import LatestWins
 
 
@@ -62,6 +63,26 @@ def test_what_a_tuning_found_good_enough_is_so_whatever_the_estimate():
     course = Course()
     course.end(heatmap([True, False, False, False], estimate=SsimEstimate(0.9, 0.7, 0.95, "tuned")), 0.8)
     assert course.reached(0.8) is not None and course.reached(0.75) is None
+
+
+def test_a_tuned_map_is_the_one_that_its_tuning_ended_with():
+    """Whatever was expected of it on the way."""
+    course, part = Course(), [True, False, False, False]
+    course.end(heatmap(part, estimate=SsimEstimate(0.9, 0.7, 0.95, "tuned")), 0.8)
+    end = course.reached(0.8)
+    course.begin()
+    for low in (0.9, 1.0):
+        course.note(heatmap(part, estimate=SsimEstimate(low, low, low, "tuned")))
+    assert course.reached(0.8) is end and len(course.stages) == 1
+
+
+def test_a_title_calls_no_trimmed_map_exact():
+    everywhere, names = np.ones((1, 4), bool), ["cat", "dog"]
+    assert title(heatmap([True] * 4), everywhere, names) == "cat: 0.5, 2 x 2 patch, exact"
+    trimmed = title(heatmap([True] * 4, trimmed=[True] * 4), everywhere, names)
+    assert trimmed.endswith("approximate, 100% of the positions measured")
+    there = np.array([[True, True, False, False]])
+    assert title(heatmap([True, True, False, False]), there, names).endswith("exact in the region")
 
 
 def test_what_was_trimmed_is_measured_again():

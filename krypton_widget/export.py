@@ -1,4 +1,4 @@
-"""What can be taken away: a page that needs neither kernel nor network."""
+"""Files of a map: its picture, its numbers, and a page that needs neither kernel nor network."""
 
 from __future__ import annotations
 
@@ -6,10 +6,20 @@ import base64
 import hashlib
 import html as markup
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from krypton_widget.maps import finite
+from krypton_engine.common.figures import figure
+from krypton_engine.errors import InputError
+from krypton_engine.heatmap.files import ENDINGS
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.status import Status
+from krypton_widget import maps
+from krypton_widget.maps import Flags, finite
+from krypton_widget.page import Shown
+from krypton_widget.pictures import Pixels
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -64,6 +74,67 @@ _POLICY = (
 """What the page may load: its own script and style, by what they are, and what it makes of its own data."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a map looks on the page.
+
+    Attributes:
+        opacity: Of the colours, 0 to 1.
+        colormap: One of Matplotlib's.
+        scale: ``"own"``, ``"shared"`` or ``"fixed"``; see `OcclusionExplorer`.
+        limit: The end of a fixed scale.
+    """
+
+    opacity: float
+    colormap: str
+    scale: str
+    limit: float
+
+    def end(self, shown: Shown) -> float:
+        """The change at the end of the colours."""
+        return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
+
+
+def map_file(ending: str, shown: Shown, look: Look, picture: Pixels, class_names: Sequence[str]) -> bytes:
+    """The map on the page as a picture (``".png"``) or as numbers (``".npz"``).
+
+    Args:
+        ending: Of the file.
+        shown: The map.
+        look: How the page draws it.
+        picture: What it is drawn over.
+        class_names: One a class.
+
+    Raises:
+        InputError: Another ending.
+    """
+    if ending not in ENDINGS:
+        raise InputError("path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html")
+    if ending == ".npz":
+        return shown.heatmap.content(ending)
+    return maps.within(shown.heatmap, shown.task.wanted).content(
+        ending,
+        image=picture,
+        scale=look.end(shown),
+        cmap=look.colormap,
+        opacity=look.opacity,
+        title=title(shown.heatmap, shown.task.wanted, class_names),
+    )
+
+
+def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
+    """What a map is of, and how the positions that are wanted (rows, columns) were come by."""
+    name = class_names[heatmap.target] if heatmap.target is not None else "output"
+    status = maps.on_grid(heatmap, heatmap.status)[wanted]
+    exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
+    how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
+    how += "" if wanted.all() else " in the region"
+    strange = maps.not_finite(heatmap, wanted)
+    how += f", {strange} not finite" if strange else ""
+    size = heatmap.window.shape[1]
+    return f"{name}: {figure(float(heatmap.base))}, {size} x {size} patch, {how}"
+
+
 def html(state: dict[str, Any], static: Path) -> bytes:
     """The widget as it stands, in one file: what needs a kernel is left out of it.
 
@@ -81,12 +152,12 @@ def html(state: dict[str, Any], static: Path) -> bytes:
         policy=_POLICY.format(script=_hash(_SCRIPT), css=_hash(css)),
         css=css,
         script=_SCRIPT,
-        state=_json(kept),
-        source=_json((static / "widget.js").read_text(encoding="utf-8")),
+        state=to_json(kept),
+        source=to_json((static / "widget.js").read_text(encoding="utf-8")),
     ).encode()
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON that may stand inside a script element; bytes as base64."""
 
     def encode(item: Any) -> Any:

@@ -1,0 +1,221 @@
+"""One run of an explorer: what is still unknown of a map is measured, and shown on its way."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+
+from torch import Tensor
+
+from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
+from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import same_outputs
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.tuning.tuning import Tuning
+from krypton_widget import maps
+from krypton_widget.cache import Memory, Question, untrimmed
+from krypton_widget.page import Page, Turn
+from krypton_widget.stopping import Stoppable, Stopped
+from krypton_widget.subject import Subject
+from krypton_widget.task import Task, Wish, keeps_all, task_for, window_for
+from krypton_widget.worker import Cancelled, Pace
+
+_REDRAW_SECONDS = 0.08
+"""Between two updates of the screen; there is no back-pressure, so no faster than people see."""
+
+_REMEMBERED = 128 * 2**20
+"""Bytes of earlier maps that are kept, so that a slider moved back shows its map at once."""
+
+_FINEST_TARGET = 0.99
+"""The slider's last stop below exact: a map on its way to exact passes by all of them."""
+
+
+class Measurer:
+    """Measures the maps of one subject, and keeps what the next run can use of them.
+
+    Args:
+        subject: The model and its images.
+        occlusion: What computes.
+        activation: Makes probabilities of outputs.
+        tuning: What may say when an approximate map is similar enough.
+    """
+
+    def __init__(
+        self, subject: Subject, occlusion: KryptonOcclusion, activation: Activation, tuning: Tuning | None
+    ) -> None:
+        self._subject, self._occlusion = subject, occlusion
+        self._activation, self._tuning = activation, tuning
+        self._memory = Memory(_REMEMBERED)
+        self._captured: set[tuple[int, ...]] = set()
+
+    def run(
+        self, question: Question, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False
+    ) -> None:
+        """Measure what ``question`` still lacks for ``wish``, if the model is the same, and show it.
+
+        Args:
+            question: What the map's values depend on.
+            wish: What the controls say beside it.
+            turn: The run's right to draw.
+            stopped: Whether to end.
+            asked_model: Whether it is known that the model is the one that was measured.
+
+        Raises:
+            InputError: The image, its size or the model cannot be used.
+        """
+        task = self._begun(question, wish, turn)
+        if task is None:
+            return
+        if not asked_model and task.lacks():
+            try:
+                with Stoppable(stopped):
+                    answer = self._subject.ask(question.image)
+            except Stopped:
+                return
+            # Another model than was measured, whoever is the latest.
+            if not same_outputs(self._subject.answer(question.image), answer):
+                self._begin_anew(question, answer, turn.page)
+                return self.run(question, wish, turn, stopped, asked_model=True)
+        self._capture(question.image, task.window)
+        if task.lacks() and (so_far := task.so_far()) is not None:
+            self._show(turn, task, so_far)  # seen by another class, say, or not fine enough
+        try:
+            self._measure_all(task, turn, stopped)
+        except OutdatedError:  # another model, though it says the same of the image as it is
+            if asked_model:
+                raise
+            self._begin_anew(question, self._subject.ask(question.image), turn.page)
+            return self.run(question, wish, turn, stopped, asked_model=True)
+        with turn.drawing() as page:
+            if page is None:
+                return
+            self._finish(task, page)
+        everywhere = task.known.heatmap is not None and bool(task.known.heatmap.measured.all())
+        if everywhere and not stopped() and self._subject.pass_seconds(task.window.input_shape) is None:
+            self._subject.time_full_inference(question.image, stopped)
+            with turn.drawing() as page:
+                if page is not None:
+                    page.compare()
+
+    def _begun(self, question: Question, wish: Wish, turn: Turn) -> Task | None:
+        """What a wish comes to, its picture being on the page; None for a run whose turn is over."""
+        outputs, shape = self._subject.answer(question.image), self._subject.shape(question.image)
+        window = window_for(question, shape)
+        keep_all = keeps_all(window, outputs)
+        asked = question
+        if not keep_all:
+            target = int(outputs.argmax()) if wish.target is None else wish.target
+            question = replace(question, target=target)
+        with turn.drawing() as page:
+            if page is None:
+                return None
+            known = self._memory.of(question)
+            page.begin(question)
+        if window.shape[1] < asked.window:
+            raise InputError(
+                "window",
+                f"{asked.window}",
+                problem=f"larger than this image as the model sees it, {shape[1]} x {shape[2]} (height x "
+                "width)",
+            )
+        return task_for(question, wish, known, self._subject, self._tuning, keep_all)
+
+    def _begin_anew(self, question: Question, answer: Tensor, page: Page) -> None:
+        """Forget what another model said, but for the answer of today's to an image."""
+        with page.lock:
+            self._memory.forget()
+            self._subject.forget_answers(question.image, answer)
+            page.clear()
+
+    def _capture(self, image: int, window: SlidingWindow) -> None:
+        """Capture the model's graph once for every shape, so that no map's time contains it."""
+        if window.input_shape in self._captured:
+            return
+        self._captured.add(window.input_shape)
+        # Without a graph it runs in full, with the engine's own warning.
+        with contextlib.suppress(InputError):
+            self._occlusion.plan(self._subject.x(image), window.shape, window.strides)
+
+    def _measure_all(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
+        """The approximate map, then the exact one, as far as they are wanted and not known."""
+        target = task.wish.ssim_target
+        if task.lacks_approximate():
+            # From a map that is there in full nobody learns what an approximate one costs; and what a tuning
+            # promises holds for maps from the start.
+            anew = task.tuning is not None or (task.wish.region is None and task.complete())
+            passes_by = task.exact and task.tuning is None
+            goal = max(target, _FINEST_TARGET) if passes_by else target
+            self._measure(task, None if anew else task.so_far(), goal, turn, stopped)
+        if task.lacks_exact() and not stopped():
+            self._measure(task, task.so_far(), None, turn, stopped)
+
+    def _measure(
+        self, task: Task, known: Heatmap | None, ssim_target: float | None, turn: Turn, stopped: Cancelled
+    ) -> None:
+        """Measure what ``known`` lacks of ``ssim_target``, or of the exact map; show it on its way."""
+        course = None if ssim_target is None else task.known.course(task.aim)
+        pace = Pace(_REDRAW_SECONDS)
+        wanted = int(task.wanted.sum())
+        first: tuple[float, int] | None = None  # when the first output came, and how many there were
+        if course is not None:
+            course.begin()
+
+        def progress(so_far: Heatmap, *_: int) -> bool:
+            nonlocal first
+            task.known.note(so_far)
+            if course is not None:
+                course.note(so_far)
+            now, count = time.perf_counter(), int(so_far.measured.sum())
+            first = first or (now, count)
+            new = count - first[1]
+            left = (now - first[0]) / new * max(0, wanted - count) if new else None
+            if not stopped() and pace.ready() and not (task.exact and task.complete()):
+                self._show(turn, task, so_far, left=left)
+            return not stopped()
+
+        try:
+            with Stoppable(stopped):
+                found = self._occlusion.heatmap(
+                    task.x,
+                    task.window.shape,
+                    task.window.strides,
+                    baselines=task.patch,
+                    target=task.aim.target,
+                    activation=self._activation,
+                    region=maps.as_engine(task.wish.region),
+                    classes="all" if task.keep_all else "predicted",
+                    schedule="coarse to fine",
+                    resume=None if known is None else untrimmed(known),
+                    on_progress=progress,
+                    ssim_target=ssim_target,
+                    tuning=None if ssim_target is None else task.tuning,
+                )
+        except Stopped:
+            return
+        except OcclusionCancelled as ended:
+            task.known.note(ended.partial)
+            return
+        task.known.note(found)
+        if course is not None and ssim_target is not None:
+            course.end(found, ssim_target)
+
+    def _show(self, turn: Turn, task: Task, heatmap: Heatmap, *, left: float | None = None) -> None:
+        """Show a map on its way, if the turn lasts."""
+        with turn.drawing() as page:
+            if page is not None:
+                page.show(task, heatmap, self._largest_of_all(task), left=left)
+
+    def _finish(self, task: Task, page: Page) -> None:
+        """Show the map that was asked for, or as much of it as there is. The caller holds the lock."""
+        approximate, so_far = task.approximate(), task.so_far()
+        finished = task.complete() if task.exact else approximate is not None
+        found = so_far if task.exact or approximate is None else approximate
+        if found is not None:
+            page.show(task, found, self._largest_of_all(task), left=0.0, finished=finished)
+            page.compare()
+
+    def _largest_of_all(self, task: Task) -> float:
+        """The largest change in any map that is remembered."""
+        return max(maps.largest_drop(heatmap, task.aim.target) for heatmap in self._memory.heatmaps())

@@ -1,0 +1,202 @@
+"""What an explorer's page shows, and which run may draw on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.attr.occlusion import Activation
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.status import Status
+from krypton_widget import maps
+from krypton_widget.cache import Question
+from krypton_widget.maps import Flags
+from krypton_widget.pictures import png
+from krypton_widget.subject import Subject
+from krypton_widget.task import Task, Wish, asked
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A map on the page.
+
+    Attributes:
+        heatmap: The map, filled where that is wanted.
+        task: What it is for.
+        largest: Its largest change.
+        shared: The largest change of all the maps that are remembered.
+    """
+
+    heatmap: Heatmap
+    task: Task
+    largest: float
+    shared: float
+
+
+class Page:
+    """The picture, a map of it and a comparison with the exact map, as they are on the page.
+
+    One lock is around every change; what belongs to an older run is dropped inside it (`Turn`).
+
+    Args:
+        subject: The model and its images.
+        activation: Makes probabilities of outputs.
+        send: Takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``) and its new
+            content.
+
+    Attributes:
+        lock: Held while the page changes.
+        shown: The map.
+    """
+
+    def __init__(
+        self, subject: Subject, activation: Activation, send: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        self.lock = threading.RLock()
+        self.shown: Shown | None = None
+        self.turns = 0
+        self._subject, self._activation = subject, activation
+        self._parts: dict[str, dict[str, Any]] = {"view": {}, "frame": {}, "comparison": {}}
+        self._send = send
+
+    def next_turn(self) -> Turn:
+        """The right to draw, taken from whoever had it. The caller holds the lock."""
+        self.turns += 1
+        return Turn(self, self.turns)
+
+    def begin(self, question: Question) -> None:
+        """Show the picture that a question is about, and no comparison. The caller holds the lock."""
+        self._put("comparison", {})
+        self._put("view", self._seen(question))
+
+    def show(
+        self,
+        task: Task,
+        heatmap: Heatmap,
+        shared: float,
+        *,
+        left: float | None = None,
+        finished: bool = False,
+    ) -> None:
+        """Show a map, filled. The caller holds the lock.
+
+        Args:
+            task: What it is for.
+            heatmap: The map.
+            shared: The largest change of all the maps that are remembered.
+            left: Seconds to come at most; None where nobody knows.
+            finished: Whether it is what was asked for.
+        """
+        heatmap = _filled(heatmap, task.wanted)
+        drawn = maps.to_page(heatmap, task.wanted)
+        self.shown = Shown(heatmap, task, drawn["largest"], shared)
+        extra = {
+            "asked": asked(task.question, task.wish),
+            "left": left,
+            "finished": finished,
+            "estimate": maps.estimate(heatmap, task.wanted),
+            "note": task.note,
+            "shared": shared,
+            "inFull": heatmap.plan is None or not heatmap.plan.incremental,
+        }
+        self._put("frame", drawn | extra)
+
+    def compare(self) -> None:
+        """Show the comparison, if there is an exact map. The caller holds the lock."""
+        if self.shown is None:
+            return
+        task = self.shown.task
+        exact, approximate = task.so_far(), task.approximate()
+        if exact is None or approximate is None or task.wish.region is not None or not task.complete():
+            return
+        found = maps.comparison(approximate, exact, self._subject.pass_seconds(task.window.input_shape))
+        self._put("comparison", found | {"ssimTarget": task.ssim_target})
+
+    def clear(self) -> None:
+        """Take the map off the page. The caller holds the lock."""
+        self.shown = None
+        self._put("frame", {})
+        self._put("comparison", {})
+
+    def answers(self, question: Question, wish: Wish) -> bool:
+        """Whether the page is of what is asked, however much of it."""
+        return self._map_answers(question, wish) and self._parts["view"].get("image") == question.image
+
+    def keep_only(self, question: Question, wish: Wish) -> None:
+        """Take what answers something else off the page. The caller holds the lock."""
+        view, frame, now = self._parts["view"], self._parts["frame"], asked(question, wish)
+        if not self._map_answers(question, wish):
+            self.clear()
+            if view.get("image") != question.image:
+                self._put("view", {})
+            return
+        if frame["asked"] != now:  # more of it was wanted, and has not begun
+            self._put("frame", {**frame, "asked": now, "finished": False})
+        # What had begun meanwhile was cancelled.
+        if (view.get("image"), view.get("baseline")) != (question.image, question.baseline):
+            self._put("view", self._seen(question))
+        if not self._parts["comparison"]:
+            self.compare()
+
+    def _map_answers(self, question: Question, wish: Wish) -> bool:
+        shown = self._parts["frame"].get("asked")
+        how_much = ("exact", "ssim_target")
+        now = asked(question, wish).items()
+        return shown is not None and all(shown[k] == v for k, v in now if k not in how_much)
+
+    def _put(self, part: str, content: dict[str, Any]) -> None:
+        self._parts[part] = content
+        self._send(part, content)
+
+    def _seen(self, question: Question) -> dict[str, Any]:
+        """The picture, its patch and the model's own answer."""
+        given, outputs = self._subject.input(question.image), self._subject.answer(question.image)
+        probabilities = _activated(outputs, self._activation)[0].float()
+        height, width = given.picture.shape[:2]
+        return {
+            "image": question.image,
+            "baseline": question.baseline,
+            "height": height,
+            "width": width,
+            "picture": png(given.picture),
+            "patch": png(given.seen(given.patch(question.baseline))),
+            "probabilities": probabilities.numpy().tobytes(),
+            "predicted": int(probabilities.argmax()),
+        }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A run's right to draw on a page, until a newer run takes it."""
+
+    page: Page
+    number: int
+
+    def lasts(self) -> bool:
+        """Whether no newer run has begun."""
+        return self.number == self.page.turns
+
+    @contextmanager
+    def drawing(self) -> Iterator[Page | None]:
+        """The page, which changes for nobody else meanwhile; None for a run whose turn is over."""
+        with self.page.lock:
+            yield self.page if self.lasts() else None
+
+
+def _activated(outputs: Tensor, activation: Activation) -> Tensor:
+    if activation is None:
+        return outputs
+    return outputs.softmax(1) if activation == "softmax" else activation(outputs)
+
+
+def _filled(heatmap: Heatmap, wanted: Flags) -> Heatmap:
+    """The same, interpolated where that is wanted and has not been done."""
+    where = torch.from_numpy(wanted.reshape(heatmap.window.grid_shape))
+    known = bool((heatmap.status[where] != Status.UNKNOWN).all())
+    return heatmap if known else heatmap.filled(where.numpy())

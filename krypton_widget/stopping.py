@@ -1,0 +1,37 @@
+"""A run's end between two operators of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from krypton_engine.graph.export import exporting
+from krypton_widget.worker import Cancelled
+
+
+class Stopped(BaseException):
+    """What was begun has been given up. As with Ctrl-C, nobody on the way shall take it for a failure."""
+
+
+class Stoppable(TorchFunctionMode):
+    """Ends what runs inside it between two operators: a pass may take longer than a slider waits.
+
+    It does so once, so that what is put in order on the way out is; and an export comes to its end.
+    """
+
+    def __init__(self, stopped: Cancelled) -> None:
+        super().__init__()
+        self._stopped, self._ended = stopped, False
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        # What takes no tensor may be the way out already: no_grad() turns gradients on again so.
+        computes = any(isinstance(each, Tensor) for each in args)
+        if computes and not self._ended and not exporting() and self._stopped():
+            self._ended = True
+            raise Stopped
+        return function(*args, **(kwargs or {}))

@@ -1,0 +1,129 @@
+"""A model and the images that an explorer asks it about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from krypton_engine.errors import InputError
+from krypton_engine.executors.full import evaluate
+from krypton_engine.graph.export import evaluation
+from krypton_engine.planning.planner import evaluation_mode
+from krypton_widget.pictures import ModelInput, Preprocess
+from krypton_widget.stopping import Stoppable, Stopped
+from krypton_widget.worker import Cancelled
+
+_FULL_BATCHES = (1, 8)
+"""Batch sizes that are tried for the time of full inference."""
+
+
+class Subject:
+    """A model and the images that it is asked about. What an image needs is made when it is first looked at.
+
+    Args:
+        model: From a batch of images to one row of classes for each.
+        images: As users have them; see `ModelInput`.
+        preprocess: From one of these to the model's input; None for the plain conversion.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], images: Sequence[Any], preprocess: Preprocess | None
+    ) -> None:
+        self.model, self.images = model, images
+        self._preprocess = preprocess
+        self._inputs: dict[int, ModelInput] = {}
+        self._answers: dict[int, Tensor] = {}
+        self._pass_seconds: dict[tuple[int, ...], float] = {}
+
+    def input(self, index: int) -> ModelInput:
+        """An image as the model sees it.
+
+        Raises:
+            InputError: The image is none, or cannot be preprocessed.
+        """
+        if index not in self._inputs:
+            name = f"image[{index}]" if len(self.images) > 1 else "image"
+            self._inputs[index] = ModelInput(self.images[index], self._preprocess, name)
+        return self._inputs[index]
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Channels, height and width of an image as the model sees it."""
+        return tuple(self.input(index).x.shape[1:])
+
+    def x(self, index: int) -> Tensor:
+        """The model's input ``(1, C, H, W)``, on the model's device and in its type."""
+        return _as_taken(self.model, self.input(index).x)
+
+    def answer(self, index: int) -> Tensor:
+        """The model's outputs for an image as it is, ``(1, classes)``; asked for once."""
+        if index not in self._answers:
+            self._answers[index] = self.ask(index)
+        return self._answers[index]
+
+    def ask(self, index: int) -> Tensor:
+        """The model's outputs for an image, asked for anew: ``(1, classes)``.
+
+        Raises:
+            InputError: The model raises, or gives no row of classes.
+        """
+        given = self.input(index)
+        try:
+            with torch.no_grad(), evaluation_mode(self.model, _nothing):
+                outputs = evaluate(self.model, (self.x(index),), None)
+        except (MemoryError, torch.OutOfMemoryError, InputError):
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{given.name}: the model",
+                f"{type(error).__name__} on an input of shape {tuple(given.x.shape)}, (batch, channels, "
+                f"height, width): {error}. {given.remedy}",
+                verb="raised",
+            ) from error
+        if outputs.ndim != 2 or outputs.shape[0] != 1:
+            raise InputError(
+                "model", f"{tuple(outputs.shape)} for one image", "one row of classes, (1, n)", verb="returns"
+            )
+        return outputs.cpu()
+
+    def forget_answers(self, index: int, answer: Tensor) -> None:
+        """Forget what an older model answered, in favour of today's answer to one image."""
+        self._answers = {index: answer}
+
+    def pass_seconds(self, shape: tuple[int, ...]) -> float | None:
+        """What full inference takes for an image of this shape; None before `time_full_inference`."""
+        return self._pass_seconds.get(shape)
+
+    def time_full_inference(self, index: int, stopped: Cancelled) -> None:
+        """Measure what full inference takes for an image, in the best batch; nothing if stopped."""
+        best = float("inf")
+        for batch in _FULL_BATCHES:
+            x = self.x(index).expand(batch, -1, -1, -1).contiguous()
+            try:
+                with torch.no_grad(), evaluation_mode(self.model, _nothing), Stoppable(stopped):
+                    for _ in range(2):
+                        began = time.perf_counter()
+                        evaluate(self.model, (x,), None).sum().item()
+                        best = min(best, (time.perf_counter() - began) / batch)
+            except Stopped:
+                return
+            except Exception:  # the model takes no such batch, or there is no room; smaller ones were timed
+                break
+        self._pass_seconds[self.shape(index)] = best
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def _as_taken(model: Any, x: Tensor) -> Tensor:
+    """A model's input on the device and in the type that it should have."""
+    if isinstance(model, nn.Module):
+        with evaluation():  # while a model is exported, its parameters are fakes
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    return x.to(parameter)
+    return x

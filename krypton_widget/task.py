@@ -1,0 +1,186 @@
+"""What the controls ask for, and the map to measure that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import described
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.tuning.tuning import Tuning
+from krypton_widget import maps
+from krypton_widget.cache import Aim, Known, Question
+from krypton_widget.maps import Flags, Region
+from krypton_widget.subject import Subject
+
+LARGEST_KEPT = 256 * 2**20
+"""Bytes up to which a map keeps all classes; beyond, another class is computed anew."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the controls say of a map, beside its question."""
+
+    ssim_target: float
+    exact: bool
+    region: Region
+    target: int | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One map to measure and show.
+
+    Attributes:
+        question: What its values depend on.
+        known: What has been measured of it.
+        x: The model's input.
+        patch: What covers it, of the same shape.
+        window: The sliding window.
+        wanted: Where to look (rows, columns).
+        wish: What the controls say.
+        exact: Whether to measure everything.
+        ssim_target: How similar the approximate map should be; None if there is to be none.
+        tuning: What says when it is.
+        note: On the tuning, in words.
+        aim: What the course of the approximate map depends on.
+        keep_all: Whether all classes are kept.
+    """
+
+    question: Question
+    known: Known
+    x: Tensor
+    patch: Tensor
+    window: SlidingWindow
+    wanted: Flags
+    wish: Wish
+    exact: bool
+    ssim_target: float | None
+    tuning: Tuning | None
+    note: str
+    aim: Aim
+    keep_all: bool
+
+    def approximate(self) -> Heatmap | None:
+        """The approximate map, once it is there."""
+        return None if self.ssim_target is None else self.known.approximate(self.aim, self.ssim_target)
+
+    def complete(self) -> bool:
+        """Whether all that is wanted has been measured exactly."""
+        return self.known.covers(self.wanted)
+
+    def so_far(self) -> Heatmap | None:
+        """All that has been measured, seen by the class explained."""
+        return self.known.of(self.aim.target)
+
+    def lacks_approximate(self) -> bool:
+        """Whether an approximate map is to be measured."""
+        return self.ssim_target is not None and self.approximate() is None
+
+    def lacks_exact(self) -> bool:
+        """Whether the exact map is to be finished."""
+        return self.exact and not self.complete()
+
+    def lacks(self) -> bool:
+        """Whether anything is to be measured."""
+        return self.lacks_approximate() or self.lacks_exact()
+
+
+def window_for(question: Question, shape: tuple[int, ...]) -> SlidingWindow:
+    """The window of a question on an image of that shape, cut down to the image where it is larger."""
+    side = min(question.window, *shape[1:])
+    stride = min(question.stride, side)
+    return SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
+
+
+def keeps_all(window: SlidingWindow, outputs: Tensor) -> bool:
+    """Whether there is room for all classes of every position, of outputs ``(1, classes)``."""
+    size = len(window) * outputs.numel() * outputs.element_size()
+    return outputs.shape[1] > 1 and size <= LARGEST_KEPT
+
+
+def task_for(
+    question: Question, wish: Wish, known: Known, subject: Subject, tuning: Tuning | None, keep_all: bool
+) -> Task:
+    """What a wish comes to.
+
+    Args:
+        question: What the map's values depend on.
+        wish: What the controls say beside it.
+        known: What has been measured of it.
+        subject: The model and its images.
+        tuning: What may say when an approximate map is similar enough.
+        keep_all: Whether all classes are kept.
+    """
+    predicted = int(subject.answer(question.image).argmax())
+    target = predicted if wish.target is None else wish.target
+    window = window_for(question, subject.shape(question.image))
+    x = subject.x(question.image)
+    patch = subject.input(question.image).patch(question.baseline).to(x)
+    note = ""
+    if tuning is not None:
+        note = unfit(tuning, window, patch, target, predicted)
+        note = note or ("" if wish.region is None else "the tuning is for whole maps")
+        tuning = None if note else tuning
+    ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
+    # Where all classes are kept, nothing is trimmed.
+    if ssim_target is not None and tuning is not None and tuning.goal(ssim_target, not keep_all) is None:
+        ssim_target, note = None, "the tuning knows too few images to be sure of less than all positions"
+    exact = wish.exact or ssim_target is None
+    if wish.exact and wish.region is not None:  # comparing is for whole maps
+        ssim_target = None
+    return Task(
+        question=question,
+        known=known,
+        x=x,
+        patch=patch,
+        window=window,
+        wanted=maps.wanted(window, wish.region),
+        wish=wish,
+        exact=exact,
+        ssim_target=ssim_target,
+        tuning=tuning,
+        note="" if wish.exact else note,
+        aim=Aim(target, maps.fingerprint(wish.region), None if tuning is None else ssim_target),
+        keep_all=keep_all,
+    )
+
+
+def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
+    """In what a tuning is for something else, in words; empty where it fits, the model aside.
+
+    Args:
+        tuning: The tuning.
+        window: The sliding window asked for.
+        patch: What covers the cells, ``(1, channels, height, width)``.
+        target: The class explained.
+        predicted: The class predicted.
+    """
+    own = None if tuning.fingerprint.target is None and target == predicted else target
+    there = tuning.fingerprint
+    same = {
+        "image size": there.input_shape == window.input_shape,
+        "patch size": there.window == window.shape,
+        "stride": there.strides == window.strides,
+        "patch colour": there.baseline == described(patch),
+        "class": there.target == own,
+    }
+    words = [word for word, is_same in same.items() if not is_same]
+    return f"the tuning is for another {' and '.join(words)}" if words else ""
+
+
+def asked(question: Question, wish: Wish) -> dict[str, Any]:
+    """The controls that a map answers, by their names: the page compares them with where they stand."""
+    return {
+        "image_index": question.image,
+        "window": question.window,
+        "stride": question.stride,
+        "baseline": question.baseline,
+        "target": wish.target,
+        "region": maps.region_to_page(wish.region),
+        "exact": wish.exact,
+        "ssim_target": wish.ssim_target,
+    }

@@ -1,0 +1,272 @@
+"""The types of an explorer's controls: each checks and converts a value, and names what it refuses.
+
+A value is checked by itself when it is set (`validate`), and against the image and the other controls once
+all that is set together has been set (`Control.fitted`), so that no order of setting them matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import traitlets
+from torch import Tensor
+
+from krypton_engine.common.arguments import real, whole
+from krypton_engine.errors import InputError
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_widget import maps
+from krypton_widget.maps import Region
+
+T = TypeVar("T")
+
+Fact = Callable[[Any], T]
+"""Something that a control has to fit, read from its widget."""
+
+
+class ControlError(InputError, traitlets.TraitError):
+    """A control cannot have this value; it keeps the one that it had."""
+
+
+class Control(traitlets.TraitType[Any, Any]):
+    """A trait whose refusals name it, the value and what is accepted."""
+
+    accepted: str
+
+    def error(self, obj: Any, value: Any, error: Any = None, info: Any = None) -> NoReturn:
+        """Refuse a value, as traitlets ask a trait to.
+
+        Raises:
+            ControlError: Always.
+        """
+        raise ControlError(str(self.name), repr(value), self.accepted)
+
+    def fitted(self, widget: Any, value: Any) -> Any:
+        """The value that the control takes, beside the widget's other controls and its images.
+
+        Raises:
+            InputError: The value does not fit them.
+        """
+        return value
+
+
+class Whole(Control, traitlets.Int[Any, Any]):
+    """An integer, NumPy's too; no bool."""
+
+    accepted = "integers"
+
+    def validate(self, obj: Any, value: Any) -> int:
+        """An integer of Python's.
+
+        Raises:
+            ControlError: The value is none.
+        """
+        number = whole(value)
+        if number is None:
+            self.error(obj, value)
+        return number
+
+
+class Real(Control, traitlets.Float[Any, Any]):
+    """A finite number, NumPy's too, for which ``fits`` is true; no bool."""
+
+    def __init__(self, default: float, fits: Callable[[float], bool], accepted: str) -> None:
+        super().__init__(default)
+        self._fits, self.accepted = fits, accepted
+
+    def validate(self, obj: Any, value: Any) -> float:
+        """A finite number of Python's that fits.
+
+        Raises:
+            ControlError: The value is none.
+        """
+        number = real(value)
+        if number is None or not math.isfinite(number) or not self._fits(number):
+            self.error(obj, value)
+        return number
+
+
+class OneOf(Control, traitlets.Enum[Any]):
+    """One of a few words."""
+
+    def __init__(self, values: Sequence[str], default: str) -> None:
+        super().__init__(values, default)
+        self.accepted = ", ".join(map(repr, values))
+
+    def validate(self, obj: Any, value: Any) -> str:
+        """One of the words.
+
+        Raises:
+            ControlError: The value is none of them.
+        """
+        if not isinstance(value, str):
+            self.error(obj, value)
+        return str(super().validate(obj, value))
+
+
+class Switch(Control, traitlets.Bool[Any, Any]):
+    """True or False."""
+
+    accepted = "True and False"
+
+    def validate(self, obj: Any, value: Any) -> bool:
+        """A truth value of Python's.
+
+        Raises:
+            ControlError: The value is none.
+        """
+        return bool(super().validate(obj, bool(value) if isinstance(value, np.bool_) else value))
+
+
+class Word(Control, traitlets.Unicode[Any, Any]):
+    """A string."""
+
+    accepted = "strings"
+
+
+class Side(Whole):
+    """The side of a patch, in pixels of the image as the model sees it.
+
+    Args:
+        default: At first.
+        size: Height and width of that image.
+    """
+
+    def __init__(self, default: int, size: Fact[tuple[int, int]]) -> None:
+        super().__init__(default)
+        self._size = size
+
+    def fitted(self, widget: Any, value: int) -> int:
+        """The side, no longer than the image's shorter one."""
+        height, width = self._size(widget)
+        if not 1 <= value <= min(height, width):
+            raise InputError(
+                str(self.name),
+                f"{value}",
+                f"1 to {min(height, width)}, the image as the model sees it being {height} x {width} "
+                "(height x width)",
+            )
+        return value
+
+
+class Step(Whole):
+    """The step of a patch, which misses no pixel: a larger one becomes the patch's side.
+
+    Args:
+        default: At first.
+        side: The patch's side.
+    """
+
+    def __init__(self, default: int, side: Fact[int]) -> None:
+        super().__init__(default)
+        self._side = side
+
+    def fitted(self, widget: Any, value: int) -> int:
+        """The step, at most the patch's side."""
+        if value < 1:
+            raise InputError(str(self.name), f"{value}", "integers from 1")
+        return min(value, self._side(widget))
+
+
+class ClassIndex(Whole):
+    """One of a model's classes; None for the predicted one.
+
+    Args:
+        count: Number of classes.
+    """
+
+    def __init__(self, count: Fact[int]) -> None:
+        super().__init__(None, allow_none=True)
+        self._count = count
+
+    def fitted(self, widget: Any, value: int | None) -> int | None:
+        """The class, if the model has so many."""
+        count = self._count(widget)
+        if value is not None and not 0 <= value < count:
+            raise InputError(
+                str(self.name),
+                f"{value}",
+                f"classes 0 to {count - 1} of the model, or None: the predicted one",
+            )
+        return value
+
+
+class ImageIndex(Whole):
+    """One of the images.
+
+    Args:
+        count: Number of images.
+    """
+
+    def __init__(self, count: Fact[int]) -> None:
+        super().__init__(0)
+        self._count = count
+
+    def fitted(self, widget: Any, value: int) -> int:
+        """The index, if there are so many images."""
+        count = self._count(widget)
+        if not 0 <= value < count:
+            raise InputError(str(self.name), f"{value}", f"0 to {count - 1}")
+        return value
+
+
+class Area(Control, traitlets.Any):
+    """Where to look: None (everywhere), a box (top, left, bottom, right) or a mask (height, width).
+
+    The page has a box as ``{"box": [...]}`` and a mask as ``{"mask": bytes}``.
+
+    Args:
+        input_shape: Channels, height and width of the model's input.
+    """
+
+    accepted = "None, a box (top, left, bottom, right) of integers or a boolean mask"
+
+    def __init__(self, input_shape: Fact[tuple[int, ...]]) -> None:
+        super().__init__(None, allow_none=True)
+        self._input_shape = input_shape
+        self.tag(to_json=lambda value, _: maps.region_to_page(value), from_json=self._from_page)
+
+    def fitted(self, widget: Any, value: Any) -> Region:
+        """The region, as a tuple or an array of booleans, if it touches the image."""
+        if value is None:
+            return None
+        shape = tuple(self._input_shape(widget))
+        if isinstance(value, (np.ndarray, Tensor)):
+            found = value.tolist() if value.ndim == 1 else _mask(value, shape[1:])
+        else:
+            found = value
+        if not isinstance(found, np.ndarray):
+            found = self._box(found)
+        maps.wanted(SlidingWindow(shape, shape, shape), found)
+        return found
+
+    def _box(self, value: Any) -> tuple[int, ...]:
+        numbers = list(map(whole, value)) if isinstance(value, Sequence) else []
+        box = tuple(number for number in numbers if number is not None)
+        if len(numbers) != 4 or len(box) != 4:
+            self.error(None, value)
+        return box
+
+    def _from_page(self, value: Any, widget: Any) -> Any:
+        """A region as the page has it; a mask without any pixel is everywhere."""
+        if not isinstance(value, dict) or "mask" not in value:
+            return value["box"] if isinstance(value, dict) and "box" in value else value
+        shape = tuple(self._input_shape(widget))[1:]
+        mask = np.frombuffer(value["mask"], dtype=np.uint8) > 0
+        if mask.size != math.prod(shape):
+            raise ControlError(str(self.name), f"a mask of {mask.size} pixels", f"{math.prod(shape)}")
+        return mask.reshape(shape) if mask.any() else None
+
+
+def _mask(value: npt.NDArray[Any] | Tensor, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    mask = np.asarray(value)
+    if mask.dtype != np.bool_ or mask.shape != size:
+        raise InputError(
+            "region",
+            f"a mask of shape {mask.shape} and type {mask.dtype}",
+            f"booleans of the input's height and width, {size}",
+        )
+    return mask

@@ -10,26 +10,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import anywidget
-import numpy as np
 import torch
 import traitlets
-from torch import Tensor
 
-from krypton_engine.approximation.compensation import are_probabilities
 from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
 from krypton_engine.common import files
+from krypton_engine.common.outputs import usual_activation
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Executor
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo import names_in_order
+from krypton_engine.zoo.patches import COLOURS
 from krypton_widget import export
 from krypton_widget.cache import Question
 from krypton_widget.maps import Region
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Turn
-from krypton_widget.pictures import BASELINES, Preprocess, thumbnail
+from krypton_widget.pictures import COLORMAPS, Preprocess, colour_table, thumbnail
 from krypton_widget.subject import Subject
 from krypton_widget.task import Wish
 from krypton_widget.traits import (
@@ -48,9 +47,6 @@ from krypton_widget.traits import (
 from krypton_widget.worker import Cancelled, LatestWins
 
 _STATIC = Path(__file__).parent / "static"
-
-COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
-"""Offered by the page: diverging, and light or dark in the middle. Any other of Matplotlib's may be set."""
 
 _ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index", "target")
 """Controls that ask for a map."""
@@ -116,7 +112,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     stride = Step(8, lambda self: self.window).tag(sync=True)
     ssim_target = Real(0.95, lambda v: 0 < v <= 1, "numbers above 0 and at most 1").tag(sync=True)
     exact = Switch(False).tag(sync=True)
-    baseline = OneOf(BASELINES, "grey").tag(sync=True)
+    baseline = OneOf(tuple(COLOURS), "grey").tag(sync=True)
     region = Area(lambda self: self._shape()).tag(sync=True)
     target = ClassIndex(lambda self: self._classes).tag(sync=True)
     image_index = ImageIndex(lambda self: len(self._subject.images)).tag(sync=True)
@@ -172,7 +168,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._subject = Subject(model, images, preprocess)
         occlusion = KryptonOcclusion(model, executor)
         first = self._subject.answer(0)
-        activation = _auto(first) if activation == "auto" else activation
+        activation = usual_activation(first) if activation == "auto" else activation
         self._measurer = Measurer(self._subject, occlusion, activation, tuning)
         self._page = Page(self._subject, activation, lambda part, now: setattr(self, f"_{part}", now))
         self._classes = first.shape[1]
@@ -190,7 +186,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             scale=scale,
             limit=limit,
             _class_names=_distinct([str(name) for name in given]),
-            _colours={name: _table(name) for name in COLORMAPS},
+            _colours={name: colour_table(name) for name in COLORMAPS},
         )
         self._own_layout = self.layout
         if len(images) > 1:
@@ -267,7 +263,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         name: str = proposal["value"]
         if name not in self._colours:
             try:
-                self._colours = {**self._colours, name: _table(name)}
+                self._colours = {**self._colours, name: colour_table(name)}
             except InputError as error:
                 raise ControlError(*error.args) from None
         return name
@@ -357,25 +353,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
         return export.map_file(ending, shown, look, picture, self._class_names)
 
 
-def _auto(outputs: Tensor) -> Activation:
-    """Softmax, unless the outputs are probabilities already or a single number."""
-    return None if outputs.shape[1] == 1 or are_probabilities(outputs) else "softmax"
-
-
 def _distinct(names: list[str]) -> list[str]:
     """The same names; those that several classes have, with the class's number."""
     times = Counter(names)
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
-
-
-def _table(name: str) -> bytes:
-    """256 colours, three bytes each, of one of Matplotlib's maps."""
-    from matplotlib import colormaps
-
-    if name not in colormaps:
-        raise InputError("colormap", repr(name), f"Matplotlib's, such as {COLORMAPS[0]!r}")
-    colours = colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255
-    return bytes(colours.round().astype(np.uint8).tobytes())
 
 
 def in_words(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
 from krypton_widget.maps import Flags, finite
 from krypton_widget.page import Shown
-from krypton_widget.pictures import Pixels
+from krypton_widget.pictures import Picture
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -95,7 +95,7 @@ class Look:
         return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
 
 
-def map_file(ending: str, shown: Shown, look: Look, picture: Pixels, class_names: Sequence[str]) -> bytes:
+def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_names: Sequence[str]) -> bytes:
     """The map on the page as a picture (``".png"``) or as numbers (``".npz"``).
 
     Args:

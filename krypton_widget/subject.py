@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.export import evaluation
 from krypton_engine.planning.planner import evaluation_mode
+from krypton_engine.zoo.preprocess import as_taken
 from krypton_widget.pictures import ModelInput, Preprocess
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
@@ -56,7 +57,8 @@ class Subject:
 
     def x(self, index: int) -> Tensor:
         """The model's input ``(1, C, H, W)``, on the model's device and in its type."""
-        return _as_taken(self.model, self.input(index).x)
+        with evaluation():  # while a model is exported, its parameters are fakes
+            return as_taken(self.model, self.input(index).x)
 
     def answer(self, index: int) -> Tensor:
         """The model's outputs for an image as it is, ``(1, classes)``; asked for once."""
@@ -117,13 +119,3 @@ class Subject:
 
 def _nothing(_: str) -> None:
     return None
-
-
-def _as_taken(model: Any, x: Tensor) -> Tensor:
-    """A model's input on the device and in the type that it should have."""
-    if isinstance(model, nn.Module):
-        with evaluation():  # while a model is exported, its parameters are fakes
-            for parameter in model.parameters():
-                if parameter.is_floating_point():
-                    return x.to(parameter)
-    return x

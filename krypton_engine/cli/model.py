@@ -57,8 +57,10 @@ def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
 
 
 def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
-    """The name of the activation: as given, else softmax of several outputs."""
-    activation: str = arguments.activation or ("softmax" if len(outputs) > 1 else "none")
+    """The name of the activation: as given, else what is usual for such outputs."""
+    from krypton_engine.common.outputs import usual_activation
+
+    activation: str = arguments.activation or usual_activation(outputs[None]) or "none"
     if activation == "softmax" and len(outputs) == 1:
         raise InputError("--activation", "softmax of a single output", "none", "which is always 1")
     return activation
@@ -66,7 +68,7 @@ def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
 
 def hint_probabilities(activation: str, outputs: Tensor) -> None:
     """Print a hint if a softmax is to be applied to what looks like probabilities."""
-    from krypton_engine.approximation.compensation import are_probabilities
+    from krypton_engine.common.outputs import are_probabilities
 
     if activation == "softmax" and are_probabilities(outputs[None]):
         row("", "(the outputs look like probabilities already: --activation none?)")

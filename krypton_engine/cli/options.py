@@ -28,13 +28,14 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         metavar="B",
         default="grey",
-        help="what covers the window: grey, black, mean (of this picture), or a number in the units of the "
-        "model's input (grey)",
+        help="what covers the window: grey, black, mean (of this picture), blur (this picture, blurred), or "
+        "a number in the units of the model's input (grey)",
     )
     parser.add_argument(
         "--activation",
         choices=("softmax", "none"),
-        help="what is applied to the model's outputs (softmax if there are several)",
+        help="what is applied to the model's outputs (softmax if there are several that are no probabilities "
+        "yet)",
     )
     parser.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
     parser.add_argument(

@@ -59,6 +59,8 @@ def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
     """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages."""
     import torch
 
+    from krypton_engine.zoo.preprocess import as_taken
+
     try:
         x = model.preprocess(image)[None]
     except InputError as error:
@@ -67,25 +69,25 @@ def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
         raise InputError(
             "IMAGE", repr(name), problem="which gives NaN or infinite numbers after the model's preprocessing"
         )
-    weight = next(model.model.parameters(), x)
-    return x.to(weight.device, weight.dtype)
+    return as_taken(model.model, x)
 
 
 def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
     """What covers a window, as an input: ``(1, C, H, W)``."""
     import torch
-    from PIL import Image as PILImage
 
-    if given in ("black", "grey"):
-        plain = PILImage.new("RGB", image.size, {"black": (0, 0, 0), "grey": (127, 127, 127)}[given])
-        baseline = model.preprocess(plain)[None].to(x)
+    from krypton_engine.zoo.patches import COLOURS, patch
+
+    if given in COLOURS:
+        baseline = patch(image, given, model.preprocess).to(x)
         if baseline.shape != x.shape or not bool(torch.isfinite(baseline).all()):
             raise InputError(
-                "--baseline", given, "mean, or a number", f"but {model.name} preprocesses no plain picture"
+                "--baseline",
+                given,
+                "blur, or a number",
+                f"but {model.name} does not preprocess a picture of one colour",
             )
         return baseline
-    if given == "mean":
-        return x.mean((2, 3), keepdim=True).expand_as(x)
     try:
         number = float(given)
     except ValueError:
@@ -94,7 +96,7 @@ def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
         raise InputError(
             "--baseline",
             repr(given),
-            f"grey, black, mean or a number that {str(x.dtype).removeprefix('torch.')} holds",
+            f"{', '.join(COLOURS)} or a number that {str(x.dtype).removeprefix('torch.')} holds",
         )
     return torch.full_like(x, number)
 

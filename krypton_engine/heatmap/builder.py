@@ -13,10 +13,11 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from krypton_engine.approximation.compensation import are_probabilities, compensated
+from krypton_engine.approximation.compensation import compensated
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.common.outputs import are_probabilities
 from krypton_engine.common.values import same
 from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.heatmap.heatmap import Heatmap, Origin

@@ -207,6 +207,8 @@ def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
     """The picture to draw over: height x width x 3."""
     from PIL import Image as PILImage
 
+    from krypton_engine.zoo.preprocess import stretched
+
     rows, columns, channels = _axes_of_picture(heatmap.window)
     size = heatmap.window.input_shape[rows], heatmap.window.input_shape[columns]
     if isinstance(image, PILImage.Image):
@@ -227,10 +229,7 @@ def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
     else:
         if heatmap.image is None:
             raise InputError("image", "None", "a picture, since this map holds none to draw over")
-        cells = heatmap.image.double().numpy().transpose(rows, columns, *channels).reshape(*size, -1)
-        finite = cells[np.isfinite(cells)]
-        low, high = finite.min(initial=np.inf), finite.max(initial=-np.inf)
-        picture = (np.nan_to_num(cells, nan=low).clip(low, high) - low) / max(high - low, 1e-12) * 255
+        return stretched(heatmap.image.permute(*channels, rows, columns).reshape(-1, *size))
     picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
     return np.ascontiguousarray(picture.astype(np.uint8))
 

@@ -13,6 +13,7 @@ from krypton_engine.zoo.images import DEMO_IMAGE, image_names, load_image
 from krypton_engine.zoo.load import ZooModel, load_model
 from krypton_engine.zoo.names import names_in_order
 from krypton_engine.zoo.networks import DEMO_MODEL, model_names
+from krypton_engine.zoo.patches import patch
 from krypton_engine.zoo.preprocess import Preprocess
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "load_model",
     "model_names",
     "names_in_order",
+    "patch",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from krypton_engine.zoo.preprocess import as_taken
 
 _SEED = 0
 
@@ -36,7 +39,6 @@ def calibrate_batch_norm(model: nn.Module, shape: Sequence[int], *, batch: int =
     norms = [m for m in norms if m.track_running_stats]
     if not norms:
         return
-    weight = next(model.parameters())
     inputs = noise(batch, shape)
     flags = [(m, m.training) for m in model.modules()]
     momenta = [m.momentum for m in norms]
@@ -47,7 +49,7 @@ def calibrate_batch_norm(model: nn.Module, shape: Sequence[int], *, batch: int =
             norm.momentum = None  # the average of all batches, here of the one
             norm.training = True
         with torch.no_grad():
-            model(inputs.to(weight.device, weight.dtype))
+            model(as_taken(model, inputs))
     finally:
         for module, flag in flags:
             module.training = flag
@@ -64,4 +66,4 @@ def noise(batch: int, shape: Sequence[int]) -> torch.Tensor:
         for dim, n in enumerate(shape[1:], 2):
             cells = cells.repeat_interleave(grain, dim).narrow(dim, 0, n)
         octaves.append(cells)
-    return torch.stack(octaves).sum(0) / len(octaves) ** 0.5
+    return torch.stack(octaves).sum(0) / math.sqrt(len(octaves))

@@ -19,7 +19,7 @@ from krypton_engine.zoo.calibration import calibrate_batch_norm
 from krypton_engine.zoo.messages import FAILURES, one_line
 from krypton_engine.zoo.names import ClassNames, named_classes
 from krypton_engine.zoo.networks import Recipe, recipe_of
-from krypton_engine.zoo.preprocess import Preprocess, changed, stretched
+from krypton_engine.zoo.preprocess import Preprocess, as_taken, changed, stretched
 from krypton_engine.zoo.weights import load_state_dict, read_state_dict
 
 if TYPE_CHECKING:
@@ -128,10 +128,9 @@ def _build_for(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> nn.Module:
 
 def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Runs the model once: does it take this input, and how many scores does it give?"""
-    weight = next(model.parameters(), torch.empty(0))
     try:
         with torch.no_grad():
-            out = model(torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype))
+            out = model(as_taken(model, torch.zeros(1, *shape)))
     except FAILURES as error:
         raise InputError(
             f"the model {spec!r}",
@@ -184,6 +183,7 @@ def _load_users_model(
         load_state_dict(model, read_state_dict(weights, model.state_dict()), weights)
         note = f"weights from {os.fspath(weights)}"
     model.eval()
+    display: Callable[[torch.Tensor], NDArray[np.uint8]]
     if preprocess is None or size is not None:
         preprocess, classes = _plain_preprocess(spec, model, size, mean, std)
         shape, display = preprocess.input_shape, preprocess.picture

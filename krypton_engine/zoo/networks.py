@@ -142,7 +142,7 @@ class _LiteBlock(nn.Module):
         self._skips = stride == 1 and width_in == width_out
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self._relu(self._bn0(self._expand_conv(x))) if self._expands else x
+        y: torch.Tensor = self._relu(self._bn0(self._expand_conv(x))) if self._expands else x
         y = self._relu(self._bn1(self._depthwise_conv(self._pad(y))))
         y = self._bn2(self._project_conv(y))
         return x + y if self._skips else y
@@ -187,7 +187,8 @@ class _EfficientNetLite0(nn.Module):
             raise ValueError("height and width must be multiples of 32")
         x = self._relu(self._bn0(self._conv_stem(self._pad(x))))
         x = self._relu(self._bn1(self._conv_head(self._blocks(x))))
-        return self._fc(torch.flatten(self._avg_pool(x), 1))
+        scores: torch.Tensor = self._fc(torch.flatten(self._avg_pool(x), 1))
+        return scores
 
 
 def same_padding(kernel: int, stride: int) -> tuple[nn.Module, int]:
@@ -252,7 +253,8 @@ class _BrainVGG16(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier(torch.flatten(self.features(x), 1))
+        scores: torch.Tensor = self.classifier(torch.flatten(self.features(x), 1))
+        return scores
 
 
 def _brain_vgg16_recipe() -> Recipe:

@@ -1,4 +1,4 @@
-"""From pictures to inputs of a model, and back."""
+"""From pictures to inputs of a model, and back to pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from krypton_engine.errors import InputError
 
@@ -67,7 +68,7 @@ class Preprocess:
     def picture(self, tensor: torch.Tensor) -> NDArray[np.uint8]:
         """Undoes the normalisation: a model input ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``."""
         pixels = tensor.detach().cpu().float() * self._column(self.std) + self._column(self.mean)
-        return _rgb(pixels)
+        return rgb(pixels)
 
     def _cropped(self, image: PIL.Image.Image, resample: PIL.Image.Resampling) -> PIL.Image.Image:
         """The centre of the resized picture."""
@@ -143,16 +144,49 @@ def _per_channel(
     return values
 
 
-def stretched(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """``(C, H, W)`` as an RGB picture, its range stretched to black and white."""
-    pixels = tensor.detach().cpu().float()
-    low, high = pixels.min(), pixels.max()
-    return _rgb((pixels - low) / (high - low if high > low else 1))
+def as_taken(model: object, x: torch.Tensor) -> torch.Tensor:
+    """An input on the device and in the type of a model's weights; as it is where there are none.
+
+    Args:
+        model: A module, or any callable.
+        x: Of whatever shape.
+
+    Examples:
+        >>> as_taken(torch.nn.Linear(2, 2).double(), torch.zeros(1, 2)).dtype
+        torch.float64
+    """
+    if isinstance(model, nn.Module):
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                return x.to(parameter)
+    return x
 
 
-def _rgb(pixels: torch.Tensor) -> NDArray[np.uint8]:
-    """``(C, H, W)`` in ``[0, 1]`` as uint8 ``(H, W, 3)``; what is not of three channels is shown as grey."""
-    if pixels.shape[0] != 3:
-        pixels = pixels.mean(0, keepdim=True)
-    scaled = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
-    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
+def stretched(cells: torch.Tensor) -> NDArray[np.uint8]:
+    """Numbers ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``, their range stretched to black and white.
+
+    What is not a number is drawn as the smallest one, and infinities as the ends.
+
+    Examples:
+        >>> stretched(torch.tensor([[[-1.0, 0.0, 1.0]]]))[0, :, 0]
+        array([  0, 128, 255], dtype=uint8)
+    """
+    cells = cells.detach().cpu().double()
+    finite = cells[cells.isfinite()]
+    low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
+    shares = cells.nan_to_num(nan=low, posinf=high, neginf=low) - low
+    return rgb(shares / (high - low if high > low else 1.0))
+
+
+def rgb(shares: torch.Tensor) -> NDArray[np.uint8]:
+    """Shares ``(C, H, W)`` between black (0) and white (1) as an RGB picture, uint8 ``(H, W, 3)``.
+
+    Of three channels or more, the first three are red, green and blue; of fewer, the first is drawn as grey.
+
+    Examples:
+        >>> rgb(torch.tensor([[[0.0, 0.5, 1.0]]]))[0].tolist()
+        [[0, 0, 0], [128, 128, 128], [255, 255, 255]]
+    """
+    colours = shares[:3] if len(shares) >= 3 else shares[:1].expand(3, -1, -1)
+    levels = (colours.double().clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())

@@ -189,8 +189,15 @@ def test_activation(capsys, tmp_path):
     )
 
 
-def test_probabilities_are_noticed(capsys):
-    assert explain("--model", "cli_factory:normalised", "--size", "40", *COARSE) == 0
+def test_probabilities_are_noticed(capsys, tmp_path):
+    """They are left alone, unless softmax is asked for: then there is a hint."""
+    words = ("--model", "cli_factory:normalised", "--size", "40", *COARSE, "--out", str(tmp_path / "map.npz"))
+    assert explain(*words) == 0
+    assert "--activation none?" not in capsys.readouterr().out
+    found = Heatmap.load(tmp_path / "map.npz")
+    assert float(found.base_outputs.sum()) == pytest.approx(1, abs=1e-6)
+    assert found.base == found.base_outputs.max()
+    assert explain(*words, "--activation", "softmax") == 0
     assert "--activation none?" in capsys.readouterr().out
 
 
@@ -198,7 +205,7 @@ def test_probabilities_are_noticed(capsys):
     ("given", "expected"),
     [
         ("black", [-0.5] * 3),
-        ("grey", [127 / 255 - 0.5] * 3),
+        ("grey", [128 / 255 - 0.5] * 3),
         ("0.25", [0.25] * 3),
         ("-1", [-1.0] * 3),
         ("mean", None),
@@ -210,7 +217,9 @@ def test_baseline(given, expected):
     x = input_of(model, image, "photo.png")
     baseline = baseline_of(given, model, image, x)
     assert baseline.shape == x.shape
-    wanted = x.mean((2, 3)) if expected is None else torch.tensor([expected])
+    if expected is None:  # of the whole picture, in bytes
+        expected = np.asarray(image, float).mean((0, 1)).round() / 255 - 0.5
+    wanted = torch.as_tensor(expected)[None].to(x)
     torch.testing.assert_close(baseline[:, :, 7, 3], wanted)
     if given == "black":  # exactly, or black parts of a picture would cost something
         assert bool((baseline == x)[..., :5, :].all())
@@ -257,7 +266,7 @@ def test_sixteen_bit_and_float_pictures(capsys):
         (["--target", "-4"], ["--target is -4"]),
         (["--target", "dog"], ["--target is 'dog'", "no names"]),
         (["--target", "bird", "--classes", "names.txt"], ["--target is 'bird'", "cat, dog, fish"]),
-        (["--baseline", "blue"], ["--baseline is 'blue'", "grey, black, mean or a number"]),
+        (["--baseline", "blue"], ["--baseline is 'blue'", "grey, black, mean, blur or a number"]),
         (["--baseline", "nan"], ["--baseline"]),
         (["--activation", "relu"], ["--activation", "relu"]),
         (["--executor", "warp"], ["--executor", "reference"]),
@@ -408,7 +417,7 @@ def test_tune_learns_what_the_library_learns(tuned, scans):
     path, printed = tuned
     model = zoo.load_model("cli_factory:network", size=40)
     samples = [model.preprocess(zoo.load_image(scans / f"{i}.png"))[None] for i in range(10)]
-    grey = model.preprocess(Image.new("RGB", (40, 40), (127, 127, 127)))[None]
+    grey = model.preprocess(Image.new("RGB", (40, 40), (128, 128, 128)))[None]
     call = dict(sliding_window_shapes=(3, 10, 10), strides=(3, 2, 2), baselines=grey)
     expected = KryptonOcclusion(model.model).tune(samples, **call, activation="softmax")
     found = Tuning.load(path)

@@ -21,12 +21,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     import torch
 
     from krypton_engine import KryptonOcclusion
+    from krypton_engine.zoo.preprocess import as_taken
 
     # What comes out of a factory has weights anyhow.
     weights = arguments.weights or ("pretrained" if ":" in arguments.model else "random")
     model = load(arguments, weights)
-    weight = next(model.model.parameters(), torch.empty(0))
-    x = torch.zeros(1, *model.input_shape, dtype=weight.dtype, device=weight.device)
+    x = as_taken(model.model, torch.zeros(1, *model.input_shape))
     window = window_of(arguments.window, arguments.stride, x)
     plan = KryptonOcclusion(model.model).plan(x, window.shape, window.strides)
     say(f"{model.name}{', random weights: the cost does not depend on them' * (weights == 'random')}")

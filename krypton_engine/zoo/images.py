@@ -41,7 +41,12 @@ _FIELD_OF_VIEW = 200  # millimetres, and pixels; the brain measures 145 x 181 x 
 
 
 def image_names() -> list[str]:
-    """Names that ``load_image`` knows: the photographs, and some of the slices (every index works)."""
+    """Names that ``load_image`` knows: the photographs, and some of the slices (every index works).
+
+    Examples:
+        >>> image_names()[:3]
+        ['astronaut', 'camera', 'chelsea']
+    """
     slices = [f"mri:{plane}:{i}" for plane, some in _LISTED_SLICES.items() for i in some]
     return [*_PHOTOGRAPHS, *slices, *(f"{name}+lesion" for name in slices)]
 
@@ -66,6 +71,10 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
 
     Raises:
         InputError: The name is unknown, the file cannot be read, or a package is missing.
+
+    Examples:
+        >>> load_image("camera").size
+        (512, 512)
     """
     if not isinstance(source, (str, os.PathLike)):
         raise InputError("source", type(source).__name__, "a path or a name")

@@ -94,6 +94,11 @@ def load_model(
 
     Raises:
         InputError: An argument cannot be used, a package is missing, or weights could not be had.
+
+    Examples:
+        >>> loaded = load_model("torch.nn:Flatten", size=4)  # or "mymodels:build"
+        >>> loaded.input_shape, loaded.note
+        ((3, 4, 4), 'weights as torch.nn:Flatten made them')
     """
     if not isinstance(spec, str):
         raise InputError("spec", type(spec).__name__, "a string")

@@ -32,6 +32,10 @@ def names_in_order(class_names: ClassNames, count: int | None = None) -> list[st
     Raises:
         InputError: Not as many names as classes, keys that are missing, double or no indices, or names that
             are no text.
+
+    Examples:
+        >>> names_in_order({"1": "dog", "0": "cat"})
+        ['cat', 'dog']
     """
     if isinstance(class_names, (str, bytes, Set)) or not isinstance(class_names, Iterable):
         raise InputError("class_names", type(class_names).__name__, _ACCEPTED, "which has no order")

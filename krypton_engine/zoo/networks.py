@@ -21,18 +21,28 @@ from krypton_engine.zoo.packages import imported, packaged
 from krypton_engine.zoo.preprocess import Preprocess
 
 DEMO_MODEL = "vgg16-brain-mri"
+"""What `krypton demo` explains."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of the models known by name is made."""
+    """How a network that is known by name is made.
 
-    build: Callable[[int | None], nn.Module]  # number of classes (None: the usual) -> freshly initialised
+    Attributes:
+        build: From the number of classes (None: the usual one) to a freshly initialised network.
+        pretrained: Makes the network with its weights.
+        preprocess: From a picture to its input.
+        class_names: Makes the names of its usual classes.
+        note: One line on where the weights come from.
+        ignored_keys: Beginnings of names in checkpoints that only training needs.
+    """
+
+    build: Callable[[int | None], nn.Module]
     pretrained: Callable[[], nn.Module]
     preprocess: Preprocess
     class_names: Callable[[], list[str]]
     note: str
-    ignored_keys: tuple[str, ...] = ()  # of a checkpoint: what is needed only to train
+    ignored_keys: tuple[str, ...] = ()
 
 
 def model_names() -> list[str]:

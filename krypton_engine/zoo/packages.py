@@ -29,7 +29,16 @@ def imported(module: str) -> Any:
 
 
 def packaged(package: str, file: str, distribution: str) -> Path:
-    """A file in an installed package, found without importing the package."""
+    """A file in an installed package, found without importing the package.
+
+    Args:
+        package: As it is imported.
+        file: Path inside the package.
+        distribution: The package's name on PyPI.
+
+    Raises:
+        InputError: The package is not installed, or lacks the file.
+    """
     found = importlib.util.find_spec(package)
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / file

@@ -36,6 +36,12 @@ class Preprocess:
             as torchvision does. ``None``: to the smallest picture that covers ``size``.
         stretch: Resize to ``size`` without regard to the aspect ratio, and crop nothing.
         bicubic: Interpolate with cubics, not linearly. Either way shrinking is antialiased.
+
+    Examples:
+        >>> from PIL import Image
+        >>> preprocess = Preprocess((24, 20), mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> preprocess(Image.new("RGB", (60, 50), "white"))[:, 0, 0]
+        tensor([2., 2., 2.])
     """
 
     size: tuple[int, int]
@@ -103,7 +109,21 @@ def changed(
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
 ) -> Preprocess:
-    """``base`` with what the user gave in its place."""
+    """A preprocessing with the sizes and levels that a user gave in place of its own.
+
+    Args:
+        base: The usual one.
+        size: Height and width, or one number for both.
+        mean: A number, or one a channel.
+        std: As ``mean``.
+
+    Raises:
+        InputError: A value cannot be used.
+
+    Examples:
+        >>> changed(Preprocess((8, 8), (0.0,) * 3, (1.0,) * 3), size=4, mean=0.5, std=None).mean
+        (0.5, 0.5, 0.5)
+    """
     if size is None and mean is None and std is None:
         return base
     channels = next((len(v) for v in (mean, std) if isinstance(v, Sized)), len(base.mean))

@@ -14,13 +14,22 @@ from krypton_engine.errors import InputError
 from krypton_engine.zoo.messages import one_line
 
 _NESTED = ("state_dict", "model_state_dict", "model")
-"""Under which names a checkpoint may hold its state dict."""
+"""Names under which a checkpoint may hold its state dict."""
+
 _WRAPPERS = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile put before every name."""
 
 
 def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) -> dict[str, torch.Tensor]:
-    """The state dict of a file, without the prefixes of wrappers that the ``own`` names of a model lack."""
+    """The state dict of a file, bare or inside a checkpoint, without the prefixes of wrappers.
+
+    Args:
+        weights: Path of the file.
+        own: Names in the model's own state dict: a prefix that all of these have stays.
+
+    Raises:
+        InputError: The file is missing, or holds no state dict of plain numbers.
+    """
     if not isinstance(weights, (str, os.PathLike)):
         raise InputError(
             "weights",

@@ -50,7 +50,7 @@ class Aim:
 
 
 class Course:
-    """How an approximate map came about: a map for every refinement, each with what is expected of it."""
+    """The course of an approximate map: a map for every refinement, each with its expected SSIM."""
 
     def __init__(self) -> None:
         self.stages: list[Heatmap] = []
@@ -58,11 +58,11 @@ class Course:
         self._last: Heatmap | None = None
 
     def begin(self) -> None:
-        """A run begins, perhaps not where the last one stopped."""
+        """Begin a run, perhaps not where the last one stopped."""
         self._last = None
 
     def note(self, so_far: Heatmap) -> None:
-        """Take the map of a run on its way: a new estimate is that of the map before it.
+        """Take the map of a run on its way: a new estimate of SSIM belongs to the map before.
 
         A tuning's word counts only where its run ends, and that everything has been measured says nothing of
         the map before.
@@ -92,18 +92,18 @@ class Course:
 
 @dataclass
 class Known:
-    """What has been measured for a question.
+    """The measured values of a question, and the courses of its approximate maps.
 
     Attributes:
-        heatmap: That in which most has been measured exactly.
-        courses: How its approximate maps came about.
+        heatmap: The one with the most exact positions.
+        courses: By their aim.
     """
 
     heatmap: Heatmap | None = None
     courses: dict[Aim, Course] = field(default_factory=dict)
 
     def note(self, heatmap: Heatmap) -> None:
-        """Take a heatmap; it is kept if it knows as much as the last."""
+        """Take a heatmap; keep the one in which more is exact, the newer of two equals."""
         if self.heatmap is None or _exact(heatmap).sum() >= _exact(self.heatmap).sum():
             self.heatmap = heatmap
 
@@ -112,7 +112,7 @@ class Known:
         return self.courses.setdefault(aim, Course())
 
     def of(self, target: int) -> Heatmap | None:
-        """All that has been measured, seen by a class."""
+        """The measured map, seen by a class."""
         if self.heatmap is None or self.heatmap.target == target:
             return self.heatmap
         return self.heatmap.for_target(target)
@@ -145,7 +145,7 @@ def _exact(heatmap: Heatmap) -> Tensor:
 
 
 def untrimmed(heatmap: Heatmap) -> Heatmap:
-    """Only what was measured exactly; its seconds count if that is anything."""
+    """The exact part of a map; its seconds count if there is one."""
     if heatmap.trimmed is None or not bool(heatmap.trimmed.any()):
         return heatmap
     kept = _exact(heatmap)
@@ -172,7 +172,7 @@ def untrimmed(heatmap: Heatmap) -> Heatmap:
 
 
 def part(exact: Heatmap, like: Heatmap) -> Heatmap:
-    """What ``exact`` would be if only the positions of ``like`` had been measured."""
+    """The map ``exact`` as if only the positions of ``like`` had been measured."""
     values = torch.where(like.measured, exact.values, torch.tensor(math.nan, dtype=exact.values.dtype))
     return replace(
         exact, values=values, measured=like.measured, seconds=like.seconds, ssim_estimate=None
@@ -191,7 +191,7 @@ class Memory:
         self._known: OrderedDict[Question, Known] = OrderedDict()
 
     def of(self, question: Question) -> Known:
-        """What is known of ``question``, which is now the latest; the oldest are forgotten."""
+        """The known values of ``question``, which is now the latest; the oldest are forgotten."""
         known = self._known.setdefault(question, Known())
         self._known.move_to_end(question)
         while len(self._known) > 1 and self.size > self._largest:
@@ -200,15 +200,15 @@ class Memory:
 
     @property
     def size(self) -> int:
-        """Bytes that all of them take."""
+        """Bytes of all maps together."""
         return sum(map(_bytes, self._known.values()))
 
     def forget(self) -> None:
-        """Nothing is known any more."""
+        """Forget every map."""
         self._known.clear()
 
     def heatmaps(self) -> list[Heatmap]:
-        """All that is known."""
+        """The maps that are remembered, each with the most exact positions of its question."""
         return [known.heatmap for known in list(self._known.values()) if known.heatmap is not None]
 
 

@@ -52,11 +52,11 @@ _ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "imag
 """Controls that ask for a map."""
 
 _LOOKS = ("opacity", "colormap", "scale", "limit")
-"""Controls of how one looks."""
+"""Controls of a map's look."""
 
 
 class OcclusionExplorer(anywidget.AnyWidget):
-    """A live occlusion map with everything to play with beside it.
+    """A live occlusion map with its controls beside it.
 
     The map runs at once, coarse first, and again whenever a control moves, here or on the page; the newest
     wins. Every control is a trait: set it, ``observe`` it, ``link`` it.
@@ -202,7 +202,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     @property
     def heatmap(self) -> Heatmap | None:
-        """The map on the page, as far as it has come; its ``status`` tells what is interpolated."""
+        """The map on the page, as far as a run has come; its ``status`` marks interpolated values."""
         shown = self._page.shown
         return None if shown is None else shown.heatmap
 
@@ -250,7 +250,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     @traitlets.validate("window", "stride", "target", "image_index", "region")
     def _fitted(self, proposal: dict[str, Any]) -> Any:
-        """What a control takes, beside the others and the image."""
+        """The value that a control takes, beside the others and the image."""
         control: Control = proposal["trait"]
         try:
             return control.fitted(self, proposal["value"])
@@ -259,7 +259,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     @traitlets.validate("colormap")
     def _known_colours(self, proposal: dict[str, Any]) -> str:
-        """A colour map that the page has the colours of, sent before its name if need be."""
+        """A colour map whose colours the page has; they are sent before its name if need be."""
         name: str = proposal["value"]
         if name not in self._colours:
             try:
@@ -291,7 +291,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 self.error = self.error if self._failed else ""
 
     def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take what the page says of its controls. What is refused is said there, and goes back."""
+        """Take the page's controls; a refusal is shown on the page, and the control goes back."""
         try:
             # A refusal undoes all changes meanwhile, and those of a run are not the page's.
             with self._page.lock:
@@ -307,7 +307,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     # -- running ---------------------------------------------------------------------------------------
 
     def _ask(self, _: Any = None) -> None:
-        """Start what the controls say; the newest wins."""
+        """Start a run for the controls as they are; the newest wins."""
         with self._page.lock:
             turn = self._page.next_turn()
             question, wish = self._controls()
@@ -319,7 +319,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self.running = self._worker.submit(work)
 
     def _controls(self) -> tuple[Question, Wish]:
-        """What the controls say."""
+        """The question and the wish that the controls make up."""
         question = Question(self.image_index, self.window, self.stride, self.baseline)
         return question, Wish(self.ssim_target, self.exact, self.region, self.target)
 

@@ -71,12 +71,12 @@ _POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; "
     "script-src '{script}' blob:; style-src '{css}'; img-src blob:"
 )
-"""What the page may load: its own script and style, by what they are, and what it makes of its own data."""
+"""Content security policy: a saved page loads its own script and style, by their hashes, and its own data."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a map looks on the page.
+    """The look of a map on the page.
 
     Attributes:
         opacity: Of the colours, 0 to 1.
@@ -123,7 +123,13 @@ def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_name
 
 
 def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
-    """What a map is of, and how the positions that are wanted (rows, columns) were come by."""
+    """A map's title: the class, its value, the patch, and the kind of the values at wanted positions.
+
+    Args:
+        heatmap: The map.
+        wanted: Where to look (rows, columns).
+        class_names: One a class.
+    """
     name = class_names[heatmap.target] if heatmap.target is not None else "output"
     status = maps.on_grid(heatmap, heatmap.status)[wanted]
     exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
@@ -136,7 +142,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
 
 
 def html(state: dict[str, Any], static: Path) -> bytes:
-    """The widget as it stands, in one file: what needs a kernel is left out of it.
+    """The widget as a page in one file, without the controls that need a kernel.
 
     Args:
         state: The widget's traits by name.

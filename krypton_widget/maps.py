@@ -54,14 +54,14 @@ def region_to_page(region: Region) -> dict[str, Any] | None:
 
 
 def fingerprint(region: Region) -> bytes | None:
-    """Tells one region from another."""
+    """Bytes that are the same for equal regions only; None for everywhere."""
     if region is None:
         return None
     return region.tobytes() if isinstance(region, np.ndarray) else str(region).encode()
 
 
 def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
-    """Only what is known where it is wanted (rows, columns): what else was measured is on no page."""
+    """The part of a map at wanted positions (rows, columns), as it is on the page."""
     where = torch.from_numpy(wanted.reshape(heatmap.measured.shape))
     values = torch.where(where, heatmap.values, torch.tensor(math.nan, dtype=heatmap.values.dtype))
     return replace(heatmap, values=values, measured=heatmap.measured & where)
@@ -86,7 +86,7 @@ def _largest(changes: Floats) -> float:
 
 
 def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
-    """What the page draws: numbers as little-endian bytes, row by row.
+    """A map for the page: numbers as little-endian bytes, row by row.
 
     Args:
         heatmap: What to show.
@@ -125,20 +125,20 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
 
 
 def _base(heatmap: Heatmap) -> float | None:
-    """The base in the precision of a page's values: what does not change is no drop."""
+    """The base in the precision of a page's values, so that an unchanged output is a drop of exactly 0."""
     base = float(np.float32(float(heatmap.base)))
     return base if math.isfinite(base) else None
 
 
 def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
-    """What the SSIM of an approximate map probably is; None where that is not known, or certain."""
+    """The expected SSIM of an approximate map; None where it is unknown, or the map exact."""
     exact = on_grid(heatmap, heatmap.status == Status.EXACT)
     known = None if heatmap.ssim_estimate is None else asdict(heatmap.ssim_estimate)
     return None if known is None or exact[wanted].all() or finite(known) != known else known
 
 
 def finite(value: Any) -> Any:
-    """Numbers that JSON has: what is not finite becomes None, in dicts and lists too."""
+    """The same with numbers that JSON has: None for those that are not finite, in dicts and lists too."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -147,7 +147,7 @@ def finite(value: Any) -> Any:
 
 
 def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> dict[str, Any]:
-    """The approximate map beside the exact one, and what each cost.
+    """The approximate map beside the exact one, and the cost of each.
 
     Args:
         approximate: As it was shown, for the class explained.

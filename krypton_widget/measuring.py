@@ -1,4 +1,4 @@
-"""One run of an explorer: what is still unknown of a map is measured, and shown on its way."""
+"""One run of an explorer: the unknown part of a map is measured, and shown on its way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from krypton_widget.task import Task, Wish, keeps_all, task_for, window_for
 from krypton_widget.worker import Cancelled, Pace
 
 _REDRAW_SECONDS = 0.08
-"""Between two updates of the screen; there is no back-pressure, so no faster than people see."""
+"""Least time between two updates of the screen: there is no back-pressure, and people see no faster."""
 
 _REMEMBERED = 128 * 2**20
 """Bytes of earlier maps that are kept, so that a slider moved back shows its map at once."""
@@ -33,13 +33,13 @@ _FINEST_TARGET = 0.99
 
 
 class Measurer:
-    """Measures the maps of one subject, and keeps what the next run can use of them.
+    """The measuring of one subject's maps, with all that the next run can use of the last.
 
     Args:
         subject: The model and its images.
-        occlusion: What computes.
+        occlusion: The engine, with the subject's model.
         activation: Makes probabilities of outputs.
-        tuning: What may say when an approximate map is similar enough.
+        tuning: Where approximate maps may stop; None without a tuning.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class Measurer:
     def run(
         self, question: Question, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False
     ) -> None:
-        """Measure what ``question`` still lacks for ``wish``, if the model is the same, and show it.
+        """Measure and show the part of a question's map that a wish still lacks.
+
+        The model is asked first whether it is the one that was measured; if not, all begins anew.
 
         Args:
-            question: What the map's values depend on.
-            wish: What the controls say beside it.
+            question: All that the map's values depend on.
+            wish: The controls beside it.
             turn: The run's right to draw.
             stopped: Whether to end.
             asked_model: Whether it is known that the model is the one that was measured.
@@ -100,7 +102,7 @@ class Measurer:
                     page.compare()
 
     def _begun(self, question: Question, wish: Wish, turn: Turn) -> Task | None:
-        """What a wish comes to, its picture being on the page; None for a run whose turn is over."""
+        """The task of a wish, its picture being on the page; None for a run whose turn is over."""
         outputs, shape = self._subject.answer(question.image), self._subject.shape(question.image)
         window = window_for(question, shape)
         keep_all = keeps_all(window, outputs)
@@ -123,7 +125,7 @@ class Measurer:
         return task_for(question, wish, known, self._subject, self._tuning, keep_all)
 
     def _begin_anew(self, question: Question, answer: Tensor, page: Page) -> None:
-        """Forget what another model said, but for the answer of today's to an image."""
+        """Forget another model's maps and answers; the model of today answered ``answer`` to the image."""
         with page.lock:
             self._memory.forget()
             self._subject.forget_answers(question.image, answer)
@@ -139,7 +141,7 @@ class Measurer:
             self._occlusion.plan(self._subject.x(image), window.shape, window.strides)
 
     def _measure_all(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
-        """The approximate map, then the exact one, as far as they are wanted and not known."""
+        """Measure the approximate map, then the exact one, as far as they are wanted and unknown."""
         target = task.wish.ssim_target
         if task.lacks_approximate():
             # From a map that is there in full nobody learns what an approximate one costs; and what a tuning
@@ -154,7 +156,7 @@ class Measurer:
     def _measure(
         self, task: Task, known: Heatmap | None, ssim_target: float | None, turn: Turn, stopped: Cancelled
     ) -> None:
-        """Measure what ``known`` lacks of ``ssim_target``, or of the exact map; show it on its way."""
+        """Measure a map from ``known`` on, up to ``ssim_target`` or (None) exactly; show it on its way."""
         course = None if ssim_target is None else task.known.course(task.aim)
         pace = Pace(_REDRAW_SECONDS)
         wanted = int(task.wanted.sum())

@@ -1,4 +1,4 @@
-"""What an explorer's page shows, and which run may draw on it."""
+"""An explorer's page: the parts that it shows, and the run that may draw on it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Shown:
 
 
 class Page:
-    """The picture, a map of it and a comparison with the exact map, as they are on the page.
+    """A page's picture, the map of it, and the comparison with the exact map.
 
     One lock is around every change; what belongs to an older run is dropped inside it (`Turn`).
 
@@ -125,11 +125,11 @@ class Page:
         self._put("comparison", {})
 
     def answers(self, question: Question, wish: Wish) -> bool:
-        """Whether the page is of what is asked, however much of it."""
+        """Whether the page is about this question and wish, however much of the map is there."""
         return self._map_answers(question, wish) and self._parts["view"].get("image") == question.image
 
     def keep_only(self, question: Question, wish: Wish) -> None:
-        """Take what answers something else off the page. The caller holds the lock."""
+        """Take everything that answers another question off the page. The caller holds the lock."""
         view, frame, now = self._parts["view"], self._parts["frame"], asked(question, wish)
         if not self._map_answers(question, wish):
             self.clear()
@@ -196,7 +196,7 @@ def _activated(outputs: Tensor, activation: Activation) -> Tensor:
 
 
 def _filled(heatmap: Heatmap, wanted: Flags) -> Heatmap:
-    """The same, interpolated where that is wanted and has not been done."""
+    """A map that is known at every wanted position: interpolated where it is not measured."""
     where = torch.from_numpy(wanted.reshape(heatmap.window.grid_shape))
     known = bool((heatmap.status[where] != Status.UNKNOWN).all())
     return heatmap if known else heatmap.filled(where.numpy())

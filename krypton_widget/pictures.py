@@ -1,4 +1,4 @@
-"""From the user's picture to the model's input and back; patch colours."""
+"""From a user's picture to the model's input and back; colours and small pictures for the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Picture = npt.NDArray[np.uint8]
 Preprocess = Callable[[Any], Tensor]
 
 COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
-"""Offered by the page: diverging, and light or dark in the middle. Any other of Matplotlib's may be set."""
+"""Colour maps that the page offers, diverging; any of Matplotlib's may be set."""
 
 _AFFINE = 0.02
 """Share of the range by which a preprocessed grey may miss the middle of black and white."""
@@ -67,7 +67,7 @@ class ModelInput:
 
     @property
     def remedy(self) -> str:
-        """What to do where the model takes no such input."""
+        """Advice where the model takes no such input."""
         height, width, channels = self._pixels.shape
         volume = "" if channels <= max(CHANNELS) else "; of a volume give one slice, or a list of them"
         return (
@@ -76,7 +76,7 @@ class ModelInput:
         )
 
     def patch(self, baseline: str) -> Tensor:
-        """What covers a window: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
+        """The covering of all windows: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
         if baseline not in self._patches:
             self._patches[baseline] = self._prepared(covered(self._pixels, baseline))
         return self._patches[baseline]
@@ -129,7 +129,7 @@ def png(pixels: Picture, largest: int | None = None) -> bytes:
 
 
 def thumbnail(image: Any, largest: int = 96) -> bytes:
-    """A small PNG of what was given; empty where it is no image, which is told when it is picked."""
+    """A small PNG of an image; empty where it is none, which its picking reports."""
     from PIL import Image
 
     try:

@@ -13,11 +13,11 @@ from krypton_widget.worker import Cancelled
 
 
 class Stopped(BaseException):
-    """What was begun has been given up. As with Ctrl-C, nobody on the way shall take it for a failure."""
+    """A computation has been given up. Like Ctrl-C, this is no failure that anybody on the way may catch."""
 
 
 class Stoppable(TorchFunctionMode):
-    """Ends what runs inside it between two operators: a pass may take longer than a slider waits.
+    """A context whose computation ends between two operators: a pass may take longer than a slider waits.
 
     It does so once, so that what is put in order on the way out is; and an export comes to its end.
     """

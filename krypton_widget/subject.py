@@ -23,7 +23,7 @@ _FULL_BATCHES = (1, 8)
 
 
 class Subject:
-    """A model and the images that it is asked about. What an image needs is made when it is first looked at.
+    """A model and the images that it is asked about, each prepared when it is first looked at.
 
     Args:
         model: From a batch of images to one row of classes for each.
@@ -92,15 +92,15 @@ class Subject:
         return outputs.cpu()
 
     def forget_answers(self, index: int, answer: Tensor) -> None:
-        """Forget what an older model answered, in favour of today's answer to one image."""
+        """Forget an older model's answers, in favour of today's to one image."""
         self._answers = {index: answer}
 
     def pass_seconds(self, shape: tuple[int, ...]) -> float | None:
-        """What full inference takes for an image of this shape; None before `time_full_inference`."""
+        """Seconds of full inference for an image of this shape; None before `time_full_inference`."""
         return self._pass_seconds.get(shape)
 
     def time_full_inference(self, index: int, stopped: Cancelled) -> None:
-        """Measure what full inference takes for an image, in the best batch; nothing if stopped."""
+        """Measure the seconds of full inference for an image, in the best batch; nothing if stopped."""
         best = float("inf")
         for batch in _FULL_BATCHES:
             x = self.x(index).expand(batch, -1, -1, -1).contiguous()

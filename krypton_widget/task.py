@@ -1,4 +1,4 @@
-"""What the controls ask for, and the map to measure that follows from it."""
+"""The wish that controls make up, and the map to measure that follows from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST_KEPT = 256 * 2**20
 
 @dataclass(frozen=True)
 class Wish:
-    """What the controls say of a map, beside its question."""
+    """The controls of a map that no measured value depends on."""
 
     ssim_target: float
     exact: bool
@@ -35,18 +35,18 @@ class Task:
     """One map to measure and show.
 
     Attributes:
-        question: What its values depend on.
-        known: What has been measured of it.
+        question: All that its values depend on.
+        known: The values measured so far.
         x: The model's input.
-        patch: What covers it, of the same shape.
+        patch: The covering of all windows, of the same shape.
         window: The sliding window.
         wanted: Where to look (rows, columns).
-        wish: What the controls say.
+        wish: The other controls.
         exact: Whether to measure everything.
         ssim_target: How similar the approximate map should be; None if there is to be none.
-        tuning: What says when it is.
-        note: On the tuning, in words.
-        aim: What the course of the approximate map depends on.
+        tuning: Where it may stop; None without one that fits.
+        note: Why the tuning does not serve, in words; empty where it does.
+        aim: All that the course of the approximate map depends on.
         keep_all: Whether all classes are kept.
     """
 
@@ -105,14 +105,14 @@ def keeps_all(window: SlidingWindow, outputs: Tensor) -> bool:
 def task_for(
     question: Question, wish: Wish, known: Known, subject: Subject, tuning: Tuning | None, keep_all: bool
 ) -> Task:
-    """What a wish comes to.
+    """The map to measure for a wish.
 
     Args:
-        question: What the map's values depend on.
-        wish: What the controls say beside it.
-        known: What has been measured of it.
+        question: All that the map's values depend on.
+        wish: The other controls.
+        known: The values measured so far.
         subject: The model and its images.
-        tuning: What may say when an approximate map is similar enough.
+        tuning: Where approximate maps may stop; None without one.
         keep_all: Whether all classes are kept.
     """
     predicted = int(subject.answer(question.image).argmax())
@@ -150,7 +150,7 @@ def task_for(
 
 
 def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
-    """In what a tuning is for something else, in words; empty where it fits, the model aside.
+    """The differences between a tuning's call and this one, in words; empty where it fits, the model aside.
 
     Args:
         tuning: The tuning.

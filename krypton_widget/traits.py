@@ -24,15 +24,15 @@ from krypton_widget.maps import Region
 T = TypeVar("T")
 
 Fact = Callable[[Any], T]
-"""Something that a control has to fit, read from its widget."""
+"""A fact that a control's value has to fit, read from the widget."""
 
 
 class ControlError(InputError, traitlets.TraitError):
-    """A control cannot have this value; it keeps the one that it had."""
+    """A value that a control cannot have; the control keeps the one that it had."""
 
 
 class Control(traitlets.TraitType[Any, Any]):
-    """A trait whose refusals name it, the value and what is accepted."""
+    """A trait whose refusals name the trait, the value and the accepted ones."""
 
     accepted: str
 

@@ -132,7 +132,7 @@ def _build_for(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> nn.Module:
 
 
 def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Runs the model once: does it take this input, and how many scores does it give?"""
+    """The number of scores that the model gives for an input of this shape: found by running it once."""
     try:
         with torch.no_grad():
             out = model(as_taken(model, torch.zeros(1, *shape)))
@@ -277,7 +277,11 @@ def _probe(preprocess: Callable[[PIL.Image.Image], torch.Tensor]) -> tuple[int, 
 def _preprocessed(
     spec: str, preprocess: Callable[[PIL.Image.Image], torch.Tensor], image: PIL.Image.Image
 ) -> torch.Tensor:
-    """What the user's preprocessing makes of a picture, if that is an input."""
+    """The input that the user's preprocessing makes of a picture.
+
+    Raises:
+        InputError: The preprocessing raises, or gives no float tensor ``(C, H, W)``.
+    """
     try:
         made = preprocess(image)
     except FAILURES as error:

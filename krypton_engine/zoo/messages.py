@@ -1,11 +1,11 @@
-"""Pieces of what the zoo says to a user whose model, file or package fails."""
+"""Words for errors about a user's model, file or package."""
 
 from __future__ import annotations
 
 import difflib
 
 FAILURES = (Exception, SystemExit)
-"""What a user's code, or a file's, may end with: a script that parses arguments when it is imported exits."""
+"""Exceptions of users' code: a script that parses arguments when it is imported exits."""
 
 
 def near(name: str, known: list[str]) -> str:

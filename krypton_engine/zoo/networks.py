@@ -21,7 +21,7 @@ from krypton_engine.zoo.packages import imported, packaged
 from krypton_engine.zoo.preprocess import Preprocess
 
 DEMO_MODEL = "vgg16-brain-mri"
-"""What `krypton demo` explains."""
+"""The network that `krypton demo` explains."""
 
 
 @dataclass(frozen=True)

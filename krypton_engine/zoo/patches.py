@@ -1,4 +1,4 @@
-"""Colours of patches: what covers a window, chosen in the picture and then preprocessed as the picture is."""
+"""Colours of patches, chosen in the picture and then preprocessed as the picture is."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _LARGEST_BLURRED = 512
 
 
 def patch(image: Any, colour: str, preprocess: Callable[[Any], Tensor] | None = None) -> Tensor:
-    """What covers the windows of a picture, as a model's input: a baseline for `KryptonOcclusion`.
+    """A baseline for `KryptonOcclusion`: a patch's colour all over a picture, as a model's input.
 
-    The command line and the widget use the same, so that a tuning made with it serves them too.
+    The command line and the widget cover windows with the same numbers, so that a tuning made with this
+    baseline serves them too.
 
     Args:
         image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height, width).
@@ -79,4 +80,4 @@ COLOURS: dict[str, Callable[[Pixels], Any]] = {
     "mean": _mean,
     "blur": _blurred,
 }
-"""From a picture's pixels to an image of the same kind that covers it."""
+"""Functions from a picture's pixels to an image of the same kind in the patch's colour, by its name."""

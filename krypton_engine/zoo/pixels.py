@@ -20,7 +20,7 @@ CHANNELS = (1, 3, 4)
 """Numbers of channels by which an axis is known for theirs."""
 
 _SHAPES = {True: "(height, width[, channels])", False: "([1,] channels, height, width)"}
-"""Of an array, and of a tensor."""
+"""Accepted shapes, of an array and of a tensor."""
 
 _NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 """PIL's modes of more than bytes, which its own conversion cuts at 255."""
@@ -175,7 +175,7 @@ def _channels_last(
 
 
 def _like(cells: Shares, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Numbers of a type; whole ones are rounded and stay in its range."""
+    """The numbers in another type; for integers they are rounded and cut to its range."""
     if dtype.kind == "f":
         return cells.astype(dtype)
     limits = np.iinfo(dtype)

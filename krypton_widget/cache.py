@@ -15,8 +15,8 @@ from krypton_widget.maps import Flags, on_grid
 
 
 @dataclass(frozen=True)
-class Question:
-    """All that a measured value depends on.
+class MapKey:
+    """All that a map's measured values depend on.
 
     Attributes:
         image: Which of the images.
@@ -92,7 +92,7 @@ class Course:
 
 @dataclass
 class Known:
-    """The measured values of a question, and the courses of its approximate maps.
+    """The measured values under one key, and the courses of approximate maps.
 
     Attributes:
         heatmap: The one with the most exact positions.
@@ -188,12 +188,12 @@ class Memory:
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
-        self._known: OrderedDict[Question, Known] = OrderedDict()
+        self._known: OrderedDict[MapKey, Known] = OrderedDict()
 
-    def of(self, question: Question) -> Known:
-        """The known values of ``question``, which is now the latest; the oldest are forgotten."""
-        known = self._known.setdefault(question, Known())
-        self._known.move_to_end(question)
+    def of(self, key: MapKey) -> Known:
+        """The values known under ``key``, which is now the latest; the oldest are forgotten."""
+        known = self._known.setdefault(key, Known())
+        self._known.move_to_end(key)
         while len(self._known) > 1 and self.size > self._largest:
             self._known.popitem(last=False)
         return known
@@ -208,7 +208,7 @@ class Memory:
         self._known.clear()
 
     def heatmaps(self) -> list[Heatmap]:
-        """The maps that are remembered, each with the most exact positions of its question."""
+        """The maps that are remembered, under each key the one with the most exact positions."""
         return [known.heatmap for known in list(self._known.values()) if known.heatmap is not None]
 
 

@@ -24,7 +24,7 @@ from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo import names_in_order
 from krypton_engine.zoo.patches import COLOURS
 from krypton_widget import export
-from krypton_widget.cache import Question
+from krypton_widget.cache import MapKey
 from krypton_widget.maps import Region
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Turn
@@ -310,22 +310,22 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Start a run for the controls as they are; the newest wins."""
         with self._page.lock:
             turn = self._page.next_turn()
-            question, wish = self._controls()
+            key, wish = self._controls()
             self.error, self._failed = "", False
 
             def work(cancelled: Cancelled) -> None:
-                self._run(question, wish, turn, cancelled)
+                self._run(key, wish, turn, cancelled)
 
             self.running = self._worker.submit(work)
 
-    def _controls(self) -> tuple[Question, Wish]:
-        """The question and the wish that the controls make up."""
-        question = Question(self.image_index, self.window, self.stride, self.baseline)
-        return question, Wish(self.ssim_target, self.exact, self.region, self.target)
+    def _controls(self) -> tuple[MapKey, Wish]:
+        """The key and the wish that the controls make up."""
+        key = MapKey(self.image_index, self.window, self.stride, self.baseline)
+        return key, Wish(self.ssim_target, self.exact, self.region, self.target)
 
-    def _run(self, question: Question, wish: Wish, turn: Turn, cancelled: Cancelled) -> None:
+    def _run(self, key: MapKey, wish: Wish, turn: Turn, cancelled: Cancelled) -> None:
         try:
-            self._measurer.run(question, wish, turn, lambda: cancelled() or not turn.lasts())
+            self._measurer.run(key, wish, turn, lambda: cancelled() or not turn.lasts())
         except Exception as error:
             with turn.drawing() as page:
                 if page is not None:
@@ -334,7 +334,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         finally:
             with turn.drawing() as page:
                 if page is not None:
-                    page.keep_only(question, wish)
+                    page.keep_only(key, wish)
                     self.running = False
 
     # -- files -----------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             if ending == ".html":
                 return export.html(self.get_state(), _STATIC)
         look = export.Look(self.opacity, self.colormap, self.scale, self.limit)
-        picture = self._subject.input(shown.task.question.image).picture
+        picture = self._subject.input(shown.task.key.image).picture
         return export.map_file(ending, shown, look, picture, self._class_names)
 
 

@@ -15,7 +15,7 @@ from krypton_engine.heatmap.identity import same_outputs
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
-from krypton_widget.cache import Memory, Question, untrimmed
+from krypton_widget.cache import MapKey, Memory, untrimmed
 from krypton_widget.page import Page, Turn
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.subject import Subject
@@ -50,15 +50,13 @@ class Measurer:
         self._memory = Memory(_REMEMBERED)
         self._captured: set[tuple[int, ...]] = set()
 
-    def run(
-        self, question: Question, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False
-    ) -> None:
-        """Measure and show the part of a question's map that a wish still lacks.
+    def run(self, key: MapKey, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False) -> None:
+        """Measure and show the part of a map that a wish still lacks.
 
         The model is asked first whether it is the one that was measured; if not, all begins anew.
 
         Args:
-            question: All that the map's values depend on.
+            key: All that the map's values depend on.
             wish: The controls beside it.
             turn: The run's right to draw.
             stopped: Whether to end.
@@ -67,20 +65,20 @@ class Measurer:
         Raises:
             InputError: The image, its size or the model cannot be used.
         """
-        task = self._begun(question, wish, turn)
+        task = self._begun(key, wish, turn)
         if task is None:
             return
         if not asked_model and task.lacks():
             try:
                 with Stoppable(stopped):
-                    answer = self._subject.ask(question.image)
+                    answer = self._subject.ask(key.image)
             except Stopped:
                 return
             # Another model than was measured, whoever is the latest.
-            if not same_outputs(self._subject.answer(question.image), answer):
-                self._begin_anew(question, answer, turn.page)
-                return self.run(question, wish, turn, stopped, asked_model=True)
-        self._capture(question.image, task.window)
+            if not same_outputs(self._subject.answer(key.image), answer):
+                self._begin_anew(key, answer, turn.page)
+                return self.run(key, wish, turn, stopped, asked_model=True)
+        self._capture(key.image, task.window)
         if task.lacks() and (so_far := task.so_far()) is not None:
             self._show(turn, task, so_far)  # seen by another class, say, or not fine enough
         try:
@@ -88,33 +86,33 @@ class Measurer:
         except OutdatedError:  # another model, though it says the same of the image as it is
             if asked_model:
                 raise
-            self._begin_anew(question, self._subject.ask(question.image), turn.page)
-            return self.run(question, wish, turn, stopped, asked_model=True)
+            self._begin_anew(key, self._subject.ask(key.image), turn.page)
+            return self.run(key, wish, turn, stopped, asked_model=True)
         with turn.drawing() as page:
             if page is None:
                 return
             self._finish(task, page)
         everywhere = task.known.heatmap is not None and bool(task.known.heatmap.measured.all())
         if everywhere and not stopped() and self._subject.pass_seconds(task.window.input_shape) is None:
-            self._subject.time_full_inference(question.image, stopped)
+            self._subject.time_full_inference(key.image, stopped)
             with turn.drawing() as page:
                 if page is not None:
                     page.compare()
 
-    def _begun(self, question: Question, wish: Wish, turn: Turn) -> Task | None:
+    def _begun(self, key: MapKey, wish: Wish, turn: Turn) -> Task | None:
         """The task of a wish, its picture being on the page; None for a run whose turn is over."""
-        outputs, shape = self._subject.answer(question.image), self._subject.shape(question.image)
-        window = window_for(question, shape)
+        outputs, shape = self._subject.answer(key.image), self._subject.shape(key.image)
+        window = window_for(key, shape)
         keep_all = keeps_all(window, outputs)
-        asked = question
+        asked = key
         if not keep_all:
             target = int(outputs.argmax()) if wish.target is None else wish.target
-            question = replace(question, target=target)
+            key = replace(key, target=target)
         with turn.drawing() as page:
             if page is None:
                 return None
-            known = self._memory.of(question)
-            page.begin(question)
+            known = self._memory.of(key)
+            page.begin(key)
         if window.shape[1] < asked.window:
             raise InputError(
                 "window",
@@ -122,13 +120,13 @@ class Measurer:
                 problem=f"larger than this image as the model sees it, {shape[1]} x {shape[2]} (height x "
                 "width)",
             )
-        return task_for(question, wish, known, self._subject, self._tuning, keep_all)
+        return task_for(key, wish, known, self._subject, self._tuning, keep_all)
 
-    def _begin_anew(self, question: Question, answer: Tensor, page: Page) -> None:
+    def _begin_anew(self, key: MapKey, answer: Tensor, page: Page) -> None:
         """Forget another model's maps and answers; the model of today answered ``answer`` to the image."""
         with page.lock:
             self._memory.forget()
-            self._subject.forget_answers(question.image, answer)
+            self._subject.forget_answers(key.image, answer)
             page.clear()
 
     def _capture(self, image: int, window: SlidingWindow) -> None:

@@ -15,7 +15,7 @@ from krypton_engine.attr.occlusion import Activation
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
-from krypton_widget.cache import Question
+from krypton_widget.cache import MapKey
 from krypton_widget.maps import Flags
 from krypton_widget.pictures import png
 from krypton_widget.subject import Subject
@@ -70,10 +70,10 @@ class Page:
         self.turns += 1
         return Turn(self, self.turns)
 
-    def begin(self, question: Question) -> None:
-        """Show the picture that a question is about, and no comparison. The caller holds the lock."""
+    def begin(self, key: MapKey) -> None:
+        """Show the picture of a map to come, and no comparison. The caller holds the lock."""
         self._put("comparison", {})
-        self._put("view", self._seen(question))
+        self._put("view", self._seen(key))
 
     def show(
         self,
@@ -97,7 +97,7 @@ class Page:
         drawn = maps.to_page(heatmap, task.wanted)
         self.shown = Shown(heatmap, task, drawn["largest"], shared)
         extra = {
-            "asked": asked(task.question, task.wish),
+            "asked": asked(task.key, task.wish),
             "left": left,
             "finished": finished,
             "estimate": maps.estimate(heatmap, task.wanted),
@@ -124,48 +124,48 @@ class Page:
         self._put("frame", {})
         self._put("comparison", {})
 
-    def answers(self, question: Question, wish: Wish) -> bool:
-        """Whether the page is about this question and wish, however much of the map is there."""
-        return self._map_answers(question, wish) and self._parts["view"].get("image") == question.image
+    def answers(self, key: MapKey, wish: Wish) -> bool:
+        """Whether the page is about this map, however much of it is there."""
+        return self._map_answers(key, wish) and self._parts["view"].get("image") == key.image
 
-    def keep_only(self, question: Question, wish: Wish) -> None:
-        """Take everything that answers another question off the page. The caller holds the lock."""
-        view, frame, now = self._parts["view"], self._parts["frame"], asked(question, wish)
-        if not self._map_answers(question, wish):
+    def keep_only(self, key: MapKey, wish: Wish) -> None:
+        """Take everything about another map off the page. The caller holds the lock."""
+        view, frame, now = self._parts["view"], self._parts["frame"], asked(key, wish)
+        if not self._map_answers(key, wish):
             self.clear()
-            if view.get("image") != question.image:
+            if view.get("image") != key.image:
                 self._put("view", {})
             return
         if frame["asked"] != now:  # more of it was wanted, and has not begun
             self._put("frame", {**frame, "asked": now, "finished": False})
         # What had begun meanwhile was cancelled.
-        if (view.get("image"), view.get("baseline")) != (question.image, question.baseline):
-            self._put("view", self._seen(question))
+        if (view.get("image"), view.get("baseline")) != (key.image, key.baseline):
+            self._put("view", self._seen(key))
         if not self._parts["comparison"]:
             self.compare()
 
-    def _map_answers(self, question: Question, wish: Wish) -> bool:
+    def _map_answers(self, key: MapKey, wish: Wish) -> bool:
         shown = self._parts["frame"].get("asked")
         how_much = ("exact", "ssim_target")
-        now = asked(question, wish).items()
+        now = asked(key, wish).items()
         return shown is not None and all(shown[k] == v for k, v in now if k not in how_much)
 
     def _put(self, part: str, content: dict[str, Any]) -> None:
         self._parts[part] = content
         self._send(part, content)
 
-    def _seen(self, question: Question) -> dict[str, Any]:
+    def _seen(self, key: MapKey) -> dict[str, Any]:
         """The picture, its patch and the model's own answer."""
-        given, outputs = self._subject.input(question.image), self._subject.answer(question.image)
+        given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
         probabilities = _activated(outputs, self._activation)[0].float()
         height, width = given.picture.shape[:2]
         return {
-            "image": question.image,
-            "baseline": question.baseline,
+            "image": key.image,
+            "baseline": key.baseline,
             "height": height,
             "width": width,
             "picture": png(given.picture),
-            "patch": png(given.seen(given.patch(question.baseline))),
+            "patch": png(given.seen(given.patch(key.baseline))),
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
         }

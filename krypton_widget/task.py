@@ -12,7 +12,7 @@ from krypton_engine.heatmap.identity import described
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
-from krypton_widget.cache import Aim, Known, Question
+from krypton_widget.cache import Aim, Known, MapKey
 from krypton_widget.maps import Flags, Region
 from krypton_widget.subject import Subject
 
@@ -35,7 +35,7 @@ class Task:
     """One map to measure and show.
 
     Attributes:
-        question: All that its values depend on.
+        key: All that its values depend on.
         known: The values measured so far.
         x: The model's input.
         patch: The covering of all windows, of the same shape.
@@ -50,7 +50,7 @@ class Task:
         keep_all: Whether all classes are kept.
     """
 
-    question: Question
+    key: MapKey
     known: Known
     x: Tensor
     patch: Tensor
@@ -89,10 +89,10 @@ class Task:
         return self.lacks_approximate() or self.lacks_exact()
 
 
-def window_for(question: Question, shape: tuple[int, ...]) -> SlidingWindow:
-    """The window of a question on an image of that shape, cut down to the image where it is larger."""
-    side = min(question.window, *shape[1:])
-    stride = min(question.stride, side)
+def window_for(key: MapKey, shape: tuple[int, ...]) -> SlidingWindow:
+    """The window on an image of that shape, cut down to the image where it is larger."""
+    side = min(key.window, *shape[1:])
+    stride = min(key.stride, side)
     return SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
 
 
@@ -103,23 +103,23 @@ def keeps_all(window: SlidingWindow, outputs: Tensor) -> bool:
 
 
 def task_for(
-    question: Question, wish: Wish, known: Known, subject: Subject, tuning: Tuning | None, keep_all: bool
+    key: MapKey, wish: Wish, known: Known, subject: Subject, tuning: Tuning | None, keep_all: bool
 ) -> Task:
     """The map to measure for a wish.
 
     Args:
-        question: All that the map's values depend on.
+        key: All that the map's values depend on.
         wish: The other controls.
         known: The values measured so far.
         subject: The model and its images.
         tuning: Where approximate maps may stop; None without one.
         keep_all: Whether all classes are kept.
     """
-    predicted = int(subject.answer(question.image).argmax())
+    predicted = int(subject.answer(key.image).argmax())
     target = predicted if wish.target is None else wish.target
-    window = window_for(question, subject.shape(question.image))
-    x = subject.x(question.image)
-    patch = subject.input(question.image).patch(question.baseline).to(x)
+    window = window_for(key, subject.shape(key.image))
+    x = subject.x(key.image)
+    patch = subject.input(key.image).patch(key.baseline).to(x)
     note = ""
     if tuning is not None:
         note = unfit(tuning, window, patch, target, predicted)
@@ -133,7 +133,7 @@ def task_for(
     if wish.exact and wish.region is not None:  # comparing is for whole maps
         ssim_target = None
     return Task(
-        question=question,
+        key=key,
         known=known,
         x=x,
         patch=patch,
@@ -172,13 +172,13 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
     return f"the tuning is for another {' and '.join(words)}" if words else ""
 
 
-def asked(question: Question, wish: Wish) -> dict[str, Any]:
+def asked(key: MapKey, wish: Wish) -> dict[str, Any]:
     """The controls that a map answers, by their names: the page compares them with where they stand."""
     return {
-        "image_index": question.image,
-        "window": question.window,
-        "stride": question.stride,
-        "baseline": question.baseline,
+        "image_index": key.image,
+        "window": key.window,
+        "stride": key.stride,
+        "baseline": key.baseline,
         "target": wish.target,
         "region": maps.region_to_page(wish.region),
         "exact": wish.exact,

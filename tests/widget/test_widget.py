@@ -942,7 +942,7 @@ def test_closing_ends_the_worker(explore):
         ({"ssim_target": 0.0}, r"ssim_target is 0\.0; accepted"),
         ({"ssim_target": 1.5}, r"ssim_target is 1\.5; accepted"),
         ({"tuning": "tuning.json"}, "tuning is str; accepted"),
-        ({"target": 5}, "target is 5; the model has classes 0 to 4"),
+        ({"target": 5}, "target is 5; accepted: classes 0 to 4"),
         ({"preprocess": 3}, "preprocess is int"),
         ({"preprocess": lambda image: 1 / 0}, "preprocess raised ZeroDivisionError"),
         ({"preprocess": lambda image: image}, "preprocess returns ndarray"),

@@ -1022,7 +1022,7 @@ def test_saved_files(explore, tmp_path):
         assert (tmp_path / f"map.{suffix}").stat().st_size > 1000
     page = (tmp_path / "map.html").read_text()
     assert "http://" not in page and "https://" not in page
-    with pytest.raises(InputError, match="must end in"):
+    with pytest.raises(InputError, match=r"accepted: names that end in \.png"):
         explorer.save(tmp_path / "map.gif")
     with pytest.raises(InputError, match="does not exist"):
         explorer.save(tmp_path / "no" / "map.png")

@@ -14,7 +14,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
-from krypton_engine.graph.export import evaluation
+from krypton_engine.graph.export import evaluated
 from krypton_engine.graph.gradients import Head
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
@@ -30,8 +30,8 @@ def evaluate(
     inputs = tuple(x.clone() for x in inputs)
     if additional is not None:
         additional = tuple(a.clone() if isinstance(a, Tensor) else a for a in additional)
-    with evaluation():
-        output = as_numbers("forward_func", _run_forward(forward_func, inputs, None, additional))
+    said = evaluated(lambda: _run_forward(forward_func, inputs, None, additional))
+    output = as_numbers("forward_func", said)
     # Without dimensions it is the output of the one example, as ``squeeze()`` leaves it.
     return output.reshape(1) if output.ndim == 0 and inputs[0].shape[:1] == (1,) else output
 

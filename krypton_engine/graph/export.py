@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
+import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,19 @@ _TALKATIVE = "torch.fx.experimental.symbolic_shapes"
 
 _PATIENCE = 10.0
 """Seconds for which an export waits for evaluations of other threads to end."""
+
+_STANDSTILL = 15.0
+"""Seconds without a step after which an export is taken to wait for another thread: more than `_PATIENCE`."""
+
+_PAUSE = 0.002
+"""Seconds between two looks at what another thread is at."""
+
+_SIGNALS = sorted(signal.valid_signals() - {signal.SIGINT}) + [signal.SIGINT]
+"""All signals; Ctrl-C, which comes most often, is the last to be put back."""
+
+_STANDS = "the export of another thread stands still: it may wait for this one"
+
+T = TypeVar("T")
 
 
 class ExportError(Exception):
@@ -39,79 +53,131 @@ def whole() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, Any]] = []
-    handlers = {
-        number: handler for number in signal.valid_signals() if callable(handler := signal.getsignal(number))
-    }
+    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    waiting = dict(handlers)
     try:
         for number in handlers:
             signal.signal(number, lambda number, frame: came.append((number, frame)))
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for came_as, frame in came:
-            handlers[signal.Signals(came_as)](came_as, frame)
+        try:
+            _put_back(waiting)
+        finally:  # where a handler that was back already raised
+            _put_back(waiting)
+            _deliver(came, handlers)
+
+
+def _put_back(handlers: dict[Any, Any]) -> None:
+    """Install handlers, and forget each that is."""
+    for number, handler in list(handlers.items()):
+        signal.signal(number, handler)
+        del handlers[number]
+
+
+def _deliver(came: list[tuple[int, Any]], handlers: Mapping[Any, Any]) -> None:
+    """Call the handlers of signals that came, each of them, whichever raise."""
+    if came:
+        number, frame = came.pop(0)
+        try:
+            handlers[number](number, frame)
+        finally:
+            _deliver(came, handlers)
 
 
 class _Gate:
-    """Many evaluations of forward functions at a time, or one export, which goes first where it waits."""
+    """Many evaluations of forward functions at a time, or one export, which goes first where it waits.
+
+    What an interrupt must not leave behind is held by locks and ``with``, between which and what follows no
+    handler of a signal runs.
+
+    Attributes:
+        exporting: The thread that exports, or is to as soon as evaluations have ended.
+    """
 
     def __init__(self) -> None:
         self.forked()
 
     def forked(self) -> None:
         """Begin anew in a child process, where the threads that were at the gate are not."""
-        self._condition = threading.Condition()
-        self._evaluating: Counter[int] = Counter()
         self.exporting: int | None = None
-        self._waiting = 0
+        self._turn = threading.RLock()
+        self._evaluating: dict[int, threading.Lock] = {}  # by thread; held while that evaluates
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Keep exports of other threads out."""
-        me, entered = threading.get_ident(), False
-        try:
-            with whole(), self._condition:
-                nested = me in self._evaluating or self.exporting == me
-                self._condition.wait_for(lambda: nested or not (self._waiting or self.exporting))
-                self._evaluating[me] += 1
-                entered = True
-            yield
-        finally:
-            with whole(), self._condition:
-                self._evaluating[me] -= entered
-                self._evaluating += Counter()  # without zeros
-                self._condition.notify_all()
+    def evaluated(self, call: Callable[[], T]) -> T:
+        """What ``call`` gives while no other thread exports, or all that do wait for this one."""
+        me = threading.get_ident()
+        mine = self._evaluating.setdefault(me, threading.Lock())
+        if mine.locked() or self.exporting == me:  # within another evaluation, or an export
+            return call()
+        goes_on = True
+        while True:
+            with mine:
+                # An export looks at this lock after it has put down its name: one of both sees the other.
+                if self.exporting is None or not goes_on:
+                    return call()
+            goes_on = self.ended()
+
+    def ended(self) -> bool:
+        """Wait for the export of another thread to end; False if it stands still."""
+        was, since = None, time.monotonic()
+        while (thread := self.exporting) not in (None, threading.get_ident()):
+            frame = sys._current_frames().get(cast("int", thread))
+            step = frame and (thread, frame.f_code, frame.f_lasti)
+            del frame
+            if step != was:
+                was, since = step, time.monotonic()
+            elif time.monotonic() - since > _STANDSTILL:
+                return False
+            time.sleep(_PAUSE)
+        return True
 
     @contextmanager
     def export(self) -> Iterator[None]:
-        """Keep exports and evaluations of other threads out; to be entered where signals wait."""
+        """Keep exports and evaluations of other threads out; to be entered where signals wait.
+
+        Raises:
+            ExportError: The export of another thread stands still.
+        """
         me = threading.get_ident()
-
-        def others() -> bool:
-            return bool(self._evaluating.keys() - {me})
-
-        with self._condition:
-            self._waiting += 1
-            # An evaluation that does not end may be waiting for this very thread.
-            self._condition.wait_for(lambda: self.exporting in (None, me) and not others(), _PATIENCE)
-            self._condition.wait_for(lambda: self.exporting in (None, me))
-            self._waiting -= 1
-            self.exporting = me
+        while not self._turn.acquire(timeout=_PAUSE):
+            if not self.ended():
+                raise ExportError(_STANDS)
+        outer, self.exporting = self.exporting, me
         try:
+            until = time.monotonic() + _PATIENCE
+            # An evaluation that does not end may be waiting for this very thread.
+            while time.monotonic() < until and any(
+                lock.locked() for thread, lock in list(self._evaluating.items()) if thread != me
+            ):
+                time.sleep(_PAUSE)
             yield
         finally:
-            with self._condition:
-                self.exporting = None
-                self._condition.notify_all()
+            self.exporting = outer
+            self._turn.release()
 
 
 _gate = _Gate()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_gate.forked)
 
-evaluation = _gate.evaluation
-"""Context in which a user's forward function is evaluated: no other thread exports meanwhile."""
+
+def evaluated(call: Callable[[], T]) -> T:
+    """What ``call``, which evaluates a user's forward function or looks at its state, gives.
+
+    No other thread exports meanwhile: the parameters of what is being exported are fakes. An export that waits
+    for this very thread is the exception, since nothing would ever end.
+    """
+    return _gate.evaluated(call)
+
+
+def settled() -> None:
+    """Wait for an export of another thread to end.
+
+    Raises:
+        ExportError: It stands still, maybe since it waits for this thread.
+    """
+    if not _gate.ended():
+        raise ExportError(_STANDS)
 
 
 def exporting() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.common.precision import precisions
 from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
-from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.ir import Graph, Node
 
 ROUNDING = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
@@ -110,20 +110,39 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
         return tail.run({graph.input.index: x}, len(x), constant)
 
     others = [turned] if not x.is_floating_point() else [wild, turned]
+    thoroughly, proved = not _each_row_by_itself(nodes), False
     for i, other in enumerate(others):
         # The input itself stands in neither the first nor the last row.
         rows = [other.to(x.dtype), x, mixed]
         try:
-            together, alone = output(torch.cat(rows)), [output(row) for row in rows]
+            alone = [output(row) for row in rows]
+            orders = [(rows, alone, output(torch.cat(rows)))]
+            if thoroughly:  # a running maximum, or a sort, may find the rows of one order in their places
+                orders.append((rows[::-1], alone[::-1], output(torch.cat(rows[::-1]))))
         except Exception as error:  # such an input is beyond the model
-            if i + 1 < len(others):
+            if proved or i + 1 < len(others):
                 continue
             raise Unprovable(f"its graph fails beside other inputs: {error}") from error
-        return together.shape[:1] == (len(rows),) and all(
-            _undisturbed(output, row, beside[None], own, precision(graph, own))
-            for row, beside, own in zip(rows, together, alone, strict=True)
-        )
+        for rows, alone, together in orders:
+            if together.shape[:1] != (len(rows),) or not all(
+                _undisturbed(output, row, beside[None], own, precision(graph, own))
+                for row, beside, own in zip(rows, together, alone, strict=True)
+            ):
+                return False
+        if not thoroughly:
+            return True
+        proved = True
     return True
+
+
+_ROW_BY_ROW = {"linear", "reshape", "mean", "sum", "amax", "amin"}
+"""Operators without locality whose result, where it has rows, has each from a row of its own, or from a mixture
+of rows that any batch shows: none that compares rows."""
+
+
+def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
+    """Whether no operator may compare the rows of a batch, as far as their names tell."""
+    return all(node.local or node.op in _ROW_BY_ROW or "adaptive_" in node.op for node in nodes)
 
 
 def _undisturbed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -225,7 +226,8 @@ class Graph:
         inputs: Node of every tensor input; ``inputs[occluded]`` is the one that windows occlude.
         output: Node of the result; its first dimension is the batch.
         batched: For every input, whether its first dimension is the batch.
-        sources: Parameters and buffers that the graph was captured from, with their version counters.
+        sources: Parameters and buffers that the graph was captured from, with their version counters: weakly,
+            since a parameter may refer to the model that the graph is to live as long as.
         programs: The graph made ready, by executor; kept here so that they live as long as it does.
         proved: Windows for which it was compared with what it was captured from.
         proofs: How often it was compared.
@@ -236,7 +238,7 @@ class Graph:
     occluded: int
     output: int
     batched: tuple[bool, ...]
-    sources: tuple[tuple[Tensor, int], ...] = ()
+    sources: tuple[tuple[weakref.ref[Tensor], int], ...] = ()
     programs: dict[str, Any] = field(default_factory=dict)
     proved: set[SlidingWindow] = field(default_factory=set)
     proofs: int = 0
@@ -379,7 +381,8 @@ class Graph:
 
     def fresh(self) -> bool:
         """Whether no parameter was replaced in place since the capture, as far as counters tell."""
-        return all(version_of(tensor) == version for tensor, version in self.sources)
+        now = ((source(), version) for source, version in self.sources)
+        return all(tensor is None or version_of(tensor) == version for tensor, version in now)
 
 
 def in_full(graph: Graph, after: Node | None = None) -> Graph:

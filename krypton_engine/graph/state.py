@@ -29,7 +29,9 @@ _LARGEST_ARRAY = 2**20
 """Bytes of the largest NumPy array whose content is compared; of a larger one it is its place in memory."""
 
 _SAMPLED = 1024
-"""Numbers of a parameter that are looked at."""
+"""Numbers of a tensor that are looked at."""
+
+_LEFT_BEHIND = ("a tensor without numbers",)
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), enum.Enum, torch.dtype, torch.device, torch.Size)
 _QUICK = {int, str, bool, type(None)}
@@ -45,13 +47,13 @@ class _This:
 
     __slots__ = ("now", "ref")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, content: int | None) -> None:
         self.ref = weakref.ref(tensor)
-        place = tensor.data_ptr() if tensor.layout == torch.strided and not tensor.is_meta else 0
-        self.now: tuple[Any, ...] = version_of(tensor), place  # ``.data = other`` changes the place alone
+        # ``.data = other`` changes the place alone; ``.data`` and NumPy write past the counter.
+        self.now = version_of(tensor), place_of(tensor), content
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _This) or self.now != other.now:
+        if type(other) is not type(self) or self.now != other.now:
             return False
         mine = self.ref()
         return mine is not None and mine is other.ref()
@@ -60,24 +62,66 @@ class _This:
 
 
 class _Weights(_This):
-    """A parameter or buffer, whose content is sampled too: ``.data`` and NumPy write past its counter."""
+    """A parameter or buffer, whose memory a graph shares."""
 
     __slots__ = ()
 
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__(tensor)
-        dense = tensor.is_contiguous() or (
-            tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-        )
-        if dense and tensor.device.type == "cpu" and tensor.numel():  # elsewhere it takes a while to look
-            every = -(-tensor.numel() // _SAMPLED)
-            some = tensor.detach().as_strided((-(-tensor.numel() // every),), (every,))
-            self.now = *self.now, repr(some.sum().item())  # NaN is like itself
+
+def _is_left_behind(tensor: Tensor) -> bool:
+    """Whether a tensor holds no numbers: hooks keep such ones of an export."""
+    return type(tensor).__module__.startswith("torch._subclasses.")
+
+
+def _of_weights(tensor: Tensor) -> Any:
+    """State of a parameter or buffer."""
+    if _is_left_behind(tensor):
+        return _LEFT_BEHIND
+    # Elsewhere a look takes a while.
+    return _Weights(tensor, _checksum(tensor) if tensor.device.type == "cpu" else None)
+
+
+def _of_tensor(tensor: Tensor) -> Any:
+    """State of a tensor that no module holds as its own: its content, as far as that is small."""
+    if _is_left_behind(tensor):
+        return _LEFT_BEHIND
+    content = _checksum(tensor)
+    if content is None or tensor.numel() > _SAMPLED:
+        return _This(tensor, content)
+    return str(tensor.device), tensor.dtype, tuple(tensor.shape), content
+
+
+def _checksum(tensor: Tensor) -> int | None:
+    """Checksum of the numbers of a tensor in the order of its memory, of a large one of ``_SAMPLED`` of them.
+
+    None for tensors whose bytes cannot be read so: sparse ones, those without memory, some kinds of others.
+    """
+    try:
+        dense = tensor.detach()
+        if not dense.is_contiguous():
+            dense = dense.permute(sorted(range(dense.dim()), key=dense.stride, reverse=True))
+        if not dense.is_contiguous():
+            return None
+        every = max(1, -(-dense.numel() // _SAMPLED))
+        some = dense.as_strided((-(-dense.numel() // every),), (every,)).contiguous()
+        return zlib.crc32(some.view(torch.uint8).cpu().numpy())
+    except Exception:  # every layout and subclass refuses in its own words
+        return None
 
 
 def version_of(tensor: Tensor) -> int:
-    """Counter of in-place changes; constant for inference tensors, which do not count."""
-    return -1 if tensor.is_inference() else tensor._version
+    """Counter of in-place changes; constant for those that do not count, such as inference tensors."""
+    try:
+        return -1 if tensor.is_inference() else tensor._version
+    except Exception:  # of a lazy module, say, in words of its own
+        return -1
+
+
+def place_of(tensor: Tensor) -> int:
+    """Address of a tensor's memory; 0 where that has several pieces, or none."""
+    try:
+        return tensor.data_ptr()
+    except Exception:  # every layout and subclass refuses in its own words
+        return 0
 
 
 def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
@@ -118,8 +162,10 @@ def observe(function: Callable[..., Any], *arguments: Any) -> State:
 
 
 def may_be_idle(value: Any) -> bool:
-    """Whether a value of a state may change without changing what is computed: counters and logs do."""
-    return value is None or (isinstance(value, (tuple, int)) and not isinstance(value, bool))
+    """Whether a value of a state may change without changing what is computed: counters, logs, last results."""
+    if isinstance(value, bool) or type(value) is _Weights:  # whose old and new content one graph cannot hold
+        return False
+    return value is None or isinstance(value, (tuple, int, _This))
 
 
 def differences(mine: State, other: State) -> Set[str]:
@@ -152,7 +198,7 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
         if own in _HOOKS:
             yield from _of_hooks(f"{name}.{own}", value)
         elif own in _TENSORS:
-            yield from ((f"{name}.{key}", None if t is None else _Weights(t)) for key, t in value.items())
+            yield from ((f"{name}.{key}", None if t is None else _of_weights(t)) for key, t in value.items())
         elif type(value) in _QUICK:
             yield f"{name}.{own}", value
         elif own not in _APART and "hook" not in own:
@@ -202,7 +248,7 @@ def _frozen(value: Any, depth: int) -> Any:
     if type(value) in _QUICK or isinstance(value, types.CodeType):
         return value
     if isinstance(value, Tensor):
-        return _This(value)
+        return _of_tensor(value)
     if isinstance(value, np.ndarray):
         content = zlib.crc32(value.tobytes()) if value.nbytes <= _LARGEST_ARRAY else value.ctypes.data
         return value.dtype.str, value.shape, content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,14 +78,17 @@ class _Translation:
         }
         user_inputs = self.user_inputs
         inputs: dict[str, int] = {}
-        sources: list[tuple[Tensor, int]] = []
+        sources: list[tuple[weakref.ref[Tensor], int]] = []
         output: Any = None
         for fx_node in self.program.graph_module.graph.nodes:
             if fx_node.op == "placeholder":
                 if fx_node.name in held:
                     tensor = state[held[fx_node.name]]
-                    sources.append((tensor, version_of(tensor)))
-                    self.env[fx_node] = self.draft.constant(held[fx_node.name], tensor.detach())
+                    sources.append((weakref.ref(tensor), version_of(tensor)))
+                    own = tensor.detach()
+                    if fx_node.name in signature.inputs_to_lifted_tensor_constants:
+                        own = own.clone()  # what is written into it later is another graph's
+                    self.env[fx_node] = self.draft.constant(held[fx_node.name], own)
                 elif fx_node.name in user_inputs:
                     self.env[fx_node] = self._input(fx_node, user_inputs.index(fx_node.name))
                     inputs[fx_node.name] = self.env[fx_node].node

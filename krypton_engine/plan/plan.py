@@ -10,6 +10,7 @@ import numpy as np
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node, refs
+from krypton_engine.graph.state import place_of
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.boxes import propagate
 from krypton_engine.plan.explain import table
@@ -136,7 +137,7 @@ class Plan:
         ]
         full = sorted((step.bytes for step in steps if not step.local), reverse=True)
         frontier_bytes = sum(node.bytes() for node in graph.frontiers)
-        own = {tensor.data_ptr() for tensor, _ in graph.sources}
+        own = {place_of(tensor) for source, _ in graph.sources if (tensor := source()) is not None}
         weights = [node.value for node in nodes if node.value is not None]
         return Plan(
             window=window,
@@ -151,7 +152,7 @@ class Plan:
             bytes_weights=sum(
                 weight.numel() * weight.element_size()
                 for weight in weights
-                if weight.data_ptr() not in own or weight.dim() >= 4
+                if place_of(weight) not in own or weight.dim() >= 4
             ),
             boxes=boxes,
         )

@@ -7,14 +7,14 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.graph.export import ExportError, export
+from krypton_engine.graph.export import ExportError, evaluated, export, settled
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites import simplified
 from krypton_engine.graph.state import State, differences, environment, may_be_idle, modules_of, observe
@@ -57,15 +57,16 @@ class _Kept:
         """Whether a tensor that the graph was made of has been written to."""
         return isinstance(self.found, Graph) and not self.found.fresh()
 
-    def holds(self, key: Any, state: State, exactly: bool = False) -> bool:
-        """Whether this is the capture for ``key``, and nothing that counts, or at all, has changed since."""
+    def changes_since(self, key: Any, state: State) -> Set[str] | None:
+        """What has changed since this capture; None if it is for another key, or can no longer be right."""
         if self.key != key or not self.final or self.is_stale():
-            return False
-        changed = differences(self.state, state)
-        if exactly or not changed <= self.idle:
-            return not changed
-        self.changes += bool(changed)
-        return not changed or self.changes not in _DOUBTED
+            return None
+        return differences(self.state, state)
+
+    def is_doubted(self) -> bool:
+        """Whether the change of idle values that is met now is one at which to capture again."""
+        self.changes += 1
+        return self.changes in _DOUBTED
 
     def takes(self, other: _Kept) -> bool:
         """Whether a later capture says the same, so that what has changed meanwhile does not count.
@@ -79,9 +80,18 @@ class _Kept:
         states = (self.state, other.state)
         if not all(may_be_idle(state.get(name)) for name in changed for state in states):
             return False
+        if not changed <= self.idle:
+            self.changes = 0
         self.idle |= changed
         self.state, self.final = other.state, True
         return True
+
+    def refuted(self, other: _Kept) -> Set[str]:
+        """Names of values held to be idle that a later capture shows to count."""
+        changed = self.changes_since(other.key, other.state)
+        if not changed or not changed <= self.idle or _same(self.found, other.found):
+            return frozenset()
+        return changed
 
 
 _memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
@@ -114,17 +124,26 @@ def _memory(function: Callable[..., Any]) -> list[_Kept]:
 
 
 def _recall(memory: list[_Kept], key: Any, state: State, exactly: bool = False) -> _Kept | None:
+    """The capture in this state, or else one since which nothing but idle values has changed."""
     with _remembering:
-        for kept in reversed(memory):
-            if kept.holds(key, state, exactly):
-                memory.append(memory.pop(memory.index(kept)))
-                return kept
-    return None
+        since = [(kept, kept.changes_since(key, state)) for kept in reversed(memory)]
+        found = next((kept for kept, changed in since if changed is not None and not changed), None)
+        if found is None and not exactly:
+            found = next((kept for kept, changed in since if changed and changed <= kept.idle), None)
+            if found is not None and found.is_doubted():
+                return None
+        if found is not None:
+            memory.append(memory.pop(memory.index(found)))
+        return found
 
 
 def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
     """``new``, or the capture that was kept already and says the same; what is too much is forgotten."""
     with _remembering:
+        count = set().union(*(kept.refuted(new) for kept in memory))
+        for each in memory:
+            if each.key == new.key:
+                each.idle -= count
         kept = next((kept for kept in memory if kept.takes(new)), new)
         memory[:] = [each for each in memory if each is not kept and not each.is_stale()]
         memory.append(kept)
@@ -189,7 +208,8 @@ class Source:
 
     def observed(self) -> State:
         """The state of the callable and of those of its arguments that are no tensors."""
-        return observe(self.function, *(a for a in self.additional if not isinstance(a, Tensor)))
+        others = (a for a in self.additional if not isinstance(a, Tensor))
+        return evaluated(lambda: observe(self.function, *others))
 
     def __call__(self, *tensors: Tensor) -> Any:
         """The callable on tensors in place of ``tensors``."""
@@ -246,6 +266,10 @@ def capture(source: Source, *, again: bool = False) -> Graph:
         _forget(memory, key)
     found = _recall(memory, key, state)
     if found is None:
+        try:
+            settled()
+        except ExportError as error:
+            raise CaptureError(str(error)) from None
         with _capturing:  # what another thread has captured meanwhile need not be captured again
             found = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
     if isinstance(found.found, str):

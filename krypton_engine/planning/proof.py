@@ -136,8 +136,8 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
 
 
 _ROW_BY_ROW = {"linear", "reshape", "mean", "sum", "amax", "amin"}
-"""Operators without locality whose result, where it has rows, has each from a row of its own, or from a mixture
-of rows that any batch shows: none that compares rows."""
+"""Operators without locality, none of which compares rows: each row of their result is made of one row, or of a
+mixture that shows in any batch."""
 
 
 def _each_row_by_itself(nodes: Sequence[Node]) -> bool:

@@ -89,6 +89,23 @@ def test_rows_that_feel_each_other(kind, executor, image):
         assert_right(forward, spot(image), occlusion=KryptonOcclusion(forward, executor=executor))
 
 
+COMPARES_ROWS = {
+    "running maximum": lambda y: y.cummax(0).values,
+    "running minimum": lambda y: y.cummin(0).values,
+    "sorted": lambda y: y.sort(0).values,
+}
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+@pytest.mark.parametrize("kind", COMPARES_ROWS)
+def test_rows_of_one_number_that_are_compared(kind, seed, image):
+    """Three such rows lie in one of six orders, in which nothing may show."""
+    torch.manual_seed(seed)
+    model = SmallCNN(classes=1)
+    with full_inference():
+        assert_right(lambda a: COMPARES_ROWS[kind](model(a)), image, target=0)
+
+
 PICKED = {
     "by labels": lambda m: lambda a: m(a)[torch.arange(len(a)), LABEL][:, None],
     "probability": lambda m: lambda a: m(a).softmax(1)[torch.arange(a.shape[0]), 1],
@@ -573,8 +590,7 @@ def test_a_child_of_a_process_in_an_evaluation():
         from krypton_engine.graph import export
         from krypton_engine.planning.cache import Source, capture
         def evaluate():
-            with export.evaluation():
-                time.sleep(3)
+            export.evaluated(lambda: time.sleep(3))
         threading.Thread(target=evaluate, daemon=True).start()
         time.sleep(0.5)
         child = os.fork()

@@ -34,7 +34,7 @@ _STANDSTILL = 15.0
 _PAUSE = 0.002
 """Seconds between two looks at what another thread is at."""
 
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGINT}) + [signal.SIGINT]
+_SIGNALS = [*sorted(signal.valid_signals() - {signal.SIGINT}), signal.SIGINT]
 """All signals; Ctrl-C, which comes most often, is the last to be put back."""
 
 _STANDS = "the export of another thread stands still: it may wait for this one"
@@ -121,7 +121,7 @@ class _Gate:
         """Wait for the export of another thread to end; False if it stands still."""
         was, since = None, time.monotonic()
         while (thread := self.exporting) not in (None, threading.get_ident()):
-            frame = sys._current_frames().get(cast("int", thread))
+            frame = sys._current_frames().get(thread)
             step = frame and (thread, frame.f_code, frame.f_lasti)
             del frame
             if step != was:
@@ -164,8 +164,8 @@ if hasattr(os, "register_at_fork"):
 def evaluated(call: Callable[[], T]) -> T:
     """What ``call``, which evaluates a user's forward function or looks at its state, gives.
 
-    No other thread exports meanwhile: the parameters of what is being exported are fakes. An export that waits
-    for this very thread is the exception, since nothing would ever end.
+    No other thread exports meanwhile: the parameters of what is being exported are fakes. The exception is an
+    export that stands still: it may wait for this very thread.
     """
     return _gate.evaluated(call)
 

@@ -103,7 +103,7 @@ def _checksum(tensor: Tensor) -> int | None:
             return None
         every = max(1, -(-dense.numel() // _SAMPLED))
         some = dense.as_strided((-(-dense.numel() // every),), (every,)).contiguous()
-        return zlib.crc32(some.view(torch.uint8).cpu().numpy())
+        return zlib.crc32(some.view(torch.uint8).cpu().numpy().data)
     except Exception:  # every layout and subclass refuses in its own words
         return None
 
@@ -162,7 +162,7 @@ def observe(function: Callable[..., Any], *arguments: Any) -> State:
 
 
 def may_be_idle(value: Any) -> bool:
-    """Whether a value of a state may change without changing what is computed: counters, logs, last results."""
+    """Whether a value of a state may change without changing what is computed: counters, logs, results."""
     if isinstance(value, bool) or type(value) is _Weights:  # whose old and new content one graph cannot hold
         return False
     return value is None or isinstance(value, (tuple, int, _This))

@@ -136,8 +136,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
 
 
 _ROW_BY_ROW = {"linear", "reshape", "mean", "sum", "amax", "amin"}
-"""Operators without locality, none of which compares rows: each row of their result is made of one row, or of a
-mixture that shows in any batch."""
+"""Operators without locality, none of which compares rows: what they mix shows in a batch of any order."""
 
 
 def _each_row_by_itself(nodes: Sequence[Node]) -> bool:

@@ -42,7 +42,9 @@ from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
-from krypton_engine.planning.planner import Answer, Preparer, Question, evaluation_mode
+from krypton_engine.planning.planner import Answer, Preparer
+from krypton_engine.planning.question import Question
+from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.run.loop import OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import FunctionType
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.cuda import engine as cuda_engine
 from krypton_engine.executors.cuda import executor as cuda
 from krypton_engine.executors.cuda.program import CudaProgram
 from krypton_engine.executors.cuda.session import CudaSession
-from krypton_engine.executors.full import FullSession, evaluate
+from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.native import executor as native
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.graph.export import whole
 from krypton_engine.graph.ir import Graph, in_full
-from krypton_engine.graph.state import modules_of, names
 from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.perturbation.changed import distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
 from krypton_engine.planning.cache import Source, capture, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
+from krypton_engine.planning.question import Question
+from krypton_engine.planning.witness import Witness
 
 Answered = TypeVar("Answered")
 
@@ -60,67 +55,6 @@ _UNPROVABLE = (
     "nothing tells a wrong map of it from a right one; logits in place of probabilities, or a wider dtype, "
     "may show more"
 )
-
-
-@dataclass
-class Question:
-    """What is asked of a callable: everything but the target.
-
-    Attributes:
-        forward_func: What the user wants explained.
-        inputs: Its tensor inputs, first dimension the examples.
-        baselines: What replaces occluded cells, one tensor for each input that broadcasts against it.
-        windows: The sliding window over each input.
-        additional: Further arguments of ``forward_func``; None if there are none.
-        base: What the user's own forward function says of the un-occluded inputs.
-    """
-
-    forward_func: Callable[..., Any]
-    inputs: tuple[Tensor, ...]
-    baselines: tuple[Tensor, ...]
-    windows: tuple[SlidingWindow, ...]
-    additional: tuple[Any, ...] | None
-    base: Tensor
-
-    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """Inputs and additional arguments of one example."""
-        rows = self.inputs[0].shape[0]
-
-        def cut(item: Any) -> Any:
-            batched = isinstance(item, Tensor) and item.ndim > 0 and item.shape[0] == rows
-            return item[row : row + 1] if batched else item
-
-        return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
-
-    def tensors(self, row: int) -> tuple[Tensor, ...]:
-        """All tensor arguments of one example."""
-        inputs, additional = self.example(row)
-        return inputs + tuple(a for a in additional if isinstance(a, Tensor))
-
-    def source(self, occluded: int) -> Source:
-        """What a graph is captured from."""
-        return Source(self.forward_func, self.inputs, occluded, self.additional or ())
-
-    def as_occluded(self, occluded: int) -> Question:
-        """The same with one input in the type that its occluded copies have, which its baseline may widen."""
-        x = self.inputs[occluded]
-        x = x.to(torch.result_type(x, self.baselines[occluded]))
-        return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
-
-    def baseline(self, occluded: int, row: int) -> Tensor:
-        """The baseline of one example: ``(1, *input_shape)``."""
-        return self.baselines[occluded].expand(self.inputs[occluded].shape)[row : row + 1]
-
-    def at(self, occluded: int, row: int, position: int) -> tuple[Tensor, ...]:
-        """The inputs of one example with a window occluded."""
-        inputs, _ = self.example(row)
-        boxes = self.windows[occluded].boxes(np.array([position]))
-        covered = occlude(inputs[occluded], self.baseline(occluded, row).to(inputs[occluded].device), boxes)
-        return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
-
-    def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
-        """What the user's own forward function says of other inputs in place of an example's."""
-        return evaluate(self.forward_func, inputs, self.example(row)[1] or None)
 
 
 @dataclass
@@ -371,7 +305,7 @@ class Preparer:
             return
         firsts = np.array([readers[0] for readers in work.readers])
         eps = proof.precision(graph, question.base)
-        witness = _Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding)
+        witness = Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding)
         witness.asked_for_the_base()
         graph.proofs += 1
         began = time.perf_counter()
@@ -398,7 +332,7 @@ class Preparer:
             return
         eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
         eps = max(eps, answer.precision)
-        witness = _Witness(question, occluded, row, recorder, exact, eps, self._warn_of_rounding)
+        witness = Witness(question, occluded, row, recorder, exact, eps, self._warn_of_rounding)
         try:
             witness.asked_for(witness.largest)
         except Disagreement:
@@ -429,82 +363,6 @@ class Preparer:
             question.additional, question.base, per_evaluation or 1,
         )  # fmt: skip
         return Answer([None if answering.joint else 0], lambda _: answering, None)
-
-
-class _Witness:
-    """The user's own forward function, asked about a map where a difference would show.
-
-    Args:
-        question: What is asked.
-        occluded: Which input is.
-        row: Of which example the map is.
-        recorder: Of the map.
-        positions: Those of it that count.
-        eps: See `krypton_engine.planning.proof.precision`.
-        warn: Is told the largest drop and the rounding that may hide a difference.
-
-    Attributes:
-        largest: The position of the largest drop.
-    """
-
-    def __init__(
-        self,
-        question: Question,
-        occluded: int,
-        row: int,
-        recorder: Recorder,
-        positions: IntArray,
-        eps: float,
-        warn: Callable[[float, float], None],
-    ) -> None:
-        self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
-        self._recorder, self._warn = recorder, warn
-        self._numbers, self._base = recorder.kept()
-        numbers = self._numbers[positions]
-        spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
-        self._rounding = eps * max(largest(numbers), largest(self._base))
-        self._span = float(spans.max())
-        expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
-        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(expected)
-        self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
-
-    def asked_for_the_base(self) -> None:
-        """Compare the un-occluded answers.
-
-        Raises:
-            Disagreement: The function says something else.
-        """
-        if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
-            self._warn(self._span, proof.LAST_DIGIT * self._rounding)
-        said = self._question.base[self._row : self._row + 1]
-        self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
-
-    def asked_for(self, position: int, mine: Tensor | None = None) -> None:
-        """Compare the answers at a position.
-
-        Args:
-            position: The position.
-            mine: What is to be compared; None for what the map holds.
-
-        Raises:
-            Disagreement: The function says something else.
-        """
-        inputs = self._question.at(self._occluded, self._row, position)
-        self._compare(self._numbers[position] if mine is None else mine, self._ask(inputs), inputs)
-
-    def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        return self._recorder.kept_of(self._question.ask(inputs, self._row))[0]
-
-    def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        theirs = theirs.to(mine.dtype)
-        if agree(mine, theirs, self._tolerance):
-            return
-        noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
-        noise = max(noise, proof.LAST_DIGIT * self._rounding)
-        if not agree(mine, theirs, noise):
-            raise Disagreement(proof.DISAGREES)
-        if noise > proof.TELLS * self._span:
-            self._warn(self._span, noise)
 
 
 def _reference(graph: Graph) -> ReferenceProgram:
@@ -543,58 +401,3 @@ def _users_line() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
         level, frame = level + 1, frame.f_back
     return level + 1
-
-
-_RATES = ("p", "dropout", "drop_prob")
-"""Attributes of modules that drop something at random, which at 0 do the same in training."""
-
-
-def _trains(module: nn.Module) -> bool:
-    """Whether what a module computes depends on its training flag, as far as its code says."""
-    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.instancenorm._InstanceNorm)):
-        return module.track_running_stats
-    if any(getattr(module, rate, None) == 0 for rate in _RATES):
-        return False
-    if isinstance(module, torch.jit.ScriptModule):
-        return "training" in str(getattr(module, "code", ""))
-    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
-    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in {"train", "eval"}]
-    return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
-
-
-_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""Modules that would be in training mode but for `evaluation_mode`, and how many of its blocks hold each."""
-
-_holding = threading.Lock()
-
-
-@contextmanager
-def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None]) -> Iterator[None]:
-    """Evaluation semantics while the block runs; every submodule gets its own flag back.
-
-    Several threads may explain one model: the flags come back with the last of them.
-    """
-    mine: list[nn.Module] = []
-    try:
-        with whole(), _holding:  # no signal leaves a flag behind
-            modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
-            # Frozen scripts have no flag.
-            training = [module for module in modules if getattr(module, "training", False)]
-            trains = any(map(_trains, training))
-            for module in (*training, *(module for module in modules if module in _held)):
-                mine.append(module)
-                _held[module] = _held.get(module, 0) + 1
-                module.training = False
-        if trains:
-            warn(
-                "the model is in training mode; "
-                "occlusion evaluates it as after .eval() and restores its flags"
-            )
-        yield
-    finally:
-        with whole(), _holding:
-            for module in mine:
-                _held[module] -= 1
-                if not _held[module]:
-                    del _held[module]
-                    module.training = True

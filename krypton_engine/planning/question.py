@@ -1,0 +1,76 @@
+"""What is asked of a callable: everything but the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.full import evaluate
+from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.planning.cache import Source
+
+
+@dataclass
+class Question:
+    """What is asked of a callable: everything but the target.
+
+    Attributes:
+        forward_func: What the user wants explained.
+        inputs: Its tensor inputs, first dimension the examples.
+        baselines: What replaces occluded cells, one tensor for each input that broadcasts against it.
+        windows: The sliding window over each input.
+        additional: Further arguments of ``forward_func``; None if there are none.
+        base: What the user's own forward function says of the un-occluded inputs.
+    """
+
+    forward_func: Callable[..., Any]
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    windows: tuple[SlidingWindow, ...]
+    additional: tuple[Any, ...] | None
+    base: Tensor
+
+    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """Inputs and additional arguments of one example."""
+        rows = self.inputs[0].shape[0]
+
+        def cut(item: Any) -> Any:
+            batched = isinstance(item, Tensor) and item.ndim > 0 and item.shape[0] == rows
+            return item[row : row + 1] if batched else item
+
+        return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
+
+    def tensors(self, row: int) -> tuple[Tensor, ...]:
+        """All tensor arguments of one example."""
+        inputs, additional = self.example(row)
+        return inputs + tuple(a for a in additional if isinstance(a, Tensor))
+
+    def source(self, occluded: int) -> Source:
+        """What a graph is captured from."""
+        return Source(self.forward_func, self.inputs, occluded, self.additional or ())
+
+    def as_occluded(self, occluded: int) -> Question:
+        """The same with one input in the type that its occluded copies have, which its baseline may widen."""
+        x = self.inputs[occluded]
+        x = x.to(torch.result_type(x, self.baselines[occluded]))
+        return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
+
+    def baseline(self, occluded: int, row: int) -> Tensor:
+        """The baseline of one example: ``(1, *input_shape)``."""
+        return self.baselines[occluded].expand(self.inputs[occluded].shape)[row : row + 1]
+
+    def at(self, occluded: int, row: int, position: int) -> tuple[Tensor, ...]:
+        """The inputs of one example with a window occluded."""
+        inputs, _ = self.example(row)
+        boxes = self.windows[occluded].boxes(np.array([position]))
+        covered = occlude(inputs[occluded], self.baseline(occluded, row).to(inputs[occluded].device), boxes)
+        return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
+
+    def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
+        """What the user's own forward function says of other inputs in place of an example's."""
+        return evaluate(self.forward_func, inputs, self.example(row)[1] or None)

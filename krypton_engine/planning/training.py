@@ -1,0 +1,70 @@
+"""Evaluation semantics for a model in training mode, while it is explained."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from krypton_engine.graph.export import whole
+from krypton_engine.graph.state import modules_of, names
+
+_RATES = ("p", "dropout", "drop_prob")
+"""Attributes of modules that drop something at random, which at 0 do the same in training."""
+
+
+def _trains(module: nn.Module) -> bool:
+    """Whether what a module computes depends on its training flag, as far as its code says."""
+    if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.instancenorm._InstanceNorm)):
+        return module.track_running_stats
+    if any(getattr(module, rate, None) == 0 for rate in _RATES):
+        return False
+    if isinstance(module, torch.jit.ScriptModule):
+        return "training" in str(getattr(module, "code", ""))
+    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in {"train", "eval"}]
+    return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
+
+
+_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Modules that would be in training mode but for `evaluation_mode`, and how many of its blocks hold each."""
+
+_holding = threading.Lock()
+
+
+@contextmanager
+def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None]) -> Iterator[None]:
+    """Evaluation semantics while the block runs; every submodule gets its own flag back.
+
+    Several threads may explain one model: the flags come back with the last of them.
+    """
+    mine: list[nn.Module] = []
+    try:
+        with whole(), _holding:  # no signal leaves a flag behind
+            modules = dict.fromkeys(m for each in modules_of(forward_func) for m in each.modules())
+            # Frozen scripts have no flag.
+            training = [module for module in modules if getattr(module, "training", False)]
+            trains = any(map(_trains, training))
+            for module in (*training, *(module for module in modules if module in _held)):
+                mine.append(module)
+                _held[module] = _held.get(module, 0) + 1
+                module.training = False
+        if trains:
+            warn(
+                "the model is in training mode; "
+                "occlusion evaluates it as after .eval() and restores its flags"
+            )
+        yield
+    finally:
+        with whole(), _holding:
+            for module in mine:
+                _held[module] -= 1
+                if not _held[module]:
+                    del _held[module]
+                    module.training = True

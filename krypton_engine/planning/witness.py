@@ -1,0 +1,89 @@
+"""The user's own forward function, asked about a map where a difference would show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.planning import proof
+from krypton_engine.planning.proof import Disagreement, Noise, agree, largest
+from krypton_engine.planning.question import Question
+
+
+class Witness:
+    """The user's own forward function, asked about a map where a difference would show.
+
+    Args:
+        question: What is asked.
+        occluded: Which input is.
+        row: Of which example the map is.
+        recorder: Of the map.
+        positions: Those of it that count.
+        eps: See `krypton_engine.planning.proof.precision`.
+        warn: Is told the largest drop and the rounding that may hide a difference.
+
+    Attributes:
+        largest: The position of the largest drop.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        occluded: int,
+        row: int,
+        recorder: Recorder,
+        positions: IntArray,
+        eps: float,
+        warn: Callable[[float, float], None],
+    ) -> None:
+        self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
+        self._recorder, self._warn = recorder, warn
+        self._numbers, self._base = recorder.kept()
+        numbers = self._numbers[positions]
+        spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
+        self._rounding = eps * max(largest(numbers), largest(self._base))
+        self._span = float(spans.max())
+        expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
+        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(expected)
+        self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
+
+    def asked_for_the_base(self) -> None:
+        """Compare the un-occluded answers.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
+            self._warn(self._span, proof.LAST_DIGIT * self._rounding)
+        said = self._question.base[self._row : self._row + 1]
+        self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
+
+    def asked_for(self, position: int, mine: Tensor | None = None) -> None:
+        """Compare the answers at a position.
+
+        Args:
+            position: The position.
+            mine: What is to be compared; None for what the map holds.
+
+        Raises:
+            Disagreement: The function says something else.
+        """
+        inputs = self._question.at(self._occluded, self._row, position)
+        self._compare(self._numbers[position] if mine is None else mine, self._ask(inputs), inputs)
+
+    def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        return self._recorder.kept_of(self._question.ask(inputs, self._row))[0]
+
+    def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
+        theirs = theirs.to(mine.dtype)
+        if agree(mine, theirs, self._tolerance):
+            return
+        noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
+        noise = max(noise, proof.LAST_DIGIT * self._rounding)
+        if not agree(mine, theirs, noise):
+            raise Disagreement(proof.DISAGREES)
+        if noise > proof.TELLS * self._span:
+            self._warn(self._span, noise)

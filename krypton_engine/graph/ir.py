@@ -231,6 +231,7 @@ class Graph:
         programs: The graph made ready, by executor; kept here so that they live as long as it does.
         proved: Windows for which it was compared with what it was captured from.
         proofs: How often it was compared.
+        differed: By how many roundings of the largest output it then differed, when it was new.
     """
 
     nodes: list[Node]
@@ -242,6 +243,7 @@ class Graph:
     programs: dict[str, Any] = field(default_factory=dict)
     proved: set[SlidingWindow] = field(default_factory=set)
     proofs: int = 0
+    differed: float = 0.0
 
     @property
     def input(self) -> Node:

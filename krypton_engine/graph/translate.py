@@ -82,6 +82,8 @@ class _Translation:
         output: Any = None
         for fx_node in self.program.graph_module.graph.nodes:
             if fx_node.op == "placeholder":
+                if fx_node.name in held and not fx_node.users:
+                    continue
                 if fx_node.name in held:
                     tensor = state[held[fx_node.name]]
                     sources.append((weakref.ref(tensor), version_of(tensor)))

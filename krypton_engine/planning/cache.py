@@ -11,7 +11,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import ExportError, evaluated, export, settled
@@ -52,6 +52,22 @@ class _Kept:
     final: bool = True
     idle: set[str] = field(default_factory=set)
     changes: int = 0
+    _weights: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+    def end_with(self, modules: list[nn.Module]) -> None:
+        """Let go of a graph as soon as one of its weights is gone, which keeps no model of several alive."""
+        this = weakref.ref(self)
+
+        def gone(_: weakref.ref[Tensor]) -> None:
+            if (kept := this()) is not None:
+                kept.found, kept.final = "its weights are gone", False
+
+        if isinstance(self.found, Graph):
+            own = {id(each) for module in modules for each in (*module.parameters(), *module.buffers())}
+            weights = (source() for source, _ in self.found.sources)
+            self._weights = [
+                weakref.ref(each, gone) for each in weights if each is not None and id(each) in own
+            ]
 
     def is_stale(self) -> bool:
         """Whether a tensor that the graph was made of has been written to."""
@@ -87,11 +103,14 @@ class _Kept:
         return True
 
     def refuted(self, other: _Kept) -> Set[str]:
-        """Names of values held to be idle that a later capture shows to count."""
+        """Names of values held to be idle that a later capture shows to count.
+
+        Not by a graph in place of a reason: it may be given for any graph, of a random function, say.
+        """
         changed = self.changes_since(other.key, other.state)
-        if not changed or not changed <= self.idle or _same(self.found, other.found):
+        if not changed or not changed <= self.idle or isinstance(self.found, str):
             return frozenset()
-        return changed
+        return frozenset() if _same(self.found, other.found) else changed
 
 
 _memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
@@ -114,7 +133,8 @@ if hasattr(os, "register_at_fork"):
 def _memory(function: Callable[..., Any]) -> list[_Kept]:
     """Captures of ``function``, the one used last at the end.
 
-    They live as long as the first module that the callable closes over, else as long as the callable.
+    They live as long as the first module that the callable closes over, else as long as the callable; a graph
+    as long as all its weights.
     """
     anchors: list[Any] = list(modules_of(function))
     try:
@@ -221,14 +241,16 @@ class Source:
         """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
 
         def kept(found: Graph | str, final: bool = True) -> _Kept:
-            return _Kept(self.key, found, state, final)
+            new = _Kept(self.key, found, state, final)
+            new.end_with(modules)
+            return new
 
-        x, batched = self.inputs[self.occluded], self.batched
+        x, batched, modules = self.inputs[self.occluded], self.batched, modules_of(self.function)
         if x.is_complex() or x.ndim < 3 or not batched[self.occluded] or math.prod(x.shape) == 0:
             return kept("the input has no axis that windows could slide along incrementally")
         try:
             function = self if self.additional else self.function
-            program = export(function, modules_of(self.function), self.tensors, batched)
+            program = export(function, modules, self.tensors, batched)
         except ExportError as error:
             first = str(error).strip().splitlines()
             return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.cuda import engine as cuda_engine
@@ -32,7 +33,7 @@ from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
-from krypton_engine.planning.cache import Source, capture, refuse
+from krypton_engine.planning.cache import capture, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.planning.question import Question
 from krypton_engine.planning.witness import Witness
@@ -175,16 +176,22 @@ class Preparer:
         graph = capture(question.source(occluded), again=again)
         device = question.inputs[occluded].device
         ready, budget = self.plan(graph, question.windows[occluded], device), self.budget(device)
+        known = not again and bool(graph.proofs or ready.graph.proofs)
 
         def session(row: int | None) -> Session:
             assert row is not None
             opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
-            self._prove(question, occluded, row, ready.graph, opened, watched)
+            try:
+                self._prove(question, occluded, row, ready.graph, opened, watched)
+            except Unprovable as error:
+                if known and ready.graph.proved:  # it could be proved once, and may be stale
+                    raise Disagreement(str(error)) from None
+                raise
             return opened
 
         def confirm(row: int | None, opened: Session, recorder: Recorder) -> None:
             assert row is not None
-            self._confirm(question, occluded, row, ready.graph, opened, recorder)
+            self._confirm(question, occluded, row, ready.graph, opened, recorder, known)
 
         waiting = [session(0)]
         if ready.graph is not graph:
@@ -290,6 +297,7 @@ class Preparer:
         graph: Graph,
         session: Session,
         recorder: Recorder,
+        known: bool,
     ) -> None:
         """Compare what the user gets with the user's own forward function, where a difference would show.
 
@@ -297,7 +305,7 @@ class Preparer:
 
         Raises:
             Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
-                explains.
+                explains, or than it explained of a graph that is known from an earlier call.
         """
         exact = recorder.exact()
         work = distinct_work(session.changed, exact if len(exact) else recorder.trimmed())
@@ -305,20 +313,36 @@ class Preparer:
             return
         firsts = np.array([readers[0] for readers in work.readers])
         eps = proof.precision(graph, question.base)
-        witness = Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding)
-        witness.asked_for_the_base()
+        differed = graph.differed if known else None
+        witness = Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding, differed)
         graph.proofs += 1
+        self._examine(witness, session, recorder, firsts, work.boxes, graph.proofs)
+        if not known:
+            graph.differed = max(graph.differed, witness.differed)
+
+    @staticmethod
+    def _examine(
+        witness: Witness,
+        session: Session,
+        recorder: Recorder,
+        positions: IntArray,
+        boxes: IntArray,
+        number: int,
+    ) -> None:
+        """Ask a witness about the base, the largest drop and, as time allows, further positions."""
+        witness.asked_for_the_base()
+        exact = len(recorder.exact())
         began = time.perf_counter()
         for count in range(_MOST_PROVED):
             spent = time.perf_counter() - began
             if count and spent * (count + 1) / count > _PROVING * recorder.seconds:
                 return
-            place = (graph.proofs * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
-            position = int(firsts[int(place * len(firsts))]) if count else witness.largest
-            if len(exact):
+            place = (number * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
+            position = int(positions[int(place * len(positions))]) if count else witness.largest
+            if exact:
                 witness.asked_for(position)
             else:
-                (found,) = session.compute(work.boxes[firsts == position])
+                (found,) = session.compute(boxes[positions == position])
                 witness.asked_for(position, recorder.kept_of(found.outputs)[0])
 
     def recall(self, question: Question, occluded: int, row: int, recorder: Recorder, answer: Answer) -> None:

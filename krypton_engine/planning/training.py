@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,25 @@ def _trains(module: nn.Module) -> bool:
     return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
 
 
-_held: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""Modules that would be in training mode but for `evaluation_mode`, and how many of its blocks hold each."""
+_held: WeakKeyDictionary[nn.Module, list[int]] = WeakKeyDictionary()
+"""Modules that only `evaluation_mode` keeps from training mode, and the threads of its blocks."""
 
 _holding = threading.Lock()
+
+
+def _forked() -> None:
+    """Give flags back in a child process, where only the thread that forked goes on."""
+    global _holding
+    _holding = threading.Lock()
+    for module, threads in list(_held.items()):
+        threads[:] = [thread for thread in threads if thread == threading.get_ident()]
+        if not threads:
+            del _held[module]
+            module.training = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 @contextmanager
@@ -53,7 +69,7 @@ def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None
             trains = any(map(_trains, training))
             for module in (*training, *(module for module in modules if module in _held)):
                 mine.append(module)
-                _held[module] = _held.get(module, 0) + 1
+                _held.setdefault(module, []).append(threading.get_ident())
                 module.training = False
         if trains:
             warn(
@@ -64,7 +80,7 @@ def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None
     finally:
         with whole(), _holding:
             for module in mine:
-                _held[module] -= 1
+                _held[module].remove(threading.get_ident())
                 if not _held[module]:
                     del _held[module]
                     module.training = True

@@ -23,10 +23,14 @@ class Witness:
         recorder: Of the map.
         positions: Those of it that count.
         eps: See `krypton_engine.planning.proof.precision`.
-        warn: Is told the largest drop and the rounding that may hide a difference.
+        warn: Gets the largest drop and the rounding that may hide a difference.
+        known: How many roundings the graph differed by when new, if it is an earlier call's. It may differ
+            by twice as much; of more, a new capture has to show that rounding is the cause. None for one that
+            was captured for this question: there, `Noise` says what rounding may cause.
 
     Attributes:
         largest: The position of the largest drop.
+        differed: The largest difference met, in roundings of the largest output.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Witness:
         positions: IntArray,
         eps: float,
         warn: Callable[[float, float], None],
+        known: float | None = None,
     ) -> None:
         self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
         self._recorder, self._warn = recorder, warn
@@ -46,8 +51,10 @@ class Witness:
         spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
         self._rounding = eps * max(largest(numbers), largest(self._base))
         self._span = float(spans.max())
+        self._granted = proof.LAST_DIGIT * max(1.0, known or 0.0) * self._rounding
         expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
-        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(expected)
+        self._known, self.differed = known is not None, 0.0
+        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(self._granted if self._known else expected)
         self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
 
     def asked_for_the_base(self) -> None:
@@ -56,8 +63,8 @@ class Witness:
         Raises:
             Disagreement: The function says something else.
         """
-        if proof.LAST_DIGIT * self._rounding > proof.TELLS * self._span:
-            self._warn(self._span, proof.LAST_DIGIT * self._rounding)
+        if self._granted > proof.TELLS * self._span:
+            self._warn(self._span, self._granted)
         said = self._question.base[self._row : self._row + 1]
         self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
 
@@ -79,8 +86,12 @@ class Witness:
 
     def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
         theirs = theirs.to(mine.dtype)
+        if mine.shape == theirs.shape and self._rounding:
+            self.differed = max(self.differed, largest(mine.double() - theirs.double()) / self._rounding)
         if agree(mine, theirs, self._tolerance):
             return
+        if self._known:
+            raise Disagreement(proof.DISAGREES)
         noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
         noise = max(noise, proof.LAST_DIGIT * self._rounding)
         if not agree(mine, theirs, noise):

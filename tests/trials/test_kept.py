@@ -180,7 +180,7 @@ def test_a_number_that_is_shown_to_count_counts(seed, dtype, image, exports):
     with incremental():
         for model.level in (1, 2, 40, 33, 2, 40, 60):
             before = len(exports)
-            assert_right(model, x)
+            assert_right(model, x, tolerance=0.05)  # three roundings of 8 bits
             if model.level in (33, 60):
                 assert len(exports) == before + 1, "a change that is seen is not left to the proof"
 
@@ -216,10 +216,10 @@ def test_a_stale_graph_of_16_bits_is_captured_again(image, exports):
     HIDDEN[0] = 1.0
     model, x = Hidden().bfloat16(), image.bfloat16()
     with incremental():
-        assert_right(model, x)
+        assert_right(model, x, tolerance=0.1)
         HIDDEN[0] = 1.5
         for _ in range(3):
-            assert_right(model, x)
+            assert_right(model, x, tolerance=0.1)
     assert len(exports) == 2
 
 

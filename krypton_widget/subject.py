@@ -11,8 +11,8 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
-from krypton_engine.graph.export import evaluation
-from krypton_engine.planning.planner import evaluation_mode
+from krypton_engine.graph.export import evaluated
+from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.zoo.preprocess import as_taken
 from krypton_widget.pictures import ModelInput, Preprocess
 from krypton_widget.stopping import Stoppable, Stopped
@@ -57,8 +57,10 @@ class Subject:
 
     def x(self, index: int) -> Tensor:
         """The model's input ``(1, C, H, W)``, on the model's device and in its type."""
-        with evaluation():  # while a model is exported, its parameters are fakes
-            return as_taken(self.model, self.input(index).x)
+        x = self.input(index).x
+        return evaluated(
+            lambda: as_taken(self.model, x)
+        )  # while a model is exported, its parameters are fakes
 
     def answer(self, index: int) -> Tensor:
         """The model's outputs for an image as it is, ``(1, classes)``; asked for once."""

@@ -85,7 +85,7 @@ void say(const char* isa, const char* what, double peak, double operations, doub
                 100 * direct / saved / peak);
 }
 
-// Boxes of `height` x `width` outputs at 16 positions, in the middle of a view and read from patches.
+// Boxes of `height` x `width` outputs at 16 positions, in the middle of a view and read from changed boxes.
 double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, const WindowMap& x, int64_t in,
                         int64_t out, int64_t height, int64_t width) {
     op.operands = {0};
@@ -95,12 +95,12 @@ double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, cons
     const Box box{{2, 2 + height}, {2, 2 + width}};
     const Box changed{{box.y.lo * y.stride, box.y.hi * y.stride}, {box.x.lo * x.stride, box.x.hi * x.stride}};
     const std::vector<float> view = noise(y.n_in * x.n_in * stored);
-    const std::vector<float> patches = noise(kPositions * changed.cells() * stored);
+    const std::vector<float> pixels = noise(kPositions * changed.cells() * stored);
     std::vector<float> outputs(kPositions * box.cells() * op.stored);
     std::vector<Plane> planes;
     for (int64_t p = 0; p < kPositions; ++p)
         planes.push_back(
-            {y.n_in, x.n_in, stored, view.data(), patches.data() + p * changed.cells() * stored, changed});
+            {y.n_in, x.n_in, stored, view.data(), pixels.data() + p * changed.cells() * stored, changed});
     std::vector<Job> jobs;
     for (int64_t p = 0; p < kPositions; ++p)
         jobs.push_back({box, outputs.data() + p * box.cells() * op.stored, &planes[p]});

@@ -12,10 +12,10 @@ namespace krypton {
 
 struct Basis {
     std::shared_ptr<const Program> program;
-    std::vector<Box> extents;      // by value: the largest box
-    std::vector<Shrink> shrinks;   // by value; empty where nothing is dropped of any
+    std::vector<Box> extents;     // by value: the largest box
+    std::vector<Shrink> shrinks;  // by value; empty where nothing is dropped of any
     Layout layout;
-    std::vector<float> baseline;   // of the input, stored
+    std::vector<float> baseline;  // of the input, stored
     Views views;
 
     bool shrinks_value(int value) const { return !shrinks.empty() && shrinks[value].threshold > 0; }

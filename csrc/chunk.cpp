@@ -22,7 +22,7 @@ float* Chunk::pixels(int value, int64_t position) const {
 Plane Chunk::plane(int value, int64_t position) const {
     Plane plane = basis_.views.plane(value);
     if (program_.values()[value].constant.empty()) {
-        plane.patch = pixels(value, position);
+        plane.changed = pixels(value, position);
         plane.box = box(value, position);
     }
     return plane;

@@ -17,7 +17,8 @@ struct Occlusion {
     Interval channels;
 };
 
-// Memory for the boxes of one chunk after the other. Positions are numbered within the chunk.
+// The boxes of a chunk of positions, numbered within the chunk. Serves one chunk after the other with the
+// same memory.
 class Chunk {
   public:
     // `costs` takes what the runs of this chunk cost; or null.
@@ -56,11 +57,13 @@ class Chunk {
     }
     Cost* cost(int value) { return costs_ ? &costs_->values[value] : nullptr; }
     float* pixels(int value, int64_t position) const;
+    // Sets the box of a value; throws where its memory is smaller.
     void claim(int value, int64_t position, const Box& box);
     void occlude(int64_t position, const Occlusion& at);
     // Of positions [from, to); the first one is the first of `positions`.
     void occlude(const Occlusion* positions, int64_t from, int64_t to);
     void compute(const Operator& op, int64_t from, int64_t to);
+    // Cuts the boxes of a value down to what changed by its threshold.
     void drop(int value, int64_t from, int64_t to, double* effects);
 };
 

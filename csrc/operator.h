@@ -1,5 +1,5 @@
-// Operators on boxes. Each says what a changed box of its operands changes, and computes boxes of its value
-// from pixels that lie in a changed patch, in the shared view, or in padding.
+// Operators on boxes: which box of an operator's value a change of its operands reaches, and the values of
+// the cells there. Cells of operands come from changed boxes, from views or from padding.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ struct Job {
     const Plane* in;  // one for every operand
 };
 
-// What happens to an output after its sum.
+// What follows an operator's sum: limits, then a function.
 struct Epilogue {
     float low = -kNoLimit, high = kNoLimit;
     Function function = kIdentity;
@@ -33,12 +33,12 @@ struct Epilogue {
 class Operator {
   public:
     std::vector<int> operands;
-    int value = -1;  // what it computes
+    int value = -1;  // number of the value that is computed
     Epilogue epilogue;
     int64_t stored = 0;  // channels of its value, as stored
 
     virtual ~Operator() = default;
-    // What changes when `changed[i]` of operand i does.
+    // Box of the value that changes where the box `changed[i]` of every operand i does.
     virtual Box reach(const Box* changed) const;
     // Computes boxes; none of them is empty.
     void compute(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const;
@@ -46,7 +46,7 @@ class Operator {
     virtual void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const = 0;
     // Upper bound of the scratch memory for jobs of at most `box` cells, `count` of them.
     virtual std::size_t scratch_bytes(const Box& box, int64_t count) const = 0;
-    // Whether cells of operand i are read that its reader's box does not hold.
+    // Whether operand i may be read outside its changed box.
     virtual bool reads_context(int) const { return true; }
     virtual std::size_t weight_bytes() const { return 0; }
     // Cells of its value to compute together, so that one pass over the weights serves them all.

@@ -7,11 +7,11 @@
 
 namespace krypton {
 
-// A materialised view and what changed of it: cells inside `box` are read from `patch`.
+// Cells inside `box` are read from `changed`, which holds them row by row, all others from `view`.
 struct Plane {
     int64_t height = 0, width = 0, channels = 0;  // channels as stored
     const float* view = nullptr;
-    const float* patch = nullptr;
+    const float* changed = nullptr;
     Box box;
 
     // Pointers to the pixels [y, y + rows) x [x, x + columns), row by row; `outside` where there is none.

@@ -106,7 +106,7 @@ void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
     const RowLayer& layer = program_.layers()[l];
     const int64_t channels = plane.channels;
     const float* base = basis_.views.sums(l).data();
-    const float* now = plane.patch;
+    const float* now = plane.changed;
     float* out = vector(l, position);
     for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
         for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels) {
@@ -121,7 +121,7 @@ void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
 void Rows::take_cells(std::size_t l, const Plane& plane, int64_t position) {
     changed_[l][position] = plane.box;
     const int64_t channels = plane.channels;
-    const float* now = plane.patch;
+    const float* now = plane.changed;
     float* out = changes(l, position);
     for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
         for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels, out += channels) {

@@ -8,7 +8,7 @@
 
 namespace krypton {
 
-// Clamps the first `columns` of each row, and applies the function.
+// An epilogue's limits and function on the first `columns` numbers of each row.
 void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const* rows, int64_t count,
                  int64_t columns);
 
@@ -22,6 +22,7 @@ class Rows {
     void take(const Chunk& chunk, int64_t first, Costs* costs);
     // How many tasks a layer has; none where taking chunks has computed it already.
     int64_t tasks(std::size_t layer, int threads) const;
+    // Task number `task`, of those that `tasks` counted; all layers before are complete.
     void compute(std::size_t layer, int64_t task, int64_t tasks, Costs* costs,
                  const std::atomic<bool>& cancelled);
     const float* row(std::size_t layer, int64_t position) const {
@@ -39,9 +40,11 @@ class Rows {
     std::vector<std::vector<float>> changes_;  // by layer of kCells: (positions, cells of the extent, stored)
     std::vector<std::vector<Box>> changed_;  // by layer of kCells: (positions)
 
+    // As `row`, to be written.
     float* vector(std::size_t layer, int64_t position) {
         return rows_[layer].data() + position * program_.layers()[layer].stored();
     }
+    // The changed cells of a position, minus the view.
     float* changes(std::size_t layer, int64_t position);
     void take_mean(std::size_t layer, const Plane& plane, int64_t position);
     void take_cells(std::size_t layer, const Plane& plane, int64_t position);

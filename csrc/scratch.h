@@ -7,7 +7,7 @@
 
 namespace krypton {
 
-// Memory that lives as long as one call of Operator::run.
+// Memory that lives until the next `reset`. What exceeds the bytes foreseen is allocated beside them.
 class Scratch {
   public:
     explicit Scratch(std::size_t bytes) : memory_(bytes + kAlign), used_(0) {}

@@ -6,8 +6,8 @@
 
 namespace krypton {
 
-// Where a value of all positions goes: a box of `height` x `width` cells from (y[i], x[i]) on, NHWC without
-// padded channels, composed of what changed and the view.
+// Memory for one value at all positions: at each, a box of `height` x `width` cells whose first one is the
+// position's corner, composed of changed cells and the view, NHWC without padded channels.
 struct Exit {
     int value;
     const int64_t* corners;  // (positions, 2): y, x
@@ -15,6 +15,7 @@ struct Exit {
     float* out;
 };
 
+// Memory for the vectors of one layer.
 struct RowExit {
     int layer;
     float* out;  // (positions, size)

@@ -14,20 +14,20 @@ bool differs(const float* a, const float* b, int64_t channels, float threshold) 
     return found;
 }
 
-double product(const float* gradient, const float* patch, const float* view, int64_t channels) {
+double product(const float* gradient, const float* now, const float* before, int64_t channels) {
     double sum = 0;
-    for (int64_t c = 0; c < channels; ++c) sum += double{gradient[c]} * (double{patch[c]} - double{view[c]});
+    for (int64_t c = 0; c < channels; ++c) sum += double{gradient[c]} * (double{now[c]} - double{before[c]});
     return sum;
 }
 
 }  // namespace
 
-Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effect) {
+Box shrunk(const Shrink& shrink, const Plane& plane, float* pixels, double& effect) {
     const Box all = plane.box;
     const int64_t channels = plane.channels, width = all.x.size();
     const auto cell = [&](int64_t y, int64_t x) { return (y * plane.width + x) * channels; };
     const auto changed = [&](int64_t y, int64_t x) {
-        return patch + ((y - all.y.lo) * width + x - all.x.lo) * channels;
+        return pixels + ((y - all.y.lo) * width + x - all.x.lo) * channels;
     };
     Box left = all;
     const auto stays = [&](Interval y, Interval x) {
@@ -52,7 +52,7 @@ Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effec
                 effect += product(shrink.gradient.data() + cell(y, x), changed(y, x), plane.view + cell(y, x),
                                   channels);
             }
-    float* out = patch;
+    float* out = pixels;
     for (int64_t y = left.y.lo; y < left.y.hi; ++y, out += left.x.size() * channels)
         std::memmove(out, changed(y, left.x.lo), left.x.size() * channels * sizeof(float));
     return left;

@@ -15,8 +15,8 @@ struct Shrink {
 };
 
 // What is left of `plane.box`, perhaps nothing: the bounding box of its cells that differ from the view by
-// the threshold. Its pixels move to the front of `patch`, which is the plane's; the sum of gradient * change
-// over those that are dropped is added to `effect`.
-Box shrunk(const Shrink& shrink, const Plane& plane, float* patch, double& effect);
+// the threshold. Its pixels move to the front of `pixels`, which are the plane's; the sum of gradient *
+// change over those that are dropped is added to `effect`.
+Box shrunk(const Shrink& shrink, const Plane& plane, float* pixels, double& effect);
 
 }  // namespace krypton

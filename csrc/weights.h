@@ -13,7 +13,7 @@ inline int64_t stored_channels(int64_t channels) {
     return (channels + kChannelStep - 1) / kChannelStep * kChannelStep;
 }
 
-// A linear layer's weights in panels: rows of pixels or of values times them.
+// A matrix of weights, `depth` x `columns`, in panels of columns that a kernel computes together.
 class Panels {
   public:
     Panels(const Kernels& kernels, int64_t depth, int64_t columns)

@@ -55,11 +55,12 @@ NB_MODULE(_cuda, m) {
     nb::class_<Cells>(m, "Cells")
         .def(
             "__init__",
-            [](Cells* self, Pointer view, Pointer patch, Pointer place, const std::array<Axis, kAxes>& axes) {
+            [](Cells* self, Pointer view, Pointer changed, Pointer place,
+               const std::array<Axis, kAxes>& axes) {
                 new (self)
-                    Cells{at<char>(view), at<char>(patch), at<int>(place), {axes[0], axes[1], axes[2]}};
+                    Cells{at<char>(view), at<char>(changed), at<int>(place), {axes[0], axes[1], axes[2]}};
             },
-            "view"_a, "patch"_a, "place"_a, "axes"_a);
+            "view"_a, "changed"_a, "place"_a, "axes"_a);
     nb::class_<Read>(m, "Read").def(
         "__init__",
         [](Read* self, Pointer start, int stride, int padding, int dilation, Pointer sources) {

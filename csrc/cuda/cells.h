@@ -24,8 +24,8 @@ struct Axis {
 // after the other, the last axis fastest.
 struct Cells {
     const char* view = nullptr;
-    const char* patch = nullptr;  // null: nothing changes
-    const int* place = nullptr;  // by copy: which box of the patch is its own; null for the copy's number
+    const char* changed = nullptr;  // boxes, one after the other; null: nothing changes
+    const int* place = nullptr;  // by copy: which of the boxes is its own; null for the copy's number
     Axis axes[kAxes];
 };
 
@@ -43,7 +43,7 @@ struct Read {
     }
 };
 
-enum class Where { kView, kPatch, kOutside };
+enum class Where { kView, kChanged, kOutside };
 
 struct Place {
     Where where;
@@ -52,18 +52,18 @@ struct Place {
 
 // Where cell `at` of `copy` lies.
 KRYPTON_HD inline Place locate(const Cells& cells, int64_t copy, const int* at) {
-    bool changed = cells.patch != nullptr;
-    int64_t in_view = 0, in_patch = cells.place ? cells.place[copy] : copy;
+    bool inside = cells.changed != nullptr;
+    int64_t in_view = 0, in_boxes = cells.place ? cells.place[copy] : copy;
     for (int k = 0; k < kAxes; ++k) {
         const Axis& axis = cells.axes[k];
         if (at[k] < 0 || at[k] >= axis.size) return {Where::kOutside, 0};
         const int start = axis.start ? axis.start[copy] : 0;
         const int lo = axis.lo ? axis.lo[copy] : start, hi = axis.hi ? axis.hi[copy] : start + axis.extent;
-        changed = changed && at[k] >= lo && at[k] < hi;
+        inside = inside && at[k] >= lo && at[k] < hi;
         in_view = in_view * axis.size + at[k];
-        in_patch = in_patch * axis.extent + at[k] - start;
+        in_boxes = in_boxes * axis.extent + at[k] - start;
     }
-    return changed ? Place{Where::kPatch, in_patch} : Place{Where::kView, in_view};
+    return inside ? Place{Where::kChanged, in_boxes} : Place{Where::kView, in_view};
 }
 
 // A box of `sizes` for every copy; its cells are numbered copy by copy.

@@ -32,7 +32,7 @@ struct Compose {
             for (int64_t c = lane; c < columns; c += lanes) to[c] = fill;
             return;
         }
-        const char* base = place.where == Where::kPatch ? from.patch : from.view;
+        const char* base = place.where == Where::kChanged ? from.changed : from.view;
         const Unit* source = reinterpret_cast<const Unit*>(base) + place.row * columns;
         for (int64_t c = lane; c < columns; c += lanes) to[c] = source[c];
     }

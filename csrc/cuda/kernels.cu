@@ -57,7 +57,7 @@ void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Tap
     const auto address = [](const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); };
     // The widest unit that everything is a multiple of.
     const auto all = static_cast<std::uintptr_t>(bytes | pitch) | address(out.data) | address(from.view) |
-                     address(from.patch);
+                     address(from.changed);
     const auto run = [&](auto width) {
         compose_in<decltype(width)::value>(from, reads, boxes, taps, out, bytes, pitch, halves, overlay,
                                            stream);

@@ -40,7 +40,7 @@ struct Finish {
             const int64_t copy = box.split(row, at);
             for (int k = 0; k < kAxes; ++k) at[k] = reads[k].cell(copy, at[k]);
             const Place place = locate(residual, copy, at);
-            const char* base = place.where == Where::kPatch ? residual.patch : residual.view;
+            const char* base = place.where == Where::kChanged ? residual.changed : residual.view;
             other = reinterpret_cast<const T*>(base) + place.row * columns;
         }
         T* mine = x + row * columns;

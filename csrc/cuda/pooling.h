@@ -43,7 +43,7 @@ struct Pool {
                         at[2] = first[2] + reads[2].dilation * k;
                         const Place place = locate(from, copy, at);
                         if (place.where == Where::kOutside) continue;
-                        const char* base = place.where == Where::kPatch ? from.patch : from.view;
+                        const char* base = place.where == Where::kChanged ? from.changed : from.view;
                         const T* cell = reinterpret_cast<const T*>(base) + place.row * columns;
                         for (int n = 0; n < kAtOnce && c + n * lanes < columns; ++n)
                             line[n] = joined(line[n], to_float(cell[c + n * lanes]));

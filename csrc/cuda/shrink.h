@@ -10,7 +10,7 @@ namespace krypton::cuda {
 template <typename T>
 struct Mark {
     Cells cells;
-    Box3 box;  // of the patch
+    Box3 box;  // of the changed cells
     int64_t columns;
     float threshold;
     int* marks;
@@ -21,8 +21,8 @@ struct Mark {
         for (int k = 0; k < kAxes; ++k)
             at[k] = (cells.axes[k].start ? cells.axes[k].start[copy] : 0) + offset[k];
         const Place place = locate(cells, copy, at);
-        if (place.where != Where::kPatch) return;
-        const T* now = reinterpret_cast<const T*>(cells.patch) + place.row * columns;
+        if (place.where != Where::kChanged) return;
+        const T* now = reinterpret_cast<const T*>(cells.changed) + place.row * columns;
         int64_t in_view = 0;
         for (int k = 0; k < kAxes; ++k) in_view = in_view * cells.axes[k].size + at[k];
         const T* before = reinterpret_cast<const T*>(cells.view) + in_view * columns;
@@ -81,8 +81,8 @@ struct Dropped {
         }
         const Place place = locate(cells, copy, at);
         double sum = 0;
-        if (!kept && place.where == Where::kPatch) {
-            const T* now = reinterpret_cast<const T*>(cells.patch) + place.row * columns;
+        if (!kept && place.where == Where::kChanged) {
+            const T* now = reinterpret_cast<const T*>(cells.changed) + place.row * columns;
             const T* before = reinterpret_cast<const T*>(cells.view) + in_view * columns;
             const T* slope = reinterpret_cast<const T*>(gradient) + in_view * columns;
             for (int64_t c = lane; c < columns; c += lanes) {

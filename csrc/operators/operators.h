@@ -1,4 +1,4 @@
-// The operators that there are; each family has a file of its own beside this one.
+// Makers of all operators. Each family has a file of its own in this folder.
 #pragma once
 
 #include <memory>

@@ -39,16 +39,16 @@ struct Elements {
     char* data() { return reinterpret_cast<char*>(halves.data()); }
 };
 
-// A value of several copies: the kernels see view and patches, the checks see every copy's whole.
+// A value of several copies: the kernels see view and boxes, the checks see every copy's whole.
 struct Value {
     At sizes, extents;
     int64_t copies, columns;
     std::vector<int> start[kAxes], lo[kAxes], hi[kAxes], place;
-    Elements view, patch;
+    Elements view, boxes;
     bool changes;
 
     Value(Random& random, const At& of, int64_t n, int64_t c, cuda::Element element)
-        : sizes(of), copies(n), columns(c), view(element), patch(element), changes(random.chance(0.9)) {
+        : sizes(of), copies(n), columns(c), view(element), boxes(element), changes(random.chance(0.9)) {
         for (int k = 0; k < kAxes; ++k) {
             extents[k] = static_cast<int>(random.between(1, sizes[k]));
             for (int64_t i = 0; i < copies; ++i) {
@@ -64,10 +64,10 @@ struct Value {
         const int64_t cells = int64_t{extents[0]} * extents[1] * extents[2];
         for (int64_t i = 0; i < int64_t{sizes[0]} * sizes[1] * sizes[2] * columns; ++i)
             view.push(random.small_integer());
-        for (int64_t i = 0; i < 2 * copies * cells * columns; ++i) patch.push(random.small_integer());
+        for (int64_t i = 0; i < 2 * copies * cells * columns; ++i) boxes.push(random.small_integer());
     }
     cuda::Cells cells() const {
-        cuda::Cells out{view.data(), changes ? patch.data() : nullptr, place.data(), {}};
+        cuda::Cells out{view.data(), changes ? boxes.data() : nullptr, place.data(), {}};
         for (int k = 0; k < kAxes; ++k)
             out.axes[k] = {sizes[k], extents[k], start[k].data(), lo[k].data(), hi[k].data()};
         return out;
@@ -83,12 +83,12 @@ struct Value {
         return changes;
     }
     float at(int64_t copy, const At& at, int64_t c) const {
-        int64_t row = 0, in_patch = place[copy];
+        int64_t row = 0, in_boxes = place[copy];
         for (int k = 0; k < kAxes; ++k) {
             row = row * sizes[k] + at[k];
-            in_patch = in_patch * extents[k] + at[k] - start[k][copy];
+            in_boxes = in_boxes * extents[k] + at[k] - start[k][copy];
         }
-        return changed(copy, at) ? patch[in_patch * columns + c] : view[row * columns + c];
+        return changed(copy, at) ? boxes[in_boxes * columns + c] : view[row * columns + c];
     }
 };
 
@@ -315,14 +315,14 @@ void test_shrink(Random& random) {
     for (int64_t copy = 0; copy < value.copies; ++copy) {
         const Box box{{value.lo[1][copy], value.hi[1][copy]}, {value.lo[2][copy], value.hi[2][copy]}};
         if (box.empty() || value.lo[0][copy] >= value.hi[0][copy]) continue;
-        std::vector<float> patch;
+        std::vector<float> pixels;
         for (int64_t y = box.y.lo; y < box.y.hi; ++y)
             for (int64_t x = box.x.lo; x < box.x.hi; ++x)
                 for (int64_t c = 0; c < columns; ++c)
-                    patch.push_back(value.at(copy, {0, static_cast<int>(y), static_cast<int>(x)}, c));
+                    pixels.push_back(value.at(copy, {0, static_cast<int>(y), static_cast<int>(x)}, c));
         double expected = 0;
-        const Plane plane{sizes[1], sizes[2], columns, view.data(), patch.data(), box};
-        const Box kept = shrunk({threshold, slope}, plane, patch.data(), expected);
+        const Plane plane{sizes[1], sizes[2], columns, view.data(), pixels.data(), box};
+        const Box kept = shrunk({threshold, slope}, plane, pixels.data(), expected);
         const int* mine = left.data() + copy * kAxes * 2;
         const Box found{{mine[2], mine[3]}, {mine[4], mine[5]}};
         check(found.empty() == kept.empty() &&

@@ -1,15 +1,15 @@
-// Every operator on boxes of a value whose cells lie in a view or in a changed patch, against loops in
+// Every operator on boxes of a value whose cells lie in a view or in a changed box, against loops in
 // float64 over the whole value.
 #include "testing.h"
 
 namespace krypton::testing {
 namespace {
 
-// A value of which a box has changed: the engine sees the view and the patch, the loops see what they make.
+// A value of which a box has changed: the engine sees the view and the box, the loops see what they make.
 struct Changed {
     Tensor whole;
     Plane plane;
-    std::vector<float> view, patch;
+    std::vector<float> view, pixels;
 
     Changed(Random& random, int64_t height, int64_t width, int64_t channels, bool exact)
         : whole(Tensor::of(height, width, channels, [&](int64_t, int64_t, int64_t) {
@@ -23,11 +23,11 @@ struct Changed {
         for (int64_t y = box.y.lo; y < box.y.hi; ++y)
             for (int64_t x = box.x.lo; x < box.x.hi; ++x) {
                 float* old = view.data() + (y * width + x) * stored;
-                patch.insert(patch.end(), old, old + stored);
-                std::fill_n(old, stored, 777.0f);  // what is in the patch must not be read from the view
+                pixels.insert(pixels.end(), old, old + stored);
+                std::fill_n(old, stored, 777.0f);  // what is in the box must not be read from the view
             }
         plane.view = view.data();
-        plane.patch = patch.data();
+        plane.changed = pixels.data();
     }
 };
 

@@ -18,15 +18,15 @@ void test_shrunk(int64_t seed) {
     const Box box{random.interval(shape.height), random.interval(shape.width)};
     const float threshold = random.choice<float>({0, 0.5f, 1, 100});
     const double share = random.choice<double>({0, 0.02, 0.3});  // of cells that change much
-    std::vector<float> patch(box.cells() * stored);
+    std::vector<float> pixels(box.cells() * stored);
     for (int64_t y = box.y.lo, i = 0; y < box.y.hi; ++y)
         for (int64_t x = box.x.lo; x < box.x.hi; ++x)
             for (int64_t c = 0; c < stored; ++c, ++i) {
-                patch[i] = stored_view[(y * shape.width + x) * stored + c];
+                pixels[i] = stored_view[(y * shape.width + x) * stored + c];
                 if (c < shape.channels)
-                    patch[i] += random.chance(share / static_cast<double>(shape.channels)) ? 3 : 0.1f;
+                    pixels[i] += random.chance(share / static_cast<double>(shape.channels)) ? 3 : 0.1f;
             }
-    const std::vector<float> before = patch;
+    const std::vector<float> before = pixels;
     const auto was = [&](int64_t y, int64_t x, int64_t c) {
         return before[((y - box.y.lo) * box.x.size() + x - box.x.lo) * stored + c];
     };
@@ -47,9 +47,9 @@ void test_shrunk(int64_t seed) {
         }
 
     const bool compensated = random.chance(0.7);
-    const Plane plane{shape.height, shape.width, stored, stored_view.data(), patch.data(), box};
+    const Plane plane{shape.height, shape.width, stored, stored_view.data(), pixels.data(), box};
     const Shrink shrink{threshold, compensated ? gradient.stored() : std::vector<float>()};
-    const Box left = shrunk(shrink, plane, patch.data(), effect);
+    const Box left = shrunk(shrink, plane, pixels.data(), effect);
     check(left.empty() == expected.empty(), "shrunk, seed ", seed, ": empty or not");
     check(close(effect, compensated ? sum : 7, 1e-5 * (1 + std::abs(sum))), "shrunk, seed ", seed,
           ": effect ", effect, ", not ", sum);
@@ -57,7 +57,7 @@ void test_shrunk(int64_t seed) {
     check(left.y.lo == expected.y.lo && left.y.hi == expected.y.hi && left.x.lo == expected.x.lo &&
               left.x.hi == expected.x.hi,
           "shrunk, seed ", seed, ": another box");
-    const float* found = patch.data();
+    const float* found = pixels.data();
     for (int64_t y = left.y.lo; y < left.y.hi; ++y)
         for (int64_t x = left.x.lo; x < left.x.hi; ++x)
             for (int64_t c = 0; c < stored; ++c)

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.errors import FallbackWarning, InputError
-from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.executors.registry import EXECUTORS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.zoo import load_image, load_model

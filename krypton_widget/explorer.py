@@ -17,7 +17,6 @@ from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
 from krypton_engine.common import files
 from krypton_engine.common.outputs import usual_activation
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Executor
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.tuning.tuning import Tuning
@@ -153,7 +152,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         scale: Literal["own", "shared", "fixed"] = "own",
         limit: float = 1.0,
         activation: Activation | Literal["auto"] = "auto",
-        executor: Executor = "auto",
+        executor: str = "auto",
     ) -> None:
         self._worker = LatestWins("krypton explorer")  # first: `close` ends it, whatever happens below
         if not callable(model):

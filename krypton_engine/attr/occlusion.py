@@ -31,8 +31,9 @@ from tqdm.auto import tqdm
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.executors.base import EXECUTORS, Executor, Session
+from krypton_engine.executors.base import Session
 from krypton_engine.executors.full import as_numbers, evaluate
+from krypton_engine.executors.registry import EXECUTORS
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.heatmap import Heatmap, Origin
@@ -153,7 +154,7 @@ class KryptonOcclusion(Occlusion):
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        executor: Executor = "auto",
+        executor: str = "auto",
         memory_budget: int | None = None,
     ) -> None:
         super().__init__(forward_func)
@@ -281,7 +282,7 @@ class KryptonOcclusion(Occlusion):
                 select,
                 target=mine,
                 image=None if row is None else x[row],
-                plan=answer.plan,
+                plan=partial(answer.plan, session),
                 began=began,
                 fill=None if goal is None or row is None else positions,
             )
@@ -471,7 +472,7 @@ class KryptonOcclusion(Occlusion):
         def measure(answer: Answer) -> Heatmap:
             watch.rewind(0)
             session = answer.open(answer.rows[0])
-            recorder = self._recorder(request, session, answer.plan, began)
+            recorder = self._recorder(request, session, answer, began)
             if known is not None:
                 recorder.resume(known, name)
                 self._preparer.recall(request.question, 0, 0, recorder, answer)
@@ -486,7 +487,7 @@ class KryptonOcclusion(Occlusion):
         watch.finish()
         return heatmap
 
-    def _recorder(self, request: _Request, session: Session, plan: Plan | None, began: float) -> Recorder:
+    def _recorder(self, request: _Request, session: Session, answer: Answer, began: float) -> Recorder:
         return Recorder(
             session.window,
             session.base,
@@ -497,7 +498,7 @@ class KryptonOcclusion(Occlusion):
             classify=request.classes is not None,
             image=request.question.inputs[0][0],
             baseline=described(request.question.baseline(0, 0)),
-            plan=plan,
+            plan=partial(answer.plan, session),
             began=began,
             fill=request.wanted if request.fills else None,
             origin=self._asked.note(request),
@@ -688,7 +689,7 @@ class KryptonOcclusion(Occlusion):
         recorders: list[Recorder] = []
 
         def recorder(began: float) -> Recorder:
-            recorders.append(self._recorder(request, session, answer.plan, began))
+            recorders.append(self._recorder(request, session, answer, began))
             return recorders[-1]
 
         at_once = tuning.at_once or session.at_once

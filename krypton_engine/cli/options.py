@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.executors.registry import EXECUTORS
 
 MODEL_HELP = (
     '"vgg16-brain-mri", "efficientnet-lite0", a torchvision model such as "resnet18", or "module:factory": '

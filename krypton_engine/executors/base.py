@@ -1,21 +1,31 @@
-"""Executors: each makes a program of a graph and opens sessions, which compute outputs for changes."""
+"""What an executor is: it makes programs of graphs; a program opens sessions, which compute outputs.
+
+An executor lives in a folder of its own beside this file; ``executor.py`` in it has the name ``EXECUTOR``, an
+`Executor`. `krypton_engine.executors.registry` finds the folder, and nothing else names it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from krypton_engine.common.arrays import Floats, IntArray
     from krypton_engine.graph.gradients import Head
+    from krypton_engine.graph.ir import Graph
     from krypton_engine.perturbation.changed import ChangedCells
     from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.plan.plan import Plan
 
-Executor = Literal["auto", "native", "cuda", "reference"]
-EXECUTORS: tuple[str, ...] = get_args(Executor)
+Made = TypeVar("Made")
+
+
+class Unsupported(Exception):
+    """Why an executor cannot run something, in words that end a sentence."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,10 @@ class Session(Protocol):
     base: Tensor
     at_once: int
 
+    @property
+    def executor(self) -> str:
+        """Who computes, in words, as `Program.describe` has it, and what became known since."""
+
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs for every change, in any order, as they become known.
 
@@ -77,3 +91,73 @@ class Session(Protocol):
         Raises:
             InputError: The memory budget does not hold the gradients.
         """
+
+
+class Program(Protocol):
+    """A graph made ready by one executor, for any input of its shape."""
+
+    def describe(self, plan: Plan) -> str:
+        """Who runs a plan, and on what, in words that begin with the executor's name."""
+
+    def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int) -> Session:
+        """A session on one example.
+
+        Args:
+            plan: Graph x window.
+            inputs: The tensors of the example, first dimension 1 where they are batched.
+            baseline: What replaces the occluded cells; broadcasts against the occluded input.
+            memory_budget: Bytes that the session may add to the process.
+
+        Raises:
+            InputError: The budget does not hold the views and one position.
+        """
+
+
+class Executor(Protocol):
+    """Something that can run graphs.
+
+    Attributes:
+        name: The name of the folder, which users write too.
+    """
+
+    name: str
+
+    def about(self) -> str:
+        """What runs here, on what, for ``krypton info``.
+
+        Raises:
+            Unsupported: Nothing runs here, and why.
+        """
+
+    def preference(self, device: torch.device) -> int | None:
+        """The place among executors for a device: the highest is asked first; None where none of it runs.
+
+        The lowest of a device is the one that runs every graph.
+        """
+
+    def program(self, graph: Graph, plan: Plan, device: torch.device) -> Program:
+        """``graph`` made ready for the window of a plan.
+
+        Raises:
+            Unsupported: The executor cannot run it.
+        """
+
+    def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
+        """Nothing, where this executor is the better choice over those of lower preference.
+
+        Raises:
+            Unsupported: It is not, or it cannot run the graph within a budget in bytes.
+        """
+
+
+def kept(graph: Graph, name: str, make: Callable[[], Made]) -> Made:
+    """What ``make`` makes of a graph, made once; an `Unsupported` from it is raised again each time."""
+    if name not in graph.programs:
+        try:
+            graph.programs[name] = make()
+        except Unsupported as error:
+            graph.programs[name] = error.with_traceback(None)
+    found: Made | Unsupported = graph.programs[name]
+    if isinstance(found, Unsupported):
+        raise Unsupported(str(found))
+    return found

@@ -94,6 +94,7 @@ class FullSession:
     """
 
     at_once = 1
+    executor = "full inference"
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class Recorder:
         classify: Whether to note the predicted class of every position.
         image: The occluded input without its batch dimension.
         baseline: What covers its cells; see `described`.
-        plan: What was planned.
+        plan: Says what was planned, and who has answered so far.
         began: When the call began, of ``time.perf_counter``.
         fill: Positions to interpolate where they have not been measured.
         origin: See `Heatmap`.
@@ -65,12 +65,13 @@ class Recorder:
         classify: bool = False,
         image: Tensor | None = None,
         baseline: Described | None = None,
-        plan: Plan | None = None,
+        plan: Callable[[], Plan | None] = lambda: None,
         began: float | None = None,
         fill: IntArray | None = None,
         origin: Origin | None = None,
     ) -> None:
         self._select = select
+        self._plan = plan
         self._activate = activate
         base = base if activate is None else activate(base)
         index = whole(target)
@@ -83,7 +84,7 @@ class Recorder:
         # Neither the model's output nor the input: the caller may go on to change them.
         self._base = _copied(select(base)[0])
         self._rest: dict[str, Any] = {
-            "window": window, "target": target, "baseline": baseline, "plan": plan, "origin": origin
+            "window": window, "target": target, "baseline": baseline, "origin": origin
         }  # fmt: skip
         self._fill: Flags | None = None
         self._estimate: SsimEstimate | None = None
@@ -247,6 +248,7 @@ class Recorder:
             outputs=on_grid(self._outputs),
             seconds=self._last - self._began,
             **self._rest,
+            plan=self._plan(),
         )
         if self._fill is None:
             return so_far

@@ -73,7 +73,7 @@ class Step:
         return self.macs_incremental + _TOUCH * 2 * self.numel * self.share
 
 
-@dataclass(repr=False, unsafe_hash=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Graph x window: an upper bound of every box, and what that costs. ``print(plan)`` explains it.
 

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,18 +14,10 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.errors import FallbackWarning, InputError, OutdatedError, RoundingWarning
-from krypton_engine.executors.base import Session
-from krypton_engine.executors.cuda import engine as cuda_engine
-from krypton_engine.executors.cuda import executor as cuda
-from krypton_engine.executors.cuda.program import CudaProgram
-from krypton_engine.executors.cuda.session import CudaSession
+from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarning
+from krypton_engine.executors import registry
+from krypton_engine.executors.base import Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
-from krypton_engine.executors.native import executor as native
-from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession
-from krypton_engine.executors.reference.program import ReferenceProgram
-from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.heatmap.builder import Recorder
@@ -66,7 +58,7 @@ class Answer:
         rows: The examples that have a session of their own; ``[None]`` if all share one.
         open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
             function. Views live as long as a session, so open one after the other.
-        plan: What was planned.
+        plan: What was planned for a session, and who answered; None without a graph.
         precision: Rounding of the least precise numbers on the way; 0 where that is not known.
         confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
             function where it matters: at the largest drop that was recorded.
@@ -74,24 +66,44 @@ class Answer:
 
     rows: list[int | None]
     open: Callable[[int | None], Session]
-    plan: Plan | None
+    plan: Callable[[Session], Plan | None]
     precision: float = 0.0
     confirm: Callable[[int | None, Session, Recorder], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
 class Ready:
-    """An executor's program for a plan.
+    """An executor's program for a window.
 
     Attributes:
-        plan: What incremental work would cost; its ``executor`` says who runs it.
+        expected: What incremental work would cost.
         graph: What is run: the captured one, or its full inference where incremental work does not pay.
-        open: Opens a session for the inputs of one example, its baseline and a memory budget.
+        physical: The plan of that graph.
+        program: Runs it.
+        why: Why no other executor does; empty for the first choice.
     """
 
-    plan: Plan
+    expected: Plan
     graph: Graph
-    open: Callable[[tuple[Tensor, ...], Tensor, int], Session]
+    physical: Plan
+    program: Program
+    why: str
+
+    @property
+    def plan(self) -> Plan:
+        """What incremental work would cost, and who runs it, as far as that is known before."""
+        return self._run_by(self.program.describe(self.physical))
+
+    def ran(self, session: Session) -> Plan:
+        """The same, and what has become known since a session was opened."""
+        return self._run_by(session.executor)
+
+    def _run_by(self, executor: str) -> Plan:
+        return replace(self.expected, executor=f"{executor} ({self.why})" if self.why else executor)
+
+    def open(self, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int) -> Session:
+        """A session on one example; see `krypton_engine.executors.base.Program.open`."""
+        return self.program.open(self.physical, inputs, baseline, memory_budget)
 
 
 _BUDGET = 2 * 2**30
@@ -195,60 +207,47 @@ class Preparer:
 
         waiting = [session(0)]
         if ready.graph is not graph:
-            self._warn_full(f"incremental work would not pay (full over incremental: {ready.plan.gain:.2f})")
+            self._warn_full(
+                f"incremental work would not pay (full over incremental: {ready.expected.gain:.2f})"
+            )
 
         def open_session(row: int | None) -> Session:
             return waiting.pop() if row == 0 and waiting else session(row)
 
         rows: list[int | None] = list(range(len(question.inputs[0])))
-        return Answer(rows, open_session, ready.plan, proof.precision(ready.graph, question.base), confirm)
+        return Answer(rows, open_session, ready.ran, proof.precision(ready.graph, question.base), confirm)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """Who runs ``window`` on ``graph``, and its plan, which says so."""
-        plan = told = Plan.of(graph, window)
+        plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
             if "in full" not in graph.programs:
                 graph.programs["in full"] = in_full(graph)
             graph = graph.programs["in full"]
-            plan = Plan.of(graph, window)
-        why = "asked for" if self.executor == "reference" else "full inference"
-        chooses = self.executor == "auto" and plan is told
-        if self.executor == "cuda" or (chooses and device.type == cuda_engine.DEVICE):
-            on_gpu = cuda.program(graph, plan, device)
-            if not isinstance(on_gpu, str):
-                plan.executor = on_gpu.describe(window)
-                return Ready(plan, graph, lambda *example: _cuda_session(on_gpu, plan, example))
-            why = on_gpu
-            if self.executor == "cuda":
-                self.warn(f"the reference executor runs this model: {why}")
-        elif self.executor == "native" or chooses:
-            found = self._native(graph, plan, device)
-            if not isinstance(found, str):
-                told.executor = found.describe(plan)
-                return Ready(told, graph, lambda *example: _native_session(found, told, plan, example))
-            why = found
-            if self.executor == "native":
-                self.warn(f"the reference executor runs this model: {why}")
-        told.executor = f"reference ({why})"
-        return Ready(told, graph, lambda *example: ReferenceSession(_reference(graph), plan, *example))
+            full = Plan.of(graph, window)
+            last = registry.preferred(device)[-1]
+            return Ready(plan, graph, full, last.program(graph, full, device), "full inference")
+        program, why = self._program(graph, plan, device)
+        return Ready(plan, graph, plan, program, why)
 
-    def _native(self, graph: Graph, plan: Plan, device: torch.device) -> NativeProgram | str:
-        """The engine's program, or why it is not taken."""
-        insists, budget = self.executor == "native", self.budget(device)
-        if not insists and native.packed_bytes(graph) > budget:
-            return "memory_budget does not hold the C++ engine's packed weights"
-        if "native" not in graph.programs:
-            graph.programs["native"] = native.program(graph, device)
-        found: NativeProgram | str = graph.programs["native"]
-        if isinstance(found, str) or insists:
-            return found
-        if not found.pays(plan):
-            return f"faster here, since the C++ engine lacks {found.reason}"
-        try:
-            found.largest_batch(plan, budget)
-        except InputError as error:
-            return f"the C++ engine takes more memory: {error}"
-        return found
+    def _program(self, graph: Graph, plan: Plan, device: torch.device) -> tuple[Program, str]:
+        """The program of the first executor that takes a graph, and why it is not that of another."""
+        *others, last = registry.preferred(device)
+        why, insists = "", self.executor != "auto"
+        if self.executor == last.name:
+            others, why = [], "asked for"
+        elif insists:
+            others = [registry.executor(self.executor)]
+        for executor in others:
+            try:
+                if not insists:
+                    executor.pays(graph, plan, device, self.budget(device))
+                return executor.program(graph, plan, device), ""
+            except Unsupported as reason:
+                why = str(reason)
+        if others and insists:
+            self.warn(f"the {last.name} executor runs this model: {why}")
+        return last.program(graph, plan, device), why
 
     def _prove(
         self, question: Question, occluded: int, row: int, graph: Graph, session: Session, watched: bool
@@ -386,37 +385,7 @@ class Preparer:
             question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
             question.additional, question.base, per_evaluation or 1,
         )  # fmt: skip
-        return Answer([None if answering.joint else 0], lambda _: answering, None)
-
-
-def _reference(graph: Graph) -> ReferenceProgram:
-    """The reference executor's program."""
-    if "reference" not in graph.programs:
-        graph.programs["reference"] = ReferenceProgram(graph)
-    program: ReferenceProgram = graph.programs["reference"]
-    return program
-
-
-def _native_session(
-    program: NativeProgram, told: Plan, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
-) -> NativeSession:
-    """The engine's session, beside which the reference executor stands by."""
-    words = told.executor
-
-    def reference() -> ReferenceSession:
-        told.executor = f"{words}; the reference executor where numbers are not finite"
-        return ReferenceSession(_reference(program.graph), plan, *example)
-
-    return NativeSession(program, plan, *example, reference)
-
-
-def _cuda_session(
-    program: CudaProgram, plan: Plan, example: tuple[tuple[Tensor, ...], Tensor, int]
-) -> CudaSession:
-    """The GPU's session, and a plan that says what it measured."""
-    session = program.open(plan, *example)
-    plan.executor = program.describe(plan.window)
-    return session
+        return Answer([None if answering.joint else 0], lambda _: answering, lambda _: None)
 
 
 def _users_line() -> int:

@@ -23,7 +23,7 @@ from krypton_engine.approximation.compensation import are_probabilities, compens
 from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.gradients import first_order
@@ -315,7 +315,7 @@ def trimmed(model, x, epsilon, executor, activation=None):
 
         def measured(answer):
             session = answer.open(0)
-            recorder = occlusion._recorder(request, session, None, 0.0)
+            recorder = occlusion._recorder(request, session, answer, 0.0)
             dropping = session.trimmed(epsilon, recorder.scalar)
             with Watch(1, None, False) as watch:
                 run(dropping, [request.wanted], recorder, watch)
@@ -446,7 +446,7 @@ def test_executors_drop_the_same(seed):
         assert set(native.shrinkable) == set(reference.shrinkable)
         example = Plan.of(graph, window), (x,), torch.zeros(1), 2**30
         mine = ReferenceSession(reference, *example)
-        theirs = NativeSession(native, *example, lambda: mine)
+        theirs = NativeSession(native, *example, Standby(lambda: mine))
         for epsilon in (0.02, 0.2, 1.0):
             dropping = [s.trimmed(epsilon, lambda outputs: outputs[:, 2]) for s in (mine, theirs)]
             found, expected = (answers(session) for session in dropping)
@@ -554,7 +554,7 @@ def test_trimming_keeps_the_budget(executor):
         session = (
             ReferenceSession(mine, plan, *rest, budget)
             if executor == "reference"
-            else NativeSession(theirs, plan, *rest, budget, lambda: None)
+            else NativeSession(theirs, plan, *rest, budget, Standby(lambda: None))
         )
         with suppress(InputError):
             return session.trimmed(0.1, lambda outputs: outputs.flatten(1)[:, 1]) is not session

@@ -15,7 +15,7 @@ from PIL import Image
 
 from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
 from krypton_engine.cli import main
-from krypton_engine.cli.commands.info import capabilities, cuda_engine, extras_missing
+from krypton_engine.cli.commands.info import extras_missing
 from krypton_engine.cli.messages import message
 from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_engine.heatmap.status import Status
@@ -638,13 +638,6 @@ def test_info(capsys):
     printed = capsys.readouterr().out
     assert torch.__version__ in printed and importlib.metadata.version("captum") in printed
     assert "reference yes" in printed
-
-
-def test_the_cuda_engine_is_told_of():
-    assert cuda_engine("not built", "", []) == "no: not built"
-    assert cuda_engine("", "90", ["H200"]) == "yes: built for compute capabilities 9.0 and PTX"
-    assert cuda_engine("", "90", []) == ("no GPU that torch sees; built for compute capabilities 9.0 and PTX")
-    assert capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
 
 
 def test_missing_extras_are_named(capsys, monkeypatch):

@@ -9,9 +9,9 @@ from support import sessions
 from torch import nn
 
 from krypton_engine import InputError
-from krypton_engine.executors.native import executor
-from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
+from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import Convolution, Pool, clipped
@@ -166,9 +166,9 @@ def test_the_engine_clips_alike(tau):
     expected = answers(clipped(graph, tau), x, window).float()
     x = x.float()
     graph = clipped(capture(Source(model.float(), (x,))), tau)
-    program = executor.program(graph, x.device)
-    assert isinstance(program, NativeProgram), program
-    session = NativeSession(program, Plan.of(graph, window), (x,), torch.zeros(1), 2**30, pytest.fail)
+    plan = Plan.of(graph, window)
+    program = NATIVE.program(graph, plan, x.device)
+    session = NativeSession(program, plan, (x,), torch.zeros(1), 2**30, Standby(pytest.fail))
     torch.testing.assert_close(sessions.answers(session).outputs, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -177,8 +177,11 @@ def test_the_engine_clips_all_or_nothing():
     """What PyTorch would run in full after the engine's part would not be clipped."""
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Softmax(3), nn.Conv2d(3, 2, 3), nn.Flatten())
     graph = capture(Source(model, (torch.randn(1, 2, 12, 12),)))
-    assert isinstance(executor.program(graph, torch.device("cpu")), NativeProgram)
-    assert "clips all or nothing" in str(executor.program(clipped(graph, 0.5), torch.device("cpu")))
+    window, cpu = SlidingWindow((2, 12, 12), (2, 4, 4), (2, 2, 2)), torch.device("cpu")
+    NATIVE.program(graph, Plan.of(graph, window), cpu)
+    graph = clipped(graph, 0.5)
+    with pytest.raises(Unsupported, match="clips all or nothing"):
+        NATIVE.program(graph, Plan.of(graph, window), cpu)
 
 
 @pytest.mark.parametrize("tau", [0, -1, 1.01, float("nan")])

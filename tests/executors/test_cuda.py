@@ -27,8 +27,9 @@ from test_native_kernels import release
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors.cuda import cuts, engine, executor
-from krypton_engine.executors.cuda.program import CudaProgram
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.cuda import cuts, engine
+from krypton_engine.executors.cuda.executor import EXECUTOR as CUDA
 from krypton_engine.executors.cuda.session import CudaSession
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
@@ -88,8 +89,7 @@ def way(request, monkeypatch):
 
 def opened_session(graph, window, x, kind=CudaSession, program=None):
     if program is None:
-        program = executor.program(graph, Plan.of(graph, window), x.device)
-        assert isinstance(program, CudaProgram), program
+        program = CUDA.program(graph, Plan.of(graph, window), x.device)
     return kind(program, Plan.of(graph, window), (x,), torch.zeros(1, device=x.device), 2**30)
 
 
@@ -372,7 +372,7 @@ def test_weights_that_are_an_input(device, monkeypatch):
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
         graph = graph or capture(Source(model, (x,), 0, (weights,)))
-        program = executor.program(graph, Plan.of(graph, window), x.device)
+        program = CUDA.program(graph, Plan.of(graph, window), x.device)
         session = CudaSession(
             program, Plan.of(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
         )
@@ -421,6 +421,18 @@ def test_it_is_built_where_nvcc_is():
     """Unless somebody asked for fewer, for every GPU since Turing, and it loads where there is none."""
     assert not engine.MISSING
     assert "CUDAARCHS" in os.environ or engine.architectures().startswith("75-real")
+
+
+def test_the_engine_says_what_it_is_for(monkeypatch):
+    monkeypatch.setattr(engine, "MISSING", "not built")
+    with pytest.raises(Unsupported, match="not built"):
+        engine.about(1)
+    monkeypatch.setattr(engine, "MISSING", "")
+    monkeypatch.setattr(engine, "architectures", lambda: "90")
+    assert engine.about(1) == "built for compute capabilities 9.0 and PTX"
+    with pytest.raises(Unsupported, match="no GPU that torch sees; built for compute capabilities 9.0"):
+        engine.about(0)
+    assert engine.capabilities("75-real;86-real;100a-real;120-virtual") == "7.5, 8.6, 10.0 and PTX"
 
 
 def test_auto_takes_it(device, image):

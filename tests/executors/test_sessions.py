@@ -12,7 +12,7 @@ from torch import nn
 
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.perturbation.changed import distinct_work
@@ -31,7 +31,7 @@ def reference(model, x):
 def native(model, x):
     graph = capture(Source(model, (x,)))
     example = Plan.of(graph, WINDOW), (x,), torch.zeros(1), 2**30
-    return NativeSession(NativeProgram(graph), *example, lambda: reference(model, x))
+    return NativeSession(NativeProgram(graph), *example, Standby(lambda: reference(model, x)))
 
 
 def full(model, x):
@@ -109,7 +109,7 @@ def test_a_session_that_hands_over_answers_the_rest():
             opened.append(ReferenceSession(ReferenceProgram(graph), *example))
             return opened[-1]
 
-        found = answers(NativeSession(NativeProgram(graph), *example, instead), limit=4).outputs
+        found = answers(NativeSession(NativeProgram(graph), *example, Standby(instead)), limit=4).outputs
         truth = brute_force(model, x, WINDOW.shape, WINDOW.strides, baseline)
     assert len(opened) == 1 and 0 < int(truth.isfinite().sum()) < truth.numel()
     torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-3, equal_nan=True)

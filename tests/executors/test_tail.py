@@ -11,7 +11,7 @@ from torch import nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.executors import tail
-from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.executors.registry import EXECUTORS
 
 
 class Excited(nn.Module):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from krypton_engine import FallbackWarning, Heatmap, KryptonOcclusion, zoo
-from krypton_engine.attr.occlusion import Executor
 from support.truth import occlude, windows
 
 ODD_SIZE = (97, 131)
@@ -183,7 +182,7 @@ class Comparison:
         )
 
 
-def compare(case: Case, executor: Executor = "auto", device: str | torch.device = "cpu") -> Comparison:
+def compare(case: Case, executor: str = "auto", device: str | torch.device = "cpu") -> Comparison:
     """Krypton, PyTorch in float32 and PyTorch in float64, on a few positions far from each other."""
     model, x = case.make().to(device), case.image()[None].to(device)
     sizes = x.shape[2:]

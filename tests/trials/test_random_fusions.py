@@ -19,7 +19,7 @@ from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.executors.registry import EXECUTORS
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 """Of the largest output."""

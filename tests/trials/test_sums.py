@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors.base import EXECUTORS
+from krypton_engine.executors.registry import EXECUTORS
 from krypton_engine.perturbation.windows import SlidingWindow
 
 NUMBERS = [math.nan, math.inf, -math.inf]

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import krypton_engine
@@ -25,8 +25,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from krypton_engine.executors.cuda import engine as cuda
-    from krypton_engine.executors.native import engine as native
+    from krypton_engine.executors import registry
 
     row("krypton", f"{krypton_engine.__version__} in {Path(krypton_engine.__file__).parent}")
     row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -37,11 +36,8 @@ def _info(arguments: argparse.Namespace) -> int:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     row("gpu", ", ".join(devices) or "torch sees none")
     print("\nexecutors")
-    row("  reference", "yes: PyTorch on changed boxes, on the model's own device")
-    kinds = native.instruction_sets()
-    here = f"yes: C++ for float32 images on the CPU, with {kinds[0]} kernels" if kinds else ""
-    row("  native", here or f"no: {native.MISSING}")
-    row("  cuda", cuda_engine(cuda.MISSING, cuda.architectures(), devices))
+    for name in registry.NAMES:
+        row(f"  {name}", _about(name))
     print("\nextras")
     extras = extras_missing()
     if not extras:
@@ -54,22 +50,15 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def cuda_engine(missing: str, architectures: str, devices: Sequence[str]) -> str:
-    """Whether the CUDA engine is there, for what, and whether there is something to run it on."""
-    if missing:
-        return f"no: {missing}"
-    built = f"built for compute capabilities {capabilities(architectures)}"
-    return f"yes: {built}" if devices else f"no GPU that torch sees; {built}"
+def _about(name: str) -> str:
+    """Whether an executor runs here, and on what or why not."""
+    from krypton_engine.executors import registry
+    from krypton_engine.executors.base import Unsupported
 
-
-def capabilities(architectures: str) -> str:
-    """CMake's names of what was built, ``"75-real;90"``, as NVIDIA writes them: ``"7.5, 9.0 and PTX"``."""
-    found = re.findall(r"(\d+)(\d)[af]?(-real|-virtual)?", architectures)
-    if not found:  # such as "native"
-        return architectures
-    kernels = ", ".join(f"{major}.{minor}" for major, minor, kind in found if kind != "-virtual")
-    ptx = any(kind != "-real" for *_, kind in found)
-    return " and ".join([kernels] * bool(kernels) + ["PTX"] * ptx)
+    try:
+        return f"yes: {registry.executor(name).about()}"
+    except Unsupported as reason:
+        return f"no: {reason}"
 
 
 def memory(root: Path = Path("/")) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from krypton_engine.executors.base import Unsupported
 
 try:
     from krypton_engine import _cuda
@@ -24,8 +27,18 @@ AXES = 3
 ELEMENTS = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
+def probe(device: torch.device) -> None:
+    """Run the smallest kernel on a device, once.
+
+    Raises:
+        Unsupported: The device cannot run it.
+    """
+    if refused := _refused(device):
+        raise Unsupported(refused)
+
+
 @functools.cache
-def probe(device: torch.device) -> str:
+def _refused(device: torch.device) -> str:
     """Why a device cannot run the kernels; empty if it can."""
     x = torch.zeros(1, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
@@ -43,6 +56,39 @@ def probe(device: torch.device) -> str:
 def architectures() -> str:
     """The compute capabilities that the engine was built for, as CMake names them."""
     return "" if MISSING else _cuda.architectures
+
+
+def about(devices: int) -> str:
+    """What the engine was built for.
+
+    Args:
+        devices: How many GPUs PyTorch sees.
+
+    Raises:
+        Unsupported: The engine is missing, or there is no GPU.
+    """
+    if MISSING:
+        raise Unsupported(MISSING)
+    built = f"built for compute capabilities {capabilities(architectures())}"
+    if not devices:
+        raise Unsupported(f"no GPU that torch sees; {built}")
+    return built
+
+
+def capabilities(architectures: str) -> str:
+    """CMake's names of what was built as NVIDIA writes them.
+
+    Examples:
+        >>> from krypton_engine.executors.cuda.engine import capabilities
+        >>> capabilities("75-real;90")
+        '7.5, 9.0 and PTX'
+    """
+    found = re.findall(r"(\d+)(\d)[af]?(-real|-virtual)?", architectures)
+    if not found:  # such as "native"
+        return architectures
+    kernels = ", ".join(f"{major}.{minor}" for major, minor, kind in found if kind != "-virtual")
+    ptx = any(kind != "-real" for *_, kind in found)
+    return " and ".join([kernels] * bool(kernels) + ["PTX"] * ptx)
 
 
 def padded(items: list[Any], more: Callable[[], Any]) -> list[Any]:

@@ -1,9 +1,10 @@
-"""Which graphs the CUDA engine takes."""
+"""The CUDA executor: which graphs the engine of ``csrc/cuda`` takes."""
 
 from __future__ import annotations
 
 import torch
 
+from krypton_engine.executors.base import Unsupported, kept
 from krypton_engine.executors.cuda import engine
 from krypton_engine.executors.cuda.engine import AXES, ELEMENTS
 from krypton_engine.executors.cuda.program import CudaProgram
@@ -12,27 +13,49 @@ from krypton_engine.graph.ir import Graph, Pool, Reindex
 from krypton_engine.plan.plan import Plan
 
 
-def program(graph: Graph, plan: Plan, device: torch.device) -> CudaProgram | str:
-    """``graph`` made ready for the window of ``plan``, or why the engine cannot run it."""
-    if engine.MISSING:
-        return engine.MISSING
-    if device.type != engine.DEVICE:
-        return f"the CUDA engine runs on a GPU, not on {device.type}"
-    columns = column_axes(graph, plan.window)
-    for node in graph.nodes:
-        if not node.local:
-            continue
-        if node.dtype not in ELEMENTS:
-            return f"{node.op} ({node.name}): the CUDA engine has no kernels for {node.dtype}"
-        if len(Layout.of(node, columns[node.index]).axes) > AXES:
-            return f"{node.op} ({node.name}): the CUDA engine moves boxes along {AXES} axes at most"
-        if isinstance(node.box, Pool) and None in node.roles[2:]:
-            return f"{node.op} ({node.name}): the CUDA engine pools along the axes of boxes only"
-        if isinstance(node.box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
-            return f"{node.op} ({node.name}): the CUDA engine merges values of the same axes only"
-    if refused := engine.probe(device):
-        return refused
-    if "cuda" not in graph.programs:
-        graph.programs["cuda"] = CudaProgram(graph, engine._cuda)
-    found: CudaProgram = graph.programs["cuda"]
-    return found
+class CudaExecutor:
+    """See `krypton_engine.executors.base.Executor`."""
+
+    name = "cuda"
+
+    def about(self) -> str:
+        """See `krypton_engine.executors.base.Executor.about`."""
+        return engine.about(torch.cuda.device_count())
+
+    def preference(self, device: torch.device) -> int | None:
+        """Before all others on a GPU."""
+        return 2 if device.type == engine.DEVICE else None
+
+    def program(self, graph: Graph, plan: Plan, device: torch.device) -> CudaProgram:
+        """The graph made ready, for every window that the kernels can run on it.
+
+        Raises:
+            Unsupported: The engine is missing, or cannot run on the device, or has no kernels for the graph.
+        """
+        if engine.MISSING:
+            raise Unsupported(engine.MISSING)
+        if device.type != engine.DEVICE:
+            raise Unsupported(f"the CUDA engine runs on a GPU, not on {device.type}")
+        columns = column_axes(graph, plan.window)
+        for node in graph.nodes:
+            if not node.local:
+                continue
+            lacking = ""
+            if node.dtype not in ELEMENTS:
+                lacking = f"has no kernels for {node.dtype}"
+            elif len(Layout.of(node, columns[node.index]).axes) > AXES:
+                lacking = f"moves boxes along {AXES} axes at most"
+            elif isinstance(node.box, Pool) and None in node.roles[2:]:
+                lacking = "pools along the axes of boxes only"
+            elif isinstance(node.box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
+                lacking = "merges values of the same axes only"
+            if lacking:
+                raise Unsupported(f"{node.op} ({node.name}): the CUDA engine {lacking}")
+        engine.probe(device)
+        return kept(graph, self.name, lambda: CudaProgram(graph, engine._cuda))
+
+    def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
+        """Wherever the engine can run the graph: from where boxes do not pay, sessions compute in full."""
+
+
+EXECUTOR = CudaExecutor()

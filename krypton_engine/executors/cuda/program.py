@@ -57,6 +57,7 @@ class CudaProgram(ReferenceProgram):
         classes: Of windows, by how many positions they should have.
         segments: Parts of the graph after each of which sessions that shrink cut their boxes.
         rest: What comes after them.
+        executor: Who runs the graph, in words.
     """
 
     def __init__(self, graph: Graph, kernels: Any) -> None:
@@ -100,9 +101,12 @@ class CudaProgram(ReferenceProgram):
         self.classes: dict[Any, WindowClasses] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
         self.owner = object()
+        self.executor = "cuda"
         weakref.finalize(self, drop, self.owner)
 
-    def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, budget: int) -> CudaSession:
+    def open(
+        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
+    ) -> CudaSession:
         """A session that computes in full from where that measures faster on this device.
 
         The first one of a window measures; see `CudaSession.measured_cut`.
@@ -110,7 +114,7 @@ class CudaProgram(ReferenceProgram):
         from krypton_engine.executors.cuda.session import CudaSession
 
         if plan.window not in self._chosen:
-            trial = CudaSession(self, plan, inputs, baseline, budget)
+            trial = CudaSession(self, plan, inputs, baseline, memory_budget)
             cut = trial.measured_cut()
             if cut is None:
                 self._chosen[plan.window] = self, plan
@@ -120,17 +124,15 @@ class CudaProgram(ReferenceProgram):
             graph = in_full(self.graph, cut)
             less = CudaProgram(graph, self.kernels)
             less.constants = self.constants
+            less.executor = f"cuda; in full after {cut.op} ({cut.name}), which measures faster"
             self._chosen[plan.window] = less, Plan.of(graph, plan.window)
         program, plan = self._chosen[plan.window]
-        return CudaSession(program, plan, inputs, baseline, budget)
+        return CudaSession(program, plan, inputs, baseline, memory_budget)
 
-    def describe(self, window: SlidingWindow) -> str:
-        """Who runs a window, in words."""
-        chosen, _ = self._chosen.get(window, (self, None))
-        if chosen is self:
-            return "cuda"
-        full = chosen.graph.frontiers[0]
-        return f"cuda; in full after {full.op} ({full.name}), which measures faster"
+    def describe(self, plan: Plan) -> str:
+        """See `krypton_engine.executors.base.Program.describe`."""
+        chosen, _ = self._chosen.get(plan.window, (self, plan))
+        return chosen.executor
 
     def keeps_view(self, node: Node) -> bool:
         """Whether a session keeps the un-occluded cells of a local node."""

@@ -72,6 +72,7 @@ class CudaSession(ReferenceSession):
         key = plan.window, bool(shrinks), threading.get_ident(), stream, torch.is_inference_mode_enabled()
         self._arena = lease(program.owner, key, device)
         self._kernels = program.kernels
+        self.executor = program.executor
         weakref.finalize(self, give_back, self._arena)
         graph = program.graph
         keys = [(node.index, axis) for node in graph.nodes if node.local for axis in node.axes]

@@ -1,36 +1,84 @@
-"""Which graphs the C++ engine takes."""
+"""The native executor: which graphs the C++ engine takes, and which it should."""
 
 from __future__ import annotations
 
 import torch
 
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Unsupported, kept
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.lowering import COLUMNS, ROWS
 from krypton_engine.executors.native.program import NativeProgram
+from krypton_engine.executors.native.sums import COLUMNS, ROWS
 from krypton_engine.graph.ir import BATCH, Graph
+from krypton_engine.plan.plan import Plan
 
 
-def program(graph: Graph, device: torch.device) -> NativeProgram | str:
-    """``graph`` made ready, or why the engine cannot run it."""
-    if engine.MISSING:
-        return engine.MISSING
-    if device.type != "cpu":
-        return f"the C++ engine runs on the CPU, not on {device.type}"
-    if graph.input.roles != (BATCH, 0, ROWS, COLUMNS):
-        return f"the C++ engine runs images, and this input has {len(graph.input.shape) - 1} axes, not 3"
-    kind = graph.input.dtype
-    if kind is None or kind.is_complex or (kind.is_floating_point and kind != torch.float32):
-        return f"the C++ engine computes in float32, not {kind}"
+class NativeExecutor:
+    """See `krypton_engine.executors.base.Executor`."""
+
+    name = "native"
+
+    def about(self) -> str:
+        """See `krypton_engine.executors.base.Executor.about`."""
+        if engine.MISSING:
+            raise Unsupported(engine.MISSING)
+        return f"C++ for float32 images on the CPU, with {engine.instruction_sets()[0]} kernels"
+
+    def preference(self, device: torch.device) -> int | None:
+        """Before the reference executor on a CPU."""
+        return 1 if device.type == "cpu" else None
+
+    def program(self, graph: Graph, plan: Plan, device: torch.device) -> NativeProgram:
+        """The graph made ready, for every window.
+
+        Raises:
+            Unsupported: The engine is missing, or the input is no float32 image on the CPU, or the engine
+                would have to clip what comes after its part.
+        """
+        if engine.MISSING:
+            raise Unsupported(engine.MISSING)
+        if device.type != "cpu":
+            raise Unsupported(f"the C++ engine runs on the CPU, not on {device.type}")
+        if graph.input.roles != (BATCH, 0, ROWS, COLUMNS):
+            axes = len(graph.input.shape) - 1
+            raise Unsupported(f"the C++ engine runs images, and this input has {axes} axes, not 3")
+        kind = graph.input.dtype
+        if kind is None or kind.is_complex or (kind.is_floating_point and kind != torch.float32):
+            raise Unsupported(f"the C++ engine computes in float32, not {kind}")
+        found = kept(graph, self.name, lambda: _program(graph))
+        if graph.clips and found.reason:  # what follows would not be clipped
+            raise Unsupported(f"the C++ engine clips all or nothing, and it stops at {found.reason}")
+        return found
+
+    def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
+        """See `krypton_engine.executors.base.Executor.pays`.
+
+        Raises:
+            Unsupported: PyTorch is faster on boxes than on what the engine leaves to it, or the budget holds
+                less than the engine takes.
+        """
+        if _packed_bytes(graph) > memory_budget:
+            raise Unsupported("memory_budget does not hold the C++ engine's packed weights")
+        found = self.program(graph, plan, device)
+        if not found.pays(plan):
+            raise Unsupported(f"faster here, since the C++ engine lacks {found.reason}")
+        try:
+            found.largest_batch(plan, memory_budget)
+        except InputError as error:
+            raise Unsupported(f"the C++ engine takes more memory: {error}") from error
+
+
+EXECUTOR = NativeExecutor()
+
+
+def _program(graph: Graph) -> NativeProgram:
     try:
-        found = NativeProgram(graph)
-    except ValueError as error:  # beyond its limits
-        return f"the C++ engine refuses it: {error}"
-    if graph.clips and found.reason:  # what follows would not be clipped
-        return f"the C++ engine clips all or nothing, and it stops at {found.reason}"
-    return found
+        return NativeProgram(graph)
+    except ValueError as error:
+        raise Unsupported(f"the C++ engine refuses it: {error}") from error
 
 
-def packed_bytes(graph: Graph) -> int:
+def _packed_bytes(graph: Graph) -> int:
     """About what the packed weights of ``graph`` take at most: Winograd makes 9 numbers 36."""
     return sum(
         node.value.numel() * node.value.element_size() * (4 if node.value.dim() == 4 else 1)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.sums import (
     COLUMNS,
     NOTHING,
     ROWS,
     Floats,
     Sum,
-    Unsupported,
     numbers,
 )
 from krypton_engine.executors.native.vocabulary import RULES, end

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import COLUMNS, ROWS, Floats, Lowering
+from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.reference.executor import EXECUTOR as STANDBY
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs
 from krypton_engine.plan.plan import Plan
@@ -54,6 +57,18 @@ class NativeProgram:
         self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
+
+    def open(
+        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
+    ) -> NativeSession:
+        """See `krypton_engine.executors.base.Program.open`; the reference executor stands by."""
+        device = inputs[self.graph.occluded].device
+
+        def reference() -> Session:
+            program = STANDBY.program(self.graph, plan, device)
+            return program.open(plan, inputs, baseline, memory_budget)
+
+        return NativeSession(self, plan, inputs, baseline, memory_budget, Standby(reference))
 
     def extents(self, plan: Plan) -> IntArray:
         """The largest box of every value of the engine: ``(values, 2)``."""

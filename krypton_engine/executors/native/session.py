@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,36 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import Floats
-from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.native.program import NativeProgram
+
+
+class Standby:
+    """Another executor's session on the same example, opened when it is needed, once for all that share it.
+
+    Args:
+        open_session: Opens it.
+    """
+
+    def __init__(self, open_session: Callable[[], Session]) -> None:
+        self._open = open_session
+        self._session: Session | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was needed."""
+        return self._session is not None
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        self._session = self._session or self._open()
+        return self._session
 
 
 class NativeSession:
@@ -32,9 +57,9 @@ class NativeSession:
         inputs: The tensors of one example, first dimension 1 where they are batched.
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
         memory_budget: Bytes that the session may add to the process.
-        reference: Opens the reference executor's session on the same example. It takes over for good where
-            the engine computes a number that is not finite: sums of changes and Winograd's tiles carry NaN
-            and infinity further than PyTorch does.
+        standby: The reference executor's session on the same example. It takes over for good where the engine
+            computes a number that is not finite: sums of changes and Winograd's tiles carry NaN and infinity
+            further than PyTorch does.
         shrinks: By node: rows and columns at the rim of its boxes are dropped where no element changes by the
             threshold; 0 drops nothing. The gradient of a scalar by the node's value, shaped like it, tells
             what that does to the scalar; None to ignore it.
@@ -58,7 +83,7 @@ class NativeSession:
         inputs: tuple[Tensor, ...],
         baseline: Tensor,
         memory_budget: int,
-        reference: Callable[[], Session],
+        standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
     ) -> None:
         x = inputs[program.graph.occluded]
@@ -73,7 +98,7 @@ class NativeSession:
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - program.program.view_bytes
-        self._again = partial(NativeSession, program, plan, inputs, baseline, beside, reference)
+        self._again = partial(NativeSession, program, plan, inputs, baseline, beside, standby)
         self._free = beside - program.program.weight_bytes
         armed = [
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
@@ -81,8 +106,8 @@ class NativeSession:
         ]
         gradients = sum(0 if g is None else g.nbytes for _, _, g in armed)
         self.batch = program.largest_batch(plan, memory_budget - gradients)
-        self._open_reference = reference
-        self._reference: Session | None = None
+        self._standby = standby
+        self._plan = plan
         self._session: engine._native.Session | None = engine._native.Session(
             program.program,
             program.extents(plan),
@@ -95,12 +120,16 @@ class NativeSession:
         base = self._outputs(1, self._session.base)
         self.base = self._take_over().base if base is None else base
 
+    @property
+    def executor(self) -> str:
+        """See `krypton_engine.executors.base.Session`."""
+        words = self.program.describe(self._plan)
+        return words + "; the reference executor where numbers are not finite" * self._standby.opened
+
     def _take_over(self) -> Session:
         """The reference executor's session, which answers from now on; the engine's views are freed."""
-        if self._reference is None:
-            self._session = None
-            self._reference = self._open_reference()
-        return self._reference
+        self._session = None
+        return self._standby.session
 
     def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor | None:
         """Outputs of the model for ``count`` positions, whose exits ``compute`` fills.

@@ -16,10 +16,6 @@ ROWS, COLUMNS = 1, 2
 Floats = npt.NDArray[np.float32]
 
 
-class Unsupported(Exception):
-    """Something that the engine has no words for."""
-
-
 NOTHING = Epilogue()
 
 

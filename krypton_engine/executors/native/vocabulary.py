@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.sums import (
     COLUMNS,
     NOTHING,
     ROWS,
     Sum,
-    Unsupported,
     numbers,
 )
 from krypton_engine.graph.ir import BATCH, Epilogue, Node, Ref

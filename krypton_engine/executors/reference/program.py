@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.executors.tail import (
     Tail,
     channels_last,
@@ -13,6 +16,7 @@ from krypton_engine.executors.tail import (
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap
+from krypton_engine.plan.plan import Plan
 
 
 class ReferenceProgram:
@@ -48,6 +52,16 @@ class ReferenceProgram:
             for node in graph.nodes
             if node.local and node.operands and not self._only_passed_on(node)
         ]
+
+    def describe(self, plan: Plan) -> str:
+        """See `krypton_engine.executors.base.Program.describe`."""
+        return "reference"
+
+    def open(
+        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
+    ) -> ReferenceSession:
+        """See `krypton_engine.executors.base.Program.open`."""
+        return ReferenceSession(self, plan, inputs, baseline, memory_budget)
 
     def keeps_view(self, node: Node) -> bool:
         """Whether a session keeps the un-occluded cells of a local node."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
 from krypton_engine.executors.grouping import Group, Grouping
 from krypton_engine.executors.layout import Layout, View, column_axes
-from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.tail import (
     channels_last,
     repeated,
@@ -32,6 +31,9 @@ from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
 from krypton_engine.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.reference.program import ReferenceProgram
 
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
@@ -98,6 +100,7 @@ class ReferenceSession:
     slower, half as much ResNet50 a tenth."""
 
     at_once = 1
+    executor = "reference"
 
     def __init__(
         self,

@@ -1,0 +1,34 @@
+"""The reference executor: runs every graph, anywhere that PyTorch does."""
+
+from __future__ import annotations
+
+import torch
+
+from krypton_engine.executors.base import kept
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.graph.ir import Graph
+from krypton_engine.plan.plan import Plan
+
+
+class ReferenceExecutor:
+    """See `krypton_engine.executors.base.Executor`."""
+
+    name = "reference"
+
+    def about(self) -> str:
+        """See `krypton_engine.executors.base.Executor.about`."""
+        return "PyTorch on changed boxes, on the model's own device"
+
+    def preference(self, device: torch.device) -> int:
+        """The last resort everywhere."""
+        return 0
+
+    def program(self, graph: Graph, plan: Plan, device: torch.device) -> ReferenceProgram:
+        """The graph made ready, for every window."""
+        return kept(graph, self.name, lambda: ReferenceProgram(graph))
+
+    def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
+        """Always, over nothing."""
+
+
+EXECUTOR = ReferenceExecutor()

@@ -19,15 +19,15 @@ struct Segment {
 struct Place {
     std::size_t offset = 0;  // floats, before the first box
     int64_t stride = 0;      // floats from the box of one position to that of the next
-    int64_t slots = 0;  // positions with a box of their own; the next one begins anew at the first slot
+    int64_t slots = 0;       // positions with a box of their own; the next one begins anew at the first slot
 };
 
 struct Layout {
     std::vector<Segment> segments;
     std::vector<Place> places;  // by value
-    int64_t chunk = 1;  // positions of a chunk: those of the last segment, the largest of all
-    std::size_t floats = 0;  // of all boxes
-    std::size_t scratch = 0;  // bytes that the operator with the most of them needs while it runs
+    int64_t chunk = 1;          // positions of a chunk: those of the last segment, the largest of all
+    std::size_t floats = 0;     // of all boxes
+    std::size_t scratch = 0;    // bytes that the operator with the most of them needs while it runs
 };
 
 // Values whose boxes stay to the end of a chunk: `kept`, and those that layers read.

@@ -26,7 +26,7 @@ constexpr int64_t kMostChannels = 1 << 16;
 // A vector for every position.
 struct RowLayer {
     enum Kind { kMean, kCells, kDense } kind;
-    int operand;                  // a value for kMean and kCells, a layer for kDense
+    int operand;  // a value for kMean and kCells, a layer for kDense
     int64_t size;
     std::vector<Panels> weights;  // one for every cell of kCells; one for kDense
     std::vector<float> bias;      // padded to whole panels

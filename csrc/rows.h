@@ -38,7 +38,7 @@ class Rows {
     int64_t positions_;
     std::vector<std::vector<float>> rows_;     // by layer: (positions, stored)
     std::vector<std::vector<float>> changes_;  // by layer of kCells: (positions, cells of the extent, stored)
-    std::vector<std::vector<Box>> changed_;  // by layer of kCells: (positions)
+    std::vector<std::vector<Box>> changed_;    // by layer of kCells: (positions)
 
     // As `row`, to be written.
     float* vector(std::size_t layer, int64_t position) {

@@ -26,7 +26,7 @@ class Views {
 
   private:
     const Program& program_;
-    std::vector<std::vector<float>> pixels_;  // by value; of a constant, the program has them
+    std::vector<std::vector<float>> pixels_;       // by value; of a constant, the program has them
     std::vector<std::vector<float>> sums_, rows_;  // by layer
 
     // A share of the work, to be called on every thread: `next` counts the parts that are taken.

@@ -40,37 +40,37 @@ constexpr AxisShape kAxisShapes[kWinogradAxes] = {
 struct Multiply {
     int64_t rows;
     int64_t taps;
-    int64_t depth;                // channels of one tap
-    const float* const* a;     // (taps, a_stride): pixels
-    int64_t a_stride;             // at least rows
-    int64_t a_offset;             // first channel
-    const float* b;            // (taps, depth, panel)
-    const float* next;         // as large as b, wanted next: fetched into the cache meanwhile; or null
-    int64_t columns;  // of the panel that exist: a multiple of kChannelStep, or the whole panel
-    float* const* c;  // (rows): pixels
-    int64_t c_offset;  // first channel
-    const float* bias;  // (panel), or null to add to what c holds
+    int64_t depth;                 // channels of one tap
+    const float* const* a;         // (taps, a_stride): pixels
+    int64_t a_stride;              // at least rows
+    int64_t a_offset;              // first channel
+    const float* b;                // (taps, depth, panel)
+    const float* next;             // as large as b, wanted next: fetched into the cache meanwhile; or null
+    int64_t columns;               // of the panel that exist: a multiple of kChannelStep, or the whole panel
+    float* const* c;               // (rows): pixels
+    int64_t c_offset;              // first channel
+    const float* bias;             // (panel), or null to add to what c holds
     const float* const* residual;  // (rows) pixels added before clamping, or null
-    float low, high;  // clamp
+    float low, high;               // clamp
 };
 
 // One Winograd tile: pixels in, transformed pixels out (or back).
 struct WinogradInput {
     const float* const* pixels;  // top left of the tile
-    int64_t pixel_stride;  // pointers to the next row
-    float* const* out;  // (points of y, points of x): pixels
+    int64_t pixel_stride;        // pointers to the next row
+    float* const* out;           // (points of y, points of x): pixels
     int64_t channels;
 };
 
 struct WinogradOutput {
-    const float* const* in;  // (points of y, points of x): pixels
-    float* out;  // top left of the tile
-    int64_t out_stride;  // floats to the next row
-    int64_t channels;  // also floats to the next pixel
-    int rows, columns;  // of the tile that exist
-    const float* bias;  // (channels)
+    const float* const* in;        // (points of y, points of x): pixels
+    float* out;                    // top left of the tile
+    int64_t out_stride;            // floats to the next row
+    int64_t channels;              // also floats to the next pixel
+    int rows, columns;             // of the tile that exist
+    const float* bias;             // (channels)
     const float* const* residual;  // top left of the tile, or null
-    int64_t residual_stride;  // pointers to the next row
+    int64_t residual_stride;       // pointers to the next row
     float low, high;
 };
 
@@ -80,9 +80,9 @@ struct Depthwise {
     int64_t taps;
     int64_t channels;
     const float* const* pixels;  // (taps, stride)
-    int64_t stride;  // at least rows
-    const float* weight;  // (taps, channels)
-    const float* bias;  // (channels)
+    int64_t stride;              // at least rows
+    const float* weight;         // (taps, channels)
+    const float* bias;           // (channels)
     const float* const* residual;
     float* const* out;
     float low, high;
@@ -94,8 +94,8 @@ struct Pooling {
     int64_t taps;
     int64_t channels;
     const float* const* pixels;  // (taps, stride)
-    int64_t stride;  // at least rows
-    const float* scale;  // (rows), or null for the maximum
+    int64_t stride;              // at least rows
+    const float* scale;          // (rows), or null for the maximum
     float* const* out;
 };
 
@@ -143,7 +143,7 @@ struct LayerNorm {
     int64_t stored;
     float epsilon;
     const float* weight;  // or null
-    const float* bias;  // or null
+    const float* bias;    // or null
     const float* const* in;
     float* const* out;
 };
@@ -151,7 +151,7 @@ struct LayerNorm {
 struct Kernels {
     const char* name;
     int64_t panel;  // columns of b that are stored together
-    int64_t tile;  // rows of c that are computed together
+    int64_t tile;   // rows of c that are computed together
     void (*multiply)(const Multiply&);
     // By axis kinds of y and x; null where nobody asked for it.
     void (*winograd_input[kWinogradAxes][kWinogradAxes])(const WinogradInput&);

@@ -13,7 +13,7 @@ namespace {
 template <bool MINUS_ONE = false>
 inline Lanes exponential(Lanes x) {
     x = clamp(x, splat(-87.3f), splat(88.3f));  // where 2^n is a normal number
-    const Lanes magic = splat(12582912.0f);  // adding it rounds to an integer
+    const Lanes magic = splat(12582912.0f);     // adding it rounds to an integer
     const Lanes n = (x * 1.44269504f + magic) - magic;
     const Lanes r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     Lanes y = splat(1.0f / 5040);

@@ -13,10 +13,10 @@ constexpr int kAxes = 3;  // along which boxes run; a value of fewer has axes of
 
 // A value along one axis.
 struct Axis {
-    int size = 1;  // cells of the view
-    int extent = 1;  // cells of a changed box
+    int size = 1;                // cells of the view
+    int extent = 1;              // cells of a changed box
     const int* start = nullptr;  // by copy: first cell of its box; null for 0
-    const int* lo = nullptr;  // by copy: what of the box counts as changed; null for all of it
+    const int* lo = nullptr;     // by copy: what of the box counts as changed; null for all of it
     const int* hi = nullptr;
 };
 
@@ -25,7 +25,7 @@ struct Axis {
 struct Cells {
     const char* view = nullptr;
     const char* changed = nullptr;  // boxes, one after the other; null: nothing changes
-    const int* place = nullptr;  // by copy: which of the boxes is its own; null for the copy's number
+    const int* place = nullptr;     // by copy: which of the boxes is its own; null for the copy's number
     Axis axes[kAxes];
 };
 

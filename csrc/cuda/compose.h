@@ -15,7 +15,7 @@ struct Compose {
     int64_t first;  // copy
     Taps taps;
     char* out;
-    int64_t pitch;  // units from one cell of `out` to the next
+    int64_t pitch;    // units from one cell of `out` to the next
     int64_t columns;  // units of a cell
     Unit fill;
     bool overlay;  // leave what has no source as it is

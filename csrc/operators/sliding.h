@@ -41,7 +41,7 @@ class Window : public Operator {
         const float** a;         // (taps, kBlock)
         float** out;             // (kBlock)
         const float** residual;  // (kBlock), or null
-        int64_t* y;                 // (kBlock)
+        int64_t* y;              // (kBlock)
         int64_t* x;
     };
 

@@ -158,7 +158,7 @@ class WinogradConvolution : public Window {
     };
 
     int64_t in_, depth_, points_y_, points_x_, block_;
-    int64_t products_;                // of the largest tile
+    int64_t products_;             // of the largest tile
     std::vector<Panels> weights_;  // by pair of points; those with the same weights count as one
     std::vector<float> bias_;
 

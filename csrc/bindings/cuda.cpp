@@ -41,10 +41,16 @@ NB_MODULE(_cuda, m) {
         .value("float16", Element::kHalf)
         .value("bfloat16", Element::kBFloat);
     nb::enum_<Function>(m, "Function")
-        .value("clamp", Function::kClamp)
+        .value("identity", Function::kIdentity)
+        .value("sigmoid", Function::kSigmoid)
         .value("silu", Function::kSilu)
+        .value("hardsigmoid", Function::kHardSigmoid)
         .value("hardswish", Function::kHardSwish)
-        .value("sigmoid", Function::kSigmoid);
+        .value("leaky_relu", Function::kLeakyRelu)
+        .value("elu", Function::kElu)
+        .value("tanh", Function::kTanh)
+        .value("gelu", Function::kGelu)
+        .value("gelu_tanh", Function::kGeluTanh);
 
     nb::class_<Axis>(m, "Axis").def(
         "__init__",
@@ -90,13 +96,13 @@ NB_MODULE(_cuda, m) {
     m.def(
         "finish",
         [](Pointer x, int64_t columns, Pointer bias, const std::optional<Cells>& residual, const Reads& reads,
-           const Sizes& box, int64_t copies, Function function, float low, float high, Element element,
-           Pointer stream) {
+           const Sizes& box, int64_t copies, Function function, float low, float high, float parameter,
+           Element element, Pointer stream) {
             finish(at<void>(x), columns, at<float>(bias), residual ? &*residual : nullptr, reads.data(),
-                   boxes(box, copies), function, low, high, element, at<void>(stream));
+                   boxes(box, copies), Epilogue{function, low, high, parameter}, element, at<void>(stream));
         },
         "x"_a, "columns"_a, "bias"_a, "residual"_a.none(), "reads"_a, "box"_a, "copies"_a, "function"_a,
-        "low"_a, "high"_a, "element"_a, "stream"_a);
+        "low"_a, "high"_a, "parameter"_a, "element"_a, "stream"_a);
     m.def(
         "pool",
         [](const Cells& cells, const Reads& reads, const Sizes& kernel,

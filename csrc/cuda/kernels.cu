@@ -68,11 +68,10 @@ void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Tap
 }
 
 void finish(void* x, int64_t columns, const float* bias, const Cells* residual, const Read* reads,
-            const Boxes& boxes, Function function, float low, float high, Element element, Stream stream) {
+            const Boxes& boxes, const Epilogue& epilogue, Element element, Stream stream) {
     with(element, [&](auto kind) {
         using T = decltype(kind);
-        Finish<T> body{static_cast<T*>(x), columns, bias, residual != nullptr, {}, {}, boxes.box,
-                       function,           low,     high};
+        Finish<T> body{static_cast<T*>(x), columns, bias, residual != nullptr, {}, {}, boxes.box, epilogue};
         if (residual) {
             body.residual = *residual;
             std::copy_n(reads, kAxes, body.reads);

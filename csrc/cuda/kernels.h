@@ -27,7 +27,7 @@ struct Boxes {
 void compose(const Cells& from, const Read* reads, const Boxes& boxes, const Taps& taps, const Out& out,
              int64_t columns, float fill, bool overlay, Element element, Stream stream);
 void finish(void* x, int64_t columns, const float* bias, const Cells* residual, const Read* reads,
-            const Boxes& boxes, Function function, float low, float high, Element element, Stream stream);
+            const Boxes& boxes, const Epilogue& epilogue, Element element, Stream stream);
 void pool(const Cells& from, const Read* reads, const int* kernel, const float* const* divisors, bool maximum,
           const Boxes& boxes, void* out, int64_t columns, Element element, Stream stream);
 // `marks`: room for the extents of every copy's box; `left`: (copies, axes, 2); `effect`: (copies).

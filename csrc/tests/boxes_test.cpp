@@ -194,13 +194,10 @@ void test_compose(Random& random) {
     });
 }
 
-double finished_by(cuda::Function function, double x, double low, double high) {
-    switch (function) {
-        case cuda::Function::kSilu: return function_of(kSilu, x, 0);
-        case cuda::Function::kHardSwish: return function_of(kHardSwish, x, 0);
-        case cuda::Function::kSigmoid: return function_of(kSigmoid, x, 0);
-        default: return std::isnan(x) ? x : std::clamp(x, low, high);
-    }
+double finished_by(const cuda::Epilogue& epilogue, double x) {
+    if (!std::isnan(x)) x = std::clamp<double>(x, epilogue.low, epilogue.high);
+    // The names are those of the CPU's kernels, in the same order.
+    return function_of(static_cast<Function>(static_cast<int>(epilogue.function)), x, epilogue.parameter);
 }
 
 void test_finish(Random& random) {
@@ -223,13 +220,12 @@ void test_finish(Random& random) {
     const Elements before = x;
     const std::vector<float> bias = random.integers(columns);
     const bool biased = random.chance(0.7), adds = random.chance(0.6);
-    const auto function =
-        random.choice<cuda::Function>({cuda::Function::kClamp, cuda::Function::kClamp, cuda::Function::kSilu,
-                                       cuda::Function::kHardSwish, cuda::Function::kSigmoid});
-    const float low = random.choice<float>({-INFINITY, 0}), high = random.choice<float>({INFINITY, 6});
+    const auto function = static_cast<cuda::Function>(random.chance(0.3) ? 0 : random.between(1, 9));
+    const cuda::Epilogue epilogue{function, random.choice<float>({-INFINITY, 0}),
+                                  random.choice<float>({INFINITY, 6}), random.choice<float>({0.25f, 1})};
     const cuda::Cells cells = value.cells();
     cuda::finish(x.data(), columns, biased ? bias.data() : nullptr, adds ? &cells : nullptr, reads, boxes,
-                 function, low, high, element, nullptr);
+                 epilogue, element, nullptr);
     const double precision = element == cuda::Element::kFloat  ? 1e-6
                              : element == cuda::Element::kHalf ? 0x1p-11
                                                                : 0x1p-8;
@@ -239,7 +235,7 @@ void test_finish(Random& random) {
         for (int64_t c = 0; c < columns; ++c) {
             double sum = double{before[row * columns + c]} + (biased ? double{bias[c]} : 0.0);
             if (adds) sum += value.at(copy, at, c);
-            const double expected = finished_by(function, sum, low, high), found = x[row * columns + c];
+            const double expected = finished_by(epilogue, sum), found = x[row * columns + c];
             check(close(found, expected, precision * (1 + std::abs(expected))), "finish: row ", row,
                   " column ", c, " is ", found, ", not ", expected);
         }

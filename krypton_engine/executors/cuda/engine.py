@@ -45,8 +45,8 @@ def _refused(device: torch.device) -> str:
     try:
         with torch.cuda.device_of(x):
             _cuda.finish(
-                x.data_ptr(), 1, 0, None, [_cuda.Read()] * AXES, [1] * AXES, 1, _cuda.Function.clamp, 0, 1,
-                _cuda.Element.float32, stream,
+                x.data_ptr(), 1, 0, None, [_cuda.Read()] * AXES, [1] * AXES, 1, _cuda.Function.identity, 0, 1,
+                0, _cuda.Element.float32, stream,
             )  # fmt: skip
     except RuntimeError as error:
         return f"the CUDA engine cannot run on {device} ({error}); it was built for {architectures()}"

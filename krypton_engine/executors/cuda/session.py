@@ -22,7 +22,7 @@ from krypton_engine.executors.cuda.arena import give_back, lease, settings
 from krypton_engine.executors.cuda.boxes import Boxes, Patch, Waiting
 from krypton_engine.executors.cuda.cuts import AHEAD, Clock, cheapest_cut
 from krypton_engine.executors.cuda.engine import AXES, ELEMENTS, padded
-from krypton_engine.executors.cuda.program import CudaProgram, Finish, is_pointwise
+from krypton_engine.executors.cuda.program import CudaProgram, is_pointwise
 from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
 from krypton_engine.executors.layout import Layout, View, on_device
 from krypton_engine.executors.reference.session import CONVOLUTION, ReferenceSession
@@ -195,19 +195,18 @@ class CudaSession(ReferenceSession):
         """Boxes of ``nodes`` from those of what they read; patches stay until they have been read."""
         program = self.program
         for node in nodes:
-            if not node.local or not node.operands or node.index in program.absorbed:
+            if not node.local or not node.operands:
                 continue
             if all(at.extents[node.index].values()):
                 at.patches[node.index] = Patch(self._boxes(node, at), at.extents[node.index])
-            for operand in program.reads[node.index]:
+            for operand in node.operands:
                 if program.last_read[operand] == node.index:
                     at.patches.pop(operand, None)
 
     def _boxes(self, node: Node, at: Boxes) -> Tensor:
         """The boxes of ``node``, in its own dimensions."""
-        finish = self.program.finishes.get(node.index)
-        if finish is not None:
-            return self._convolved(node, finish, at)
+        if isinstance(node.box, Convolution) and None not in node.roles[2:]:
+            return self._convolved(node, node.box, at)
         if isinstance(node.box, Pool):
             return self._pooled(node, node.box, at)
         if isinstance(node.box, Reindex):
@@ -217,30 +216,21 @@ class CudaSession(ReferenceSession):
         fetched = {operand: self._fetched(node, node, i, at) for i, operand in enumerate(node.operands)}
         return self._run(node, fetched, {}, dict(at.extents[node.index]), at.copies)
 
-    def _convolved(
-        self,
-        node: Node,
-        finish: Finish,
-        at: Boxes,
-    ) -> Tensor:
-        """A convolution on the boxes of ``node``, which is the end of it, and what comes on the way there."""
-        convolution = finish.convolution
-        box = convolution.box
-        assert isinstance(box, Convolution)
+    def _convolved(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
+        """A convolution, and what it has taken in, on its boxes."""
         ways = [self._by_pytorch]
-        if self._is_product(node, convolution, box, at):
+        if self._is_product(node, box, at):
             ways.append(self._as_product)
-        y = ways[self._faster(ways, node, convolution, box, at)](node, convolution, box, at)
+        y = ways[self._faster(ways, node, box, at)](node, box, at)
         cells, reads = None, [self._kernels.Read()] * AXES
-        if finish.residual is not None:
-            addition, i = finish.residual
-            source = self.graph.nodes[addition.operands[i]]
+        if box.residual:
+            source = self.graph.nodes[node.operands[1]]
             view = self._views[source.index]
             if view.table.dtype == y.dtype and view.layout.axes == node.axes:
                 cells = self._cells(source, at)
-                reads = [self._read(node, addition, i, axis, at) for axis in node.axes]
+                reads = [self._read(node, node, 1, axis, at) for axis in node.axes]
             else:  # autocast computes one in half precision, or a window spans an axis
-                y = channels_last(y + self._fetched(node, addition, i, at))
+                y = channels_last(y + self._fetched(node, node, 1, at))
         layout = Layout.of(node, frozenset())
         rows = layout.as_rows(y).contiguous()
         bias = None if box.bias is None else self._constant(box.bias, 1).float().contiguous()
@@ -248,23 +238,23 @@ class CudaSession(ReferenceSession):
             rows.data_ptr(), rows.shape[-1], 0 if bias is None else bias.data_ptr(), cells,
             padded(reads, self._kernels.Read),
             padded([at.extents[node.index][axis] for axis in node.axes], lambda: 1), at.copies,
-            getattr(self._kernels.Function, finish.function), finish.low, finish.high,
-            self._element(rows), self._stream(),
+            getattr(self._kernels.Function, box.epilogue.function), box.epilogue.low, box.epilogue.high,
+            box.epilogue.parameter, self._element(rows), self._stream(),
         )  # fmt: skip
         return layout.as_value(rows, tuple(rows.shape[:-1]))
 
-    def _by_pytorch(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> Tensor:
+    def _by_pytorch(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
         """A convolution without its bias, channels last."""
-        x = self._fetched(node, convolution, 0, at)
+        x = self._fetched(node, node, 0, at)
         convolve = CONVOLUTION[len(box.stride)]
         no_padding = [0] * len(box.stride)  # the boxes bring it
         return channels_last(
             convolve(x, self._constant(box.weight, 1), None, box.stride, no_padding, box.dilation, box.groups)
         )
 
-    def _as_product(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> Tensor:
+    def _as_product(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
         """The same: a row for every cell, of all that its window reads, times the weights."""
-        key, weights = ("product", convolution.index), self._constant(box.weight, 1)
+        key, weights = ("product", node.index), self._constant(box.weight, 1)
 
         def as_rows() -> Tensor:
             return weights.movedim(1, -1).flatten(1).contiguous()
@@ -273,27 +263,25 @@ class CudaSession(ReferenceSession):
         fixed = self.graph.nodes[box.weight].value is not None
         weight = (self._arena.constant(key, as_rows) if fixed else as_rows()).T
         sizes = [at.extents[node.index][axis] for axis in node.axes]
-        if is_pointwise(convolution):
-            x = self._fetched(node, convolution, 0, at)
+        if is_pointwise(node):
+            x = self._fetched(node, node, 0, at)
             rows = x.movedim(1, -1).reshape(-1, len(weight)) @ weight
         else:
-            at_once = self._unfolds // self._unfolded_bytes(node, convolution, box, at)
+            at_once = self._unfolds // self._unfolded_bytes(node, box, at)
             parts = [
-                self._unfolded(node, convolution, sizes, first, min(at_once, at.copies - first), at) @ weight
+                self._unfolded(node, sizes, first, min(at_once, at.copies - first), at) @ weight
                 for first in range(0, at.copies, at_once)
             ]
             rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         return Layout.of(node, frozenset()).as_value(rows, (at.copies, *sizes))
 
-    def _unfolded(
-        self, node: Node, convolution: Node, sizes: list[int], first: int, copies: int, at: Boxes
-    ) -> Tensor:
+    def _unfolded(self, node: Node, sizes: list[int], first: int, copies: int, at: Boxes) -> Tensor:
         """What the windows of some copies' boxes read, ``(cells, taps * channels)``."""
-        source = self.graph.nodes[convolution.operands[0]]
+        source = self.graph.nodes[node.operands[0]]
         view = self._views[source.index]
         reads, kernel, steps = [], [], []
         for axis in node.axes:
-            step = convolution.maps[0].get(axis)
+            step = node.maps[0].get(axis)
             start, _, _ = at.of(node.index, axis)
             window = step if isinstance(step, WindowMap) else None
             reads.append(
@@ -312,43 +300,42 @@ class CudaSession(ReferenceSession):
         )  # fmt: skip
         return rows
 
-    def _unfolded_bytes(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> int:
+    def _unfolded_bytes(self, node: Node, box: Convolution, at: Boxes) -> int:
         """Bytes of what the windows of one copy's box read."""
-        table = self._views[convolution.operands[0]].table
+        table = self._views[node.operands[0]].table
         taps = math.prod(self._constant(box.weight, 1).shape[2:])
         return math.prod(at.extents[node.index].values()) * taps * table.shape[1] * table.element_size()
 
-    def _is_product(self, node: Node, convolution: Node, box: Convolution, at: Boxes) -> bool:
+    def _is_product(self, node: Node, box: Convolution, at: Boxes) -> bool:
         """Whether `_as_product` can compute a convolution, and rounds as it may.
 
         Which way is faster may differ from run to run, so that it is none for who wants the same bits.
         """
         convolutions, products = precisions()
-        source = self.graph.nodes[convolution.operands[0]]
+        source = self.graph.nodes[node.operands[0]]
         if (
             box.groups > 1
-            or convolution.dtype != torch.float32
+            or node.dtype != torch.float32
             or (products == "tf32" and convolutions != "tf32")
             or torch.are_deterministic_algorithms_enabled()
             or torch.is_autocast_enabled(self.device.type)
         ):
             return False
-        if is_pointwise(convolution):
+        if is_pointwise(node):
             return True
         layout = self._views[source.index].layout if source.index in self._views else None
         return (
             layout is not None
-            and not convolution.whole & set(layout.axes)
-            and layout.axes == node.axes == tuple(convolution.roles[2:])
+            and not node.whole & set(layout.axes)
+            and layout.axes == node.axes == tuple(node.roles[2:])
             and layout.columns == source.shape[1:2]
-            and self._unfolded_bytes(node, convolution, box, at) <= self._unfolds
+            and self._unfolded_bytes(node, box, at) <= self._unfolds
         )
 
     def _faster(
         self,
         ways: Sequence[Callable[..., Tensor]],
         node: Node,
-        convolution: Node,
         box: Convolution,
         at: Boxes,
     ) -> int:
@@ -356,13 +343,13 @@ class CudaSession(ReferenceSession):
         if len(ways) == 1:
             return 0
         cells = at.copies * math.prod(at.extents[node.index].values())
-        key = (convolution.index, cells.bit_length(), settings())
+        key = (node.index, cells.bit_length(), settings())
         if key not in self.program.faster:
             seconds = []
             for way in ways:
-                way(node, convolution, box, at)  # the first time something is still being loaded
+                way(node, box, at)  # the first time something is still being loaded
                 clock = Clock(self.device, AHEAD // 100)
-                way(node, convolution, box, at)
+                way(node, box, at)
                 clock.mark()
                 seconds.append(clock.seconds()[0])
             self.program.faster.setdefault(key, seconds.index(min(seconds)))
@@ -729,7 +716,7 @@ class CudaSession(ReferenceSession):
         members = sorted(grouping.members, key=len)
         positions = np.cumsum([len(each) for each in members])
         group = grouping.group(members[int(np.searchsorted(positions, positions[-1] / 2))])
-        cuts = [node for node in self.graph.bottlenecks if node.index not in self.program.absorbed]
+        cuts = self.graph.bottlenecks
         with torch.cuda.device_of(self.x):
             for _ in range(2):  # the first time something is still being loaded
                 on_boxes = self._timed_boxes(group, cuts)

@@ -41,12 +41,14 @@ from krypton_engine.heatmap.identity import described, fingerprint_of_image
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Answer, Preparer
 from krypton_engine.planning.question import Question
 from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.analysis import analyzed
 from krypton_engine.run.loop import OnProgress, Watch, declines, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
 from krypton_engine.tuning.curves import Curve
@@ -72,6 +74,7 @@ class _Request:
         classes: How many there are, if the outputs are one row of them.
         keep_outputs: Whether to keep all of them.
         fills: Whether positions that are not measured are interpolated.
+        analyze: Whether every step is timed.
     """
 
     question: Question
@@ -82,6 +85,7 @@ class _Request:
     classes: int | None
     keep_outputs: bool
     fills: bool = False
+    analyze: bool = False
 
     def wants_one_number(self) -> None:
         """Refuse a target of several values, whose maps have no SSIM.
@@ -315,6 +319,7 @@ class KryptonOcclusion(Occlusion):
         on_progress: OnProgress | None = None,
         ssim_target: float | None = None,
         tuning: Tuning | None = None,
+        analyze: bool = False,
     ) -> Heatmap:
         """The heatmap of one image.
 
@@ -345,6 +350,8 @@ class KryptonOcclusion(Occlusion):
                 coarse to fine, then where the map is least certain. None or 1: the exact map.
             tuning: What `tune` found for images of this kind; without it the similarity is estimated on
                 the way, cautiously.
+            analyze: Time every step on the way, which takes a little longer: ``print(heatmap.plan)`` then
+                sets the time and the cells of every layer beside what was expected of them.
 
         Returns:
             The heatmap; see `krypton_engine.Heatmap`.
@@ -366,6 +373,7 @@ class KryptonOcclusion(Occlusion):
                 x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation,
                 region, classes == "all",
             )  # fmt: skip
+            request = replace(request, analyze=bool(analyze))
             if goal is not None:
                 request.wants_one_number()
             if tuning is not None:
@@ -472,6 +480,7 @@ class KryptonOcclusion(Occlusion):
         def measure(answer: Answer) -> Heatmap:
             watch.rewind(0)
             session = answer.open(answer.rows[0])
+            session.costs = Costs() if request.analyze else None
             recorder = self._recorder(request, session, answer, began)
             if known is not None:
                 recorder.resume(known, name)
@@ -480,8 +489,9 @@ class KryptonOcclusion(Occlusion):
                 refine(session, request.wanted, recorder, watch, stages)
             else:
                 run(session, stages, recorder, watch)
+            heatmap = analyzed(recorder.heatmap(), session, known)
             answer.confirm(answer.rows[0], session, recorder)
-            return recorder.heatmap()
+            return heatmap
 
         heatmap = self._preparer.answered(request.question, 0, None, measure, watch.watched)
         watch.finish()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from krypton_engine.graph.ir import Graph
     from krypton_engine.perturbation.changed import ChangedCells
     from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.plan.measured import Costs
     from krypton_engine.plan.plan import Plan
 
 Made = TypeVar("Made")
@@ -52,12 +53,15 @@ class Session(Protocol):
         changed: The cells that every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         at_once: How many changes a device computes in about the time of one.
+        costs: Takes the time and the cells of every step, of trimmed sessions too. None, as it is at first,
+            measures nothing; executors that tell no step from another leave it empty.
     """
 
     window: SlidingWindow
     changed: ChangedCells
     base: Tensor
     at_once: int
+    costs: Costs | None
 
     @property
     def executor(self) -> str:

@@ -18,6 +18,7 @@ from krypton_engine.graph.export import evaluated
 from krypton_engine.graph.gradients import Head
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.plan.measured import Costs
 
 
 def evaluate(
@@ -118,6 +119,7 @@ class FullSession:
         self.base = base[None] if self.joint else base
         self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
         self.per_evaluation = per_evaluation
+        self.costs: Costs | None = None
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`."""

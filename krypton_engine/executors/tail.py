@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs, resolve
 from krypton_engine.graph.operators import facts
+from krypton_engine.plan.measured import Costs
 
 aten = torch.ops.aten
 
@@ -110,26 +112,38 @@ class Tail:
         largest = LARGEST_TENSOR if largest_tensor is None else largest_tensor
         self.batch = max(1, largest // max((graph.nodes[i].bytes() for i in held), default=1))
 
-    def run(self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]) -> Tensor:
+    def run(
+        self,
+        computed: Mapping[int, Tensor],
+        copies: int,
+        constant: Callable[[int, int], Any],
+        costs: Costs | None = None,
+    ) -> Tensor:
         """Outputs from values that were computed for each of ``copies`` positions.
 
         Args:
             computed: Values by node.
             copies: Number of positions.
             constant: Gives the value of a node that no position changes, for a number of copies.
+            costs: Takes the time of every node.
         """
         parts = [
             self._run(
                 {index: value[start : start + self.batch] for index, value in computed.items()},
                 min(self.batch, copies - start),
                 constant,
+                costs,
             )
             for start in range(0, copies, self.batch)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(
-        self, computed: Mapping[int, Tensor], copies: int, constant: Callable[[int, int], Any]
+        self,
+        computed: Mapping[int, Tensor],
+        copies: int,
+        constant: Callable[[int, int], Any],
+        costs: Costs | None,
     ) -> Tensor:
         values: dict[int, Any] = dict(computed)
 
@@ -141,9 +155,12 @@ class Tail:
             target = _FASTER.get(node.target, node.target)
             if node.index in self._overwriting:
                 target = facts(node).in_place or target
+            began = 0.0 if costs is None else time.perf_counter()
             values[node.index] = target(
                 *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
             )
+            if costs is not None:
+                costs.add(node.index, time.perf_counter() - began)
             for operand in refs((node.args, node.kwargs)):
                 if self._last_use[operand] == node.index:
                     values.pop(operand, None)

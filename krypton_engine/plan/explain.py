@@ -1,10 +1,11 @@
-"""A plan as people read it: a table of what is expected, one of what was measured, and the totals."""
+"""A plan as people read it: what is expected of every layer, what a run of it took, and the totals."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from krypton_engine.plan.measured import Measured
@@ -13,90 +14,181 @@ if TYPE_CHECKING:
 WIDTH = 80
 """Columns of a plan as text: those of the narrowest usual terminal."""
 
+Item = TypeVar("Item")
 
-def table(plan: Plan) -> str:
-    """A plan as text: one line for every step that computes, then the totals."""
+
+@dataclass(frozen=True)
+class _Column(Generic[Item]):
+    """A column of a table.
+
+    Attributes:
+        heading: Its lines of heading, top to bottom.
+        width: Characters; negative for text that begins at the left.
+        cell: Its text for an item.
+        rank: Among the columns of its table, as a narrow terminal drops them: the highest first.
+    """
+
+    heading: tuple[str, ...]
+    width: int
+    cell: Callable[[Item], str]
+    rank: int = 0
+
+    def placed(self, text: str) -> str:
+        """A text in its place."""
+        return text.ljust(-self.width) if self.width < 0 else text.rjust(self.width)
+
+
+def _lines(columns: Sequence[_Column[Item]], items: Sequence[Item], width: int) -> list[str]:
+    """A table of items, of as many columns as fit."""
+    kept = list(columns)
+    while len(kept) > 1 and sum(abs(column.width) + 1 for column in kept) - 1 > width:
+        kept.remove(max(kept, key=lambda column: column.rank))
+    rows = [[column.heading[i] for column in kept] for i in range(len(kept[0].heading))]
+    rows += [[column.cell(item) for column in kept] for item in items]
+    return [
+        " ".join(column.placed(text) for column, text in zip(kept, row, strict=True)).rstrip() for row in rows
+    ]
+
+
+def table(plan: Plan, width: int = WIDTH) -> str:
+    """A plan as text: one line for every step that computes, the totals, and what was measured.
+
+    Args:
+        plan: The plan.
+        width: Characters of a line; columns that do not fit are left out.
+    """
     window = plan.window
+    listed = [step for step in plan.steps if step.macs or step.reason or step.index == plan.output]
+    steps: list[_Column[Step]] = [
+        _Column(("step",), -18, lambda step: _last(step.name, 18)),
+        _Column(("operator",), -13, lambda step: step.op[:13], 2),
+        _Column(("output",), 13, lambda step: _by(step.shape[1:]), 4),
+        _Column(("largest box",), 11, lambda step: _by(step.box) if step.box else "full", 1),
+        _Column(("MMACs",), 9, lambda step: f"{step.macs / 1e6:.2f}", 3),
+        _Column(("incremental",), 11, lambda step: f"{step.macs_incremental / 1e6:.2f}"),
+    ]
+    head, *rows = _lines(steps, listed, width)
     lines = [
-        f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
-        f"{len(window)} positions",
+        *_indented(
+            "",
+            f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
+            f"{len(window)} positions",
+            width,
+        ),
         "",
-        f"{'step':18} {'operator':13} {'output':>13} {'largest box':>11} {'MMACs':>9} {'incremental':>11}",
+        head,
     ]
-    skipped = 0
-    for step in plan.steps:
-        if not step.macs and not step.reason and step.index != plan.output:
-            skipped += 1
-            continue
-        box = _by(step.box) if step.box else "full"
-        lines.append(
-            f"{_last(step.name, 18):18} {step.op[:13]:13} {_by(step.shape[1:]):>13} {box:>11} "
-            f"{step.macs / 1e6:9.2f} {step.macs_incremental / 1e6:11.2f}"
-        )
+    for step, row in zip(listed, rows, strict=True):
+        lines.append(row)
         if step.reason:
-            lines += _indented("    ", f"full from here: {step.reason}")
-    lines += [
-        f"({skipped} steps that only touch elements are not listed)",
-        "",
-        f"full forward pass      {plan.macs / 1e6:12.1f} MMACs a position",
-        f"incremental            {plan.macs_incremental / 1e6:12.1f} MMACs a position, the mean",
-        f"redundancy ratio       {plan.redundancy_ratio:12.2f}  (paper eq. 20)",
-        f"with memory traffic    {plan.gain:12.2f}",
-        f"materialised views     {plan.bytes_views / 2**20:12.1f} MiB at most",
-        f"one position           {(plan.bytes_per_position + plan.frontier_bytes) / 2**20:12.1f} MiB at most",
-        f"runs                   {'incrementally' if plan.incremental else 'as batched full inference'}",
+            lines += _indented("    ", f"full from here: {step.reason}", width)
+    skipped = len(plan.steps) - len(listed)
+    totals = [
+        ("full forward pass", f"{plan.macs / 1e6:12.1f} MMACs a position"),
+        ("incremental", f"{plan.macs_incremental / 1e6:12.1f} MMACs a position, the mean"),
+        ("redundancy ratio", f"{plan.redundancy_ratio:12.2f}  (paper eq. 20)"),
+        ("with memory traffic", f"{plan.gain:12.2f}"),
+        ("materialised views", f"{plan.bytes_views / 2**20:12.1f} MiB at most"),
+        ("one position", f"{(plan.bytes_per_position + plan.frontier_bytes) / 2**20:12.1f} MiB at most"),
+        ("runs", "incrementally" if plan.incremental else "as batched full inference"),
     ]
+    lines += _indented("", f"({skipped} steps that only touch elements are not listed)", width)
     if plan.executor:
-        lines += _indented("executor               ", plan.executor)
+        totals.append(("executor", plan.executor))
+    lines.append("")
+    for name, value in totals:
+        lines += _indented(f"{name:23}", value, width)
     if plan.measured is not None:
-        lines += ["", *_analysis(plan, plan.measured)]
+        lines += ["", *_analysis(plan, plan.measured, width)]
     return "\n".join(lines)
 
 
-def _analysis(plan: Plan, measured: Measured) -> list[str]:
-    """Expected beside measured: one line for every row of the plan, with the steps up to the next row."""
-    lines = [
-        f"measured: {measured.positions} of {len(plan.window)} positions computed in {measured.seconds:.2f} s"
-    ]
+@dataclass(frozen=True)
+class _Line:
+    """Steps of a plan that are one line of its analysis: one that computes, and what is done to its result.
+
+    Attributes:
+        first: The step that names it.
+        expected: Share of the expected time.
+        measured: Share of the measured time.
+        seconds: Measured, for one position.
+        boxes: Share of the value's cells, expected and measured; None where no box was computed.
+    """
+
+    first: Step
+    expected: float
+    measured: float
+    seconds: float
+    boxes: tuple[float, float] | None
+
+    @property
+    def name(self) -> str:
+        """What the model calls the step."""
+        return "input" if self.first.op == "input" else self.first.name
+
+    @property
+    def ratio(self) -> float:
+        """Measured over expected time."""
+        return self.measured / self.expected if self.expected else 1.0
+
+
+def _analysis(plan: Plan, measured: Measured, width: int) -> list[str]:
+    """What was measured, beside what was expected."""
+    ran = f"{measured.positions} of {len(plan.window)} positions in {measured.seconds:.2f} s"
+    lines = _indented(f"{'measured':23}", ran, width)
     if not measured.costs:
-        return [*lines, "(the executor tells no step from another)"]
-    work = sum(step.work for step in plan.steps)
-    seconds = sum(cost.seconds for cost in measured.costs.values())
-    lines += [
-        f"steps, all threads together: {seconds:.2f} s",
-        "",
-        f"{'':30} {'share of time':^22} {'µs a':>9} {'cells of the value':>18}",
-        f"{'step':18} {'operator':11} {'expected':>8} {'measured':>8} {'x':>4} {'position':>9} "
-        f"{'expected':>9} {'measured':>8}",
+        return [*lines, *_indented(" " * 23, "(this executor tells no step from another)", width)]
+    total = sum(cost.seconds for cost in measured.costs.values())
+    lines += _indented(f"{'steps':23}", f"{total:.2f} s, all threads together", width)
+    columns: list[_Column[_Line]] = [
+        _Column(("", "step"), -18, lambda line: _last(line.name, 18)),
+        _Column(("", "operator"), -10, lambda line: line.first.op[:10], 4),
+        _Column(("time", "expected"), 8, lambda line: f"{line.expected:.1%}", 1),
+        _Column(("", "measured"), 8, lambda line: f"{line.measured:.1%}"),
+        _Column(("", "ratio"), 5, lambda line: f"{line.ratio:.1f}"),
+        _Column(("µs a", "position"), 8, lambda line: f"{line.seconds * 1e6:.1f}", 5),
+        _Column(("cells", "expected"), 8, lambda line: f"{line.boxes[0]:.1%}" if line.boxes else "", 3),
+        _Column(("", "measured"), 8, lambda line: f"{line.boxes[1]:.1%}" if line.boxes else "", 2),
     ]
-    for steps in _rows(plan):
-        took = sum(measured.costs[step.index].seconds for step in steps if step.index in measured.costs)
-        expected, share = sum(step.work for step in steps) / work, took / max(seconds, 1e-12)
-        boxed = next((s for s in steps if s.local and s.index in measured.costs), None)
-        cells = f"{'':>9} {'':>8}"
-        if boxed is not None and measured.positions:
-            found = measured.costs[boxed.index].cells / (measured.positions * boxed.cells)
-            cells = f"{boxed.share:9.1%} {found:8.1%}"
-        times = f"{share / expected:4.1f}" if expected else f"{'':4}"
-        lines.append(
-            f"{_last(steps[0].name, 18):18} {steps[0].op[:11]:11} {expected:8.1%} {share:8.1%} {times} "
-            f"{took / max(measured.positions, 1) * 1e6:9.1f} {cells}".rstrip()
-        )
-    return [*lines, "(a line counts the steps up to the next; x: measured over expected)"]
+    found = _measured_lines(plan, measured)
+    worst = max(found, key=lambda line: line.measured - line.expected)
+    return [
+        *lines,
+        "",
+        *_lines(columns, found, width),
+        *_indented("", "(shares; a line counts what follows up to the next one)", width),
+        *_indented(
+            "",
+            f"furthest above what was expected: {worst.name}, {worst.measured:.1%} of the time in "
+            f"place of {worst.expected:.1%}",
+            width,
+        ),
+    ]
 
 
-def _rows(plan: Plan) -> list[list[Step]]:
-    """The steps of a plan, in groups that begin where a step multiplies, or has another grid of cells."""
-    rows: list[list[Step]] = []
+def _measured_lines(plan: Plan, measured: Measured) -> list[_Line]:
+    """The lines of an analysis; each begins where a step multiplies, or has another grid of cells."""
+    groups: list[list[Step]] = []
     for step in plan.steps:
-        if not rows or step.macs or step.cells != rows[-1][-1].cells:
-            rows.append([])
-        rows[-1].append(step)
-    return rows
+        if not groups or step.macs or step.cells != groups[-1][-1].cells:
+            groups.append([])
+        groups[-1].append(step)
+    work = sum(step.work for step in plan.steps)
+    total = sum(cost.seconds for cost in measured.costs.values())
+    positions = max(measured.positions, 1)
+    lines = []
+    for steps in groups:
+        costs = [(step, measured.costs[step.index]) for step in steps if step.index in measured.costs]
+        took = sum(cost.seconds for _, cost in costs)
+        boxes = [(step.share, cost.cells / positions / step.cells) for step, cost in costs if cost.cells]
+        expected = sum(step.work for step in steps) / work
+        share = took / total if total else 0.0
+        lines.append(_Line(steps[0], expected, share, took / positions, boxes[0] if boxes else None))
+    return lines
 
 
-def _indented(head: str, text: str) -> list[str]:
-    return textwrap.wrap(head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False)
+def _indented(head: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(head + text, width, subsequent_indent=" " * len(head), break_long_words=False)
 
 
 def _last(name: str, length: int) -> str:

@@ -22,6 +22,21 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.cells + other.cells)
 
 
+class Costs:
+    """Takes what every step of a run costs, by number of the operator, from the sessions that compute it."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, Cost] = {}
+
+    def add(self, index: int, seconds: float, cells: int = 0) -> None:
+        """Count more time, and more cells, for an operator."""
+        self._found[index] = self._found.get(index, Cost(0.0)) + Cost(seconds, cells)
+
+    def of_run(self, positions: int, seconds: float) -> Measured:
+        """All of it, of a run that computed so many distinct positions and took so long."""
+        return Measured(positions, seconds, dict(self._found))
+
+
 @dataclass(frozen=True)
 class Measured:
     """A timed run of a plan.

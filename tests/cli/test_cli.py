@@ -629,6 +629,9 @@ def test_plan(capsys):
     printed = capsys.readouterr().out
     assert "random weights" in printed and "3249 positions" in printed
     assert max(map(len, printed.splitlines())) <= 100
+    assert main(["plan", "cli_factory:network", "--size", "40", "--window", "8", "--run"]) == 0
+    printed = capsys.readouterr().out
+    assert "measured" in printed and "furthest above what was expected" in printed
     refuses(capsys, main(["plan", "cli_factory:network", "--size", "40", "--window", "41"]), "--window")
     refuses(capsys, main(["plan", "nothing"]), "model is 'nothing'")
 

@@ -40,9 +40,9 @@ def test_no_tensor_is_larger_than_wanted(executor, positions, monkeypatch):
     together = []
     run = tail.Tail._run
 
-    def spied(self, computed, copies, constant):
+    def spied(self, computed, copies, *rest):
         together.append(copies)
-        return run(self, computed, copies, constant)
+        return run(self, computed, copies, *rest)
 
     monkeypatch.setattr(tail.Tail, "_run", spied)
     call = {"sliding_window_shapes": (3, 6, 6), "strides": (3, 3, 3), "target": 1}

@@ -46,6 +46,7 @@ class Lowering:
         values: The engine's number of every node that is an image, once it is built.
         layers: The same for nodes that are vectors.
         nodes: The node that each of the engine's values was built for.
+        begins: Of every node that is fused with others before it, the first of them.
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
         split: Nodes that are an image whose channels have several dimensions: whose, and in what order.
@@ -58,6 +59,7 @@ class Lowering:
         self.values = {graph.input.index: 0}
         self.layers: dict[int, int] = {}
         self.nodes = {0: graph.input}
+        self.begins: dict[int, int] = {}
         self.lowered = {graph.input.index}
         self.reason = ""
         self.flat: set[int] = set()
@@ -71,6 +73,8 @@ class Lowering:
                 steps = node.box.steps if isinstance(node.box, Convolution) else ()
                 if self._writes(node):
                     self.lowered |= set(steps)
+                    if steps:
+                        self._continues(node, steps[0])
                 else:  # what it is made of, one by one, as far as that goes
                     for step in steps:
                         self._writes(graph.nodes[step])
@@ -134,6 +138,11 @@ class Lowering:
         """``node`` and what it reads are one sum."""
         del self._sums[item.node]
         self._sums[node.index] = total
+        self._continues(node, item.node)
+
+    def _continues(self, node: Node, index: int) -> None:
+        """``node`` is fused with another, and with what that one is fused with."""
+        self.begins[node.index] = self.begins.get(index, index)
 
     def is_layer(self, index: int) -> bool:
         """Whether a lowered node is one vector for every position."""
@@ -146,6 +155,7 @@ class Lowering:
                 self.build(index)
             else:
                 self._sums[node.index] = self._sums.pop(index)
+                self._continues(node, index)
                 return
         if index in self.flat:
             self.flat.add(node.index)

@@ -17,6 +17,7 @@ from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.executor import EXECUTOR as STANDBY
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs
+from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
 LARGEST_BATCH = 256
@@ -24,6 +25,10 @@ LARGEST_BATCH = 256
 
 SPEED = 2.0
 """Speed of the engine over that of PyTorch on the same boxes, about (measured on VGG16 and ResNet18)."""
+
+
+Times = tuple[list[tuple[float, int]], list[tuple[float, int]]]
+"""What the engine measured, by value and by layer: seconds of all threads, and cells."""
 
 
 class NativeProgram:
@@ -55,6 +60,8 @@ class NativeProgram:
         self.kept = [number for index, number in self.exits.items() if index not in self.layers]
         self.values = lowering.nodes
         self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
+        self._begins = lowering.begins
+        self._vectors = {number: index for index, number in sorted(lowering.layers.items(), reverse=True)}
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 
@@ -109,6 +116,21 @@ class NativeProgram:
             f"{LARGEST_BATCH} positions {run:.0f} MiB)"
         )
         return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
+
+    def charge(self, costs: Costs, times: Times) -> None:
+        """Count what the engine measured of a run; a fused operator counts for the first of its nodes.
+
+        Args:
+            costs: Takes it.
+            times: By value and by layer of the engine: seconds, and cells.
+        """
+        values, layers = times
+        for number, (seconds, cells) in enumerate(values):
+            index = self.values[number].index
+            costs.add(self._begins.get(index, index), seconds, cells if number else 0)
+        for number, (seconds, _) in enumerate(layers):
+            index = self._vectors[number]
+            costs.add(self._begins.get(index, index), seconds)
 
     def sizes(self, index: int) -> tuple[int, ...]:
         """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""

@@ -19,6 +19,7 @@ from krypton_engine.executors.native.lowering import Floats
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells
+from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class NativeSession:
         x, baseline = x.float(), baseline.float()
         self._constant = unchanging(program.graph, inputs, program.constants)
         self._shrinks = bool(shrinks)
+        self.costs: Costs | None = None
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - program.program.view_bytes
@@ -129,6 +131,7 @@ class NativeSession:
     def _take_over(self) -> Session:
         """The reference executor's session, which answers from now on; the engine's views are freed."""
         self._session = None
+        self._standby.session.costs = self.costs
         return self._standby.session
 
     def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor | None:
@@ -145,7 +148,7 @@ class NativeSession:
         if not all(np.isfinite(array).all() for array in arrays.values()):
             return None
         computed = {i: program.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
-        return program.tail.run(computed, count, self._constant)
+        return program.tail.run(computed, count, self._constant, self.costs)
 
     def trimmed(self, epsilon: float, head: Head) -> NativeSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`."""
@@ -154,7 +157,9 @@ class NativeSession:
         effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
         if not effects:
             return self
-        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        made = self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        made.costs = self.costs
+        return made
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs batch by batch; see `krypton_engine.executors.base.Session.compute`."""
@@ -163,7 +168,10 @@ class NativeSession:
             boxes = np.ascontiguousarray(changes[start : start + count].reshape(-1, 6))
             session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
+                session.timed = self.costs is not None
                 values = self._outputs(len(boxes), partial(session.run, boxes, dropped))
+                if self.costs is not None:
+                    self.program.charge(self.costs, session.times())
             if values is None:
                 for found in self._take_over().compute(changes[start:], limit):
                     yield replace(found, which=found.which + start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
+from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ class ReferenceSession:
             ),
         )
         self.changed = ChangedCells(self.window, (self.x != self.baseline)[0].cpu().numpy())
+        self.costs: Costs | None = None
         self._inputs = inputs
         # Its views come on top of these.
         beside = memory_budget - plan.bytes_views
@@ -219,7 +222,9 @@ class ReferenceSession:
         effects = first_order(self.graph, self._inputs, self.program.shrinkable, head, self.free)
         if not effects:
             return self
-        return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        made = self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        made.costs = self.costs
+        return made
 
     def _grouped(
         self, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats
@@ -258,18 +263,28 @@ class ReferenceSession:
         for start in range(0, len(members), tail_batch):
             some = {index: value[start : start + tail_batch] for index, value in values.items()}
             mine = members[start : start + tail_batch]
-            yield mine, self.program.tail.run(some, len(mine), self._constant)
+            yield mine, self.program.tail.run(some, len(mine), self._constant, self._clocked)
+
+    @property
+    def _clocked(self) -> Costs | None:
+        """Where the times of steps go; nowhere on a GPU, which no step waits for."""
+        return self.costs if self.device.type == "cpu" else None
 
     # -- from the input to the frontier ----------------------------------------------------------------
 
     def _frontiers(self, group: Group, dropped: Floats) -> dict[int, Tensor]:
         """Frontier values, whole, for the positions of one group."""
         patches: dict[int, _Patch] = {}
+        costs = self._clocked
         for node in self.graph.nodes:
             if node.local and (node.operands or node is self.graph.input):
+                began = 0.0 if costs is None else time.perf_counter()
                 patch = patches[node.index] = self._patch(node, group, patches)
+                cells = len(group.members) * math.prod(patch.extents.values()) if node.operands else 0
                 if node.index in self._thresholds and patch.value is not None:
                     dropped[group.members] += self._cut(node, patch, patch.value)
+                if costs is not None:
+                    costs.add(node.index, time.perf_counter() - began, cells)
         tables = {view.table.untyped_storage().data_ptr() for view in self._views.values()}
         out = {}
         for index in self.program.frontiers:

@@ -1,0 +1,29 @@
+"""A run that was timed step by step, told in the plan of its map."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.base import Session
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.changed import distinct_work
+
+
+def analyzed(heatmap: Heatmap, session: Session, known: Heatmap | None = None) -> Heatmap:
+    """A map whose plan holds what its run measured.
+
+    Args:
+        heatmap: The map; one without a plan stays as it is.
+        session: Computed it, with ``session.costs``.
+        known: A part of the map that was measured before.
+    """
+    if session.costs is None or heatmap.plan is None:
+        return heatmap
+    new = heatmap.measured if known is None else heatmap.measured & ~known.measured
+    positions: IntArray = np.flatnonzero(new.numpy())
+    seconds = heatmap.seconds - (0.0 if known is None else known.seconds)
+    measured = session.costs.of_run(len(distinct_work(session.changed, positions).boxes), seconds)
+    return replace(heatmap, plan=replace(heatmap.plan, measured=measured))

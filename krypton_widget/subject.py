@@ -58,7 +58,8 @@ class Subject:
     def x(self, index: int) -> Tensor:
         """The model's input ``(1, C, H, W)``, on the model's device and in its type."""
         x = self.input(index).x
-        return evaluated(lambda: as_taken(self.model, x))  # of an exported model they are fakes
+        # While a model is exported, its parameters are fakes.
+        return evaluated(lambda: as_taken(self.model, x))
 
     def answer(self, index: int) -> Tensor:
         """The model's outputs for an image as it is, ``(1, classes)``; asked for once."""

@@ -203,7 +203,9 @@ class _Translation:
             return self._batch_norm(fx_node)
         if name in _FILLED and isinstance(value, Tensor):  # nothing but the type of the other is read
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
-            fill = arguments(fx_node.target, fx_node.args, fx_node.kwargs).get("fill_value", _FILLED[name])
+            fill = arguments(fx_node.target, args, kwargs).get("fill_value", _FILLED[name])
+            if isinstance(fill, Ref):
+                raise CaptureError(f"{name} takes its number from a value of the image")
             kinds = {"dtype": value.dtype, "device": value.device}
             return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
@@ -237,6 +239,8 @@ class _Translation:
                 folded = target(*resolve(args, self.draft.value, 1), **resolve(kwargs, self.draft.value, 1))
             if is_tensor:
                 return self.draft.constant(fx_node.name, folded)
+            if isinstance(folded, (bool, int, float)):  # of a parameter: the graph is stale once that changes
+                return folded
             return tuple(self.draft.constant(fx_node.name, part) for part in folded)
         call = BoundCall(self.draft, target, value, args, dict(kwargs))
         common: dict[str, Any] = {

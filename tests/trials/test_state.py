@@ -127,6 +127,41 @@ def test_a_number_in_the_form_of_another_value_depends_on_nothing(kind, image):
         assert_right(LIKE_ANOTHER[kind](SmallCNN()), image)
 
 
+LEVEL = torch.tensor(2.0)
+FILLED = {
+    "number of rows": lambda m: lambda a: m(a) * torch.full_like(m(a), a.shape[0]),
+    "number of rows, new": lambda m: lambda a: m(a) * a.new_full((5,), float(len(a))),
+    "height": lambda m: lambda a: m(a) * torch.full_like(m(a), a.shape[2]),
+    "a closure's number": lambda m: lambda a: m(a) * torch.full_like(m(a), LEVEL.item()),
+    "a closure's number, alone": lambda m: lambda a: m(a) * LEVEL.item(),
+    "a tensor": lambda m: lambda a: m(a) * torch.full_like(m(a), torch.tensor(2.5)),
+    "the image's largest number": lambda m: lambda a: m(a) * torch.full_like(m(a), a.abs().max().item()),
+}
+
+
+@pytest.mark.parametrize("kind", FILLED)
+def test_a_value_filled_with_a_number_of_the_forward(kind, image):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        assert_right(FILLED[kind](SmallCNN()), image)
+
+
+def test_a_value_filled_with_the_number_of_a_parameter(image):
+    model = SmallCNN()
+    model.level = nn.Parameter(torch.tensor(2.0))
+
+    class Filled(Wrapper):
+        def forward(self, x):
+            return self.model(x) * torch.full_like(self.model(x), self.model.level.item())
+
+    filled = Filled(model).eval()
+    for level in (2.0, 3.0, 0.5):
+        with torch.no_grad():
+            model.level.fill_(level)
+        with incremental():
+            assert_right(filled, image)
+
+
 @pytest.mark.parametrize("kind", PICKED)
 def test_rows_that_are_counted(kind, image):
     """``arange(len(x))`` counts the rows that run together; it is no constant."""

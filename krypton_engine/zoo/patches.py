@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.pixels import Pixels, Shares, plain_input
+from krypton_engine.zoo.pixels import ImageLike, Pixels, Shares, plain_input
 
 _BLUR = 1 / 16
 """Width of the blur, of the picture's longer side: nothing the size of a usual patch survives it."""
@@ -18,7 +18,7 @@ _LARGEST_BLURRED = 512
 """Pixels along a side from which a picture is made smaller to be blurred."""
 
 
-def patch(image: Any, colour: str, preprocess: Callable[[Any], Tensor] | None = None) -> Tensor:
+def patch(image: ImageLike, colour: str, preprocess: Callable[[Any], Tensor] | None = None) -> Tensor:
     """A baseline for `KryptonOcclusion`: a patch's colour all over a picture, as a model's input.
 
     The command line and the widget cover windows with the same numbers, so that a tuning made with this
@@ -45,7 +45,7 @@ def patch(image: Any, colour: str, preprocess: Callable[[Any], Tensor] | None = 
     return plain_input(covering) if preprocess is None else preprocess(covering)[None]
 
 
-def covered(pixels: Pixels, colour: str) -> Any:
+def covered(pixels: Pixels, colour: str) -> ImageLike:
     """An image of the same kind in the colour of a patch, all over.
 
     Raises:
@@ -56,11 +56,11 @@ def covered(pixels: Pixels, colour: str) -> Any:
     return COLOURS[colour](pixels)
 
 
-def _mean(pixels: Pixels) -> Any:
+def _mean(pixels: Pixels) -> ImageLike:
     return pixels.solid(pixels.shares().mean((0, 1), dtype=np.float64))
 
 
-def _blurred(pixels: Pixels) -> Any:
+def _blurred(pixels: Pixels) -> ImageLike:
     """The picture without anything the size of a patch; large ones by way of a small one."""
     from skimage import filters, transform
 
@@ -74,7 +74,7 @@ def _blurred(pixels: Pixels) -> Any:
     return pixels.like(blurred)
 
 
-COLOURS: dict[str, Callable[[Pixels], Any]] = {
+COLOURS: dict[str, Callable[[Pixels], ImageLike]] = {
     "grey": lambda pixels: pixels.solid(0.5),
     "black": lambda pixels: pixels.solid(0.0),
     "mean": _mean,

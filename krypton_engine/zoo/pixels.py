@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,12 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+ImageLike: TypeAlias = "PIL.Image.Image | npt.NDArray[Any] | Tensor"
+"""A picture as users have it."""
 
 Shares = npt.NDArray[np.floating[Any]]
 """Height x width x channels; 0 is black, 1 is white."""
@@ -42,10 +48,10 @@ class Pixels:
 
     shape: tuple[int, ...]
     shares: Callable[[], Shares]
-    like: Callable[[Shares], Any]
+    like: Callable[[Shares], ImageLike]
 
     @staticmethod
-    def of(image: Any, name: str = "image") -> Pixels:
+    def of(image: ImageLike, name: str = "image") -> Pixels:
         """A picture's pixels.
 
         Args:
@@ -68,12 +74,12 @@ class Pixels:
             )
         return _of_cells(image, name)
 
-    def solid(self, level: float | Shares) -> Any:
+    def solid(self, level: float | Shares) -> ImageLike:
         """An image of one colour: a share, or one for every channel."""
         return self.like(np.broadcast_to(np.asarray(level, dtype=np.float32), self.shape).copy())
 
 
-def _of_pil(image: Any, name: str) -> Pixels:
+def _of_pil(image: PIL.Image.Image, name: str) -> Pixels:
     from PIL import Image
 
     if image.mode in _NUMBERS:
@@ -112,7 +118,7 @@ def _of_cells(image: npt.NDArray[Any] | Tensor, name: str) -> Pixels:
     )
 
 
-def plain_input(image: Any, name: str = "image") -> Tensor:
+def plain_input(image: ImageLike, name: str = "image") -> Tensor:
     """A picture as a model's input without any preprocessing: float32 ``(1, C, H, W)``.
 
     Bytes are divided by 255; floats only change their axes.
@@ -148,7 +154,7 @@ def plain_input(image: Any, name: str = "image") -> Tensor:
 
 def _channels_last(
     image: npt.NDArray[Any] | Tensor,
-) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[Any]], Any]]:
+) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[Any]], npt.NDArray[Any] | Tensor]]:
     """Cells (height, width[, channels]) of an array or a tensor, and the way back.
 
     A tensor has its channels first and an array last. Where only the other side has 1, 3 or 4, they are there
@@ -164,7 +170,7 @@ def _channels_last(
     channels_first = inner.ndim == 3 and (not bytes_last if isinstance(image, Tensor) else first and not last)
     cells = np.moveaxis(inner, 0, -1) if channels_first else inner
 
-    def back(made: npt.NDArray[Any]) -> Any:
+    def back(made: npt.NDArray[Any]) -> npt.NDArray[Any] | Tensor:
         made = made.reshape(cells.shape)
         made = np.ascontiguousarray(np.moveaxis(made, -1, 0) if channels_first else made)
         if isinstance(image, Tensor):
@@ -194,7 +200,7 @@ def _range(cells: npt.NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _rgb_or_grey(image: Any) -> Any:
+def _rgb_or_grey(image: PIL.Image.Image) -> PIL.Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

@@ -104,7 +104,6 @@ class Measurer:
         outputs, shape = self._subject.answer(key.image), self._subject.shape(key.image)
         window = window_for(key, shape)
         keep_all = keeps_all(window, outputs)
-        asked = key
         if not keep_all:
             target = int(outputs.argmax()) if wish.target is None else wish.target
             key = replace(key, target=target)
@@ -113,10 +112,10 @@ class Measurer:
                 return None
             known = self._memory.of(key)
             page.begin(key)
-        if window.shape[1] < asked.window:
+        if window.shape[1] < key.window:
             raise InputError(
                 "window",
-                f"{asked.window}",
+                f"{key.window}",
                 problem=f"larger than this image as the model sees it, {shape[1]} x {shape[2]} (height x "
                 "width)",
             )

@@ -319,6 +319,14 @@ def test_stride_is_lowered_with_the_window(explore):
     assert explorer.heatmap.window.shape == (3, 5, 5)
 
 
+@pytest.mark.parametrize("first", ["window", "stride"])
+def test_controls_set_together_fit_in_any_order(explore, photo, first):
+    explorer = explore(image=[photo, np.tile(photo, (2, 2, 1))])
+    values = {"stride": 22, "window": 24, "image_index": 1}
+    explorer.set_state({first: values[first], **values})  # as the page sets them
+    assert not explorer.error and (explorer.window, explorer.stride) == (24, 22)
+
+
 def test_another_class_costs_nothing(explore, cnn):
     model = Slow(cnn)
     explorer = explore(model, exact=True)

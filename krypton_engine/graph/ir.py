@@ -15,8 +15,6 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.graph.regions import AxisMap, WindowMap
-from krypton_engine.graph.state import version_of
-from krypton_engine.perturbation.windows import SlidingWindow
 
 BATCH = -1
 """Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
@@ -125,7 +123,7 @@ class Reindex:
 BoxOperator = Apply | Convolution | Pool | Reindex
 
 
-@dataclass
+@dataclass(frozen=True)
 class Node:
     """One operator of the graph.
 
@@ -217,21 +215,20 @@ def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
     return args
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A captured model for one occluded input of one shape; the others keep their value.
+
+    A graph is a value. What was proved of one is kept beside it, in `krypton_engine.planning.cache`.
 
     Attributes:
         nodes: In an order in which operands come first.
         inputs: Node of every tensor input; ``inputs[occluded]`` is the one that windows occlude.
         output: Node of the result; its first dimension is the batch.
         batched: For every input, whether its first dimension is the batch.
-        sources: Parameters and buffers that the graph was captured from, with their version counters: weakly,
-            since a parameter may refer to the model that the graph is to live as long as.
+        sources: Parameters and buffers that the graph was captured from: weakly, since a parameter may refer
+            to the model that the graph is to live as long as.
         programs: The graph made ready, by executor; kept here so that they live as long as it does.
-        proved: Windows for which it was compared with what it was captured from.
-        proofs: How often it was compared.
-        differed: By how many roundings of the largest output it then differed, when it was new.
     """
 
     nodes: list[Node]
@@ -239,11 +236,8 @@ class Graph:
     occluded: int
     output: int
     batched: tuple[bool, ...]
-    sources: tuple[tuple[weakref.ref[Tensor], int], ...] = ()
+    sources: tuple[weakref.ref[Tensor], ...] = ()
     programs: dict[str, Any] = field(default_factory=dict)
-    proved: set[SlidingWindow] = field(default_factory=set)
-    proofs: int = 0
-    differed: float = 0.0
 
     @property
     def input(self) -> Node:
@@ -381,11 +375,6 @@ class Graph:
                 return False
         return (self.inputs, self.output) == (other.inputs, other.output)
 
-    def fresh(self) -> bool:
-        """Whether no parameter was replaced in place since the capture, as far as counters tell."""
-        now = ((source(), version) for source, version in self.sources)
-        return all(tensor is None or version_of(tensor) == version for tensor, version in now)
-
 
 def in_full(graph: Graph, after: Node | None = None) -> Graph:
     """The same graph with nothing local after one of its ``bottlenecks``, by default its occluded input.
@@ -397,7 +386,7 @@ def in_full(graph: Graph, after: Node | None = None) -> Graph:
         node if not node.depends or node.index <= last or node is graph.input else _in_full(node)
         for node in graph.nodes
     ]
-    return replace(graph, nodes=nodes, programs={}, proved=set())
+    return replace(graph, nodes=nodes, programs={})
 
 
 def _in_full(node: Node) -> Node:
@@ -428,4 +417,4 @@ def clipped(graph: Graph, tau: float) -> Graph:
         replace(node, maps=tuple({axis: step(m) for axis, m in maps.items()} for maps in node.maps))
         for node in graph.nodes
     ]
-    return replace(graph, nodes=nodes, programs={}, proved=set())
+    return replace(graph, nodes=nodes, programs={})

@@ -255,7 +255,7 @@ def _takes_in(graph: Graph, node: Node) -> bool:
         and box.epilogue == NO_EPILOGUE
         and None not in spatial
         and len(graph.readers[node.index]) == 1
-        and node not in graph.frontiers
+        and node.index not in {frontier.index for frontier in graph.frontiers}
     )
 
 

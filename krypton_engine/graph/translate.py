@@ -25,7 +25,6 @@ from krypton_engine.graph.ir import (
 )
 from krypton_engine.graph.operators import NotLocal, arguments, localise
 from krypton_engine.graph.operators.pointwise import IDENTITIES
-from krypton_engine.graph.state import version_of
 
 aten = torch.ops.aten
 
@@ -78,7 +77,7 @@ class _Translation:
         }
         user_inputs = self.user_inputs
         inputs: dict[str, int] = {}
-        sources: list[tuple[weakref.ref[Tensor], int]] = []
+        sources: list[weakref.ref[Tensor]] = []
         output: Any = None
         for fx_node in self.program.graph_module.graph.nodes:
             if fx_node.op == "placeholder":
@@ -86,7 +85,7 @@ class _Translation:
                     continue
                 if fx_node.name in held:
                     tensor = state[held[fx_node.name]]
-                    sources.append((weakref.ref(tensor), version_of(tensor)))
+                    sources.append(weakref.ref(tensor))
                     own = tensor.detach()
                     if fx_node.name in signature.inputs_to_lifted_tensor_constants:
                         own = own.clone()  # what is written into it later is another graph's

@@ -137,7 +137,7 @@ class Plan:
         ]
         full = sorted((step.bytes for step in steps if not step.local), reverse=True)
         frontier_bytes = sum(node.bytes() for node in graph.frontiers)
-        own = {place_of(tensor) for source, _ in graph.sources if (tensor := source()) is not None}
+        own = {place_of(tensor) for source in graph.sources if (tensor := source()) is not None}
         weights = [node.value for node in nodes if node.value is not None]
         return Plan(
             window=window,

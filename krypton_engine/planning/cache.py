@@ -17,8 +17,17 @@ from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import ExportError, evaluated, export, settled
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites import simplified
-from krypton_engine.graph.state import State, differences, environment, may_be_idle, modules_of, observe
+from krypton_engine.graph.state import (
+    State,
+    differences,
+    environment,
+    may_be_idle,
+    modules_of,
+    observe,
+    version_of,
+)
 from krypton_engine.graph.translate import translate
+from krypton_engine.perturbation.windows import SlidingWindow
 
 _LARGEST_MEMORY = 512 * 2**20
 """Bytes that the captures of one model may take; the one used last is kept in any case."""
@@ -44,6 +53,7 @@ class _Kept:
         final: Whether another try in this state would end in the same.
         idle: Names of values in the state, such as counters, which changed once, and the graph did not.
         changes: How often one of these has changed since.
+        versions: Version counters of the graph's sources, as they were before any of these was read.
     """
 
     key: Any
@@ -52,6 +62,7 @@ class _Kept:
     final: bool = True
     idle: set[str] = field(default_factory=set)
     changes: int = 0
+    versions: tuple[int, ...] = ()
     _weights: list[weakref.ref[Tensor]] = field(default_factory=list)
 
     def end_with(self, modules: list[nn.Module]) -> None:
@@ -64,14 +75,17 @@ class _Kept:
 
         if isinstance(self.found, Graph):
             own = {id(each) for module in modules for each in (*module.parameters(), *module.buffers())}
-            weights = (source() for source, _ in self.found.sources)
+            weights = (source() for source in self.found.sources)
             self._weights = [
                 weakref.ref(each, gone) for each in weights if each is not None and id(each) in own
             ]
 
     def is_stale(self) -> bool:
         """Whether a tensor that the graph was made of has been written to."""
-        return isinstance(self.found, Graph) and not self.found.fresh()
+        if isinstance(self.found, str):
+            return False
+        now = zip((source() for source in self.found.sources), self.versions, strict=True)
+        return any(tensor is not None and version_of(tensor) != version for tensor, version in now)
 
     def changes_since(self, key: Any, state: State) -> Set[str] | None:
         """What has changed since this capture; None if it is for another key, or can no longer be right."""
@@ -113,6 +127,22 @@ class _Kept:
         return frozenset() if _same(self.found, other.found) else changed
 
 
+@dataclass(eq=False)
+class Proofs:
+    """What of a graph was compared with the callable that it was captured from.
+
+    Attributes:
+        windows: Those for which outputs were compared.
+        count: How often any were, so that each time others are.
+        differed: By how many roundings of the largest output they differed when the graph was new.
+    """
+
+    windows: set[SlidingWindow] = field(default_factory=set)
+    count: int = 0
+    differed: float = 0.0
+
+
+_proofs: weakref.WeakKeyDictionary[Graph, Proofs] = weakref.WeakKeyDictionary()
 _memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
 # A model may outlive the interpreter (`torch.jit.script` holds it); the engine's programs may not.
 atexit.register(_memories.clear)
@@ -254,12 +284,23 @@ class Source:
         except ExportError as error:
             first = str(error).strip().splitlines()
             return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+        held = (*program.state_dict.values(), *program.constants.values())
+        versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
         try:
-            return kept(simplified(translate(program, batched, self.occluded)))
+            found = kept(simplified(translate(program, batched, self.occluded)))
         except CaptureError as error:
             return kept(str(error))
         except Exception as error:  # what the translation did not foresee
             return kept(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
+        assert isinstance(found.found, Graph)
+        found.versions = tuple(versions[id(source())] for source in found.found.sources)
+        return found
+
+
+def proofs_of(graph: Graph) -> Proofs:
+    """What has been proved of ``graph``, for as long as that lives."""
+    with _remembering:
+        return _proofs.setdefault(graph, Proofs())
 
 
 def capture(source: Source, *, again: bool = False) -> Graph:

@@ -25,7 +25,7 @@ from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
-from krypton_engine.planning.cache import capture, refuse
+from krypton_engine.planning.cache import capture, proofs_of, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.planning.question import Question
 from krypton_engine.planning.witness import Witness
@@ -188,7 +188,7 @@ class Preparer:
         graph = capture(question.source(occluded), again=again)
         device = question.inputs[occluded].device
         ready, budget = self.plan(graph, question.windows[occluded], device), self.budget(device)
-        known = not again and bool(graph.proofs or ready.graph.proofs)
+        known = not again and bool(proofs_of(graph).count or proofs_of(ready.graph).count)
 
         def session(row: int | None) -> Session:
             assert row is not None
@@ -196,7 +196,7 @@ class Preparer:
             try:
                 self._prove(question, occluded, row, ready.graph, opened, watched)
             except Unprovable as error:
-                if known and ready.graph.proved:  # it could be proved once, and may be stale
+                if known and proofs_of(ready.graph).windows:  # it could be proved once, and may be stale
                     raise Disagreement(str(error)) from None
                 raise
             return opened
@@ -264,11 +264,12 @@ class Preparer:
             raise Disagreement(proof.DISAGREES)
         inputs, _ = question.example(row)
         mine, theirs = [session.base[0]], [question.base[row]]
-        new = session.window not in graph.proved
+        proofs = proofs_of(graph)
+        new = session.window not in proofs.windows
         if new or watched:
             work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
-            graph.proofs += 1
-            places = [graph.proofs * _GOLDEN_RATIO % 1] + [0.5] * new
+            proofs.count += 1
+            places = [proofs.count * _GOLDEN_RATIO % 1] + [0.5] * new
             chosen = np.unique([int(place * len(work.boxes)) for place in places])
             for found in session.compute(work.boxes[chosen]) if len(work.boxes) else ():
                 for change, output in zip(chosen[found.which], found.outputs, strict=True):
@@ -283,10 +284,10 @@ class Preparer:
                 raise Unprovable(proof.AMPLIFIES.format(noise / scale))
             if not all(map(agree, mine, theirs, [noise] * len(mine))):
                 raise Disagreement(proof.DISAGREES)
-        if not graph.proved and not proof.separable(graph, question.tensors(row)):
+        if not proofs.windows and not proof.separable(graph, question.tensors(row)):
             raise Disagreement(proof.ACROSS)
         if new and scale:  # zeros, and what is not finite, prove nothing
-            graph.proved.add(session.window)
+            proofs.windows.add(session.window)
 
     def _confirm(
         self,
@@ -312,12 +313,13 @@ class Preparer:
             return
         firsts = np.array([readers[0] for readers in work.readers])
         eps = proof.precision(graph, question.base)
-        differed = graph.differed if known else None
+        proofs = proofs_of(graph)
+        differed = proofs.differed if known else None
         witness = Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding, differed)
-        graph.proofs += 1
-        self._examine(witness, session, recorder, firsts, work.boxes, graph.proofs)
+        proofs.count += 1
+        self._examine(witness, session, recorder, firsts, work.boxes, proofs.count)
         if not known:
-            graph.differed = max(graph.differed, witness.differed)
+            proofs.differed = max(proofs.differed, witness.differed)
 
     @staticmethod
     def _examine(

@@ -1,19 +1,26 @@
-"""Numbers as users give them: Python's, NumPy's, or a tensor without dimensions; a truth value is none."""
+"""Numbers as users give them, of Python, NumPy or PyTorch; a truth value is no number."""
 
 from __future__ import annotations
 
 import operator
 from numbers import Real
-from typing import Any
+from typing import SupportsIndex
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def whole(given: Any) -> int | None:
-    """An integer; None for anything else."""
+def whole(given: object) -> int | None:
+    """An integer of any library as Python's; None for anything else.
+
+    Examples:
+        >>> whole(np.int32(3)), whole(torch.tensor(3)), whole(3.0), whole(True)
+        (3, 3, None, None)
+    """
     if isinstance(given, bool) or getattr(given, "dtype", None) in (torch.bool, np.dtype(bool)):
+        return None
+    if not isinstance(given, SupportsIndex):
         return None
     try:
         return operator.index(given)
@@ -21,8 +28,13 @@ def whole(given: Any) -> int | None:
         return None
 
 
-def real(given: Any) -> float | None:
-    """A number on the real line, which may be none (NaN); None for anything else."""
+def real(given: object) -> float | None:
+    """A real number of any library as Python's, NaN and infinity too; None for anything else.
+
+    Examples:
+        >>> real(np.float32(0.5)), real(torch.tensor(2)), real("2"), real(True)
+        (0.5, 2.0, None, None)
+    """
     if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 0:
         given = given.item()
     return float(given) if isinstance(given, Real) and not isinstance(given, bool) else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def same(mine: Any, other: Any) -> bool:
+def same(mine: object, other: object) -> bool:
     """Whether two values are the same: tensors number by number and of one type, NaN like NaN."""
     if isinstance(mine, Tensor) and isinstance(other, Tensor):
         return (mine.shape, mine.dtype) == (other.shape, other.dtype) and bool(
@@ -17,7 +16,7 @@ def same(mine: Any, other: Any) -> bool:
         )
     if type(mine) is not type(other):
         return False
-    if isinstance(mine, tuple):
+    if isinstance(mine, tuple) and isinstance(other, tuple):
         return len(mine) == len(other) and all(map(same, mine, other))
     if is_dataclass(mine):
         compared = (each.name for each in fields(mine) if each.compare)
@@ -26,7 +25,17 @@ def same(mine: Any, other: Any) -> bool:
 
 
 class Value:
-    """A dataclass of numbers: equal where all of them are, whoever made it."""
+    """Base of dataclasses that hold tensors: two are equal where all that they compare is the same.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, eq=False)
+        ... class Pair(Value):
+        ...     left: torch.Tensor
+        ...     right: float
+        >>> Pair(torch.zeros(2), float("nan")) == Pair(torch.zeros(2), float("nan"))
+        True
+    """
 
     def __eq__(self, other: object) -> bool:
         return same(self, other) if type(other) is type(self) else NotImplemented

@@ -1,4 +1,7 @@
-"""The file of a heatmap: what is in it, and whether it can be a map's. Knows numbers, no heatmap."""
+"""The saved form of a heatmap: tensors and plain numbers in one archive, checked when they are read.
+
+This file handles numbers by name; `krypton_engine.heatmap.heatmap` makes a heatmap of them.
+"""
 
 from __future__ import annotations
 
@@ -33,59 +36,66 @@ DAMAGED = (
     OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
     OverflowError, MemoryError, RuntimeError,
 )  # fmt: skip
-"""What reading a file may raise that is no map's: whatever NumPy, zipfile and JSON raise of damaged ones."""
+"""Errors that NumPy, zipfile and JSON raise for a damaged file, or for one of another kind."""
 
 _FORMAT = 2
-"""Of saved maps. The first did not tell which tensors it holds, so that nobody saw where one was missing."""
+"""Version of the saved form. Version 1 had no list of its tensors, so that a missing one was not noticed."""
 
 _NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-"""Types that NumPy does not have: their numbers are written as float32."""
+"""Dtypes that NumPy lacks: their numbers are written as float32."""
 
 _LARGEST_META = 2**24
-"""Bytes of what is saved beside the tensors, at most."""
+"""Most bytes of the plain numbers saved beside the tensors."""
 
 
-def is_number(given: Any) -> bool:
-    """Whether this is a finite number."""
+def is_number(given: object) -> bool:
+    """Whether a value out of a file is a finite number."""
     return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
 
 
-def is_count(given: Any) -> bool:
-    """Whether this is an integer from 0 on."""
+def is_count(given: object) -> bool:
+    """Whether a value out of a file is an integer from 0 on."""
     return isinstance(given, int) and not isinstance(given, bool) and given >= 0
 
 
 def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
-    """A window out of a file: shape of the input, of the window, strides.
+    """A window out of a file.
+
+    Args:
+        *sizes: Shape of the input, shape of the window, strides.
 
     Raises:
-        ValueError: There is no such window.
+        ValueError: No window has these sizes.
     """
     if not all(isinstance(each, tuple) and all(map(is_count, each)) for each in sizes):
         raise ValueError(f"{sizes} are no shapes of input and window, and no strides")
     return SlidingWindow(*sizes)
 
 
-def is_similarity(given: Any) -> bool:
-    """Whether this may be an SSIM, but for rounding."""
-    return is_number(given) and given <= 1 + 1e-6
+def is_similarity(given: object) -> bool:
+    """Whether a value out of a file can be an SSIM, which rounding may lift above 1."""
+    return isinstance(given, (int, float)) and is_number(given) and given <= 1 + 1e-6
 
 
-def is_target(given: Any) -> bool:
-    """Whether this may be the target of a map."""
+def is_target(given: object) -> bool:
+    """Whether a value out of a file can be the target of a map."""
     if isinstance(given, tuple):
         return all(isinstance(index, int) and not isinstance(index, bool) for index in given)
     return given is None or (isinstance(given, int) and not isinstance(given, bool))
 
 
-def is_described(given: Any) -> bool:
-    """Whether this may be a baseline; see `described`."""
+def is_described(given: object) -> bool:
+    """Whether a value out of a file can be a baseline; see `krypton_engine.heatmap.identity.described`."""
     levels = given if isinstance(given, tuple) else ()
     return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
 
 
 def packed(fields: Mapping[str, Any]) -> bytes:
-    """The file of a map with these `FIELDS`."""
+    """The bytes of a saved map.
+
+    Args:
+        fields: The attributes of the map by name, all of `FIELDS`.
+    """
     tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
     window, estimate = fields["window"], fields["ssim_estimate"]
     meta = {
@@ -109,10 +119,16 @@ def packed(fields: Mapping[str, Any]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The attributes of a saved map. Nothing is expanded before its size is what the window says.
+    """The attributes of a saved map, by name.
+
+    No tensor is expanded before its size is known to be the one that the window implies.
+
+    Args:
+        path: The file.
 
     Raises:
-        ValueError: It is none; the words say why. Anything else that damaged archives raise.
+        ValueError: The file is no saved map; the message says why.
+        Exception: Any other of `DAMAGED`.
     """
     if path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError("it is no .npz archive")
@@ -158,14 +174,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 _Header = tuple[tuple[int, ...], np.dtype[Any]]
-"""Shape and type of an array."""
+"""Shape and dtype of an array in the archive."""
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
-    """What an array is, without reading it.
+    """Shape and dtype of an array, whose numbers are not read.
 
     Raises:
-        ValueError: It is no array of numbers, or of another size than it says.
+        ValueError: The entry is no array of numbers, or its size is not the one that its header implies.
     """
     with archive.open(entry) as file:
         if np.lib.format.read_magic(file) != (1, 0):  # others may have headers of any length
@@ -179,10 +195,10 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
 
 
 def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
-    """Refuse arrays of shapes or types that no map has.
+    """Refuse arrays whose shapes or dtypes no map has.
 
     Raises:
-        ValueError: There is one.
+        ValueError: An array has another shape or dtype than the window implies.
     """
     grid, answer = window.grid_shape, headers["base"][0]
     classes = headers.get("base_outputs", ((0,), None))[0]
@@ -206,7 +222,7 @@ def _check_meaning(found: dict[str, Any]) -> None:
     """Refuse numbers that no map has.
 
     Raises:
-        ValueError: There is one.
+        ValueError: A number is impossible; the message names the attribute.
     """
     target, estimate, baseline = found["target"], found["ssim_estimate"], found["baseline"]
     classes = len(found["base_outputs"]) if "base_outputs" in found else None

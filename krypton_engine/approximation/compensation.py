@@ -1,4 +1,4 @@
-"""What trimming dropped, added back to the first order. Pure."""
+"""First-order effects of what trimming dropped, added back to the values. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ def compensated(values: Tensor, effects: Tensor, odds: bool) -> Tensor:
     """Values with first-order effects added: ``h^-1(h(value) + effect)``.
 
     Args:
-        values: Of the target.
-        effects: On ``h``.
+        values: Of the target: ``(n,)``.
+        effects: On ``h``, of the same shape.
         odds: Whether ``h`` is the log-odds of a probability, else the value itself.
+
+    Examples:
+        >>> import torch
+        >>> compensated(torch.tensor([0.5]), torch.tensor([0.25]), odds=False)
+        tensor([0.7500])
     """
     if not odds:
         return values + effects

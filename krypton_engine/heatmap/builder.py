@@ -35,7 +35,7 @@ _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 
 
 class Recorder:
-    """Collects the outputs of a run into a heatmap.
+    """Makes a heatmap of the outputs of a run, as they come.
 
     Args:
         window: The sliding window.
@@ -47,7 +47,7 @@ class Recorder:
         classify: Whether to note the predicted class of every position.
         image: The occluded input without its batch dimension.
         baseline: What covers its cells; see `described`.
-        plan: Says what was planned, and who has answered so far.
+        plan: Gives the plan, which names who has answered so far.
         began: When the call began, of ``time.perf_counter``.
         fill: Positions to interpolate where they have not been measured.
         origin: See `Heatmap`.
@@ -83,25 +83,24 @@ class Recorder:
         self._last = self._made = time.perf_counter()
         # Neither the model's output nor the input: the caller may go on to change them.
         self._base = _copied(select(base)[0])
-        self._rest: dict[str, Any] = {
-            "window": window, "target": target, "baseline": baseline, "origin": origin
-        }  # fmt: skip
+        self._window, self._target = window, target
+        self._baseline, self._origin = baseline, origin
         self._fill: Flags | None = None
         self._estimate: SsimEstimate | None = None
         self._predicted: Floats | None = None
         if fill is not None:
             self._fill = np.zeros(window.grid_shape, dtype=bool)
             self._fill.flat[fill] = True
-        self._rest["image"] = None if image is None else _copied(image)
+        self._image = None if image is None else _copied(image)
         count = len(window)
         dtype = self._base.dtype if self._base.is_floating_point() else torch.float64
         self._values = torch.full((count, *self._base.shape), math.nan, dtype=dtype, device="cpu")
         self._measured = torch.zeros(count, dtype=torch.bool, device="cpu")
         self._resumed = self._measured.clone()
         self.resumed_as = ""
-        self._classes = self._class_values = self._outputs = None
+        self._classes = self._class_values = self._outputs = self._base_outputs = None
         if base.ndim == 2 and classify:
-            self._rest["base_outputs"] = _copied(base[0])
+            self._base_outputs = _copied(base[0])
             self._classes = torch.full((count,), -1, dtype=torch.int64, device="cpu")
             self._class_values = torch.full((count,), math.nan, dtype=base.dtype, device="cpu")
             if keep_outputs:
@@ -109,12 +108,13 @@ class Recorder:
                 self._outputs = torch.full(shape, math.nan, dtype=base.dtype, device="cpu")
 
     def record(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
-        """Note ``outputs`` (``(positions, *output_shape)``).
+        """Note outputs of the model.
 
         Args:
-            positions: Which.
-            outputs: Of the model.
-            effects: On `scalar`, of what trimming dropped; None for exact outputs.
+            positions: Of the grid: ``(n,)``, int64.
+            outputs: For these positions: ``(n, *output_shape)``.
+            effects: First-order effects, on `scalar`, of what trimming dropped: ``(n,)``; None for exact
+                outputs.
         """
         where = torch.from_numpy(positions)
         outputs = outputs if self._activate is None else self._activate(outputs)
@@ -139,31 +139,31 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """Time from the making of this to the last output."""
+        """Time from the making of the builder to the last output."""
         return self._last - self._made
 
     def exact(self, *, resumed: bool = False) -> IntArray:
-        """Positions that are exact: those that were measured here, or those that were resumed."""
+        """Positions whose values are exact: those measured since, or those that were resumed."""
         trimmed = torch.zeros_like(self._measured) if self._trimmed is None else self._trimmed
         return np.flatnonzero((self._measured & ~trimmed & (self._resumed == resumed)).numpy())
 
     def drops(self) -> Tensor:
-        """By position: how much the target's value changes, the most of several; NaN where unknown."""
+        """How much the target changes, by position (the most of several values); NaN where unknown."""
         return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
 
     def kept(self) -> tuple[Tensor, Tensor]:
-        """The numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
-        if self._outputs is None:
+        """Numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
+        if self._outputs is None or self._base_outputs is None:
             return self._values.reshape(len(self._values), -1), self._base.reshape(-1)
-        return self._outputs, self._rest["base_outputs"]
+        return self._outputs, self._base_outputs
 
     def kept_of(self, outputs: Tensor) -> Tensor:
-        """The numbers that are kept of ``outputs``: ``(positions, numbers)``."""
+        """Numbers that are kept of some outputs of the model: ``(positions, numbers)``."""
         outputs = outputs if self._activate is None else self._activate(outputs)
         return (self._select(outputs) if self._outputs is None else outputs).reshape(len(outputs), -1).cpu()
 
     def scalar(self, outputs: Tensor) -> Tensor:
-        """What first-order effects are effects on: the target's value, of a probability its log-odds."""
+        """The scalar that first-order effects change: the target's value, of a probability its log-odds."""
         outputs = outputs.double() if self._activate is None else self._activate(outputs.double())
         values = self._select(outputs)
         return values.logit() if self._odds else values
@@ -174,22 +174,23 @@ class Recorder:
 
     def so_far(self) -> tuple[Floats, Flags]:
         """The target's values on the grid, and where they have been measured."""
-        grid = self._rest["window"].grid_shape
+        grid = self._window.grid_shape
         return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
 
     def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
-        """Note what is expected of the map so far, and what is predicted where it has not been measured."""
+        """Note the estimate for the map so far, and the values predicted where nothing has been measured."""
         self._estimate, self._predicted = estimate, predicted
 
     def resume(self, heatmap: Heatmap, name: str = "resume") -> None:
-        """Note what ``heatmap``, a part of the same map, measured already.
+        """Take over the values of a part of the same map.
 
         Args:
-            heatmap: The part.
-            name: The argument that it was given as.
+            heatmap: The part, measured by an earlier call.
+            name: The argument that a user gave the part as, for messages.
 
         Raises:
-            InputError: It is a part of another map.
+            InputError: The part is of another map.
+            OutdatedError: The part's un-occluded output is not this call's.
         """
         self.resumed_as = name
         mine = self.heatmap()
@@ -231,7 +232,7 @@ class Recorder:
 
     def heatmap(self) -> Heatmap:
         """The heatmap so far; later records do not change it."""
-        grid = self._rest["window"].grid_shape
+        grid = self._window.grid_shape
 
         def on_grid(flat: Tensor | None) -> Tensor | None:
             return None if flat is None else flat.reshape((*grid, *flat.shape[1:])).clone()
@@ -246,8 +247,13 @@ class Recorder:
             class_values=on_grid(self._class_values),
             trimmed=on_grid(self._trimmed),
             outputs=on_grid(self._outputs),
+            base_outputs=self._base_outputs,
+            image=self._image,
+            window=self._window,
+            target=self._target,
+            baseline=self._baseline,
+            origin=self._origin,
             seconds=self._last - self._began,
-            **self._rest,
             plan=self._plan(),
         )
         if self._fill is None:

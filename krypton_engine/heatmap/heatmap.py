@@ -1,4 +1,4 @@
-"""Heatmap: values on the position grid, how each was come by, what it cost."""
+"""Heatmap: values on the grid of positions, where each comes from, what the map cost."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Heatmap(Value):
 
     @property
     def status(self) -> Tensor:
-        """How each value was come by: a uint8 tensor of `Status` on the grid."""
+        """Where each value comes from: a uint8 tensor of `Status` on the grid."""
         unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
         status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
         status[unknown] = Status.UNKNOWN
@@ -148,6 +148,12 @@ class Heatmap(Value):
         Returns:
             Float32 tensor of the input's shape; a target of several values has their dimensions in front.
             NaN where no known window covers a cell.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
+            >>> heatmap.attribution().shape
+            torch.Size([3, 24, 20])
         """
         grid = len(self.window.grid_shape)
         drop = self.drop.flatten(0, grid - 1) if grid else self.drop[None]
@@ -158,14 +164,23 @@ class Heatmap(Value):
         return total / self.window.average(known.double())
 
     def missing(self, positions: IntArray) -> IntArray:
-        """Those of ``positions`` that are not exact yet."""
+        """Positions, of those given, whose values are not exact yet."""
         return positions[(self.status.reshape(-1) != Status.EXACT).numpy()[positions]]
 
     def for_target(self, target: int) -> Heatmap:
         """The heatmap of another class, out of the outputs that were kept.
 
+        Args:
+            target: The class; from the end where negative.
+
         Raises:
-            InputError: The outputs were not kept, or there is no such class.
+            InputError: The outputs were not kept, or the model has no such class.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4), classes="all")
+            >>> [heatmap.for_target(target).target for target in (0, -1)]
+            [0, 4]
         """
         if self.outputs is None or self.base_outputs is None:
             raise InputError(
@@ -186,10 +201,10 @@ class Heatmap(Value):
     # -- approximation -----------------------------------------------------------------------------------
 
     def filled(self, wanted: Flags | None = None) -> Heatmap:
-        """The same with positions that were not measured interpolated from those that were.
+        """The map with interpolated values where nothing was measured.
 
         Args:
-            wanted: Which positions to fill, on the grid; None for all.
+            wanted: Positions to fill, truth values on the grid; None for all.
         """
         if self.values.shape != self.measured.shape:
             return self

@@ -11,24 +11,34 @@ Described = tuple[float, ...] | str
 """A baseline: a number a channel, or the fingerprint of an image."""
 
 _ALIKE = 1e-3
-"""Share of the largest output that two runs of one model may differ by, on any machine."""
+"""Share of the largest output by which two runs of one model may differ, on any two machines."""
 
 
 def described(baseline: Tensor) -> Described:
-    """A baseline of an input's shape, ``(1, *input_shape)``, by what tells it from another."""
+    """What tells a baseline from others.
+
+    Args:
+        baseline: Of an input's shape, ``(1, *input_shape)``.
+
+    Examples:
+        >>> described(torch.full((1, 3, 8, 8), 0.5))
+        (0.5, 0.5, 0.5)
+        >>> described(torch.arange(64.0).reshape(1, 1, 8, 8))
+        'image 21b9ca0f94efa26b'
+    """
     channels = baseline.reshape(baseline.shape[1] if baseline.ndim > 1 else 1, -1).double()
     even = bool((channels == channels[:, :1]).all())
     return tuple(channels[:, 0].tolist()) if even else f"image {fingerprint_of_image(baseline)}"
 
 
 def fingerprint_of_image(x: Tensor) -> str:
-    """Tells one input from another."""
+    """Sixteen hexadecimal digits that tell one input from another: the start of a SHA-256 of its bytes."""
     cells = x.detach().cpu().contiguous()
     return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def same_outputs(mine: Tensor, other: Tensor) -> bool:
-    """Whether two answers of a model are the same but for what other kernels may round."""
+    """Whether two outputs of a model are equal but for what kernels of two machines round differently."""
     if mine.shape != other.shape or not mine.numel():
         return mine.shape == other.shape
     largest = float(mine.abs().max().nan_to_num(0.0))

@@ -1,4 +1,4 @@
-"""How the value of a position was come by."""
+"""Where the value of a position comes from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """How the value of a position was come by."""
+    """Where the value of a position comes from, least sure first."""
 
     UNKNOWN = 0
-    """Not at all: NaN."""
+    """Nowhere: the value is NaN."""
     INTERPOLATED = 1
-    """From measured positions around it."""
+    """Predicted from measured positions around."""
     TRIMMED = 2
-    """Measured, with small changes dropped on the way."""
+    """Measured, with small changes of activations dropped on the way."""
     EXACT = 3
-    """Measured, as the full computation has it within rounding."""
+    """Measured: the value of the full computation, within rounding."""

@@ -16,18 +16,18 @@ from krypton_engine.heatmap.heatmap import Heatmap, bounding
 from krypton_engine.heatmap.status import Status
 
 _SUPPOSED = 16
-"""Positions supposed to have missed as those of other maps do, beside a verified sample's: errors are few and
-large, and a small sample may have met none."""
+"""Positions of other maps that count beside those of a sample: errors are few and large, and a small
+sample may have met none."""
 
 _FOLDS = 4
-"""Parts of a verified sample, each predicted without it."""
+"""Parts of a sample; each is predicted from measurements without that part."""
 
 _RESAMPLED = 200
-"""Draws from which the range of a verified SSIM is taken."""
+"""Random draws whose quantiles are the range of a verified SSIM."""
 
 
 class Sample:
-    """A random part of what is not exact in a map, whose measuring tells how good the map is.
+    """A random part of the positions that are not exact in a map; measuring it shows how good the map is.
 
     Args:
         heatmap: The map.
@@ -35,10 +35,10 @@ class Sample:
         seed: Of the choice.
 
     Attributes:
-        positions: The part; empty where all is exact.
+        positions: To be measured: ``(n,)``, int64; empty where all is exact.
 
     Raises:
-        InputError: A fraction or a seed that is none.
+        InputError: The fraction or the seed cannot be used.
     """
 
     def __init__(self, heatmap: Heatmap, fraction: float, seed: int) -> None:
@@ -60,7 +60,14 @@ class Sample:
         self.positions = np.concatenate([self._guessed, self._trimmed])
 
     def judged(self, verified: Heatmap) -> Heatmap:
-        """The map in which the part has been measured since, with what it probably is like by now."""
+        """A map with the SSIM that its measured sample suggests.
+
+        Args:
+            verified: The map, in which the sample has been measured since.
+
+        Returns:
+            The map with a new ``ssim_estimate``: None where a value is not finite, so that no SSIM exists.
+        """
         known = self._heatmap.status != Status.UNKNOWN
         if bool((verified.status == Status.EXACT)[known].all()):
             return verified

@@ -783,7 +783,7 @@ def test_volumes_and_signals_are_told_what_they_are():
     for shape, size, kind in (((1, 8, 8, 8), (1, 4, 4, 4), "volume"), ((2, 40), (2, 8), "signal")):
         window = SlidingWindow(shape, size, size)
         heatmap = drawn(window, torch.rand(window.grid_shape))
-        with pytest.raises(InputError, match=f"{kind}.*drop has the numbers"):
+        with pytest.raises(InputError, match=f"{kind}.*drop, the numbers"):
             heatmap.overlay()
 
 

@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.full import as_numbers, evaluate
@@ -455,8 +456,8 @@ class KryptonOcclusion(Occlusion):
             raise InputError(
                 "classes",
                 '"all"',
-                problem=f"but {len(window)} positions of {base.numel()} outputs take {needed / 2**20:.0f} "
-                "MiB, more than memory_budget",
+                problem=f"but {len(window)} positions of {base.numel()} outputs take "
+                f"{mebibytes(needed)}, more than memory_budget",
             )
         count = base.shape[1] if has_classes else None
         return _Request(question, activate, target, tuple(selected.shape[1:]), wanted, count, keep_outputs)

@@ -23,6 +23,16 @@ def figure(value: float) -> str:
     return figures([value])[0]
 
 
+def mebibytes(count: float) -> str:
+    """A number of bytes in MiB, in three significant digits.
+
+    Examples:
+        >>> mebibytes(3 * 2**20), mebibytes(2000)
+        ('3 MiB', '0.00191 MiB')
+    """
+    return f"{figure(count / 2**20)} MiB"
+
+
 def figures(values: Sequence[float]) -> list[str]:
     """The numbers of one legend or axis, each in three significant digits and all in one notation.
 

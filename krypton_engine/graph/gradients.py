@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.graph.ir import Graph, Node, refs, resolve
 from krypton_engine.graph.operators.convolution import CONVOLUTIONS
@@ -41,8 +42,8 @@ def first_order(
     if taken > memory_budget:
         raise InputError(
             "memory_budget",
-            f"{memory_budget / 2**20:.0f} MiB beside the session",
-            f"{taken / 2**20:.0f} MiB or more, for gradients",
+            f"{mebibytes(memory_budget)} beside the session",
+            f"{mebibytes(taken)} or more, for gradients",
             verb="leaves",
         )
     values: dict[int, Any] = {}

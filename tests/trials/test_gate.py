@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -211,6 +212,38 @@ def test_a_model_is_looked_at_by_many_threads_while_one_exports_it(image):
     finally:
         sys.setswitchinterval(interval)
     assert not errors
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_training_flags_in_a_child_of_a_process_that_explains():
+    """Whose thread, which would give them back, is not in the child."""
+    program = """if True:
+        import os, threading, time, warnings, torch, torch.nn as nn
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        from krypton_engine import KryptonOcclusion
+        asked = threading.Event()
+        class Slow(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.rest = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Dropout(0.5))
+            def forward(self, x):
+                asked.set()
+                time.sleep(0.5)
+                return self.rest(x)
+        model, x = Slow().train(), torch.rand(1, 3, 8, 8)
+        def explain():
+            KryptonOcclusion(model).attribute(x, (3, 4, 4), (3, 4, 4), target=1)
+        threading.Thread(target=explain, daemon=True).start()
+        asked.wait(60)
+        assert not model.training
+        child = os.fork()
+        if not child:
+            right = all(module.training for module in model.modules())
+            os._exit(0 if right else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=120)
 
 
 def test_captures_of_a_model_that_is_being_exported(image):

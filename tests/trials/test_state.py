@@ -265,6 +265,47 @@ def test_an_offset_hides_no_hook(image):
             assert float((mine - theirs).abs().max()) < 0.1 * float(theirs.abs().max())
 
 
+class Offset(nn.Module):
+    """Numbers around zero, a hidden factor of them, and what stands between them and the output."""
+
+    def __init__(self, image, seed, last, classes=1):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.model, self.last = SmallCNN(classes=classes), last
+        self.register_buffer("middle", self.model(image)[0].detach() if classes == 1 else torch.zeros(5))
+        self.eval()
+
+    def forward(self, x):
+        return self.last((self.model(x) - self.middle) * HIDDEN[0])
+
+
+HARDLY_MORE_THAN_ROUNDING = {
+    "regression": (0, torch.float32, 1, lambda y: 250 + 0.05 * y, 1.2),
+    "probability": (0, torch.float32, 1, lambda y: (3 * y + 10).sigmoid(), 1.2),
+    "bfloat16": (2, torch.bfloat16, 5, lambda y: y, 1.1),
+    "float16": (1, torch.float16, 5, lambda y: y, 1.02),
+}
+
+
+@pytest.mark.parametrize("kind", HARDLY_MORE_THAN_ROUNDING)
+def test_a_difference_of_a_few_roundings_that_shows(kind, image, exports):
+    """A new capture tells it from what rounding does; there is one as long as nothing changes."""
+    seed, dtype, classes, last, factor = HARDLY_MORE_THAN_ROUNDING[kind]
+    HIDDEN[0] = 1.0
+    model, x = Offset(image, seed, last, classes).to(dtype), (image * (1 if classes == 1 else 2)).to(dtype)
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        before = occlusion.attribute(x, WINDOW, STRIDES, target=0)
+        HIDDEN[0] = factor
+        for _ in range(3):
+            after = occlusion.attribute(x, WINDOW, STRIDES, target=0)
+    exact = Occlusion(model.double()).attribute(x.double(), WINDOW, STRIDES, target=0)
+    span, stale = float(exact.abs().max()), float((before - exact).abs().max())
+    assert stale > 0.015 * span, "the change shows"
+    assert float((after - exact).abs().max()) < 0.5 * stale
+    assert len(exports) == 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_hook_on_a_model_of_16_bits(dtype, image):
     model, x = SmallCNN().to(dtype), image.to(dtype)

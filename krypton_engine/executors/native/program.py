@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.native import engine
@@ -100,9 +101,9 @@ class NativeProgram:
         if budget < fixed + each:
             raise InputError(
                 "memory_budget",
-                f"{budget / 2**20:.0f} MiB",
+                mebibytes(budget),
                 problem="this model and window take "
-                f"{fixed / 2**20:.0f} MiB for views, weights and boxes, and {each / 2**20:.1f} MiB a "
+                f"{mebibytes(fixed)} for views, weights and boxes, and {mebibytes(each)} a "
                 "position",
             )
         return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
 from krypton_engine.executors.grouping import Group, Grouping
@@ -128,10 +129,10 @@ class ReferenceSession:
         if free < needed:
             raise InputError(
                 "memory_budget",
-                f"{memory_budget / 2**20:.0f} MiB",
+                mebibytes(memory_budget),
                 problem=(
-                    f"this model and window take {fixed / 2**20:.0f} MiB for views, weights and workspaces "
-                    f"and {needed / 2**20:.0f} MiB for one position"
+                    f"this model and window take {mebibytes(fixed)} for views, weights and workspaces "
+                    f"and {mebibytes(needed)} for one position"
                 ),
             )
         # Half for the boxes, half for the frontier and what follows it.

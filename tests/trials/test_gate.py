@@ -24,7 +24,7 @@ from torch import nn
 from krypton_engine import KryptonOcclusion
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph import export
-from krypton_engine.planning.cache import capture
+from krypton_engine.planning.cache import Source, capture
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -264,12 +264,12 @@ def test_captures_of_a_model_that_is_being_exported(image):
     def look():
         ready.wait(60)
         try:
-            capture(model, (image,), 0)
+            capture(Source(model, (image,), 0))
         except BaseException as error:  # shown below
             errors.append(error)
 
     thread = threading.Thread(target=look)
     thread.start()
-    capture(Slow().eval(), (image,), 0)
+    capture(Source(Slow().eval(), (image,), 0))
     thread.join(60)
     assert not errors

@@ -45,13 +45,15 @@ class Keeping(nn.Module):
     def __init__(self, way):
         super().__init__()
         self.model, self.kept, self.log = SmallCNN(), None, []
+        log = []
         hooks = {
+            "a closure's list": lambda module, args, output: log.append(output),
             "last output": lambda module, args, output: setattr(self, "kept", output.detach()),
             "a list": lambda module, args, output: self.log.append(output),
             "a list of pairs": lambda module, args, output: self.log.append((len(self.log), output.detach())),
             "by name": lambda module, args, output: vars(self).setdefault("seen", {}).update(stem=output),
         }
-        layer = self.model if way == "last output" else self.model.stem
+        layer = self.model if way == "last output" else self.model.body
         layer.register_forward_hook(hooks[way])
         self.eval()
 
@@ -59,7 +61,7 @@ class Keeping(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("way", ["last output", "a list", "a list of pairs", "by name"])
+@pytest.mark.parametrize("way", ["last output", "a list", "a closure's list", "a list of pairs", "by name"])
 def test_a_forward_that_keeps_what_it_computes(way, image, exports):
     model = Keeping(way)
     with incremental():

@@ -1,4 +1,4 @@
-"""Between measured positions: what a map probably is there, and how far off that may be. Pure.
+"""Kriging: the values of a map between measured positions, and their expected errors. Pure.
 
 A heatmap is smooth over about one window, because neighbouring windows share cells: so distances are
 counted in windows, and what was measured within a few of them predicts the rest. The predictor is ordinary
@@ -37,11 +37,11 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Prediction:
-    """A whole map out of a part of it.
+    """A whole map predicted from a part.
 
     Attributes:
-        values: On the grid: as measured, or predicted.
-        variance: Expected squared error: 0 where measured.
+        values: On the grid, float64: as measured, or predicted.
+        variance: Expected squared error, on the grid: 0 where measured.
     """
 
     values: Floats
@@ -49,12 +49,18 @@ class Prediction:
 
 
 def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Prediction:
-    """The map that the measured part of it suggests.
+    """A map predicted from its measured part, by ordinary kriging.
 
     Args:
-        window: The sliding window, whose grid this is.
-        values: On the grid; ignored where not measured.
-        measured: At least one cell; their values are finite.
+        window: The sliding window of the map.
+        values: On its grid; ignored where not measured.
+        measured: Truth values on the grid, at least one of them true; measured values are finite.
+
+    Examples:
+        >>> window = SlidingWindow((8,), (4,), (1,))
+        >>> values, measured = np.array([0.0, 9, 9, 9, 1]), np.array([True, False, False, False, True])
+        >>> predict(window, values, measured).values.round(2).tolist()
+        [0.0, 0.21, 0.5, 0.79, 1.0]
     """
     if measured.all():
         return Prediction(values.astype(np.float64), np.zeros(values.shape))
@@ -87,7 +93,11 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
 
 
 def covariance(distance: Floats) -> Floats:
-    """Matérn, smoothness 3/2, of distances in windows."""
+    """Matérn covariance of smoothness 3/2 and length one.
+
+    Args:
+        distance: In windows.
+    """
     scaled = math.sqrt(3) * distance
     return np.asarray((1 + scaled) * np.exp(-scaled))
 

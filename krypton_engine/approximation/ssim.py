@@ -1,4 +1,4 @@
-"""How alike two maps are: SSIM, and what it probably is before the exact map is known. Pure."""
+"""SSIM of an approximate map with the exact one, and its expectation before the exact map is known. Pure."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 @dataclass(frozen=True)
 class SsimEstimate:
-    """What the SSIM of an approximate map with the exact one probably is.
+    """An estimate of the SSIM of an approximate map with the exact one.
 
     Attributes:
         value: The estimate.
-        low: What it is at least, with the confidence that ``basis`` tells.
-        high: What it is at most.
-        basis: How that is known: by predictions compared with measurements on the way (``"online"``), by a
-            tuning (``"tuned"``), by measuring a random sample (``"verified"``), or for certain
+        low: Lower end of its range; the confidence depends on ``basis``.
+        high: Upper end.
+        basis: Source of the estimate: predictions compared with measurements on the way (``"online"``), a
+            tuning (``"tuned"``), a random sample that was measured (``"verified"``), or certainty
             (``"exact"``).
     """
 
@@ -51,7 +51,17 @@ class SsimEstimate:
     def of(
         expected: float, basis: str = "online", spread: tuple[float, float, float] = SPREAD
     ) -> SsimEstimate:
-        """From the expected SSIM and the true loss in multiples of the expected: least, middle, most."""
+        """The estimate for an expected SSIM.
+
+        Args:
+            expected: By `expected_ssim`.
+            basis: Source of the estimate.
+            spread: The true loss in multiples of the expected one: least, middle, most.
+
+        Examples:
+            >>> print(SsimEstimate.of(0.9))
+            0.890 (0.790 to 0.945, online)
+        """
         high, value, low = (1 - times * (1 - expected) for times in spread)
         return SsimEstimate(value, low, high, basis)
 
@@ -70,7 +80,7 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
 
     Args:
         approximate: The target's output on the grid, without NaN.
-        exact: The same, computed in full; what the measure is relative to.
+        exact: The same, computed in full, to which the measure is relative.
         image_axes: Last axes that make one picture; those before are averaged slice by slice.
 
     Returns:
@@ -79,6 +89,11 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
 
     Raises:
         InputError: The shapes differ, or a cell is not finite.
+
+    Examples:
+        >>> exact = torch.arange(64.0).reshape(8, 8)
+        >>> ssim(exact, exact), ssim(exact + 8, exact) < 1
+        (1.0, True)
     """
     if approximate.shape != exact.shape:
         raise InputError(

@@ -13,11 +13,18 @@ from krypton_engine.perturbation.windows import SlidingWindow
 
 
 class ChangedCells:
-    """Which cells every window of ``window`` really changes, given where the baseline differs from the input.
+    """The cells that every window really changes: those where the baseline differs from the input.
 
     Args:
         window: The sliding window.
         differs: Boolean array of the input's shape, true where occluding changes the value.
+
+    Examples:
+        >>> window = SlidingWindow((4, 4), (2, 2), (2, 2))
+        >>> differs = np.zeros((4, 4), dtype=bool)
+        >>> differs[1, 1] = True
+        >>> ChangedCells(window, differs).boxes(np.array([0, 3])).tolist()
+        [[[1, 2], [1, 2]], [[0, 0], [0, 0]]]
     """
 
     def __init__(self, window: SlidingWindow, differs: Flags) -> None:
@@ -63,11 +70,11 @@ class ChangedCells:
 
 @dataclass(frozen=True)
 class Work:
-    """Distinct sets of changed cells among ``positions``, so that each is computed once.
+    """Distinct sets of changed cells among some positions, so that each is computed once.
 
     Attributes:
-        boxes: ``(distinct, axes, 2)``, none of them empty.
-        readers: For every box, the positions that it answers.
+        boxes: ``(distinct, axes, 2)``, half-open intervals of int64, none of them empty.
+        readers: For every box, the positions that change just its cells.
         unchanged: Positions at which nothing changes.
     """
 
@@ -77,7 +84,12 @@ class Work:
 
 
 def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
-    """Sort ``positions`` by what they change."""
+    """Positions sorted by the cells that they change.
+
+    Args:
+        changed: The cells that every window changes.
+        positions: Of its window, in any order.
+    """
     if not changed.window.counts:  # one number an example: a single position, without a box to look at
         nothing = np.empty(0, dtype=np.int64)
         if not changed.any:
@@ -97,7 +109,7 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
 
 
 def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
-    """The distinct ones, in order, and which of them each is: `numpy.unique` along the first axis, 3x faster.
+    """Distinct rows, sorted, and the number among them of every row: `numpy.unique`, three times faster.
 
     Args:
         rows: ``(n, ...)``, at least one.

@@ -1,4 +1,4 @@
-"""Sliding windows as Captum lays them: shapes, strides, positions, overlap averaging."""
+"""Sliding windows as Captum lays them: shapes, strides, positions, means over covering windows."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ class SlidingWindow:
     Raises:
         InputError: A size is not a positive integer, the window exceeds the input, or the stride exceeds
             the window along an axis that the window does not span.
+
+    Examples:
+        >>> window = SlidingWindow((3, 24, 20), (3, 7, 6), (3, 5, 4))
+        >>> window.grid_shape, len(window)
+        ((5, 5), 25)
+        >>> window.boxes(np.array([24])).tolist()
+        [[[0, 3], [20, 24], [16, 20]]]
     """
 
     input_shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The one loop over positions: schedule -> session -> heatmap so far; progress and cancel."""
+"""The one loop over positions: order or sampling -> session -> map builder, watched and cancelled."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WATCHED_SECONDS = 0.1
 
 
 class Watch:
-    """Who watches a run, which may be one of several that count as one.
+    """Progress of a run, or of several that count as one, and whoever watches.
 
     Args:
         total: Positions of all runs together.
@@ -71,18 +71,18 @@ class Watch:
             self.seconds += time.perf_counter() - began
 
     def expect(self, more: int) -> None:
-        """Count on ``more`` positions than were asked for."""
+        """Count ``more`` positions than were asked for."""
         self.total += more
         self._bar.total = self.total
 
     def rewind(self, done: int) -> None:
-        """Count from ``done`` again: what came after it is computed once more."""
+        """Count from ``done`` again: later positions are computed once more."""
         if self.done != done:
             self.done = self._bar.n = done
             self._bar.refresh()
 
     def finish(self) -> None:
-        """What has been done is all there is to do: a map that was good enough before its end."""
+        """Count what is done as all: the map was good enough before its end."""
         self.total = self._bar.total = self.done
         self._bar.refresh()
 

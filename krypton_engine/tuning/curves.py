@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from krypton_engine.heatmap.files import is_count, is_number, is_similarity
 
 _JUST_BEYOND = 1 + 1e-9
-"""A factor must be more than the one that stops just there."""
+"""Ratio of a factor to the one at which a sample would still have stopped: a little above 1."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Where one image's map was good enough: positions computed, SSIM expected and true, seconds."""
+    """Where the map of one image was good enough.
+
+    Attributes:
+        computed: Distinct positions computed by then.
+        expected: SSIM expected then.
+        ssim: SSIM with the exact map then.
+        seconds: Time until then.
+    """
 
     computed: int
     expected: float
@@ -23,7 +30,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Curve:
-    """How one image's approximate map came about, at every refinement.
+    """How the approximate map of one image came about, forecast by forecast.
 
     Attributes:
         image: Fingerprint of the input.
@@ -33,10 +40,10 @@ class Curve:
         expected: SSIM expected then.
         ssim: SSIM with the exact map then.
         seconds: Time of all positions, from the first on.
-        look_seconds: Time of forming one expectation.
+        look_seconds: Time of one forecast.
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
-        at_once: In what steps it was refined; see `krypton_engine.executors.base.Session`.
+        at_once: Positions that a step measured at least; see `krypton_engine.executors.base.Session`.
     """
 
     image: str
@@ -52,7 +59,7 @@ class Curve:
     at_once: int = 1
 
     def is_whole(self) -> bool:
-        """Whether all of it is there, and possible."""
+        """Whether every number is there and possible, as in a curve that `tune` made."""
         steps = self.computed, self.expected, self.ssim
         times = self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds
         return (
@@ -68,7 +75,14 @@ class Curve:
         )
 
     def factor(self, target: float) -> float:
-        """The least factor on the expected loss that never stops below ``target``."""
+        """The least factor on the expected loss that never stops below a target.
+
+        Args:
+            target: SSIM with the exact map.
+
+        Returns:
+            0 where no factor stops below the target; infinity where every one does.
+        """
         early = [e for e, s in zip(self.expected, self.ssim, strict=True) if s < target]
         return max(
             ((1 - target) / (1 - e) * _JUST_BEYOND if e < 1 else math.inf for e in early),
@@ -76,7 +90,12 @@ class Curve:
         )
 
     def stop(self, target: float, factor: float) -> Stop:
-        """Where that factor stops."""
+        """Where a factor on the expected loss stops.
+
+        Args:
+            target: SSIM that is asked for.
+            factor: On the expected loss ``1 - SSIM``.
+        """
         looks = 0
         for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
             if 1 - factor * (1 - e) >= target:
@@ -85,7 +104,7 @@ class Curve:
         return Stop(self.positions, 1.0, 1.0, self.seconds_of(self.positions, looks) + again)
 
     def seconds_of(self, computed: int, looks: int) -> float:
-        """Time of so many positions, looked at so many times."""
+        """Time of so many positions with so many forecasts on the way."""
         return (
             self.open_seconds + self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
         )

@@ -13,12 +13,12 @@ from krypton_engine.heatmap.identity import Described, described, same_outputs
 from krypton_engine.perturbation.windows import SlidingWindow
 
 _LONGEST = 4096
-"""Numbers of a model's answer that a fingerprint keeps."""
+"""Most numbers of a model's output that a fingerprint keeps."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a tuning holds for, and nothing else.
+    """What a tuning is valid for: window, baseline, target and model.
 
     Attributes:
         input_shape: Of one example.
@@ -26,7 +26,7 @@ class Fingerprint:
         strides: Its steps.
         baseline: What covers the cells; see `krypton_engine.heatmap.identity.described`.
         target: The target of every sample; None for the predicted class.
-        answer: What the model, with its activation, says of a fixed image of noise.
+        answer: Outputs of the model, with its activation, for a fixed image of noise.
     """
 
     input_shape: tuple[int, ...]
@@ -40,7 +40,15 @@ class Fingerprint:
     def of(
         window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
     ) -> Fingerprint:
-        """Of a model, a window, an input ``(1, *input_shape)`` and a baseline of its shape."""
+        """The fingerprint of a call.
+
+        Args:
+            window: The sliding window.
+            x: An input, ``(1, *input_shape)``; its dtype and device count, not its values.
+            baseline: Of the same shape.
+            target: As given; None for the predicted class.
+            model: From inputs to (activated) outputs.
+        """
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.rand(x.shape, generator=generator, device="cpu")
         # Of numbers that name something, such as words, there may be two only.
@@ -55,7 +63,7 @@ class Fingerprint:
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """In what two of them differ, in words."""
+        """What differs from another fingerprint, in words; empty where nothing does."""
         mine, theirs = (
             torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
         )

@@ -27,7 +27,7 @@ Look = tuple[int, float, float, float]
 
 
 _HOPELESS: Look = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
-"""A map with values that are not finite: nothing but all of it is like it."""
+"""The forecast of a map with a value that is not finite: only the whole map is like it."""
 
 
 def replay(
@@ -73,15 +73,15 @@ def curves_of(
     at_once: int,
     deadline: float | None = None,
 ) -> list[Curve]:
-    """What one sample shows, for everything that might be trimmed.
+    """Curves of one sample image, one for each threshold of trimming that its memory allows.
 
     Args:
-        image: Its fingerprint.
-        session: Answers for positions of it.
+        image: Fingerprint of the image.
+        session: On that image.
         positions: The positions wanted.
-        recorder: Makes what takes the outputs, given when its run began.
-        epsilons: How much to trim, nothing first.
-        at_once: In what steps to refine.
+        recorder: Makes a map builder, from the time at which a run began.
+        epsilons: Thresholds of trimming, 0 first.
+        at_once: Positions that a step measures at least.
         deadline: When to give up, of ``time.perf_counter``.
 
     Raises:

@@ -39,15 +39,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ENDINGS = {".json": "the tuning", ".png": "its figure"}
-"""Of the files that a tuning is saved to."""
+"""Endings of the files that a tuning is saved to, and what each holds."""
 
 CONFIDENCE = 0.9
+"""Share of images that meet their target, unless a caller wants another."""
 
 _ASSURANCE = 0.8
 """Share of tunings that keep their confidence by themselves, where there are samples enough for it."""
 
 EPSILONS = 0.0, 0.1, 0.3, 0.6
-"""How much trimming a tuning tries, least first."""
+"""What a tuning tries to trim, least first; see `krypton_engine.executors.base.Session.trimmed`."""
 
 _TO_CHOOSE = 2
 """Images among the samples that may miss a target, before it is chosen how much to trim."""
@@ -56,11 +57,11 @@ _WORTHWHILE = 0.8
 """Share of the exact map's time that trimming must come down to on the first sample, or others do without."""
 
 _TARGETS = 0.8, 0.9, 0.95
-"""What a printed tuning shows."""
+"""SSIM targets that a printed tuning lists."""
 
 _FORMAT = 2
-"""Of saved tunings. It rises when positions are chosen or errors expected in another way: where those tunings
-stop was found by replaying the old one."""
+"""Version of the saved form. It rises whenever sampling takes other steps: an older tuning was found by
+replaying the steps of its time."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Choice:
     """How to reach a target.
 
     Attributes:
-        epsilon: What to trim.
-        factor: By what to multiply the expected loss.
-        stops: Where the samples stop.
+        epsilon: Threshold of trimming; 0 trims nothing.
+        factor: On the expected loss ``1 - SSIM``.
+        stops: Where each sample stops then.
     """
 
     epsilon: float
@@ -80,12 +81,12 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Tuning(Value):
-    """What approximation costs on images of a kind, and when to stop.
+    """What approximation costs on images of a kind, and where to stop.
 
     Attributes:
-        fingerprint: What it holds for.
-        curves: One for every sample.
-        confidence: With which the next image meets the target.
+        fingerprint: What the tuning is valid for.
+        curves: One for every sample and every threshold of trimming.
+        confidence: Probability with which the next image meets its target.
     """
 
     fingerprint: Fingerprint
@@ -94,18 +95,18 @@ class Tuning(Value):
 
     @property
     def images(self) -> set[str]:
-        """Fingerprints of the samples."""
+        """Fingerprints of the sample images."""
         return {curve.image for curve in self.curves}
 
     @property
     def epsilons(self) -> tuple[float, ...]:
-        """What is trimmed of all its samples, least first: what may be chosen."""
+        """Thresholds that every sample was trimmed by, least first: those that may be chosen."""
         times = Counter(curve.epsilon for curve in self.curves)
         return tuple(sorted(e for e in times if times[e] == times[0.0])) or EPSILONS
 
     @property
     def fewest(self) -> int:
-        """Samples that this confidence takes at least."""
+        """The fewest samples that the confidence takes."""
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
     def of(self, epsilon: float) -> list[Curve]:
@@ -156,7 +157,12 @@ class Tuning(Value):
         return dict(zip(epsilons, factors.tolist(), strict=True))
 
     def choose(self, ssim_target: float, trims: bool = True) -> Choice:
-        """The quickest way to a target, by the mean over the samples; without trimming if asked."""
+        """The quickest way to a target, by the mean time of the samples.
+
+        Args:
+            ssim_target: SSIM with the exact map.
+            trims: Whether small changes may be dropped on the way.
+        """
         choices = [
             Choice(epsilon, factor, tuple(curve.stop(ssim_target, factor) for curve in self.of(epsilon)))
             for epsilon, factor in self.factors(ssim_target).items()
@@ -169,7 +175,15 @@ class Tuning(Value):
         )
 
     def goal(self, ssim_target: float, trims: bool = True) -> StoppingRule | None:
-        """When to stop for a target; None for the exact map, where nothing less is sure enough."""
+        """The stopping rule for a target.
+
+        Args:
+            ssim_target: SSIM with the exact map, above 0 and below 1.
+            trims: Whether small changes may be dropped on the way.
+
+        Returns:
+            None for the exact map, where nothing less is sure enough.
+        """
         choice = self.choose(ssim_target, trims)
         if not math.isfinite(choice.factor):
             return None
@@ -184,11 +198,11 @@ class Tuning(Value):
 
     @property
     def at_once(self) -> int | None:
-        """In what steps the samples were refined, and images are to be: other steps look at other maps."""
+        """Positions that a step measures at least: on the samples, and so on every image."""
         return self.curves[0].at_once if self.curves else None
 
     def with_curves(self, curves: Sequence[Curve]) -> Tuning:
-        """The same with one sample more, which has a curve for each of `epsilons` that its memory allows.
+        """The tuning with one sample more, which has a curve for each of `epsilons` that its memory allows.
 
         The first sample's times decide what trimming is worth trying on others. Its similarities do not, so
         that the ranks of `factors` stay what they are.
@@ -199,7 +213,10 @@ class Tuning(Value):
         return replace(self, curves=(*self.curves, *curves))
 
     def check(self, found: Fingerprint) -> None:
-        """Refuse what this was not tuned for.
+        """Refuse a call that the tuning is not valid for.
+
+        Args:
+            found: The fingerprint of the call.
 
         Raises:
             InputError: Model, activation, window, baseline or target differ.
@@ -286,10 +303,10 @@ class Tuning(Value):
         return tuning
 
     def validate(self) -> None:
-        """Refuse what `tune` never makes.
+        """Refuse numbers that no tuning has.
 
         Raises:
-            ValueError: With the reason.
+            ValueError: A number is impossible; the message names the attribute.
         """
         found = self.fingerprint
         saved_window(found.input_shape, found.window, found.strides)

@@ -29,7 +29,8 @@ def patch(image: ImageLike, colour: str, preprocess: Callable[[Any], Tensor] | N
         colour: ``"grey"`` (the middle between black and white), ``"black"``, ``"mean"`` (of the whole
             picture, by channel) or ``"blur"`` (the picture, blurred). Only grey and black are the same for
             all pictures.
-        preprocess: From an image of the same kind to the model's input ``(C, H, W)``; None for bytes / 255.
+        preprocess: From an image of the same kind to the model's input ``([1,] C, H, W)``; None for
+            bytes / 255.
 
     Returns:
         Float tensor ``(1, C, H, W)``, in the units of the model's input.
@@ -42,7 +43,8 @@ def patch(image: ImageLike, colour: str, preprocess: Callable[[Any], Tensor] | N
         tensor([0.5020, 0.5020, 0.5020])
     """
     covering = covered(Pixels.of(image), colour)
-    return plain_input(covering) if preprocess is None else preprocess(covering)[None]
+    x = plain_input(covering) if preprocess is None else preprocess(covering)
+    return x[None] if x.ndim == 3 else x
 
 
 def covered(pixels: Pixels, colour: str) -> ImageLike:

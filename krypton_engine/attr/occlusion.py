@@ -2,124 +2,67 @@
 
 from __future__ import annotations
 
-import math
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
-import numpy as np
 import torch
-from captum._utils.common import (
-    _format_additional_forward_args,
-    _format_output,
-    _is_tuple,
-    _select_targets,
-)
 from captum.attr import Occlusion
-from captum.attr._utils.common import (
-    _format_and_verify_sliding_window_shapes,
-    _format_and_verify_strides,
-    _format_input_baseline,
-)
 from captum.log import log_usage
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from krypton_engine.common.arguments import real, whole
-from krypton_engine.common.arrays import IntArray
-from krypton_engine.common.figures import mebibytes
-from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.executors.base import Session
-from krypton_engine.executors.full import as_numbers, evaluate
-from krypton_engine.executors.registry import EXECUTORS
+from krypton_engine.attr import explain
+from krypton_engine.attr.checks import Activation, check_one_example, memory_budget_of
+from krypton_engine.attr.learn import OnSample, learn, tuning_request
+from krypton_engine.attr.request import (
+    MapRequest,
+    Schedule,
+    Shapes,
+    Strides,
+    additional_arguments,
+    attribution_request,
+    heatmap_request,
+    windows_of,
+)
+from krypton_engine.errors import InputError
+from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.heatmap.builder import Recorder
 from krypton_engine.heatmap.heatmap import Heatmap, Origin
-from krypton_engine.heatmap.identity import described, fingerprint_of_image
-from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
-from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
-from krypton_engine.planning.planner import Answer, Preparer
-from krypton_engine.planning.question import Question
+from krypton_engine.planning.planner import Preparer
 from krypton_engine.planning.training import evaluation_mode
-from krypton_engine.run.adaptive import StoppingRule
-from krypton_engine.run.analysis import analyzed
-from krypton_engine.run.loop import OnProgress, Watch, declines, refine, run
-from krypton_engine.run.order import coarse_to_fine, row_by_row
-from krypton_engine.tuning.curves import Curve
-from krypton_engine.tuning.fingerprint import Fingerprint
-from krypton_engine.tuning.replay import curves_of
-from krypton_engine.tuning.tuning import CONFIDENCE, Tuning
+from krypton_engine.run.loop import OnProgress
+from krypton_engine.tuning.tuning import Tuning
 
-Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
-Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
-Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-
-@dataclass(frozen=True)
-class _Request:
-    """What a heatmap is asked for.
-
-    Attributes:
-        question: What is asked of the forward function.
-        activate: Applied to its outputs.
-        target: What is selected of them.
-        shape: Of the selected values; empty if it is one number.
-        wanted: Positions.
-        classes: How many there are, if the outputs are one row of them.
-        keep_outputs: Whether to keep all of them.
-        fills: Whether positions that are not measured are interpolated.
-        analyze: Whether every step is timed.
-    """
-
-    question: Question
-    activate: Callable[[Tensor], Tensor] | None
-    target: Any
-    shape: tuple[int, ...]
-    wanted: IntArray
-    classes: int | None
-    keep_outputs: bool
-    fills: bool = False
-    analyze: bool = False
-
-    def wants_one_number(self) -> None:
-        """Refuse a target of several values, whose maps have no SSIM.
-
-        Raises:
-            InputError: It is one.
-        """
-        if self.shape:
-            raise InputError(
-                "target",
-                repr(self.target),
-                "with ssim_target or tune, targets that are one number",
-                f"which selects values of shape {self.shape}",
-            )
+_counted = cast(Callable[[Method], Method], log_usage(part_of_slo=True))
+"""Captum's record of which of its methods are used."""
 
 
 class _Asked:
     """What the maps of an occlusion were asked for, as long as they live. A copy begins anew."""
 
     def __init__(self) -> None:
-        self._requests: weakref.WeakKeyDictionary[Origin, _Request] = weakref.WeakKeyDictionary()
+        self._requests: weakref.WeakKeyDictionary[Origin, MapRequest] = weakref.WeakKeyDictionary()
 
-    def note(self, request: _Request) -> Origin:
+    def note(self, request: MapRequest) -> Origin:
         """The origin of a map to be made."""
         origin = Origin()
-        self._requests[origin] = request
+        self._requests[origin] = replace(request, known=None)
         return origin
 
-    def of(self, heatmap: Heatmap) -> _Request | None:
+    def of(self, heatmap: Heatmap) -> MapRequest | None:
         """What was asked for; None if another occlusion was asked."""
         return None if heatmap.origin is None else self._requests.get(heatmap.origin)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[_Asked], tuple[()]]:
         return _Asked, ()
 
 
@@ -163,16 +106,11 @@ class KryptonOcclusion(Occlusion):
         memory_budget: int | None = None,
     ) -> None:
         super().__init__(forward_func)
-        if not callable(forward_func):
-            raise InputError("forward_func", repr(forward_func), "a model, or another callable")
-        _check_choice("executor", executor, EXECUTORS)
-        budget = None if memory_budget is None else real(memory_budget) or 0.0
-        if budget is not None and not 0 < budget < math.inf:
-            raise InputError("memory_budget", repr(memory_budget), "a positive number of bytes, or None")
-        self._preparer = Preparer(executor, None if budget is None else int(budget))
+        budget = memory_budget_of(forward_func, executor, memory_budget)
+        self._preparer = Preparer(executor, budget)
         self._asked = _Asked()
 
-    @log_usage(part_of_slo=True)
+    @_counted
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -215,93 +153,15 @@ class KryptonOcclusion(Occlusion):
             OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
         """
         began = time.perf_counter()
-        is_tuple = _is_tuple(inputs)
-        if perturbations_per_eval is not None:
-            count = whole(perturbations_per_eval) or 0
-            if count < 1:
-                raise InputError(
-                    "perturbations_per_eval", repr(perturbations_per_eval), "None or an integer of at least 1"
-                )
-            perturbations_per_eval = count
-        target = _indices(target)
-        _check_callable("on_progress", on_progress)
-        goal = _goal(ssim_target, tuning)
-        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
-            question = self._question(
-                inputs, sliding_window_shapes, strides, baselines, additional_forward_args
-            )
-            if goal is not None and target is None and question.base.shape[1:] == (1,):
-                target = 0
-            selected = _selected(question.base, target, len(question.inputs[0]))
-            if goal is not None and selected.shape != (len(question.inputs[0]),):
-                raise InputError(
-                    "target",
-                    repr(target),
-                    "with ssim_target, targets with one number for every example",
-                    f"which selects values of shape {tuple(selected.shape)}",
-                )
-            if tuning is not None:
-                self._accept(tuning, question, target, None)
-            inputs_rows = [len(question.inputs[0]) * len(window) for window in question.windows]
-            with Watch(sum(inputs_rows), on_progress, show_progress) as watch:
-                parts = []
-                for i in range(len(question.inputs)):
-                    work = partial(
-                        self._attribution, question, i, target, watch, watch.done, goal,
-                        perturbations_per_eval, began,
-                    )  # fmt: skip
-                    answered = self._preparer.answered
-                    parts.append(answered(question, i, perturbations_per_eval, work, watch.watched))
-                watch.finish()
-        return _format_output(is_tuple, tuple(parts))
+        with self._evaluating():
+            request = attribution_request(
+                self.forward_func, inputs, sliding_window_shapes, strides, baselines, target,
+                additional_forward_args, perturbations_per_eval, on_progress, ssim_target, tuning,
+            )  # fmt: skip
+            parts = explain.attributions(self._preparer, request, began, on_progress, show_progress)
+        return parts if isinstance(inputs, tuple) else parts[0]
 
-    def _attribution(
-        self,
-        question: Question,
-        occluded: int,
-        target: Any,
-        watch: Watch,
-        done: int,
-        goal: StoppingRule | None,
-        per_eval: int | None,
-        began: float,
-        answer: Answer,
-    ) -> Tensor:
-        """Attributions of one input over all examples: ``(outputs, *input_shape)``."""
-        watch.rewind(done)
-        rows = []
-        for row in answer.rows:
-            session = answer.open(row)
-            mine = target if row is None else _of_example(target, row, len(question.inputs[0]))
-
-            def select(outputs: Tensor, row: int | None = row, mine: Any = mine) -> Tensor:
-                if row is None:
-                    return torch.stack([_select_targets(out, mine) for out in outputs])
-                return _select_targets(outputs, mine)
-
-            x = question.inputs[occluded]
-            positions = np.arange(len(session.window), dtype=np.int64)
-            recorder = Recorder(
-                session.window,
-                session.base,
-                select,
-                target=mine,
-                image=None if row is None else x[row],
-                plan=partial(answer.plan, session),
-                began=began,
-                fill=None if goal is None or row is None else positions,
-            )
-            if goal is None or row is None:  # of examples that only go together there is no one map
-                run(session, [positions], recorder, watch, per_eval)
-            else:
-                refine(session, positions, recorder, watch, goal, per_eval)
-            answer.confirm(row, session, recorder)
-            attribution = recorder.heatmap().attribution()
-            rows.append(attribution.reshape(-1, *x.shape[1:]))
-            del session  # before the next example's views are made
-        return torch.cat(rows).to(question.inputs[occluded].device)
-
-    @log_usage(part_of_slo=True)
+    @_counted
     def heatmap(
         self,
         x: Tensor,
@@ -314,7 +174,7 @@ class KryptonOcclusion(Occlusion):
         activation: Activation = None,
         region: Tensor | Sequence[int] | None = None,
         classes: Literal["predicted", "all"] = "predicted",
-        schedule: Literal["rows", "coarse to fine"] = "rows",
+        schedule: Schedule = "rows",
         resume: Heatmap | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
@@ -362,160 +222,16 @@ class KryptonOcclusion(Occlusion):
             OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
         """
         began = time.perf_counter()
-        _check_choice("classes", classes, ("predicted", "all"))
-        _check_choice("schedule", schedule, ("rows", "coarse to fine"))
-        _check_callable("on_progress", on_progress)
-        if resume is not None and not isinstance(resume, Heatmap):
-            raise InputError("resume", repr(resume), "a heatmap of the same call, or None")
-        # Of the outputs that are kept only the target's could be compensated for what trimming drops.
-        goal = _goal(ssim_target, tuning, trims=classes != "all")
-        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+        with self._evaluating():
             request = self._request(
                 x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation,
-                region, classes == "all",
+                region=region, classes=classes, schedule=schedule, resume=resume, on_progress=on_progress,
+                ssim_target=ssim_target, tuning=tuning, analyze=analyze,
             )  # fmt: skip
-            request = replace(request, analyze=bool(analyze))
-            if goal is not None:
-                request.wants_one_number()
-            if tuning is not None:
-                if region is not None:
-                    raise InputError(
-                        "tuning", "for whole maps", problem="with region, give ssim_target without it"
-                    )
-                if resume is not None and goal is not None:
-                    raise InputError(
-                        "tuning",
-                        "for maps from their first position on",
-                        problem="with resume, give ssim_target without it",
-                    )
-                self._accept(tuning, request.question, request.target, request.activate)
-            window, wanted = request.question.windows[0], request.wanted
-            if resume is not None:
-                if resume.window != window:
-                    raise InputError(
-                        "resume", repr(resume), problem=f"a map of another window, {resume.window}"
-                    )
-                wanted = resume.missing(wanted)
-            with Watch(len(wanted), on_progress, show_progress) as watch:
-                if goal is not None:
-                    return self._measure(request, resume, goal, watch, began)
-                order = {"rows": row_by_row, "coarse to fine": coarse_to_fine}[schedule]
-                return self._measure(request, resume, order(window, wanted), watch, began)
+            origin = self._asked.note(request)
+            return explain.heatmap(self._preparer, request, began, on_progress, show_progress, origin)
 
-    def _request(
-        self,
-        x: Tensor,
-        sliding_window_shapes: tuple[int, ...],
-        strides: int | tuple[int, ...] | None,
-        baselines: Any,
-        target: int | tuple[int, ...] | None,
-        additional_forward_args: Any,
-        activation: Activation,
-        region: Tensor | Sequence[int] | None = None,
-        keep_outputs: bool = False,
-    ) -> _Request:
-        """The arguments of `heatmap`, checked."""
-        _check_one_example(x)
-        activate, target = _activation(activation), _indices(target)
-        question = self._question(x, sliding_window_shapes, strides, baselines, additional_forward_args)
-        if question.base.shape[:1] != (1,):
-            raise InputError(
-                "forward_func",
-                f"shape {tuple(question.base.shape)} for one example",
-                "for a heatmap, one row (attribute takes any output)",
-                verb="returns",
-            )
-        window = question.windows[0]
-        wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
-        base = question.base
-        if activate is _softmax and (base.ndim < 2 or base.shape[1] < 2):
-            raise InputError(
-                "activation",
-                "'softmax'",
-                "torch.sigmoid, say, or None",
-                f"which makes 1 of a single output, and the outputs have shape {tuple(base.shape)}",
-            )
-        if activate is not None:
-            base = as_numbers("activation", activate(base))
-        if base.shape[:1] != (1,):
-            raise InputError(
-                "activation",
-                f"shape {tuple(base.shape)} of {tuple(question.base.shape)}",
-                "what keeps the first dimension",
-                verb="makes",
-            )
-        has_classes = base.ndim == 2 and base.shape[1] > 1
-        if target is None and has_classes:
-            target = int(base[0].argmax())
-        elif target is None and base.ndim == 2:
-            target = 0
-        selected = _selected(base, target, 1)
-        target = _of_example(target, 0, 1)
-        needed = len(window) * base.numel() * base.element_size()
-        if keep_outputs and needed > self._preparer.budget(x.device):
-            raise InputError(
-                "classes",
-                '"all"',
-                problem=f"but {len(window)} positions of {base.numel()} outputs take "
-                f"{mebibytes(needed)}, more than memory_budget",
-            )
-        count = base.shape[1] if has_classes else None
-        return _Request(question, activate, target, tuple(selected.shape[1:]), wanted, count, keep_outputs)
-
-    def _measure(
-        self,
-        request: _Request,
-        known: Heatmap | None,
-        work: StoppingRule | Iterable[IntArray],
-        watch: Watch,
-        began: float,
-        name: str = "resume",
-    ) -> Heatmap:
-        """A heatmap, from what is ``known`` of it on, stage by stage or until a goal is reached.
-
-        ``name`` is the argument that gave what is known.
-        """
-        request = replace(request, fills=request.fills or isinstance(work, StoppingRule))
-        stages = work if isinstance(work, StoppingRule) else list(work)
-
-        def measure(answer: Answer) -> Heatmap:
-            watch.rewind(0)
-            session = answer.open(answer.rows[0])
-            session.costs = Costs() if request.analyze else None
-            recorder = self._recorder(request, session, answer, began)
-            if known is not None:
-                recorder.resume(known, name)
-                self._preparer.recall(request.question, 0, 0, recorder, answer)
-            if isinstance(stages, StoppingRule):
-                refine(session, request.wanted, recorder, watch, stages)
-            else:
-                run(session, stages, recorder, watch)
-            heatmap = analyzed(recorder.heatmap(), session, known)
-            answer.confirm(answer.rows[0], session, recorder)
-            return heatmap
-
-        heatmap = self._preparer.answered(request.question, 0, None, measure, watch.watched)
-        watch.finish()
-        return heatmap
-
-    def _recorder(self, request: _Request, session: Session, answer: Answer, began: float) -> Recorder:
-        return Recorder(
-            session.window,
-            session.base,
-            lambda outputs: _select_targets(outputs, request.target),
-            activate=request.activate,
-            target=request.target,
-            keep_outputs=request.keep_outputs,
-            classify=request.classes is not None,
-            image=request.question.inputs[0][0],
-            baseline=described(request.question.baseline(0, 0)),
-            plan=partial(answer.plan, session),
-            began=began,
-            fill=request.wanted if request.fills else None,
-            origin=self._asked.note(request),
-        )
-
-    @log_usage(part_of_slo=True)
+    @_counted
     def verify(
         self,
         heatmap: Heatmap,
@@ -551,43 +267,10 @@ class KryptonOcclusion(Occlusion):
         sample = Sample(heatmap, fraction, seed)
         if not len(sample.positions):
             return heatmap
-        known = (heatmap.status != Status.UNKNOWN).numpy()
-        given = baselines, additional_forward_args, activation
-        with (
-            torch.no_grad(),
-            evaluation_mode(self.forward_func, self._preparer.warn),
-            Watch(len(sample.positions), None, False) as watch,
-        ):
-            asked = self._asked.of(heatmap)
-            if asked is None or any(each is not None for each in given):
-                request = self._request_of(heatmap, *given)
-            else:
-                # The model or the image may have changed: then this is another map, which is refused.
-                question = asked.question
-                base = evaluate(question.forward_func, question.inputs, question.additional)
-                request = replace(asked, question=replace(question, base=base), target=heatmap.target)
-            request = replace(request, wanted=np.flatnonzero(known), fills=True)
-            verified = self._measure(request, heatmap, [sample.positions], watch, began, "heatmap")
-        return sample.judged(verified.filled(known))
-
-    def _request_of(
-        self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
-    ) -> _Request:
-        """What a map was asked for, as far as the map tells."""
-        if heatmap.image is None:
-            raise InputError(
-                "heatmap", "no image", problem="so that nothing more of the map can be measured", verb="holds"
-            )
-        x = heatmap.image[None]
-        if isinstance(self.forward_func, torch.nn.Module):
-            x = x.to(next((p.device for p in self.forward_func.parameters()), x.device))
-        if baselines is None and isinstance(heatmap.baseline, tuple):
-            levels = torch.tensor(heatmap.baseline, device=x.device)
-            baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
-        return self._request(
-            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional,
-            activation, keep_outputs=heatmap.outputs is not None,
-        )  # fmt: skip
+        with self._evaluating():
+            request = self._request_of(heatmap, baselines, additional_forward_args, activation)
+            origin = self._asked.note(request)
+            return explain.verified(self._preparer, heatmap, request, sample, began, origin)
 
     def tune(
         self,
@@ -603,7 +286,7 @@ class KryptonOcclusion(Occlusion):
         max_seconds: float | None = None,
         resume: Tuning | None = None,
         show_progress: bool = False,
-        on_progress: Callable[[Tuning, int, int], object] | None = None,
+        on_progress: OnSample | None = None,
     ) -> Tuning:
         """Learn on images of a kind when an approximate map is similar enough to the exact one.
 
@@ -635,108 +318,13 @@ class KryptonOcclusion(Occlusion):
             OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
         """
         began = time.perf_counter()
-        _check_callable("on_progress", on_progress)
-        if resume is not None and not isinstance(resume, Tuning):
-            raise InputError("resume", repr(resume), "a tuning for the same, or None")
-        try:
-            images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
-        except TypeError:  # nothing that has items
-            raise InputError("samples", repr(samples), "a batch, or a list of images") from None
-        if not images:
-            raise InputError("samples", "empty", "at least one image")
-        shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
-        if len(shapes) > 1:
-            raise InputError(
-                "samples", f"shapes {sorted(map(str, shapes))}", "images of one shape", verb="have"
-            )
-        if confidence is None:
-            confidence = CONFIDENCE if resume is None else resume.confidence
-        share = real(confidence) or 0.0
-        if not 0 < share < 1:
-            raise InputError("confidence", repr(confidence), "numbers above 0 and below 1")
-        confidence = share
-        seconds = math.inf if max_seconds is None else real(max_seconds) or 0.0
-        if not seconds > 0:
-            raise InputError("max_seconds", repr(max_seconds), "a positive number, or None")
-        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
-            requests = [
-                self._request(
-                    x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation
-                )
-                for x in images
-            ]
-            for request in requests:
-                request.wants_one_number()
-            first = requests[0]
-            asked = None if target is None else _plain(target, first.classes)
-            found = _fingerprint(first.question, 0, asked, first.activate)
-            tuning = (
-                Tuning(found, (), confidence) if resume is None else replace(resume, confidence=confidence)
-            )
-            tuning.check(found)
-            deadline = None if max_seconds is None else began + seconds
-            with tqdm(
-                total=len(requests), desc="Krypton tuning", unit="image", disable=not show_progress
-            ) as bar:
-                for done, request in enumerate(requests, 1):
-                    image = fingerprint_of_image(request.question.inputs[0])
-                    if image not in tuning.images:
-                        work = partial(self._curves, request, image, tuning, deadline)
-                        try:
-                            curves = self._preparer.answered(request.question, 0, None, work)
-                        except OcclusionCancelled:
-                            break
-                        tuning = tuning.with_curves(curves)
-                    bar.update()
-                    if on_progress is not None and declines(on_progress(tuning, done, len(requests))):
-                        raise OcclusionCancelled(tuning)
-        return tuning
-
-    def _curves(
-        self, request: _Request, image: str, tuning: Tuning, deadline: float | None, answer: Answer
-    ) -> list[Curve]:
-        """What one sample of a tuning shows."""
-        session = answer.open(answer.rows[0])
-        recorders: list[Recorder] = []
-
-        def recorder(began: float) -> Recorder:
-            recorders.append(self._recorder(request, session, answer, began))
-            return recorders[-1]
-
-        at_once = tuning.at_once or session.at_once
-        curves = curves_of(image, session, request.wanted, recorder, tuning.epsilons, at_once, deadline)
-        answer.confirm(answer.rows[0], session, recorders[0])  # of the exact map
-        return curves
-
-    def _accept(
-        self,
-        tuning: Tuning,
-        question: Question,
-        target: Any,
-        activate: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        """Refuse a tuning that was made for something else: the model, which may have changed, is asked.
-
-        Raises:
-            InputError: It was.
-        """
-        if len(question.inputs) > 1:
-            raise InputError(
-                "tuning", "for one input", problem=f"and the forward function has {len(question.inputs)}"
-            )
-        rows = len(question.inputs[0])
-        base = question.base if activate is None else activate(question.base)
-        classes = base.shape[1] if base.ndim == 2 else None
-        asked = [_plain(_of_example(target, row, rows), classes) for row in range(rows)]
-        predicted = [int(out.argmax()) for out in base] if classes else []
-        if tuning.fingerprint.target is None and asked == predicted:
-            asked = [None] * rows
-        checked: list[Any] = []
-        for row, one in enumerate(asked):
-            key = (one, described(question.baseline(0, row)))
-            if key not in checked:
-                tuning.check(_fingerprint(question, row, one, activate))
-                checked.append(key)
+        with self._evaluating():
+            asked_of = partial(
+                self._request, sliding_window_shapes=sliding_window_shapes, strides=strides,
+                baselines=baselines, target=target, additional=additional_forward_args, activation=activation,
+            )  # fmt: skip
+            request = tuning_request(samples, target, confidence, max_seconds, resume, on_progress, asked_of)
+            return learn(self._preparer, request, began, on_progress, show_progress)
 
     def plan(
         self,
@@ -757,213 +345,61 @@ class KryptonOcclusion(Occlusion):
             InputError: An argument that cannot be used, or a forward function without a graph (it would run
                 as batched full inference; the message says why).
         """
-        _check_one_example(x)
-        inputs = (x,)
-        (window,) = _windows(inputs, sliding_window_shapes, strides)
-        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+        check_one_example(x)
+        (window,) = windows_of((x,), sliding_window_shapes, strides)
+        with self._evaluating():
             try:
-                additional = _format_additional_forward_args(additional_forward_args) or ()
-                graph = capture(Source(self.forward_func, inputs, 0, additional))
-                return self._preparer.plan(graph, window, inputs[0].device).plan
+                additional = additional_arguments(additional_forward_args) or ()
+                graph = capture(Source(self.forward_func, (x,), 0, additional))
+                return self._preparer.plan(graph, window, x.device).plan
             except CaptureError as error:
                 raise InputError(
                     "forward_func", "run as batched full inference", problem=str(error), verb="would be"
                 ) from None
 
-    def _question(
-        self, inputs: Any, sliding_window_shapes: Shapes, strides: Strides, baselines: Any, additional: Any
-    ) -> Question:
-        """Arguments checked and in one form, with the user's own answer for the un-occluded inputs."""
-        for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
-            if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
-                given = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise InputError(
-                    f"inputs{f'[{i}]' * isinstance(inputs, tuple)}",
-                    f"{given}",
-                    "a tensor with at least one example, or a tuple of such; what else forward_func takes "
-                    "goes into additional_forward_args",
-                )
-        try:
-            tensors, formatted = _format_input_baseline(inputs, _numbers(baselines))
-        except (AssertionError, TypeError) as error:
-            raise InputError("baselines", f"not of Captum's kinds: {' '.join(str(error).split())}") from None
-        if not tensors or len(formatted) != len(tensors):
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """No gradients, and the model in evaluation mode."""
+        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+            yield
+
+    def _request(
+        self,
+        x: Tensor,
+        sliding_window_shapes: tuple[int, ...],
+        strides: int | tuple[int, ...] | None,
+        baselines: Any,
+        target: Any,
+        additional: Any,
+        activation: Activation,
+        **rest: Any,
+    ) -> MapRequest:
+        return heatmap_request(
+            self.forward_func, x, sliding_window_shapes, strides, baselines, target, additional, activation,
+            self._preparer.budget, **rest,
+        )  # fmt: skip
+
+    def _request_of(
+        self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
+    ) -> MapRequest:
+        """What a map was asked for: as noted when it was made, else as far as the map tells."""
+        asked = self._asked.of(heatmap)
+        if asked is not None and baselines is None and additional is None and activation is None:
+            # The model or the image may have changed: then this is another map, which is refused.
+            question = asked.question
+            base = evaluate(question.forward_func, question.inputs, question.additional)
+            return replace(asked, question=replace(question, base=base), target=heatmap.target)
+        if heatmap.image is None:
             raise InputError(
-                "inputs",
-                f"{len(tensors)} tensors and baselines {len(formatted)}",
-                "at least one tensor and a tuple of as many baselines, or None",
-                verb="has",
+                "heatmap", "no image", problem="so that nothing more of the map can be measured", verb="holds"
             )
-        windows = _windows(tensors, sliding_window_shapes, strides)
-        extra = _format_additional_forward_args(additional)
-        base = evaluate(self.forward_func, tensors, extra)
-        baseline = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
-        return Question(self.forward_func, tensors, baseline, windows, extra, base)
-
-
-def _windows(
-    inputs: tuple[Tensor, ...], sliding_window_shapes: Shapes, strides: Strides
-) -> tuple[SlidingWindow, ...]:
-    if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
-        raise InputError(
-            "sliding_window_shapes",
-            repr(sliding_window_shapes),
-            "a tuple with a size for every dimension of the input but its batch, "
-            f"{tuple(inputs[0].shape[1:])}, or a tuple of such for several inputs",
-        )
-    try:
-        steps = _format_and_verify_strides(_sizes(strides), inputs)
-        shapes = _format_and_verify_sliding_window_shapes(_sizes(sliding_window_shapes), inputs)
-    except (AssertionError, IndexError, TypeError) as error:
-        raise InputError(
-            "sliding_window_shapes", f"{sliding_window_shapes} and strides {strides}", problem=str(error)
-        ) from None
-    return tuple(
-        SlidingWindow(
-            tuple(x.shape[1:]),
-            shape,
-            (step,) * (x.ndim - 1) if isinstance(step, int) else step,
-        )
-        for x, shape, step in zip(inputs, shapes, steps, strict=True)
-    )
-
-
-def _sizes(given: Any) -> Any:
-    """Integers of any library as Python's, in tuples of tuples; anything else as it is."""
-    if isinstance(given, tuple):
-        return tuple(_sizes(item) for item in given)
-    size = whole(given)
-    return given if size is None else size
-
-
-def _numbers(baselines: Any) -> Any:
-    """NumPy's numbers as Python's; anything else as it is."""
-    if isinstance(baselines, tuple):
-        return tuple(_numbers(item) for item in baselines)
-    is_number = isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0
-    return baselines.item() if is_number else baselines
-
-
-def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
-    """What replaces the cells of ``x``, of its shape, and of the type that Captum's occluded copies have."""
-    try:
-        if isinstance(baseline, Tensor):
-            return baseline.to(x.device).expand(x.shape)
-        exact = torch.float64 if isinstance(baseline, float) else torch.int64
-        tensor = torch.tensor(baseline, dtype=exact, device="cpu")
-        return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)
-    except (RuntimeError, ValueError):
-        given = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"{baseline}"
-        raise InputError(
-            f"baselines[{i}]", given, f"what fits the input's {tuple(x.shape)}, {x.dtype}"
-        ) from None
-
-
-def _indices(target: Any) -> Any:
-    """A target with integers of any library as Python's.
-
-    Raises:
-        InputError: It holds a truth value, which selects nothing.
-    """
-    if isinstance(target, (tuple, list)):
-        return type(target)(_indices(item) for item in target)
-    if isinstance(target, (bool, np.bool_)) or (isinstance(target, Tensor) and target.dtype == torch.bool):
-        raise InputError("target", repr(target), "indices of outputs, or None")
-    if isinstance(target, np.ndarray) and target.ndim:
-        return _indices(target.tolist())
-    index = whole(target)
-    return target if index is None else index
-
-
-def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
-    """The target's part of ``base``, or a clear error."""
-    try:
-        selected: Tensor = _select_targets(base, target)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            "target",
-            repr(target),
-            problem=f"which does not select from outputs of shape {tuple(base.shape)} for {examples} "
-            f"examples: {error}",
-        ) from None
-    return selected
-
-
-def _of_example(target: Any, row: int, examples: int) -> Any:
-    """The target of one example."""
-    if isinstance(target, Tensor):
-        return int(target.reshape(-1)[row if target.numel() > 1 else 0])
-    if isinstance(target, list) and len(target) == examples:
-        return target[row]
-    return target
-
-
-def _softmax(outputs: Tensor) -> Tensor:
-    return outputs.softmax(dim=1)
-
-
-def _activation(activation: Activation) -> Callable[[Tensor], Tensor] | None:
-    if isinstance(activation, str) and activation == "softmax":
-        return _softmax
-    if activation is not None and not callable(activation):
-        raise InputError("activation", repr(activation), "None, 'softmax' or a callable")
-    return activation
-
-
-def _plain(target: Any, classes: int | None) -> Any:
-    """A target of one example as a tuning keeps it: a number from 0 on, or a tuple."""
-    if isinstance(target, Tensor) and target.numel() == 1:
-        target = int(target)
-    if isinstance(target, list) and len(target) == 1:
-        target = target[0]
-    return target % classes if isinstance(target, int) and classes else target
-
-
-def _fingerprint(
-    question: Question, row: int, target: Any, activate: Callable[[Tensor], Tensor] | None
-) -> Fingerprint:
-    """What a tuning for an example holds for."""
-    inputs, additional = question.example(row)
-
-    def model(x: Tensor) -> Tensor:
-        outputs = evaluate(question.forward_func, (x,), additional or None)
-        return outputs if activate is None else activate(outputs)
-
-    return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
-
-
-def _goal(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
-    """What to reach; None for the exact map."""
-    if ssim_target is None:
-        if tuning is not None:
-            raise InputError(
-                "tuning", "given without ssim_target", problem="the similarity that it is to reach"
-            )
-        return None
-    if tuning is not None and not isinstance(tuning, Tuning):
-        raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
-    similarity = real(ssim_target) or 0.0
-    if not 0 < similarity <= 1:
-        raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")
-    if similarity == 1:
-        return None
-    return StoppingRule(similarity) if tuning is None else tuning.goal(similarity, trims)
-
-
-def _check_one_example(x: Any) -> None:
-    if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
-        raise InputError(
-            "x",
-            str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__,
-            "one example, a tensor whose first dimension is 1 (attribute takes batches and tuples)",
-        )
-
-
-def _check_callable(name: str, given: Any) -> None:
-    if given is not None and not callable(given):
-        raise InputError(name, repr(given), "a callable, or None")
-
-
-def _check_choice(name: str, given: Any, accepted: tuple[str, ...]) -> None:
-    if not isinstance(given, str) or given not in accepted:
-        raise InputError(name, repr(given), ", ".join(map(repr, accepted)))
+        x = heatmap.image[None]
+        if isinstance(self.forward_func, torch.nn.Module):
+            x = x.to(next((p.device for p in self.forward_func.parameters()), x.device))
+        if baselines is None and isinstance(heatmap.baseline, tuple):
+            levels = torch.tensor(heatmap.baseline, device=x.device)
+            baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
+        return self._request(
+            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional,
+            activation, classes="predicted" if heatmap.outputs is None else "all",
+        )  # fmt: skip

@@ -19,19 +19,24 @@ from torch import nn
 from torchvision.models import densenet121, mobilenet_v2
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, zoo
-from krypton_engine.approximation.compensation import are_probabilities, compensated
+from krypton_engine.approximation.compensation import compensated
 from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
+from krypton_engine.attr import explain
+from krypton_engine.attr.request import heatmap_request
+from krypton_engine.common.outputs import are_probabilities
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.gradients import first_order
+from krypton_engine.heatmap.heatmap import Origin
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
+from krypton_engine.planning.planner import Preparer
 from krypton_engine.run import adaptive
 from krypton_engine.run.adaptive import Forecast, StoppingRule
 from krypton_engine.run.loop import Watch, run
@@ -232,13 +237,23 @@ def test_verify_where_no_error_was_expected():
     assert estimate.value < 0.9999 and estimate.value == pytest.approx(reached, abs=0.01)
 
 
+def asked_of(preparer, model, x, activation=None):
+    """What a heatmap of the class 1 is asked for."""
+    return heatmap_request(model, x, WINDOW, STRIDES, None, 1, None, activation, preparer.budget)
+
+
+def reaching(goal, model, x):
+    """The map of a goal of the test's own."""
+    preparer = Preparer("auto", None)
+    with torch.no_grad():
+        request = replace(asked_of(preparer, model, x), goal=goal, fills=True)
+        return explain.heatmap(preparer, request, time.perf_counter(), None, False, Origin())
+
+
 def test_verify_measures_what_is_trimmed(wide, tuning):
     goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     occlusion = KryptonOcclusion(wide)
-    with torch.no_grad():
-        request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
-        with Watch(1, None, False) as watch:
-            heatmap = occlusion._measure(request, None, goal, watch, time.perf_counter())
+    heatmap = reaching(goal, wide, blobs(0))
     full = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1)
     assert bool((heatmap.status == Status.TRIMMED).any())
     some = heatmap.verify(occlusion, 0.3)
@@ -309,19 +324,19 @@ def test_compare_is_the_measure(wide, exact):
 
 
 def trimmed(model, x, epsilon, executor, activation=None):
-    occlusion = KryptonOcclusion(model, executor=executor)
+    preparer = Preparer(executor, None)
     with torch.no_grad():
-        request = occlusion._request(x, WINDOW, STRIDES, None, 1, None, activation)
+        request = asked_of(preparer, model, x, activation)
 
         def measured(answer):
             session = answer.open(0)
-            recorder = occlusion._recorder(request, session, answer, 0.0)
+            recorder = explain.recorder_for(request, session, answer, 0.0)
             dropping = session.trimmed(epsilon, recorder.scalar)
             with Watch(1, None, False) as watch:
                 run(dropping, [request.wanted], recorder, watch)
             return recorder.heatmap(), answers(dropping).dropped
 
-        return occlusion._preparer.answered(request.question, 0, None, measured)
+        return preparer.answered(request.question, 0, None, measured)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
@@ -829,10 +844,7 @@ def test_what_one_sample_could_not_be_trimmed_by_is_no_choice(wide, tuning, monk
     assert len(more.curves) == len(before.curves) + 1 and more.epsilons == (0.0,)
     # A map whose tuning trims is measured as it is, up to where the tuning says.
     goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
-    with torch.no_grad():
-        request = occlusion._request(blobs(0), WINDOW, STRIDES, None, 1, None, None)
-        with Watch(1, None, False) as watch:
-            heatmap = occlusion._measure(request, None, goal, watch, time.perf_counter())
+    heatmap = reaching(goal, wide, blobs(0))
     assert heatmap.trimmed is None or not heatmap.trimmed.any()
     assert bool((heatmap.status == Status.INTERPOLATED).any())
 

@@ -21,7 +21,7 @@ from support.truth import brute_force, geometry
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import krypton_engine.attr.occlusion
+import krypton_engine.attr.explain
 from krypton_engine import InputError, KryptonOcclusion
 from krypton_engine.planning import proof
 
@@ -51,14 +51,14 @@ class Rows(TorchDispatchMode):
 def count(monkeypatch):
     """How many answers each run of the loop over positions took; captures and their proofs are outside it."""
     counts = []
-    run = krypton_engine.attr.occlusion.run
+    run = krypton_engine.attr.explain.run
 
     def counting(*args, **kwargs):
         with Rows() as rows:
             run(*args, **kwargs)
         counts.append(sum(rows.linear))
 
-    monkeypatch.setattr("krypton_engine.attr.occlusion.run", counting)
+    monkeypatch.setattr("krypton_engine.attr.explain.run", counting)
     return counts
 
 

@@ -1,0 +1,69 @@
+"""What a tuning was made for, against what a call asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from krypton_engine.attr.targets import as_kept, of_example
+from krypton_engine.errors import InputError
+from krypton_engine.executors.full import evaluate
+from krypton_engine.heatmap.identity import Described, described
+from krypton_engine.planning.question import Question
+from krypton_engine.tuning.fingerprint import Fingerprint
+from krypton_engine.tuning.tuning import Tuning
+
+
+def fingerprint(
+    question: Question, row: int, target: Any, activate: Callable[[Tensor], Tensor] | None
+) -> Fingerprint:
+    """What a tuning for an example holds for; the model says its word on noise.
+
+    Args:
+        question: Holds the example.
+        row: Its number.
+        target: As a tuning keeps it.
+        activate: The activation of the model's outputs.
+    """
+    inputs, additional = question.example(row)
+
+    def model(x: Tensor) -> Tensor:
+        outputs = evaluate(question.forward_func, (x,), additional or None)
+        return outputs if activate is None else activate(outputs)
+
+    return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
+
+
+def accept(
+    tuning: Tuning, question: Question, target: Any, activate: Callable[[Tensor], Tensor] | None
+) -> None:
+    """Refuse a tuning that was made for something else: the model, which may have changed, is asked.
+
+    Args:
+        tuning: The tuning.
+        question: What is asked now.
+        target: Of all its examples.
+        activate: The activation of the model's outputs.
+
+    Raises:
+        InputError: Model, activation, window, baseline or target differ, or there are several inputs.
+    """
+    if len(question.inputs) > 1:
+        raise InputError(
+            "tuning", "for one input", problem=f"and the forward function has {len(question.inputs)}"
+        )
+    rows = len(question.inputs[0])
+    base = question.base if activate is None else activate(question.base)
+    classes = base.shape[1] if base.ndim == 2 else None
+    asked = [as_kept(of_example(target, row, rows), classes) for row in range(rows)]
+    predicted = [int(out.argmax()) for out in base] if classes else []
+    if tuning.fingerprint.target is None and asked == predicted:
+        asked = [None] * rows
+    checked: list[tuple[Any, Described]] = []
+    for row, one in enumerate(asked):
+        key = (one, described(question.baseline(0, row)))
+        if key not in checked:
+            tuning.check(fingerprint(question, row, one, activate))
+            checked.append(key)

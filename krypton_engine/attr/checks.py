@@ -1,0 +1,131 @@
+"""Arguments that need no model to be checked: choices, numbers, callables, goals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from krypton_engine.common.arguments import real, whole
+from krypton_engine.errors import InputError
+from krypton_engine.executors.registry import EXECUTORS
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.tuning.tuning import Tuning
+
+Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
+Activate = Callable[[Tensor], Tensor] | None
+
+
+def memory_budget_of(forward_func: object, executor: object, memory_budget: object) -> int | None:
+    """Bytes that a call may take, None for the planner's choice; the other arguments are checked with it.
+
+    Raises:
+        InputError: No callable, an unknown executor, or a budget that is no positive number.
+    """
+    if not callable(forward_func):
+        raise InputError("forward_func", repr(forward_func), "a model, or another callable")
+    check_choice("executor", executor, EXECUTORS)
+    if memory_budget is None:
+        return None
+    budget = real(memory_budget) or 0.0
+    if not 0 < budget < math.inf:
+        raise InputError("memory_budget", repr(memory_budget), "a positive number of bytes, or None")
+    return int(budget)
+
+
+def check_callable(name: str, given: object) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        InputError: No callable, nor None.
+    """
+    if given is not None and not callable(given):
+        raise InputError(name, repr(given), "a callable, or None")
+
+
+def check_one_example(x: object) -> None:
+    """Refuse what is no tensor of one example.
+
+    Raises:
+        InputError: No tensor, or another first dimension than 1.
+    """
+    if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
+        raise InputError(
+            "x",
+            shape_or_type(x),
+            "one example, a tensor whose first dimension is 1 (attribute takes batches and tuples)",
+        )
+
+
+def check_choice(name: str, given: object, accepted: tuple[str, ...]) -> None:
+    """Refuse what is none of a few words.
+
+    Raises:
+        InputError: Something else.
+    """
+    if not isinstance(given, str) or given not in accepted:
+        raise InputError(name, repr(given), ", ".join(map(repr, accepted)))
+
+
+def activation_of(activation: Activation) -> Activate:
+    """The function that an activation names.
+
+    Raises:
+        InputError: Neither a known name nor a callable.
+    """
+    if isinstance(activation, str) and activation == "softmax":
+        return softmax
+    if activation is not None and not callable(activation):
+        raise InputError("activation", repr(activation), "None, 'softmax' or a callable")
+    return activation
+
+
+def softmax(outputs: Tensor) -> Tensor:
+    """Probabilities of outputs ``(n, classes, ...)``."""
+    return outputs.softmax(dim=1)
+
+
+def goal_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
+    """When a map is good enough; None for the exact map.
+
+    Raises:
+        InputError: No similarity, or a tuning without one.
+    """
+    if ssim_target is None:
+        if tuning is not None:
+            raise InputError(
+                "tuning", "given without ssim_target", problem="the similarity that it is to reach"
+            )
+        return None
+    if tuning is not None and not isinstance(tuning, Tuning):
+        raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
+    similarity = real(ssim_target) or 0.0
+    if not 0 < similarity <= 1:
+        raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")
+    if similarity == 1:
+        return None
+    return StoppingRule(similarity) if tuning is None else tuning.goal(similarity, trims)
+
+
+def python_sizes(given: Any) -> Any:
+    """Integers of any library as Python's, in tuples of tuples; anything else as it is."""
+    if isinstance(given, tuple):
+        return tuple(python_sizes(item) for item in given)
+    size = whole(given)
+    return given if size is None else size
+
+
+def python_numbers(baselines: Any) -> Any:
+    """NumPy's numbers as Python's; anything else as it is."""
+    if isinstance(baselines, tuple):
+        return tuple(python_numbers(item) for item in baselines)
+    is_number = isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0
+    return baselines.item() if is_number else baselines
+
+
+def shape_or_type(given: object) -> str:
+    """A tensor's shape, or the type of anything else, for messages."""
+    return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__

@@ -1,0 +1,213 @@
+"""Requests carried out: attributions of a batch, a heatmap, a map verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.attr.request import AttributionRequest, MapRequest, select
+from krypton_engine.attr.targets import of_example
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.base import Session
+from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.heatmap import Heatmap, Origin
+from krypton_engine.heatmap.identity import described
+from krypton_engine.heatmap.status import Status
+from krypton_engine.heatmap.verification import Sample
+from krypton_engine.plan.measured import Costs
+from krypton_engine.planning.planner import Answer, Preparer
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.analysis import analyzed
+from krypton_engine.run.loop import OnProgress, Watch, refine, run
+from krypton_engine.run.order import coarse_to_fine, row_by_row
+
+_ORDERS = {"rows": row_by_row, "coarse to fine": coarse_to_fine}
+
+
+def attributions(
+    preparer: Preparer,
+    request: AttributionRequest,
+    began: float,
+    on_progress: OnProgress | None,
+    show_progress: bool,
+) -> tuple[Tensor, ...]:
+    """Attributions of every input, each ``(outputs, *input_shape)``.
+
+    Args:
+        preparer: Opens the sessions.
+        request: What is asked for.
+        began: When the call began, of ``time.perf_counter``.
+        on_progress: See `OnProgress`.
+        show_progress: Whether to draw a progress bar.
+
+    Raises:
+        OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
+    """
+    question = request.question
+    total = sum(len(question.inputs[0]) * len(window) for window in question.windows)
+    parts = []
+    with Watch(total, on_progress, show_progress) as watch:
+        for i in range(len(question.inputs)):
+            work = partial(_attribution, request, i, watch, watch.done, began)
+            parts.append(preparer.answered(question, i, request.per_evaluation, work, watch.watched))
+        watch.finish()
+    return tuple(parts)
+
+
+def _attribution(
+    request: AttributionRequest, occluded: int, watch: Watch, done: int, began: float, answer: Answer
+) -> Tensor:
+    """Attributions of one input over all examples: ``(outputs, *input_shape)``."""
+    watch.rewind(done)
+    question, goal = request.question, request.goal
+    x = question.inputs[occluded]
+    rows = []
+    for row in answer.rows:
+        session = answer.open(row)
+        target = request.target if row is None else of_example(request.target, row, len(x))
+        positions = np.arange(len(session.window), dtype=np.int64)
+        recorder = Recorder(
+            session.window,
+            session.base,
+            partial(_of_all if row is None else select, target=target),
+            target=target,
+            image=None if row is None else x[row],
+            plan=partial(answer.plan, session),
+            began=began,
+            fill=None if goal is None or row is None else positions,
+        )
+        if goal is None or row is None:  # of examples that only go together there is no one map
+            run(session, [positions], recorder, watch, request.per_evaluation)
+        else:
+            refine(session, positions, recorder, watch, goal, request.per_evaluation)
+        answer.confirm(row, session, recorder)
+        rows.append(recorder.heatmap().attribution().reshape(-1, *x.shape[1:]))
+        del session  # before the next example's views are made
+    return torch.cat(rows).to(x.device)
+
+
+def _of_all(outputs: Tensor, target: Any) -> Tensor:
+    """The target's part of outputs that each hold all examples, ``(positions, examples, ...)``."""
+    return torch.stack([select(each, target) for each in outputs])
+
+
+def heatmap(
+    preparer: Preparer,
+    request: MapRequest,
+    began: float,
+    on_progress: OnProgress | None,
+    show_progress: bool,
+    origin: Origin,
+) -> Heatmap:
+    """The heatmap that a request asks for.
+
+    Args:
+        preparer: Opens the sessions.
+        request: What is asked for.
+        began: When the call began, of ``time.perf_counter``.
+        on_progress: See `OnProgress`.
+        show_progress: Whether to draw a progress bar.
+        origin: Of the map.
+
+    Raises:
+        InputError: The known part is of another map.
+        OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
+    """
+    wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
+    with Watch(len(wanted), on_progress, show_progress) as watch:
+        work = request.goal or _ORDERS[request.schedule](request.question.windows[0], wanted)
+        return _measured(preparer, request, work, watch, began, origin)
+
+
+def verified(
+    preparer: Preparer, heatmap: Heatmap, request: MapRequest, sample: Sample, began: float, origin: Origin
+) -> Heatmap:
+    """A map with a sample of its positions measured, and judged by them.
+
+    Args:
+        preparer: Opens the sessions.
+        heatmap: The map.
+        request: What the map was asked for.
+        sample: The positions.
+        began: When the call began, of ``time.perf_counter``.
+        origin: Of the new map.
+
+    Raises:
+        InputError: A map of another model, image or baseline.
+    """
+    known = (heatmap.status != Status.UNKNOWN).numpy()
+    request = replace(request, wanted=np.flatnonzero(known), known=heatmap, goal=None, fills=True)
+    with Watch(len(sample.positions), None, False) as watch:
+        found = _measured(preparer, request, [sample.positions], watch, began, origin, "heatmap")
+    return sample.judged(found.filled(known))
+
+
+def _measured(
+    preparer: Preparer,
+    request: MapRequest,
+    work: StoppingRule | Iterable[IntArray],
+    watch: Watch,
+    began: float,
+    origin: Origin,
+    known_as: str = "resume",
+) -> Heatmap:
+    """A heatmap, from what is known of it on, stage by stage or until a goal is reached.
+
+    ``known_as`` is the argument that gave what is known.
+    """
+    stages = work if isinstance(work, StoppingRule) else list(work)
+
+    def measure(answer: Answer) -> Heatmap:
+        watch.rewind(0)
+        session = answer.open(answer.rows[0])
+        session.costs = Costs() if request.analyze else None
+        recorder = recorder_for(request, session, answer, began, origin)
+        if request.known is not None:
+            recorder.resume(request.known, known_as)
+            preparer.recall(request.question, 0, 0, recorder, answer)
+        if isinstance(stages, StoppingRule):
+            refine(session, request.wanted, recorder, watch, stages)
+        else:
+            run(session, stages, recorder, watch)
+        made = analyzed(recorder.heatmap(), session, request.known)
+        answer.confirm(answer.rows[0], session, recorder)
+        return made
+
+    found = preparer.answered(request.question, 0, None, measure, watch.watched)
+    watch.finish()
+    return found
+
+
+def recorder_for(
+    request: MapRequest, session: Session, answer: Answer, began: float, origin: Origin | None = None
+) -> Recorder:
+    """A map builder that notes what a request asks for.
+
+    Args:
+        request: What is asked for.
+        session: Answers for positions.
+        answer: Opened the session.
+        began: When the run began, of ``time.perf_counter``.
+        origin: Of the map.
+    """
+    return Recorder(
+        session.window,
+        session.base,
+        partial(select, target=request.target),
+        activate=request.activate,
+        target=request.target,
+        keep_outputs=request.keep_outputs,
+        classify=request.classes is not None,
+        image=request.question.inputs[0][0],
+        baseline=described(request.question.baseline(0, 0)),
+        plan=partial(answer.plan, session),
+        began=began,
+        fill=request.wanted if request.fills else None,
+        origin=origin,
+    )

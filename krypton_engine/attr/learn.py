@@ -1,0 +1,154 @@
+"""A tuning out of samples: what is asked for, and its running."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from krypton_engine.attr.acceptance import fingerprint
+from krypton_engine.attr.checks import check_callable
+from krypton_engine.attr.explain import recorder_for
+from krypton_engine.attr.request import MapRequest
+from krypton_engine.attr.targets import as_kept
+from krypton_engine.common.arguments import real
+from krypton_engine.errors import InputError, OcclusionCancelled
+from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.identity import fingerprint_of_image
+from krypton_engine.planning.planner import Answer, Preparer
+from krypton_engine.run.loop import declines
+from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.replay import curves_of
+from krypton_engine.tuning.tuning import CONFIDENCE, Tuning
+
+OnSample = Callable[[Tuning, int, int], object]
+"""Called as ``on_progress(tuning_so_far, done, total)``; returning False cancels."""
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """What `KryptonOcclusion.tune` is asked for.
+
+    Attributes:
+        samples: A map of every sample.
+        target: What the tuning is for; None for each sample's predicted class.
+        confidence: Share of images that are to meet their target.
+        seconds: Time after which no more work begins; infinite if nobody said.
+        known: A tuning that gets more samples.
+    """
+
+    samples: tuple[MapRequest, ...]
+    target: Any
+    confidence: float
+    seconds: float
+    known: Tuning | None
+
+
+def tuning_request(
+    samples: Any,
+    target: Any,
+    confidence: float | None,
+    max_seconds: float | None,
+    resume: Tuning | None,
+    on_progress: object,
+    asked_of: Callable[[Tensor], MapRequest],
+) -> TuningRequest:
+    """The arguments of `KryptonOcclusion.tune`, checked; ``asked_of`` gives the request of one sample.
+
+    Raises:
+        InputError: An argument that cannot be used.
+    """
+    check_callable("on_progress", on_progress)
+    if resume is not None and not isinstance(resume, Tuning):
+        raise InputError("resume", repr(resume), "a tuning for the same, or None")
+    try:
+        images = [x[None] for x in samples] if isinstance(samples, Tensor) else list(samples)
+    except TypeError:  # nothing that has items
+        raise InputError("samples", repr(samples), "a batch, or a list of images") from None
+    if not images:
+        raise InputError("samples", "empty", "at least one image")
+    shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
+    if len(shapes) > 1:
+        raise InputError("samples", f"shapes {sorted(map(str, shapes))}", "images of one shape", verb="have")
+    if confidence is None:
+        confidence = CONFIDENCE if resume is None else resume.confidence
+    share = real(confidence) or 0.0
+    if not 0 < share < 1:
+        raise InputError("confidence", repr(confidence), "numbers above 0 and below 1")
+    seconds = math.inf if max_seconds is None else real(max_seconds) or 0.0
+    if not seconds > 0:
+        raise InputError("max_seconds", repr(max_seconds), "a positive number, or None")
+    requests = tuple(asked_of(x) for x in images)
+    for request in requests:
+        request.wants_one_number()
+    return TuningRequest(requests, target, share, seconds, resume)
+
+
+def learn(
+    preparer: Preparer,
+    request: TuningRequest,
+    began: float,
+    on_progress: OnSample | None,
+    show_progress: bool,
+) -> Tuning:
+    """The tuning that samples make.
+
+    Args:
+        preparer: Opens the sessions.
+        request: What is asked for.
+        began: When the call began, of ``time.perf_counter``.
+        on_progress: See `OnSample`.
+        show_progress: Whether to draw a progress bar.
+
+    Raises:
+        InputError: The known tuning was made for something else.
+        OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
+    """
+    first = request.samples[0]
+    target = None if request.target is None else as_kept(request.target, first.classes)
+    found = fingerprint(first.question, 0, target, first.activate)
+    known = request.known
+    tuning = (
+        Tuning(found, (), request.confidence)
+        if known is None
+        else replace(known, confidence=request.confidence)
+    )
+    tuning.check(found)
+    deadline = None if math.isinf(request.seconds) else began + request.seconds
+    total = len(request.samples)
+    with tqdm(total=total, desc="Krypton tuning", unit="image", disable=not show_progress) as bar:
+        for done, sample in enumerate(request.samples, 1):
+            image = fingerprint_of_image(sample.question.inputs[0])
+            if image not in tuning.images:
+                work = partial(_curves, sample, image, tuning, deadline)
+                try:
+                    curves = preparer.answered(sample.question, 0, None, work)
+                except OcclusionCancelled:
+                    break
+                tuning = tuning.with_curves(curves)
+            bar.update()
+            if on_progress is not None and declines(on_progress(tuning, done, total)):
+                raise OcclusionCancelled(tuning)
+    return tuning
+
+
+def _curves(
+    sample: MapRequest, image: str, tuning: Tuning, deadline: float | None, answer: Answer
+) -> list[Curve]:
+    """What one sample of a tuning shows."""
+    session = answer.open(answer.rows[0])
+    recorders: list[Recorder] = []
+
+    def recorder(began: float) -> Recorder:
+        recorders.append(recorder_for(sample, session, answer, began))
+        return recorders[-1]
+
+    at_once = tuning.at_once or session.at_once
+    curves = curves_of(image, session, sample.wanted, recorder, tuning.epsilons, at_once, deadline)
+    answer.confirm(answer.rows[0], session, recorders[0])  # of the exact map
+    return curves

@@ -1,0 +1,385 @@
+"""What a user asks for, checked once: arguments of every call as values that the rest relies on.
+
+Nothing else in Krypton uses Captum's private helpers, which give arguments the forms that Captum gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from captum._utils.common import _format_additional_forward_args, _select_targets
+from captum.attr._utils.common import (
+    _format_and_verify_sliding_window_shapes,
+    _format_and_verify_strides,
+    _format_input_baseline,
+)
+from torch import Tensor
+
+from krypton_engine.attr.acceptance import accept
+from krypton_engine.attr.checks import (
+    Activate,
+    Activation,
+    activation_of,
+    check_callable,
+    check_choice,
+    check_one_example,
+    goal_of,
+    python_numbers,
+    python_sizes,
+    shape_or_type,
+    softmax,
+)
+from krypton_engine.attr.targets import indices, of_example
+from krypton_engine.common.arguments import whole
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.errors import InputError
+from krypton_engine.executors.full import as_numbers, evaluate
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.question import Question
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.tuning.tuning import Tuning
+
+Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
+Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
+Schedule = Literal["rows", "coarse to fine"]
+
+
+@dataclass(frozen=True)
+class AttributionRequest:
+    """What `KryptonOcclusion.attribute` is asked for.
+
+    Attributes:
+        question: What is asked of the forward function.
+        target: What is selected of its outputs, for all examples.
+        goal: When a map is good enough; None for exact ones.
+        per_evaluation: Largest number of positions computed together; None for the planner's choice.
+    """
+
+    question: Question
+    target: Any
+    goal: StoppingRule | None
+    per_evaluation: int | None
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """What a heatmap is asked for.
+
+    Attributes:
+        question: What is asked of the forward function, about one example.
+        activate: The function applied to its outputs.
+        target: What is selected of them.
+        shape: Of the selected values; empty if that is one number.
+        wanted: Positions.
+        classes: Number of classes, if the outputs are one row of them.
+        keep_outputs: Whether to keep all outputs.
+        schedule: The order of positions of an exact map.
+        goal: When the map is good enough; None for the exact one.
+        known: A part of the map that was measured before.
+        fills: Whether positions that are not measured are interpolated.
+        analyze: Whether every step is timed.
+    """
+
+    question: Question
+    activate: Activate
+    target: Any
+    shape: tuple[int, ...]
+    wanted: IntArray
+    classes: int | None
+    keep_outputs: bool
+    schedule: Schedule = "rows"
+    goal: StoppingRule | None = None
+    known: Heatmap | None = None
+    fills: bool = False
+    analyze: bool = False
+
+    def wants_one_number(self) -> None:
+        """Refuse a target of several values, whose maps have no SSIM.
+
+        Raises:
+            InputError: It is one.
+        """
+        if self.shape:
+            raise InputError(
+                "target",
+                repr(self.target),
+                "with ssim_target or tune, targets that are one number",
+                f"which selects values of shape {self.shape}",
+            )
+
+
+# -- calls ---------------------------------------------------------------------------------------------------
+
+
+def attribution_request(
+    forward_func: Callable[..., Any],
+    inputs: Any,
+    sliding_window_shapes: Shapes,
+    strides: Strides,
+    baselines: Any,
+    target: Any,
+    additional: Any,
+    perturbations_per_eval: int | None,
+    on_progress: object,
+    ssim_target: float | None,
+    tuning: Tuning | None,
+) -> AttributionRequest:
+    """The arguments of `KryptonOcclusion.attribute`, checked; the model is asked about the inputs themselves.
+
+    Raises:
+        InputError: An argument that cannot be used.
+    """
+    per_evaluation = None if perturbations_per_eval is None else whole(perturbations_per_eval) or 0
+    if per_evaluation is not None and per_evaluation < 1:
+        raise InputError(
+            "perturbations_per_eval", repr(perturbations_per_eval), "None or an integer of at least 1"
+        )
+    target = indices(target)
+    check_callable("on_progress", on_progress)
+    goal = goal_of(ssim_target, tuning)
+    question = _question(forward_func, inputs, sliding_window_shapes, strides, baselines, additional)
+    examples = len(question.inputs[0])
+    if goal is not None and target is None and question.base.shape[1:] == (1,):
+        target = 0
+    selected = _selected(question.base, target, examples)
+    if goal is not None and selected.shape != (examples,):
+        raise InputError(
+            "target",
+            repr(target),
+            "with ssim_target, targets with one number for every example",
+            f"which selects values of shape {tuple(selected.shape)}",
+        )
+    if tuning is not None:
+        accept(tuning, question, target, None)
+    return AttributionRequest(question, target, goal, per_evaluation)
+
+
+def heatmap_request(
+    forward_func: Callable[..., Any],
+    x: Tensor,
+    sliding_window_shapes: tuple[int, ...],
+    strides: int | tuple[int, ...] | None,
+    baselines: Any,
+    target: Any,
+    additional: Any,
+    activation: Activation,
+    budget: Callable[[torch.device], int],
+    *,
+    region: Tensor | Sequence[int] | None = None,
+    classes: str = "predicted",
+    schedule: Schedule = "rows",
+    resume: Heatmap | None = None,
+    on_progress: object = None,
+    ssim_target: float | None = None,
+    tuning: Tuning | None = None,
+    analyze: bool = False,
+) -> MapRequest:
+    """The arguments of `KryptonOcclusion.heatmap`, checked; the model is asked about the image itself.
+
+    ``budget`` says how many bytes a call may take on a device.
+
+    Raises:
+        InputError: An argument that cannot be used.
+    """
+    check_choice("classes", classes, ("predicted", "all"))
+    check_choice("schedule", schedule, ("rows", "coarse to fine"))
+    check_callable("on_progress", on_progress)
+    if resume is not None and not isinstance(resume, Heatmap):
+        raise InputError("resume", repr(resume), "a heatmap of the same call, or None")
+    # Of the outputs that are kept only the target's could be compensated for what trimming drops.
+    goal = goal_of(ssim_target, tuning, trims=classes != "all")
+    check_one_example(x)
+    activate, target = activation_of(activation), indices(target)
+    question = _question(forward_func, x, sliding_window_shapes, strides, baselines, additional)
+    base = _activated_row(question.base, activate)
+    has_classes = base.ndim == 2 and base.shape[1] > 1
+    if target is None and base.ndim == 2:
+        target = int(base[0].argmax())
+    selected = _selected(base, target, 1)
+    window = question.windows[0]
+    request = MapRequest(
+        question,
+        activate,
+        of_example(target, 0, 1),
+        tuple(selected.shape[1:]),
+        np.arange(len(window), dtype=np.int64) if region is None else window.touching(region),
+        base.shape[1] if has_classes else None,
+        classes == "all",
+        schedule,
+        goal,
+        resume,
+        fills=goal is not None,
+        analyze=bool(analyze),
+    )
+    needed = len(window) * base.numel() * base.element_size()
+    if request.keep_outputs and needed > budget(x.device):
+        raise InputError(
+            "classes",
+            '"all"',
+            problem=f"but {len(window)} positions of {base.numel()} outputs take "
+            f"{needed / 2**20:.0f} MiB, more than memory_budget",
+        )
+    if goal is not None:
+        request.wants_one_number()
+    if tuning is not None:
+        _accept_for_map(tuning, request, region is not None)
+    if resume is not None and resume.window != window:
+        raise InputError("resume", repr(resume), problem=f"a map of another window, {resume.window}")
+    return request
+
+
+def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> None:
+    if has_region:
+        raise InputError("tuning", "for whole maps", problem="with region, give ssim_target without it")
+    if request.known is not None and request.goal is not None:
+        raise InputError(
+            "tuning",
+            "for maps from their first position on",
+            problem="with resume, give ssim_target without it",
+        )
+    accept(tuning, request.question, request.target, request.activate)
+
+
+# -- arguments -----------------------------------------------------------------------------------------------
+
+
+def select(outputs: Tensor, target: Any) -> Tensor:
+    """The target's part of outputs ``(n, *output_shape)``, as Captum selects it.
+
+    Examples:
+        >>> select(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), 1)
+        tensor([0.9000, 0.8000])
+    """
+    selected: Tensor = _select_targets(outputs, target)
+    return selected
+
+
+def additional_arguments(given: Any) -> tuple[Any, ...] | None:
+    """Further arguments of a forward function, in a tuple; None if there are none."""
+    arguments: tuple[Any, ...] | None = _format_additional_forward_args(given)
+    return arguments
+
+
+def windows_of(
+    inputs: tuple[Tensor, ...], sliding_window_shapes: Shapes, strides: Strides
+) -> tuple[SlidingWindow, ...]:
+    """The sliding window over each input.
+
+    Raises:
+        InputError: Sizes that fit no input.
+    """
+    if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
+        raise InputError(
+            "sliding_window_shapes",
+            repr(sliding_window_shapes),
+            f"a tuple with a size for every dimension of the input but its batch, "
+            f"{tuple(inputs[0].shape[1:])}, or a tuple of such for several inputs",
+        )
+    try:
+        steps = _format_and_verify_strides(python_sizes(strides), inputs)
+        shapes = _format_and_verify_sliding_window_shapes(python_sizes(sliding_window_shapes), inputs)
+    except (AssertionError, IndexError, TypeError) as error:
+        raise InputError(
+            "sliding_window_shapes", f"{sliding_window_shapes} and strides {strides}", problem=str(error)
+        ) from None
+    return tuple(
+        SlidingWindow(tuple(x.shape[1:]), shape, (step,) * (x.ndim - 1) if isinstance(step, int) else step)
+        for x, shape, step in zip(inputs, shapes, steps, strict=True)
+    )
+
+
+def _question(
+    forward_func: Callable[..., Any],
+    inputs: Any,
+    sliding_window_shapes: Shapes,
+    strides: Strides,
+    baselines: Any,
+    additional: Any,
+) -> Question:
+    """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs."""
+    for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
+        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
+            raise InputError(
+                f"inputs[{i}]" if isinstance(inputs, tuple) else "inputs",
+                shape_or_type(tensor),
+                "a tensor with at least one example, or a tuple of such; what else forward_func takes goes "
+                "into additional_forward_args",
+            )
+    try:
+        tensors, formatted = _format_input_baseline(inputs, python_numbers(baselines))
+    except (AssertionError, TypeError) as error:
+        raise InputError("baselines", f"not of Captum's kinds: {' '.join(str(error).split())}") from None
+    if not tensors or len(formatted) != len(tensors):
+        raise InputError(
+            "inputs",
+            f"{len(tensors)} tensors and baselines {len(formatted)}",
+            "at least one tensor and a tuple of as many baselines, or None",
+            verb="has",
+        )
+    windows = windows_of(tensors, sliding_window_shapes, strides)
+    extra = additional_arguments(additional)
+    base = evaluate(forward_func, tensors, extra)
+    filled = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
+    return Question(forward_func, tensors, filled, windows, extra, base)
+
+
+def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
+    """What replaces the cells of ``x``, of its shape, and of the type that Captum's occluded copies have."""
+    try:
+        if isinstance(baseline, Tensor):
+            return baseline.to(x.device).expand(x.shape)
+        exact = torch.float64 if isinstance(baseline, float) else torch.int64
+        tensor = torch.tensor(baseline, dtype=exact, device="cpu")
+        return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)
+    except (RuntimeError, ValueError):
+        given = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"{baseline}"
+        raise InputError(
+            f"baselines[{i}]", given, f"what fits the input's {tuple(x.shape)}, {x.dtype}"
+        ) from None
+
+
+def _activated_row(base: Tensor, activate: Activate) -> Tensor:
+    """The activated outputs for one example: one row."""
+    if base.shape[:1] != (1,):
+        raise InputError(
+            "forward_func",
+            f"shape {tuple(base.shape)} for one example",
+            "for a heatmap, one row (attribute takes any output)",
+            verb="returns",
+        )
+    if activate is None:
+        return base
+    if activate is softmax and (base.ndim < 2 or base.shape[1] < 2):
+        raise InputError(
+            "activation",
+            "'softmax'",
+            "torch.sigmoid, say, or None",
+            f"which makes 1 of a single output, and the outputs have shape {tuple(base.shape)}",
+        )
+    activated = as_numbers("activation", activate(base))
+    if activated.shape[:1] != (1,):
+        raise InputError(
+            "activation",
+            f"shape {tuple(activated.shape)} of {tuple(base.shape)}",
+            "what keeps the first dimension",
+            verb="makes",
+        )
+    return activated
+
+
+def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
+    """The target's part of ``base``, or a clear error."""
+    try:
+        return select(base, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            "target",
+            repr(target),
+            problem=f"which does not select from outputs of shape {tuple(base.shape)} for "
+            f"{examples} examples: {error}",
+        ) from None

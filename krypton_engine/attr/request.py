@@ -6,7 +6,7 @@ Nothing else in Krypton uses Captum's private helpers, which give arguments the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,6 +36,7 @@ from krypton_engine.attr.checks import (
 from krypton_engine.attr.targets import indices, of_example
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers, evaluate
 from krypton_engine.heatmap.heatmap import Heatmap
@@ -142,7 +143,7 @@ def attribution_request(
     target = indices(target)
     check_callable("on_progress", on_progress)
     goal = goal_of(ssim_target, tuning)
-    question = _question(forward_func, inputs, sliding_window_shapes, strides, baselines, additional)
+    question = question_of(forward_func, inputs, sliding_window_shapes, strides, baselines, additional)
     examples = len(question.inputs[0])
     if goal is not None and target is None and question.base.shape[1:] == (1,):
         target = 0
@@ -195,42 +196,85 @@ def heatmap_request(
     goal = goal_of(ssim_target, tuning, trims=classes != "all")
     check_one_example(x)
     activate, target = activation_of(activation), indices(target)
-    question = _question(forward_func, x, sliding_window_shapes, strides, baselines, additional)
+    question = question_of(forward_func, x, sliding_window_shapes, strides, baselines, additional)
+    request = map_request(
+        question, target, activate, region, classes == "all", schedule, goal, tuning, resume
+    )
+    request = replace(request, analyze=bool(analyze))
+    if request.keep_outputs:
+        _check_kept(request, budget(x.device))
+    return request
+
+
+def map_request(
+    question: Question,
+    target: Any,
+    activate: Activate,
+    region: Tensor | Sequence[int] | None = None,
+    keep_outputs: bool = False,
+    schedule: Schedule = "rows",
+    goal: StoppingRule | None = None,
+    tuning: Tuning | None = None,
+    known: Heatmap | None = None,
+) -> MapRequest:
+    """What a heatmap is asked for, given a question that the model has answered for the whole image.
+
+    Args:
+        question: About one example.
+        target: Index of the outputs; None for the predicted class.
+        activate: The function applied to the outputs.
+        region: Cells that positions have to touch.
+        keep_outputs: Whether to keep all outputs.
+        schedule: The order of positions of an exact map.
+        goal: When the map is good enough.
+        tuning: Whence the goal comes.
+        known: A part of the map that was measured before.
+
+    Raises:
+        InputError: Activation, target, region, tuning or known part do not fit the model's answer.
+    """
     base = _activated_row(question.base, activate)
     has_classes = base.ndim == 2 and base.shape[1] > 1
     if target is None and base.ndim == 2:
         target = int(base[0].argmax())
     selected = _selected(base, target, 1)
     window = question.windows[0]
+    wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
     request = MapRequest(
         question,
         activate,
         of_example(target, 0, 1),
         tuple(selected.shape[1:]),
-        np.arange(len(window), dtype=np.int64) if region is None else window.touching(region),
+        wanted,
         base.shape[1] if has_classes else None,
-        classes == "all",
+        keep_outputs,
         schedule,
         goal,
-        resume,
+        known,
         fills=goal is not None,
-        analyze=bool(analyze),
     )
-    needed = len(window) * base.numel() * base.element_size()
-    if request.keep_outputs and needed > budget(x.device):
-        raise InputError(
-            "classes",
-            '"all"',
-            problem=f"but {len(window)} positions of {base.numel()} outputs take "
-            f"{needed / 2**20:.0f} MiB, more than memory_budget",
-        )
     if goal is not None:
         request.wants_one_number()
     if tuning is not None:
         _accept_for_map(tuning, request, region is not None)
-    if resume is not None and resume.window != window:
-        raise InputError("resume", repr(resume), problem=f"a map of another window, {resume.window}")
+    if known is not None and known.window != window:
+        raise InputError("resume", repr(known), problem=f"a map of another window, {known.window}")
     return request
+
+
+def _check_kept(request: MapRequest, budget: int) -> None:
+    """Refuse outputs that take more memory than a call may."""
+    base, count = request.question.base, len(request.question.windows[0])
+    if request.activate is not None:
+        base = request.activate(base)
+    needed = count * base.numel() * base.element_size()
+    if needed > budget:
+        raise InputError(
+            "classes",
+            '"all"',
+            problem=f"but {count} positions of {base.numel()} outputs take "
+            f"{mebibytes(needed)}, more than memory_budget",
+        )
 
 
 def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> None:
@@ -293,7 +337,7 @@ def windows_of(
     )
 
 
-def _question(
+def question_of(
     forward_func: Callable[..., Any],
     inputs: Any,
     sliding_window_shapes: Shapes,
@@ -301,7 +345,11 @@ def _question(
     baselines: Any,
     additional: Any,
 ) -> Question:
-    """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs."""
+    """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs.
+
+    Raises:
+        InputError: An argument that cannot be used.
+    """
     for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
             raise InputError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from krypton_engine.cli.text import row
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from krypton_engine.attr.occlusion import KryptonOcclusion
+    from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.planning.planner import Preparer
+    from krypton_engine.planning.question import Question
     from krypton_engine.zoo import ZooModel
 
 
@@ -37,23 +41,49 @@ def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
     """What the model says of the whole picture: one number a class."""
     import torch
 
+    with torch.no_grad(), _faults_of(model, name):
+        outputs: Tensor = model.model(x)
+    return _explainable(outputs, name)
+
+
+def question_of_picture(
+    model: ZooModel, x: Tensor, window: SlidingWindow, baseline: Tensor, name: str
+) -> tuple[Question, Tensor]:
+    """What is asked about a picture, with what the model says of the whole picture: one number a class."""
+    import torch
+
+    from krypton_engine.attr.request import question_of
+
+    with torch.no_grad(), _faults_of(model, name):
+        question = question_of(model.model, x, window.shape, window.strides, baseline, None)
+    return question, _explainable(question.base, name)
+
+
+@contextmanager
+def _faults_of(model: ZooModel, name: str) -> Iterator[None]:
+    """Whatever a model raises on a picture, as an error of the picture."""
     try:
-        with torch.no_grad():
-            outputs: Tensor = model.model(x)[0]
+        yield
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:
         raise InputError(
             "IMAGE",
             repr(name),
             problem=f"which makes {model.name} fail: {type(error).__name__}: {' '.join(str(error).split())}",
         ) from error
-    if not bool(torch.isfinite(outputs).all()):
+
+
+def _explainable(outputs: Tensor, name: str) -> Tensor:
+    """The outputs for the one picture, all of them finite."""
+    if not bool(outputs.isfinite().all()):
         raise InputError(
             "IMAGE",
             repr(name),
             "a picture for which the model gives finite numbers, to be explained",
             "which makes it return NaN or infinite ones",
         )
-    return outputs
+    return outputs[0]
 
 
 def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
@@ -72,6 +102,13 @@ def hint_probabilities(activation: str, outputs: Tensor) -> None:
 
     if activation == "softmax" and are_probabilities(outputs[None]):
         row("", "(the outputs look like probabilities already: --activation none?)")
+
+
+def preparer_of(arguments: argparse.Namespace) -> Preparer:
+    """What opens sessions, as the options want it."""
+    from krypton_engine.planning.planner import Preparer
+
+    return Preparer(arguments.executor, int(arguments.memory_budget * 2**20))
 
 
 def occlusion_of(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusion:

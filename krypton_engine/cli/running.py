@@ -11,25 +11,36 @@ from krypton_engine.cli.command import INTERRUPTED
 from krypton_engine.cli.text import counted, tell
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from krypton_engine.attr.occlusion import KryptonOcclusion
+    from krypton_engine.attr.request import MapRequest
     from krypton_engine.heatmap.heatmap import Heatmap
-    from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.planning.planner import Preparer
+    from krypton_engine.planning.question import Question
     from krypton_engine.tuning.tuning import Tuning
 
 
-def run_heatmap(
-    occlusion: KryptonOcclusion,
-    x: Tensor,
-    window: SlidingWindow,
-    baseline: Tensor,
+def request_for(
+    question: Question,
     target: int,
     activation: str,
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
-) -> tuple[Heatmap, bool]:
+) -> MapRequest:
+    """What a heatmap is asked for, its positions coarse to fine."""
+    from krypton_engine.attr import checks
+    from krypton_engine.attr.request import map_request
+
+    activate = checks.activation_of(None if activation == "none" else "softmax")
+    goal = checks.goal_of(ssim_target, tuning)
+    return map_request(question, target, activate, schedule="coarse to fine", goal=goal, tuning=tuning)
+
+
+def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[Heatmap, bool]:
     """The heatmap and whether it is whole: Ctrl-C leaves it as far as it came."""
+    import torch
+
+    from krypton_engine.attr import explain
+    from krypton_engine.heatmap.heatmap import Origin
+
     so_far: Heatmap | None = None
 
     def keep(heatmap: Heatmap, done: int, total: int) -> None:
@@ -37,19 +48,8 @@ def run_heatmap(
         so_far = heatmap
 
     try:
-        heatmap = occlusion.heatmap(
-            x,
-            window.shape,
-            window.strides,
-            baseline,
-            target,
-            activation=None if activation == "none" else "softmax",
-            schedule="coarse to fine",
-            show_progress=sys.stderr.isatty(),
-            on_progress=keep,
-            ssim_target=ssim_target,
-            tuning=tuning,
-        )
+        with torch.no_grad():
+            heatmap = explain.heatmap(preparer, request, began, keep, sys.stderr.isatty(), Origin())
     except KeyboardInterrupt:
         if so_far is None:
             raise

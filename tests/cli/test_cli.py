@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
+from krypton_engine.attr import explain as attr_explain
 from krypton_engine.cli import main
 from krypton_engine.cli.commands.info import extras_missing
 from krypton_engine.cli.messages import message
@@ -330,8 +331,35 @@ def test_any_other_failure_is_short_too(capsys, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("\n".join(["x" * 1000] * 9))
 
-    monkeypatch.setattr(KryptonOcclusion, "heatmap", fail)
+    monkeypatch.setattr(attr_explain, "heatmap", fail)
     refuses(capsys, explain(), "RuntimeError", "--debug")
+
+
+def test_explain_evaluates_the_picture_once(capsys, monkeypatch):
+    """The prediction, the checks and the base of the heatmap come from one answer of the model."""
+    evaluations, before_work, load, heatmap = [], [], zoo.load_model, attr_explain.heatmap
+
+    def loaded(*args, **kwargs):
+        model = load(*args, **kwargs)
+        picture = model.preprocess(zoo.load_image("photo.png"))[None]
+
+        def note(module, given):
+            if not torch.compiler.is_exporting() and given[0].shape == picture.shape:
+                evaluations.append(given[0].equal(picture))
+
+        model.model.register_forward_pre_hook(note)
+        return model
+
+    def noting(*args):
+        before_work.append(list(evaluations))
+        return heatmap(*args)
+
+    monkeypatch.setattr(zoo, "load_model", loaded)
+    monkeypatch.setattr(attr_explain, "heatmap", noting)
+    refuses(capsys, explain("--target", "9"), "--target is 9")
+    assert evaluations == [True] and not before_work
+    assert explain(*COARSE) == 0
+    assert before_work == [[True, True]]  # those of the two commands
 
 
 def test_debug_shows_the_traceback(capsys):
@@ -345,17 +373,17 @@ def test_debug_shows_the_traceback(capsys):
 
 
 def test_interrupted_run_keeps_what_it_has(capsys, monkeypatch, tmp_path):
-    whole = KryptonOcclusion.heatmap
+    whole = attr_explain.heatmap
 
-    def interrupted(self, *args, on_progress, **kwargs):
+    def interrupted(preparer, request, began, on_progress, *rest):
         def progress(heatmap, done, total):
             on_progress(heatmap, done, total)
             if done >= 3:
                 raise KeyboardInterrupt
 
-        return whole(self, *args, on_progress=progress, **kwargs)
+        return whole(preparer, request, began, progress, *rest)
 
-    monkeypatch.setattr(KryptonOcclusion, "heatmap", interrupted)
+    monkeypatch.setattr(attr_explain, "heatmap", interrupted)
     titles, content = [], Heatmap.content
     monkeypatch.setattr(
         Heatmap,

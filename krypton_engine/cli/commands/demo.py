@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.findings import show_findings
-from krypton_engine.cli.model import best_classes, class_name, outputs_of
+from krypton_engine.cli.model import best_classes, class_name, question_of_picture
 from krypton_engine.cli.options import sizes
 from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
-from krypton_engine.cli.running import interrupted, progress, run_heatmap
+from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, save
 from krypton_engine.cli.text import (
     WIDEST,
@@ -49,6 +49,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from krypton_engine import KryptonOcclusion, zoo
     from krypton_engine.heatmap.files import ENDINGS
     from krypton_engine.plan.explain import describe
+    from krypton_engine.planning.planner import Preparer
 
     folder: Path = arguments.out
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     x = input_of(model, image, zoo.DEMO_IMAGE)
     window = window_of((16, 16), arguments.stride, x)
     baseline = baseline_of("black", model, image, x)
-    scores = outputs_of(model, x, zoo.DEMO_IMAGE).softmax(0)
+    began = time.perf_counter()
+    question, outputs = question_of_picture(model, x, window, baseline, zoo.DEMO_IMAGE)
+    scores = outputs.softmax(0)
     target = int(scores.argmax())
     name = class_name(model, target)
     row("model", model.note)
@@ -70,7 +73,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     row("", f"{len(window) - covered} of them are black already and cost nothing")
 
     occlusion = KryptonOcclusion(model.model)
-    heatmap, whole = run_heatmap(occlusion, x, window, baseline, target, "softmax")
+    request = request_for(question, target, "softmax")
+    heatmap, whole = run_heatmap(Preparer("auto", None), request, began)
     title = f'What "{name}" rests on ({figure(float(heatmap.base))} for the whole picture)'
     title += "" if whole else f"\ninterrupted: {progress(heatmap)}"
     save(heatmap, [picture, numbers], model.display(x[0]), title)

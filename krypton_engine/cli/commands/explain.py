@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from krypton_engine.cli.command import Command
@@ -13,8 +14,8 @@ from krypton_engine.cli.model import (
     class_name,
     hint_probabilities,
     load,
-    occlusion_of,
-    outputs_of,
+    preparer_of,
+    question_of_picture,
     target_of,
 )
 from krypton_engine.cli.options import (
@@ -25,7 +26,7 @@ from krypton_engine.cli.options import (
     up_to_one,
 )
 from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
-from krypton_engine.cli.running import interrupted, progress, run_heatmap
+from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, read_tuning, save
 from krypton_engine.cli.text import counted, duration, printable, row
 from krypton_engine.common.figures import figure
@@ -64,14 +65,15 @@ def _explain(arguments: argparse.Namespace) -> int:
     model = load(arguments, arguments.weights or "pretrained")
     x = input_of(model, image, arguments.image)
     window = window_of(arguments.window, arguments.stride, x)
-    raw = outputs_of(model, x, arguments.image)
+    baseline = baseline_of(arguments.baseline, model, image, x)
+    began = time.perf_counter()
+    question, raw = question_of_picture(model, x, window, baseline, arguments.image)
     activation = activation_of(arguments, raw)
     scores = raw.softmax(0) if activation == "softmax" else raw
     target = (
         int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
     )
-    baseline = baseline_of(arguments.baseline, model, image, x)
-    occlusion = occlusion_of(arguments, model)
+    request = request_for(question, target, activation, arguments.ssim, tuning)
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     hint_probabilities(activation, raw)
@@ -81,7 +83,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         f"{name}; window {window_text(window)}, {arguments.baseline}: {counted(len(window), 'position')}",
     )
 
-    heatmap, whole = run_heatmap(occlusion, x, window, baseline, target, activation, arguments.ssim, tuning)
+    heatmap, whole = run_heatmap(preparer_of(arguments), request, began)
     title = f"{name}: {figure(float(heatmap.base))} ({printable(Path(arguments.image).name)}, {model.name})"
     kinds = approximate(heatmap)
     if not whole:

@@ -19,7 +19,7 @@ from krypton_engine.executors.native.sums import (
 )
 from krypton_engine.graph.ir import BATCH, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
-from krypton_engine.graph.rewrites import adds_residual
+from krypton_engine.graph.rewrites.fusion import adds_residual
 
 if TYPE_CHECKING:
     from krypton_engine.executors.native.lowering import Lowering

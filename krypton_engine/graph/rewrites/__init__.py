@@ -1,0 +1,78 @@
+"""Rewrites of a graph: the same values from fewer operators.
+
+A rewrite is a pure function from a graph to a graph. `SIMPLIFICATIONS` is run once on every captured graph,
+in its order, before anybody plans or runs it. `FUSIONS` is for engines that compute what follows a
+convolution where they compute the convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.rewrites.editing import pruned
+from krypton_engine.graph.rewrites.folding import fold_batch_norms, pool_fewer_channels, scale_batch_norms
+from krypton_engine.graph.rewrites.fusion import fuse_additions, fuse_epilogues
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One rule, and why it stands where it does in its list.
+
+    Attributes:
+        name: What it does.
+        apply: The function.
+        place: The reason for its place.
+    """
+
+    name: str
+    apply: Callable[[Graph], Graph]
+    place: str
+
+
+SIMPLIFICATIONS = (
+    Rewrite("drop what is not needed", pruned, "first: who is not needed does not count as a reader"),
+    Rewrite(
+        "fold batch norms",
+        fold_batch_norms,
+        "next, while a batch norm still has its statistics, which in float64 lose nothing",
+    ),
+    Rewrite(
+        "scale by batch norms that are left",
+        scale_batch_norms,
+        "after those that fold are gone: rounded numbers could not be folded as exactly",
+    ),
+    Rewrite(
+        "pool fewer channels",
+        pool_fewer_channels,
+        "then, since the bias that comes after the pooling is that of the folded convolution",
+    ),
+    Rewrite("drop what is not needed any more", pruned, "last: weights, and a batch norm's numbers"),
+)
+"""Rules that every captured graph is rewritten by, in order."""
+
+
+def simplified(graph: Graph) -> Graph:
+    """``graph`` after all of `SIMPLIFICATIONS`."""
+    for rewrite in SIMPLIFICATIONS:
+        graph = rewrite.apply(graph)
+    return graph
+
+
+FUSIONS = (
+    Rewrite("fuse additions", fuse_additions, "first: an activation follows the sum, not what is summed"),
+    Rewrite("fuse epilogues", fuse_epilogues, "last: nothing is taken in behind an activation"),
+)
+"""Rules for engines that add and apply activations to a convolution's result where they compute it."""
+
+
+def fused(graph: Graph) -> Graph:
+    """``graph`` after all of `FUSIONS`.
+
+    Numbers of nodes stay, so that a plan of ``graph`` is one of the fused graph too. What a fused node has
+    taken in stays where it was as well, but is no longer local: in full, the nodes run one by one as before.
+    """
+    for rewrite in FUSIONS:
+        graph = rewrite.apply(graph)
+    return graph

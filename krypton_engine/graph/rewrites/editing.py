@@ -1,0 +1,117 @@
+"""Other nodes in the places of a graph's, and new numbers for all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from krypton_engine.graph.ir import Convolution, Graph, Node, Ref, refs
+
+
+class Edit:
+    """A graph's nodes with others in their places."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._count = len(graph.nodes)
+        self._before: dict[int, list[Node]] = {}
+        self._put: dict[int, Node] = {}
+        self._forwards: dict[int, int] = {}
+
+    def add(self, before: int, node: Node) -> Ref:
+        """A reference to ``node`` as a further one, right before another."""
+        self._before.setdefault(before, []).append(replace(node, index=self._count))
+        self._count += 1
+        return Ref(self._count - 1)
+
+    def constant(self, before: int, name: str, value: Tensor, like: Node | None = None) -> Ref:
+        """A reference to a further constant; its dimensions run along the axes of those of ``like``."""
+        roles: tuple[int | None, ...] = (None,) * value.dim()
+        if like is not None:
+            last = like.roles[len(like.roles) - value.dim() :]
+            roles = tuple(role if n > 1 else None for role, n in zip(last, value.shape, strict=True))
+            if any(role is not None for role in roles):  # of the rank of what it meets
+                value = value.reshape(*[1] * (len(like.shape) - value.dim()), *value.shape)
+                roles = (None,) * (len(like.shape) - len(roles)) + roles
+        shape = tuple(value.shape)
+        return self.add(before, Node(-1, name, "constant", shape, roles, value.dtype, value=value))
+
+    def put(self, node: Node) -> None:
+        """``node`` in the place of that of its number."""
+        self._put[node.index] = node
+
+    def forward(self, index: int, to: int) -> None:
+        """Readers of one node read another, which comes earlier."""
+        self._forwards[index] = to
+
+    def done(self) -> Graph:
+        """The graph with all of that; ``graph`` itself where that is nothing."""
+        if not self._put and not self._forwards:
+            return self._graph
+        nodes = []
+        for node in self._graph.nodes:
+            nodes += self._before.get(node.index, [])
+            if node.index not in self._forwards:
+                nodes.append(self._put.get(node.index, node))
+        number = {node.index: i for i, node in enumerate(nodes)}
+        number |= {index: number[to] for index, to in self._forwards.items()}
+        return _renumbered(self._graph, nodes, number)
+
+
+def reads_of(graph: Graph) -> Counter[int]:
+    """How often each value is read, the result once more."""
+    counted = Counter(i for node in graph.nodes for i in refs((node.args, node.kwargs)))
+    counted[graph.output] += 1
+    return counted
+
+
+def pruned(graph: Graph) -> Graph:
+    """``graph`` without nodes that its output does not need, renumbered."""
+    needed = {graph.output, *graph.inputs}
+    for node in reversed(graph.nodes):
+        if node.index in needed:
+            needed |= set(refs((node.args, node.kwargs))) | set(node.operands)
+            if isinstance(node.box, Convolution):
+                needed |= {i for i in (node.box.weight, node.box.bias) if i is not None}
+    kept = [node for node in graph.nodes if node.index in needed]
+    return _renumbered(graph, kept, {node.index: i for i, node in enumerate(kept)})
+
+
+def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) -> Graph:
+    """A graph of ``nodes``, whose numbers until now are the keys of ``number``."""
+
+    def new(item: Any) -> Any:
+        if isinstance(item, Ref):
+            return Ref(number[item.node])
+        if isinstance(item, (tuple, list)):
+            return type(item)(new(part) for part in item)
+        if isinstance(item, Mapping):
+            return {key: new(part) for key, part in item.items()}
+        return item
+
+    def boxed(box: Any) -> Any:
+        if not isinstance(box, Convolution):
+            return box
+        bias = None if box.bias is None else number[box.bias]
+        return replace(box, weight=number[box.weight], bias=bias, steps=tuple(number[i] for i in box.steps))
+
+    return replace(
+        graph,
+        nodes=[
+            replace(
+                node,
+                index=i,
+                args=new(node.args),
+                kwargs=new(node.kwargs),
+                operands=tuple(number[operand] for operand in node.operands),
+                box=boxed(node.box),
+            )
+            for i, node in enumerate(nodes)
+        ],
+        inputs=tuple(number[i] for i in graph.inputs),
+        output=number[graph.output],
+    )

@@ -1,0 +1,91 @@
+"""What engines compute where they compute a convolution: an addition to its result, and an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from krypton_engine.graph.ir import NO_EPILOGUE, Convolution, Graph, Node
+from krypton_engine.graph.operators import epilogue_of
+
+
+def fuse_additions(graph: Graph) -> Graph:
+    """Every convolution takes in the addition that alone reads it; the other value becomes its operand.
+
+    Of two convolutions that are added, the second operand takes the first in.
+    """
+    fused: dict[int, Node] = {}
+    for addition in graph.nodes:
+        if not adds_residual(graph, addition):
+            continue
+        for mine, other in (reversed(addition.operands), addition.operands):
+            if _takes_in(graph, graph.nodes[mine]):
+                fused[addition.index] = _joined(graph.nodes[mine], addition, (other,), residual=True)
+                break
+    return _with(graph, fused)
+
+
+def fuse_epilogues(graph: Graph) -> Graph:
+    """Every convolution ends with the activation that alone reads it."""
+    fused: dict[int, Node] = {}
+    for convolution in graph.nodes:
+        if _takes_in(graph, convolution):
+            ((reader, _),) = graph.readers[convolution.index]
+            activation = graph.nodes[reader]
+            epilogue = epilogue_of(activation)
+            if epilogue is not None and activation.dtype == convolution.dtype:
+                fused[reader] = _joined(convolution, activation, (), epilogue=epilogue)
+    return _with(graph, fused)
+
+
+def adds_residual(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` adds two changing values cell by cell, so that what computes one may add the other."""
+    # A sum that is clipped may not be recomputed where its box ends and that of the other value goes on.
+    return (
+        not graph.clips
+        and node.op == "add"
+        and len(node.operands) == len(node.args) == 2
+        and not node.kwargs
+        and node.operands[0] != node.operands[1]
+        and all(node.same_cells(i) for i in range(2))
+        and all(
+            (other.depends, other.shape, other.dtype) == (True, node.shape, node.dtype)
+            for other in (graph.nodes[i] for i in node.operands)
+        )
+    )
+
+
+def _takes_in(graph: Graph, node: Node) -> bool:
+    """Whether ``node`` is a convolution along axes only that one node reads and no activation ends yet."""
+    box, spatial = node.box, node.roles[2:]
+    return (
+        isinstance(box, Convolution)
+        and box.epilogue == NO_EPILOGUE
+        and None not in spatial
+        and len(graph.readers[node.index]) == 1
+        and node.index not in {frontier.index for frontier in graph.frontiers}
+    )
+
+
+def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields: Any) -> Node:
+    """``after`` as the end of the convolution that it reads."""
+    assert isinstance(convolution.box, Convolution)
+    steps = (*(convolution.box.steps or (convolution.index,)), after.index)
+    return replace(
+        after,
+        box=replace(convolution.box, steps=steps, **fields),
+        operands=(*convolution.operands, *operands),
+        maps=(*convolution.maps, *({} for _ in operands)),
+        whole=convolution.whole,
+    )
+
+
+def _with(graph: Graph, fused: Mapping[int, Node]) -> Graph:
+    """``graph`` with fused nodes; what they have taken in keeps its number, and is no longer local."""
+    nodes = [fused.get(node.index, node) for node in graph.nodes]
+    for node in fused.values():
+        assert isinstance(node.box, Convolution)
+        taken = node.box.steps[-2]
+        nodes[taken] = replace(nodes[taken], box=None, operands=(), maps=(), whole=frozenset())
+    return replace(graph, nodes=nodes)

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from support import sessions
+from support.activations import check_engine, ends
 from support.models import Case, compare, monai_case, torchvision_case
 from support.random_cnns import build, image_and_baseline, networks, questions
 from support.tiny_models import SmallCNN, TwoViews, assert_like_captum, incremental
@@ -130,6 +131,11 @@ def check_drawn(
     scale = max(1.0, float(truth.abs().max()))
     error, own = float((got - truth).abs().max()), float((torchs - truth).abs().max())
     assert error <= max(4 * own, 2e-6 * scale)
+
+
+@pytest.mark.parametrize(("target", "args", "kwargs"), ends())
+def test_every_epilogue_of_the_graph(target, args, kwargs, device, all_on_boxes):
+    check_engine("cuda", target, args, kwargs, device)
 
 
 EXAMPLES = {1: 8, 2: 16, 3: 12}

@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support import sessions
+from support.activations import check_engine, ends
 from support.models import compare, torchvision_case, zoo_case
 from support.random_cnns import build, image_and_baseline, networks, questions
 from support.truth import brute_force
@@ -145,6 +146,11 @@ def test_more_random_networks():
         check_random(data)
 
     run()
+
+
+@pytest.mark.parametrize(("target", "args", "kwargs"), ends())
+def test_every_epilogue_of_the_graph(target, args, kwargs):
+    check_engine("native", target, args, kwargs)
 
 
 @pytest.mark.parametrize("isa", engine.instruction_sets())

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
+from support.activations import FUNCTIONS, ends
 
 from krypton_engine.graph.ir import Epilogue
 from krypton_engine.graph.operators.base import FACTS, arguments
 
-FUNCTIONS = {
-    "identity": lambda x, _: x,
-    "silu": lambda x, _: x * x.sigmoid(),
-    "sigmoid": lambda x, _: 1 / (1 + (-x).exp()),
-    "hardswish": lambda x, _: x * (x + 3).clamp(0, 6) / 6,
-    "hardsigmoid": lambda x, _: (x + 3).clamp(0, 6) / 6,
-    "tanh": lambda x, _: 1 - 2 / ((2 * x).exp() + 1),
-    "leaky_relu": lambda x, slope: torch.where(x > 0, x, slope * x),
-    "elu": lambda x, alpha: torch.where(x > 0, x, alpha * x.expm1()),
-    "gelu": lambda x, _: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
-    "gelu_tanh": lambda x, _: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
-}
-"""What an epilogue's names mean."""
-
 aten = torch.ops.aten
-CALLS = {
-    aten.hardtanh.default: [(), (-0.5, 1.5)],
-    aten.clamp.default: [(-0.25,), (None, 0.5), (-1, 1)],
-    aten.clamp_min.default: [(-0.5,)],
-    aten.leaky_relu.default: [(), (0.3,)],
-    aten.elu.default: [(), (0.7,)],
-}
-"""Further arguments of activations."""
-
-
-def ends():
-    for target, facts in FACTS.items():
-        for args in CALLS.get(target, [()]):
-            if facts.epilogue(arguments(target, (None, *args), {})) is not None:
-                yield pytest.param(target, args, {}, id=f"{target}{args}")
-    yield pytest.param(aten.gelu.default, (), {"approximate": "tanh"}, id="gelu by tanh")
 
 
 @pytest.mark.parametrize(("target", "args", "kwargs"), ends())

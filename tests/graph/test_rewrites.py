@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.activations import FUNCTIONS
 from support.random_cnns import build, networks
-from test_operators import FUNCTIONS
 from torch import nn
 
 from krypton_engine.graph.export import export

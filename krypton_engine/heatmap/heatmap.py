@@ -165,7 +165,8 @@ class Heatmap(Value):
 
     def missing(self, positions: IntArray) -> IntArray:
         """Positions, of those given, whose values are not exact yet."""
-        return positions[(self.status.reshape(-1) != Status.EXACT).numpy()[positions]]
+        left: IntArray = positions[(self.status.reshape(-1) != Status.EXACT).numpy()[positions]]
+        return left
 
     def for_target(self, target: int) -> Heatmap:
         """The heatmap of another class, out of the outputs that were kept.
@@ -218,11 +219,22 @@ class Heatmap(Value):
         return replace(self, values=values)
 
     def compare(self, exact: Heatmap) -> Comparison:
-        """How far this map is from the exact one, wherever it is known.
+        """The distance of this map from the exact one, wherever this one is known.
+
+        Args:
+            exact: The map of the same call, measured without ``ssim_target``.
 
         Raises:
             InputError: The maps are of different images, windows, baselines or targets, or ``exact`` is not
                 exact everywhere that this one is known.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> occlusion = KryptonOcclusion(model)
+            >>> exact = occlusion.heatmap(x, (3, 8, 8), (3, 2, 2))
+            >>> found = occlusion.heatmap(x, (3, 8, 8), (3, 2, 2), ssim_target=0.8)
+            >>> found.compare(exact).ssim <= 1.0
+            True
         """
         if not isinstance(exact, Heatmap):
             raise InputError("exact", repr(exact), "the exact heatmap of the same call")
@@ -315,11 +327,27 @@ class Heatmap(Value):
 
         Raises:
             InputError: The input is no 2-D image, or ``image`` does not fit it.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
+            >>> heatmap.overlay(scale=1.0, opacity=0.5).size
+            (20, 24)
         """
         return picture.overlay(self, image, scale, cmap, opacity)
 
     def limits(self, scale: picture.Scale = None) -> tuple[float, float]:
-        """Drops at the ends of the colour scale; see `overlay`."""
+        """Drops at the ends of the colour scale.
+
+        Args:
+            scale: As in `overlay`.
+
+        Examples:
+            >>> from krypton_engine import KryptonOcclusion
+            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
+            >>> heatmap.limits(0.5), heatmap.limits((-1.0, 2.0))
+            ((-0.5, 0.5), (-1.0, 2.0))
+        """
         return picture.limits(self, scale)
 
     # -- files -----------------------------------------------------------------------------------------
@@ -334,6 +362,13 @@ class Heatmap(Value):
         Raises:
             InputError: No path, another ending, or a folder that does not exist.
             OSError: Writing fails; what was there is still there.
+
+        Examples:
+            >>> from krypton_engine import Heatmap, KryptonOcclusion
+            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
+            >>> heatmap.save("map.npz")
+            >>> Heatmap.load("map.npz") == heatmap
+            True
         """
         given, ending = files.destination(path, saved.ENDINGS)
         files.write(given, self.content(ending, **drawing))

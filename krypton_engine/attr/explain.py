@@ -15,7 +15,7 @@ from krypton_engine.attr.request import AttributionRequest, MapRequest, select
 from krypton_engine.attr.targets import of_example
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Session
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap, Origin
 from krypton_engine.heatmap.identity import described
 from krypton_engine.heatmap.status import Status
@@ -72,7 +72,7 @@ def _attribution(
         session = answer.open(row)
         target = request.target if row is None else of_example(request.target, row, len(x))
         positions = np.arange(len(session.window), dtype=np.int64)
-        recorder = Recorder(
+        builder = MapBuilder(
             session.window,
             session.base,
             partial(_of_all if row is None else select, target=target),
@@ -83,11 +83,11 @@ def _attribution(
             fill=None if goal is None or row is None else positions,
         )
         if goal is None or row is None:  # of examples that only go together there is no one map
-            run(session, [positions], recorder, watch, request.per_evaluation)
+            run(session, [positions], builder, watch, request.per_evaluation)
         else:
-            refine(session, positions, recorder, watch, goal, request.per_evaluation)
-        answer.confirm(row, session, recorder)
-        rows.append(recorder.heatmap().attribution().reshape(-1, *x.shape[1:]))
+            refine(session, positions, builder, watch, goal, request.per_evaluation)
+        answer.confirm(row, session, builder)
+        rows.append(builder.heatmap().attribution().reshape(-1, *x.shape[1:]))
         del session  # before the next example's views are made
     return torch.cat(rows).to(x.device)
 
@@ -167,16 +167,16 @@ def _measured(
         watch.rewind(0)
         session = answer.open(answer.rows[0])
         session.costs = Costs() if request.analyze else None
-        recorder = recorder_for(request, session, answer, began, origin)
+        builder = builder_for(request, session, answer, began, origin)
         if request.known is not None:
-            recorder.resume(request.known, known_as)
-            preparer.recall(request.question, 0, 0, recorder, answer)
+            builder.resume(request.known, known_as)
+            preparer.recall(request.question, 0, 0, builder, answer)
         if isinstance(stages, StoppingRule):
-            refine(session, request.wanted, recorder, watch, stages)
+            refine(session, request.wanted, builder, watch, stages)
         else:
-            run(session, stages, recorder, watch)
-        made = analyzed(recorder.heatmap(), session, request.known)
-        answer.confirm(answer.rows[0], session, recorder)
+            run(session, stages, builder, watch)
+        made = analyzed(builder.heatmap(), session, request.known)
+        answer.confirm(answer.rows[0], session, builder)
         return made
 
     found = preparer.answered(request.question, 0, None, measure, watch.watched)
@@ -184,9 +184,9 @@ def _measured(
     return found
 
 
-def recorder_for(
+def builder_for(
     request: MapRequest, session: Session, answer: Answer, began: float, origin: Origin | None = None
-) -> Recorder:
+) -> MapBuilder:
     """A map builder that notes what a request asks for.
 
     Args:
@@ -196,7 +196,7 @@ def recorder_for(
         began: When the run began, of ``time.perf_counter``.
         origin: Of the map.
     """
-    return Recorder(
+    return MapBuilder(
         session.window,
         session.base,
         partial(select, target=request.target),

@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from krypton_engine.attr.acceptance import fingerprint
 from krypton_engine.attr.checks import check_callable
-from krypton_engine.attr.explain import recorder_for
+from krypton_engine.attr.explain import builder_for
 from krypton_engine.attr.request import MapRequest
 from krypton_engine.attr.targets import as_kept
 from krypton_engine.common.arguments import real
 from krypton_engine.errors import InputError, OcclusionCancelled
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.identity import fingerprint_of_image
 from krypton_engine.planning.planner import Answer, Preparer
 from krypton_engine.run.loop import declines
@@ -142,13 +142,13 @@ def _curves(
 ) -> list[Curve]:
     """What one sample of a tuning shows."""
     session = answer.open(answer.rows[0])
-    recorders: list[Recorder] = []
+    builders: list[MapBuilder] = []
 
-    def recorder(began: float) -> Recorder:
-        recorders.append(recorder_for(sample, session, answer, began))
-        return recorders[-1]
+    def builder(began: float) -> MapBuilder:
+        builders.append(builder_for(sample, session, answer, began))
+        return builders[-1]
 
     at_once = tuning.at_once or session.at_once
-    curves = curves_of(image, session, sample.wanted, recorder, tuning.epsilons, at_once, deadline)
-    answer.confirm(answer.rows[0], session, recorders[0])  # of the exact map
+    curves = curves_of(image, session, sample.wanted, builder, tuning.epsilons, at_once, deadline)
+    answer.confirm(answer.rows[0], session, builders[0])  # of the exact map
     return curves

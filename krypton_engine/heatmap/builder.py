@@ -34,7 +34,7 @@ Select = Callable[[Tensor], Tensor]
 _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 
 
-class Recorder:
+class MapBuilder:
     """Makes a heatmap of the outputs of a run, as they come.
 
     Args:

@@ -20,7 +20,7 @@ from krypton_engine.executors.base import Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.ir import Graph, in_full
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
@@ -68,7 +68,7 @@ class Answer:
     open: Callable[[int | None], Session]
     plan: Callable[[Session], Plan | None]
     precision: float = 0.0
-    confirm: Callable[[int | None, Session, Recorder], None] = lambda *_: None
+    confirm: Callable[[int | None, Session, MapBuilder], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ class Preparer:
                 raise
             return opened
 
-        def confirm(row: int | None, opened: Session, recorder: Recorder) -> None:
+        def confirm(row: int | None, opened: Session, builder: MapBuilder) -> None:
             assert row is not None
-            self._confirm(question, occluded, row, ready.graph, opened, recorder, known)
+            self._confirm(question, occluded, row, ready.graph, opened, builder, known)
 
         waiting = [session(0)]
         if ready.graph is not graph:
@@ -296,7 +296,7 @@ class Preparer:
         row: int,
         graph: Graph,
         session: Session,
-        recorder: Recorder,
+        builder: MapBuilder,
         known: bool,
     ) -> None:
         """Compare what the user gets with the user's own forward function, where a difference would show.
@@ -307,17 +307,17 @@ class Preparer:
             Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
                 explains, or than it explained of a graph that is known from an earlier call.
         """
-        exact = recorder.exact()
-        work = distinct_work(session.changed, exact if len(exact) else recorder.trimmed())
+        exact = builder.exact()
+        work = distinct_work(session.changed, exact if len(exact) else builder.trimmed())
         if not len(work.boxes):
             return
         firsts = np.array([readers[0] for readers in work.readers])
         eps = proof.precision(graph, question.base)
         proofs = proofs_of(graph)
         differed = proofs.differed if known else None
-        witness = Witness(question, occluded, row, recorder, firsts, eps, self._warn_of_rounding, differed)
+        witness = Witness(question, occluded, row, builder, firsts, eps, self._warn_of_rounding, differed)
         proofs.count += 1
-        self._examine(witness, session, recorder, firsts, work.boxes, proofs.count)
+        self._examine(witness, session, builder, firsts, work.boxes, proofs.count)
         if not known:
             proofs.differed = max(proofs.differed, witness.differed)
 
@@ -325,18 +325,18 @@ class Preparer:
     def _examine(
         witness: Witness,
         session: Session,
-        recorder: Recorder,
+        builder: MapBuilder,
         positions: IntArray,
         boxes: IntArray,
         number: int,
     ) -> None:
         """Ask a witness about the base, the largest drop and, as time allows, further positions."""
         witness.asked_for_the_base()
-        exact = len(recorder.exact())
+        exact = len(builder.exact())
         began = time.perf_counter()
         for count in range(_MOST_PROVED):
             spent = time.perf_counter() - began
-            if count and spent * (count + 1) / count > _PROVING * recorder.seconds:
+            if count and spent * (count + 1) / count > _PROVING * builder.seconds:
                 return
             place = (number * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
             position = int(positions[int(place * len(positions))]) if count else witness.largest
@@ -344,26 +344,28 @@ class Preparer:
                 witness.asked_for(position)
             else:
                 (found,) = session.compute(boxes[positions == position])
-                witness.asked_for(position, recorder.kept_of(found.outputs)[0])
+                witness.asked_for(position, builder.kept_of(found.outputs)[0])
 
-    def recall(self, question: Question, occluded: int, row: int, recorder: Recorder, answer: Answer) -> None:
-        """Compare what a recorder resumed with the user's own forward function of today.
+    def recall(
+        self, question: Question, occluded: int, row: int, builder: MapBuilder, answer: Answer
+    ) -> None:
+        """Compare what a builder resumed with the user's own forward function of today.
 
         Raises:
             OutdatedError: They differ where it would show.
         """
-        exact = recorder.exact(resumed=True)
+        exact = builder.exact(resumed=True)
         if not len(exact):
             return
         eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
         eps = max(eps, answer.precision)
-        witness = Witness(question, occluded, row, recorder, exact, eps, self._warn_of_rounding)
+        witness = Witness(question, occluded, row, builder, exact, eps, self._warn_of_rounding)
         try:
             witness.asked_for(witness.largest)
         except Disagreement:
             raise OutdatedError(
-                recorder.resumed_as,
-                f"{recorder.kept()[0][witness.largest].tolist()} at position {witness.largest}",
+                builder.resumed_as,
+                f"{builder.kept()[0][witness.largest].tolist()} at position {witness.largest}",
                 problem=(
                     "which is not what the forward function says there now: the model, its weights, "
                     "activation= or additional_forward_args= are others than those it was made with"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.planning import proof
 from krypton_engine.planning.proof import Disagreement, Noise, agree, largest
 from krypton_engine.planning.question import Question
@@ -20,7 +20,7 @@ class Witness:
         question: What is asked.
         occluded: Which input is.
         row: Of which example the map is.
-        recorder: Of the map.
+        builder: Of the map.
         positions: Those of it that count.
         eps: See `krypton_engine.planning.proof.precision`.
         warn: Gets the largest drop and the rounding that may hide a difference.
@@ -38,15 +38,15 @@ class Witness:
         question: Question,
         occluded: int,
         row: int,
-        recorder: Recorder,
+        builder: MapBuilder,
         positions: IntArray,
         eps: float,
         warn: Callable[[float, float], None],
         known: float | None = None,
     ) -> None:
         self._question, self._occluded, self._row, self._eps = question, occluded, row, eps
-        self._recorder, self._warn = recorder, warn
-        self._numbers, self._base = recorder.kept()
+        self._builder, self._warn = builder, warn
+        self._numbers, self._base = builder.kept()
         numbers = self._numbers[positions]
         spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
         self._rounding = eps * max(largest(numbers), largest(self._base))
@@ -55,7 +55,7 @@ class Witness:
         expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
         self._known, self.differed = known is not None, 0.0
         self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(self._granted if self._known else expected)
-        self.largest = int(positions[int(recorder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
+        self.largest = int(positions[int(builder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
 
     def asked_for_the_base(self) -> None:
         """Compare the un-occluded answers.
@@ -66,7 +66,7 @@ class Witness:
         if self._granted > proof.TELLS * self._span:
             self._warn(self._span, self._granted)
         said = self._question.base[self._row : self._row + 1]
-        self._compare(self._base, self._recorder.kept_of(said)[0], self._question.example(self._row)[0])
+        self._compare(self._base, self._builder.kept_of(said)[0], self._question.example(self._row)[0])
 
     def asked_for(self, position: int, mine: Tensor | None = None) -> None:
         """Compare the answers at a position.
@@ -82,7 +82,7 @@ class Witness:
         self._compare(self._numbers[position] if mine is None else mine, self._ask(inputs), inputs)
 
     def _ask(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        return self._recorder.kept_of(self._question.ask(inputs, self._row))[0]
+        return self._builder.kept_of(self._question.ask(inputs, self._row))[0]
 
     def _compare(self, mine: Tensor, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
         theirs = theirs.to(mine.dtype)

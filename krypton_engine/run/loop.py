@@ -14,7 +14,7 @@ from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.layout import on_device
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.run.adaptive import Sampling, StoppingRule
@@ -125,7 +125,7 @@ class Pace:
 def run(
     session: Session,
     stages: Iterable[IntArray],
-    recorder: Recorder,
+    builder: MapBuilder,
     watch: Watch,
     at_most: int | None = None,
 ) -> None:
@@ -134,7 +134,7 @@ def run(
     Args:
         session: Answers for positions.
         stages: Lists of positions, worked through in turn.
-        recorder: Takes the outputs.
+        builder: Takes the outputs.
         watch: Who watches.
         at_most: Largest number of positions to compute together.
 
@@ -143,15 +143,15 @@ def run(
     """
     pace = Pace(watch.watched, at_most)
     for stage in stages:
-        _measure(session, stage, recorder, watch, pace)
+        _measure(session, stage, builder, watch, pace)
 
 
-def _measure(session: Session, positions: IntArray, recorder: Recorder, watch: Watch, pace: Pace) -> None:
+def _measure(session: Session, positions: IntArray, builder: MapBuilder, watch: Watch, pace: Pace) -> None:
     """Record the outputs for ``positions``; those that change the same cells are computed once."""
     work = distinct_work(session.changed, positions)
     if len(work.unchanged):
-        recorder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
-        watch.advance(len(work.unchanged), recorder.heatmap)
+        builder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
+        watch.advance(len(work.unchanged), builder.heatmap)
     start = 0
     while start < len(work.boxes):
         part = slice(start, start + pace.part(len(work.boxes)))
@@ -159,8 +159,8 @@ def _measure(session: Session, positions: IntArray, recorder: Recorder, watch: W
         began, watching = time.perf_counter(), watch.seconds
         for computed in session.compute(changes, pace.limit):
             answered, outputs, dropped = _for_positions(computed, readers)
-            recorder.record(answered, outputs, dropped)
-            watch.advance(len(answered), recorder.heatmap)
+            builder.record(answered, outputs, dropped)
+            watch.advance(len(answered), builder.heatmap)
         start += len(changes)
         pace.took(len(changes), time.perf_counter() - began - (watch.seconds - watching))
 
@@ -179,7 +179,7 @@ def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArra
 def refine(
     session: Session,
     positions: IntArray,
-    recorder: Recorder,
+    builder: MapBuilder,
     watch: Watch,
     rule: StoppingRule,
     at_most: int | None = None,
@@ -189,7 +189,7 @@ def refine(
     Args:
         session: Answers for positions.
         positions: The positions wanted.
-        recorder: Takes the outputs, and what is expected of the map.
+        builder: Takes the outputs, and what is expected of the map.
         watch: Who watches.
         rule: When to stop.
         at_most: Largest number of positions to compute together.
@@ -200,17 +200,17 @@ def refine(
     trimmed = session
     if rule.epsilon:
         with suppress(InputError):  # the budget does not hold that: so it is measured as it is
-            trimmed = session.trimmed(rule.epsilon, recorder.scalar)
+            trimmed = session.trimmed(rule.epsilon, builder.scalar)
     work = distinct_work(session.changed, positions)
     sampling = Sampling(session.window, work, rule, rule.at_once or session.at_once)
     pace = Pace(watch.watched, at_most)
-    step = sampling.next(*recorder.so_far())
+    step = sampling.next(*builder.so_far())
     while not step.over:
-        _measure(trimmed, step.positions, recorder, watch, pace)
-        step = sampling.next(*recorder.so_far(), step.trajectory)
+        _measure(trimmed, step.positions, builder, watch, pace)
+        step = sampling.next(*builder.so_far(), step.trajectory)
         if step.forecast is not None:
-            recorder.expect(rule.estimate(step.forecast), step.forecast.prediction.values)
+            builder.expect(rule.estimate(step.forecast), step.forecast.prediction.values)
     if not step.reached:  # nothing less than the exact map is good enough
-        again = recorder.trimmed()
+        again = builder.trimmed()
         watch.expect(len(again))
-        run(session, [again], recorder, watch, at_most)
+        run(session, [again], builder, watch, at_most)

@@ -14,7 +14,7 @@ from krypton_engine.approximation.ssim import ssim
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
-from krypton_engine.heatmap.builder import Recorder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -68,7 +68,7 @@ def curves_of(
     image: str,
     session: Session,
     positions: IntArray,
-    recorder: Callable[[float], Recorder],
+    builder: Callable[[float], MapBuilder],
     epsilons: Sequence[float],
     at_once: int,
     deadline: float | None = None,
@@ -79,7 +79,7 @@ def curves_of(
         image: Fingerprint of the image.
         session: On that image.
         positions: The positions wanted.
-        recorder: Makes a map builder, from the time at which a run began.
+        builder: Makes a map builder, from the time at which a run began.
         epsilons: Thresholds of trimming, 0 first.
         at_once: Positions that a step measures at least.
         deadline: When to give up, of ``time.perf_counter``.
@@ -96,7 +96,7 @@ def curves_of(
     exact: Heatmap | None = None
     for epsilon in epsilons:
         opening = time.perf_counter()
-        recording = recorder(opening)
+        recording = builder(opening)
         try:
             trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
         except InputError:  # the memory budget does not hold that; another day's may

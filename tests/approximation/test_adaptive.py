@@ -15,7 +15,7 @@ from support.maps import SIDE, smooth_map
 from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import SsimEstimate, expected_ssim, ssim
 from krypton_engine.executors.base import Computed
-from krypton_engine.heatmap.builder import Recorder as MapBuilder
+from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.adaptive import Sampling, StoppingRule, windows_apart

@@ -330,11 +330,11 @@ def trimmed(model, x, epsilon, executor, activation=None):
 
         def measured(answer):
             session = answer.open(0)
-            recorder = explain.recorder_for(request, session, answer, 0.0)
-            dropping = session.trimmed(epsilon, recorder.scalar)
+            builder = explain.builder_for(request, session, answer, 0.0)
+            dropping = session.trimmed(epsilon, builder.scalar)
             with Watch(1, None, False) as watch:
-                run(dropping, [request.wanted], recorder, watch)
-            return recorder.heatmap(), answers(dropping).dropped
+                run(dropping, [request.wanted], builder, watch)
+            return builder.heatmap(), answers(dropping).dropped
 
         return preparer.answered(request.question, 0, None, measured)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from krypton_engine.attr.request import AttributionRequest, MapRequest, select
 from krypton_engine.attr.targets import of_example
-from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap, Origin
@@ -22,7 +20,6 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.measured import Costs
 from krypton_engine.planning.planner import Answer, Preparer
-from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.run.analysis import analyzed
 from krypton_engine.run.loop import OnProgress, Watch, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
@@ -121,8 +118,11 @@ def heatmap(
     """
     wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
     with Watch(len(wanted), on_progress, show_progress) as watch:
-        work = request.goal or _ORDERS[request.schedule](request.question.windows[0], wanted)
-        return _measured(preparer, request, work, watch, began, origin)
+        if request.goal is not None:
+            way: Way = partial(refine, positions=request.wanted, rule=request.goal)
+        else:
+            way = partial(run, stages=_ORDERS[request.schedule](request.question.windows[0], wanted))
+        return _measured(preparer, request, way, watch, began, origin)
 
 
 def verified(
@@ -144,24 +144,31 @@ def verified(
     known = (heatmap.status != Status.UNKNOWN).numpy()
     request = replace(request, wanted=np.flatnonzero(known), known=heatmap, goal=None, fills=True)
     with Watch(len(sample.positions), None, False) as watch:
-        found = _measured(preparer, request, [sample.positions], watch, began, origin, "heatmap")
+        way = partial(run, stages=[sample.positions])
+        found = _measured(preparer, request, way, watch, began, origin, "heatmap")
     return sample.judged(found.filled(known))
+
+
+class Way(Protocol):
+    """A way to measure a map: `run` with its stages, or `refine` with its stopping rule."""
+
+    def __call__(self, session: Session, *, builder: MapBuilder, watch: Watch) -> None:
+        """Measure, and let the builder note the outputs."""
 
 
 def _measured(
     preparer: Preparer,
     request: MapRequest,
-    work: StoppingRule | Iterable[IntArray],
+    way: Way,
     watch: Watch,
     began: float,
     origin: Origin,
     known_as: str = "resume",
 ) -> Heatmap:
-    """A heatmap, from what is known of it on, stage by stage or until a goal is reached.
+    """A heatmap, from what is known of it on.
 
     ``known_as`` is the argument that gave what is known.
     """
-    stages = work if isinstance(work, StoppingRule) else list(work)
 
     def measure(answer: Answer) -> Heatmap:
         watch.rewind(0)
@@ -171,10 +178,7 @@ def _measured(
         if request.known is not None:
             builder.resume(request.known, known_as)
             preparer.recall(request.question, 0, 0, builder, answer)
-        if isinstance(stages, StoppingRule):
-            refine(session, request.wanted, builder, watch, stages)
-        else:
-            run(session, stages, builder, watch)
+        way(session, builder=builder, watch=watch)
         made = analyzed(builder.heatmap(), session, request.known)
         answer.confirm(answer.rows[0], session, builder)
         return made

@@ -32,7 +32,12 @@ class Ref:
 
 @dataclass(frozen=True)
 class Rows:
-    """A size that depends on how many copies run together: ``per_copy * copies + extra``."""
+    """A size that depends on how many copies run together: ``per_copy * copies + extra``.
+
+    Examples:
+        >>> Rows(2, 1)(10)
+        21
+    """
 
     per_copy: int
     extra: int = 0
@@ -184,7 +189,12 @@ class Node:
 
 
 def refs(args: Any) -> Iterator[int]:
-    """Node numbers that a nest of arguments refers to."""
+    """Node numbers that a nest of arguments refers to.
+
+    Examples:
+        >>> list(refs((Ref(3), [1, Ref(5)], {"other": Ref(3)})))
+        [3, 5, 3]
+    """
     if isinstance(args, Ref):
         yield args.node
     elif isinstance(args, (tuple, list)):
@@ -203,7 +213,12 @@ def holds_rows(args: Any) -> bool:
 
 
 def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
-    """``args`` with every reference replaced by its value and every `Rows` by its number."""
+    """``args`` with every reference replaced by its value and every `Rows` by its number.
+
+    Examples:
+        >>> resolve((Ref(0), [Rows(1), 8]), {0: "x"}.__getitem__, 2)
+        ('x', [2, 8])
+    """
     if isinstance(args, Ref):
         return values(args.node)
     if isinstance(args, Rows):
@@ -380,6 +395,12 @@ def in_full(graph: Graph, after: Node | None = None) -> Graph:
     """The same graph with nothing local after one of its ``bottlenecks``, by default its occluded input.
 
     Every position is a full computation from there on.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> graph = in_full(capture(Source(model, (x,))))
+        >>> [node.op for node in graph.nodes if node.local]
+        ['input']
     """
     last = (after or graph.input).index
     nodes = [
@@ -406,6 +427,12 @@ def clipped(graph: Graph, tau: float) -> Graph:
 
     Raises:
         InputError: Another ``tau``.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> graph = capture(Source(model, (x,)))
+        >>> graph.clips, clipped(graph, 0.5).clips
+        (False, True)
     """
     if not 0 < tau <= 1:
         raise InputError("tau", f"{tau}", "numbers above 0 and at most 1")

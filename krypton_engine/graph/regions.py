@@ -50,6 +50,12 @@ class WindowMap:
     ``n_out`` is the exported size and never computed here (``ceil_mode``); what is read past the end is
     padding, so padding on the right needs no number of its own. ``limit`` is the largest number of outputs
     that count as changed, those in the middle; None for all, which alone is exact.
+
+    Examples:
+        >>> step = WindowMap(n_in=10, n_out=5, kernel=3, stride=2, padding=1)
+        >>> lo, hi = step.changed(np.array([4]), np.array([5]))
+        >>> lo.tolist(), hi.tolist()
+        ([2], [3])
     """
 
     n_in: int
@@ -94,7 +100,14 @@ class WindowMap:
 
 @dataclass(frozen=True)
 class IndexMap:
-    """Padding, slicing, flipping, repeating: output ``o`` is input ``source[o]``, or a constant where -1."""
+    """Padding, slicing, flipping, repeating: output ``o`` is input ``source[o]``, or a constant where -1.
+
+    Examples:
+        >>> flip = IndexMap(4, (3, 2, 1, 0))
+        >>> lo, hi = flip.changed(np.array([0]), np.array([1]))
+        >>> lo.tolist(), hi.tolist()
+        ([3], [4])
+    """
 
     n_in: int
     source: tuple[int, ...]
@@ -135,7 +148,13 @@ class IndexMap:
 
 
 def union(intervals: list[Interval]) -> Interval:
-    """Bounding interval of several, of which the empty ones do not count."""
+    """Bounding interval of several, of which the empty ones do not count.
+
+    Examples:
+        >>> lo, hi = union([(np.array([2, 5]), np.array([4, 5])), (np.array([3, 1]), np.array([7, 2]))])
+        >>> lo.tolist(), hi.tolist()
+        ([2, 1], [7, 2])
+    """
     lo, hi = intervals[0]
     for other_lo, other_hi in intervals[1:]:
         mine, other = hi > lo, other_hi > other_lo
@@ -148,5 +167,10 @@ def union(intervals: list[Interval]) -> Interval:
 
 
 def slide_inwards(lo: IntArray, extent: int, n: int) -> IntArray:
-    """Starts of intervals of one ``extent`` that still hold ``[lo, ...)`` and stay within ``[0, n)``."""
+    """Starts of intervals of one ``extent`` that still hold ``[lo, ...)`` and stay within ``[0, n)``.
+
+    Examples:
+        >>> slide_inwards(np.array([-1, 4, 8]), 3, 10).tolist()
+        [0, 4, 7]
+    """
     return np.minimum(np.maximum(lo, 0), n - extent)

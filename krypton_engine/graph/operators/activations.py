@@ -29,10 +29,14 @@ def _relu_into(x: Tensor, *, out: Tensor) -> Tensor:
     return result
 
 
-def _clamp(arguments: Mapping[str, Any]) -> Epilogue:
+def _clamp(arguments: Mapping[str, Any]) -> Epilogue | None:
     low = arguments.get("min_val", arguments.get("min"))
     high = arguments.get("max_val", arguments.get("max"))
-    return Epilogue(-math.inf if low is None else float(low), math.inf if high is None else float(high))
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    # A limit may be a size, which the number of copies decides.
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+        return None
+    return Epilogue(float(low), float(high))
 
 
 def _elu(arguments: Mapping[str, Any]) -> Epilogue | None:

@@ -103,7 +103,13 @@ def declare(target: Any, facts: Facts) -> None:
 
 
 def facts(node: Node) -> Facts:
-    """What holds of the operator of ``node``."""
+    """What holds of the operator of ``node``.
+
+    Examples:
+        >>> relu = Node(1, "relu", "relu", (1, 3), (-1, None), torch.float32, torch.ops.aten.relu.default)
+        >>> facts(relu).in_place is torch.ops.aten.relu_.default
+        True
+    """
     return FACTS.get(node.target, _NOTHING)
 
 
@@ -114,7 +120,12 @@ def epilogue_of(node: Node) -> Epilogue | None:
 
 
 def arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by the names of an operator's schema, defaults filled in."""
+    """Arguments by the names of an operator's schema, defaults filled in.
+
+    Examples:
+        >>> arguments(torch.ops.aten.hardtanh.default, ("x",), {"max_val": 6})
+        {'self': 'x', 'min_val': -1, 'max_val': 6}
+    """
     found = {}
     for i, argument in enumerate(target._schema.arguments):
         given = args[i] if i < len(args) else kwargs.get(argument.name, argument.default_value)

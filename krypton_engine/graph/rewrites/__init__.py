@@ -54,7 +54,15 @@ SIMPLIFICATIONS = (
 
 
 def simplified(graph: Graph) -> Graph:
-    """``graph`` after all of `SIMPLIFICATIONS`."""
+    """``graph`` after all of `SIMPLIFICATIONS`.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU()
+        >>> graph = capture(Source(torch.nn.Sequential(*layers).eval(), (x,)))
+        >>> [node.op for node in graph.nodes if node.depends]
+        ['input', 'conv2d', 'relu']
+    """
     for rewrite in SIMPLIFICATIONS:
         graph = rewrite.apply(graph)
     return graph
@@ -72,6 +80,14 @@ def fused(graph: Graph) -> Graph:
 
     Numbers of nodes stay, so that a plan of ``graph`` is one of the fused graph too. What a fused node has
     taken in stays where it was as well, but is no longer local: in full, the nodes run one by one as before.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()
+        >>> graph = fused(capture(Source(torch.nn.Sequential(*layers), (x,))))
+        >>> end = graph.nodes[graph.output]
+        >>> end.op, end.box.epilogue.low, [graph.nodes[step].op for step in end.box.steps]
+        ('relu', 0.0, ['conv2d', 'relu'])
     """
     for rewrite in FUSIONS:
         graph = rewrite.apply(graph)

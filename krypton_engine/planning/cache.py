@@ -66,7 +66,10 @@ class _Kept:
     _weights: list[weakref.ref[Tensor]] = field(default_factory=list)
 
     def end_with(self, modules: list[nn.Module]) -> None:
-        """Let go of a graph as soon as one of its weights is gone, which keeps no model of several alive."""
+        """Let go of the graph as soon as one of its weights is gone.
+
+        The memory lives as long as the first module that a function names, and the others may go before.
+        """
         this = weakref.ref(self)
 
         def gone(_: weakref.ref[Tensor]) -> None:
@@ -82,27 +85,28 @@ class _Kept:
 
     def is_stale(self) -> bool:
         """Whether a tensor that the graph was made of has been written to."""
-        if isinstance(self.found, str):
+        found = self.found  # which `end_with` may replace at any time
+        if isinstance(found, str):
             return False
-        now = zip((source() for source in self.found.sources), self.versions, strict=True)
+        now = zip((source() for source in found.sources), self.versions, strict=True)
         return any(tensor is not None and version_of(tensor) != version for tensor, version in now)
 
     def changes_since(self, key: Any, state: State) -> Set[str] | None:
-        """What has changed since this capture; None if it is for another key, or can no longer be right."""
+        """Names of what has changed since this capture; None for one of another key, or one that is stale."""
         if self.key != key or not self.final or self.is_stale():
             return None
         return differences(self.state, state)
 
     def is_doubted(self) -> bool:
-        """Whether the change of idle values that is met now is one at which to capture again."""
+        """Whether to capture again at this change of idle values; counts it."""
         self.changes += 1
         return self.changes in _DOUBTED
 
     def takes(self, other: _Kept) -> bool:
         """Whether a later capture says the same, so that what has changed meanwhile does not count.
 
-        Only numbers and collections come to be idle. Graphs share their weights with the model, and so with
-        each other: a stale one looks like that which follows it.
+        Only numbers, collections and results come to be idle. Graphs share their weights with the model, and
+        so with each other: a stale one looks like that which follows it.
         """
         if self.key != other.key or self.is_stale() or not _same(self.found, other.found):
             return False
@@ -119,7 +123,7 @@ class _Kept:
     def refuted(self, other: _Kept) -> Set[str]:
         """Names of values held to be idle that a later capture shows to count.
 
-        Not by a graph in place of a reason: it may be given for any graph, of a random function, say.
+        A graph after a reason shows nothing: of a random function, say, any graph has the same reason.
         """
         changed = self.changes_since(other.key, other.state)
         if not changed or not changed <= self.idle or isinstance(self.found, str):
@@ -199,7 +203,8 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
         memory.append(kept)
         taken = 0
         for i, each in reversed(list(enumerate(memory[:-1]))):
-            taken += _PROGRAMS * each.found.constant_bytes if isinstance(each.found, Graph) else 0
+            graph = each.found
+            taken += _PROGRAMS * graph.constant_bytes if isinstance(graph, Graph) else 0
             if taken > _LARGEST_MEMORY or i + _MOST < len(memory):
                 del memory[: i + 1]
                 break
@@ -327,17 +332,18 @@ def capture(source: Source, *, again: bool = False) -> Graph:
     memory, key, state = _memory(source.function), source.key, source.observed()
     if again:
         _forget(memory, key)
-    found = _recall(memory, key, state)
-    if found is None:
+    kept = _recall(memory, key, state)
+    if kept is None:
         try:
             settled()
         except ExportError as error:
             raise CaptureError(str(error)) from None
         with _capturing:  # what another thread has captured meanwhile need not be captured again
-            found = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
-    if isinstance(found.found, str):
-        raise CaptureError(found.found)
-    return found.found
+            kept = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
+    found = kept.found
+    if isinstance(found, str):
+        raise CaptureError(found)
+    return found
 
 
 def refuse(source: Source, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Which intervals of every value change, for many positions at once: boxes through a graph."""
+"""Boxes through a graph: the interval of every value that changes, along each axis, for many positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run took, step by step: the measured half of a plan that explains itself."""
+"""Times and cells of a run, step by step: what a plan sets beside its expectations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step took over a whole run.
+    """Time and cells of one step over a whole run.
 
     Attributes:
         seconds: Time, of all threads together.
@@ -23,17 +23,36 @@ class Cost:
 
 
 class Costs:
-    """Takes what every step of a run costs, by number of the operator, from the sessions that compute it."""
+    """The costs of a run by number of the operator, added up by the sessions that compute it.
+
+    Examples:
+        >>> costs = Costs()
+        >>> costs.add(7, seconds=0.5, cells=100)
+        >>> costs.add(7, seconds=0.25, cells=20)
+        >>> costs.of_run(positions=2, seconds=1.0).costs[7]
+        Cost(seconds=0.75, cells=120)
+    """
 
     def __init__(self) -> None:
         self._found: dict[int, Cost] = {}
 
     def add(self, index: int, seconds: float, cells: int = 0) -> None:
-        """Count more time, and more cells, for an operator."""
+        """Add the cost of one call of an operator.
+
+        Args:
+            index: Number of the operator in the graph.
+            seconds: Time, of all threads together.
+            cells: Cells of the boxes that were computed; 0 for a full computation.
+        """
         self._found[index] = self._found.get(index, Cost(0.0)) + Cost(seconds, cells)
 
     def of_run(self, positions: int, seconds: float) -> Measured:
-        """All of it, of a run that computed so many distinct positions and took so long."""
+        """The costs so far as those of a finished run.
+
+        Args:
+            positions: Distinct positions that were computed.
+            seconds: Time of the run.
+        """
         return Measured(positions, seconds, dict(self._found))
 
 
@@ -44,8 +63,8 @@ class Measured:
     Attributes:
         positions: Distinct positions that were computed.
         seconds: Time of the run, from the call to the last value.
-        costs: By number of the operator. An operator that an executor fuses into the next is counted there;
-            empty where the executor tells no step from another.
+        costs: By number of the operator; operators that an executor fuses count for the first of them. Empty
+            where the executor tells no step from another.
     """
 
     positions: int

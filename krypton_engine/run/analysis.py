@@ -1,4 +1,4 @@
-"""A run that was timed step by step, told in the plan of its map."""
+"""The costs of a timed run, put into the plan of its map."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def analyzed(heatmap: Heatmap, session: Session, known: Heatmap | None = None) -
 
     Args:
         heatmap: The map; one without a plan stays as it is.
-        session: Computed it, with ``session.costs``.
-        known: A part of the map that was measured before.
+        session: Session that computed the map; its ``costs`` hold the times.
+        known: Part of the map that an earlier call measured; None if there was none.
     """
     if session.costs is None or heatmap.plan is None:
         return heatmap

@@ -29,10 +29,10 @@ def declines(answer: object) -> bool:
 
 
 BAR = "Occlusion attribution"
-"""What the progress bar says: the same as Captum's."""
+"""Words of the progress bar, the same as Captum's."""
 
 WATCHED_SECONDS = 0.1
-"""Work between two calls of ``on_progress``: what a person takes for immediate."""
+"""Seconds of work between two calls of ``on_progress``: a delay that people take for none."""
 
 
 class Watch:
@@ -71,7 +71,7 @@ class Watch:
             self.seconds += time.perf_counter() - began
 
     def expect(self, more: int) -> None:
-        """Count ``more`` positions than were asked for."""
+        """Count on ``more`` positions beyond those asked for."""
         self.total += more
         self._bar.total = self.total
 
@@ -166,7 +166,7 @@ def _measure(session: Session, positions: IntArray, builder: MapBuilder, watch: 
 
 
 def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
-    """The positions that read what was computed, and the output and dropped effect for each of them."""
+    """Positions that the computed changes answer, and the output and the dropped effect of each."""
     each = [readers[change] for change in computed.which]
     positions, outputs, dropped = np.concatenate(each), computed.outputs, computed.dropped
     if len(positions) > len(each):

@@ -281,10 +281,11 @@ class ReferenceSession:
             if node.local and (node.operands or node is self.graph.input):
                 began = 0.0 if costs is None else time.perf_counter()
                 patch = patches[node.index] = self._patch(node, group, patches)
-                cells = len(group.members) * math.prod(patch.extents.values()) if node.operands else 0
                 if node.index in self._thresholds and patch.value is not None:
                     dropped[group.members] += self._cut(node, patch, patch.value)
                 if costs is not None:
+                    # Of the input nothing is computed.
+                    cells = len(group.members) * math.prod(patch.extents.values()) if node.operands else 0
                     costs.add(node.index, time.perf_counter() - began, cells)
         tables = {view.table.untyped_storage().data_ptr() for view in self._views.values()}
         out = {}

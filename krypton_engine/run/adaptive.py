@@ -83,10 +83,10 @@ class Trajectory:
     """How far the sampling of a map has come.
 
     Attributes:
-        steps: How many were taken.
-        scale: What errors are in multiples of the variance that interpolation expects; None as long as no
-            forecast has been compared with measurements.
-        forecast: What was expected before the last step's positions were measured; None before there was one.
+        steps: Steps taken.
+        scale: Errors in multiples of the variance that interpolation expects; None as long as no forecast has
+            been compared with measurements.
+        forecast: Of the map before the last step's positions were measured; None before the first forecast.
         measured: The first position of every set that the last step measures.
     """
 
@@ -97,17 +97,17 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What follows from a part of a map.
+class NextStep:
+    """The step that follows from a part of a map.
 
     Attributes:
-        positions: To be measured next: whole sets of those that change the same cells. Empty where sampling
-            is over.
-        forecast: What is expected of the map so far; None before a forecast has been compared with
+        positions: To be measured next, ``(n,)``, int64: whole sets of those that change the same cells. Empty
+            where sampling is over.
+        forecast: Of the map so far; None before a forecast has been compared with
             measurements, and where values are not finite.
         over: Whether sampling is over: all is measured, or ``reached``.
         reached: Whether the stopping rule ended it.
-        trajectory: What the next step goes on from.
+        trajectory: Where the step after goes on from.
     """
 
     positions: IntArray
@@ -119,7 +119,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which positions of a map are measured, step by step, and when that is enough.
+    """The sampling of one map: the positions wanted, and the rule that ends it. Holds no progress.
 
     Args:
         window: The sliding window.
@@ -134,7 +134,7 @@ class Sampling:
     rule: StoppingRule | None = None
     at_once: int = 1
 
-    def next(self, values: Floats, measured: Flags, so_far: Trajectory | None = None) -> Step:
+    def next(self, values: Floats, measured: Flags, so_far: Trajectory | None = None) -> NextStep:
         """The step that follows from a part of a map.
 
         Args:
@@ -149,7 +149,7 @@ class Sampling:
         if not left.any():
             return self._over(None, so_far)
         if not np.isfinite(values[measured]).all():  # nothing can be predicted, so all of it is measured
-            return Step(np.flatnonzero(left), None, False, False, replace(so_far, steps=so_far.steps + 1))
+            return NextStep(np.flatnonzero(left), None, False, False, replace(so_far, steps=so_far.steps + 1))
         scale = so_far.scale if so_far.forecast is None else _missed(so_far.forecast, values, so_far.measured)
         forecast = self._forecast(values, measured, scale or 1.0)
         compared = None if scale is None else forecast
@@ -159,18 +159,18 @@ class Sampling:
         chosen = chosen or self._sets(self._least_certain(forecast, measured, left), left)
         firsts = np.array([readers[0] for readers in chosen], dtype=np.int64)
         then = Trajectory(so_far.steps + 1, scale, forecast, firsts)
-        return Step(np.concatenate(chosen), compared, False, False, then)
+        return NextStep(np.concatenate(chosen), compared, False, False, then)
 
-    def _first(self, measured: Flags, left: Flags) -> Step:
+    def _first(self, measured: Flags, left: Flags) -> NextStep:
         """Positions that change nothing, and a coarse grid; a finer one where a region lies in its gaps."""
         unchanged = self.work.unchanged[~measured.ravel()[self.work.unchanged]]
         chosen = self._sets(self._grid(2), left)
         if not (chosen or len(unchanged) or measured.any()):
             chosen = self._sets(self._grid(1), left) or self.work.readers[:1]
-        return Step(np.concatenate([unchanged, *chosen]), None, False, False, Trajectory(1))
+        return NextStep(np.concatenate([unchanged, *chosen]), None, False, False, Trajectory(1))
 
-    def _over(self, forecast: Forecast | None, so_far: Trajectory, reached: bool = False) -> Step:
-        return Step(np.empty(0, dtype=np.int64), forecast, True, reached, so_far)
+    def _over(self, forecast: Forecast | None, so_far: Trajectory, reached: bool = False) -> NextStep:
+        return NextStep(np.empty(0, dtype=np.int64), forecast, True, reached, so_far)
 
     @cached_property
     def _set(self) -> IntArray:

@@ -8,8 +8,8 @@ from typing import Any, Self
 class InputError(ValueError, AssertionError):
     """An argument that cannot be used: its name, what was given and what is accepted.
 
-    The fields make the message, ``argument verb given, problem; accepted: ...``. It is a ``ValueError``
-    and an ``AssertionError`` at once because callers of Captum catch the latter.
+    The arguments are attributes too, and make the message: ``argument verb given, problem; accepted: ...``.
+    The error is both a ``ValueError`` and an ``AssertionError`` because callers of Captum catch the latter.
 
     Args:
         argument: Name of the argument, such as ``"strides"``.
@@ -17,13 +17,6 @@ class InputError(ValueError, AssertionError):
         accepted: What is accepted in its place, in words; empty where ``problem`` says so.
         problem: What is wrong with ``given``, in words; empty where ``accepted`` says enough.
         verb: Between the name and ``given``: ``"is"``, ``"has"``, ``"returns"``.
-
-    Attributes:
-        argument: As above.
-        given: As above.
-        accepted: As above.
-        problem: As above.
-        verb: As above.
 
     Examples:
         >>> from krypton_engine import InputError

@@ -19,7 +19,7 @@ from krypton_engine.tuning.tuning import Tuning
 def fingerprint(
     question: Question, row: int, target: Any, activate: Callable[[Tensor], Tensor] | None
 ) -> Fingerprint:
-    """What a tuning for an example holds for; the model says its word on noise.
+    """The fingerprint of a call on one example, which its tuning has too; the model runs once, on noise.
 
     Args:
         question: Holds the example.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
-    """What the picture shows, in numbers; extremes and classes of measured positions alone."""
+    """Print the extremes of a heatmap and its changes of class, of measured positions alone."""
     drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
     measured = heatmap.measured.reshape(-1)
     finite = (measured & drops.isfinite()).nonzero()[:, 0]

@@ -38,7 +38,7 @@ def load(arguments: argparse.Namespace, weights: str) -> ZooModel:
 
 
 def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
-    """What the model says of the whole picture: one number a class."""
+    """The model's outputs for the whole picture, one number a class."""
     import torch
 
     with torch.no_grad(), _faults_of(model, name):
@@ -49,7 +49,7 @@ def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
 def question_of_picture(
     model: ZooModel, x: Tensor, window: SlidingWindow, baseline: Tensor, name: str
 ) -> tuple[Question, Tensor]:
-    """What is asked about a picture, with what the model says of the whole picture: one number a class."""
+    """The question about a picture, and the model's outputs for the whole picture, one number a class."""
     import torch
 
     from krypton_engine.attr.request import question_of
@@ -61,7 +61,7 @@ def question_of_picture(
 
 @contextmanager
 def _faults_of(model: ZooModel, name: str) -> Iterator[None]:
-    """Whatever a model raises on a picture, as an error of the picture."""
+    """Faults of a model on a picture raised as faults of that picture."""
     try:
         yield
     except InputError:
@@ -105,14 +105,14 @@ def hint_probabilities(activation: str, outputs: Tensor) -> None:
 
 
 def preparer_of(arguments: argparse.Namespace) -> Preparer:
-    """What opens sessions, as the options want it."""
+    """The opener of sessions that the options ask for."""
     from krypton_engine.planning.planner import Preparer
 
     return Preparer(arguments.executor, int(arguments.memory_budget * 2**20))
 
 
 def occlusion_of(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusion:
-    """The engine for a model, as the options want it."""
+    """The engine for a model that the options ask for."""
     from krypton_engine import KryptonOcclusion
 
     budget = int(arguments.memory_budget * 2**20)

@@ -57,7 +57,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser, weights: str) -> None:
-    """Add what is said about a model besides its name."""
+    """Add the options that describe a model besides its name."""
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="W", help=weights)
     group.add_argument("--size", metavar="N", type=sizes, help="of the input: pixels, or height,width")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
-    """Better now than after the work."""
+    """Refuse files that cannot be written, before the work and not after."""
     for path in paths:
         if any(_same_file(path, image) for image in images):
             raise InputError("--out", repr(str(path)), problem="an IMAGE, which would be lost")
@@ -40,7 +40,7 @@ def _same_file(path: Path, other: str) -> bool:
 
 
 def save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
-    """The numbers first: they are what took the time. What cannot be written keeps nothing else from it."""
+    """Write a heatmap to all paths, the numbers first; a path that fails spares the others."""
     faults = []
     for path in sorted(paths, key=ending):
         try:

@@ -17,7 +17,7 @@ WIDEST = 100  # columns of prose
 
 
 class Text:
-    """A stream that whoever prints may rely on.
+    """A stream on which printing never fails.
 
     What cannot be written, since nobody reads it or the disk is full, is left out, and so keeps nothing from
     being computed; ``fault`` says why. What the stream's encoding lacks is written as an escape.

@@ -238,7 +238,10 @@ def test_a_factory_that_returns_everything(capsys):
     assert explain("--model", "cli_factory:standardising", *COARSE, "--baseline", "0") == 0
     capsys.readouterr()
     refuses(
-        capsys, explain("--model", "cli_factory:standardising", "--baseline", "black"), "--baseline black"
+        capsys,
+        explain("--model", "cli_factory:standardising", "--baseline", "black"),
+        "--baseline is black",
+        "blur, or a number",
     )
 
 

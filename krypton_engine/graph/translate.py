@@ -172,32 +172,11 @@ class _Translation:
         if not isinstance(fx_node.target, torch._ops.OpOverload):
             raise CaptureError(f"the exported program calls {fx_node.target}")
         name = name_of(fx_node.target)
-        if name in IDENTITIES or (
-            name in {"_to_copy", "to"}
-            and isinstance(args[0], Ref)
-            and isinstance(value, Tensor)
-            and self.draft.nodes[args[0].node].dtype == value.dtype
-        ):
-            return args[0]
         if name == "cat":  # what has no cells, such as ``x[:, :, :0]``, adds nothing
-            args = (
-                [ref for ref in args[0] if 0 not in self.draft.nodes[ref.node].shape] or args[0],
-                *args[1:],
-            )
-        if name == "slice_scatter" and _takes_all((args[0], *args[2:]), self.draft.nodes[args[0].node].shape):
-            return args[1]
-        if (
-            name == "slice"
-            and isinstance(args[0], Ref)
-            and _takes_all(args, self.draft.nodes[args[0].node].shape)
-        ):
-            return args[0]
-        if (
-            "adaptive" in name
-            and isinstance(value, Tensor)
-            and self.draft.shape_of(value)[0] == self.draft.nodes[args[0].node].shape
-        ):
-            return args[0]
+            some = [ref for ref in args[0] if 0 not in self.draft.nodes[ref.node].shape]
+            args = (some or args[0], *args[1:])
+        if isinstance(value, Tensor) and (operand := self._left_as_it_is(name, args, value)) is not None:
+            return operand
         if fx_node.target in _BATCH_NORMS and _gives_one(fx_node):
             return self._batch_norm(fx_node)
         if name in _FILLED and isinstance(value, Tensor):  # nothing but the type of the other is read
@@ -209,12 +188,29 @@ class _Translation:
             return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
-        if name in _RESHAPED and isinstance(
-            value, Tensor
-        ):  # squeeze() of a box would also drop axes that happen to be of size 1 there
+        # ``squeeze`` of a box would also drop axes that happen to be of size 1 there.
+        if name in _RESHAPED and isinstance(value, Tensor):
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
             return self._emit(fx_node, aten.reshape.default, (args[0], sizes), {})
         return self._emit(fx_node, fx_node.target, args, kwargs)
+
+    def _left_as_it_is(self, name: str, args: tuple[Any, ...], value: Tensor) -> Ref | None:
+        """The operand that a call returns as it is; None for a call that does something."""
+        if name == "slice_scatter":
+            everything = _takes_all((args[0], *args[2:]), self.draft.nodes[args[0].node].shape)
+            operand: Any = args[1] if everything else None
+            return operand
+        first = args[0] if args else None
+        if not isinstance(first, Ref):
+            return None
+        node = self.draft.nodes[first.node]
+        idle = (
+            name in IDENTITIES
+            or (name in {"_to_copy", "to"} and node.dtype == value.dtype)
+            or (name == "slice" and _takes_all(args, node.shape))
+            or ("adaptive" in name and self.draft.shape_of(value)[0] == node.shape)
+        )
+        return first if idle else None
 
     def _emit(
         self,

@@ -35,7 +35,7 @@ _LARGEST_MEMORY = 512 * 2**20
 _PROGRAMS = 5
 """What a graph and its programs take, in multiples of its constants: Winograd makes 9 numbers 36."""
 
-_MOST = 32
+_MOST_CAPTURES = 32
 """Captures of one model that are kept at most."""
 
 _DOUBTED = {4**n for n in range(16)}
@@ -205,7 +205,7 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
         for i, each in reversed(list(enumerate(memory[:-1]))):
             graph = each.found
             taken += _PROGRAMS * graph.constant_bytes if isinstance(graph, Graph) else 0
-            if taken > _LARGEST_MEMORY or i + _MOST < len(memory):
+            if taken > _LARGEST_MEMORY or i + _MOST_CAPTURES < len(memory):
                 del memory[: i + 1]
                 break
         return kept

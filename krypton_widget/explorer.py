@@ -13,7 +13,8 @@ import anywidget
 import torch
 import traitlets
 
-from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
+from krypton_engine.attr.checks import Activation
+from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.common import files
 from krypton_engine.common.outputs import usual_activation
 from krypton_engine.errors import InputError

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from krypton_engine.attr.occlusion import Activation, KryptonOcclusion
+from krypton_engine.attr.checks import Activation
+from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import same_outputs

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.attr.occlusion import Activation
+from krypton_engine.attr.checks import Activation
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps

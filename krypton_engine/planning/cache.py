@@ -133,12 +133,12 @@ class _Kept:
 
 @dataclass(eq=False)
 class Proofs:
-    """What of a graph was compared with the callable that it was captured from.
+    """Comparisons of a graph with the callable that it was captured from.
 
     Attributes:
-        windows: Those for which outputs were compared.
-        count: How often any were, so that each time others are.
-        differed: By how many roundings of the largest output they differed when the graph was new.
+        windows: Windows for which outputs were compared.
+        count: How often outputs were compared, so that each time other positions are chosen.
+        differed: Largest difference when the graph was new, in roundings of the largest output.
     """
 
     windows: set[SlidingWindow] = field(default_factory=set)

@@ -4,7 +4,7 @@ A rule looks at one call and answers with a `Local`: how the call runs on a box.
 the call mixes cells along the last axis it has, or is not known; the call then is part of the full
 computation. Nothing here is keyed on models or modules, only on operators.
 
-`Facts` are what executors want to know of an operator beside that.
+`Facts` hold what executors ask of an operator beside its locality.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class Facts:
 
     Attributes:
         fresh: Whether the result lies in memory of its own, so that its reader may write over it.
-        in_place: The operator that writes the same result over its first operand.
-        out: The operator that writes the same result where its argument ``out`` is.
-        epilogue: The same as the end of a convolution, from the arguments by name; its answer is None for
-            arguments with which it is none.
+        in_place: A variant that writes the result over the first operand.
+        out: A variant that writes the result into the tensor that its argument ``out`` names.
+        epilogue: A function from arguments by name to the epilogue that a convolution may end with instead of
+            the operator; to None where arguments make that impossible.
     """
 
     fresh: bool = False
@@ -98,12 +98,12 @@ FACTS: dict[Any, Facts] = {}
 
 
 def declare(target: Any, facts: Facts) -> None:
-    """Register what holds of an operator, one overload of it."""
+    """Register the facts of one overload of an operator."""
     FACTS[target] = facts
 
 
 def facts(node: Node) -> Facts:
-    """What holds of the operator of ``node``.
+    """Facts of the operator of ``node``; those of an operator without an entry say nothing.
 
     Examples:
         >>> relu = Node(1, "relu", "relu", (1, 3), (-1, None), torch.float32, torch.ops.aten.relu.default)

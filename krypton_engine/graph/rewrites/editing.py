@@ -1,4 +1,4 @@
-"""Other nodes in the places of a graph's, and new numbers for all."""
+"""Edits of a graph: nodes replaced, added or dropped, and all of them numbered anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from krypton_engine.graph.ir import Convolution, Graph, Node, Ref, refs
 
 
 class Edit:
-    """A graph's nodes with others in their places."""
+    """A graph with some of its nodes replaced, and further ones before them; see `done`."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

@@ -1,4 +1,4 @@
-"""What a convolution takes into its weights, and what is computed on fewer channels."""
+"""Batch norms folded into convolutions, and pools moved to where there are fewer channels."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def scale_batch_norms(graph: Graph) -> Graph:
 
 
 def _scale_and_shift(graph: Graph, norm: Node) -> tuple[Tensor, Tensor] | None:
-    """What a batch norm multiplies by and adds, by channel in float64; None unless all is constant."""
+    """Factors and summands of a batch norm, by channel, in float64; None unless all of it is constant."""
     _, *given, training, _, eps, _ = norm.args
     values = [None if item is None else graph.nodes[item.node].value for item in given]
     if training or any(item is not None and value is None for item, value in zip(given, values, strict=True)):

@@ -1,4 +1,4 @@
-"""What engines compute where they compute a convolution: an addition to its result, and an activation."""
+"""Additions and activations fused into the convolution before them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fuse_epilogues(graph: Graph) -> Graph:
 
 
 def adds_residual(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` adds two changing values cell by cell, so that what computes one may add the other."""
+    """Whether ``node`` adds two changing values cell by cell, so that either's operator may add the other."""
     # A sum that is clipped may not be recomputed where its box ends and that of the other value goes on.
     return (
         not graph.clips

@@ -17,6 +17,7 @@ from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 
@@ -113,3 +114,17 @@ def test_a_session_that_hands_over_answers_the_rest():
         truth = brute_force(model, x, WINDOW.shape, WINDOW.strides, baseline)
     assert len(opened) == 1 and 0 < int(truth.isfinite().sum()) < truth.numel()
     torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def test_trimmed_sessions_charge_what_they_cost(session):
+    """To the same account, once there is one; a full computation has no steps to tell apart."""
+    work = distinct_work(session.changed, np.arange(len(WINDOW)))
+    list(session.compute(work.boxes))
+    session.costs = Costs()
+    trimmed = session.trimmed(0.1, lambda outputs: outputs[:, 1])
+    assert trimmed.costs is session.costs
+    assert not session.costs.of_run(0, 0.0).costs
+    list(trimmed.compute(work.boxes))
+    found = session.costs.of_run(len(work.boxes), 1.0)
+    assert bool(found.costs) == (not isinstance(session, FullSession))
+    assert all(cost.seconds >= 0 for cost in found.costs.values())

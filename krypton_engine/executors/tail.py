@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.plan.measured import Costs
@@ -138,6 +140,31 @@ class Tail:
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def outputs(
+        self,
+        members: IntArray,
+        values: Mapping[int, Tensor],
+        at_once: int,
+        constant: Callable[[int, int], Any],
+        costs: Costs | None = None,
+    ) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs of positions, part by part, from the frontier values of all of them.
+
+        Args:
+            members: Numbers of the positions.
+            values: By node, ``(positions, ...)``.
+            at_once: Largest number of positions to compute together.
+            constant: As `run` takes it.
+            costs: As `run` takes it.
+        """
+        if not self.nodes:
+            yield members, values[self._output]
+            return
+        for start in range(0, len(members), at_once):
+            some = {index: value[start : start + at_once] for index, value in values.items()}
+            mine = members[start : start + at_once]
+            yield mine, self.run(some, len(mine), constant, costs)
+
     def _run(
         self,
         computed: Mapping[int, Tensor],
@@ -166,6 +193,35 @@ class Tail:
                     values.pop(operand, None)
         output: Tensor = values[self._output]
         return output
+
+
+def joined(
+    groups: Sequence[IntArray], compute: Callable[[IntArray], dict[int, Tensor]], at_once: int
+) -> Iterator[tuple[IntArray, dict[int, Tensor]]]:
+    """Values of one group after the other, several groups put together.
+
+    Args:
+        groups: Numbers of positions.
+        compute: Gives the values of a group by node, ``(positions, ...)``.
+        at_once: Positions to put together, unless one group has more.
+    """
+    waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
+    for i, group in enumerate(groups):
+        waiting.append((group, compute(group)))
+        following = groups[i + 1 : i + 2]
+        if following and sum(len(members) for members, _ in (*waiting, (following[0], {}))) <= at_once:
+            continue
+        members, first = waiting[0]
+        if len(waiting) > 1:
+            members = np.concatenate([members for members, _ in waiting])
+            first = {index: torch.cat([values[index] for _, values in waiting]) for index in first}
+        waiting.clear()
+        yield members, first
+
+
+def weights_of(graph: Graph) -> dict[int, Tensor]:
+    """All constants of a graph in channels-last layout, by node."""
+    return {node.index: channels_last(node.value) for node in graph.nodes if node.value is not None}
 
 
 def constants_of(graph: Graph, nodes: Sequence[Node]) -> dict[int, Tensor]:

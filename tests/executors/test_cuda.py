@@ -30,8 +30,11 @@ from torch import nn
 from krypton_engine import FallbackWarning, KryptonOcclusion
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.cuda import cuts, engine
+from krypton_engine.executors.cuda.clock import Clock
+from krypton_engine.executors.cuda.convolutions import Convolutions
 from krypton_engine.executors.cuda.executor import EXECUTOR as CUDA
 from krypton_engine.executors.cuda.session import CudaSession
+from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import clipped
@@ -83,7 +86,7 @@ def way(request, monkeypatch):
         taken.append(request.param in names)
         return names.index(request.param) if taken[-1] else 0
 
-    monkeypatch.setattr(CudaSession, "_faster", faster)
+    monkeypatch.setattr(Convolutions, "faster", faster)
     yield request.param
     assert any(taken)
 
@@ -109,7 +112,7 @@ def check_drawn(
     network = data.draw(networks(rank), "network")
     asked = data.draw(questions(network.shape), "question")
     way = data.draw(st.integers(0, 1), "way to compute convolutions")
-    monkeypatch.setattr(CudaSession, "_faster", lambda session, ways, *_: min(way, len(ways) - 1))
+    monkeypatch.setattr(Convolutions, "faster", lambda session, ways, *_: min(way, len(ways) - 1))
     double = build(network)
     note(f"input {network.shape}\n{double}")
     x, baseline = image_and_baseline(network.shape, asked)
@@ -169,13 +172,13 @@ def assert_exact(case: Case, device: torch.device) -> None:
     assert found.heatmap.plan.executor == "cuda"
 
 
-@pytest.mark.parametrize("way", ["_as_product", *slow(["_by_pytorch"])], indirect=True)
+@pytest.mark.parametrize("way", ["as_product", *slow(["by_pytorch"])], indirect=True)
 @pytest.mark.parametrize("name", [*MODELS, *slow(MORE_MODELS)])
 def test_families(name, device, all_on_boxes, way):
     assert_exact(torchvision_case(name), device)
 
 
-@pytest.mark.parametrize("way", ["_as_product", *slow(["_by_pytorch"])], indirect=True)
+@pytest.mark.parametrize("way", ["as_product", *slow(["by_pytorch"])], indirect=True)
 def test_a_volume(device, all_on_boxes, way):
     assert_exact(monai_case("3-D ResNet10"), device)
 
@@ -227,7 +230,7 @@ def test_autocast(device):
         own = brute_force(model, x, window.shape, window.strides, 0).double().cpu()
         session = opened_session(capture(Source(model, (x,))), window, x)
         found = answers(session).double()
-    assert session._views[session.program.frontiers[0]].table.dtype == torch.bfloat16
+    assert session.basis.views[session.program.graph.frontiers[0].index].table.dtype == torch.bfloat16
     assert (found - truth).abs().max() <= 3 * (own - truth).abs().max()
 
 
@@ -304,7 +307,9 @@ def test_in_full_from_any_bottleneck(device, monkeypatch):
     count = len(capture(Source(model, (x,))).bottlenecks)
     assert count > 3
     for k in range(count):
-        monkeypatch.setattr(CudaSession, "measured_cut", lambda session, k=k: session.graph.bottlenecks[k])
+        monkeypatch.setattr(
+            CudaSession, "measured_cut", lambda session, k=k: session.program.graph.bottlenecks[k]
+        )
         with incremental():
             occlusion = KryptonOcclusion(model, executor="cuda")
             assert_like_captum(model, x, (2, 4, 4), (2, 3, 3), target=1, occlusion=occlusion)
@@ -319,9 +324,9 @@ def test_the_cut_is_measured(device):
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     session = opened_session(capture(Source(model, (x,))), window, x)
     cut = session.measured_cut()
-    assert cut is None or cut in session.graph.bottlenecks
+    assert cut is None or cut in session.program.graph.bottlenecks
     assert set(session.program.faster.values()) <= {0, 1} and len(session.program.faster) >= 2
-    clock = cuts.Clock(device)
+    clock = Clock(device)
     clock.mark()
     clock.mark()
     first, second = clock.seconds()
@@ -338,14 +343,14 @@ def test_memory_is_leased(device):
     one = opened_session(graph, window, x)
     expected = answers(one)
     two = opened_session(graph, window, y)
-    assert one._arena is not two._arena
+    assert one.arena is not two.arena
     for_y = answers(two)
     assert torch.equal(answers(one), expected) and not torch.equal(for_y, expected)
-    arena = one._arena
+    arena = one.arena
     del one
     gc.collect()
     three = opened_session(graph, window, y)
-    assert three._arena is arena
+    assert three.arena is arena
     assert torch.equal(answers(three), for_y)
 
 
@@ -357,7 +362,7 @@ def test_many_sessions_leak_nothing(device):
     for _ in range(5):
         session = opened_session(graph, window, x)
         answers(session, np.arange(4))
-        arenas.add(id(session._arena))
+        arenas.add(id(session.arena))
         del session
         gc.collect()
     assert len(arenas) == 1
@@ -366,7 +371,7 @@ def test_many_sessions_leak_nothing(device):
 @torch.no_grad()
 def test_weights_that_are_an_input(device, monkeypatch):
     """They may be others for the next session of the same window."""
-    monkeypatch.setattr(CudaSession, "_faster", lambda session, ways, *_: len(ways) - 1)
+    monkeypatch.setattr(Convolutions, "faster", lambda session, ways, *_: len(ways) - 1)
 
     def model(x, weights):
         return torch.nn.functional.conv2d(x, weights, padding=1).relu().amax((2, 3))
@@ -384,7 +389,7 @@ def test_weights_that_are_an_input(device, monkeypatch):
         )
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
         torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))
-        arenas.add(id(session._arena))
+        arenas.add(id(session.arena))
         del session
         gc.collect()
     assert len(arenas) == 1
@@ -402,13 +407,13 @@ def test_inference_mode_and_then_without(device, image):
 def test_few_at_a_time(device, monkeypatch, image):
     """Nobody computes more positions together than was asked for, nor fills groups up beyond."""
     model, x = SmallCNN().to(device), image.to(device)
-    copies, compute = [], CudaSession._compute
+    copies, compute = [], Walk.compute
 
-    def noted(session, nodes, at):
+    def noted(walk, nodes, at):
         copies.append(at.copies)
-        compute(session, nodes, at)
+        compute(walk, nodes, at)
 
-    monkeypatch.setattr(CudaSession, "_compute", noted)
+    monkeypatch.setattr(Walk, "compute", noted)
     with torch.no_grad():
         session = opened_session(
             capture(Source(model, (x,))), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3)), x
@@ -494,7 +499,7 @@ def test_recorded_groups_say_the_same():
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     session = opened_session(capture(Source(model, (x,))), window, x)
     first, *others = (answers(session) for _ in range(4))
-    assert any(session._arena._recorded.values())
+    assert any(session.arena._recorded.values())
     for other in others:
         torch.testing.assert_close(other, first)
 

@@ -9,7 +9,7 @@ from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import KryptonOcclusion
-from krypton_engine.executors.reference.session import ReferenceSession
+from krypton_engine.executors.reference.walk import Walk
 from krypton_engine.perturbation.windows import SlidingWindow
 
 
@@ -41,7 +41,7 @@ def test_branches_are_written_to_their_place(size, monkeypatch):
     torch.manual_seed(0)
     model, x = Block().double(), torch.randn(1, 3, 14, 14, dtype=torch.float64)
     written = []
-    room = ReferenceSession._room
+    room = Walk.room
 
     def spied(self, node, *rest):
         into, loaded = room(self, node, *rest)
@@ -49,7 +49,7 @@ def test_branches_are_written_to_their_place(size, monkeypatch):
             written.append(node.name)
         return into, loaded
 
-    monkeypatch.setattr(ReferenceSession, "_room", spied)
+    monkeypatch.setattr(Walk, "room", spied)
     window = SlidingWindow((3, 14, 14), (3, size, size), (3, 1, 1))
     with incremental():
         heatmap = KryptonOcclusion(model, executor="reference").heatmap(

@@ -1,49 +1,97 @@
-"""From where on full computation is faster than boxes, and the clock that tells."""
+"""From where on full computation is faster than boxes."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-AHEAD = 200_000_000
-"""Clock ticks, about a tenth of a second, for which a device is kept busy while PyTorch queues what is timed:
-it then runs without gaps, as a recorded graph does."""
+from krypton_engine.executors.basis import Basis
+from krypton_engine.executors.cuda.clock import Clock
+from krypton_engine.executors.cuda.walk import Walk
+from krypton_engine.executors.grouping import Group
+from krypton_engine.executors.memory import Batches
+from krypton_engine.executors.tail import last_uses
+from krypton_engine.graph.ir import Node, refs, resolve
+from krypton_engine.perturbation.windows import occlude
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.cuda.program import CudaProgram
 
 
-class Clock:
-    """Times of marks since it was made, on a device that works by itself.
+@dataclass(frozen=True)
+class Race:
+    """One group of positions on boxes against as many copies in full, on one example.
 
-    Args:
-        device: The device.
-        ahead: Ticks for which it is kept busy first.
+    Attributes:
+        program: The graph made ready.
+        basis: The example.
+        walk: What computes its boxes.
+        batches: Its memory.
+        group: The positions.
     """
 
-    def __init__(self, device: torch.device, ahead: int = AHEAD) -> None:
-        self._device = device
-        self._marks: list[Any] = []
-        if device.type == "cuda":
-            torch.cuda._sleep(ahead)
-        self.mark()
+    program: CudaProgram
+    basis: Basis
+    walk: Walk
+    batches: Batches
+    group: Group
 
-    def mark(self) -> None:
-        """Now, in the order of what the device does."""
-        if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
+    def cut(self) -> Node | None:
+        """The bottleneck from which on full computation is faster; None if boxes are to the end."""
+        cuts = self.program.graph.bottlenecks
+        with torch.cuda.device_of(self.basis.x):
+            for _ in range(2):  # the first time something is still being loaded
+                on_boxes, without = self._timed_boxes(cuts), self._timed_full(cuts)
+        k = cheapest_cut(on_boxes, without)
+        return None if k == len(cuts) else cuts[k]
 
-    def seconds(self) -> list[float]:
-        """From the beginning to every later mark; waits for the device."""
-        first, *rest = self._marks
-        if self._device.type != "cuda":
-            return [mark - first for mark in rest]
-        self._marks[-1].synchronize()
-        return [first.elapsed_time(mark) / 1000 for mark in rest]
+    def _timed_boxes(self, cuts: Sequence[Node]) -> list[float]:
+        """Seconds a position until each bottleneck is there, and until the output is."""
+        nodes, members = self.program.graph.nodes, self.group.members
+        clock = Clock(self.basis.x.device)
+        at = self.walk.started(self.group)
+        done = 0
+        for cut in cuts:
+            self.walk.compute(nodes[done : cut.index + 1], at)
+            done = cut.index + 1
+            clock.mark()
+        self.walk.compute(nodes[done:], at)
+        values = self.walk.exits(at)
+        for _ in self.program.tail.outputs(members, values, self.batches.tail, self.basis.constant):
+            pass
+        clock.mark()
+        return [seconds / at.copies for seconds in clock.seconds()]
+
+    def _timed_full(self, cuts: Sequence[Node]) -> list[float]:
+        """The same for full computation."""
+        graph, basis = self.program.graph, self.basis
+        largest = max(node.bytes() for node in graph.nodes if node.depends)
+        copies = min(len(self.group.members), max(1, self.batches.free // 4 // largest))
+        last_use = last_uses(graph, graph.nodes)
+        values: dict[int, Any] = {
+            graph.input.index: occlude(basis.x, basis.baseline, self.group.boxes[:copies])
+        }
+
+        def value(index: int) -> Any:
+            return values[index] if index in values else basis.constant(index, copies)
+
+        clock, marks = Clock(basis.x.device), {cut.index for cut in cuts}
+        for node in graph.nodes:
+            if node.depends and node is not graph.input:
+                assert node.target is not None
+                values[node.index] = node.target(
+                    *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
+                )
+                for operand in refs((node.args, node.kwargs)):
+                    if last_use[operand] == node.index:
+                        values.pop(operand, None)
+            if node.index in marks:
+                clock.mark()
+        clock.mark()
+        return [seconds / copies for seconds in clock.seconds()]
 
 
 def cheapest_cut(on_boxes: Sequence[float], in_full: Sequence[float]) -> int:

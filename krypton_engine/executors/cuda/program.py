@@ -5,26 +5,24 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from krypton_engine.executors.cuda.arena import drop
+from krypton_engine.executors.cuda.session import CudaSession
 from krypton_engine.executors.grouping import WindowClasses
-from krypton_engine.executors.reference.program import ReferenceProgram
-from krypton_engine.executors.tail import Tail
+from krypton_engine.executors.tail import Tail, overwriting, weights_of
 from krypton_engine.graph.ir import Convolution, Graph, Node, in_full, refs
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites import fused
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.session import CudaSession
 _LARGEST_TAIL_TENSOR = 512 * 2**20
 
 
-class CudaProgram(ReferenceProgram):
+class CudaProgram:
     """A graph made ready for the GPU, where kernels of ours finish convolutions as the fused graph has it.
 
     Args:
@@ -32,6 +30,11 @@ class CudaProgram(ReferenceProgram):
         kernels: The module of ``csrc/cuda``.
 
     Attributes:
+        graph: The fused one.
+        constants: Its weights, channels last.
+        in_place: Nodes that may write over their first operand.
+        tail: The rest of the model.
+        shrinkable: Nodes whose boxes may be cut.
         last_read: Who reads a value last.
         averages: Nodes after the frontier that average one of its values over all cells, and which.
         exits: What is computed here and read by the rest of the model.
@@ -47,21 +50,24 @@ class CudaProgram(ReferenceProgram):
     def __init__(self, graph: Graph, kernels: Any) -> None:
         self.source = graph
         graph = fused(graph)
-        super().__init__(graph)
+        self.graph = graph
         self.kernels = kernels
+        self.constants = weights_of(graph)
+        self.in_place = overwriting(graph)
+        frontiers = [node.index for node in graph.frontiers]
         full = (node for node in graph.nodes if node.depends and not node.local)
         tail = [node for node in full if node.index not in graph.absorbed]
         self.averages = self._averages(tail)
         rest = [node for node in tail if node.index not in self.averages]
         self.tail = Tail(graph, rest, _LARGEST_TAIL_TENSOR)
         averaged = set(self.averages.values())
-        exits = [index for index in self.frontiers if index not in averaged] + list(self.averages)
+        exits = [index for index in frontiers if index not in averaged] + list(self.averages)
         self.exits = [graph.nodes[index] for index in exits]
         self.same_box = _same_boxes(graph)
         self.last_read = {
             operand: node.index for node in graph.nodes if node.local for operand in node.operands
         }
-        self.last_read |= dict.fromkeys(self.frontiers, len(graph.nodes))
+        self.last_read |= dict.fromkeys(frontiers, len(graph.nodes))
         convolutions = {node.index for node in graph.nodes if isinstance(node.box, Convolution)}
         cuts = [
             node
@@ -86,8 +92,6 @@ class CudaProgram(ReferenceProgram):
 
         The first one of a window measures; see `CudaSession.measured_cut`.
         """
-        from krypton_engine.executors.cuda.session import CudaSession
-
         if plan.window not in self._chosen:
             trial = CudaSession(self, plan, inputs, baseline, memory_budget)
             cut = trial.measured_cut()
@@ -131,8 +135,3 @@ def _same_boxes(graph: Graph) -> dict[int, int]:
         same = len(theirs) == 1 and all(node.same_cells(i) for i in changing)
         found[node.index] = theirs.pop() if same else node.index
     return found
-
-
-def is_pointwise(convolution: Node) -> bool:
-    """Whether every cell of a convolution reads one cell, the same."""
-    return None not in convolution.roles[2:] and convolution.same_cells(0)

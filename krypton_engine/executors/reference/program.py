@@ -9,9 +9,9 @@ from torch import Tensor
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.executors.tail import (
     Tail,
-    channels_last,
     last_uses,
     overwriting,
+    weights_of,
 )
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
 from krypton_engine.graph.operators import facts
@@ -24,9 +24,7 @@ class ReferenceProgram:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.constants = {
-            node.index: channels_last(node.value) for node in graph.nodes if node.value is not None
-        }
+        self.constants = weights_of(graph)
         self.frontiers = [node.index for node in graph.frontiers]
         self.tail = Tail(graph, [node for node in graph.nodes if node.depends and not node.local])
         self.last_use = last_uses(graph, graph.nodes)
@@ -62,10 +60,6 @@ class ReferenceProgram:
     ) -> ReferenceSession:
         """See `krypton_engine.executors.base.Program.open`."""
         return ReferenceSession(self, plan, inputs, baseline, memory_budget)
-
-    def keeps_view(self, node: Node) -> bool:
-        """Whether a session keeps the un-occluded cells of a local node."""
-        return self.graph.needs_view(node)
 
     def _only_passed_on(self, node: Node) -> bool:
         """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""

@@ -1,0 +1,125 @@
+"""One example without occlusion: what boxes are put together from, and what runs beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.layout import Layout, View, column_axes
+from krypton_engine.executors.tail import channels_last, last_uses, repeated
+from krypton_engine.graph.ir import Graph, Node, refs, resolve
+from krypton_engine.perturbation.changed import ChangedCells
+from krypton_engine.perturbation.windows import SlidingWindow
+
+Place = Callable[[Any, Tensor], Tensor]
+"""Where a tensor lies from now on, by a key that is the same for every example."""
+
+
+class Basis:
+    """A graph run once on one example, in full, and the un-occluded values that are kept of it.
+
+    Args:
+        graph: The graph.
+        constants: Its weights, by node.
+        window: The sliding window.
+        inputs: The tensors of the example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        gradients: By node: the gradient of a scalar by its value, kept beside the view.
+        place: Puts all that boxes read where recorded work finds it; None where nothing is recorded.
+
+    Attributes:
+        x: The occluded input, channels last.
+        baseline: Of its shape.
+        changed: The cells that every window really changes.
+        output: Of the un-occluded input, ``(1, *output_shape)``.
+        views: The un-occluded values that boxes read, by node.
+        gradients: The gradients, laid out as the views.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        constants: Mapping[int, Tensor],
+        window: SlidingWindow,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        gradients: Mapping[int, Tensor],
+        place: Place | None = None,
+    ) -> None:
+        self.x = channels_last(inputs[graph.occluded])
+        self.baseline = baseline.to(self.x).expand(self.x.shape)
+        self.changed = ChangedCells(window, (self.x != self.baseline)[0].cpu().numpy())
+        self.views: dict[int, View] = {}
+        self.gradients: dict[int, View] = {}
+        self._graph = graph
+        self._constants = constants
+        self._columns = column_axes(graph, window)
+        self._others: dict[int, Tensor] = {}
+        self._place = place
+        self.output = self._run(inputs, gradients)
+        if place is not None:
+            self._others = {i: place(("other", i), value.clone()) for i, value in self._others.items()}
+            for node in graph.nodes:
+                for operand in node.operands if node.local else ():
+                    source = graph.nodes[operand]
+                    if not source.depends and source.axes:
+                        self.view(source)
+
+    def constant(self, index: int, copies: int) -> Tensor:
+        """The value of a node that no window changes, for a number of copies."""
+        value = self._constants.get(index)
+        value = self._others[index] if value is None else value
+        found: Tensor = repeated(self._graph.nodes[index], value, copies)
+        return found
+
+    def view(self, node: Node) -> View:
+        """The cells of a value as rows; a value that no window changes is laid out on the first call."""
+        if node.index not in self.views:
+            self.views[node.index] = self._view(node, self.constant(node.index, 1), frozenset(), "view")
+        return self.views[node.index]
+
+    def _run(self, inputs: tuple[Tensor, ...], gradients: Mapping[int, Tensor]) -> Tensor:
+        graph, last_use = self._graph, last_uses(self._graph, self._graph.nodes)
+        values: dict[int, Any] = dict(self._constants)
+        for index, tensor in zip(graph.inputs, inputs, strict=True):
+            values[index] = channels_last(tensor) if index == graph.input.index else tensor
+        for node in graph.nodes:
+            if node.index not in values:
+                assert node.target is not None
+                values[node.index] = node.target(
+                    *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
+                )
+            gradient = gradients.get(node.index)
+            if gradient is not None or (node.depends and node.local and graph.needs_view(node)):
+                columns = self._columns[node.index]
+                self.views[node.index] = self._view(node, values[node.index], columns, "view")
+                if gradient is not None:
+                    self.gradients[node.index] = self._view(node, gradient, columns, "gradient")
+            elif not node.depends and node.value is None:
+                self._others[node.index] = values[node.index]
+            for operand in refs((node.args, node.kwargs)):
+                if last_use.get(operand) == node.index and graph.nodes[operand].depends:
+                    values.pop(operand, None)
+        output: Tensor = values[graph.output]
+        return output
+
+    def _view(self, node: Node, value: Tensor, columns: frozenset[int], kind: str) -> View:
+        layout = Layout.of(node, columns)
+        cells = math.prod(layout.sizes)
+        fills: dict[float, int] = {}
+        for reader, _ in self._graph.readers[node.index]:
+            fills.setdefault(self._graph.nodes[reader].fill, cells + len(fills))
+        parts = [layout.as_rows(value).reshape(cells, -1)]
+        for fill in fills:
+            exists = math.isfinite(fill) or value.is_floating_point()
+            parts.append(torch.full_like(parts[0][:1], fill if exists else torch.iinfo(value.dtype).min))
+        if node.index == self._graph.input.index:
+            parts.append(layout.as_rows(self.baseline).reshape(cells, -1))
+        table = torch.cat(parts)
+        if self._place is not None:
+            table = self._place((node.index, kind), table)
+        return View(layout, table, fills, cells + len(fills))

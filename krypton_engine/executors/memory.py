@@ -1,0 +1,78 @@
+"""How many positions run together within a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from krypton_engine.common.figures import mebibytes
+from krypton_engine.errors import InputError
+from krypton_engine.plan.plan import Plan
+
+LARGEST_TAIL = 256
+"""Positions that the full computation after the frontier runs on together."""
+
+_SCRATCH = 128 * 2**20
+"""What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How a session divides its memory.
+
+    Attributes:
+        free: Bytes beside what is held throughout.
+        boxes: Positions whose boxes are computed together.
+        tail: Positions that the full computation after the frontier runs on together.
+    """
+
+    free: int
+    boxes: int
+    tail: int
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        memory_budget: int,
+        held: Iterable[Tensor],
+        largest_batch: int,
+        largest_tensor: int,
+        largest_tail: int,
+    ) -> Batches:
+        """Half for the boxes, half for the frontier and what follows it.
+
+        Args:
+            plan: What is held, and what a position takes.
+            memory_budget: Bytes that the session may add to the process.
+            held: What the session holds that is not planned.
+            largest_batch: Positions of a batch of boxes, at most.
+            largest_tensor: Bytes of the largest tensor of boxes that a batch should make.
+            largest_tail: Positions of a batch after the frontier, at most.
+
+        Raises:
+            InputError: The budget does not hold what is held and one position.
+        """
+        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
+        fixed += sum(tensor.numel() * tensor.element_size() for tensor in held)
+        free = memory_budget - fixed
+        needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
+        if free < needed:
+            raise InputError(
+                "memory_budget",
+                mebibytes(memory_budget),
+                problem=(
+                    f"this model and window take {mebibytes(fixed)} for views, weights and workspaces "
+                    f"and {mebibytes(needed)} for one position"
+                ),
+            )
+        boxes = min(
+            largest_batch,
+            largest_tensor // max(plan.largest_box_tensor, 1),
+            free // 2 // max(plan.bytes_per_position, 1),
+        )
+        after = plan.frontier_bytes + plan.tail_bytes_per_position
+        tail = min(LARGEST_TAIL, largest_tail, free // 2 // max(after, 1))
+        return cls(free, max(1, boxes), max(1, tail))

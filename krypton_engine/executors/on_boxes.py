@@ -1,0 +1,110 @@
+"""Operators of a graph on boxes, as PyTorch computes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.graph.ir import BATCH, Apply, Convolution, Node, Pool, resolve
+from krypton_engine.graph.operators import facts
+
+CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
+
+
+def run_on_boxes(
+    node: Node,
+    fetched: Mapping[int, Tensor],
+    start: Mapping[int, IntArray],
+    extents: Mapping[int, int],
+    copies: int,
+    constant: Callable[[int, int], Tensor],
+    *,
+    in_place: bool = False,
+    padded: bool = True,
+    into: Tensor | None = None,
+) -> Tensor:
+    """A local node, but `Reindex`, as PyTorch computes it on boxes.
+
+    Args:
+        node: The node.
+        fetched: What its boxes read of every operand, by node: ``(copies, ...)``.
+        start: By axis, the first cell of every box.
+        extents: By axis, the size that all boxes share.
+        copies: How many boxes there are.
+        constant: Gives the value of a node that no position changes, for a number of copies.
+        in_place: Whether the first operand may be written over.
+        padded: Whether what was fetched brings the padding along the axes with it.
+        into: Where an operator that can writes its result.
+    """
+    box = node.box
+    if isinstance(box, (Convolution, Pool)):
+        spatial = node.roles[2:]
+        padding = [
+            0 if padded and role is not None else p for role, p in zip(spatial, box.padding, strict=True)
+        ]
+    if isinstance(box, Convolution):
+        x = fetched[node.operands[0]]
+        bias = None if box.bias is None else constant(box.bias, 1)
+        weight = constant(box.weight, 1)
+        return CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
+    if isinstance(box, Pool):
+        return _pooled(node, box, padding, fetched[node.operands[0]], start, extents)
+    assert isinstance(box, Apply) and node.target is not None
+
+    def value(index: int) -> Tensor:
+        return fetched[index] if index in fetched else constant(index, copies)
+
+    args = resolve(node.args, value, copies)
+    if box.sized:
+        sizes = [
+            copies if role == BATCH else size if role is None else extents[role]
+            for role, size in zip(node.roles, node.shape, strict=True)
+        ]
+        args = (args[0], sizes, *args[2:])
+    kwargs = resolve(node.kwargs, value, copies)
+    known, target = facts(node), node.target
+    if into is not None and known.out is not None:
+        return known.out(*args, **kwargs, out=into)
+    if known.in_place is not None and in_place:
+        target = known.in_place
+    result: Tensor = target(*args, **kwargs)
+    return result
+
+
+def _pooled(
+    node: Node,
+    box: Pool,
+    padding: list[int],
+    x: Tensor,
+    start: Mapping[int, IntArray],
+    extents: Mapping[int, int],
+) -> Tensor:
+    spatial = node.roles[2:]
+    rank = len(spatial)
+    if box.maximum:
+        # PyTorch refuses integers whose channels lie side by side, of more cells than their type counts.
+        x = x if x.is_floating_point() else x.contiguous()
+        return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
+    divisor = math.prod(counts[0] for counts in box.divisors if len(set(counts)) == 1)
+    if rank == 1:
+        total = torch.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode) * (
+            box.kernel[0] / divisor
+        )
+    else:
+        pool = torch.nn.functional.avg_pool2d if rank == 2 else torch.nn.functional.avg_pool3d
+        total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, divisor)
+    for dim, (role, counts) in enumerate(zip(spatial, box.divisors, strict=True)):
+        if len(set(counts)) == 1:
+            continue
+        table = np.asarray(counts)
+        sizes = table[None] if role is None else table[start[role][:, None] + np.arange(extents[role])]
+        shape = [len(sizes), 1] + [1] * rank
+        shape[2 + dim] = sizes.shape[1]
+        total.div_(torch.from_numpy(sizes.reshape(shape)).to(total))
+    return total

@@ -1,0 +1,108 @@
+"""Changed cells of a group, and any box put together from them and the un-occluded view."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.layout import View
+
+
+@dataclass
+class Patch:
+    """The changed cells of one value for a group.
+
+    ``value`` holds a box for every member, from ``start`` on and of shared ``extents``, perhaps ``loaded``
+    into the view's table, where a member's box is the ``place``-th. ``lo`` and ``hi`` bound what changes in
+    it. The other cells are as in the view, or, where the box was ``cut``, count as such.
+    """
+
+    lo: dict[int, IntArray]
+    hi: dict[int, IntArray]
+    start: dict[int, IntArray]
+    extents: dict[int, int]
+    place: IntArray
+    value: Tensor | None
+    loaded: bool = False
+    cut: bool = False
+
+    def lies_at(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> bool:
+        """Whether the boxes are just these."""
+        return all(
+            np.array_equal(first, start[axis]) and self.extents[axis] == extents[axis]
+            for axis, first in self.start.items()
+        )
+
+    def changes_all(self) -> bool:
+        """Whether every member's box changes from end to end."""
+        return all(
+            np.array_equal(self.lo[axis], first) and np.array_equal(self.hi[axis], first + self.extents[axis])
+            for axis, first in self.start.items()
+        )
+
+
+def compose(
+    view: View,
+    patch: Patch | None,
+    coordinates: Mapping[int, IntArray],
+    copies: int,
+    fill: float,
+) -> Tensor:
+    """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
+    if patch is not None and not patch.loaded and patch.value is not None:
+        _load(view, patch)
+    rank = len(view.layout.axes)
+    from_view: Any = 0
+    from_patch: Any = view.changed_at
+    changed: Any = patch is not None and patch.loaded
+    outside: Any = False
+    if patch is not None and patch.loaded:
+        sizes = [patch.extents[axis] for axis in view.layout.axes]
+        mine = patch.place.astype(np.int32).reshape(-1, *[1] * rank)
+        from_patch = from_patch + mine * math.prod(sizes)
+    for k, axis in enumerate(view.layout.axes):
+        cells = coordinates[axis].astype(np.int32)  # half the traffic of int64
+        shape = [len(cells)] + [1] * rank
+        shape[k + 1] = cells.shape[1]
+        if cells.min() < 0 or cells.max() >= view.layout.sizes[k]:
+            outside = outside | ((cells < 0) | (cells >= view.layout.sizes[k])).reshape(shape)
+        from_view = from_view + (cells * view.layout.stride(k)).reshape(shape)
+        if patch is not None and patch.loaded:
+            lo, hi = (side[axis][:, None].astype(np.int32) for side in (patch.lo, patch.hi))
+            inside = (cells >= lo) & (cells < hi)
+            changed = changed & inside.reshape([len(inside), *shape[1:]])
+            relative = (cells - patch.start[axis][:, None].astype(np.int32)) * math.prod(sizes[k + 1 :])
+            from_patch = from_patch + relative.reshape([len(relative), *shape[1:]])
+    index = from_view if changed is False else np.where(changed, from_patch, from_view)
+    if outside is not False:
+        index = np.where(outside, view.fills[fill], index)
+    box = (copies, *(coordinates[axis].shape[1] for axis in view.layout.axes))
+    index = np.broadcast_to(index, box).flatten()
+    return view.layout.as_value(
+        view.table.index_select(0, torch.from_numpy(index).to(view.table.device)), box
+    )
+
+
+def _load(view: View, patch: Patch) -> None:
+    """Write a patch into its view's table."""
+    assert patch.value is not None
+    place(view, patch.extents, len(patch.value)).copy_(patch.value)
+    patch.loaded = True
+
+
+def place(view: View, sizes: Mapping[int, int], copies: int) -> Tensor:
+    """Room for changed cells in a view's table, after the un-occluded ones; in the value's dimensions."""
+    box = (copies, *(sizes[axis] for axis in view.layout.axes))
+    end = view.changed_at + math.prod(box)
+    if len(view.table) < end:
+        grown = view.table.new_empty(end, view.table.shape[1])
+        grown[: view.changed_at] = view.table[: view.changed_at]
+        view.table = grown
+    return view.layout.as_value(view.table[view.changed_at : end], box)

@@ -1,0 +1,273 @@
+"""One group of positions on its way from the input to the frontier, box by box."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.executors.basis import Basis
+from krypton_engine.executors.grouping import Group
+from krypton_engine.executors.on_boxes import run_on_boxes
+from krypton_engine.executors.reference.patches import Patch, compose, place
+from krypton_engine.graph.ir import Node, Reindex
+from krypton_engine.graph.regions import WindowMap, slide_inwards
+from krypton_engine.perturbation.windows import occlude
+from krypton_engine.plan.boxes import reached
+from krypton_engine.plan.measured import Costs
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.reference.program import ReferenceProgram
+
+
+class Walk:
+    """The changed cells of every value for one group, computed in the order of the graph.
+
+    Args:
+        program: The graph made ready.
+        basis: The example.
+        group: The positions, and bounds of what they change.
+        thresholds: By node: elements that change by less are cut off at the rim of its boxes.
+        costs: Takes the time and the cells of every node; None measures nothing.
+
+    Attributes:
+        dropped: By member of the group: the first-order effect of what was cut off.
+    """
+
+    def __init__(
+        self,
+        program: ReferenceProgram,
+        basis: Basis,
+        group: Group,
+        thresholds: Mapping[int, float],
+        costs: Costs | None,
+    ) -> None:
+        self._program = program
+        self._graph = program.graph
+        self._basis = basis
+        self._group = group
+        self._copies = len(group.members)
+        self._thresholds = thresholds
+        self._costs = costs
+        self._cuts = bool(thresholds) or self._graph.clips
+        self._patches: dict[int, Patch] = {}
+        self.dropped = np.zeros(self._copies)
+
+    def frontiers(self) -> dict[int, Tensor]:
+        """Frontier values, whole, by node: ``(members, ...)``."""
+        for node in self._graph.nodes:
+            if node.local and (node.operands or node is self._graph.input):
+                began = 0.0 if self._costs is None else time.perf_counter()
+                patch = self._patches[node.index] = self._patch(node)
+                if node.index in self._thresholds and patch.value is not None:
+                    self.dropped += self._cut(node, patch, patch.value)
+                if self._costs is not None:
+                    # Of the input nothing is computed.
+                    cells = self._copies * math.prod(patch.extents.values()) if node.operands else 0
+                    self._costs.add(node.index, time.perf_counter() - began, cells)
+        return {index: self._frontier(self._graph.nodes[index]) for index in self._program.frontiers}
+
+    def _frontier(self, node: Node) -> Tensor:
+        if node is self._graph.input:
+            return occlude(self._basis.x, self._basis.baseline, self._group.boxes)
+        whole = self._whole_patch(node)
+        if whole is None:
+            coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
+            patch = self._patches.get(node.index)
+            return compose(self._basis.views[node.index], patch, coordinates, self._copies, 0.0)
+        # It waits for other groups, which write over what lies in a table.
+        tables = (view.table.untyped_storage().data_ptr() for view in self._basis.views.values())
+        return whole.clone() if whole.untyped_storage().data_ptr() in tables else whole
+
+    def _whole_patch(self, node: Node) -> Tensor | None:
+        """The changed box of ``node`` if it is all of it, so that nothing need be composed."""
+        patch = self._patches.get(node.index)
+        if patch is None or patch.cut or patch.value is None or patch.value.shape[1:] != node.shape[1:]:
+            return None
+        return patch.value
+
+    def _patch(self, node: Node) -> Patch:
+        """The changed cells of ``node``, from those of its operands."""
+        group, copies, index = self._group, self._copies, node.index
+        lo, hi, extents = group.lo[index], group.hi[index], group.extents[index]
+        if node is self._graph.input:
+            # The occluded cells of all members are those of one baseline.
+            none = np.zeros(copies, dtype=np.int64)
+            sizes = {axis: node.size(axis) for axis in node.axes}
+            return Patch(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
+        if self._thresholds:
+            lo, hi, extents = self._left(node)
+        start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
+        here = np.arange(copies)
+        if not all(extents.values()):
+            return Patch(start, start, start, extents, here, None)
+        box = node.box
+        into, loaded = self.room(node, start, extents)
+        if isinstance(box, Reindex):
+            value = self._reindex(node, box, start, extents)
+        else:
+            whole = None
+            # The box may be less than what all of the operand gives: a kernel of one cell on padding.
+            if node.index in self._program.evenly_padded and all(
+                extents[axis] == node.size(axis) for axis in node.axes
+            ):
+                whole = self._whole_patch(self._graph.nodes[node.operands[0]])
+            if whole is not None:
+                value = self._run(node, {node.operands[0]: whole}, start, extents, padded=False)
+            else:
+                fetched = {
+                    operand: self._fetch(node, i, start, extents) for i, operand in enumerate(node.operands)
+                }
+                value = self._run(node, fetched, start, extents, into=into)
+        for operand in node.operands:
+            patch = self._patches.get(operand)
+            if patch is None or self._program.last_use[operand] != node.index:
+                continue
+            if patch.loaded or operand not in self._program.frontiers:
+                patch.value = None
+        made = Patch(lo, hi, start, extents, here, value, loaded)
+        made.cut = self._cuts and not made.changes_all()
+        return made
+
+    def room(
+        self, node: Node, start: Mapping[int, IntArray], extents: Mapping[int, int]
+    ) -> tuple[Tensor | None, bool]:
+        """Where an operator that can writes its boxes, and whether that is its own view's table.
+
+        What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
+        """
+        if node.index not in self._program.into_view:
+            return None, False
+        group, copies = self._group, self._copies
+        part = self._program.parts.get(node.index)
+        if part is not None and not self._thresholds and group.extents[part.whole] == extents:
+            whole = self._graph.nodes[part.whole]
+            theirs = group.lo[whole.index]
+            if all(
+                np.array_equal(first, slide_inwards(theirs[axis], extents[axis], whole.size(axis)))
+                for axis, first in start.items()
+            ):
+                room = place(self._basis.views[whole.index], extents, copies)
+                return room.narrow(part.dim, part.first, node.shape[part.dim]), False
+        return place(self._basis.views[node.index], extents, copies), True
+
+    def _left(self, node: Node) -> tuple[dict[int, IntArray], dict[int, IntArray], dict[int, int]]:
+        """What changes of ``node`` after its operands' boxes were cut, and the extents to share."""
+        lo, hi = {}, {}
+        for axis in node.axes:
+            changed = {
+                i: (self._patches[i].lo[axis], self._patches[i].hi[axis])
+                for i in node.operands
+                if i in self._patches and axis in self._patches[i].lo
+            }
+            lo[axis], hi[axis] = reached(node, axis, changed)
+        return lo, hi, {axis: max(int((hi[axis] - lo[axis]).max()), 0) for axis in node.axes}
+
+    def _cut(self, node: Node, patch: Patch, value: Tensor) -> Floats:
+        """Cut the boxes of a patch down to what changes by the threshold; the effect of the rest."""
+        view, copies = self._basis.views[node.index], self._copies
+        cells = {
+            axis: patch.start[axis][:, None] + np.arange(patch.extents[axis]) for axis in view.layout.axes
+        }
+        box = (copies, *(patch.extents[axis] for axis in view.layout.axes))
+
+        def flat(boxes: Tensor) -> Tensor:
+            return view.layout.as_rows(boxes).reshape(*box, -1)
+
+        def inside(lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Flags:
+            found = np.ones(box, dtype=bool)
+            for k, axis in enumerate(view.layout.axes):
+                along = (cells[axis] >= lo[axis][:, None]) & (cells[axis] < hi[axis][:, None])
+                found &= along.reshape(copies, *(n if j == k else 1 for j, n in enumerate(box[1:])))
+            return found
+
+        change = flat(value - compose(view, None, cells, copies, 0.0))
+        before = inside(patch.lo, patch.hi)
+        # Not smaller: NaN stays too.
+        stays = before & (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
+        patch.lo, patch.hi = dict(patch.lo), dict(patch.hi)
+        for k, axis in enumerate(view.layout.axes):
+            some = np.asarray(stays.any(tuple(j for j in range(1, len(box)) if j != k + 1)))
+            first = some.argmax(1)
+            last = np.where(some.any(1), box[k + 1] - some[:, ::-1].argmax(1), first)
+            patch.lo[axis], patch.hi[axis] = patch.start[axis] + first, patch.start[axis] + last
+        patch.cut = not patch.changes_all()
+        dropped = before & ~inside(patch.lo, patch.hi)
+        if not dropped.any():
+            return np.zeros(copies)
+        gradient = flat(compose(self._basis.gradients[node.index], None, cells, copies, 0.0))
+        effects = (change.double() * gradient.double()).sum(-1).cpu().numpy()
+        total: Floats = np.where(dropped, effects, 0).reshape(copies, -1).sum(1)
+        return total
+
+    def _fetch(
+        self,
+        node: Node,
+        i: int,
+        start: Mapping[int, IntArray],
+        extents: Mapping[int, int],
+    ) -> Tensor:
+        """What a box of ``node`` reads of its i-th operand, composed from changed cells, view and padding."""
+        source = self._graph.nodes[node.operands[i]]
+        patch = self._patches.get(source.index)
+        if patch is not None and patch.value is not None and node.same_cells(i):
+            # Cell by cell, what was cut off stays cut off; beside other operands it must be the view's.
+            usable = not patch.cut or len(node.operands) == 1
+            if usable and patch.lies_at(start, extents):
+                return patch.value
+        if not source.axes:
+            return self._basis.constant(source.index, self._copies)
+        coordinates = {}
+        for axis in source.axes:
+            step = node.maps[i].get(axis)
+            if axis in node.whole or axis not in start:
+                coordinates[axis] = np.arange(source.size(axis))[None]
+            elif isinstance(step, WindowMap):
+                read = np.arange(step.extent_read(extents[axis]))
+                coordinates[axis] = step.first_read(start[axis])[:, None] + read
+            else:
+                cells = start[axis][:, None] + np.arange(extents[axis])
+                coordinates[axis] = cells if step is None else step.sources(cells)
+        return compose(self._basis.view(source), patch, coordinates, self._copies, node.fill)
+
+    def _run(
+        self,
+        node: Node,
+        fetched: Mapping[int, Tensor],
+        start: Mapping[int, IntArray],
+        extents: Mapping[int, int],
+        *,
+        padded: bool = True,
+        into: Tensor | None = None,
+    ) -> Tensor:
+        in_place = node.index in self._program.in_place
+        return run_on_boxes(
+            node, fetched, start, extents, self._copies, self._basis.constant,
+            in_place=in_place, padded=padded, into=into,
+        )  # fmt: skip
+
+    def _reindex(
+        self,
+        node: Node,
+        box: Reindex,
+        start: Mapping[int, IntArray],
+        extents: Mapping[int, int],
+    ) -> Tensor:
+        """Cells moved to other places; later operands win."""
+        result = self._fetch(node, 0, start, extents)
+        for i in range(1, len(node.operands)):
+            part = self._fetch(node, i, start, extents)
+            has_source = torch.ones((), dtype=torch.bool, device="cpu")
+            for axis, step in node.maps[i].items():
+                cells = step.sources(start[axis][:, None] + np.arange(extents[axis]))
+                shape = [len(cells)] + [1] * (len(node.shape) - 1)
+                shape[node.roles.index(axis)] = cells.shape[1]
+                has_source = has_source & torch.from_numpy((cells >= 0).reshape(shape))
+            result = torch.where(has_source.to(part.device), part, result)
+        return result

@@ -12,7 +12,7 @@ import torch
 from krypton_engine.executors.base import Unsupported
 
 try:
-    from krypton_engine import _cuda
+    from krypton_engine import _cuda as _cuda
 except ImportError as error:  # built without nvcc
     _cuda = None  # type: ignore[assignment]
     MISSING = f"the CUDA engine is not installed ({error})"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 try:
-    from krypton_engine import _native
+    from krypton_engine import _native as _native
 except ImportError as error:  # a pure Python install
     _native = None  # type: ignore[assignment]
     MISSING = f"the C++ engine is not installed ({error})"

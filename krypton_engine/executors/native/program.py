@@ -13,8 +13,9 @@ from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.lowering import COLUMNS, ROWS, Floats, Lowering
+from krypton_engine.executors.native.lowering import Lowering
 from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Floats
 from krypton_engine.executors.reference.executor import EXECUTOR as STANDBY
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs

@@ -15,7 +15,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.lowering import Floats
+from krypton_engine.executors.native.sums import Floats
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells

@@ -174,7 +174,7 @@ def _concatenation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("slice", "select")
-def _someside_by_side(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _some_channels(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = arguments["self"]
     source = to.graph.nodes[item.node]
     dim = arguments["dim"] % len(source.shape)

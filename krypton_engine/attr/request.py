@@ -11,12 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from captum._utils.common import _format_additional_forward_args, _select_targets
-from captum.attr._utils.common import (
-    _format_and_verify_sliding_window_shapes,
-    _format_and_verify_strides,
-    _format_input_baseline,
-)
 from torch import Tensor
 
 from krypton_engine.attr.acceptance import accept
@@ -36,6 +30,13 @@ from krypton_engine.attr.checks import (
 from krypton_engine.attr.targets import indices, of_example
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.captum import (
+    format_additional_forward_args,
+    format_and_verify_sliding_window_shapes,
+    format_and_verify_strides,
+    format_input_baseline,
+    select_targets,
+)
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers, evaluate
@@ -299,13 +300,13 @@ def select(outputs: Tensor, target: Any) -> Tensor:
         >>> select(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), 1)
         tensor([0.9000, 0.8000])
     """
-    selected: Tensor = _select_targets(outputs, target)
+    selected: Tensor = select_targets(outputs, target)
     return selected
 
 
 def additional_arguments(given: Any) -> tuple[Any, ...] | None:
     """Further arguments of a forward function, in a tuple; None if there are none."""
-    arguments: tuple[Any, ...] | None = _format_additional_forward_args(given)
+    arguments: tuple[Any, ...] | None = format_additional_forward_args(given)
     return arguments
 
 
@@ -325,8 +326,8 @@ def windows_of(
             f"{tuple(inputs[0].shape[1:])}, or a tuple of such for several inputs",
         )
     try:
-        steps = _format_and_verify_strides(python_sizes(strides), inputs)
-        shapes = _format_and_verify_sliding_window_shapes(python_sizes(sliding_window_shapes), inputs)
+        steps = format_and_verify_strides(python_sizes(strides), inputs)
+        shapes = format_and_verify_sliding_window_shapes(python_sizes(sliding_window_shapes), inputs)
     except (AssertionError, IndexError, TypeError) as error:
         raise InputError(
             "sliding_window_shapes", f"{sliding_window_shapes} and strides {strides}", problem=str(error)
@@ -359,7 +360,7 @@ def question_of(
                 "into additional_forward_args",
             )
     try:
-        tensors, formatted = _format_input_baseline(inputs, python_numbers(baselines))
+        tensors, formatted = format_input_baseline(inputs, python_numbers(baselines))
     except (AssertionError, TypeError) as error:
         raise InputError("baselines", f"not of Captum's kinds: {' '.join(str(error).split())}") from None
     if not tensors or len(formatted) != len(tensors):

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum._utils.common import _expand_additional_forward_args, _run_forward
-from captum.attr._core.feature_ablation import _parse_forward_out
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.captum import expand_additional_forward_args, parse_forward_out, run_forward
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
 from krypton_engine.graph.export import evaluated
@@ -31,7 +30,7 @@ def evaluate(
     inputs = tuple(x.clone() for x in inputs)
     if additional is not None:
         additional = tuple(a.clone() if isinstance(a, Tensor) else a for a in additional)
-    said = evaluated(lambda: _run_forward(forward_func, inputs, None, additional))
+    said = evaluated(lambda: run_forward(forward_func, inputs, None, additional))
     output = as_numbers("forward_func", said)
     # Without dimensions it is the output of the one example, as ``squeeze()`` leaves it.
     return output.reshape(1) if output.ndim == 0 and inputs[0].shape[:1] == (1,) else output
@@ -45,7 +44,7 @@ def as_numbers(name: str, output: Any) -> Tensor:
     """
     if not isinstance(output, (Tensor, int, float)):
         raise InputError(name, _in_words(output), "one tensor, or a number", verb="returns")
-    numbers: Tensor = _parse_forward_out(output)
+    numbers: Tensor = parse_forward_out(output)
     if numbers.dtype == torch.bool or numbers.is_complex() or not numbers.numel():
         raise InputError(
             name,
@@ -140,7 +139,7 @@ class FullSession:
         )
         additional = self.additional
         if additional is not None and copies > 1:
-            additional = _expand_additional_forward_args(additional, copies)
+            additional = expand_additional_forward_args(additional, copies)
         output = evaluate(self.forward_func, inputs, additional)
         if copies == 1:
             return output[None] if self.joint else output

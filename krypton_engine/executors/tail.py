@@ -179,7 +179,7 @@ class Tail:
 
         for node in self.nodes:
             assert node.target is not None
-            target = _FASTER.get(node.target, node.target)
+            target: Callable[..., Any] = _FASTER.get(node.target, node.target)
             if node.index in self._overwriting:
                 target = facts(node).in_place or target
             began = 0.0 if costs is None else time.perf_counter()

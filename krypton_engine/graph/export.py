@@ -260,7 +260,8 @@ def export(
             program = torch.export.export(
                 _Root(function, modules), example, dynamic_shapes={"tensors": dynamic}, strict=False
             )
-            return program.run_decompositions({})
+            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
+            return decomposed
         except ExportError:
             raise
         except Exception as error:  # torch.export fails in as many ways as there are models

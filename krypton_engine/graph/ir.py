@@ -287,7 +287,7 @@ class Graph:
         return found
 
     @cached_property
-    def bottlenecks(self) -> list[Node]:
+    def dominators(self) -> list[Node]:
         """Local values through which all goes that the occluded input changes: what follows reads them alone.
 
         Nothing that comes before one of them is read after it.
@@ -307,7 +307,7 @@ class Graph:
         return found
 
     def between(self, first: Node, last: Node | None = None) -> Graph:
-        """The way on boxes from one of the ``bottlenecks``, which is its input, to another or to the end."""
+        """The way on boxes from one of the ``dominators``, which is its input, to another or to the end."""
         end = len(self.nodes) if last is None else last.index
         nodes = [
             node if first.index < node.index <= end or not node.local else _in_full(node)
@@ -392,7 +392,7 @@ class Graph:
 
 
 def in_full(graph: Graph, after: Node | None = None) -> Graph:
-    """The same graph with nothing local after one of its ``bottlenecks``, by default its occluded input.
+    """The same graph with nothing local after one of its ``dominators``, by default its occluded input.
 
     Every position is a full computation from there on.
 

@@ -198,7 +198,7 @@ class _Translation:
         """The operand that a call returns as it is; None for a call that does something."""
         if name == "slice_scatter":
             everything = _takes_all((args[0], *args[2:]), self.draft.nodes[args[0].node].shape)
-            operand: Any = args[1] if everything else None
+            operand: Ref | None = args[1] if everything else None
             return operand
         first = args[0] if args else None
         if not isinstance(first, Ref):

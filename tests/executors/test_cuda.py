@@ -38,6 +38,7 @@ from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.ir import clipped
+from krypton_engine.graph.rewrites import fused
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
@@ -298,17 +299,17 @@ def test_the_cheapest_cut():
     assert cuts.cheapest_cut([0, 4, 8], [0, 4, 8]) == 2, "boxes, if it is all the same"
 
 
-def test_in_full_from_any_bottleneck(device, monkeypatch):
+def test_in_full_from_any_dominator(device, monkeypatch):
     """Wherever it goes on in full, the numbers stay; and the plan says where."""
     torch.manual_seed(0)
     model, x = Branching(2).eval(), torch.randn(1, 2, 26, 21)
     model(x)
     model, x = model.to(device), x.to(device)
-    count = len(capture(Source(model, (x,))).bottlenecks)
+    count = len(fused(capture(Source(model, (x,)))).dominators)
     assert count > 3
     for k in range(count):
         monkeypatch.setattr(
-            CudaSession, "measured_cut", lambda session, k=k: session.program.graph.bottlenecks[k]
+            CudaSession, "measured_cut", lambda session, k=k: session.program.graph.dominators[k]
         )
         with incremental():
             occlusion = KryptonOcclusion(model, executor="cuda")
@@ -324,7 +325,7 @@ def test_the_cut_is_measured(device):
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     session = opened_session(capture(Source(model, (x,))), window, x)
     cut = session.measured_cut()
-    assert cut is None or cut in session.program.graph.bottlenecks
+    assert cut is None or cut in session.program.graph.dominators
     assert set(session.program.faster.values()) <= {0, 1} and len(session.program.faster) >= 2
     clock = Clock(device)
     clock.mark()

@@ -63,10 +63,10 @@ class Boxes:
 
 @dataclass
 class Waiting:
-    """Positions at a bottleneck.
+    """Positions at a dominator.
 
     Attributes:
-        node: The bottleneck.
+        node: The dominator.
         extents: Of all their boxes, by axis.
         start: By axis, where each box begins.
         place: Which box is each position's.

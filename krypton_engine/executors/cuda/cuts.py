@@ -40,8 +40,8 @@ class Race:
     group: Group
 
     def cut(self) -> Node | None:
-        """The bottleneck from which on full computation is faster; None if boxes are to the end."""
-        cuts = self.program.graph.bottlenecks
+        """The dominator from which on full computation is faster; None if boxes are to the end."""
+        cuts = self.program.graph.dominators
         with torch.cuda.device_of(self.basis.x):
             for _ in range(2):  # the first time something is still being loaded
                 on_boxes, without = self._timed_boxes(cuts), self._timed_full(cuts)
@@ -49,7 +49,7 @@ class Race:
         return None if k == len(cuts) else cuts[k]
 
     def _timed_boxes(self, cuts: Sequence[Node]) -> list[float]:
-        """Seconds a position until each bottleneck is there, and until the output is."""
+        """Seconds a position until each dominator is there, and until the output is."""
         nodes, members = self.program.graph.nodes, self.group.members
         clock = Clock(self.basis.x.device)
         at = self.walk.started(self.group)

@@ -71,7 +71,7 @@ class CudaProgram:
         convolutions = {node.index for node in graph.nodes if isinstance(node.box, Convolution)}
         cuts = [
             node
-            for node in graph.bottlenecks
+            for node in graph.dominators
             if node.operands and convolutions & {reader for reader, i in graph.readers[node.index] if i == 0}
         ]
         self.shrinkable = [node.index for node in cuts]

@@ -137,10 +137,10 @@ class CudaSession:
         return self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
 
     def measured_cut(self) -> Node | None:
-        """The bottleneck from which on full computation is faster than boxes; None if there is none.
+        """The dominator from which on full computation is faster than boxes; None if there is none.
 
         The group of the middle position, by the size of groups, runs on boxes, and the copies of as many in
-        full; each pass is timed at every bottleneck.
+        full; each pass is timed at every dominator.
         """
         work = distinct_work(self.changed, np.arange(len(self.window)))
         if not len(work.boxes):

@@ -1,4 +1,4 @@
-"""Positions whose boxes are cut at every bottleneck, and grouped anew by what is left."""
+"""Positions whose boxes are cut at every dominator, and grouped anew by what is left."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Shrinking:
     def computed(self, boxes: IntArray, batch: int, tail_batch: int) -> Iterator[Computed]:
         """Outputs for changes; see `krypton_engine.executors.base.Session.compute`."""
         dropped = np.zeros(len(boxes))
-        # A quarter for what waits at two bottlenecks, a quarter for the boxes on the way between them.
+        # A quarter for what waits at two dominators, a quarter for the boxes on the way between them.
         at_once = max(1, self._free // 4 // max(2 * self._largest_cut(), 1))
         for members in np.array_split(np.arange(len(boxes)), math.ceil(len(boxes) / at_once)):
             for which, outputs in self._shrinking(
@@ -71,13 +71,13 @@ class Shrinking:
     def _shrinking(
         self, members: IntArray, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats
     ) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs of positions whose boxes are cut at every bottleneck, and grouped anew by what is left.
+        """Outputs of positions whose boxes are cut at every dominator, and grouped anew by what is left.
 
-        All of them go to a bottleneck before one goes on.
+        All of them go to a dominator before one goes on.
         """
         waiting: Waiting | None = None
         for segment in self._program.segments:
-            following = self._to_bottleneck(segment, boxes, waiting, batch)
+            following = self._to_dominator(segment, boxes, waiting, batch)
             left, effect = self._regrouped(following)
             dropped[members] += effect
             stay = np.asarray((left[..., 1] > left[..., 0]).all(1))
@@ -95,7 +95,7 @@ class Shrinking:
                 values = self._walk.exits(at)
             yield from self._program.tail.outputs(members[part], values, tail_batch, self._basis.constant)
 
-    def _to_bottleneck(self, segment: Graph, boxes: IntArray, waiting: Waiting | None, batch: int) -> Waiting:
+    def _to_dominator(self, segment: Graph, boxes: IntArray, waiting: Waiting | None, batch: int) -> Waiting:
         """The changed cells of all positions at the end of a segment."""
         end = segment.nodes[segment.output]
         view, count = self._basis.views[end.index], len(boxes)
@@ -145,7 +145,7 @@ class Shrinking:
         return boxes, effect
 
     def _largest_cut(self) -> int:
-        """Bytes of the boxes of one position at the bottleneck where they are largest."""
+        """Bytes of the boxes of one position at the dominator where they are largest."""
         sizes = []
         for segment in self._program.segments:
             end = segment.nodes[segment.output]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from krypton_engine.graph.ir import BATCH, Convolution, Epilogue, Graph, Node, P
 from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 from krypton_engine.graph.rewrites import fused
+
+if TYPE_CHECKING:
+    from krypton_engine import _native
 
 _LAYERS = ("mean", "cells", "dense")
 """Kinds of sums that are one vector for every position."""
@@ -53,7 +56,7 @@ class Lowering:
         reason: Why the first node that is not lowered could not be.
     """
 
-    def __init__(self, graph: Graph, program: Any) -> None:
+    def __init__(self, graph: Graph, program: _native.Program) -> None:
         self.graph = graph
         self.program = program
         self.values = {graph.input.index: 0}
@@ -237,19 +240,23 @@ class Lowering:
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])
             return self.program.convolution(
-                operands, maps[0], maps[1], groups, done.weight, done.bias, numbers(done.epilogue), **limits
+                operands, maps[0], maps[1], groups, done.weights, done.bias, numbers(done.epilogue), **limits
             )
 
         self.wait(node, Sum(build, "convolution", weight, bias))
 
     def _pool(self, node: Node, box: Pool) -> None:
-        maps = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)]
+        y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
         if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
             raise Unsupported("dimensions in another order")
-        divisors = None if box.maximum else tuple([float(n) for n in counts] for counts in box.divisors)
+        divisors = None
+        if not box.maximum:
+            rows, columns = ([float(n) for n in counts] for counts in box.divisors)
+            divisors = rows, columns
         value = self.program.pool(
             self.value(Ref(node.operands[0])),
-            *maps,
+            y,
+            x,
             self.shape_of(node)[2],
             divisors,
             numbers(NOTHING),
@@ -271,7 +278,9 @@ class Lowering:
         value = self.value(Ref(node.operands[0]))
         self.remember(
             node,
-            self.program.reindex(value, *sources, self.shape_of(node)[2], box.fill, numbers(NOTHING)),
+            self.program.reindex(
+                value, sources[0], sources[1], self.shape_of(node)[2], box.fill, numbers(NOTHING)
+            ),
         )
 
     def by_channel(self, node: Node, item: Any) -> Floats:
@@ -331,7 +340,7 @@ class Lowering:
         self.wait(node, Sum(build, "combine", epilogue=epilogue))
 
 
-def _window(step: AxisMap) -> tuple[int, ...]:
+def _window(step: AxisMap) -> tuple[int, int, int, int, int, int]:
     if not isinstance(step, WindowMap):
         raise Unsupported("a kernel over cells that were moved")
     return (step.n_in, step.n_out, step.kernel, step.stride, step.padding, step.dilation)

@@ -32,6 +32,12 @@ class Sum:
     residual: int | None = None
     epilogue: Epilogue = NOTHING
 
+    @property
+    def weights(self) -> Floats:
+        """Weights of a kind of sum that has them."""
+        assert self.weight is not None
+        return self.weight
+
 
 def numbers(epilogue: Epilogue) -> tuple[float, float, str, float]:
     """An epilogue as the engine takes it."""

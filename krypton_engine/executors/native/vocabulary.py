@@ -226,7 +226,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         to.wait(
             node,
             Sum(
-                lambda done: to.program.cells(value, done.weight, done.bias, numbers(done.epilogue)),
+                lambda done: to.program.cells(value, done.weights, done.bias, numbers(done.epilogue)),
                 "cells",
                 weight,
                 bias,
@@ -239,7 +239,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.wait(
         node,
         Sum(
-            lambda done: to.program.dense(layer, done.weight, done.bias, numbers(done.epilogue)),
+            lambda done: to.program.dense(layer, done.weights, done.bias, numbers(done.epilogue)),
             "dense",
             weight,
             bias,

@@ -146,8 +146,8 @@ class Measurer:
             # promises holds for maps from the start.
             anew = task.tuning is not None or (task.wish.region is None and task.complete())
             passes_by = task.exact and task.tuning is None
-            goal = max(target, _FINEST_TARGET) if passes_by else target
-            self._measure(task, None if anew else task.so_far(), goal, turn, stopped)
+            sought = max(target, _FINEST_TARGET) if passes_by else target
+            self._measure(task, None if anew else task.so_far(), sought, turn, stopped)
         if task.lacks_exact() and not stopped():
             self._measure(task, task.so_far(), None, turn, stopped)
 

@@ -1,4 +1,4 @@
-"""Arguments that need no model to be checked: choices, numbers, callables, goals."""
+"""Arguments that need no model to be checked: choices, numbers, callables, stopping rules."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def softmax(outputs: Tensor) -> Tensor:
     return outputs.softmax(dim=1)
 
 
-def goal_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
+def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
     """When a map is good enough; None for the exact map.
 
     Raises:

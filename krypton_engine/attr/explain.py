@@ -62,7 +62,7 @@ def _attribution(
 ) -> Tensor:
     """Attributions of one input over all examples: ``(outputs, *input_shape)``."""
     watch.rewind(done)
-    question, goal = request.question, request.goal
+    question, rule = request.question, request.rule
     x = question.inputs[occluded]
     rows = []
     for row in answer.rows:
@@ -77,12 +77,12 @@ def _attribution(
             image=None if row is None else x[row],
             plan=partial(answer.plan, session),
             began=began,
-            fill=None if goal is None or row is None else positions,
+            fill=None if rule is None or row is None else positions,
         )
-        if goal is None or row is None:  # of examples that only go together there is no one map
+        if rule is None or row is None:  # of examples that only go together there is no one map
             run(session, [positions], builder, watch, request.per_evaluation)
         else:
-            refine(session, positions, builder, watch, goal, request.per_evaluation)
+            refine(session, positions, builder, watch, rule, request.per_evaluation)
         answer.confirm(row, session, builder)
         rows.append(builder.heatmap().attribution().reshape(-1, *x.shape[1:]))
         del session  # before the next example's views are made
@@ -118,8 +118,8 @@ def heatmap(
     """
     wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
     with Watch(len(wanted), on_progress, show_progress) as watch:
-        if request.goal is not None:
-            way: Way = partial(refine, positions=request.wanted, rule=request.goal)
+        if request.rule is not None:
+            way: Way = partial(refine, positions=request.wanted, rule=request.rule)
         else:
             way = partial(run, stages=_ORDERS[request.schedule](request.question.windows[0], wanted))
         return _measured(preparer, request, way, watch, began, origin)
@@ -142,7 +142,7 @@ def verified(
         InputError: A map of another model, image or baseline.
     """
     known = (heatmap.status != Status.UNKNOWN).numpy()
-    request = replace(request, wanted=np.flatnonzero(known), known=heatmap, goal=None, fills=True)
+    request = replace(request, wanted=np.flatnonzero(known), known=heatmap, rule=None, fills=True)
     with Watch(len(sample.positions), None, False) as watch:
         way = partial(run, stages=[sample.positions])
         found = _measured(preparer, request, way, watch, began, origin, "heatmap")

@@ -21,9 +21,9 @@ from krypton_engine.attr.checks import (
     check_callable,
     check_choice,
     check_one_example,
-    goal_of,
     python_numbers,
     python_sizes,
+    rule_of,
     shape_or_type,
     softmax,
 )
@@ -58,13 +58,13 @@ class AttributionRequest:
     Attributes:
         question: What is asked of the forward function.
         target: What is selected of its outputs, for all examples.
-        goal: When a map is good enough; None for exact ones.
+        rule: When a map is good enough; None for exact ones.
         per_evaluation: Largest number of positions computed together; None for the planner's choice.
     """
 
     question: Question
     target: Any
-    goal: StoppingRule | None
+    rule: StoppingRule | None
     per_evaluation: int | None
 
 
@@ -81,7 +81,7 @@ class MapRequest:
         classes: Number of classes, if the outputs are one row of them.
         keep_outputs: Whether to keep all outputs.
         schedule: The order of positions of an exact map.
-        goal: When the map is good enough; None for the exact one.
+        rule: When the map is good enough; None for the exact one.
         known: A part of the map that was measured before.
         fills: Whether positions that are not measured are interpolated.
         analyze: Whether every step is timed.
@@ -95,7 +95,7 @@ class MapRequest:
     classes: int | None
     keep_outputs: bool
     schedule: Schedule = "rows"
-    goal: StoppingRule | None = None
+    rule: StoppingRule | None = None
     known: Heatmap | None = None
     fills: bool = False
     analyze: bool = False
@@ -143,13 +143,13 @@ def attribution_request(
         )
     target = indices(target)
     check_callable("on_progress", on_progress)
-    goal = goal_of(ssim_target, tuning)
+    rule = rule_of(ssim_target, tuning)
     question = question_of(forward_func, inputs, sliding_window_shapes, strides, baselines, additional)
     examples = len(question.inputs[0])
-    if goal is not None and target is None and question.base.shape[1:] == (1,):
+    if rule is not None and target is None and question.base.shape[1:] == (1,):
         target = 0
     selected = _selected(question.base, target, examples)
-    if goal is not None and selected.shape != (examples,):
+    if rule is not None and selected.shape != (examples,):
         raise InputError(
             "target",
             repr(target),
@@ -158,7 +158,7 @@ def attribution_request(
         )
     if tuning is not None:
         accept(tuning, question, target, None)
-    return AttributionRequest(question, target, goal, per_evaluation)
+    return AttributionRequest(question, target, rule, per_evaluation)
 
 
 def heatmap_request(
@@ -194,12 +194,12 @@ def heatmap_request(
     if resume is not None and not isinstance(resume, Heatmap):
         raise InputError("resume", repr(resume), "a heatmap of the same call, or None")
     # Of the outputs that are kept only the target's could be compensated for what trimming drops.
-    goal = goal_of(ssim_target, tuning, trims=classes != "all")
+    rule = rule_of(ssim_target, tuning, trims=classes != "all")
     check_one_example(x)
     activate, target = activation_of(activation), indices(target)
     question = question_of(forward_func, x, sliding_window_shapes, strides, baselines, additional)
     request = map_request(
-        question, target, activate, region, classes == "all", schedule, goal, tuning, resume
+        question, target, activate, region, classes == "all", schedule, rule, tuning, resume
     )
     request = replace(request, analyze=bool(analyze))
     if request.keep_outputs:
@@ -214,7 +214,7 @@ def map_request(
     region: Tensor | Sequence[int] | None = None,
     keep_outputs: bool = False,
     schedule: Schedule = "rows",
-    goal: StoppingRule | None = None,
+    rule: StoppingRule | None = None,
     tuning: Tuning | None = None,
     known: Heatmap | None = None,
 ) -> MapRequest:
@@ -227,8 +227,8 @@ def map_request(
         region: Cells that positions have to touch.
         keep_outputs: Whether to keep all outputs.
         schedule: The order of positions of an exact map.
-        goal: When the map is good enough.
-        tuning: Whence the goal comes.
+        rule: When the map is good enough.
+        tuning: The tuning that the rule is of.
         known: A part of the map that was measured before.
 
     Raises:
@@ -250,11 +250,11 @@ def map_request(
         base.shape[1] if has_classes else None,
         keep_outputs,
         schedule,
-        goal,
+        rule,
         known,
-        fills=goal is not None,
+        fills=rule is not None,
     )
-    if goal is not None:
+    if rule is not None:
         request.wants_one_number()
     if tuning is not None:
         _accept_for_map(tuning, request, region is not None)
@@ -281,7 +281,7 @@ def _check_kept(request: MapRequest, budget: int) -> None:
 def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> None:
     if has_region:
         raise InputError("tuning", "for whole maps", problem="with region, give ssim_target without it")
-    if request.known is not None and request.goal is not None:
+    if request.known is not None and request.rule is not None:
         raise InputError(
             "tuning",
             "for maps from their first position on",

@@ -30,8 +30,8 @@ def request_for(
     from krypton_engine.attr.request import map_request
 
     activate = checks.activation_of(None if activation == "none" else "softmax")
-    goal = checks.goal_of(ssim_target, tuning)
-    return map_request(question, target, activate, schedule="coarse to fine", goal=goal, tuning=tuning)
+    rule = checks.rule_of(ssim_target, tuning)
+    return map_request(question, target, activate, schedule="coarse to fine", rule=rule, tuning=tuning)
 
 
 def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[Heatmap, bool]:

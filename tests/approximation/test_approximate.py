@@ -242,18 +242,18 @@ def asked_of(preparer, model, x, activation=None):
     return heatmap_request(model, x, WINDOW, STRIDES, None, 1, None, activation, preparer.budget)
 
 
-def reaching(goal, model, x):
-    """The map of a goal of the test's own."""
+def reaching(rule, model, x):
+    """The map of a stopping rule of the test's own."""
     preparer = Preparer("auto", None)
     with torch.no_grad():
-        request = replace(asked_of(preparer, model, x), goal=goal, fills=True)
+        request = replace(asked_of(preparer, model, x), rule=rule, fills=True)
         return explain.heatmap(preparer, request, time.perf_counter(), None, False, Origin())
 
 
 def test_verify_measures_what_is_trimmed(wide, tuning):
-    goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
+    rule = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     occlusion = KryptonOcclusion(wide)
-    heatmap = reaching(goal, wide, blobs(0))
+    heatmap = reaching(rule, wide, blobs(0))
     full = occlusion.heatmap(blobs(0), WINDOW, STRIDES, target=1)
     assert bool((heatmap.status == Status.TRIMMED).any())
     some = heatmap.verify(occlusion, 0.3)
@@ -843,8 +843,8 @@ def test_what_one_sample_could_not_be_trimmed_by_is_no_choice(wide, tuning, monk
     more = occlusion.tune([blobs(99)], *call, target=1, resume=before)
     assert len(more.curves) == len(before.curves) + 1 and more.epsilons == (0.0,)
     # A map whose tuning trims is measured as it is, up to where the tuning says.
-    goal = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
-    heatmap = reaching(goal, wide, blobs(0))
+    rule = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
+    heatmap = reaching(rule, wide, blobs(0))
     assert heatmap.trimmed is None or not heatmap.trimmed.any()
     assert bool((heatmap.status == Status.INTERPOLATED).any())
 

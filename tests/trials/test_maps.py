@@ -887,14 +887,14 @@ def test_ranges_hold_with_their_confidence(tuned, confidence):
         generator = np.random.default_rng(seed)
         count = math.ceil(confidence / (1 - confidence) - 1e-9) + seed % 12
         curves = tuple(random_curve(generator, str(i)) for i in range(count))
-        goal = Tuning(tuned.fingerprint, curves, confidence).goal(0.9)
-        assert goal is not None
+        rule = Tuning(tuned.fingerprint, curves, confidence).goal(0.9)
+        assert rule is not None
         for _ in range(8):
-            stop = random_curve(generator, "new").stop(0.9, goal.factor)
+            stop = random_curve(generator, "new").stop(0.9, rule.factor)
             met.append(stop.ssim >= 0.9)
             if stop.expected == 1:
                 continue
-            told = SsimEstimate.of(stop.expected, "tuned", goal.spread)
+            told = SsimEstimate.of(stop.expected, "tuned", rule.spread)
             assert told.low <= told.value <= told.high
             above.append(told.low <= stop.ssim)
             below.append(stop.ssim <= told.high)

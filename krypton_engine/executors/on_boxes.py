@@ -42,26 +42,28 @@ def run_on_boxes(
         padded: Whether what was fetched brings the padding along the axes with it.
         into: Where an operator that can writes its result.
     """
-    box = node.box
-    if isinstance(box, (Convolution, Pool)):
+    operator = node.on_box
+    if isinstance(operator, (Convolution, Pool)):
         spatial = node.roles[2:]
         padding = [
-            0 if padded and role is not None else p for role, p in zip(spatial, box.padding, strict=True)
+            0 if padded and role is not None else p for role, p in zip(spatial, operator.padding, strict=True)
         ]
-    if isinstance(box, Convolution):
+    if isinstance(operator, Convolution):
         x = fetched[node.operands[0]]
-        bias = None if box.bias is None else constant(box.bias, 1)
-        weight = constant(box.weight, 1)
-        return CONVOLUTION[len(spatial)](x, weight, bias, box.stride, padding, box.dilation, box.groups)
-    if isinstance(box, Pool):
-        return _pooled(node, box, padding, fetched[node.operands[0]], start, extents)
-    assert isinstance(box, Apply) and node.target is not None
+        bias = None if operator.bias is None else constant(operator.bias, 1)
+        weight = constant(operator.weight, 1)
+        return CONVOLUTION[len(spatial)](
+            x, weight, bias, operator.stride, padding, operator.dilation, operator.groups
+        )
+    if isinstance(operator, Pool):
+        return _pooled(node, operator, padding, fetched[node.operands[0]], start, extents)
+    assert isinstance(operator, Apply) and node.target is not None
 
     def value(index: int) -> Tensor:
         return fetched[index] if index in fetched else constant(index, copies)
 
     args = resolve(node.args, value, copies)
-    if box.sized:
+    if operator.sized:
         sizes = [
             copies if role == BATCH else size if role is None else extents[role]
             for role, size in zip(node.roles, node.shape, strict=True)
@@ -79,7 +81,7 @@ def run_on_boxes(
 
 def _pooled(
     node: Node,
-    box: Pool,
+    operator: Pool,
     padding: list[int],
     x: Tensor,
     start: Mapping[int, IntArray],
@@ -87,19 +89,21 @@ def _pooled(
 ) -> Tensor:
     spatial = node.roles[2:]
     rank = len(spatial)
-    if box.maximum:
+    if operator.maximum:
         # PyTorch refuses integers whose channels lie side by side, of more cells than their type counts.
         x = x if x.is_floating_point() else x.contiguous()
-        return _MAX_POOL[rank](x, box.kernel, box.stride, padding, box.dilation, box.ceil_mode)
-    divisor = math.prod(counts[0] for counts in box.divisors if len(set(counts)) == 1)
+        return _MAX_POOL[rank](
+            x, operator.kernel, operator.stride, padding, operator.dilation, operator.ceil_mode
+        )
+    divisor = math.prod(counts[0] for counts in operator.divisors if len(set(counts)) == 1)
     if rank == 1:
-        total = torch.avg_pool1d(x, box.kernel, box.stride, padding, box.ceil_mode) * (
-            box.kernel[0] / divisor
+        total = torch.avg_pool1d(x, operator.kernel, operator.stride, padding, operator.ceil_mode) * (
+            operator.kernel[0] / divisor
         )
     else:
         pool = torch.nn.functional.avg_pool2d if rank == 2 else torch.nn.functional.avg_pool3d
-        total = pool(x, box.kernel, box.stride, padding, box.ceil_mode, True, divisor)
-    for dim, (role, counts) in enumerate(zip(spatial, box.divisors, strict=True)):
+        total = pool(x, operator.kernel, operator.stride, padding, operator.ceil_mode, True, divisor)
+    for dim, (role, counts) in enumerate(zip(spatial, operator.divisors, strict=True)):
         if len(set(counts)) == 1:
             continue
         table = np.asarray(counts)

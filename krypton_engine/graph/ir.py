@@ -133,7 +133,7 @@ class Node:
     """One operator of the graph.
 
     ``target(*args, **kwargs)`` computes it in full, for any number of copies. A *local* node can also be
-    computed on a box: ``box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
+    computed on a box: ``on_box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
     without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
     """
 
@@ -147,7 +147,7 @@ class Node:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     value: Tensor | None = None
-    box: BoxOperator | None = None
+    on_box: BoxOperator | None = None
     operands: tuple[int, ...] = ()
     maps: tuple[Mapping[int, AxisMap], ...] = ()
     whole: frozenset[int] = frozenset()
@@ -157,14 +157,14 @@ class Node:
     @property
     def local(self) -> bool:
         """Whether the node can be recomputed on a box alone."""
-        return self.box is not None
+        return self.on_box is not None
 
     @property
     def fill(self) -> float:
         """What the operator reads outside its operand."""
-        if isinstance(self.box, Pool) and self.box.maximum:
+        if isinstance(self.on_box, Pool) and self.on_box.maximum:
             return -math.inf
-        return self.box.fill if isinstance(self.box, Reindex) else 0.0
+        return self.on_box.fill if isinstance(self.on_box, Reindex) else 0.0
 
     @cached_property
     def axes(self) -> tuple[int, ...]:
@@ -262,8 +262,10 @@ class Graph:
     @cached_property
     def absorbed(self) -> frozenset[int]:
         """Nodes that are computed on the way to a fused one, and nowhere else on boxes."""
-        boxes = (node.box for node in self.nodes)
-        return frozenset(i for box in boxes if isinstance(box, Convolution) for i in box.steps[:-1])
+        operators = (node.on_box for node in self.nodes)
+        return frozenset(
+            i for operator in operators if isinstance(operator, Convolution) for i in operator.steps[:-1]
+        )
 
     @cached_property
     def frontiers(self) -> list[Node]:
@@ -313,7 +315,9 @@ class Graph:
             node if first.index < node.index <= end or not node.local else _in_full(node)
             for node in self.nodes
         ]
-        nodes[first.index] = replace(first, op="input", box=Apply(), operands=(), maps=(), whole=frozenset())
+        nodes[first.index] = replace(
+            first, op="input", on_box=Apply(), operands=(), maps=(), whole=frozenset()
+        )
         output = self.output if last is None else last.index
         return replace(
             self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,), programs={}
@@ -325,7 +329,7 @@ class Graph:
             return True
         for reader, i in self.readers[node.index]:
             other = self.nodes[reader]
-            if len(other.operands) > 1 or isinstance(other.box, Reindex) or not other.same_cells(i):
+            if len(other.operands) > 1 or isinstance(other.on_box, Reindex) or not other.same_cells(i):
                 return True
         return False
 
@@ -341,8 +345,8 @@ class Graph:
         Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and products of
         matrices counts as nothing, as in the paper.
         """
-        if isinstance(node.box, Convolution):
-            weight = self.nodes[node.box.weight].shape
+        if isinstance(node.on_box, Convolution):
+            weight = self.nodes[node.on_box.weight].shape
             opaque = math.prod(
                 n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None
             )
@@ -362,7 +366,7 @@ class Graph:
         found = {}
         for node in self.nodes:
             # A product is of two tensors, and no elementwise one.
-            if len(list(refs((node.args, node.kwargs)))) < 2 or isinstance(node.box, Convolution):
+            if len(list(refs((node.args, node.kwargs)))) < 2 or isinstance(node.on_box, Convolution):
                 continue
             if node.target is None or torch.Tag.pointwise in getattr(node.target, "tags", ()):
                 continue
@@ -411,7 +415,9 @@ def in_full(graph: Graph, after: Node | None = None) -> Graph:
 
 
 def _in_full(node: Node) -> Node:
-    return replace(node, box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape))
+    return replace(
+        node, on_box=None, operands=(), maps=(), whole=frozenset(), roles=(None,) * len(node.shape)
+    )
 
 
 def clipped(graph: Graph, tau: float) -> Graph:

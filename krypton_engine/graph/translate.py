@@ -141,7 +141,7 @@ class _Translation:
                 (BATCH, *range(len(shape) - 1)),
                 dtype=value.dtype,
                 depends=True,
-                box=Apply(),
+                on_box=Apply(),
             )
         rest: Roles = (None,) * (len(shape) - 1)
         return self.draft.add(
@@ -267,7 +267,7 @@ class _Translation:
                     name,
                     call.shape,
                     local.roles,
-                    box=local.box,
+                    on_box=local.on_box,
                     operands=local.operands,
                     maps=local.maps or ({},) * len(local.operands),
                     whole=local.whole,

@@ -150,7 +150,7 @@ def test_boxes_and_cost_follow():
         plan = Plan.of(clipped(graph, tau), window)
         seen = 0
         for node in graph.nodes:
-            if isinstance(node.box, (Convolution, Pool)) and node.maps[0][1].kernel > 1:
+            if isinstance(node.on_box, (Convolution, Pool)) and node.maps[0][1].kernel > 1:
                 seen += 1
                 for axis, extents in plan.extents(node).items():
                     assert extents.min() >= 1 and extents.max() <= max(1, tau * node.size(axis))

@@ -68,14 +68,14 @@ def test_fused_convolutions(data, rank):
     whole, found = fused(graph), values(graph, x)
     assert values(whole, x).keys() == found.keys()
     for node in whole.nodes:
-        box = node.box
-        if not isinstance(box, Convolution) or not box.steps:
+        operator = node.on_box
+        if not isinstance(operator, Convolution) or not operator.steps:
             continue
-        result = found[box.steps[0]]
-        if box.residual:
+        result = found[operator.steps[0]]
+        if operator.residual:
             result = result + found[node.operands[1]]
-        result = result.clamp(box.epilogue.low, box.epilogue.high)
-        result = FUNCTIONS[box.epilogue.function](result, box.epilogue.parameter)
+        result = result.clamp(operator.epilogue.low, operator.epilogue.high)
+        result = FUNCTIONS[operator.epilogue.function](result, operator.epilogue.parameter)
         torch.testing.assert_close(result, found[node.index], rtol=1e-9, atol=1e-9)
     window = SlidingWindow(x.shape[1:], (x.shape[1], *[2] * rank), (x.shape[1], *[2] * rank))
     for axis in range(1, rank + 1):
@@ -109,14 +109,14 @@ def test_two_convolutions_are_one_that_adds_the_other():
     local = [node for node in graph.nodes if node.local and node.operands]
     assert [node.op for node in local] == ["relu", "conv2d", "silu"]
     stem, other, end = local
-    assert stem.box.epilogue.low == 0 and not stem.box.residual and other.box.steps == ()
-    assert end.box.residual and end.box.epilogue.function == "silu"
+    assert stem.on_box.epilogue.low == 0 and not stem.on_box.residual and other.on_box.steps == ()
+    assert end.on_box.residual and end.on_box.epilogue.function == "silu"
     assert end.operands == (stem.index, other.index)
 
 
 def test_where_boxes_are_clipped_nothing_is_added():
     graph = simplified(translated(Block().eval(), torch.zeros(1, 3, 9, 9)))
     whole = fused(clipped(graph, 0.5))
-    boxes = [node.box for node in whole.nodes if isinstance(node.box, Convolution)]
-    assert len(boxes) == 3 and not any(box.residual for box in boxes)
-    assert boxes[0].epilogue.low == 0
+    found = [node.on_box for node in whole.nodes if isinstance(node.on_box, Convolution)]
+    assert len(found) == 3 and not any(convolution.residual for convolution in found)
+    assert found[0].epilogue.low == 0

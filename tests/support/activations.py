@@ -82,8 +82,8 @@ def check_engine(executor: str, target, args, kwargs, device: str = "cpu") -> No
     truth = brute_force(copy.deepcopy(model).double(), x.double(), (3, 4, 5), (3, 3, 3))
     model, x = model.to(device), x.to(device)
     graph = fused(capture(Source(model, (x,))))
-    boxes = [node.box for node in graph.nodes if isinstance(node.box, Convolution)]
-    assert [box.epilogue != NO_EPILOGUE for box in boxes] == [True, False]
+    found = [node.on_box for node in graph.nodes if isinstance(node.on_box, Convolution)]
+    assert [convolution.epilogue != NO_EPILOGUE for convolution in found] == [True, False]
     heatmap = KryptonOcclusion(model, executor=executor).heatmap(x, (3, 4, 5), (3, 3, 3), classes="all")
     assert str(heatmap.plan.executor).startswith(executor) and "in full" not in str(heatmap.plan.executor)
     outputs = heatmap.outputs.reshape(truth.shape).double().cpu()

@@ -50,14 +50,14 @@ class Convolutions:
         self._reader = reader
         self._unfolds = unfolds
 
-    def convolved(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
+    def convolved(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
         """A convolution, and what it has taken in, on its boxes."""
         ways = [self.by_pytorch]
-        if self._is_product(node, box, at):
+        if self._is_product(node, convolution, at):
             ways.append(self.as_product)
-        y = ways[self.faster(ways, node, box, at)](node, box, at)
+        y = ways[self.faster(ways, node, convolution, at)](node, convolution, at)
         cells, reads = None, [self._kernels.Read()] * AXES
-        if box.residual:
+        if convolution.residual:
             source = self._graph.nodes[node.operands[1]]
             view = self._basis.views[source.index]
             if view.table.dtype == y.dtype and view.layout.axes == node.axes:
@@ -67,39 +67,47 @@ class Convolutions:
                 y = channels_last(y + self._reader.fetched(node, 1, at))
         layout = Layout.of(node, frozenset())
         rows = layout.as_rows(y).contiguous()
-        bias = None if box.bias is None else self._basis.constant(box.bias, 1).float().contiguous()
+        bias = (
+            None
+            if convolution.bias is None
+            else self._basis.constant(convolution.bias, 1).float().contiguous()
+        )
         self._kernels.finish(
             rows.data_ptr(), rows.shape[-1], 0 if bias is None else bias.data_ptr(), cells,
             padded(reads, self._kernels.Read),
             padded([at.extents[node.index][axis] for axis in node.axes], lambda: 1), at.copies,
-            getattr(self._kernels.Function, box.epilogue.function), box.epilogue.low, box.epilogue.high,
-            box.epilogue.parameter, self._reader.element(rows), self._reader.stream(),
+            getattr(self._kernels.Function, end.function), end.low, end.high, end.parameter,
+            self._reader.element(rows), self._reader.stream(),
         )  # fmt: skip
         return layout.as_value(rows, tuple(rows.shape[:-1]))
 
-    def by_pytorch(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
+    def by_pytorch(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
         """A convolution without its bias, channels last."""
-        x, weight = self._reader.fetched(node, 0, at), self._basis.constant(box.weight, 1)
-        no_padding = [0] * len(box.stride)  # the boxes bring it
-        convolve = CONVOLUTION[len(box.stride)]
-        return channels_last(convolve(x, weight, None, box.stride, no_padding, box.dilation, box.groups))
+        x, weight = self._reader.fetched(node, 0, at), self._basis.constant(convolution.weight, 1)
+        no_padding = [0] * len(convolution.stride)  # the boxes bring it
+        convolve = CONVOLUTION[len(convolution.stride)]
+        return channels_last(
+            convolve(
+                x, weight, None, convolution.stride, no_padding, convolution.dilation, convolution.groups
+            )
+        )
 
-    def as_product(self, node: Node, box: Convolution, at: Boxes) -> Tensor:
+    def as_product(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
         """The same: a row for every cell, of all that its window reads, times the weights."""
-        key, weights = ("product", node.index), self._basis.constant(box.weight, 1)
+        key, weights = ("product", node.index), self._basis.constant(convolution.weight, 1)
 
         def as_rows() -> Tensor:
             return weights.movedim(1, -1).flatten(1).contiguous()
 
         # Weights that are an input, or made of one, are others for the next session.
-        fixed = self._graph.nodes[box.weight].value is not None
+        fixed = self._graph.nodes[convolution.weight].value is not None
         weight = (self._arena.constant(key, as_rows) if fixed else as_rows()).T
         sizes = [at.extents[node.index][axis] for axis in node.axes]
         if is_pointwise(node):
             x = self._reader.fetched(node, 0, at)
             rows = x.movedim(1, -1).reshape(-1, len(weight)) @ weight
         else:
-            at_once = self._unfolds // self._unfolded_bytes(node, box, at)
+            at_once = self._unfolds // self._unfolded_bytes(node, convolution, at)
             parts = [
                 self._unfolded(node, sizes, first, min(at_once, at.copies - first), at) @ weight
                 for first in range(0, at.copies, at_once)
@@ -132,13 +140,13 @@ class Convolutions:
         )  # fmt: skip
         return rows
 
-    def _unfolded_bytes(self, node: Node, box: Convolution, at: Boxes) -> int:
+    def _unfolded_bytes(self, node: Node, convolution: Convolution, at: Boxes) -> int:
         """Bytes of what the windows of one copy's box read."""
         table = self._basis.views[node.operands[0]].table
-        taps = math.prod(self._basis.constant(box.weight, 1).shape[2:])
+        taps = math.prod(self._basis.constant(convolution.weight, 1).shape[2:])
         return math.prod(at.extents[node.index].values()) * taps * table.shape[1] * table.element_size()
 
-    def _is_product(self, node: Node, box: Convolution, at: Boxes) -> bool:
+    def _is_product(self, node: Node, convolution: Convolution, at: Boxes) -> bool:
         """Whether `as_product` can compute a convolution, and rounds as it may.
 
         Which way is faster may differ from run to run, so that it is none for who wants the same bits.
@@ -146,7 +154,7 @@ class Convolutions:
         convolutions, products = precisions()
         source = self._graph.nodes[node.operands[0]]
         if (
-            box.groups > 1
+            convolution.groups > 1
             or node.dtype != torch.float32
             or (products == "tf32" and convolutions != "tf32")
             or torch.are_deterministic_algorithms_enabled()
@@ -161,14 +169,14 @@ class Convolutions:
             and not node.whole & set(layout.axes)
             and layout.axes == node.axes == tuple(node.roles[2:])
             and layout.columns == source.shape[1:2]
-            and self._unfolded_bytes(node, box, at) <= self._unfolds
+            and self._unfolded_bytes(node, convolution, at) <= self._unfolds
         )
 
     def faster(
         self,
         ways: Sequence[Callable[..., Tensor]],
         node: Node,
-        box: Convolution,
+        convolution: Convolution,
         at: Boxes,
     ) -> int:
         """Which of several ways to compute a convolution is: measured once for boxes of about this size."""
@@ -179,9 +187,9 @@ class Convolutions:
         if key not in self._measured:
             seconds = []
             for way in ways:
-                way(node, box, at)  # the first time something is still being loaded
+                way(node, convolution, at)  # the first time something is still being loaded
                 clock = Clock(self._reader.device, AHEAD // 100)
-                way(node, box, at)
+                way(node, convolution, at)
                 clock.mark()
                 seconds.append(clock.seconds()[0])
             self._measured.setdefault(key, seconds.index(min(seconds)))

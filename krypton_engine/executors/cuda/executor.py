@@ -45,9 +45,9 @@ class CudaExecutor:
                 lacking = f"has no kernels for {node.dtype}"
             elif len(Layout.of(node, columns[node.index]).axes) > AXES:
                 lacking = f"moves boxes along {AXES} axes at most"
-            elif isinstance(node.box, Pool) and None in node.roles[2:]:
+            elif isinstance(node.on_box, Pool) and None in node.roles[2:]:
                 lacking = "pools along the axes of boxes only"
-            elif isinstance(node.box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
+            elif isinstance(node.on_box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
                 lacking = "merges values of the same axes only"
             if lacking:
                 raise Unsupported(f"{node.op} ({node.name}): the CUDA engine {lacking}")

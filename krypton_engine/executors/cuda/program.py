@@ -68,7 +68,7 @@ class CudaProgram:
             operand: node.index for node in graph.nodes if node.local for operand in node.operands
         }
         self.last_read |= dict.fromkeys(frontiers, len(graph.nodes))
-        convolutions = {node.index for node in graph.nodes if isinstance(node.box, Convolution)}
+        convolutions = {node.index for node in graph.nodes if isinstance(node.on_box, Convolution)}
         cuts = [
             node
             for node in graph.dominators

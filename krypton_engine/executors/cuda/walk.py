@@ -99,11 +99,11 @@ class Walk:
 
     def _boxes(self, node: Node, at: Boxes) -> Tensor:
         """The boxes of ``node``, in its own dimensions."""
-        if isinstance(node.box, Convolution) and None not in node.roles[2:]:
-            return self._convolutions.convolved(node, node.box, at)
-        if isinstance(node.box, Pool):
-            return self._pooled(node, node.box, at)
-        if isinstance(node.box, Reindex):
+        if isinstance(node.on_box, Convolution) and None not in node.roles[2:]:
+            return self._convolutions.convolved(node, node.on_box, at)
+        if isinstance(node.on_box, Pool):
+            return self._pooled(node, node.on_box, at)
+        if isinstance(node.on_box, Reindex):
             return self._moved(node, at)
         if node.index in self._joined:
             return self._side_by_side(node, at)
@@ -115,7 +115,7 @@ class Walk:
     def _pooled(
         self,
         node: Node,
-        box: Pool,
+        pool: Pool,
         at: Boxes,
     ) -> Tensor:
         if node.same_cells(0):  # one cell each
@@ -127,11 +127,11 @@ class Walk:
             step = node.maps[0].get(axis)
             kernel.append(step.kernel if isinstance(step, WindowMap) else 1)
             dim = node.roles.index(axis) - 2  # channels are not pooled
-            counts = () if box.maximum or dim < 0 else box.divisors[dim]
+            counts = () if pool.maximum or dim < 0 else pool.divisors[dim]
             divisors.append(self._reader.numbers(("divisors", node.index, axis), counts, torch.float32))
         reads = [self._reader.read(node, 0, axis, at) for axis in axes]
         sizes = [at.extents[node.index][axis] for axis in axes]
-        rows = self._reader.over_windows(source, reads, kernel, divisors, box.maximum, sizes, at)
+        rows = self._reader.over_windows(source, reads, kernel, divisors, pool.maximum, sizes, at)
         layout = Layout.of(node, frozenset(node.axes) - frozenset(axes))
         return layout.as_value(rows, (at.copies, *sizes))
 

@@ -73,7 +73,7 @@ class Lowering:
         whole = fused(graph)
         for node in whole.nodes:
             if node.depends and node.index not in whole.absorbed and node.index != graph.input.index:
-                steps = node.box.steps if isinstance(node.box, Convolution) else ()
+                steps = node.on_box.steps if isinstance(node.on_box, Convolution) else ()
                 if self._writes(node):
                     self.lowered |= set(steps)
                     if steps:
@@ -91,7 +91,7 @@ class Lowering:
 
     def _writes(self, node: Node) -> bool:
         """Whether ``node`` is lowered now; if not, the reason is kept unless that is another node's."""
-        is_fused = isinstance(node.box, Convolution) and node.box.steps
+        is_fused = isinstance(node.on_box, Convolution) and node.on_box.steps
         read = node.operands if is_fused else refs((node.args, node.kwargs))
         if not all(i in self.lowered for i in read if self.graph.nodes[i].depends):
             return False
@@ -199,12 +199,12 @@ class Lowering:
         if node.dtype != torch.float32:
             raise Unsupported(f"it computes in float32, not {node.dtype}")
         if node.local:
-            if isinstance(node.box, Convolution):
-                return self._convolution(node, node.box)
-            if isinstance(node.box, Pool):
-                return self._pool(node, node.box)
-            if isinstance(node.box, Reindex):
-                return self._reindex(node, node.box)
+            if isinstance(node.on_box, Convolution):
+                return self._convolution(node, node.on_box)
+            if isinstance(node.on_box, Pool):
+                return self._pool(node, node.on_box)
+            if isinstance(node.on_box, Reindex):
+                return self._reindex(node, node.on_box)
         rule = RULES.get(node.op)
         epilogue = epilogue_of(node)
         if epilogue is not None:
@@ -214,16 +214,16 @@ class Lowering:
         else:
             raise Unsupported("not in its vocabulary")
 
-    def _convolution(self, node: Node, box: Convolution) -> None:
+    def _convolution(self, node: Node, convolution: Convolution) -> None:
         if node.roles != (BATCH, None, ROWS, COLUMNS):
             raise Unsupported("dimensions in another order")
-        weight = self.constant(Ref(box.weight)).contiguous().numpy()
-        bias = None if box.bias is None else self.constant(Ref(box.bias)).contiguous().numpy()
+        weight = self.constant(Ref(convolution.weight)).contiguous().numpy()
+        bias = None if convolution.bias is None else self.constant(Ref(convolution.bias)).contiguous().numpy()
         maps = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)]
         value, *others = [self.value(Ref(operand)) for operand in node.operands]
-        self.convolve(node, value, weight, bias, maps, box.groups, **_limits(node))
-        done = replace(self._sums[node.index], epilogue=box.epilogue)
-        self._sums[node.index] = replace(done, residual=others[0]) if box.residual else done
+        self.convolve(node, value, weight, bias, maps, convolution.groups, **_limits(node))
+        done = replace(self._sums[node.index], epilogue=convolution.epilogue)
+        self._sums[node.index] = replace(done, residual=others[0]) if convolution.residual else done
 
     def convolve(
         self,
@@ -245,13 +245,13 @@ class Lowering:
 
         self.wait(node, Sum(build, "convolution", weight, bias))
 
-    def _pool(self, node: Node, box: Pool) -> None:
+    def _pool(self, node: Node, pool: Pool) -> None:
         y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
         if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
             raise Unsupported("dimensions in another order")
         divisors = None
-        if not box.maximum:
-            rows, columns = ([float(n) for n in counts] for counts in box.divisors)
+        if not pool.maximum:
+            rows, columns = ([float(n) for n in counts] for counts in pool.divisors)
             divisors = rows, columns
         value = self.program.pool(
             self.value(Ref(node.operands[0])),
@@ -264,7 +264,7 @@ class Lowering:
         )
         self.remember(node, value)
 
-    def _reindex(self, node: Node, box: Reindex) -> None:
+    def _reindex(self, node: Node, reindex: Reindex) -> None:
         if len(node.operands) != 1 or node.whole:
             raise Unsupported("cells from several values")
         sources = []
@@ -279,7 +279,7 @@ class Lowering:
         self.remember(
             node,
             self.program.reindex(
-                value, sources[0], sources[1], self.shape_of(node)[2], box.fill, numbers(NOTHING)
+                value, sources[0], sources[1], self.shape_of(node)[2], reindex.fill, numbers(NOTHING)
             ),
         )
 

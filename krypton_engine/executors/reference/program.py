@@ -33,7 +33,7 @@ class ReferenceProgram:
             node.index
             for node in graph.nodes
             if facts(node).out is not None
-            and isinstance(node.box, Apply)
+            and isinstance(node.on_box, Apply)
             and node.index not in self.frontiers
             and graph.needs_view(node)
         }
@@ -67,7 +67,7 @@ class ReferenceProgram:
             return False
         ((reader, i),) = self.graph.readers[node.index]
         other = self.graph.nodes[reader]
-        return isinstance(other.box, Apply) and other.same_cells(i)
+        return isinstance(other.on_box, Apply) and other.same_cells(i)
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
 
 def _is_evenly_padded(node: Node) -> bool:
     """Whether the operator's own padding, the same on both sides, gives the output's size."""
-    if isinstance(node.box, Pool):
+    if isinstance(node.on_box, Pool):
         return True
-    if not isinstance(node.box, Convolution):
+    if not isinstance(node.on_box, Convolution):
         return False
     steps = node.maps[0].values()
     return all(

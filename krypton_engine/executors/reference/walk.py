@@ -107,10 +107,10 @@ class Walk:
         here = np.arange(copies)
         if not all(extents.values()):
             return Patch(start, start, start, extents, here, None)
-        box = node.box
+        operator = node.on_box
         into, loaded = self.room(node, start, extents)
-        if isinstance(box, Reindex):
-            value = self._reindex(node, box, start, extents)
+        if isinstance(operator, Reindex):
+            value = self._reindex(node, operator, start, extents)
         else:
             whole = None
             # The box may be less than what all of the operand gives: a kernel of one cell on padding.
@@ -255,7 +255,7 @@ class Walk:
     def _reindex(
         self,
         node: Node,
-        box: Reindex,
+        operator: Reindex,
         start: Mapping[int, IntArray],
         extents: Mapping[int, int],
     ) -> Tensor:

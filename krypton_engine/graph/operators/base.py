@@ -32,7 +32,7 @@ class Local:
     """How a call runs on boxes; see `krypton_engine.graph.ir.Node`."""
 
     roles: Roles
-    box: BoxOperator
+    on_box: BoxOperator
     operands: tuple[int, ...]
     maps: tuple[Mapping[int, AxisMap], ...] = ()
     whole: frozenset[int] = frozenset()

@@ -45,7 +45,9 @@ def _convolution(call: Call) -> Local:
         if before != after and node.roles[2 + dim] is None:
             raise NotLocal("uneven 'same' padding of an opaque dimension")
     maps = window_maps(call, node, kernel, stride, padding, dilation)
-    box = Convolution(
+    convolution = Convolution(
         weight.node, bias.node if bias is not None else None, stride, padding, dilation, call["groups"]
     )
-    return Local((BATCH, None, *node.roles[2:]), box, (node.index,), (maps,), touched(node.roles, [1]))
+    return Local(
+        (BATCH, None, *node.roles[2:]), convolution, (node.index,), (maps,), touched(node.roles, [1])
+    )

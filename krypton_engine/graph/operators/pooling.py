@@ -62,8 +62,8 @@ def _pool(
     if average:
         divisors = _divisors(call, node, kernel, stride, padding)
     roles = (BATCH, node.roles[1], *node.roles[2:])
-    box = Pool(not average, kernel, stride, padding, dilation, ceil_mode, divisors)
-    return Local(roles, box, (node.index,), (maps,))
+    pool = Pool(not average, kernel, stride, padding, dilation, ceil_mode, divisors)
+    return Local(roles, pool, (node.index,), (maps,))
 
 
 def _divisors(

@@ -86,7 +86,7 @@ def fused(graph: Graph) -> Graph:
         >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()
         >>> graph = fused(capture(Source(torch.nn.Sequential(*layers), (x,))))
         >>> end = graph.nodes[graph.output]
-        >>> end.op, end.box.epilogue.low, [graph.nodes[step].op for step in end.box.steps]
+        >>> end.op, end.on_box.epilogue.low, [graph.nodes[step].op for step in end.on_box.steps]
         ('relu', 0.0, ['conv2d', 'relu'])
     """
     for rewrite in FUSIONS:

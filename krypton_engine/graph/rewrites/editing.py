@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from krypton_engine.graph.ir import Convolution, Graph, Node, Ref, refs
+from krypton_engine.graph.ir import BoxOperator, Convolution, Graph, Node, Ref, refs
 
 
 class Edit:
@@ -75,8 +75,8 @@ def pruned(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if node.index in needed:
             needed |= set(refs((node.args, node.kwargs))) | set(node.operands)
-            if isinstance(node.box, Convolution):
-                needed |= {i for i in (node.box.weight, node.box.bias) if i is not None}
+            if isinstance(node.on_box, Convolution):
+                needed |= {i for i in (node.on_box.weight, node.on_box.bias) if i is not None}
     kept = [node for node in graph.nodes if node.index in needed]
     return _renumbered(graph, kept, {node.index: i for i, node in enumerate(kept)})
 
@@ -93,11 +93,16 @@ def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) 
             return {key: new(part) for key, part in item.items()}
         return item
 
-    def boxed(box: Any) -> Any:
-        if not isinstance(box, Convolution):
-            return box
-        bias = None if box.bias is None else number[box.bias]
-        return replace(box, weight=number[box.weight], bias=bias, steps=tuple(number[i] for i in box.steps))
+    def renumbered(operator: BoxOperator | None) -> BoxOperator | None:
+        if not isinstance(operator, Convolution):
+            return operator
+        bias, steps = operator.bias, tuple(number[i] for i in operator.steps)
+        return replace(
+            operator,
+            weight=number[operator.weight],
+            bias=None if bias is None else number[bias],
+            steps=steps,
+        )
 
     return replace(
         graph,
@@ -108,7 +113,7 @@ def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) 
                 args=new(node.args),
                 kwargs=new(node.kwargs),
                 operands=tuple(number[operand] for operand in node.operands),
-                box=boxed(node.box),
+                on_box=renumbered(node.on_box),
             )
             for i, node in enumerate(nodes)
         ],

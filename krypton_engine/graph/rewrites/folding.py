@@ -36,10 +36,12 @@ def fold_batch_norms(graph: Graph) -> Graph:
             edit.constant(convolution.index, f"{convolution.name}_{name}", value)
             for name, value in (("weight", taken), ("bias", shift.to(weights.dtype)))
         ]
-        box = convolution.box
-        if isinstance(box, Convolution):
-            box = replace(box, weight=refs_of[0].node, bias=refs_of[1].node)
-        edit.put(replace(convolution, args=(convolution.args[0], *refs_of, *convolution.args[3:]), box=box))
+        operator = convolution.on_box
+        if isinstance(operator, Convolution):
+            operator = replace(operator, weight=refs_of[0].node, bias=refs_of[1].node)
+        edit.put(
+            replace(convolution, args=(convolution.args[0], *refs_of, *convolution.args[3:]), on_box=operator)
+        )
         edit.forward(norm.index, convolution.index)
     return edit.done()
 
@@ -128,13 +130,13 @@ def pool_fewer_channels(graph: Graph) -> Graph:
             and graph.nodes[pool.args[0].node].shape[2:] == pool.shape[2:] == convolution.shape[2:]
         ):
             continue
-        box = convolution.box
+        operator = convolution.on_box
         weighed = edit.add(
             convolution.index,
             replace(
                 convolution,
                 args=(pool.args[0], convolution.args[1], None, *convolution.args[3:]),
-                box=replace(box, bias=None) if isinstance(box, Convolution) else box,
+                on_box=replace(operator, bias=None) if isinstance(operator, Convolution) else operator,
                 operands=pool.operands,
             ),
         )
@@ -144,7 +146,7 @@ def pool_fewer_channels(graph: Graph) -> Graph:
             target=pool.target,
             args=(weighed, *pool.args[1:]),
             kwargs=pool.kwargs,
-            box=pool.box,
+            on_box=pool.on_box,
             operands=(weighed.node,) if pool.local else (),
             maps=pool.maps,
             whole=pool.whole,
@@ -160,7 +162,7 @@ def pool_fewer_channels(graph: Graph) -> Graph:
                 target=aten.add.Tensor,
                 args=(pooled, added),
                 kwargs={},
-                box=Apply() if pool.local else None,
+                on_box=Apply() if pool.local else None,
                 operands=operands,
                 maps=tuple({} for _ in operands),
                 whole=frozenset(),

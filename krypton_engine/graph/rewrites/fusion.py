@@ -58,10 +58,10 @@ def adds_residual(graph: Graph, node: Node) -> bool:
 
 def _takes_in(graph: Graph, node: Node) -> bool:
     """Whether ``node`` is a convolution along axes only that one node reads and no activation ends yet."""
-    box, spatial = node.box, node.roles[2:]
+    operator, spatial = node.on_box, node.roles[2:]
     return (
-        isinstance(box, Convolution)
-        and box.epilogue == NO_EPILOGUE
+        isinstance(operator, Convolution)
+        and operator.epilogue == NO_EPILOGUE
         and None not in spatial
         and len(graph.readers[node.index]) == 1
         and node.index not in {frontier.index for frontier in graph.frontiers}
@@ -70,11 +70,11 @@ def _takes_in(graph: Graph, node: Node) -> bool:
 
 def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields: Any) -> Node:
     """``after`` as the end of the convolution that it reads."""
-    assert isinstance(convolution.box, Convolution)
-    steps = (*(convolution.box.steps or (convolution.index,)), after.index)
+    assert isinstance(convolution.on_box, Convolution)
+    steps = (*(convolution.on_box.steps or (convolution.index,)), after.index)
     return replace(
         after,
-        box=replace(convolution.box, steps=steps, **fields),
+        on_box=replace(convolution.on_box, steps=steps, **fields),
         operands=(*convolution.operands, *operands),
         maps=(*convolution.maps, *({} for _ in operands)),
         whole=convolution.whole,
@@ -85,7 +85,7 @@ def _with(graph: Graph, fused: Mapping[int, Node]) -> Graph:
     """``graph`` with fused nodes; what they have taken in keeps its number, and is no longer local."""
     nodes = [fused.get(node.index, node) for node in graph.nodes]
     for node in fused.values():
-        assert isinstance(node.box, Convolution)
-        taken = node.box.steps[-2]
-        nodes[taken] = replace(nodes[taken], box=None, operands=(), maps=(), whole=frozenset())
+        assert isinstance(node.on_box, Convolution)
+        taken = node.on_box.steps[-2]
+        nodes[taken] = replace(nodes[taken], on_box=None, operands=(), maps=(), whole=frozenset())
     return replace(graph, nodes=nodes)

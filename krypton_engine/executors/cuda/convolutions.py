@@ -67,11 +67,9 @@ class Convolutions:
                 y = channels_last(y + self._reader.fetched(node, 1, at))
         layout = Layout.of(node, frozenset())
         rows = layout.as_rows(y).contiguous()
-        bias = (
-            None
-            if convolution.bias is None
-            else self._basis.constant(convolution.bias, 1).float().contiguous()
-        )
+        bias, end = None, convolution.epilogue
+        if convolution.bias is not None:
+            bias = self._basis.constant(convolution.bias, 1).float().contiguous()
         self._kernels.finish(
             rows.data_ptr(), rows.shape[-1], 0 if bias is None else bias.data_ptr(), cells,
             padded(reads, self._kernels.Read),
@@ -86,11 +84,10 @@ class Convolutions:
         x, weight = self._reader.fetched(node, 0, at), self._basis.constant(convolution.weight, 1)
         no_padding = [0] * len(convolution.stride)  # the boxes bring it
         convolve = CONVOLUTION[len(convolution.stride)]
-        return channels_last(
-            convolve(
-                x, weight, None, convolution.stride, no_padding, convolution.dilation, convolution.groups
-            )
+        y = convolve(
+            x, weight, None, convolution.stride, no_padding, convolution.dilation, convolution.groups
         )
+        return channels_last(y)
 
     def as_product(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
         """The same: a row for every cell, of all that its window reads, times the weights."""

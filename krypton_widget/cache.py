@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
-from krypton_widget.maps import Flags, on_grid
+from krypton_widget.maps import on_grid
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from krypton_engine.common.arrays import Flags
 from krypton_engine.common.figures import figure
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
-from krypton_widget.maps import Flags, finite
+from krypton_widget.maps import finite
 from krypton_widget.page import Shown
 from krypton_widget.pictures import Picture
 

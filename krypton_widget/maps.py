@@ -11,12 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
-
-Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
 
 Region = tuple[int, ...] | Flags | None
 """Where to look: everywhere, a box (top, left, bottom, right), or a mask (height, width)."""
@@ -81,7 +79,7 @@ def largest_drop(heatmap: Heatmap, target: int | None) -> float:
     return _largest(known[known.isfinite()].numpy())
 
 
-def _largest(changes: Floats) -> float:
+def _largest(changes: npt.NDArray[np.floating[Any]]) -> float:
     return float(np.abs(changes).max()) if changes.size else 0.0
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from krypton_engine.attr.checks import Activation
+from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
-from krypton_widget.maps import Flags
 from krypton_widget.pictures import png
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, asked

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import described
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
 from krypton_widget.cache import Aim, Known, MapKey
-from krypton_widget.maps import Flags, Region
+from krypton_widget.maps import Region
 from krypton_widget.subject import Subject
 
 LARGEST_KEPT = 256 * 2**20

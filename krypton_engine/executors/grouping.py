@@ -2,7 +2,8 @@
 
 Boxes of one batch need one size, the largest of its members. Neighbours have different ones, because a
 window's phase against the strides of the network matters more than where it lies. So positions are
-grouped by *class*: along every axis, intervals whose boxes cost alike are merged, cheapest merge first.
+sorted into *bins* by the sizes of their boxes: along every axis, intervals whose boxes cost alike are merged,
+cheapest merge first.
 On VGG16 (window 16, stride 4) this wastes 3 % of the multiply-accumulates of boxes of their own size,
 4x8 tiles of neighbours 14 %; on ResNet18 2 % and 9 %.
 
@@ -17,15 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.changed import distinct_rows
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.boxes import propagate
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -58,9 +56,9 @@ class Grouping:
             self._intervals.append(propagate(graph, axis, intervals[:, 0], intervals[:, 1]))
             self._which.append(inverse)
         self._label = self._labels(batch)
-        self._class = [label[which] for label, which in zip(self._label, self._which, strict=True)]
+        self._bin = [label[which] for label, which in zip(self._label, self._which, strict=True)]
         key = np.zeros(len(boxes), dtype=np.int64)
-        for label in self._class:
+        for label in self._bin:
             key = key * (label.max(initial=0) + 1) + label
         self.members = [
             part for value in np.unique(key) for part in self._parts(np.flatnonzero(key == value), batch)
@@ -92,19 +90,19 @@ class Grouping:
         return {axis: max(int((hi - lo).max()), 0) for axis, (lo, hi) in sides.items()}
 
     def _labels(self, batch: int) -> list[IntArray]:
-        """By axis: the class of every interval."""
+        """By axis: the bin of every interval."""
         sliding = sum(which.max(initial=0) > 0 for which in self._which)
-        classes = max(1, round((len(self._boxes) / batch) ** (1 / max(sliding, 1))))
+        bins = max(1, round((len(self._boxes) / batch) ** (1 / max(sliding, 1))))
         return [
-            _classes(*self._costs(axis), classes) if which.max(initial=0) > 0 else np.zeros(1, dtype=np.int64)
+            _binned(*self._costs(axis), bins) if which.max(initial=0) > 0 else np.zeros(1, dtype=np.int64)
             for axis, which in enumerate(self._which)
         ]
 
     def _parts(self, members: IntArray, batch: int) -> list[IntArray]:
-        """The members of one class, in groups."""
+        """The members of one bin, in groups."""
         return np.array_split(members, math.ceil(len(members) / batch))
 
-    def _costs(self, axis: int) -> tuple[FloatArray, FloatArray]:
+    def _costs(self, axis: int) -> tuple[Floats, Floats]:
         """Per node that multiplies: its cost per cell along ``axis``, and its extent for every interval."""
         weights, extents = [], []
         for node in self.graph.nodes:
@@ -122,13 +120,13 @@ class Grouping:
         return np.array(weights, dtype=np.float64), np.stack(extents).astype(np.float64)
 
 
-class WindowClasses:
-    """Classes of a window's positions, and what box holds all that they change of any image.
+class WindowBins:
+    """Bins of a window's positions, and for each the box that holds all that they change of any image.
 
     Args:
         graph: The graph.
         window: The sliding window.
-        batch: Positions of a class, about.
+        batch: Positions of a bin, about.
     """
 
     def __init__(self, graph: Graph, window: SlidingWindow, batch: int) -> None:
@@ -145,12 +143,12 @@ class WindowClasses:
         ]
 
     def labels(self, axis: int, lo: IntArray, hi: IntArray) -> IntArray:
-        """The classes of intervals of changed cells: those of the first window that holds each."""
+        """The bins of intervals of changed cells: those of the first window that holds each."""
         size, step = self._window.shape[axis], self._window.strides[axis]
         return self._of_window[axis][np.maximum(0, -((size - hi) // step))]
 
     def extents(self, node: int, axis: int, label: int) -> int:
-        """The extent that a class shares."""
+        """The extent that a bin shares."""
         return int(self._extents[axis][node][label])
 
 
@@ -161,27 +159,27 @@ class WindowGrouping(Grouping):
         graph: The graph.
         boxes: As `Grouping`'s; each lies in a window.
         sizes: Positions that a group may have, falling; what is left over makes one of fewer.
-        classes: Of the window.
+        bins: Those of the window.
     """
 
-    def __init__(self, graph: Graph, boxes: IntArray, sizes: Sequence[int], classes: WindowClasses) -> None:
+    def __init__(self, graph: Graph, boxes: IntArray, sizes: Sequence[int], bins: WindowBins) -> None:
         self._sizes = sizes
-        self._classes = classes
+        self._bins = bins
         super().__init__(graph, boxes, sizes[0])
 
     def group(self, members: IntArray) -> Group:
         """See `Grouping.group`."""
         group = super().group(members)
-        mine = [int(label[members[0]]) for label in self._class]
+        mine = [int(label[members[0]]) for label in self._bin]
         extents = {
-            node: {axis: self._classes.extents(node, axis, mine[axis]) for axis in each}
+            node: {axis: self._bins.extents(node, axis, mine[axis]) for axis in each}
             for node, each in group.extents.items()
         }
         return replace(group, extents=extents)
 
     def _labels(self, batch: int) -> list[IntArray]:
         node = self.graph.input.index
-        return [self._classes.labels(axis, *each[node]) for axis, each in enumerate(self._intervals)]
+        return [self._bins.labels(axis, *each[node]) for axis, each in enumerate(self._intervals)]
 
     def _parts(self, members: IntArray, batch: int) -> list[IntArray]:
         parts, start = [], 0
@@ -194,10 +192,10 @@ class WindowGrouping(Grouping):
         return parts
 
 
-def _classes(weights: FloatArray, extents: FloatArray, count: int) -> IntArray:
-    """Merge intervals (columns of ``extents``) into ``count`` classes, cheapest merge first.
+def _binned(weights: Floats, extents: Floats, count: int) -> IntArray:
+    """Merge intervals (columns of ``extents``) into ``count`` bins, cheapest merge first.
 
-    A class costs its size times the weighted sum of its members' largest extents.
+    A bin costs its size times the weighted sum of its members' largest extents.
     """
     label = np.arange(extents.shape[1])
     largest = extents.copy()
@@ -205,7 +203,7 @@ def _classes(weights: FloatArray, extents: FloatArray, count: int) -> IntArray:
     own = weights @ largest
     alive = np.ones(extents.shape[1], dtype=bool)
 
-    def growth(i: int) -> FloatArray:
+    def growth(i: int) -> Floats:
         merged = weights @ np.maximum(largest, largest[:, i : i + 1])
         cost = merged * (size + size[i]) - own * size - own[i] * size[i]
         return np.where(alive, cost, np.inf)

@@ -17,7 +17,7 @@ from krypton_engine.common.precision import precisions
 from krypton_engine.executors.layout import on_device
 
 _MOST_GRAPHS = 128
-"""Recorded groups that an arena keeps: those of about 20 classes of a window's positions. Further ones
+"""Recorded groups that an arena keeps: those of about 20 bins of a window's positions. Further ones
 are not recorded: to make room for them would cost more than they save."""
 
 _MOST_ARENAS = 4

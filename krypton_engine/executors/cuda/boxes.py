@@ -12,7 +12,7 @@ from krypton_engine.graph.ir import Node
 
 
 @dataclass
-class Patch:
+class ChangedBoxes:
     """The changed cells of one value: a box of shared ``extents`` for every copy.
 
     Attributes:
@@ -35,7 +35,7 @@ class Boxes:
         table: Where they lie, on the device: int32 ``(3 * slots, copies)``, start, lo and hi for each slot.
         slots: Number of a node's axis.
         extents: Their size, by node and axis.
-        patches: The changed cells that were computed and are still to be read.
+        changed: The changed cells that were computed and are still to be read.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Boxes:
         table: Tensor,
         slots: Mapping[tuple[int, int], int],
         extents: Mapping[int, Mapping[int, int]],
-        patches: dict[int, Patch],
+        changed: dict[int, ChangedBoxes],
     ) -> None:
         self.table = table
         self.extents = extents
-        self.patches = patches
+        self.changed = changed
         self.copies = table.shape[1]
         self._slots = slots
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.cuda.session import CudaSession
-from krypton_engine.executors.grouping import WindowClasses
+from krypton_engine.executors.grouping import WindowBins
 from krypton_engine.executors.tail import Tail, overwriting, weights_of
 from krypton_engine.graph.ir import Convolution, Graph, Node, in_full, refs
 from krypton_engine.graph.operators.pooling import averages_cells
@@ -40,7 +40,7 @@ class CudaProgram:
         exits: What is computed here and read by the rest of the model.
         same_box: A number by node, equal for those whose boxes are always the same.
         faster: What was measured: by a convolution, its size and PyTorch's settings, which way to compute it.
-        classes: Of windows, by how many positions they should have.
+        bins: Those of windows, by window and by how many positions a bin should have.
         segments: Parts of the graph after each of which sessions that shrink cut their boxes.
         rest: What comes after them.
         executor: Who runs the graph, in words.
@@ -79,7 +79,7 @@ class CudaProgram:
         self.segments = [graph.between(first, last) for first, last in itertools.pairwise(ends)]
         self.rest = graph.between(ends[-1])
         self.faster: dict[Any, int] = {}
-        self.classes: dict[Any, WindowClasses] = {}
+        self.bins: dict[Any, WindowBins] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
         self.owner = object()
         self.executor = "cuda"

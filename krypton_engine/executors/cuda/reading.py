@@ -43,10 +43,10 @@ class Reader:
 
     def whole(self, node: Node, at: Boxes) -> Tensor:
         """All cells of a value, changed or not."""
-        patch = at.patches.get(node.index)
+        boxes = at.changed.get(node.index)
         sizes = {axis: node.size(axis) for axis in node.axes}
-        if patch is not None and patch.value is not None and patch.extents == sizes and not self._graph.clips:
-            return patch.value
+        if boxes is not None and boxes.value is not None and boxes.extents == sizes and not self._graph.clips:
+            return boxes.value
         view = self._basis.views[node.index]
         reads = [self._kernels.Read() for _ in view.layout.axes]
         box = [sizes[axis] for axis in view.layout.axes]
@@ -62,10 +62,10 @@ class Reader:
         source = self._graph.nodes[node.operands[i]]
         if not source.axes:
             return self._basis.constant(source.index, at.copies)
-        patch, same_box = at.patches.get(source.index), self._same_box
+        boxes, same_box = at.changed.get(source.index), self._same_box
         aligned = node.same_cells(i) and same_box.get(source.index) == same_box[node.index]
-        if aligned and patch is not None and patch.value is not None:
-            return patch.value
+        if aligned and boxes is not None and boxes.value is not None:
+            return boxes.value
         return self.composed(node, i, at)
 
     def composed(
@@ -164,19 +164,19 @@ class Reader:
 
     def cells(self, source: Node, at: Boxes) -> Any:
         """Where the cells of a value lie."""
-        view, patch = self._basis.views[source.index], at.patches.get(source.index)
+        view, boxes = self._basis.views[source.index], at.changed.get(source.index)
         axes = []
         for axis, size in zip(view.layout.axes, view.layout.sizes, strict=True):
-            extent = 1 if patch is None else patch.extents[axis]
+            extent = 1 if boxes is None else boxes.extents[axis]
             axes.append(self._kernels.Axis(size, extent, *at.of(source.index, axis)))
         axes = padded(axes, self._kernels.Axis)
-        if patch is None:
+        if boxes is None:
             return self._kernels.Cells(view.table.data_ptr(), 0, 0, axes)
-        if patch.rows is None:
-            assert patch.value is not None
-            patch.rows = view.layout.as_rows(patch.value).contiguous()
-        place = 0 if patch.place is None else patch.place.data_ptr()
-        return self._kernels.Cells(view.table.data_ptr(), patch.rows.data_ptr(), place, axes)
+        if boxes.rows is None:
+            assert boxes.value is not None
+            boxes.rows = view.layout.as_rows(boxes.value).contiguous()
+        place = 0 if boxes.place is None else boxes.place.data_ptr()
+        return self._kernels.Cells(view.table.data_ptr(), boxes.rows.data_ptr(), place, axes)
 
     def numbers(self, key: Any, numbers: Any, dtype: torch.dtype) -> int:
         """Address of numbers on the device; 0 if there are none."""

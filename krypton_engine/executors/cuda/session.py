@@ -21,7 +21,7 @@ from krypton_engine.executors.cuda.arena import give_back, lease
 from krypton_engine.executors.cuda.cuts import Race
 from krypton_engine.executors.cuda.shrinking import Shrinking
 from krypton_engine.executors.cuda.walk import Walk
-from krypton_engine.executors.grouping import Group, Grouping, WindowClasses, WindowGrouping
+from krypton_engine.executors.grouping import Group, Grouping, WindowBins, WindowGrouping
 from krypton_engine.executors.memory import Batches
 from krypton_engine.executors.tail import joined
 from krypton_engine.graph.gradients import Head, first_order
@@ -33,15 +33,15 @@ from krypton_engine.plan.plan import Plan
 if TYPE_CHECKING:
     from krypton_engine.executors.cuda.program import CudaProgram
 
-_UNFOLDED = 128 * 2**20
+_UNFOLDED_BYTES = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
 
-_HALVES = 5
+_MOST_HALVINGS = 5
 """How often the largest group is halved, unless somebody wants fewer positions at a time: groups of few sizes
 can be recorded once and for all."""
 
-_CLASSES_PAY = 4
-"""Positions, in largest batches, from which on they are told apart by the sizes of their boxes."""
+_BATCHES_WORTH_BINS = 4
+"""Positions, in largest batches, from which on they are sorted into bins by the sizes of their boxes."""
 
 
 class CudaSession:
@@ -96,7 +96,7 @@ class CudaSession:
                 plan, memory_budget, gradients.values(), self.largest_batch, self.largest_tensor,
                 program.tail.batch,
             )  # fmt: skip
-            unfolds = min(_UNFOLDED, batches.free // 8)
+            unfolds = min(_UNFOLDED_BYTES, batches.free // 8)
             # Twice the exits: where recorded groups leave them, and a group's own.
             each = plan.bytes_per_position + 2 * sum(node.bytes() for node in program.exits)
             boxes = max(1, min(batches.boxes, (batches.free - unfolds) // 2 // each))
@@ -165,19 +165,19 @@ class CudaSession:
                 yield Computed(which, outputs)
 
     def _grouping(self, boxes: IntArray, batch: int) -> Grouping:
-        graph, classes = self.program.graph, self.program.classes
+        graph, bins = self.program.graph, self.program.bins
         if graph.clips:  # a box that is cut in the middle need not lie in that of the whole window
             return Grouping(graph, boxes, batch)
         # To tell apart the phases of a window among few positions would make small groups.
-        many = len(boxes) >= _CLASSES_PAY * self.largest_batch
+        many = len(boxes) >= _BATCHES_WORTH_BINS * self.largest_batch
         positions = self.largest_batch if many else len(self.window)
         key = self.window, positions
-        if key not in classes:
-            classes[key] = WindowClasses(graph, self.window, positions)
-        few = min(batch, self._batches.boxes >> _HALVES)
+        if key not in bins:
+            bins[key] = WindowBins(graph, self.window, positions)
+        few = min(batch, self._batches.boxes >> _MOST_HALVINGS)
         fit = [size for size in self._sizes if size <= batch]
         sizes = [size for size in fit if size >= few] or fit[:1]
-        return WindowGrouping(graph, boxes, sizes, classes[key])
+        return WindowGrouping(graph, boxes, sizes, bins[key])
 
     def _frontiers(self, group: Group) -> dict[int, Tensor]:
         """Frontier values, or their averages, for the positions of one group."""

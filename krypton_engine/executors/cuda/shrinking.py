@@ -116,18 +116,18 @@ class Shrinking:
                 group = grouping.group(part)
                 at = self._walk.started(group, waiting, part)
                 self._walk.compute(segment.nodes, at)
-                patch = at.patches.get(end.index)
-                if patch is None:
+                changed = at.changed.get(end.index)
+                if changed is None:
                     continue  # nothing arrives: the boxes stay empty
                 where = on_device(part, self._device)
                 found.left[where], found.effect[where] = self._walk.cut(end, at, self._thresholds[end.index])
-                assert patch.rows is not None
-                cells = [patch.extents[axis] for axis in view.layout.axes]
+                assert changed.rows is not None
+                cells = [changed.extents[axis] for axis in view.layout.axes]
                 inside: list[Any] = [slice(n) for n in cells]
-                found.rows[(where, *inside)] = patch.rows.reshape(len(part), *cells, -1)
+                found.rows[(where, *inside)] = changed.rows.reshape(len(part), *cells, -1)
                 for axis, first in found.start.items():
                     lo = group.lo[end.index][axis]
-                    first[part] = slide_inwards(lo, patch.extents[axis], end.size(axis))
+                    first[part] = slide_inwards(lo, changed.extents[axis], end.size(axis))
         return found
 
     def _regrouped(self, following: Waiting) -> tuple[IntArray, Floats]:

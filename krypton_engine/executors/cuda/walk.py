@@ -15,7 +15,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import Arena
-from krypton_engine.executors.cuda.boxes import Boxes, Patch, Waiting
+from krypton_engine.executors.cuda.boxes import Boxes, ChangedBoxes, Waiting
 from krypton_engine.executors.cuda.convolutions import Convolutions
 from krypton_engine.executors.cuda.engine import AXES, padded
 from krypton_engine.executors.cuda.reading import Reader
@@ -56,7 +56,7 @@ class Walk:
         self._joined = {node.index for node in self._graph.nodes if self._joins_channels(node)}
 
     def started(self, group: Group, waiting: Waiting | None = None, part: IntArray | None = None) -> Boxes:
-        """The boxes of a group, with the patch that its way begins with.
+        """The boxes of a group, with the changed cells that their way begins with.
 
         Args:
             group: The positions.
@@ -69,8 +69,8 @@ class Walk:
         starts = {index: {axis: first[part] for axis, first in waiting.start.items()}}
         place = on_device(waiting.place[part].astype(np.int32), self._reader.device)
         table = on_device(self.coordinates(group, starts), self._reader.device)
-        patches = {index: Patch(None, waiting.extents, place, waiting.rows)}
-        return Boxes(table, self._slots, group.extents, patches)
+        changed = {index: ChangedBoxes(None, waiting.extents, place, waiting.rows)}
+        return Boxes(table, self._slots, group.extents, changed)
 
     def at(self, table: Tensor, extents: Mapping[int, Mapping[int, int]]) -> Boxes:
         """Boxes that begin with the occluded input.
@@ -86,16 +86,16 @@ class Walk:
         nodes: Sequence[Node],
         at: Boxes,
     ) -> None:
-        """Boxes of ``nodes`` from those of what they read; patches stay until they have been read."""
+        """Boxes of ``nodes`` from those of what they read; each stays until its last reader has run."""
         last_read = self._program.last_read
         for node in nodes:
             if not node.local or not node.operands:
                 continue
             if all(at.extents[node.index].values()):
-                at.patches[node.index] = Patch(self._boxes(node, at), at.extents[node.index])
+                at.changed[node.index] = ChangedBoxes(self._boxes(node, at), at.extents[node.index])
             for operand in node.operands:
                 if last_read[operand] == node.index:
-                    at.patches.pop(operand, None)
+                    at.changed.pop(operand, None)
 
     def _boxes(self, node: Node, at: Boxes) -> Tensor:
         """The boxes of ``node``, in its own dimensions."""
@@ -195,7 +195,7 @@ class Walk:
             for view in values
         )
 
-    def _occluded(self) -> Patch:
+    def _occluded(self) -> ChangedBoxes:
         """The input's changed cells are those of one baseline, for all copies."""
         node = self._graph.input
         view = self._basis.views[node.index]
@@ -204,7 +204,7 @@ class Walk:
             "zeros", lambda: torch.zeros(self._largest_batch, dtype=torch.int32, device=self._reader.device)
         )
         sizes = {axis: node.size(axis) for axis in node.axes}
-        return Patch(None, sizes, zeros, rows)
+        return ChangedBoxes(None, sizes, zeros, rows)
 
     def coordinates(
         self, group: Group, starts: Mapping[int, Mapping[int, IntArray]] = MappingProxyType({})
@@ -224,9 +224,9 @@ class Walk:
 
     def cut(self, node: Node, at: Boxes, threshold: float) -> tuple[Tensor, Tensor]:
         """What is left of the boxes of a node, ``(copies, axes, 2)``, and the effect of the rest."""
-        view, copies, patch = self._basis.views[node.index], at.copies, at.patches[node.index]
+        view, copies, boxes = self._basis.views[node.index], at.copies, at.changed[node.index]
         cells = self._reader.cells(node, at)
-        sizes = [patch.extents[axis] for axis in view.layout.axes]
+        sizes = [boxes.extents[axis] for axis in view.layout.axes]
         sizes = padded(sizes, lambda: 1)
         marks = torch.empty(copies * sum(sizes), dtype=torch.int32, device=self._reader.device)
         left = torch.empty(copies, AXES, 2, dtype=torch.int32, device=self._reader.device)

@@ -17,16 +17,20 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native.sums import (
-    COLUMNS,
-    NOTHING,
-    ROWS,
-    Floats,
-    Sum,
-    numbers,
-)
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
 from krypton_engine.executors.native.vocabulary import RULES, end
-from krypton_engine.graph.ir import BATCH, Convolution, Epilogue, Graph, Node, Pool, Ref, Reindex, refs
+from krypton_engine.graph.ir import (
+    BATCH,
+    NO_EPILOGUE,
+    Convolution,
+    Epilogue,
+    Graph,
+    Node,
+    Pool,
+    Ref,
+    Reindex,
+    refs,
+)
 from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 from krypton_engine.graph.rewrites import fused
@@ -34,7 +38,7 @@ from krypton_engine.graph.rewrites import fused
 if TYPE_CHECKING:
     from krypton_engine import _native
 
-_LAYERS = ("mean", "cells", "dense")
+_VECTORS = ("mean", "cells", "dense")
 """Kinds of sums that are one vector for every position."""
 
 
@@ -47,7 +51,7 @@ class Lowering:
 
     Attributes:
         values: The engine's number of every node that is an image, once it is built.
-        layers: The same for nodes that are vectors.
+        vectors: The same for nodes that are vectors.
         nodes: The node that each of the engine's values was built for.
         begins: Of every node that is fused with others before it, the first of them.
         lowered: Nodes that are written, or wait to be.
@@ -60,7 +64,7 @@ class Lowering:
         self.graph = graph
         self.program = program
         self.values = {graph.input.index: 0}
-        self.layers: dict[int, int] = {}
+        self.vectors: dict[int, int] = {}
         self.nodes = {0: graph.input}
         self.begins: dict[int, int] = {}
         self.lowered = {graph.input.index}
@@ -109,11 +113,11 @@ class Lowering:
         if index in self._sums:
             waiting = self._sums.pop(index)
             number = waiting.build(waiting)
-            if waiting.kind in _LAYERS:
-                self.layers[index] = number
+            if waiting.kind in _VECTORS:
+                self.vectors[index] = number
             else:
                 self.remember(self.graph.nodes[index], number)
-        return self.layers[index] if index in self.layers else self.values[index]
+        return self.vectors[index] if index in self.vectors else self.values[index]
 
     # -- what rules ask and tell -----------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ class Lowering:
         node = self.graph.nodes[item.node]
         if not node.depends:
             raise Unsupported("an operand that is a constant")
-        if self.is_layer(item.node) or item.node in self.flat or item.node in self.split:
+        if self.is_vector(item.node) or item.node in self.flat or item.node in self.split:
             raise Unsupported("something else where an image was expected")
         return self.build(item.node)
 
@@ -147,9 +151,9 @@ class Lowering:
         """``node`` is fused with another, and with what that one is fused with."""
         self.begins[node.index] = self.begins.get(index, index)
 
-    def is_layer(self, index: int) -> bool:
+    def is_vector(self, index: int) -> bool:
         """Whether a lowered node is one vector for every position."""
-        return index in self.layers or (index in self._sums and self._sums[index].kind in _LAYERS)
+        return index in self.vectors or (index in self._sums and self._sums[index].kind in _VECTORS)
 
     def alias(self, node: Node, index: int) -> None:
         """``node`` is what another node is."""
@@ -162,8 +166,8 @@ class Lowering:
                 return
         if index in self.flat:
             self.flat.add(node.index)
-        if index in self.layers:
-            self.layers[node.index] = self.layers[index]
+        if index in self.vectors:
+            self.vectors[node.index] = self.vectors[index]
         if index in self.values:
             self.values[node.index] = self.values[index]
 
@@ -172,7 +176,7 @@ class Lowering:
         if not isinstance(item, Ref) or self._uses[item.node] > 1:
             return None
         found = self._sums.get(item.node)
-        return found if found is not None and found.epilogue == NOTHING and found.kind in kinds else None
+        return found if found is not None and found.epilogue == NO_EPILOGUE and found.kind in kinds else None
 
     def constant(self, item: Any) -> Tensor:
         """A float32 constant on the CPU."""
@@ -229,8 +233,8 @@ class Lowering:
         self,
         node: Node,
         operand: int,
-        weight: Floats,
-        bias: Floats | None,
+        weight: Float32s,
+        bias: Float32s | None,
         maps: list[Any],
         groups: int,
         **limits: Any,
@@ -240,7 +244,14 @@ class Lowering:
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])
             return self.program.convolution(
-                operands, maps[0], maps[1], groups, done.weights, done.bias, numbers(done.epilogue), **limits
+                operands,
+                maps[0],
+                maps[1],
+                groups,
+                done.required_weight,
+                done.bias,
+                numbers(done.epilogue),
+                **limits,
             )
 
         self.wait(node, Sum(build, "convolution", weight, bias))
@@ -259,7 +270,7 @@ class Lowering:
             x,
             self.shape_of(node)[2],
             divisors,
-            numbers(NOTHING),
+            numbers(NO_EPILOGUE),
             **_limits(node),
         )
         self.remember(node, value)
@@ -279,11 +290,11 @@ class Lowering:
         self.remember(
             node,
             self.program.reindex(
-                value, sources[0], sources[1], self.shape_of(node)[2], reindex.fill, numbers(NOTHING)
+                value, sources[0], sources[1], self.shape_of(node)[2], reindex.fill, numbers(NO_EPILOGUE)
             ),
         )
 
-    def by_channel(self, node: Node, item: Any) -> Floats:
+    def by_channel(self, node: Node, item: Any) -> Float32s:
         """A number, or a constant that varies only by channel, for every channel of ``node``."""
         channels = self.shape_of(node)[2]
         if isinstance(item, (int, float)) and not isinstance(item, bool):
@@ -295,7 +306,7 @@ class Lowering:
             raise Unsupported("a constant that varies over the image")
         return np.ascontiguousarray(constant.reshape(-1).expand(channels).numpy())
 
-    def affine(self, node: Node, item: Any, scale: Floats, shift: Floats) -> None:
+    def affine(self, node: Node, item: Any, scale: Float32s, shift: Float32s) -> None:
         """``item * scale + shift``, by channel."""
         waiting = self.joinable(item, "convolution", "concat")
         if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
@@ -325,9 +336,9 @@ class Lowering:
         node: Node,
         arithmetic: str,
         operands: tuple[int, ...],
-        scale: Floats | None = None,
-        shift: Floats | None = None,
-        epilogue: Epilogue = NOTHING,
+        scale: Float32s | None = None,
+        shift: Float32s | None = None,
+        epilogue: Epilogue = NO_EPILOGUE,
     ) -> None:
         """``(a op b) * scale + shift``, cell by cell; scale and shift by channel."""
         height, width, channels = self.shape_of(node)

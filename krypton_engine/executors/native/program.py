@@ -15,7 +15,7 @@ from krypton_engine.executors.base import Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import Lowering
 from krypton_engine.executors.native.session import NativeSession, Standby
-from krypton_engine.executors.native.sums import COLUMNS, ROWS, Floats
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
 from krypton_engine.executors.reference.executor import EXECUTOR as STANDBY
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs
@@ -30,7 +30,7 @@ SPEED = 2.0
 
 
 Times = tuple[list[tuple[float, int]], list[tuple[float, int]]]
-"""What the engine measured, by value and by layer: seconds of all threads, and cells."""
+"""What the engine measured, by image and by vector: seconds of all threads, and cells."""
 
 
 class NativeProgram:
@@ -40,7 +40,8 @@ class NativeProgram:
         graph: Of which it is a program.
         program: The engine's own.
         exits: Nodes that are computed there and read here, with their numbers.
-        kept: The numbers of those that are images.
+        vectors: Those of the exits that are vectors.
+        kept: The numbers of the exits that are images.
         values: The node that each of the engine's images was built for.
         shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
         tail: The rest of the model.
@@ -57,13 +58,13 @@ class NativeProgram:
         rest = [node for node in graph.nodes if node.depends and node.index not in lowering.lowered]
         wanted = {i for node in rest for i in refs((node.args, node.kwargs))} | {graph.output}
         self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
-        self.layers = {i for i in self.exits if lowering.is_layer(i)}
+        self.vectors = {i for i in self.exits if lowering.is_vector(i)}
         self.flat = lowering.flat & set(self.exits)
-        self.kept = [number for index, number in self.exits.items() if index not in self.layers]
+        self.kept = [number for index, number in self.exits.items() if index not in self.vectors]
         self.values = lowering.nodes
         self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
         self._begins = lowering.begins
-        self._vectors = {number: index for index, number in sorted(lowering.layers.items(), reverse=True)}
+        self._of_vectors = {number: index for index, number in sorted(lowering.vectors.items(), reverse=True)}
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 
@@ -110,7 +111,7 @@ class NativeProgram:
         return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
 
     def describe(self, plan: Plan) -> str:
-        """What it runs on, and what memory it takes, in words."""
+        """The engine's instruction set, threads and memory, in words."""
         run = self.program.run_bytes(self.extents(plan), self.kept, engine.threads(), LARGEST_BATCH) / 2**20
         weights = self.program.weight_bytes / 2**20
         words = (
@@ -124,19 +125,19 @@ class NativeProgram:
 
         Args:
             costs: Takes it.
-            times: By value and by layer of the engine: seconds, and cells.
+            times: By image and by vector of the engine: seconds, and cells.
         """
-        values, layers = times
+        values, vectors = times
         for number, (seconds, cells) in enumerate(values):
             index = self.values[number].index
             costs.add(self._begins.get(index, index), seconds, cells if number else 0)
-        for number, (seconds, _) in enumerate(layers):
-            index = self._vectors[number]
+        for number, (seconds, _) in enumerate(vectors):
+            index = self._of_vectors[number]
             costs.add(self._begins.get(index, index), seconds)
 
     def sizes(self, index: int) -> tuple[int, ...]:
         """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""
-        if index in self.layers:
+        if index in self.vectors:
             return (self.graph.nodes[index].numel(),)
         node = self.values[self.exits[index]]
         cells = node.size(ROWS), node.size(COLUMNS)
@@ -146,7 +147,7 @@ class NativeProgram:
         """What the engine gave for an exit, in the shape of its node."""
         node = self.graph.nodes[index]
         given = given.to(node.dtype)
-        if index in self.layers:
+        if index in self.vectors:
             return given.reshape(-1, *node.shape[1:])
         if index in self.flat:
             return given.permute(0, 3, 1, 2).reshape(len(given), -1)
@@ -154,7 +155,7 @@ class NativeProgram:
         order = [3 if role is None else place.get(role, 3) for role in node.roles]
         return (given if len(order) == 4 else given.squeeze(3)).permute(order)
 
-    def as_image(self, index: int, value: Tensor) -> Floats:
+    def as_image(self, index: int, value: Tensor) -> Float32s:
         """A node's value for one copy as the engine lays it out: NHWC without the batch."""
         node = self.graph.nodes[index]
         axes = [node.roles.index(axis) for axis in (ROWS, COLUMNS)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.sums import Floats
+from krypton_engine.executors.native.sums import Float32s
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells
@@ -142,8 +142,8 @@ class NativeSession:
         program, corners = self.program, np.zeros((count, 2), dtype=np.int64)
         arrays = {i: np.empty((count, *program.sizes(i)), dtype=np.float32) for i in program.exits}
         compute(
-            [(n, corners, arrays[i]) for i, n in program.exits.items() if i not in program.layers],
-            [(n, arrays[i]) for i, n in program.exits.items() if i in program.layers],
+            [(n, corners, arrays[i]) for i, n in program.exits.items() if i not in program.vectors],
+            [(n, arrays[i]) for i, n in program.exits.items() if i in program.vectors],
         )
         if not all(np.isfinite(array).all() for array in arrays.values()):
             return None
@@ -179,5 +179,5 @@ class NativeSession:
             yield Computed(np.arange(start, start + len(boxes)), values, dropped if self._shrinks else None)
 
 
-def _nhwc(image: Tensor) -> Floats:
+def _nhwc(image: Tensor) -> Float32s:
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())

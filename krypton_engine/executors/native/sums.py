@@ -8,33 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from krypton_engine.graph.ir import Epilogue
+from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue
 
 ROWS, COLUMNS = 1, 2
 """Axes of an image that boxes run along; its channels are axis 0."""
 
-Floats = npt.NDArray[np.float32]
-
-
-NOTHING = Epilogue()
+Float32s = npt.NDArray[np.float32]
+"""Numbers as the C++ engine takes them."""
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A convolution, a concatenation or a layer before it is built, so that what follows can join it."""
+    """A convolution, a concatenation or a vector before it is built, so that what follows can join it."""
 
     build: Callable[[Sum], int]
     kind: str
-    weight: Floats | None = None
-    bias: Floats | None = None
-    scale: Floats | None = None
-    shift: Floats | None = None
+    weight: Float32s | None = None
+    bias: Float32s | None = None
+    scale: Float32s | None = None
+    shift: Float32s | None = None
     residual: int | None = None
-    epilogue: Epilogue = NOTHING
+    epilogue: Epilogue = NO_EPILOGUE
 
     @property
-    def weights(self) -> Floats:
-        """Weights of a kind of sum that has them."""
+    def required_weight(self) -> Float32s:
+        """The weights of a kind of sum that always has them."""
         assert self.weight is not None
         return self.weight
 

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native.sums import (
-    COLUMNS,
-    NOTHING,
-    ROWS,
-    Sum,
-    numbers,
-)
-from krypton_engine.graph.ir import BATCH, Epilogue, Node, Ref
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
+from krypton_engine.graph.ir import BATCH, NO_EPILOGUE, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites.fusion import adds_residual
 
@@ -71,7 +65,7 @@ def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
             raise Unsupported("cells that change their place")
         to.alias(node, source.index)
         return
-    if to.is_layer(source.index):
+    if to.is_vector(source.index):
         # Vectors have one dimension that is not 1, whatever its place.
         sizes = [n for n in node.shape[1:] if n != 1]
         if len(sizes) > 1 or math.prod(node.shape) != math.prod(source.shape):
@@ -201,7 +195,9 @@ def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     )
     value = to.value(arguments["input"])
     shape = to.shape_of(node)
-    to.remember(node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, numbers(NOTHING)))
+    to.remember(
+        node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, numbers(NO_EPILOGUE))
+    )
 
 
 @_rule("linear")
@@ -226,20 +222,20 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         to.wait(
             node,
             Sum(
-                lambda done: to.program.cells(value, done.weights, done.bias, numbers(done.epilogue)),
+                lambda done: to.program.cells(value, done.required_weight, done.bias, numbers(done.epilogue)),
                 "cells",
                 weight,
                 bias,
             ),
         )
         return
-    if not to.is_layer(item.node):
+    if not to.is_vector(item.node):
         raise Unsupported("a linear layer on what is no vector")
-    layer = to.build(item.node)
+    vector = to.build(item.node)
     to.wait(
         node,
         Sum(
-            lambda done: to.program.dense(layer, done.weights, done.bias, numbers(done.epilogue)),
+            lambda done: to.program.dense(vector, done.required_weight, done.bias, numbers(done.epilogue)),
             "dense",
             weight,
             bias,

@@ -15,7 +15,7 @@ from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.on_boxes import run_on_boxes
-from krypton_engine.executors.reference.patches import Patch, compose, place
+from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
 from krypton_engine.graph.ir import Node, Reindex
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.windows import occlude
@@ -56,7 +56,7 @@ class Walk:
         self._thresholds = thresholds
         self._costs = costs
         self._cuts = bool(thresholds) or self._graph.clips
-        self._patches: dict[int, Patch] = {}
+        self._changed: dict[int, ChangedBoxes] = {}
         self.dropped = np.zeros(self._copies)
 
     def frontiers(self) -> dict[int, Tensor]:
@@ -64,35 +64,35 @@ class Walk:
         for node in self._graph.nodes:
             if node.local and (node.operands or node is self._graph.input):
                 began = 0.0 if self._costs is None else time.perf_counter()
-                patch = self._patches[node.index] = self._patch(node)
-                if node.index in self._thresholds and patch.value is not None:
-                    self.dropped += self._cut(node, patch, patch.value)
+                boxes = self._changed[node.index] = self._changed_boxes(node)
+                if node.index in self._thresholds and boxes.value is not None:
+                    self.dropped += self._cut(node, boxes, boxes.value)
                 if self._costs is not None:
                     # Of the input nothing is computed.
-                    cells = self._copies * math.prod(patch.extents.values()) if node.operands else 0
+                    cells = self._copies * math.prod(boxes.extents.values()) if node.operands else 0
                     self._costs.add(node.index, time.perf_counter() - began, cells)
         return {index: self._frontier(self._graph.nodes[index]) for index in self._program.frontiers}
 
     def _frontier(self, node: Node) -> Tensor:
         if node is self._graph.input:
             return occlude(self._basis.x, self._basis.baseline, self._group.boxes)
-        whole = self._whole_patch(node)
+        whole = self._whole_boxes(node)
         if whole is None:
             coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
-            patch = self._patches.get(node.index)
-            return compose(self._basis.views[node.index], patch, coordinates, self._copies, 0.0)
+            boxes = self._changed.get(node.index)
+            return compose(self._basis.views[node.index], boxes, coordinates, self._copies, 0.0)
         # It waits for other groups, which write over what lies in a table.
         tables = (view.table.untyped_storage().data_ptr() for view in self._basis.views.values())
         return whole.clone() if whole.untyped_storage().data_ptr() in tables else whole
 
-    def _whole_patch(self, node: Node) -> Tensor | None:
+    def _whole_boxes(self, node: Node) -> Tensor | None:
         """The changed box of ``node`` if it is all of it, so that nothing need be composed."""
-        patch = self._patches.get(node.index)
-        if patch is None or patch.cut or patch.value is None or patch.value.shape[1:] != node.shape[1:]:
+        boxes = self._changed.get(node.index)
+        if boxes is None or boxes.cut or boxes.value is None or boxes.value.shape[1:] != node.shape[1:]:
             return None
-        return patch.value
+        return boxes.value
 
-    def _patch(self, node: Node) -> Patch:
+    def _changed_boxes(self, node: Node) -> ChangedBoxes:
         """The changed cells of ``node``, from those of its operands."""
         group, copies, index = self._group, self._copies, node.index
         lo, hi, extents = group.lo[index], group.hi[index], group.extents[index]
@@ -100,13 +100,13 @@ class Walk:
             # The occluded cells of all members are those of one baseline.
             none = np.zeros(copies, dtype=np.int64)
             sizes = {axis: node.size(axis) for axis in node.axes}
-            return Patch(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
+            return ChangedBoxes(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
         if self._thresholds:
             lo, hi, extents = self._left(node)
         start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
         here = np.arange(copies)
         if not all(extents.values()):
-            return Patch(start, start, start, extents, here, None)
+            return ChangedBoxes(start, start, start, extents, here, None)
         operator = node.on_box
         into, loaded = self.room(node, start, extents)
         if isinstance(operator, Reindex):
@@ -117,7 +117,7 @@ class Walk:
             if node.index in self._program.evenly_padded and all(
                 extents[axis] == node.size(axis) for axis in node.axes
             ):
-                whole = self._whole_patch(self._graph.nodes[node.operands[0]])
+                whole = self._whole_boxes(self._graph.nodes[node.operands[0]])
             if whole is not None:
                 value = self._run(node, {node.operands[0]: whole}, start, extents, padded=False)
             else:
@@ -126,12 +126,12 @@ class Walk:
                 }
                 value = self._run(node, fetched, start, extents, into=into)
         for operand in node.operands:
-            patch = self._patches.get(operand)
-            if patch is None or self._program.last_use[operand] != node.index:
+            boxes = self._changed.get(operand)
+            if boxes is None or self._program.last_use[operand] != node.index:
                 continue
-            if patch.loaded or operand not in self._program.frontiers:
-                patch.value = None
-        made = Patch(lo, hi, start, extents, here, value, loaded)
+            if boxes.loaded or operand not in self._program.frontiers:
+                boxes.value = None
+        made = ChangedBoxes(lo, hi, start, extents, here, value, loaded)
         made.cut = self._cuts and not made.changes_all()
         return made
 
@@ -162,23 +162,23 @@ class Walk:
         lo, hi = {}, {}
         for axis in node.axes:
             changed = {
-                i: (self._patches[i].lo[axis], self._patches[i].hi[axis])
+                i: (self._changed[i].lo[axis], self._changed[i].hi[axis])
                 for i in node.operands
-                if i in self._patches and axis in self._patches[i].lo
+                if i in self._changed and axis in self._changed[i].lo
             }
             lo[axis], hi[axis] = reached(node, axis, changed)
         return lo, hi, {axis: max(int((hi[axis] - lo[axis]).max()), 0) for axis in node.axes}
 
-    def _cut(self, node: Node, patch: Patch, value: Tensor) -> Floats:
-        """Cut the boxes of a patch down to what changes by the threshold; the effect of the rest."""
+    def _cut(self, node: Node, boxes: ChangedBoxes, value: Tensor) -> Floats:
+        """Cut boxes down to what changes by the threshold; the effect of the rest."""
         view, copies = self._basis.views[node.index], self._copies
         cells = {
-            axis: patch.start[axis][:, None] + np.arange(patch.extents[axis]) for axis in view.layout.axes
+            axis: boxes.start[axis][:, None] + np.arange(boxes.extents[axis]) for axis in view.layout.axes
         }
-        box = (copies, *(patch.extents[axis] for axis in view.layout.axes))
+        box = (copies, *(boxes.extents[axis] for axis in view.layout.axes))
 
-        def flat(boxes: Tensor) -> Tensor:
-            return view.layout.as_rows(boxes).reshape(*box, -1)
+        def flat(value: Tensor) -> Tensor:
+            return view.layout.as_rows(value).reshape(*box, -1)
 
         def inside(lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Flags:
             found = np.ones(box, dtype=bool)
@@ -188,17 +188,17 @@ class Walk:
             return found
 
         change = flat(value - compose(view, None, cells, copies, 0.0))
-        before = inside(patch.lo, patch.hi)
+        before = inside(boxes.lo, boxes.hi)
         # Not smaller: NaN stays too.
         stays = before & (~(change.abs() < self._thresholds[node.index])).any(-1).cpu().numpy()
-        patch.lo, patch.hi = dict(patch.lo), dict(patch.hi)
+        boxes.lo, boxes.hi = dict(boxes.lo), dict(boxes.hi)
         for k, axis in enumerate(view.layout.axes):
             some = np.asarray(stays.any(tuple(j for j in range(1, len(box)) if j != k + 1)))
             first = some.argmax(1)
             last = np.where(some.any(1), box[k + 1] - some[:, ::-1].argmax(1), first)
-            patch.lo[axis], patch.hi[axis] = patch.start[axis] + first, patch.start[axis] + last
-        patch.cut = not patch.changes_all()
-        dropped = before & ~inside(patch.lo, patch.hi)
+            boxes.lo[axis], boxes.hi[axis] = boxes.start[axis] + first, boxes.start[axis] + last
+        boxes.cut = not boxes.changes_all()
+        dropped = before & ~inside(boxes.lo, boxes.hi)
         if not dropped.any():
             return np.zeros(copies)
         gradient = flat(compose(self._basis.gradients[node.index], None, cells, copies, 0.0))
@@ -215,12 +215,12 @@ class Walk:
     ) -> Tensor:
         """What a box of ``node`` reads of its i-th operand, composed from changed cells, view and padding."""
         source = self._graph.nodes[node.operands[i]]
-        patch = self._patches.get(source.index)
-        if patch is not None and patch.value is not None and node.same_cells(i):
+        boxes = self._changed.get(source.index)
+        if boxes is not None and boxes.value is not None and node.same_cells(i):
             # Cell by cell, what was cut off stays cut off; beside other operands it must be the view's.
-            usable = not patch.cut or len(node.operands) == 1
-            if usable and patch.lies_at(start, extents):
-                return patch.value
+            usable = not boxes.cut or len(node.operands) == 1
+            if usable and boxes.lies_at(start, extents):
+                return boxes.value
         if not source.axes:
             return self._basis.constant(source.index, self._copies)
         coordinates = {}
@@ -234,7 +234,7 @@ class Walk:
             else:
                 cells = start[axis][:, None] + np.arange(extents[axis])
                 coordinates[axis] = cells if step is None else step.sources(cells)
-        return compose(self._basis.view(source), patch, coordinates, self._copies, node.fill)
+        return compose(self._basis.view(source), boxes, coordinates, self._copies, node.fill)
 
     def _run(
         self,

@@ -16,7 +16,7 @@ from krypton_engine.executors.layout import View
 
 
 @dataclass
-class Patch:
+class ChangedBoxes:
     """The changed cells of one value for a group.
 
     ``value`` holds a box for every member, from ``start`` on and of shared ``extents``, perhaps ``loaded``
@@ -50,23 +50,23 @@ class Patch:
 
 def compose(
     view: View,
-    patch: Patch | None,
+    boxes: ChangedBoxes | None,
     coordinates: Mapping[int, IntArray],
     copies: int,
     fill: float,
 ) -> Tensor:
     """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
-    if patch is not None and not patch.loaded and patch.value is not None:
-        _load(view, patch)
+    if boxes is not None and not boxes.loaded and boxes.value is not None:
+        _load(view, boxes)
     rank = len(view.layout.axes)
     from_view: Any = 0
-    from_patch: Any = view.changed_at
-    changed: Any = patch is not None and patch.loaded
+    from_boxes: Any = view.changed_at
+    changed: Any = boxes is not None and boxes.loaded
     outside: Any = False
-    if patch is not None and patch.loaded:
-        sizes = [patch.extents[axis] for axis in view.layout.axes]
-        mine = patch.place.astype(np.int32).reshape(-1, *[1] * rank)
-        from_patch = from_patch + mine * math.prod(sizes)
+    if boxes is not None and boxes.loaded:
+        sizes = [boxes.extents[axis] for axis in view.layout.axes]
+        mine = boxes.place.astype(np.int32).reshape(-1, *[1] * rank)
+        from_boxes = from_boxes + mine * math.prod(sizes)
     for k, axis in enumerate(view.layout.axes):
         cells = coordinates[axis].astype(np.int32)  # half the traffic of int64
         shape = [len(cells)] + [1] * rank
@@ -74,13 +74,13 @@ def compose(
         if cells.min() < 0 or cells.max() >= view.layout.sizes[k]:
             outside = outside | ((cells < 0) | (cells >= view.layout.sizes[k])).reshape(shape)
         from_view = from_view + (cells * view.layout.stride(k)).reshape(shape)
-        if patch is not None and patch.loaded:
-            lo, hi = (side[axis][:, None].astype(np.int32) for side in (patch.lo, patch.hi))
+        if boxes is not None and boxes.loaded:
+            lo, hi = (side[axis][:, None].astype(np.int32) for side in (boxes.lo, boxes.hi))
             inside = (cells >= lo) & (cells < hi)
             changed = changed & inside.reshape([len(inside), *shape[1:]])
-            relative = (cells - patch.start[axis][:, None].astype(np.int32)) * math.prod(sizes[k + 1 :])
-            from_patch = from_patch + relative.reshape([len(relative), *shape[1:]])
-    index = from_view if changed is False else np.where(changed, from_patch, from_view)
+            relative = (cells - boxes.start[axis][:, None].astype(np.int32)) * math.prod(sizes[k + 1 :])
+            from_boxes = from_boxes + relative.reshape([len(relative), *shape[1:]])
+    index = from_view if changed is False else np.where(changed, from_boxes, from_view)
     if outside is not False:
         index = np.where(outside, view.fills[fill], index)
     box = (copies, *(coordinates[axis].shape[1] for axis in view.layout.axes))
@@ -90,11 +90,11 @@ def compose(
     )
 
 
-def _load(view: View, patch: Patch) -> None:
-    """Write a patch into its view's table."""
-    assert patch.value is not None
-    place(view, patch.extents, len(patch.value)).copy_(patch.value)
-    patch.loaded = True
+def _load(view: View, boxes: ChangedBoxes) -> None:
+    """Write changed cells into the table of their view."""
+    assert boxes.value is not None
+    place(view, boxes.extents, len(boxes.value)).copy_(boxes.value)
+    boxes.loaded = True
 
 
 def place(view: View, sizes: Mapping[int, int], copies: int) -> Tensor:

@@ -257,7 +257,7 @@ def main() -> None:
             keys = list(alike)
             target, how = keys[0]
             approximate = partial(occlusion.heatmap, x, **call, ssim_target=target, tuning=tunings[how])
-            found = watched(approximate, [rules[key] for key in keys], exact, len(work.readers))
+            found = watched(approximate, [rules[key] for key in keys], exact, len(work.positions))
             rows += [
                 about_image | {"target": target, "how": how} | asdict(one)
                 for (target, how), one in zip(keys, found, strict=True)

@@ -1,4 +1,4 @@
-"""What Krypton raises and warns with."""
+"""Krypton's errors and warnings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class InputError(ValueError, AssertionError):
         return said + f"; accepted: {self.accepted}" * bool(self.accepted)
 
     def named(self, argument: str) -> Self:
-        """The same error of an argument that its giver knows under another name, such as an option."""
+        """This error for an argument that its giver knows under another name, such as an option."""
         return type(self)(argument, *self.args[1:])
 
 

@@ -354,7 +354,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The same names; those that several classes have, with the class's number."""
+    """Names of classes; one that several classes have comes with the class's number."""
     times = Counter(names)
     return [f"{name} ({i})" if times[name] > 1 else name for i, name in enumerate(names)]
 

@@ -66,7 +66,7 @@ def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
 
 
 def not_finite(heatmap: Heatmap, wanted: Flags) -> int:
-    """How many of the measured positions that are wanted (rows, columns) gave no finite change."""
+    """The number of measured positions among those wanted (rows, columns) that gave no finite change."""
     return int((on_grid(heatmap, heatmap.measured & ~heatmap.drop.isfinite()) & wanted).sum())
 
 
@@ -136,7 +136,7 @@ def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
 
 
 def finite(value: Any) -> Any:
-    """The same with numbers that JSON has: None for those that are not finite, in dicts and lists too."""
+    """A value with numbers that JSON has: None for those that are not finite, in dicts and lists too."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -26,7 +26,7 @@ from krypton_widget.worker import Cancelled, Pace
 _REDRAW_SECONDS = 0.08
 """Least time between two updates of the screen: there is no back-pressure, and people see no faster."""
 
-_REMEMBERED = 128 * 2**20
+_LARGEST_MEMORY = 128 * 2**20
 """Bytes of earlier maps that are kept, so that a slider moved back shows its map at once."""
 
 _FINEST_TARGET = 0.99
@@ -48,7 +48,7 @@ class Measurer:
     ) -> None:
         self._subject, self._occlusion = subject, occlusion
         self._activation, self._tuning = activation, tuning
-        self._memory = Memory(_REMEMBERED)
+        self._memory = Memory(_LARGEST_MEMORY)
         self._captured: set[tuple[int, ...]] = set()
 
     def run(self, key: MapKey, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False) -> None:

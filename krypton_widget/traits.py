@@ -214,7 +214,7 @@ class ImageIndex(Whole):
 
 
 class Area(Control, traitlets.Any):
-    """Where to look: None (everywhere), a box (top, left, bottom, right) or a mask (height, width).
+    """The region to look at: None (everywhere), a box (top, left, bottom, right) or a mask (height, width).
 
     The page has a box as ``{"box": [...]}`` and a mask as ``{"mask": bytes}``.
 

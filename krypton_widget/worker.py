@@ -113,7 +113,7 @@ class Pace:
         self._last = -float("inf")
 
     def ready(self) -> bool:
-        """Whether it may happen now; if so, it counts as happened."""
+        """Whether the event may happen now; if so, it counts as happened."""
         now = time.monotonic()
         if now - self._last < self._seconds:
             return False

@@ -28,10 +28,10 @@ NEIGHBOURS = 12
 _NUGGET = 1e-6
 """Share of the variance that a measured value may be off, which keeps the equations well posed."""
 
-_SUREST = float(np.finfo(np.float32).eps)
+_LEAST_DEVIATION = float(np.finfo(np.float32).eps)
 """Share of the map's range that no prediction is surer of."""
 
-_AT_ONCE = 512
+_MOST_PREDICTED_TOGETHER = 512
 """Positions predicted together: their equations fit the cache."""
 
 
@@ -88,7 +88,7 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     filled, expected = values.astype(np.float64).ravel(), np.zeros(known.shape)
     # A prediction may swing beyond all that was measured: probabilities, say, beyond 1.
     filled[~known] = (found.predicted + level).clip(heights.min(), heights.max())
-    expected[~known] = np.maximum(found.variance * roughness, (_SUREST * np.ptp(heights)) ** 2)
+    expected[~known] = np.maximum(found.variance * roughness, (_LEAST_DEVIATION * np.ptp(heights)) ** 2)
     return Prediction(filled.reshape(values.shape), expected.reshape(values.shape))
 
 
@@ -120,7 +120,7 @@ class _Grid:
         self._covariances = covariance(np.sqrt(sum(along**2 for along in away))).ravel()
 
     def places(self, positions: IntArray) -> Floats:
-        """Where some positions are, in windows: ``(n, axes)``."""
+        """Coordinates of some positions, in windows: ``(n, axes)``."""
         return np.stack(np.unravel_index(positions, self._shape), 1) * self._scales
 
     def covariances(self, positions: IntArray) -> Floats:
@@ -134,7 +134,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Kriged:
-    """What the nearest sources say of some targets.
+    """Predictions for some targets from their nearest sources.
 
     Attributes:
         predicted: Best linear unbiased prediction.
@@ -174,8 +174,8 @@ def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, s
     near = covariance(distance)
     closeness = near**2 + np.finfo(np.float64).tiny
     closeness /= closeness.sum(1, keepdims=True)
-    for start in range(0, size, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    for start in range(0, size, _MOST_PREDICTED_TOGETHER):
+        part = slice(start, start + _MOST_PREDICTED_TOGETHER)
         there = heights[nearest[part]]
         # Weights sum to one (the last row): the level of the map is not known.
         equations = np.ones((len(there), count + 1, count + 1))

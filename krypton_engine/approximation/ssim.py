@@ -120,7 +120,7 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
 
 
 def expected_ssim(predicted: Floats, variance: Floats, *, image_axes: int = 2) -> tuple[float, Floats]:
-    """What `ssim` of a predicted map probably is, and where measuring would raise it most.
+    """The probable `ssim` of a predicted map, and where measuring would raise it most.
 
     In every window of cells the exact map is taken for the prediction plus errors that have nothing to do
     with it, of the given variance: the covariance then is the prediction's variance ``v``, the exact map's

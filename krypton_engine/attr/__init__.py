@@ -1,1 +1,1 @@
-"""What users call: signatures, documentation, delegation."""
+"""The calls that users make: signatures, documentation, delegation."""

@@ -1,4 +1,4 @@
-"""What a tuning was made for, against what a call asks for."""
+"""Comparison of the purpose that a tuning was made for with a call's."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def softmax(outputs: Tensor) -> Tensor:
 
 
 def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True) -> StoppingRule | None:
-    """When a map is good enough; None for the exact map.
+    """The stopping rule for an SSIM target and a tuning; None for the exact map.
 
     Raises:
         InputError: No similarity, or a tuning without one.

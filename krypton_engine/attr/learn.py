@@ -32,7 +32,7 @@ OnSample = Callable[[Tuning, int, int], object]
 
 @dataclass(frozen=True)
 class TuningRequest:
-    """What `KryptonOcclusion.tune` is asked for.
+    """The checked arguments of `KryptonOcclusion.tune`.
 
     Attributes:
         samples: A map of every sample.
@@ -140,7 +140,7 @@ def learn(
 def _curves(
     sample: MapRequest, image: str, tuning: Tuning, deadline: float | None, answer: Answer
 ) -> list[Curve]:
-    """What one sample of a tuning shows."""
+    """The curves of one sample of a tuning."""
     session = answer.open(answer.rows[0])
     builders: list[MapBuilder] = []
 

@@ -47,7 +47,7 @@ _counted = cast(Callable[[Method], Method], log_usage(part_of_slo=True))
 
 
 class _Asked:
-    """What the maps of an occlusion were asked for, as long as they live. A copy begins anew."""
+    """The requests that an occlusion's maps answer, kept as long as the maps live; empty in a copy."""
 
     def __init__(self) -> None:
         self._requests: weakref.WeakKeyDictionary[Origin, MapRequest] = weakref.WeakKeyDictionary()
@@ -59,7 +59,7 @@ class _Asked:
         return origin
 
     def of(self, heatmap: Heatmap) -> MapRequest | None:
-        """What was asked for; None if another occlusion was asked."""
+        """The request that a map answers; None if another occlusion answered it."""
         return None if heatmap.origin is None else self._requests.get(heatmap.origin)
 
     def __reduce__(self) -> tuple[type[_Asked], tuple[()]]:
@@ -333,7 +333,7 @@ class KryptonOcclusion(Occlusion):
         strides: int | tuple[int, ...] | None = None,
         additional_forward_args: Any = None,
     ) -> Plan:
-        """What a window would cost, without running it: ``print(occlusion.plan(...))``.
+        """The cost of a window, without running it: ``print(occlusion.plan(...))``.
 
         Args:
             x: One example: ``(1, *input_shape)``.
@@ -382,7 +382,7 @@ class KryptonOcclusion(Occlusion):
     def _request_of(
         self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
     ) -> MapRequest:
-        """What a map was asked for: as noted when it was made, else as far as the map tells."""
+        """The request that a map answers: as noted when it was made, else as far as the map itself shows."""
         asked = self._asked.of(heatmap)
         if asked is not None and baselines is None and additional is None and activation is None:
             # The model or the image may have changed: then this is another map, which is refused.

@@ -1,4 +1,4 @@
-"""What a user asks for, checked once: arguments of every call as values that the rest relies on.
+"""Requests: the arguments of every call, checked once, as values that the rest relies on.
 
 Nothing else in Krypton uses Captum's private helpers, which give arguments the forms that Captum gives them.
 """
@@ -53,7 +53,7 @@ Schedule = Literal["rows", "coarse to fine"]
 
 @dataclass(frozen=True)
 class AttributionRequest:
-    """What `KryptonOcclusion.attribute` is asked for.
+    """The checked arguments of `KryptonOcclusion.attribute`.
 
     Attributes:
         question: What is asked of the forward function.
@@ -70,7 +70,7 @@ class AttributionRequest:
 
 @dataclass(frozen=True)
 class MapRequest:
-    """What a heatmap is asked for.
+    """The checked arguments of a heatmap.
 
     Attributes:
         question: What is asked of the forward function, about one example.
@@ -218,7 +218,7 @@ def map_request(
     tuning: Tuning | None = None,
     known: Heatmap | None = None,
 ) -> MapRequest:
-    """What a heatmap is asked for, given a question that the model has answered for the whole image.
+    """The request for a heatmap, given a question that the model has answered for the whole image.
 
     Args:
         question: About one example.
@@ -378,7 +378,7 @@ def question_of(
 
 
 def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
-    """What replaces the cells of ``x``, of its shape, and of the type that Captum's occluded copies have."""
+    """The values that replace the cells of ``x``, in its shape and in the type of Captum's copies."""
     try:
         if isinstance(baseline, Tensor):
             return baseline.to(x.device).expand(x.shape)

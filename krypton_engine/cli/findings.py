@@ -1,4 +1,4 @@
-"""What a heatmap shows, in words and numbers."""
+"""The findings of a heatmap, in words and numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
 
 
 def approximate(heatmap: Heatmap) -> str:
-    """How the values were come by, where they are not all exact; else nothing."""
+    """Counts of exact, trimmed, interpolated and unknown values, in words; empty where all are exact."""
     from krypton_engine.heatmap.status import Status
 
     counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
@@ -85,7 +85,7 @@ def _range(estimate: SsimEstimate) -> str:
 
 
 def reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
-    """What a finished map's similarity with the exact one is, and how that is known."""
+    """The similarity of a finished map with the exact one, and how it is known, in words."""
     estimate = heatmap.ssim_estimate
     if not approximate(heatmap):
         told = "exact: all was measured"

@@ -169,7 +169,7 @@ FEW_NAMES = 8  # classes that are listed
 
 
 def _near(given: str, names: Sequence[str]) -> list[int]:
-    """Which names hold the words or, if none does, are spelled nearly so."""
+    """Names that hold the words or, if none does, are spelled nearly so."""
     near = [name for name in names if re.search(rf"\b{re.escape(given)}\b", name)]
     near = near or difflib.get_close_matches(given, names, n=FEW_NAMES, cutoff=0.7)
     return [names.index(name) for name in near[:FEW_NAMES]]

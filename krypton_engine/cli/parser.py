@@ -22,7 +22,7 @@ examples:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells errors as everything else here does: without the usage lines, which may fill a screen."""
+    """A parser whose errors come without the usage lines, which may fill a screen."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}\n({self.prog} --help tells what is accepted)")

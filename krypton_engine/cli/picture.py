@@ -73,7 +73,7 @@ def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
 
 
 def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
-    """What covers a window, as an input: ``(1, C, H, W)``."""
+    """The picture that covers a window, as an input: ``(1, C, H, W)``."""
     import torch
 
     from krypton_engine.zoo.patches import COLOURS, patch

@@ -25,7 +25,7 @@ def request_for(
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
 ) -> MapRequest:
-    """What a heatmap is asked for, its positions coarse to fine."""
+    """The request for a heatmap whose positions come coarse to fine."""
     from krypton_engine.attr import checks
     from krypton_engine.attr.request import map_request
 
@@ -58,7 +58,7 @@ def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[
 
 
 def progress(heatmap: Heatmap) -> str:
-    """How many positions of a heatmap have been measured."""
+    """The number of positions of a heatmap that have been measured, in words."""
     return f"{int(heatmap.measured.sum())} of {counted(heatmap.measured.numel(), 'position')}"
 
 

@@ -1,4 +1,4 @@
-"""What the command line prints: lines that fit the terminal, on streams that never fail."""
+"""Output of the command line: lines that fit the terminal, on streams that never fail."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 DIGITS = 3
 """Significant digits that are shown, where that tells the numbers of a group apart."""
 
-APART = 2
+DIGITS_APART = 2
 """Significant digits of the difference between two numbers of a group."""
 
-MOST = 17
+MOST_DIGITS = 17
 """Significant digits that a number has."""
 
-PLAIN = (-4, 6)
+PLAIN_EXPONENTS = (-4, 6)
 """Decimal exponents, of the first and past the last, of numbers that are written without a power of ten."""
 
 
@@ -46,7 +46,7 @@ def together(*groups: Sequence[float]) -> list[list[str]]:
     """Groups of numbers in one notation; those of one group are told apart, as by `figures`."""
     rounded = [[_rounded(float(value), group) for value in group] for group in groups]
     known = [value for group in rounded for value, _ in group if value and math.isfinite(value)]
-    plain = all(PLAIN[0] <= _exponent(value) < PLAIN[1] for value in known)
+    plain = all(PLAIN_EXPONENTS[0] <= _exponent(value) < PLAIN_EXPONENTS[1] for value in known)
     return [[_written(value, digits, plain) for value, digits in group] for group in rounded]
 
 
@@ -56,7 +56,7 @@ def _rounded(value: float, group: Sequence[float]) -> tuple[float, int]:
     gap = min((gap for gap in gaps if gap and math.isfinite(gap)), default=0.0)
     digits = DIGITS
     if value and gap:
-        digits = min(MOST, max(DIGITS, _exponent(value) - _exponent(gap) + APART))
+        digits = min(MOST_DIGITS, max(DIGITS, _exponent(value) - _exponent(gap) + DIGITS_APART))
     return float(f"{value:.{digits - 1}e}") + 0.0, digits  # no "-0"
 
 

@@ -16,7 +16,7 @@ DRAWN = {"Software": "Krypton"}
 
 
 def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tuple[Path, str]:
-    """Where a file is to go, and its ending in small letters.
+    """The path of a file to be written, and its ending in small letters.
 
     Args:
         path: As a user gives it.

@@ -1,4 +1,4 @@
-"""How PyTorch rounds where it was allowed to round more."""
+"""PyTorch's rounding where it was allowed to round more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def precisions() -> tuple[str, str]:
-    """How convolutions and matrix products of float32 round on a GPU: ``"tf32"``, or something exact."""
+    """Rounding of convolutions and matrix products of float32 on a GPU: ``"tf32"``, or something exact."""
     convolutions: Any = torch.backends.cudnn
     return convolutions.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision

@@ -1,1 +1,1 @@
-"""Who computes: each executor makes a program of a graph and opens sessions on inputs."""
+"""Executors: each makes a program of a graph and opens sessions on inputs."""

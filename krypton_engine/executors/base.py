@@ -1,4 +1,4 @@
-"""What an executor is: it makes programs of graphs; a program opens sessions, which compute outputs.
+"""The roles: an executor makes programs of graphs; a program opens sessions, which compute outputs.
 
 An executor lives in a folder of its own beside this file; ``executor.py`` in it has the name ``EXECUTOR``, an
 `Executor`. `krypton_engine.executors.registry` finds the folder, and nothing else names it.
@@ -65,7 +65,7 @@ class Session(Protocol):
 
     @property
     def executor(self) -> str:
-        """Who computes, in words, as `Program.describe` has it, and what became known since."""
+        """The executor's description, with what the session has learnt since it was opened."""
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs for every change, in any order, as they become known.
@@ -101,7 +101,7 @@ class Program(Protocol):
     """A graph made ready by one executor, for any input of its shape."""
 
     def describe(self, plan: Plan) -> str:
-        """Who runs a plan, and on what, in words that begin with the executor's name."""
+        """The executor that runs a plan, and its hardware, in words that begin with the executor's name."""
 
     def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int) -> Session:
         """A session on one example.
@@ -127,7 +127,7 @@ class Executor(Protocol):
     name: str
 
     def about(self) -> str:
-        """What runs here, on what, for ``krypton info``.
+        """The engine and the hardware that it runs on here, for ``krypton info``.
 
         Raises:
             Unsupported: Nothing runs here, and why.

@@ -1,4 +1,4 @@
-"""One example without occlusion: what boxes are put together from, and what runs beside them."""
+"""One example without occlusion: the values that boxes are put together from, and all that is constant."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from krypton_engine.plan.measured import Costs
 def evaluate(
     forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...] | None
 ) -> Tensor:
-    """What the user's own forward function says, in the form that Captum makes of it.
+    """The outputs of the user's own forward function, in the form that Captum makes of them.
 
     The function gets copies of the tensors: what is written into them stays its own affair.
     """
@@ -37,7 +37,7 @@ def evaluate(
 
 
 def as_numbers(name: str, output: Any) -> Tensor:
-    """What ``name`` returned, as a tensor of real numbers.
+    """The result of ``name`` as a tensor of real numbers.
 
     Raises:
         InputError: It is something else, such as a tuple or a dataclass of outputs.
@@ -56,7 +56,7 @@ def as_numbers(name: str, output: Any) -> Tensor:
 
 
 def _in_words(output: Any) -> str:
-    """What no tensor is, and how to take one out of it."""
+    """A description of something that is no tensor, and how to take one out of it."""
     kind = type(output).__name__
     if isinstance(output, np.ndarray):
         return f"{kind}: make it torch.as_tensor(...)"

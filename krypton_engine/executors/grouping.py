@@ -1,4 +1,4 @@
-"""Which positions share the extents of their boxes, so that they run as one batch.
+"""Groups of positions that share the extents of their boxes, so that they run as one batch.
 
 Boxes of one batch need one size, the largest of its members. Neighbours have different ones, because a
 window's phase against the strides of the network matters more than where it lies. So positions are

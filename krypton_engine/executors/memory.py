@@ -1,4 +1,4 @@
-"""How many positions run together within a budget of memory."""
+"""The number of positions that run together within a budget of memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from krypton_engine.plan.plan import Plan
 LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
 
-_SCRATCH = 128 * 2**20
+_SCRATCH_BYTES = 128 * 2**20
 """What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How a session divides its memory.
+    """The division of a session's memory.
 
     Attributes:
         free: Bytes beside what is held throughout.
@@ -55,7 +55,7 @@ class Batches:
         Raises:
             InputError: The budget does not hold what is held and one position.
         """
-        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH
+        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH_BYTES
         fixed += sum(tensor.numel() * tensor.element_size() for tensor in held)
         free = memory_budget - fixed
         needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position

@@ -1,4 +1,4 @@
-"""Which executors there are: the folders beside this file.
+"""The list of executors: the folders beside this file.
 
 Finding them imports none of them.
 """

@@ -79,7 +79,7 @@ def channels_last(value: Tensor) -> Tensor:
 
 
 def _counting(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
-    """What ``nodes`` read that no input changes, but the number of copies may: ``arange(len(x))``, say."""
+    """Nodes independent of the input whose value depends on the number of copies: ``arange(len(x))``, say."""
     counting: set[int] = set()
     for node in graph.nodes:
         args = (node.args, node.kwargs)

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-_TALKATIVE = "torch.fx.experimental.symbolic_shapes"
+_ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
 
-_PATIENCE = 10.0
+_LONGEST_WAIT = 10.0
 """Seconds for which an export waits for evaluations of other threads to end."""
 
 _STANDSTILL = 15.0
-"""Seconds without a step after which an export is taken to wait for another thread: more than `_PATIENCE`."""
+"""Seconds without a step after which an export seems to wait for another thread: above `_LONGEST_WAIT`."""
 
 _PAUSE = 0.002
 """Seconds between two looks at what another thread is at."""
@@ -104,7 +104,7 @@ class _Gate:
         self._evaluating: dict[int, threading.Lock] = {}  # by thread; held while that evaluates
 
     def evaluated(self, call: Callable[[], T]) -> T:
-        """What ``call`` gives while no other thread exports, or all that do wait for this one."""
+        """The result of ``call`` while no other thread exports, or all that do wait for this one."""
         me = threading.get_ident()
         mine = self._evaluating.setdefault(me, threading.Lock())
         if mine.locked() or self.exporting == me:  # within another evaluation, or an export
@@ -144,7 +144,7 @@ class _Gate:
                 raise ExportError(_STANDS)
         outer, self.exporting = self.exporting, me
         try:
-            until = time.monotonic() + _PATIENCE
+            until = time.monotonic() + _LONGEST_WAIT
             # An evaluation that does not end may be waiting for this very thread.
             while time.monotonic() < until and any(
                 lock.locked() for thread, lock in list(self._evaluating.items()) if thread != me
@@ -162,7 +162,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def evaluated(call: Callable[[], T]) -> T:
-    """What ``call``, which evaluates a user's forward function or looks at its state, gives.
+    """The result of ``call``, which evaluates a user's forward function or looks at its state.
 
     No other thread exports meanwhile: the parameters of what is being exported are fakes. The exception is an
     export that stands still: it may wait for this very thread.
@@ -186,7 +186,7 @@ def exporting() -> bool:
 
 
 class _Here(logging.Filter):
-    """What this thread warns of, or logs, until the export is over."""
+    """A filter on what this thread warns of, or logs, until the export is over."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class _Here(logging.Filter):
 @contextmanager
 def _quiet() -> Iterator[None]:
     """An export warns and logs nothing; other threads do as ever."""
-    here, logger = _Here(), logging.getLogger(_TALKATIVE)
+    here, logger = _Here(), logging.getLogger(_ADVISING_LOGGER)
     # The list takes any object with ``match`` where filterwarnings() puts regular expressions.
     silence, filters = ("ignore", here, Warning, None, 0), cast("list[Any]", warnings.filters)
     filters.insert(0, silence)

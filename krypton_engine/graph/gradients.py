@@ -1,4 +1,4 @@
-"""What a small change of any value of a graph does to one scalar of its output, to the first order."""
+"""Effects of small changes of any value of a graph on one scalar of its output, to the first order."""
 
 from __future__ import annotations
 

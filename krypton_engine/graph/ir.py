@@ -59,7 +59,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What is made of each element of a convolution's result: a clamp to ``[low, high]``, then a function.
+    """The end of a convolution, element by element: a clamp to ``[low, high]``, then a function.
 
     Functions have PyTorch's names; ``gelu_tanh`` is its approximation by tanh. ``parameter`` is the slope of
     ``leaky_relu`` or the alpha of ``elu``.
@@ -161,7 +161,7 @@ class Node:
 
     @property
     def fill(self) -> float:
-        """What the operator reads outside its operand."""
+        """The value that the operator reads outside its operand."""
         if isinstance(self.on_box, Pool) and self.on_box.maximum:
             return -math.inf
         return self.on_box.fill if isinstance(self.on_box, Reindex) else 0.0
@@ -396,7 +396,7 @@ class Graph:
 
 
 def in_full(graph: Graph, after: Node | None = None) -> Graph:
-    """The same graph with nothing local after one of its ``dominators``, by default its occluded input.
+    """A graph with nothing local after one of its ``dominators``, by default its occluded input.
 
     Every position is a full computation from there on.
 
@@ -421,7 +421,7 @@ def _in_full(node: Node) -> Node:
 
 
 def clipped(graph: Graph, tau: float) -> Graph:
-    """The same graph with the paper's projective field threshold: what changes is an approximation.
+    """A graph with the paper's projective field threshold: its boxes are an approximation.
 
     After every operator whose kernel has several cells, a box is at most ``tau`` of the value's size along
     every axis: the middle of what would change. The cells around it keep their un-occluded value. Where

@@ -20,7 +20,7 @@ Interval = tuple[IntArray, IntArray]
 
 
 class AxisMap(Protocol):
-    """What an operator does along one axis of ``n_in`` cells that becomes one of ``n_out`` cells."""
+    """The reach of an operator along one axis of ``n_in`` cells that becomes one of ``n_out`` cells."""
 
     @property
     def n_in(self) -> int:
@@ -78,7 +78,7 @@ class WindowMap:
         return first, np.where(hi > lo, last, first)
 
     def clipped(self, tau: float) -> WindowMap:
-        """The same with at most ``tau`` of its outputs changed, but never fewer than one."""
+        """This map with at most ``tau`` of its outputs changed, but never fewer than one."""
         return replace(self, limit=max(1, math.floor(tau * self.n_out + 1e-9)))
 
     def extent_read(self, extent: int) -> int:

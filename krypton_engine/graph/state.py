@@ -1,4 +1,4 @@
-"""What the answer of a callable may depend on beside its arguments: modules, values, hooks, global flags."""
+"""The state that a callable's answer may depend on: modules, values, hooks, global flags."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 State = Mapping[str, Any]
 """By a name such as ``"closure.gain"``: a value that equals another exactly where nothing has changed."""
 
-_DEPTH = 3
+_LARGEST_DEPTH = 3
 """Objects within objects that are looked into."""
 
-_ENDS = 32
+_ITEMS_AT_EACH_END = 32
 """Items of a long list that are looked at, at either end of it."""
 
 _LARGEST_ARRAY = 2**20
 """Bytes of the largest NumPy array whose content is compared; of a larger one it is its place in memory."""
 
-_SAMPLED = 1024
+_MOST_SAMPLED = 1024
 """Numbers of a tensor that are looked at."""
 
 _LEFT_BEHIND = ("a tensor without numbers",)
@@ -85,13 +85,13 @@ def _of_tensor(tensor: Tensor) -> Any:
     if _is_left_behind(tensor):
         return _LEFT_BEHIND
     content = _checksum(tensor)
-    if content is None or tensor.numel() > _SAMPLED:
+    if content is None or tensor.numel() > _MOST_SAMPLED:
         return _This(tensor, content)
     return str(tensor.device), tensor.dtype, tuple(tensor.shape), content
 
 
 def _checksum(tensor: Tensor) -> int | None:
-    """Checksum of the numbers of a tensor in the order of its memory, of a large one of ``_SAMPLED`` of them.
+    """Checksum of a tensor's numbers in the order of its memory: of ``_MOST_SAMPLED`` of them at most.
 
     None for tensors whose bytes cannot be read so: sparse ones, those without memory, some kinds of others.
     """
@@ -101,7 +101,7 @@ def _checksum(tensor: Tensor) -> int | None:
             dense = dense.permute(sorted(range(dense.dim()), key=dense.stride, reverse=True))
         if not dense.is_contiguous():
             return None
-        every = max(1, -(-dense.numel() // _SAMPLED))
+        every = max(1, -(-dense.numel() // _MOST_SAMPLED))
         some = dense.as_strided((-(-dense.numel() // every),), (every,)).contiguous()
         return zlib.crc32(some.view(torch.uint8).cpu().numpy().data)
     except Exception:  # every layout and subclass refuses in its own words
@@ -126,7 +126,7 @@ def place_of(tensor: Tensor) -> int:
 
 def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
     """The modules that ``function`` is, or closes over, or names among its globals."""
-    found = (item for _, item in _walk("", function, _DEPTH, set()) if isinstance(item, nn.Module))
+    found = (item for _, item in _walk("", function, _LARGEST_DEPTH, set()) if isinstance(item, nn.Module))
     return list({id(module): module for module in found}.values())
 
 
@@ -141,7 +141,7 @@ def observe(function: Callable[..., Any], *arguments: Any) -> State:
     modules: dict[int, tuple[str, nn.Module]] = {}
     roots = {"": function} | {f"argument{i}": argument for i, argument in enumerate(arguments)}
     for root, value in roots.items():
-        for name, item in _walk(root, value, _DEPTH, set()):
+        for name, item in _walk(root, value, _LARGEST_DEPTH, set()):
             if isinstance(item, nn.Module):
                 modules.setdefault(id(item), (name, item))
             else:
@@ -206,7 +206,7 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _of_hooks(name: str, hooks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Which hooks there are, and what they close over."""
+    """The hooks of a module, and the values that they close over."""
     yield name, tuple(map(str, hooks))
     for number, hook in list(hooks.items()):
         yield from _values(f"{name}.{number}", hook)
@@ -224,7 +224,7 @@ def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What a state compares of ``value``, which belongs to a module, without modules within."""
+    """The parts of a module's ``value`` that a state compares, without modules within."""
     return ((inner, item) for inner, item in _walk(name, value, 1, set()) if not isinstance(item, nn.Module))
 
 
@@ -263,7 +263,7 @@ def _frozen(value: Any, depth: int) -> Any:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an object is made of, and how each part is called."""
+    """The parts of an object, with their names."""
     if isinstance(value, dict):
         yield from ((repr(key), inner) for key, inner in _ends(list(value.items())))
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -292,7 +292,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _ends(items: Sequence[Any]) -> Iterator[Any]:
     """Items of a list, of a long one those at its ends."""
-    yield from items if len(items) <= 2 * _ENDS else itertools.chain(items[:_ENDS], items[-_ENDS:])
+    yield from (
+        items
+        if len(items) <= 2 * _ITEMS_AT_EACH_END
+        else itertools.chain(items[:_ITEMS_AT_EACH_END], items[-_ITEMS_AT_EACH_END:])
+    )
 
 
 def names(code: types.CodeType) -> list[str]:

@@ -346,7 +346,7 @@ def _gives_one(fx_node: torch.fx.Node) -> bool:
 
 
 def _name_of(fx_node: torch.fx.Node) -> str:
-    """What the user calls the module that an operator belongs to; the exporter's name where there is none."""
+    """The user's name of the module that an operator belongs to; the exporter's name where there is none."""
     stack = fx_node.meta.get("nn_module_stack") or {"": ("", None)}
     path, _ = list(stack.values())[-1]
     named = re.fullmatch(r"(?:function|found\.\d+)\.(.+)", path)

@@ -148,7 +148,7 @@ class MapBuilder:
         return np.flatnonzero((self._measured & ~trimmed & (self._resumed == resumed)).numpy())
 
     def drops(self) -> Tensor:
-        """How much the target changes, by position (the most of several values); NaN where unknown."""
+        """The change of the target by position (the largest of several values); NaN where unknown."""
         return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
 
     def kept(self) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ class Comparison(Value):
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(Value):
-    """What a model says with each window of an image occluded.
+    """A model's answers with each window of an image occluded.
 
     A value: neither the model nor anything else that computes is in it. Maps can be copied and pickled, and
     are equal where all is but the time and the plan.
@@ -121,7 +121,7 @@ class Heatmap(Value):
 
     @property
     def status(self) -> Tensor:
-        """Where each value comes from: a uint8 tensor of `Status` on the grid."""
+        """The origin of each value: a uint8 tensor of `Status` on the grid."""
         unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
         status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
         status[unknown] = Status.UNKNOWN
@@ -374,7 +374,7 @@ class Heatmap(Value):
         files.write(given, self.content(ending, **drawing))
 
     def content(self, ending: str, **drawing: Any) -> bytes:
-        """What `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
+        """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
         if ending == ".png":
             return picture.png(self, **drawing)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})

@@ -1,4 +1,4 @@
-"""What tells one image, one baseline or one model's answer from another."""
+"""Identity of images, baselines and models' answers: what tells one from another."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 Described = tuple[float, ...] | str
 """A baseline: a number a channel, or the fingerprint of an image."""
 
-_ALIKE = 1e-3
+_LARGEST_DIFFERENCE = 1e-3
 """Share of the largest output by which two runs of one model may differ, on any two machines."""
 
 
 def described(baseline: Tensor) -> Described:
-    """What tells a baseline from others.
+    """A description of a baseline that tells it from others.
 
     Args:
         baseline: Of an input's shape, ``(1, *input_shape)``.
@@ -42,4 +42,4 @@ def same_outputs(mine: Tensor, other: Tensor) -> bool:
     if mine.shape != other.shape or not mine.numel():
         return mine.shape == other.shape
     largest = float(mine.abs().max().nan_to_num(0.0))
-    return torch.allclose(mine, other.to(mine), rtol=0, atol=_ALIKE * largest, equal_nan=True)
+    return torch.allclose(mine, other.to(mine), rtol=0, atol=_LARGEST_DIFFERENCE * largest, equal_nan=True)

@@ -128,7 +128,7 @@ def png(
 
 
 def not_finite(heatmap: Heatmap, words: str) -> str:
-    """How many known positions have a drop that is not finite.
+    """The number of known positions whose drop is not finite.
 
     Args:
         heatmap: The map.
@@ -143,7 +143,7 @@ def not_finite(heatmap: Heatmap, words: str) -> str:
 
 
 def _unknown(heatmap: Heatmap) -> str:
-    """How many positions are bare in a picture since nothing is known there; empty if none is."""
+    """A note on how many positions are bare in a picture since nothing is known there; empty if none is."""
     count = int((heatmap.status == Status.UNKNOWN).sum())
     return f"bare: {_positions(count)} unknown" if count else ""
 
@@ -235,7 +235,7 @@ def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
 
 
 def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
-    """Which axes of the input are the rows and the columns of a picture, and which its channels, if any.
+    """The axes of the input that are the rows and columns of a picture, and that of its channels, if any.
 
     Channels come first, or last where there are 1, 3 or 4 of these, and of rows another number; without
     any, the window must slide along both axes, or nobody could tell a picture from a signal.

@@ -1,4 +1,4 @@
-"""Where the value of a position comes from."""
+"""The origin of a position's value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """Where the value of a position comes from, least sure first."""
+    """The origin of a position's value, least sure first."""
 
     UNKNOWN = 0
     """Nowhere: the value is NaN."""

@@ -1,4 +1,4 @@
-"""How like the exact map an approximate one is, by a random sample of it measured since."""
+"""Likeness of an approximate map and the exact one, by a random sample measured afterwards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from krypton_engine.errors import InputError
 from krypton_engine.heatmap.heatmap import Heatmap, bounding
 from krypton_engine.heatmap.status import Status
 
-_SUPPOSED = 16
+_PRIOR_POSITIONS = 16
 """Positions of other maps that count beside those of a sample: errors are few and large, and a small
 sample may have met none."""
 
 _FOLDS = 4
 """Parts of a sample; each is predicted from measurements without that part."""
 
-_RESAMPLED = 200
+_RESAMPLINGS = 200
 """Random draws whose quantiles are the range of a verified SSIM."""
 
 
@@ -94,15 +94,15 @@ class Sample:
         changed = (found.flat[trimmed] - self._heatmap.values.double().numpy().flat[trimmed]) ** 2
 
         def draws(cells: IntArray) -> IntArray:
-            return generator.integers(max(1, len(cells)), size=(_RESAMPLED, len(cells)))
+            return generator.integers(max(1, len(cells)), size=(_RESAMPLINGS, len(cells)))
 
         some, few = draws(guessed), draws(trimmed)
         misses, foreseen = missed[some].sum(1), expected[some].sum(1)
         changes = changed[few].sum(1) / max(1, len(trimmed))
-        usual = _SUPPOSED * float(expected.mean()) if len(expected) else 0.0
+        usual = _PRIOR_POSITIONS * float(expected.mean()) if len(expected) else 0.0
 
         def at(times: float, level: float) -> float:
-            scales = np.full(_RESAMPLED, times)
+            scales = np.full(_RESAMPLINGS, times)
             np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
             errors = variance * np.quantile(scales, level)
             errors[status == Status.TRIMMED] = np.quantile(changes, level)

@@ -1,1 +1,1 @@
-"""Which cells a position covers, and what changes there. Pure arithmetic."""
+"""Cells that a position covers, and those that change there. Pure arithmetic."""

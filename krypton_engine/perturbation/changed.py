@@ -1,4 +1,4 @@
-"""What really changes at each position, and which positions change the same: each is computed once."""
+"""Cells that really change at each position, and the positions that change the same ones."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ class Work:
 
     Attributes:
         boxes: ``(distinct, axes, 2)``, half-open intervals of int64, none of them empty.
-        readers: For every box, the positions that change just its cells.
+        positions: For every box, those that change just its cells.
         unchanged: Positions at which nothing changes.
     """
 
     boxes: IntArray
-    readers: list[IntArray]
+    positions: list[IntArray]
     unchanged: IntArray
 
 
@@ -100,10 +100,10 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
     boxes, inverse = distinct_rows(changed.boxes(positions))
     filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))
     ordered, ends = positions[np.argsort(inverse, kind="stable")], np.cumsum(np.bincount(inverse)).tolist()
-    readers = [ordered[start:end] for start, end in itertools.pairwise([0, *ends])]
+    alike = [ordered[start:end] for start, end in itertools.pairwise([0, *ends])]
     return Work(
         boxes[filled],
-        [group for group, keep in zip(readers, filled, strict=True) if keep],
+        [group for group, keep in zip(alike, filled, strict=True) if keep],
         positions[~filled[inverse]],
     )
 

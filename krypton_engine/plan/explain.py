@@ -123,7 +123,7 @@ class _Line:
 
     @property
     def name(self) -> str:
-        """What the model calls the step."""
+        """The model's own name of the step."""
         return "input" if self.first.op == "input" else self.first.name
 
     @property
@@ -133,7 +133,7 @@ class _Line:
 
 
 def _analysis(plan: Plan, measured: Measured, width: int) -> list[str]:
-    """What was measured, beside what was expected."""
+    """The measured time and cells of every step, beside the expected ones."""
     ran = f"{measured.positions} of {len(plan.window)} positions in {measured.seconds:.2f} s"
     lines = _indented(f"{'measured':23}", ran, width)
     if not measured.costs:

@@ -1,4 +1,4 @@
-"""What a window costs on a graph before anything runs: boxes, FLOPs, redundancy ratio, bytes."""
+"""The cost of a window on a graph before anything runs: boxes, FLOPs, redundancy ratio, bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from krypton_engine.plan.measured import Measured
 MINIMUM_GAIN = 1.1
 """Below this ratio of full to incremental work, bookkeeping eats the gain and full inference runs."""
 
-_TOUCH = 24
+_MACS_PER_ELEMENT = 24
 """Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
 
 
@@ -70,7 +70,7 @@ class Step:
 
         Every element that is written or gathered counts too.
         """
-        return self.macs_incremental + _TOUCH * 2 * self.numel * self.share
+        return self.macs_incremental + _MACS_PER_ELEMENT * 2 * self.numel * self.share
 
 
 @dataclass(frozen=True, repr=False)
@@ -179,8 +179,8 @@ class Plan:
     @property
     def gain(self) -> float:
         """Full over incremental work, with every element that is written or gathered counted too."""
-        full = sum(step.macs + _TOUCH * step.numel for step in self.steps)
-        incremental = sum(step.work for step in self.steps) + _TOUCH * self.frontiers
+        full = sum(step.macs + _MACS_PER_ELEMENT * step.numel for step in self.steps)
+        incremental = sum(step.work for step in self.steps) + _MACS_PER_ELEMENT * self.frontiers
         return full / incremental if incremental else 1.0
 
     @property

@@ -1,1 +1,1 @@
-"""Who answers for a callable: capture, plan, executor, proof."""
+"""The choice of who computes a callable's answers: capture, plan, executor, proof."""

@@ -1,4 +1,4 @@
-"""Which session answers for a callable: capture, plan and prove it, or fall back to full inference."""
+"""The choice of a session for a callable: capture, plan and prove it, or fall back to full inference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Answered = TypeVar("Answered")
 _GOLDEN_RATIO = 0.618034
 """Its multiples, modulo 1, fall evenly: each proof looks at other places."""
 
-_PROVING = 0.02
+_SHARE_OF_TIME_TO_PROVE = 0.02
 """Share of a map's time that goes into more than one question to the user's own forward function about it."""
 
 _MOST_PROVED = 8
@@ -91,11 +91,11 @@ class Ready:
 
     @property
     def plan(self) -> Plan:
-        """What incremental work would cost, and who runs it, as far as that is known before."""
+        """The expected cost of incremental work, and its executor as known before a session is open."""
         return self._run_by(self.program.describe(self.physical))
 
     def ran(self, session: Session) -> Plan:
-        """The same, and what has become known since a session was opened."""
+        """The plan with what an open session has learnt of its executor."""
         return self._run_by(session.executor)
 
     def _run_by(self, executor: str) -> Plan:
@@ -140,7 +140,7 @@ class Preparer:
         work: Callable[[Answer], Answered],
         watched: bool = False,
     ) -> Answered:
-        """What ``work`` makes of sessions for ``question`` with input number ``occluded`` occluded.
+        """The result of ``work`` on sessions that have proved themselves, for one occluded input.
 
         Work is done again where it comes to nothing because a graph disagrees with what it was captured from:
         once with a new capture, for the old one may be stale; then the callable is random, or beyond us, and
@@ -218,7 +218,7 @@ class Preparer:
         return Answer(rows, open_session, ready.ran, proof.precision(ready.graph, question.base), confirm)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
-        """Who runs ``window`` on ``graph``, and its plan, which says so."""
+        """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
         plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
             if "in full" not in graph.programs:
@@ -273,14 +273,14 @@ class Preparer:
             chosen = np.unique([int(place * len(work.boxes)) for place in places])
             for found in session.compute(work.boxes[chosen]) if len(work.boxes) else ():
                 for change, output in zip(chosen[found.which], found.outputs, strict=True):
-                    position = int(work.readers[change][0])
+                    position = int(work.positions[change][0])
                     mine.append(output)
                     theirs.append(question.ask(question.at(occluded, row, position), row)[0])
         eps, scale = proof.precision(graph, question.base), max(map(largest, theirs))
         tolerance = proof.summation(eps) * scale
         if not all(map(agree, mine, theirs, [tolerance] * len(mine))):
             noise = Noise(lambda moved: question.ask(moved, row), inputs, occluded, eps).measured(tolerance)
-            if noise > proof.TELLING * scale:
+            if noise > proof.MOST_NOISE_OF_OUTPUT * scale:
                 raise Unprovable(proof.AMPLIFIES.format(noise / scale))
             if not all(map(agree, mine, theirs, [noise] * len(mine))):
                 raise Disagreement(proof.DISAGREES)
@@ -311,7 +311,7 @@ class Preparer:
         work = distinct_work(session.changed, exact if len(exact) else builder.trimmed())
         if not len(work.boxes):
             return
-        firsts = np.array([readers[0] for readers in work.readers])
+        firsts = np.array([alike[0] for alike in work.positions])
         eps = proof.precision(graph, question.base)
         proofs = proofs_of(graph)
         differed = proofs.differed if known else None
@@ -336,7 +336,7 @@ class Preparer:
         began = time.perf_counter()
         for count in range(_MOST_PROVED):
             spent = time.perf_counter() - began
-            if count and spent * (count + 1) / count > _PROVING * builder.seconds:
+            if count and spent * (count + 1) / count > _SHARE_OF_TIME_TO_PROVE * builder.seconds:
                 return
             place = (number * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
             position = int(positions[int(place * len(positions))]) if count else witness.largest

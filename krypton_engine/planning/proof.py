@@ -1,4 +1,4 @@
-"""What a session answers against the user's own forward function, and a graph's rows against each other."""
+"""Proof of a session by the user's own forward function, and of a graph's rows by each other."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from krypton_engine.common.precision import precisions
 from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
 from krypton_engine.graph.ir import Graph, Node
 
-ROUNDING = 2000
+ROUNDINGS_OF_SUMMATION = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
 show; more than that is a stale or wrong capture, or a callable that amplifies rounding."""
 
-TELLING = 1 / 32
+MOST_NOISE_OF_OUTPUT = 1 / 32
 """Rounding, as a share of the largest output, beyond which agreement would prove nothing."""
 
-SHOWS = 0.01
+VISIBLE_SHARE_OF_DROP = 0.01
 """Disagreement, as a share of the largest drop of a map, that would show in it."""
 
-LAST_DIGITS = 16
+ROUNDINGS_LIKELY = 16
 """Roundings of the largest output by which two good results may differ."""
 
-LAST_DIGIT = 2
+ROUNDINGS_SURE = 2
 """Roundings by which any two results may differ."""
 
-TELLS = 1 / 4
+MOST_NOISE_OF_DROP = 1 / 4
 """Rounding, as a share of the largest drop of a map, beyond which agreement proves little of it."""
 
-_ROUNDINGS = 8
+_AMPLIFIED_ROUNDINGS = 8
 """What all the roundings within a callable that amplifies them come to, in roundings of its input."""
 
-_WILD = 3.0
+_DISTANCE_BEYOND_INPUT = 3.0
 """How far the cells of a row that is to disturb another go beyond those of the input."""
 
 
@@ -66,7 +66,7 @@ def precision(graph: Graph, output: Tensor) -> float:
 
 def summation(eps: float) -> float:
     """Disagreement, as a share of the largest output, that two orders of summation may show."""
-    return min(ROUNDING * eps, max(TELLING, 16 * eps))
+    return min(ROUNDINGS_OF_SUMMATION * eps, max(MOST_NOISE_OF_OUTPUT, 16 * eps))
 
 
 def largest(output: Tensor) -> float:
@@ -100,7 +100,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
     order = torch.randperm(x.numel(), generator=generator, device="cpu").to(x.device)
     mixed = x.reshape(-1)[order].reshape(x.shape)
     low, high = x.min().double(), x.max().double()
-    wild = _WILD * (mixed.double() + (high - low).clamp_min(1))
+    wild = _DISTANCE_BEYOND_INPUT * (mixed.double() + (high - low).clamp_min(1))
     turned = high + low - mixed.double()  # within the range of the input, where indices and roots are at home
     nodes = [node for node in graph.nodes if node.depends and node is not graph.input]
     tail = Tail(graph, nodes, largest_tensor=sys.maxsize)
@@ -147,7 +147,7 @@ def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
 def _undisturbed(
     output: Callable[[Tensor], Tensor], row: Tensor, beside: Tensor, alone: Tensor, eps: float
 ) -> bool:
-    """Whether what a row gives beside others is what it gives alone, but for rounding."""
+    """Whether a row's output in a batch equals its output alone, but for rounding."""
     tolerance = summation(eps) * largest(alone)
     if agree(beside, alone, tolerance):
         return True
@@ -156,7 +156,7 @@ def _undisturbed(
 
 @dataclass(frozen=True)
 class Noise:
-    """How far rounding may move an answer of the user's own forward function.
+    """The distance by which rounding may move an answer of the user's own forward function.
 
     Args:
         ask: From the inputs of one example to its answer.
@@ -173,15 +173,15 @@ class Noise:
     def measured(self, random: float) -> float:
         """The largest difference that is explained.
 
-        That is how far ``_ROUNDINGS`` of the input move the answer: all cells in one direction, then each in
-        its own, since sums add up the one and average out the other. It is also as many times what comes of
-        summing in another order, as kernels do where the channels lie side by side.
+        That is how far ``_AMPLIFIED_ROUNDINGS`` of the input move the answer: all cells in one direction,
+        then each in its own, since sums add up the one and average out the other. It is also as many times
+        what comes of summing in another order, as kernels do where the channels lie side by side.
 
         Args:
             random: A function whose answers to the same input differ by more than this is random: nothing is
                 explained then.
         """
-        x, nudge = self.inputs[self.moved], _ROUNDINGS * self.eps
+        x, nudge = self.inputs[self.moved], _AMPLIFIED_ROUNDINGS * self.eps
         generator = torch.Generator("cpu").manual_seed(0)
         signs = torch.randint(0, 2, x.shape, generator=generator, device="cpu").to(x) * 2 - 1
 
@@ -195,4 +195,4 @@ class Noise:
             return 0.0
         laid_out = (*self.inputs[: self.moved], channels_last(x), *self.inputs[self.moved + 1 :])
         summed = largest(self.ask(laid_out).double() - base)
-        return max(largest(answer(1) - base), largest(answer(signs) - base), _ROUNDINGS * summed)
+        return max(largest(answer(1) - base), largest(answer(signs) - base), _AMPLIFIED_ROUNDINGS * summed)

@@ -1,4 +1,4 @@
-"""What is asked of a callable: everything but the target."""
+"""Questions to a callable: everything that a call asks for but the target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from krypton_engine.planning.cache import Source
 
 @dataclass
 class Question:
-    """What is asked of a callable: everything but the target.
+    """Questions to a callable: everything that a call asks for but the target.
 
     Attributes:
         forward_func: What the user wants explained.
@@ -51,11 +51,11 @@ class Question:
         return inputs + tuple(a for a in additional if isinstance(a, Tensor))
 
     def source(self, occluded: int) -> Source:
-        """What a graph is captured from."""
+        """The source that a graph is captured from."""
         return Source(self.forward_func, self.inputs, occluded, self.additional or ())
 
     def as_occluded(self, occluded: int) -> Question:
-        """The same with one input in the type that its occluded copies have, which its baseline may widen."""
+        """This question with one input in the type of its occluded copies, which its baseline may widen."""
         x = self.inputs[occluded]
         x = x.to(torch.result_type(x, self.baselines[occluded]))
         return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
@@ -72,5 +72,5 @@ class Question:
         return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
 
     def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
-        """What the user's own forward function says of other inputs in place of an example's."""
+        """The answer of the user's own forward function to other inputs in place of an example's."""
         return evaluate(self.forward_func, inputs, self.example(row)[1] or None)

@@ -51,10 +51,12 @@ class Witness:
         spans = (numbers.double() - self._base.double()).abs().nan_to_num(0.0, posinf=0.0)
         self._rounding = eps * max(largest(numbers), largest(self._base))
         self._span = float(spans.max())
-        self._granted = proof.LAST_DIGIT * max(1.0, known or 0.0) * self._rounding
-        expected = min(proof.LAST_DIGITS * self._rounding, proof.TELLS * self._span)
+        self._granted = proof.ROUNDINGS_SURE * max(1.0, known or 0.0) * self._rounding
+        expected = min(proof.ROUNDINGS_LIKELY * self._rounding, proof.MOST_NOISE_OF_DROP * self._span)
         self._known, self.differed = known is not None, 0.0
-        self._tolerance = (proof.SHOWS * spans.amax(0)).clamp_min(self._granted if self._known else expected)
+        self._tolerance = (proof.VISIBLE_SHARE_OF_DROP * spans.amax(0)).clamp_min(
+            self._granted if self._known else expected
+        )
         self.largest = int(positions[int(builder.drops()[positions].nan_to_num(0.0, posinf=0.0).argmax())])
 
     def asked_for_the_base(self) -> None:
@@ -63,7 +65,7 @@ class Witness:
         Raises:
             Disagreement: The function says something else.
         """
-        if self._granted > proof.TELLS * self._span:
+        if self._granted > proof.MOST_NOISE_OF_DROP * self._span:
             self._warn(self._span, self._granted)
         said = self._question.base[self._row : self._row + 1]
         self._compare(self._base, self._builder.kept_of(said)[0], self._question.example(self._row)[0])
@@ -93,8 +95,8 @@ class Witness:
         if self._known:
             raise Disagreement(proof.DISAGREES)
         noise = Noise(self._ask, inputs, self._occluded, self._eps).measured(float(self._tolerance.max()))
-        noise = max(noise, proof.LAST_DIGIT * self._rounding)
+        noise = max(noise, proof.ROUNDINGS_SURE * self._rounding)
         if not agree(mine, theirs, noise):
             raise Disagreement(proof.DISAGREES)
-        if noise > proof.TELLS * self._span:
+        if noise > proof.MOST_NOISE_OF_DROP * self._span:
             self._warn(self._span, noise)

@@ -33,7 +33,7 @@ _REACH = 2.0
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is expected of a map of which a part has been measured.
+    """The expected map where only a part has been measured.
 
     Attributes:
         prediction: The whole map.
@@ -50,7 +50,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """When a map is good enough, and how it is measured until then.
+    """The condition for a map to be good enough, and the way that it is measured until then.
 
     Attributes:
         ssim_target: The SSIM with the exact map that it must have.
@@ -80,7 +80,7 @@ class StoppingRule:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """How far the sampling of a map has come.
+    """The course of a map's sampling so far.
 
     Attributes:
         steps: Steps taken.
@@ -157,7 +157,7 @@ class Sampling:
             return self._over(compared, so_far, reached=True)
         chosen = self._sets(self._grid(1), left) if so_far.steps == 1 else []
         chosen = chosen or self._sets(self._least_certain(forecast, measured, left), left)
-        firsts = np.array([readers[0] for readers in chosen], dtype=np.int64)
+        firsts = np.array([alike[0] for alike in chosen], dtype=np.int64)
         then = Trajectory(so_far.steps + 1, scale, forecast, firsts)
         return NextStep(np.concatenate(chosen), compared, False, False, then)
 
@@ -166,7 +166,7 @@ class Sampling:
         unchanged = self.work.unchanged[~measured.ravel()[self.work.unchanged]]
         chosen = self._sets(self._grid(2), left)
         if not (chosen or len(unchanged) or measured.any()):
-            chosen = self._sets(self._grid(1), left) or self.work.readers[:1]
+            chosen = self._sets(self._grid(1), left) or self.work.positions[:1]
         return NextStep(np.concatenate([unchanged, *chosen]), None, False, False, Trajectory(1))
 
     def _over(self, forecast: Forecast | None, so_far: Trajectory, reached: bool = False) -> NextStep:
@@ -176,14 +176,14 @@ class Sampling:
     def _set(self) -> IntArray:
         """By position: the number of its set of changed cells; -1 where it is free or not wanted."""
         numbers = np.full(len(self.window), -1, dtype=np.int64)
-        for i, readers in enumerate(self.work.readers):
-            numbers[readers] = i
+        for i, alike in enumerate(self.work.positions):
+            numbers[alike] = i
         return numbers
 
     @cached_property
     def _firsts(self) -> IntArray:
         """The first position of every set."""
-        return np.array([readers[0] for readers in self.work.readers], dtype=np.int64)
+        return np.array([alike[0] for alike in self.work.positions], dtype=np.int64)
 
     @cached_property
     def _part(self) -> tuple[slice, ...]:
@@ -194,7 +194,7 @@ class Sampling:
 
     def _sets(self, positions: IntArray, left: Flags) -> list[IntArray]:
         """The sets of those of ``positions`` that are left."""
-        return [self.work.readers[i] for i in np.unique(self._set[positions[left[positions]]])]
+        return [self.work.positions[i] for i in np.unique(self._set[positions[left[positions]]])]
 
     def _grid(self, windows: int) -> IntArray:
         """A position in every so many windows along each axis of what is wanted, the last one too."""
@@ -208,7 +208,7 @@ class Sampling:
         return np.flatnonzero(chosen)
 
     def _forecast(self, values: Floats, measured: Flags, scale: float) -> Forecast:
-        """What is expected of a map whose measured values are finite."""
+        """The forecast of a map whose measured values are finite."""
         prediction = predict(self.window, values, measured)
         expected = prediction.variance * (self._set >= 0).reshape(values.shape) * scale
         prices = np.zeros(values.shape)
@@ -242,7 +242,7 @@ class Sampling:
 
 
 def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
-    """How many positions make so many windows, along every axis of the grid; at least one."""
+    """The number of positions in so many windows, along every axis of the grid; at least one."""
     return [
         max(1, round(windows * size / step))
         for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
@@ -251,7 +251,7 @@ def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
 
 
 def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
-    """What measuring a cell would save, itself and around it.
+    """The loss of SSIM that measuring a cell would save, in the cell and around it.
 
     What a measured cell explains of another falls off over the distance to those measured already: where they
     are dense it explains little but itself.
@@ -276,7 +276,7 @@ def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
 
 
 def _missed(forecast: Forecast, values: Floats, positions: IntArray | None) -> float:
-    """How far measurements were from their forecast, in multiples of what was expected; at least 1."""
+    """The distance of measurements from their forecast, in multiples of the expected one; at least 1."""
     squares = (values - forecast.prediction.values) ** 2
     missed, expected = (
         float((forecast.prices * each).ravel()[positions].sum())

@@ -94,7 +94,7 @@ class Watch:
 
 
 class Pace:
-    """How many positions are computed together.
+    """The number of positions that are computed together.
 
     In a watched run that is one at first, then what takes about ``WATCHED_SECONDS``.
 
@@ -112,7 +112,7 @@ class Pace:
         self.limit = 1 if watched else at_most
 
     def part(self, count: int) -> int:
-        """How many of ``count`` sets are handed to the session at once."""
+        """The number of sets, of ``count``, that are handed to the session at once."""
         return min(count, 8 * self.limit) if self.watched and self.limit else count
 
     def took(self, count: int, seconds: float) -> None:
@@ -155,19 +155,24 @@ def _measure(session: Session, positions: IntArray, builder: MapBuilder, watch: 
     start = 0
     while start < len(work.boxes):
         part = slice(start, start + pace.part(len(work.boxes)))
-        changes, readers = work.boxes[part], work.readers[part]
+        changes, alike = work.boxes[part], work.positions[part]
         began, watching = time.perf_counter(), watch.seconds
         for computed in session.compute(changes, pace.limit):
-            answered, outputs, dropped = _for_positions(computed, readers)
+            answered, outputs, dropped = _for_positions(computed, alike)
             builder.record(answered, outputs, dropped)
             watch.advance(len(answered), builder.heatmap)
         start += len(changes)
         pace.took(len(changes), time.perf_counter() - began - (watch.seconds - watching))
 
 
-def _for_positions(computed: Computed, readers: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
-    """Positions that the computed changes answer, and the output and the dropped effect of each."""
-    each = [readers[change] for change in computed.which]
+def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
+    """Positions that the computed changes answer, and the output and the dropped effect of each.
+
+    Args:
+        computed: The outputs of some changes.
+        alike: By change, the positions that make it.
+    """
+    each = [alike[change] for change in computed.which]
     positions, outputs, dropped = np.concatenate(each), computed.outputs, computed.dropped
     if len(positions) > len(each):
         repeats = np.array([len(mine) for mine in each])

@@ -1,4 +1,4 @@
-"""What approximation costs on images of a kind, and where to stop."""
+"""The cost of approximation on images of a kind, and stopping rules for them."""
 
 from krypton_engine.tuning.tuning import Tuning
 

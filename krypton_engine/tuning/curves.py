@@ -1,4 +1,4 @@
-"""How the approximate maps of samples came about: SSIM and time at every refinement."""
+"""Curves of the approximate maps of samples: SSIM and time at every refinement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _JUST_BEYOND = 1 + 1e-9
 
 @dataclass(frozen=True)
 class Stop:
-    """Where the map of one image was good enough.
+    """The point at which the map of one image was good enough.
 
     Attributes:
         computed: Distinct positions computed by then.
@@ -30,7 +30,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Curve:
-    """How the approximate map of one image came about, forecast by forecast.
+    """The course of one image's approximate map, forecast by forecast.
 
     Attributes:
         image: Fingerprint of the input.
@@ -90,7 +90,7 @@ class Curve:
         )
 
     def stop(self, target: float, factor: float) -> Stop:
-        """Where a factor on the expected loss stops.
+        """The point at which a factor on the expected loss stops.
 
         Args:
             target: SSIM that is asked for.

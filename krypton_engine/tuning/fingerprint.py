@@ -1,4 +1,4 @@
-"""What a tuning holds for: window, baseline, target, and what the model says of a fixed image of noise."""
+"""The purpose of a tuning: window, baseline, target, and the model's answer to a fixed image of noise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor
 from krypton_engine.heatmap.identity import Described, described, same_outputs
 from krypton_engine.perturbation.windows import SlidingWindow
 
-_LONGEST = 4096
+_MOST_OUTPUTS = 4096
 """Most numbers of a model's output that a fingerprint keeps."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a tuning is valid for: window, baseline, target and model.
+    """The purpose of a tuning: window, baseline, target and model.
 
     Attributes:
         input_shape: Of one example.
@@ -59,11 +59,11 @@ class Fingerprint:
             window.strides,
             described(baseline),
             target,
-            tuple(model(noise).double().flatten()[:_LONGEST].tolist()),
+            tuple(model(noise).double().flatten()[:_MOST_OUTPUTS].tolist()),
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What differs from another fingerprint, in words; empty where nothing does."""
+        """The differences from another fingerprint, in words; empty where there are none."""
         mine, theirs = (
             torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
         )

@@ -33,7 +33,7 @@ _HOPELESS: Look = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
 def replay(
     window: SlidingWindow, work: Work, measurable: Floats, exact: Floats, at_once: int = 1
 ) -> list[Look]:
-    """How an approximate map would have come about.
+    """The forecasts that a run would have made of a map that is already known.
 
     Args:
         window: The sliding window.
@@ -116,7 +116,7 @@ def curves_of(
         expected, similar, took_looking = (tuple(look[i] for look in looks) for i in (1, 2, 3))
         curves.append(
             Curve(
-                image, epsilon, len(work.readers), computed, expected, similar, took,
+                image, epsilon, len(work.positions), computed, expected, similar, took,
                 float(np.median(took_looking)) if looks else 0.0, opened - opening,
                 curves[0].exact_seconds if curves else took, at_once,
             )

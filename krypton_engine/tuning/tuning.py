@@ -1,4 +1,4 @@
-"""Which configuration keeps an SSIM target on images of a kind, with what confidence.
+"""The configuration that keeps an SSIM target on images of a kind, with a confidence.
 
 An approximate map carries its expected SSIM (`krypton_engine.approximation.ssim.expected_ssim`), which is
 right on the whole but not for every image. A tuning measures by how much: for images of the kind in question
@@ -50,10 +50,10 @@ _ASSURANCE = 0.8
 EPSILONS = 0.0, 0.1, 0.3, 0.6
 """What a tuning tries to trim, least first; see `krypton_engine.executors.base.Session.trimmed`."""
 
-_TO_CHOOSE = 2
+_MISSES_TO_CHOOSE_BY = 2
 """Images among the samples that may miss a target, before it is chosen how much to trim."""
 
-_WORTHWHILE = 0.8
+_MOST_TIME_WHEN_TRIMMED = 0.8
 """Share of the exact map's time that trimming must come down to on the first sample, or others do without."""
 
 _TARGETS = 0.8, 0.9, 0.95
@@ -66,7 +66,7 @@ replaying the steps of its time."""
 
 @dataclass(frozen=True)
 class Choice:
-    """How to reach a target.
+    """The way to reach a target.
 
     Attributes:
         epsilon: Threshold of trimming; 0 trims nothing.
@@ -81,7 +81,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Tuning(Value):
-    """What approximation costs on images of a kind, and where to stop.
+    """The cost of approximation on images of a kind, and stopping rules for them.
 
     Attributes:
         fingerprint: What the tuning is valid for.
@@ -143,7 +143,7 @@ class Tuning(Value):
 
         if not self.curves:
             return {}
-        chooses = len(self.images) * (1 - self.confidence) >= _TO_CHOOSE - 1e-9
+        chooses = len(self.images) * (1 - self.confidence) >= _MISSES_TO_CHOOSE_BY - 1e-9
         epsilons = self.epsilons if chooses else self.epsilons[:1]
         needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
         ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
@@ -209,7 +209,7 @@ class Tuning(Value):
         """
         if not self.curves and curves[0].positions:
             plain = curves[0].seconds
-            curves = [c for c in curves if not c.epsilon or c.seconds <= _WORTHWHILE * plain]
+            curves = [c for c in curves if not c.epsilon or c.seconds <= _MOST_TIME_WHEN_TRIMMED * plain]
         return replace(self, curves=(*self.curves, *curves))
 
     def check(self, found: Fingerprint) -> None:

@@ -26,7 +26,7 @@ DEMO_MODEL = "vgg16-brain-mri"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network that is known by name is made.
+    """The making of a network that is known by name.
 
     Attributes:
         build: From the number of classes (None: the usual one) to a freshly initialised network.

@@ -41,7 +41,7 @@ def walk(sampling, truth, share=1.0):
         step = sampling.next(np.where(measured, truth, np.nan), measured, step.trajectory)
         if step.forecast is not None:
             forecasts.append(step.forecast)
-            if step.forecast.computed >= share * len(sampling.work.readers):
+            if step.forecast.computed >= share * len(sampling.work.positions):
                 break
     return steps, forecasts, measured
 
@@ -93,9 +93,9 @@ def test_the_first_stages_are_grids(window):
 
 def test_equal_windows_come_together(window):
     truth = smooth_map(11)
-    readers = [np.array([2 * i, 2 * i + 1]) for i in range(truth.size // 2)] + [np.array([truth.size - 1])]
+    alike = [np.array([2 * i, 2 * i + 1]) for i in range(truth.size // 2)] + [np.array([truth.size - 1])]
     truth.flat[1::2] = truth.flat[:-1:2]
-    work = Work(np.zeros((len(readers), 3, 2), dtype=np.int64), readers, np.empty(0, dtype=np.int64))
+    work = Work(np.zeros((len(alike), 3, 2), dtype=np.int64), alike, np.empty(0, dtype=np.int64))
     steps, _, _ = walk(Sampling(window, work), truth)
     measured = np.zeros(truth.shape, dtype=bool)
     for step in steps:
@@ -188,8 +188,8 @@ def test_a_run_stops_where_its_replay_says(seed, size, shape, target, at_once):
     truth = gaussian_filter(generator.normal(size=window.grid_shape), generator.choice([0.5, 2, 4]))
     work = distinct_work(ChangedCells(window, differs), np.arange(truth.size))
     truth.flat[work.unchanged] = 0.0  # the base
-    for readers in work.readers:
-        truth.flat[readers] = truth.flat[readers[0]]
+    for alike in work.positions:
+        truth.flat[alike] = truth.flat[alike[0]]
     session, rule = Table(window, differs, truth), StoppingRule(target, at_once=at_once)
     builder = MapBuilder(window, session.base, lambda outputs: outputs[:, 0], fill=np.arange(truth.size))
     with Watch(truth.size, None, False) as watch:
@@ -205,7 +205,7 @@ def test_a_run_stops_where_its_replay_says(seed, size, shape, target, at_once):
         assert sum(session.asked) == computed
         assert found.ssim_estimate == SsimEstimate.of(expected)
     else:
-        assert sum(session.asked) == len(work.readers)
+        assert sum(session.asked) == len(work.positions)
         assert bool(found.measured.all())
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from krypton_engine import KryptonOcclusion
-from krypton_engine.executors.grouping import Grouping, WindowClasses, WindowGrouping
+from krypton_engine.executors.grouping import Grouping, WindowBins, WindowGrouping
 from krypton_engine.graph.ir import in_full
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -140,17 +140,17 @@ def test_groups_partition_and_hold_their_members(graph, data):
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_groups_of_windows_have_the_same_shapes_for_every_image(graph, data):
-    """Whatever an image leaves of a window's box, it lies in the box that the window's class shares."""
+    """Whatever an image leaves of a window's box, it lies in the box that the window's bin shares."""
     shape, strides = data.draw(st.sampled_from([((2, 4, 4), (2, 2, 3)), ((1, 5, 3), (1, 5, 1))]))
     window = SlidingWindow((2, 22, 30), shape, strides)
-    classes = WindowClasses(graph, window, data.draw(st.sampled_from([4, 30, len(window)])))
+    bins = WindowBins(graph, window, data.draw(st.sampled_from([4, 30, len(window)])))
     sizes = data.draw(st.sampled_from([[1], [3, 1], [32, 16, 8, 4]]))
     changes = torch.from_numpy(np.random.default_rng(data.draw(st.integers(0, 9))).random((2, 22, 30)) < 0.4)
     boxes = ChangedCells(window, changes.numpy()).boxes(np.arange(len(window)))
     boxes = boxes[(boxes[..., 1] > boxes[..., 0]).all(1)]
-    grouping = WindowGrouping(graph, boxes, sizes, classes)
+    grouping = WindowGrouping(graph, boxes, sizes, bins)
     assert sorted(np.concatenate(grouping.members).tolist()) == list(range(len(boxes)))
-    whole = WindowGrouping(graph, window.boxes(np.arange(len(window))), sizes, classes)
+    whole = WindowGrouping(graph, window.boxes(np.arange(len(window))), sizes, bins)
     known = {str(whole.group(members).extents) for members in whole.members}
     for members in grouping.members:
         assert 0 < len(members) <= sizes[0]
@@ -162,7 +162,7 @@ def test_groups_of_windows_have_the_same_shapes_for_every_image(graph, data):
 
 
 def test_groups_waste_little(graph):
-    """Classes of phases, not neighbours: shared boxes cost little more than boxes of their own."""
+    """Bins of phases, not neighbours: shared boxes cost little more than boxes of their own."""
     window = SlidingWindow((2, 22, 30), (2, 4, 4), (2, 1, 1))
     plan = Plan.of(graph, window)
     grouping = Grouping(graph, window.boxes(np.arange(len(window))), 32)

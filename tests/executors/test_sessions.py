@@ -61,7 +61,7 @@ def test_each_change_is_answered_once(session, limit):
         assert len(computed.which) == len(computed.outputs) and computed.dropped is None
         assert limit is None or len(computed.which) <= limit
         answered[computed.which] += 1
-        firsts = np.array([work.readers[i][0] for i in order[computed.which]])
+        firsts = np.array([work.positions[i][0] for i in order[computed.which]])
         torch.testing.assert_close(computed.outputs, session.truth[firsts], rtol=1e-4, atol=1e-5)
     assert (answered == 1).all()
 

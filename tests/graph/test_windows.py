@@ -140,17 +140,17 @@ def test_every_position_is_answered_once_by_what_it_changes(window, share, seed)
     differs = generator.random(window.input_shape) < share
     asked = generator.permutation(len(window))[: generator.integers(1, len(window) + 1)]
     work = distinct_work(ChangedCells(window, differs), asked)
-    answered = np.concatenate([work.unchanged, *work.readers])
+    answered = np.concatenate([work.unchanged, *work.positions])
     assert sorted(answered.tolist()) == sorted(asked.tolist())
     changes = {p: differs & cells(window, window.boxes(np.array([p]))[0]) for p in asked.tolist()}
     for p in work.unchanged.tolist():
         assert not changes[p].any()
     sets = []
-    for box, readers in zip(work.boxes, work.readers, strict=True):
-        for p in readers.tolist():
+    for box, alike in zip(work.boxes, work.positions, strict=True):
+        for p in alike.tolist():
             assert changes[p].any()
             assert np.array_equal(changes[p], differs & cells(window, box))
-        sets.append(changes[int(readers[0])].tobytes())
+        sets.append(changes[int(alike[0])].tobytes())
     assert len(set(sets)) == len(sets), "the same set of cells is computed twice"
 
 
@@ -158,7 +158,7 @@ def test_every_position_is_answered_once_by_what_it_changes(window, share, seed)
 def test_changed_cells_of_an_input_without_axes(differs):
     window = SlidingWindow((), (), ())
     work = distinct_work(ChangedCells(window, np.array(differs)), every(window))
-    assert sorted(np.concatenate([work.unchanged, *work.readers]).tolist()) == [0]
+    assert sorted(np.concatenate([work.unchanged, *work.positions]).tolist()) == [0]
 
 
 # --- regions of interest ------------------------------------------------------------------------------

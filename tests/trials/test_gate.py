@@ -75,7 +75,7 @@ SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM], ids
 
 @SIGNALS
 def test_an_evaluation_that_is_cut_short_holds_up_nobody(number, handlers, monkeypatch):
-    monkeypatch.setattr(export, "_PATIENCE", 600.0)
+    monkeypatch.setattr(export, "_LONGEST_WAIT", 600.0)
     x = torch.zeros(1, 3, 4, 4)
     for _ in cut_often(lambda: evaluate(lambda a: a.sum((1, 2, 3)), (x,), None), number):
         assert {each: signal.getsignal(each) for each in handlers} == handlers
@@ -118,7 +118,7 @@ def in_another_thread(work):
 
 @pytest.mark.parametrize("kind", ["evaluates", "explains", "captures"])
 def test_a_forward_that_waits_for_a_thread_even_while_it_is_exported(kind, image, monkeypatch):
-    monkeypatch.setattr(export, "_PATIENCE", 0.2)
+    monkeypatch.setattr(export, "_LONGEST_WAIT", 0.2)
     monkeypatch.setattr(export, "_STANDSTILL", 0.5)
     inner, outer, known = SmallCNN(), SmallCNN(), SmallCNN()
     KryptonOcclusion(known).attribute(image, WINDOW, STRIDES, target=1)

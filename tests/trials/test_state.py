@@ -641,7 +641,7 @@ def test_a_failure_that_passes_is_not_kept(image, monkeypatch):
 
 
 def test_a_forward_that_waits_for_a_thread_which_explains(image, monkeypatch):
-    monkeypatch.setattr(export, "_PATIENCE", 0.2)
+    monkeypatch.setattr(export, "_LONGEST_WAIT", 0.2)
     inner, outer = SmallCNN(), SmallCNN()
     found = []
 

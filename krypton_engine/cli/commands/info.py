@@ -107,7 +107,7 @@ def _read(path: Path) -> str:
 
 
 def extras_missing() -> dict[str, list[str]]:
-    """What is missing of every extra."""
+    """The missing packages of every extra."""
     import importlib.metadata
 
     try:

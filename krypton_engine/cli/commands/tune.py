@@ -169,7 +169,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
 
 def _counted(model: ZooModel, outputs: Sequence[Tensor]) -> str:
-    """How many pictures the model takes for what."""
+    """The number of pictures that the model takes for each class, in words."""
     counts = Counter(int(row.argmax()) for row in outputs)
     told = [f"{count} {class_name(model, index)}" for index, count in counts.most_common(4)]
     return ", ".join(told) + ", ..." * (len(counts) > 4)

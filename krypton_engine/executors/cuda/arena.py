@@ -63,7 +63,7 @@ class Arena:
         return mine
 
     def constant(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """What ``make`` makes, the same for all sessions, kept."""
+        """A tensor made once and shared by all sessions."""
         if key not in self._constants:
             self._constants[key] = make()
         return self._constants[key]
@@ -71,7 +71,7 @@ class Arena:
     def run(
         self, key: Any, coordinates: npt.NDArray[np.int32], compute: Callable[[Tensor], dict[int, Tensor]]
     ) -> dict[int, Tensor]:
-        """What ``compute`` makes of coordinates; recorded when a ``key`` comes for the second time.
+        """The values that ``compute`` makes of coordinates; recorded when a ``key`` comes a second time.
 
         Args:
             key: Equal for calls that do the same.
@@ -101,7 +101,7 @@ class Arena:
         return {index: value.clone() for index, value in out.items()}
 
     def _exit(self, index: int, value: Tensor) -> Tensor:
-        """Where all recorded groups leave a value."""
+        """The tensor in which all recorded groups leave a value."""
         mine = self._exits.get(index)
         if mine is None or len(mine) < len(value) or mine.dtype != value.dtype:
             self._exits[index] = mine = torch.empty_like(value)
@@ -170,7 +170,7 @@ _RECORDING = threading.Lock()
 
 
 def settings() -> tuple[Any, ...]:
-    """What PyTorch was told of how to compute: a recorded graph goes on as it was told then."""
+    """PyTorch's global settings that change arithmetic: a recorded graph keeps those of its recording."""
     return (
         precisions(),
         torch.are_deterministic_algorithms_enabled(),

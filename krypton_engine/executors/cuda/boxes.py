@@ -84,6 +84,6 @@ class Waiting:
     effect: Tensor
 
     def kept(self, positions: IntArray) -> Waiting:
-        """Some of them."""
+        """The boxes of some of the positions."""
         start = {axis: first[positions] for axis, first in self.start.items()}
         return replace(self, start=start, place=self.place[positions])

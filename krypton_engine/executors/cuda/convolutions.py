@@ -90,7 +90,7 @@ class Convolutions:
         return channels_last(y)
 
     def as_product(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
-        """The same: a row for every cell, of all that its window reads, times the weights."""
+        """A convolution without its bias: for every cell the row that its window reads, times the weights."""
         key, weights = ("product", node.index), self._basis.constant(convolution.weight, 1)
 
         def as_rows() -> Tensor:
@@ -113,7 +113,7 @@ class Convolutions:
         return Layout.of(node, frozenset()).as_value(rows, (at.copies, *sizes))
 
     def _unfolded(self, node: Node, sizes: list[int], first: int, copies: int, at: Boxes) -> Tensor:
-        """What the windows of some copies' boxes read, ``(cells, taps * channels)``."""
+        """The rows that the windows of some copies' boxes read, ``(cells, taps * channels)``."""
         source = self._graph.nodes[node.operands[0]]
         view = self._basis.views[source.index]
         reads, kernel, steps = [], [], []
@@ -176,7 +176,7 @@ class Convolutions:
         convolution: Convolution,
         at: Boxes,
     ) -> int:
-        """Which of several ways to compute a convolution is: measured once for boxes of about this size."""
+        """The number of the fastest of several ways, measured once for boxes of about this size."""
         if len(ways) == 1:
             return 0
         cells = at.copies * math.prod(at.extents[node.index].values())

@@ -49,7 +49,7 @@ class Race:
         return None if k == len(cuts) else cuts[k]
 
     def _timed_boxes(self, cuts: Sequence[Node]) -> list[float]:
-        """Seconds a position until each dominator is there, and until the output is."""
+        """Seconds a position until each dominator, and until the output, on boxes."""
         nodes, members = self.program.graph.nodes, self.group.members
         clock = Clock(self.basis.x.device)
         at = self.walk.started(self.group)
@@ -66,7 +66,7 @@ class Race:
         return [seconds / at.copies for seconds in clock.seconds()]
 
     def _timed_full(self, cuts: Sequence[Node]) -> list[float]:
-        """The same for full computation."""
+        """Seconds a position until each dominator, and until the output, in full."""
         graph, basis = self.program.graph, self.basis
         largest = max(node.bytes() for node in graph.nodes if node.depends)
         copies = min(len(self.group.members), max(1, self.batches.free // 4 // largest))

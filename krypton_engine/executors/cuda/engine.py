@@ -59,7 +59,7 @@ def architectures() -> str:
 
 
 def about(devices: int) -> str:
-    """What the engine was built for.
+    """The compute capabilities that the engine was built for, in words.
 
     Args:
         devices: How many GPUs PyTorch sees.
@@ -76,7 +76,7 @@ def about(devices: int) -> str:
 
 
 def capabilities(architectures: str) -> str:
-    """CMake's names of what was built as NVIDIA writes them.
+    """CMake's names of compute capabilities as NVIDIA writes them.
 
     Examples:
         >>> from krypton_engine.executors.cuda.engine import capabilities

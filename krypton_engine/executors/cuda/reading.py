@@ -1,4 +1,4 @@
-"""How kernels read boxes: where the cells of a value lie, and what is put together from them."""
+"""Reading of boxes by kernels: the places of a value's cells, and the boxes put together from them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reader:
         i: int,
         at: Boxes,
     ) -> Tensor:
-        """What the boxes of ``node`` need of its i-th operand."""
+        """The cells of its i-th operand that the boxes of ``node`` need."""
         source = self._graph.nodes[node.operands[i]]
         if not source.axes:
             return self._basis.constant(source.index, at.copies)
@@ -76,7 +76,7 @@ class Reader:
         into: Tensor | None = None,
         overlay: bool = False,
     ) -> Tensor:
-        """What `fetched` gives, put together from changed cells, view and padding.
+        """The cells that `fetched` gives, put together from changed cells, view and padding.
 
         Perhaps ``into`` given rows; an ``overlay`` leaves these as they are where a cell has no source.
         """
@@ -148,7 +148,7 @@ class Reader:
         return view.layout.as_value(rows, (copies, *box)) if into is None else into
 
     def read(self, node: Node, i: int, axis: int, at: Boxes, dense: bool = False) -> Any:
-        """How boxes of ``node`` read an operand along an axis; ``dense``: the gaps of a dilation too."""
+        """The way that boxes of ``node`` read along an axis; ``dense``: the gaps of a dilation too."""
         step = node.maps[i].get(axis)
         if axis in node.whole or axis not in node.axes:
             return self._kernels.Read()
@@ -163,7 +163,7 @@ class Reader:
         return self._kernels.Read(start=start, sources=sources)
 
     def cells(self, source: Node, at: Boxes) -> Any:
-        """Where the cells of a value lie."""
+        """The places of a value's cells, for a kernel."""
         view, boxes = self._basis.views[source.index], at.changed.get(source.index)
         axes = []
         for axis, size in zip(view.layout.axes, view.layout.sizes, strict=True):

@@ -131,7 +131,7 @@ class Shrinking:
         return found
 
     def _regrouped(self, following: Waiting) -> tuple[IntArray, Floats]:
-        """What is left of the boxes, ``(positions, axes of the input, 2)``, and the effect of the rest.
+        """The rests of the boxes, ``(positions, axes of the input, 2)``, and the effects of what was cut off.
 
         The one place where a session that has measured what is faster waits for the GPU.
         """

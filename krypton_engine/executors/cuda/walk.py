@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Walk:
-    """What computes the boxes of one example, for any group of positions.
+    """The way of one example's boxes through the graph, for any group of positions.
 
     Args:
         program: The graph made ready.
@@ -158,7 +158,7 @@ class Walk:
         return view.layout.as_value(rows, box)
 
     def exits(self, at: Boxes) -> dict[int, Tensor]:
-        """What the rest of the model goes on from, for every copy."""
+        """The values that the rest of the model goes on from, for every copy."""
         found = {}
         for node in self._program.exits:
             index, operand = node.index, self._program.averages.get(node.index)
@@ -223,7 +223,7 @@ class Walk:
         return table.reshape(-1, table.shape[2])
 
     def cut(self, node: Node, at: Boxes, threshold: float) -> tuple[Tensor, Tensor]:
-        """What is left of the boxes of a node, ``(copies, axes, 2)``, and the effect of the rest."""
+        """The rests of a node's boxes, ``(copies, axes, 2)``, and the effects of what was cut off."""
         view, copies, boxes = self._basis.views[node.index], at.copies, at.changed[node.index]
         cells = self._reader.cells(node, at)
         sizes = [boxes.extents[axis] for axis in view.layout.axes]

@@ -18,7 +18,7 @@ else:
 
 
 def instruction_sets() -> list[str]:
-    """What the engine's kernels can run on here, best first."""
+    """Instruction sets that the engine's kernels can run on here, best first."""
     return [] if MISSING else _native.instruction_sets()
 
 

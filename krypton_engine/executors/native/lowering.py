@@ -358,7 +358,7 @@ def _window(step: AxisMap) -> tuple[int, int, int, int, int, int]:
 
 
 def _limits(node: Node) -> dict[str, Any]:
-    """What the engine is told of a window that is clipped; see `krypton_engine.graph.ir.clipped`."""
+    """The engine's arguments for a window that is clipped; see `krypton_engine.graph.ir.clipped`."""
     steps = (node.maps[0][axis] for axis in (ROWS, COLUMNS))
     limits = tuple(step.limit if isinstance(step, WindowMap) else None for step in steps)
     return {} if limits == (None, None) else {"limits": limits}

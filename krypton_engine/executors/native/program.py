@@ -144,7 +144,7 @@ class NativeProgram:
         return (*cells, node.numel() // math.prod(cells))
 
     def as_node(self, index: int, given: Tensor) -> Tensor:
-        """What the engine gave for an exit, in the shape of its node."""
+        """The engine's answer for an exit, in the shape of its node."""
         node = self.graph.nodes[index]
         given = given.to(node.dtype)
         if index in self.vectors:

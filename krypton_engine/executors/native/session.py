@@ -39,7 +39,7 @@ class Standby:
 
     @property
     def opened(self) -> bool:
-        """Whether it was needed."""
+        """Whether the other session has been opened."""
         return self._session is not None
 
     @property

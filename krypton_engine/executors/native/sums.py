@@ -1,4 +1,4 @@
-"""What the engine computes at a time: a sum, and the epilogue that ends it."""
+"""Sums, the unit of the engine's work, and the epilogues that end them."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class _Part:
 
 
 def _parts(concatenation: Node, graph: Graph) -> dict[int, _Part]:
-    """What a concatenation alone reads, and once."""
+    """Operands that only this concatenation reads, with their place in it."""
     dim = concatenation.args[1] if len(concatenation.args) > 1 else concatenation.kwargs.get("dim", 0)
     read = list(refs(concatenation.args))
     sizes = [graph.nodes[i].shape[dim] for i in read]

@@ -138,7 +138,7 @@ class Walk:
     def room(
         self, node: Node, start: Mapping[int, IntArray], extents: Mapping[int, int]
     ) -> tuple[Tensor | None, bool]:
-        """Where an operator that can writes its boxes, and whether that is its own view's table.
+        """The memory that an operator writes its boxes to, if it can, and whether its own view holds it.
 
         What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
         """
@@ -158,7 +158,7 @@ class Walk:
         return place(self._basis.views[node.index], extents, copies), True
 
     def _left(self, node: Node) -> tuple[dict[int, IntArray], dict[int, IntArray], dict[int, int]]:
-        """What changes of ``node`` after its operands' boxes were cut, and the extents to share."""
+        """The bounds of the changes in ``node`` after its operands' boxes were cut; the extents to share."""
         lo, hi = {}, {}
         for axis in node.axes:
             changed = {
@@ -213,7 +213,7 @@ class Walk:
         start: Mapping[int, IntArray],
         extents: Mapping[int, int],
     ) -> Tensor:
-        """What a box of ``node`` reads of its i-th operand, composed from changed cells, view and padding."""
+        """The cells that a box of ``node`` reads of its i-th operand, from changes, view and padding."""
         source = self._graph.nodes[node.operands[i]]
         boxes = self._changed.get(source.index)
         if boxes is not None and boxes.value is not None and node.same_cells(i):

@@ -55,7 +55,7 @@ __all__ = [
 
 
 def localise(call: Call) -> Local:
-    """How ``call`` runs on a box, as its operator's rule says.
+    """The way that ``call`` runs on a box, by its operator's rule.
 
     Raises:
         NotLocal: With the reason.

@@ -1,4 +1,4 @@
-"""What all families of operators share: calls, rules and their answers, facts.
+"""The common ground of all families of operators: calls, rules and their answers, facts.
 
 A rule looks at one call and answers with a `Local`: how the call runs on a box. A rule raises `NotLocal` when
 the call mixes cells along the last axis it has, or is not known; the call then is part of the full
@@ -29,7 +29,7 @@ class NotLocal(Exception):
 
 @dataclass(frozen=True)
 class Local:
-    """How a call runs on boxes; see `krypton_engine.graph.ir.Node`."""
+    """The way that a call runs on boxes; see `krypton_engine.graph.ir.Node`."""
 
     roles: Roles
     on_box: BoxOperator
@@ -77,7 +77,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What holds of every call of an operator, whoever runs it.
+    """Facts that hold of every call of an operator, whichever executor runs it.
 
     Attributes:
         fresh: Whether the result lies in memory of its own, so that its reader may write over it.

@@ -23,7 +23,7 @@ def window_maps(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> dict[int, AxisMap]:
-    """How a window slides along each axis of ``node``, the dimensions from the third on."""
+    """The slide of a window along each axis of ``node``, the dimensions from the third on."""
     if len(node.shape) != len(call.shape) or node.roles[0] != BATCH:
         raise NotLocal(f"{call.name} of a value without its batch in front")
     if any(role == BATCH for role in node.roles[1:]):

@@ -63,7 +63,7 @@ class Edit:
 
 
 def reads_of(graph: Graph) -> Counter[int]:
-    """How often each value is read, the result once more."""
+    """The number of times that each value is read, the result once more."""
     counted = Counter(i for node in graph.nodes for i in refs((node.args, node.kwargs)))
     counted[graph.output] += 1
     return counted

@@ -69,7 +69,7 @@ def _takes_in(graph: Graph, node: Node) -> bool:
 
 
 def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields: Any) -> Node:
-    """``after`` as the end of the convolution that it reads."""
+    """The fused node: the convolution with the operator that reads it."""
     assert isinstance(convolution.on_box, Convolution)
     steps = (*(convolution.on_box.steps or (convolution.index,)), after.index)
     return replace(

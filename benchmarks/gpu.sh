@@ -28,13 +28,14 @@ step "$python" -m pip install -q --no-index --no-deps --no-build-isolation --tar
 # The folder of the sources has the package without what was built: it must not come first.
 export PYTHONPATH="$site:benchmarks" PYTHONSAFEPATH=1 KRYPTON_REQUIRE_CUDA=1
 step "$python" -m krypton_engine info
+# --confcutdir: nor by the sources' own conftest.py, which is there for the examples in docstrings.
 mapfile -t tests < <(grep -l 'mark\.gpu' tests/*/test_*.py) # others need a browser, and more
-step "$python" -m pytest -q -n 8 "${tests[@]}" -m gpu -k "not leak_nothing"
-step "$python" -m pytest -q "${tests[@]}" -m gpu -k leak_nothing # alone: it asks for the free memory of the device
+step "$python" -m pytest --confcutdir=tests -q -n 8 "${tests[@]}" -m gpu -k "not leak_nothing"
+step "$python" -m pytest --confcutdir=tests -q "${tests[@]}" -m gpu -k leak_nothing # alone: it asks for the free memory of the device
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         step compute-sanitizer --tool "$tool" --error-exitcode 1 \
-            "$python" -m pytest -q tests/executors/test_cuda.py -m gpu -k "like_captum or shrunk or half or recorded"
+            "$python" -m pytest --confcutdir=tests -q tests/executors/test_cuda.py -m gpu -k "like_captum or shrunk or half or recorded"
     done
 fi
 step "$python" benchmarks/gpu.py --out "$out/gpu.json"

@@ -1,5 +1,5 @@
 // The Python module krypton_engine._cuda. Pointers come as integers, as Tensor.data_ptr() gives them, and
-// streams as torch.cuda.Stream.cuda_stream does; krypton_engine/executors/cuda.py sees to what they point to.
+// streams as torch.cuda.Stream.cuda_stream does; krypton_engine/executors/cuda/ sees to what they point to.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>

@@ -108,15 +108,14 @@ def preparer_of(arguments: argparse.Namespace) -> Preparer:
     """The opener of sessions that the options ask for."""
     from krypton_engine.planning.planner import Preparer
 
-    return Preparer(arguments.executor, int(arguments.memory_budget * 2**20))
+    return Preparer(arguments.executor, _budget(arguments))
 
 
 def occlusion_of(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusion:
     """The engine for a model that the options ask for."""
     from krypton_engine import KryptonOcclusion
 
-    budget = int(arguments.memory_budget * 2**20)
-    return KryptonOcclusion(model.model, executor=arguments.executor, memory_budget=budget)
+    return KryptonOcclusion(model.model, executor=arguments.executor, memory_budget=_budget(arguments))
 
 
 def class_name(model: ZooModel, index: int) -> str:
@@ -173,3 +172,8 @@ def _near(given: str, names: Sequence[str]) -> list[int]:
     near = [name for name in names if re.search(rf"\b{re.escape(given)}\b", name)]
     near = near or difflib.get_close_matches(given, names, n=FEW_NAMES, cutoff=0.7)
     return [names.index(name) for name in near[:FEW_NAMES]]
+
+
+def _budget(arguments: argparse.Namespace) -> int | None:
+    """Bytes; None for the engine's own choice."""
+    return None if arguments.memory_budget is None else int(arguments.memory_budget * 2**20)

@@ -39,7 +39,10 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--executor", choices=EXECUTORS, default="auto", help="(auto)")
     parser.add_argument(
-        "--memory-budget", metavar="MiB", type=positive, default=2048.0, help="memory to work in (2048)"
+        "--memory-budget",
+        metavar="MiB",
+        type=positive,
+        help="memory to work in (2048, or an eighth of a GPU's where that is more)",
     )
 
 

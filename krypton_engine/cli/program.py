@@ -14,7 +14,7 @@ from krypton_engine.cli.command import INTERRUPTED, NOBODY_READS, USER_ERROR
 from krypton_engine.cli.messages import message
 from krypton_engine.cli.parser import build_parser
 from krypton_engine.cli.text import Text, tell
-from krypton_engine.errors import FallbackWarning
+from krypton_engine.errors import FallbackWarning, RoundingWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +80,7 @@ def _plain_warnings(debug: bool) -> Iterator[None]:
     with warnings.catch_warnings():
         if not debug:
             warnings.simplefilter("ignore")
-            warnings.simplefilter("always", FallbackWarning)
+            for ours in (FallbackWarning, RoundingWarning):
+                warnings.simplefilter("always", ours)
             warnings.showwarning = show
         yield

@@ -548,7 +548,7 @@ def test_gradients_within_a_budget(make, inputs):
             return first_order(graph, inputs, sites, lambda outputs: outputs.flatten(1)[:, 1], budget)
 
     low, least = 0, 2**31
-    while least - low > 1024:
+    while least - low > least / 256:
         middle = (low + least) // 2
         low, least = (low, middle) if found(middle) else (middle, least)
     assert least / 3 < peak_bytes(lambda: found(least)) <= least

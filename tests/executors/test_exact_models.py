@@ -15,6 +15,14 @@ from support.models import (
     zoo_case,
 )
 
+from krypton_engine.executors.native import engine
+
+ENGINES = ("resnet18", "inception_v3", "densenet121", "mobilenet_v2", "convnext_tiny", "vgg11_bn")
+"""Families that the C++ engine runs on its own, not PyTorch."""
+
+DEFAULT = tuple(name for name in FAMILIES if name != "vit_b_16")
+"""What is compared by default; the transformer of `test_no_gain` is enough there."""
+
 ALL = tuple(torchvision.models.list_models(module=torchvision.models))
 TIMM = ("resnet10t", "resnetblur18", "nf_regnet_b0")
 MONAI = ("3-D ResNet10", "2-D UNet with instance norm")
@@ -40,15 +48,23 @@ def exact(case: Case) -> Comparison:
     return found
 
 
-def exact_incrementally(case: Case) -> None:
+def exact_incrementally(case: Case) -> str:
+    """Who ran it, in words."""
     found = exact(case)
     assert found.warnings == ()
     assert found.heatmap.plan is not None and found.heatmap.plan.incremental
+    return found.heatmap.plan.executor
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *slow(n for n in ALL if n not in FAMILIES)])
+def by_the_engine(executor: str) -> bool:
+    """The C++ engine, with the best kernels that there are, where it is installed."""
+    return bool(engine.MISSING) or executor.startswith(f"native ({engine.instruction_sets()[0]}")
+
+
+@pytest.mark.parametrize("name", [*DEFAULT, *slow(n for n in ALL if n not in DEFAULT)])
 def test_torchvision(name, incremental_whatever_it_gains):
-    exact_incrementally(torchvision_case(name))
+    executor = exact_incrementally(torchvision_case(name))
+    assert name not in ENGINES or by_the_engine(executor), executor
 
 
 @pytest.mark.parametrize("name", [*TIMM, *slow(MORE_TIMM)])
@@ -66,7 +82,8 @@ def test_monai(name, incremental_whatever_it_gains):
 )
 def test_trained(name, image):
     """Real weights on a real image, as the planner would have it."""
-    exact_incrementally(zoo_case(name, image))
+    executor = exact_incrementally(zoo_case(name, image))
+    assert by_the_engine(executor), executor
 
 
 def test_no_gain():

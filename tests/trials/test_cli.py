@@ -642,7 +642,11 @@ def test_tables_break_no_word(folder, capsys, monkeypatch, columns, words):
         return capsys.readouterr().out
 
     narrow, wide = printed(columns), printed(1000)
-    assert narrow.split() == wide.split()
+    if words == ["info"]:
+        assert narrow.split() == wide.split()
+    else:  # columns are left out rather than folded, the last ones first
+        assert set(narrow.split()) <= set(wide.split())
+        assert {"MMACs", "operator"} <= set(narrow.split())
     assert all(len(line) <= columns or len(line.split()[-1]) > columns - 12 for line in narrow.splitlines())
 
 

@@ -13,7 +13,7 @@ from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap.identity import Described, described
 from krypton_engine.planning.question import Question
 from krypton_engine.tuning.fingerprint import Fingerprint
-from krypton_engine.tuning.tuning import Tuning
+from krypton_engine.tuning.tuning import Tuning, in_brief
 
 
 def fingerprint(
@@ -52,7 +52,9 @@ def accept(
     """
     if len(question.inputs) > 1:
         raise InputError(
-            "tuning", "for one input", problem=f"and the forward function has {len(question.inputs)}"
+            "tuning",
+            in_brief(tuning),
+            f"None for a forward function of {len(question.inputs)} inputs, since a tuning is for one input",
         )
     rows = len(question.inputs[0])
     base = question.base if activate is None else activate(question.base)

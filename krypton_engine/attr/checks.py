@@ -13,7 +13,7 @@ from krypton_engine.common.arguments import real, whole
 from krypton_engine.errors import InputError
 from krypton_engine.executors.registry import EXECUTORS
 from krypton_engine.run.adaptive import StoppingRule
-from krypton_engine.tuning.tuning import Tuning
+from krypton_engine.tuning.tuning import Tuning, in_brief
 
 Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
 Activate = Callable[[Tensor], Tensor] | None
@@ -94,14 +94,16 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
     Raises:
         InputError: No similarity, or a tuning without one.
     """
+    if tuning is not None and not isinstance(tuning, Tuning):
+        raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
     if ssim_target is None:
         if tuning is not None:
             raise InputError(
-                "tuning", "given without ssim_target", problem="the similarity that it is to reach"
+                "tuning",
+                in_brief(tuning),
+                "None without ssim_target, the similarity that a tuning is to reach",
             )
         return None
-    if tuning is not None and not isinstance(tuning, Tuning):
-        raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
     similarity = real(ssim_target) or 0.0
     if not 0 < similarity <= 1:
         raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")

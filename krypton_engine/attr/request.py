@@ -1,6 +1,6 @@
 """Requests: the arguments of every call, checked once, as values that the rest relies on.
 
-Nothing else in Krypton uses Captum's private helpers, which give arguments the forms that Captum gives them.
+Arguments take the forms that Captum gives them, by its private helpers in `krypton_engine.common.captum`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.question import Question
 from krypton_engine.run.adaptive import StoppingRule
-from krypton_engine.tuning.tuning import Tuning
+from krypton_engine.tuning.tuning import Tuning, in_brief
 
 Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
 Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
@@ -280,12 +280,16 @@ def _check_kept(request: MapRequest, budget: int) -> None:
 
 def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> None:
     if has_region:
-        raise InputError("tuning", "for whole maps", problem="with region, give ssim_target without it")
+        raise InputError(
+            "tuning",
+            in_brief(tuning),
+            "None with region, since a tuning is for whole maps",
+        )
     if request.known is not None and request.rule is not None:
         raise InputError(
             "tuning",
-            "for maps from their first position on",
-            problem="with resume, give ssim_target without it",
+            in_brief(tuning),
+            "None with resume, since a tuning is for maps from their first position on",
         )
     accept(tuning, request.question, request.target, request.activate)
 
@@ -362,7 +366,8 @@ def question_of(
     try:
         tensors, formatted = format_input_baseline(inputs, python_numbers(baselines))
     except (AssertionError, TypeError) as error:
-        raise InputError("baselines", f"not of Captum's kinds: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        raise InputError("baselines", shape_or_type(baselines), f"Captum's kinds ({said})") from None
     if not tensors or len(formatted) != len(tensors):
         raise InputError(
             "inputs",

@@ -223,7 +223,7 @@ class Tuning(Value):
         """
         if words := self.fingerprint.differences(found):
             raise InputError(
-                "tuning", "something else", problem=f"different are {', '.join(words)}", verb="was made for"
+                "tuning", in_brief(self), problem=f"made for something else: different are {', '.join(words)}"
             )
 
     def __str__(self) -> str:
@@ -324,6 +324,11 @@ class Tuning(Value):
         samples = Counter((curve.image, curve.epsilon) for curve in self.curves)
         if any(n > 1 for n in samples.values()) or {i for i, e in samples if not e} != self.images:
             raise ValueError("curves are not of every sample once")
+
+
+def in_brief(tuning: Tuning) -> str:
+    """A tuning in a few words, for messages."""
+    return f"one of {len(tuning.images)} image{'s' * (len(tuning.images) != 1)}"
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -657,7 +657,7 @@ def test_it_is_refused_when_the_model_has_changed_since(wide, tuning):
 def test_every_example_is_asked_for_its_baseline(wide, tuning):
     x = torch.cat([blobs(0), blobs(20)])
     baselines = torch.stack([torch.zeros(3, 64, 64), torch.ones(3, 64, 64)])
-    with pytest.raises(InputError, match="tuning was made for something else.*baseline"):
+    with pytest.raises(InputError, match="tuning is one of.*made for something else.*baseline"):
         KryptonOcclusion(wide).attribute(
             x, WINDOW, STRIDES, baselines=baselines, target=1, ssim_target=0.9, tuning=tuning
         )
@@ -708,7 +708,7 @@ def test_it_is_refused_elsewhere(wide, tuning):
         "activation": {"activation": "softmax"},
     }
     for name, change in other.items():
-        with pytest.raises(InputError, match=f"tuning was made for something else.*{name}"):
+        with pytest.raises(InputError, match=f"tuning is one of.*made for something else.*{name}"):
             occlusion.heatmap(**(call | change), tuning=tuning)
     with pytest.raises(InputError, match="tuning is for maps from their first position on"):
         occlusion.heatmap(**call, tuning=tuning, resume=occlusion.heatmap(**call))

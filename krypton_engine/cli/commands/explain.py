@@ -59,7 +59,11 @@ def _explain(arguments: argparse.Namespace) -> int:
     outputs = arguments.out or [Path("heatmap.png")]
     check_outputs(outputs, ENDINGS, [arguments.image])
     if arguments.tuning is not None and arguments.ssim is None:
-        raise InputError("--tuning", "given without --ssim", problem="the similarity that it is to reach")
+        raise InputError(
+            "--tuning",
+            repr(str(arguments.tuning)),
+            "none without --ssim, the similarity that a tuning is to reach",
+        )
     tuning = None if arguments.tuning is None else read_tuning("--tuning", arguments.tuning)
     image = zoo.load_image(arguments.image)
     model = load(arguments, arguments.weights or "pretrained")

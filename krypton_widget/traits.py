@@ -90,7 +90,7 @@ class Real(Control, traitlets.Float[Any, Any]):
 
 
 class OneOf(Control, traitlets.Enum[Any]):
-    """One of a few words."""
+    """A trait whose value is one of a few words."""
 
     def __init__(self, values: Sequence[str], default: str) -> None:
         super().__init__(values, default)

@@ -97,7 +97,7 @@ class OneOf(Control, traitlets.Enum[Any]):
         self.accepted = ", ".join(map(repr, values))
 
     def validate(self, obj: Any, value: Any) -> str:
-        """One of the words.
+        """The value, if it is one of the words.
 
         Raises:
             ControlError: The value is none of them.
@@ -172,7 +172,7 @@ class Step(Whole):
 
 
 class ClassIndex(Whole):
-    """One of a model's classes; None for the predicted one.
+    """A trait whose value is a class of a model; None for the predicted one.
 
     Args:
         count: Number of classes.
@@ -195,7 +195,7 @@ class ClassIndex(Whole):
 
 
 class ImageIndex(Whole):
-    """One of the images.
+    """A trait whose value is the number of an image.
 
     Args:
         count: Number of images.

@@ -24,11 +24,12 @@ lab: $(VENV)/.installed-lab ## open JupyterLab on the explorer notebook
 # What the tests of the widget's page take from npm (axe-core), where there is npm; else they say what is missing.
 FRONT := $(if $(shell command -v npm),js/node_modules/.package-lock.json)
 
+# By file, so that what a file's tests share is made once (pytest-xdist's groups do nothing under pytest 9.2).
 test: $(VENV)/.installed-test $(FRONT) ## run the default tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-test $(FRONT) ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
 notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print
 	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)

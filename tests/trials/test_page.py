@@ -27,8 +27,6 @@ if CHROMIUM is None:
     pytest.skip("needs Chromium", allow_module_level=True)
 
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 SIZE = (48, 64)
 
 # As Jupyter does: every widget loads the file for itself, and every view of it is rendered.

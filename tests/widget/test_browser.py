@@ -25,9 +25,6 @@ if CHROMIUM is None:
     pytest.skip("needs Chromium", allow_module_level=True)
 
 
-# One process for all of them: they share a page, and machines are small.
-pytestmark = pytest.mark.xdist_group("browser")
-
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js"
 
@@ -390,7 +387,8 @@ gc.collect()
 # Not the resident set, which grows for a while with what the allocator has been given back and keeps.
 heap = psutil.heap_info()
 held = heap.heap_used + heap.mmap_used
-held -= sum(each.size for each in gc.get_objects() if isinstance(each, Memory))
+# Not isinstance, which asks proxies of PyTorch's; they warn.
+held -= sum(each.size for each in gc.get_objects() if type(each) is Memory)
 print(workers, int(low >= 0.95), float(difference), held)
 """
 

@@ -48,7 +48,8 @@ class _Kept:
 
     Attributes:
         key: What the capture is for.
-        found: The graph, or the reason.
+        graph: None where there is none, or its weights are gone.
+        reason: Why there is no graph.
         state: The callable's when the capture was made.
         final: Whether another try in this state would end in the same.
         idle: Names of values in the state, such as counters, which changed once, and the graph did not.
@@ -57,7 +58,8 @@ class _Kept:
     """
 
     key: Any
-    found: Graph | str
+    graph: Graph | None
+    reason: str
     state: State
     final: bool = True
     idle: set[str] = field(default_factory=set)
@@ -74,21 +76,21 @@ class _Kept:
 
         def gone(_: weakref.ref[Tensor]) -> None:
             if (kept := this()) is not None:
-                kept.found, kept.final = "its weights are gone", False
+                kept.reason, kept.graph, kept.final = "its weights are gone", None, False
 
-        if isinstance(self.found, Graph):
+        if self.graph is not None:
             own = {id(each) for module in modules for each in (*module.parameters(), *module.buffers())}
-            weights = (source() for source in self.found.sources)
+            weights = (source() for source in self.graph.sources)
             self._weights = [
                 weakref.ref(each, gone) for each in weights if each is not None and id(each) in own
             ]
 
     def is_stale(self) -> bool:
         """Whether a tensor that the graph was made of has been written to."""
-        found = self.found  # which `end_with` may replace at any time
-        if isinstance(found, str):
+        graph = self.graph  # which `end_with` may let go of at any time
+        if graph is None:
             return False
-        now = zip((source() for source in found.sources), self.versions, strict=True)
+        now = zip((source() for source in graph.sources), self.versions, strict=True)
         return any(tensor is not None and version_of(tensor) != version for tensor, version in now)
 
     def changes_since(self, key: Any, state: State) -> Set[str] | None:
@@ -108,7 +110,7 @@ class _Kept:
         Only numbers, collections and results come to be idle. Graphs share their weights with the model, and
         so with each other: a stale one looks like that which follows it.
         """
-        if self.key != other.key or self.is_stale() or not _same(self.found, other.found):
+        if self.key != other.key or self.is_stale() or not self.same(other):
             return False
         changed = differences(self.state, other.state)
         states = (self.state, other.state)
@@ -126,9 +128,16 @@ class _Kept:
         A graph after a reason shows nothing: of a random function, say, any graph has the same reason.
         """
         changed = self.changes_since(other.key, other.state)
-        if not changed or not changed <= self.idle or isinstance(self.found, str):
+        if not changed or not changed <= self.idle or self.graph is None:
             return frozenset()
-        return frozenset() if _same(self.found, other.found) else changed
+        return frozenset() if self.same(other) else changed
+
+    def same(self, other: _Kept) -> bool:
+        """Whether two captures found the same: graphs that compute the same, or one reason."""
+        mine, its = self.graph, other.graph
+        if mine is None or its is None:
+            return mine is its and self.reason == other.reason
+        return mine.same(its)
 
 
 @dataclass(eq=False)
@@ -203,8 +212,8 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
         memory.append(kept)
         taken = 0
         for i, each in reversed(list(enumerate(memory[:-1]))):
-            graph = each.found
-            taken += _PROGRAMS * graph.constant_bytes if isinstance(graph, Graph) else 0
+            graph = each.graph
+            taken += _PROGRAMS * graph.constant_bytes if graph is not None else 0
             if taken > _LARGEST_MEMORY or i + _MOST_CAPTURES < len(memory):
                 del memory[: i + 1]
                 break
@@ -214,14 +223,7 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
 def _forget(memory: list[_Kept], key: Any) -> None:
     """Forget graphs that were made for ``key``: one of them is wrong."""
     with _remembering:
-        memory[:] = [kept for kept in memory if kept.key != key or isinstance(kept.found, str)]
-
-
-def _same(mine: Graph | str, other: Graph | str) -> bool:
-    """Whether two captures say the same."""
-    if isinstance(mine, str) or isinstance(other, str):
-        return mine == other
-    return mine.same(other)
+        memory[:] = [kept for kept in memory if kept.key != key or kept.graph is None]
 
 
 @dataclass(frozen=True)
@@ -273,32 +275,31 @@ class Source:
         return self.function(*tensors[: len(self.inputs)], *rest)
 
     def capture(self, state: State) -> _Kept:
-        """The graph, or why there is none: a word, since an exception would keep what its frames hold."""
+        """The graph, or why there is none: in words, since an exception would keep what its frames hold."""
 
-        def kept(found: Graph | str, final: bool = True) -> _Kept:
-            new = _Kept(self.key, found, state, final)
-            new.end_with(modules)
-            return new
+        def without(reason: str, final: bool = True) -> _Kept:
+            return _Kept(self.key, None, reason, state, final)
 
         x, batched, modules = self.inputs[self.occluded], self.batched, modules_of(self.function)
         if x.is_complex() or x.ndim < 3 or not batched[self.occluded] or math.prod(x.shape) == 0:
-            return kept("the input has no axis that windows could slide along incrementally")
+            return without("the input has no axis that windows could slide along incrementally")
         try:
             function = self if self.additional else self.function
             program = export(function, modules, self.tensors, batched)
         except ExportError as error:
             first = str(error).strip().splitlines()
-            return kept(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+            return without(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
         held = (*program.state_dict.values(), *program.constants.values())
         versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
         try:
-            found = kept(simplified(translate(program, batched, self.occluded)))
+            graph = simplified(translate(program, batched, self.occluded))
         except CaptureError as error:
-            return kept(str(error))
+            return without(str(error))
         except Exception as error:  # what the translation did not foresee
-            return kept(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
-        assert isinstance(found.found, Graph)
-        found.versions = tuple(versions[id(source())] for source in found.found.sources)
+            return without(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
+        found = _Kept(self.key, graph, "", state)
+        found.end_with(modules)
+        found.versions = tuple(versions[id(source())] for source in graph.sources)
         return found
 
 
@@ -340,10 +341,10 @@ def capture(source: Source, *, again: bool = False) -> Graph:
             raise CaptureError(str(error)) from None
         with _capturing:  # what another thread has captured meanwhile need not be captured again
             kept = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
-    found = kept.found
-    if isinstance(found, str):
-        raise CaptureError(found)
-    return found
+    graph = kept.graph
+    if graph is None:
+        raise CaptureError(kept.reason)
+    return graph
 
 
 def refuse(source: Source, reason: str) -> None:
@@ -353,4 +354,4 @@ def refuse(source: Source, reason: str) -> None:
     """
     memory, key, state = _memory(source.function), source.key, source.observed()
     _forget(memory, key)
-    _remember(memory, _Kept(key, reason, state))
+    _remember(memory, _Kept(key, None, reason, state))

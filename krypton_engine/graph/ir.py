@@ -243,7 +243,8 @@ class Graph:
         batched: For every input, whether its first dimension is the batch.
         sources: Parameters and buffers that the graph was captured from: weakly, since a parameter may refer
             to the model that the graph is to live as long as.
-        programs: The graph made ready, by executor; kept here so that they live as long as it does.
+        programs: The graph made ready, by executor. Of the graph itself, since every program refers to its
+            graph: any table beside it, keyed weakly too, would hold both for good.
     """
 
     nodes: list[Node]

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarning
 from krypton_engine.executors import registry
-from krypton_engine.executors.base import Program, Session, Unsupported
+from krypton_engine.executors.base import Program, Session, Unsupported, kept
 from krypton_engine.executors.full import FullSession
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.ir import Graph, in_full
@@ -221,9 +222,7 @@ class Preparer:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
         plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
-            if "in full" not in graph.programs:
-                graph.programs["in full"] = in_full(graph)
-            graph = graph.programs["in full"]
+            graph = kept(graph, "in full", partial(in_full, graph))
             full = Plan.of(graph, window)
             last = registry.preferred(device)[-1]
             return Ready(plan, graph, full, last.program(graph, full, device), "full inference")

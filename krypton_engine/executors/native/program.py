@@ -11,12 +11,12 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
+from krypton_engine.executors import registry
 from krypton_engine.executors.base import Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import Lowering
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
-from krypton_engine.executors.reference.executor import EXECUTOR as STANDBY
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs
 from krypton_engine.plan.measured import Costs
@@ -71,14 +71,14 @@ class NativeProgram:
     def open(
         self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
     ) -> NativeSession:
-        """See `krypton_engine.executors.base.Program.open`; the reference executor stands by."""
+        """See `krypton_engine.executors.base.Program.open`; the executor that runs every graph stands by."""
         device = inputs[self.graph.occluded].device
 
-        def reference() -> Session:
-            program = STANDBY.program(self.graph, plan, device)
+        def last_resort() -> Session:
+            program = registry.preferred(device)[-1].program(self.graph, plan, device)
             return program.open(plan, inputs, baseline, memory_budget)
 
-        return NativeSession(self, plan, inputs, baseline, memory_budget, Standby(reference))
+        return NativeSession(self, plan, inputs, baseline, memory_budget, Standby(last_resort))
 
     def extents(self, plan: Plan) -> IntArray:
         """The largest box of every value of the engine: ``(values, 2)``."""

@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import Epilogue
-from krypton_engine.graph.operators.base import (
-    Call,
-    Facts,
-    Local,
-    NotLocal,
-    declare,
-    local_operand,
-    mixing,
-    rule,
-)
+from krypton_engine.graph.operators import base
 
 aten = torch.ops.aten
 
@@ -45,52 +36,54 @@ def _elu(arguments: Mapping[str, Any]) -> Epilogue | None:
     return Epilogue(function="elu", parameter=float(arguments["alpha"]))
 
 
-declare(
+base.declare(
     aten.relu.default,
-    Facts(in_place=aten.relu_.default, out=_relu_into, epilogue=lambda _: Epilogue(low=0.0)),
+    base.Facts(in_place=aten.relu_.default, out=_relu_into, epilogue=lambda _: Epilogue(low=0.0)),
 )
-declare(
+base.declare(
     aten.hardtanh.default,
-    Facts(in_place=aten.hardtanh_.default, out=aten.hardtanh.out, epilogue=_clamp),
+    base.Facts(in_place=aten.hardtanh_.default, out=aten.hardtanh.out, epilogue=_clamp),
 )
-declare(aten.clamp.default, Facts(epilogue=_clamp))
-declare(aten.clamp_min.default, Facts(epilogue=_clamp))
-declare(
+base.declare(aten.clamp.default, base.Facts(epilogue=_clamp))
+base.declare(aten.clamp_min.default, base.Facts(epilogue=_clamp))
+base.declare(
     aten.silu.default,
-    Facts(in_place=aten.silu_.default, out=aten.silu.out, epilogue=lambda _: Epilogue(function="silu")),
+    base.Facts(in_place=aten.silu_.default, out=aten.silu.out, epilogue=lambda _: Epilogue(function="silu")),
 )
-declare(
+base.declare(
     aten.hardswish.default,
-    Facts(
+    base.Facts(
         in_place=aten.hardswish_.default,
         out=aten.hardswish.out,
         epilogue=lambda _: Epilogue(function="hardswish"),
     ),
 )
-declare(
+base.declare(
     aten.sigmoid.default,
-    Facts(
+    base.Facts(
         in_place=aten.sigmoid_.default, out=aten.sigmoid.out, epilogue=lambda _: Epilogue(function="sigmoid")
     ),
 )
-declare(aten.hardsigmoid.default, Facts(epilogue=lambda _: Epilogue(function="hardsigmoid")))
-declare(aten.tanh.default, Facts(epilogue=lambda _: Epilogue(function="tanh")))
-declare(
+base.declare(aten.hardsigmoid.default, base.Facts(epilogue=lambda _: Epilogue(function="hardsigmoid")))
+base.declare(aten.tanh.default, base.Facts(epilogue=lambda _: Epilogue(function="tanh")))
+base.declare(
     aten.leaky_relu.default,
-    Facts(epilogue=lambda given: Epilogue(function="leaky_relu", parameter=float(given["negative_slope"]))),
+    base.Facts(
+        epilogue=lambda given: Epilogue(function="leaky_relu", parameter=float(given["negative_slope"]))
+    ),
 )
-declare(aten.elu.default, Facts(epilogue=_elu))
-declare(
+base.declare(aten.elu.default, base.Facts(epilogue=_elu))
+base.declare(
     aten.gelu.default,
-    Facts(
+    base.Facts(
         epilogue=lambda given: Epilogue(function="gelu" if given["approximate"] == "none" else "gelu_tanh")
     ),
 )
 
 
-@rule("prelu", "_prelu_kernel")
-def _prelu(call: Call) -> Local:
-    node = local_operand(call, call.args[0])
+@base.rule("prelu", "_prelu_kernel")
+def _prelu(call: base.Call) -> base.Local:
+    node = base.local_operand(call, call.args[0])
     if node.roles[1] is not None and call.node(call.args[1]).numel() > 1:
-        raise NotLocal("prelu with a weight that varies along an axis")
-    return mixing(call, node, [])
+        raise base.NotLocal("prelu with a weight that varies along an axis")
+    return base.mixing(call, node, [])

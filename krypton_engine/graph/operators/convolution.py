@@ -5,16 +5,7 @@ from __future__ import annotations
 import torch
 
 from krypton_engine.graph.ir import BATCH, Convolution
-from krypton_engine.graph.operators.base import (
-    Call,
-    Facts,
-    Local,
-    NotLocal,
-    declare,
-    local_operand,
-    rule,
-    touched,
-)
+from krypton_engine.graph.operators import base
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 
 aten = torch.ops.aten
@@ -22,16 +13,16 @@ aten = torch.ops.aten
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 for _name in CONVOLUTIONS:
-    declare(getattr(aten, _name).default, Facts(fresh=True))
-    declare(getattr(aten, _name).padding, Facts(fresh=True))
+    base.declare(getattr(aten, _name).default, base.Facts(fresh=True))
+    base.declare(getattr(aten, _name).padding, base.Facts(fresh=True))
 
 
-@rule(*CONVOLUTIONS)
-def _convolution(call: Call) -> Local:
-    node = local_operand(call, call["input"])
+@base.rule(*CONVOLUTIONS)
+def _convolution(call: base.Call) -> base.Local:
+    node = base.local_operand(call, call["input"])
     weight, bias = call["weight"], call["bias"]
     if any(call.node(ref).depends for ref in (weight, bias) if ref is not None):
-        raise NotLocal("convolution with changing weights")
+        raise base.NotLocal("convolution with changing weights")
     count = len(call.shape) - 2
     stride, dilation = per_dim(call["stride"], count), per_dim(call["dilation"], count)
     kernel = call.node(weight).shape[2:]
@@ -43,11 +34,11 @@ def _convolution(call: Call) -> Local:
         padding = right = per_dim(call["padding"], count)
     for dim, (before, after) in enumerate(zip(padding, right, strict=True)):
         if before != after and node.roles[2 + dim] is None:
-            raise NotLocal("uneven 'same' padding of an opaque dimension")
+            raise base.NotLocal("uneven 'same' padding of an opaque dimension")
     maps = window_maps(call, node, kernel, stride, padding, dilation)
     convolution = Convolution(
         weight.node, bias.node if bias is not None else None, stride, padding, dilation, call["groups"]
     )
-    return Local(
-        (BATCH, None, *node.roles[2:]), convolution, (node.index,), (maps,), touched(node.roles, [1])
+    return base.Local(
+        (BATCH, None, *node.roles[2:]), convolution, (node.index,), (maps,), base.touched(node.roles, [1])
     )

@@ -9,18 +9,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import Reindex
-from krypton_engine.graph.operators.base import (
-    Call,
-    Facts,
-    Local,
-    NotLocal,
-    axis_of,
-    declare,
-    local_operand,
-    merged,
-    positive,
-    rule,
-)
+from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import IndexMap
 
 
@@ -35,18 +24,18 @@ def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
     return out
 
 
-declare(torch.ops.aten.cat.default, Facts(out=_side_by_side))
+base.declare(torch.ops.aten.cat.default, base.Facts(out=_side_by_side))
 
 
-@rule("cat")
-def _cat(call: Call) -> Local:
+@base.rule("cat")
+def _cat(call: base.Call) -> base.Local:
     tensors = call["tensors"]
     rank = len(call.shape)
-    dim = positive(call["dim"], rank)
-    dependent = [local_operand(call, ref) for ref in tensors if call.node(ref).depends]
+    dim = base.positive(call["dim"], rank)
+    dependent = [base.local_operand(call, ref) for ref in tensors if call.node(ref).depends]
     if dependent[0].roles[dim] is None:
-        return merged(call, dependent, call.shape, free=(dim,))
-    axis = axis_of(call, dependent[0], dim)
+        return base.merged(call, dependent, call.shape, free=(dim,))
+    axis = base.axis_of(call, dependent[0], dim)
     operands, maps, start = [], [], 0
     for ref in tensors:
         node = call.node(ref)
@@ -55,36 +44,36 @@ def _cat(call: Call) -> Local:
             shape = (*call.shape[:dim], n, *call.shape[dim + 1 :])
             ref = call.align(ref, dependent[0].roles, shape)
         elif node.roles != dependent[0].roles:
-            raise NotLocal("cat of values with different roles")
+            raise base.NotLocal("cat of values with different roles")
         source = np.full(call.shape[dim], -1, dtype=np.int64)
         source[start : start + n] = np.arange(n)
         operands.append(ref.node)
         maps.append({axis: IndexMap(n, tuple(source.tolist()))})
         start += n
-    return Local(dependent[0].roles, Reindex(), tuple(operands), tuple(maps))
+    return base.Local(dependent[0].roles, Reindex(), tuple(operands), tuple(maps))
 
 
-@rule("stack")
-def _stack(call: Call) -> Local:
-    dim = positive(call["dim"], len(call.shape))
-    dependent = [local_operand(call, ref) for ref in call["tensors"] if call.node(ref).depends]
-    local = merged(call, dependent, dependent[0].shape, free=())
+@base.rule("stack")
+def _stack(call: base.Call) -> base.Local:
+    dim = base.positive(call["dim"], len(call.shape))
+    dependent = [base.local_operand(call, ref) for ref in call["tensors"] if call.node(ref).depends]
+    local = base.merged(call, dependent, dependent[0].shape, free=())
     return replace(local, roles=(*local.roles[:dim], None, *local.roles[dim:]))
 
 
-@rule("slice_scatter")
-def _slice_scatter(call: Call) -> Local:
+@base.rule("slice_scatter")
+def _slice_scatter(call: base.Call) -> base.Local:
     inner, outer = call["src"], call["self"]
-    dependent = [local_operand(call, ref) for ref in (outer, inner) if call.node(ref).depends]
+    dependent = [base.local_operand(call, ref) for ref in (outer, inner) if call.node(ref).depends]
     roles = dependent[0].roles
-    dim = positive(call["dim"], len(roles))
+    dim = base.positive(call["dim"], len(roles))
     n = call.shape[dim]
     inside = range(*slice(call["start"], call["end"], call["step"]).indices(n))
     if any(node.roles != roles for node in dependent):
-        raise NotLocal("slice_scatter of values with different roles")
+        raise base.NotLocal("slice_scatter of values with different roles")
     if roles[dim] is None:
-        return merged(call, dependent, call.shape, free=(dim,))
-    axis = axis_of(call, dependent[0], dim)
+        return base.merged(call, dependent, call.shape, free=(dim,))
+    axis = base.axis_of(call, dependent[0], dim)
     source = np.full(n, -1, dtype=np.int64)
     source[list(inside)] = np.arange(len(inside))
     kept = np.arange(n)
@@ -100,4 +89,4 @@ def _slice_scatter(call: Call) -> Local:
         {axis: IndexMap(size, tuple(cells.tolist()))}
         for size, cells in zip(sizes, (kept, source), strict=True)
     )
-    return Local(roles, Reindex(), tuple(ref.node for ref in aligned), maps)
+    return base.Local(roles, Reindex(), tuple(ref.node for ref in aligned), maps)

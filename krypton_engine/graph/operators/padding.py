@@ -6,16 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from krypton_engine.graph.operators.base import (
-    Call,
-    Local,
-    NotLocal,
-    axis_of,
-    mixing,
-    only_dependent,
-    reindexed,
-    rule,
-)
+from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import IndexMap
 
 
@@ -33,8 +24,8 @@ def _padding_map(n: int, before: int, after: int, mode: str) -> IndexMap:
     return IndexMap(n, tuple(cells.tolist()))
 
 
-def _pad_by(call: Call, pads: Sequence[int], mode: str, fill: float) -> Local:
-    node = only_dependent(call)
+def _pad_by(call: base.Call, pads: Sequence[int], mode: str, fill: float) -> base.Local:
+    node = base.only_dependent(call)
     rank = len(node.shape)
     maps: dict[int, IndexMap] = {}
     opaque = []
@@ -45,27 +36,27 @@ def _pad_by(call: Call, pads: Sequence[int], mode: str, fill: float) -> Local:
             if node.roles[dim] is None:
                 opaque.append(dim)
             else:
-                maps[axis_of(call, node, dim)] = _padding_map(node.shape[dim], before, after, mode)
+                maps[base.axis_of(call, node, dim)] = _padding_map(node.shape[dim], before, after, mode)
     if opaque and maps:
-        raise NotLocal("padding of axes and opaque dimensions at once")
-    return mixing(call, node, opaque) if opaque else reindexed(node, maps, fill)
+        raise base.NotLocal("padding of axes and opaque dimensions at once")
+    return base.mixing(call, node, opaque) if opaque else base.reindexed(node, maps, fill)
 
 
-@rule("constant_pad_nd")
-def _constant_pad(call: Call) -> Local:
+@base.rule("constant_pad_nd")
+def _constant_pad(call: base.Call) -> base.Local:
     return _pad_by(call, call["pad"], "constant", float(call["value"]))
 
 
-@rule("pad")
-def _pad(call: Call) -> Local:
+@base.rule("pad")
+def _pad(call: base.Call) -> base.Local:
     return _pad_by(call, call["pad"], call["mode"], float(call["value"] or 0.0))
 
 
-@rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
-def _reflection_pad(call: Call) -> Local:
+@base.rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
+def _reflection_pad(call: base.Call) -> base.Local:
     return _pad_by(call, call["padding"], "reflect", 0.0)
 
 
-@rule("replication_pad1d", "replication_pad2d", "replication_pad3d")
-def _replication_pad(call: Call) -> Local:
+@base.rule("replication_pad1d", "replication_pad2d", "replication_pad3d")
+def _replication_pad(call: base.Call) -> base.Local:
     return _pad_by(call, call["padding"], "replicate", 0.0)

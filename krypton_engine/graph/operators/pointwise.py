@@ -7,22 +7,23 @@ from typing import Any
 import torch
 
 from krypton_engine.graph.ir import Ref, refs
-from krypton_engine.graph.operators.base import Call, Facts, Local, declare, local_operand, merged, rule
+from krypton_engine.graph.operators import base
 
 aten = torch.ops.aten
 
 IDENTITIES = {"clone", "alias", "detach", "contiguous", "lift_fresh_copy", "lift_fresh"}
 """Operators whose result is their first argument."""
 
-declare(aten.add.Tensor, Facts(in_place=aten.add_.Tensor, out=aten.add.out))
+base.declare(aten.add.Tensor, base.Facts(in_place=aten.add_.Tensor, out=aten.add.out))
 
 
-@rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")  # which PyTorch does not tag
-def pointwise(call: Call) -> Local:
+# Which PyTorch does not tag as pointwise.
+@base.rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")
+def pointwise(call: base.Call) -> base.Local:
     """Element by element, operands broadcast against each other."""
     operands = [Ref(index) for index in dict.fromkeys(refs((call.args, dict(call.kwargs))))]
-    dependent = [local_operand(call, ref) for ref in operands if call.node(ref).depends]
-    return merged(call, dependent, call.shape, free=())
+    dependent = [base.local_operand(call, ref) for ref in operands if call.node(ref).depends]
+    return base.merged(call, dependent, call.shape, free=())
 
 
 def is_pointwise(target: Any) -> bool:

@@ -8,51 +8,51 @@ from typing import Any
 import numpy as np
 
 from krypton_engine.graph.ir import BATCH, Node, Pool
-from krypton_engine.graph.operators.base import Call, Local, NotLocal, mixing, only_dependent, rule
+from krypton_engine.graph.operators import base
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 
 AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d")
-def _max_pool(call: Call) -> Local:
+@base.rule("max_pool1d", "max_pool2d", "max_pool3d")
+def _max_pool(call: base.Call) -> base.Local:
     return _pool(
         call, call["kernel_size"], call["stride"], call["padding"], call["dilation"], call["ceil_mode"], False
     )
 
 
-@rule(*AVERAGE_POOLS)
-def _avg_pool(call: Call) -> Local:
+@base.rule(*AVERAGE_POOLS)
+def _avg_pool(call: base.Call) -> base.Local:
     return _pool(call, call["kernel_size"], call["stride"], call["padding"], 1, call["ceil_mode"], True)
 
 
-@rule(
+@base.rule(
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
 )
-def _adaptive_avg_pool(call: Call) -> Local:
-    node = only_dependent(call)
+def _adaptive_avg_pool(call: base.Call) -> base.Local:
+    node = base.only_dependent(call)
     before, after = node.shape[2:], call.shape[2:]
     if any(n % out for n, out in zip(before, after, strict=True)):
-        raise NotLocal(f"{call.name} with windows of several sizes")
+        raise base.NotLocal(f"{call.name} with windows of several sizes")
     kernel = tuple(n // out for n, out in zip(before, after, strict=True))
     if (
         all(out == 1 for out, role in zip(after, node.roles[2:], strict=True) if role is not None)
         and math.prod(before) > 1
     ):
-        raise NotLocal(f"{call.name} averages over every axis")
+        raise base.NotLocal(f"{call.name} averages over every axis")
     if all(k == 1 for k in kernel):
-        return mixing(call, node, [])
+        return base.mixing(call, node, [])
     return _pool(call, kernel, kernel, 0, 1, False, True)
 
 
 def _pool(
-    call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool
-) -> Local:
-    node = only_dependent(call)
+    call: base.Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool
+) -> base.Local:
+    node = base.only_dependent(call)
     count = len(call.shape) - 2
     kernel = per_dim(kernel, count)
     stride = per_dim(stride, count) if stride not in ([], (), None) else kernel
@@ -63,11 +63,11 @@ def _pool(
         divisors = _divisors(call, node, kernel, stride, padding)
     roles = (BATCH, node.roles[1], *node.roles[2:])
     pool = Pool(not average, kernel, stride, padding, dilation, ceil_mode, divisors)
-    return Local(roles, pool, (node.index,), (maps,))
+    return base.Local(roles, pool, (node.index,), (maps,))
 
 
 def _divisors(
-    call: Call, node: Node, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
+    call: base.Call, node: Node, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
     """Cells that count for each output, dimension by dimension, as ``torch.nn.AvgPool2d`` counts them."""
     bound = call.bound

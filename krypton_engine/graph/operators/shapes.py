@@ -3,54 +3,45 @@
 from __future__ import annotations
 
 from krypton_engine.graph.ir import BATCH, Apply
-from krypton_engine.graph.operators.base import (
-    Call,
-    Local,
-    NotLocal,
-    mixing,
-    only_dependent,
-    positive,
-    rearranged,
-    rule,
-)
+from krypton_engine.graph.operators import base
 
 
-@rule("permute")
-def _permute(call: Call) -> Local:
-    node = only_dependent(call)
+@base.rule("permute")
+def _permute(call: base.Call) -> base.Local:
+    node = base.only_dependent(call)
     rank = len(node.shape)
-    return rearranged(node, [node.roles[positive(dim, rank)] for dim in call["dims"]])
+    return base.rearranged(node, [node.roles[base.positive(dim, rank)] for dim in call["dims"]])
 
 
-@rule("transpose")
-def _transpose(call: Call) -> Local:
-    node = only_dependent(call)
+@base.rule("transpose")
+def _transpose(call: base.Call) -> base.Local:
+    node = base.only_dependent(call)
     rank = len(node.shape)
     roles = list(node.roles)
-    a, b = positive(call["dim0"], rank), positive(call["dim1"], rank)
+    a, b = base.positive(call["dim0"], rank), base.positive(call["dim1"], rank)
     roles[a], roles[b] = roles[b], roles[a]
-    return rearranged(node, roles)
+    return base.rearranged(node, roles)
 
 
-@rule("unsqueeze")
-def _unsqueeze(call: Call) -> Local:
-    node = only_dependent(call)
-    dim = positive(call["dim"], len(call.shape))
-    return rearranged(node, [*node.roles[:dim], None, *node.roles[dim:]])
+@base.rule("unsqueeze")
+def _unsqueeze(call: base.Call) -> base.Local:
+    node = base.only_dependent(call)
+    dim = base.positive(call["dim"], len(call.shape))
+    return base.rearranged(node, [*node.roles[:dim], None, *node.roles[dim:]])
 
 
-@rule("view", "reshape", "_unsafe_view", "expand")
-def _reshape(call: Call) -> Local:
+@base.rule("view", "reshape", "_unsafe_view", "expand")
+def _reshape(call: base.Call) -> base.Local:
     """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""
-    node = only_dependent(call)
+    node = base.only_dependent(call)
     if call.name == "expand":
         pad = len(call.shape) - len(node.shape)
         if pad or any(
             role is not None and size != out
             for role, size, out in zip(node.roles, node.shape, call.shape, strict=True)
         ):
-            raise NotLocal("expand repeats an axis or adds a dimension")
-        return rearranged(node, node.roles, sized=True)
+            raise base.NotLocal("expand repeats an axis or adds a dimension")
+        return base.rearranged(node, node.roles, sized=True)
     batch = 2_147_483_647  # a prime that is no size, so that the batch only matches itself
     before = [batch if role == BATCH else n for n, role in zip(node.shape, node.roles, strict=True)]
     after = [batch if is_batch else n for n, is_batch in zip(call.shape, call.batch_dims, strict=True)]
@@ -75,7 +66,7 @@ def _reshape(call: Call) -> Local:
             if left == right and (j > start_j or j == len(after)):
                 break
         if left != right:
-            raise NotLocal(f"{call.name} regroups the batch")
+            raise base.NotLocal(f"{call.name} regroups the batch")
         kept = [
             role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True) if role is not None
         ]
@@ -90,7 +81,7 @@ def _reshape(call: Call) -> Local:
             sizes = [n for n in before[start_i:i] if n > 1]
             outs = [k for k in range(start_j, j) if after[k] > 1]
             if len(large) > 1 or (large and (len(sizes) > 1 or len(outs) != 1)):
-                raise NotLocal(f"{call.name} regroups an axis")
+                raise base.NotLocal(f"{call.name} regroups an axis")
             if large:
                 group[outs[0] - start_j] = large[0]
                 whole |= single
@@ -100,9 +91,9 @@ def _reshape(call: Call) -> Local:
                 whole |= single
         roles += group
     whole -= {role for role in roles if role is not None}
-    return Local(tuple(roles), Apply(sized=True), (node.index,), ({},), frozenset(whole))
+    return base.Local(tuple(roles), Apply(sized=True), (node.index,), ({},), frozenset(whole))
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
-def _channel_shuffle(call: Call) -> Local:
-    return mixing(call, only_dependent(call), [1])
+@base.rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(call: base.Call) -> base.Local:
+    return base.mixing(call, base.only_dependent(call), [1])

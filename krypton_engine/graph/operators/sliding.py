@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from krypton_engine.graph.ir import BATCH, Node
-from krypton_engine.graph.operators.base import Call, NotLocal
+from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import AxisMap, WindowMap
 
 
@@ -16,7 +16,7 @@ def per_dim(value: Any, count: int) -> tuple[int, ...]:
 
 
 def window_maps(
-    call: Call,
+    call: base.Call,
     node: Node,
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
@@ -25,9 +25,9 @@ def window_maps(
 ) -> dict[int, AxisMap]:
     """The slide of a window along each axis of ``node``, the dimensions from the third on."""
     if len(node.shape) != len(call.shape) or node.roles[0] != BATCH:
-        raise NotLocal(f"{call.name} of a value without its batch in front")
+        raise base.NotLocal(f"{call.name} of a value without its batch in front")
     if any(role == BATCH for role in node.roles[1:]):
-        raise NotLocal(f"{call.name} moves over the batch")
+        raise base.NotLocal(f"{call.name} moves over the batch")
     return {
         role: WindowMap(
             node.shape[2 + dim], call.shape[2 + dim], kernel[dim], stride[dim], padding[dim], dilation[dim]

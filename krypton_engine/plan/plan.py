@@ -10,6 +10,7 @@ import numpy as np
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node, refs
+from krypton_engine.graph.regions import WindowMap
 from krypton_engine.graph.state import place_of
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.boxes import propagate
@@ -240,7 +241,7 @@ def _gathered(graph: Graph, node: Node, boxes: Boxes) -> int:
         for axis in source.axes:
             step = node.maps[i].get(axis)
             read = extents.get(axis, source.size(axis))
-            if step is not None and hasattr(step, "extent_read") and axis in extents:
+            if isinstance(step, WindowMap) and axis in extents:
                 read = step.extent_read(read)
             size = size * read // source.size(axis)
         total += size

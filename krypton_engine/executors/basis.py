@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.executors.layout import Layout, View, column_axes
 from krypton_engine.executors.tail import channels_last, last_uses, repeated
-from krypton_engine.graph.ir import Graph, Node, refs, resolve
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -89,10 +89,7 @@ class Basis:
             values[index] = channels_last(tensor) if index == graph.input.index else tensor
         for node in graph.nodes:
             if node.index not in values:
-                assert node.target is not None
-                values[node.index] = node.target(
-                    *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
-                )
+                values[node.index] = node.computed(values.__getitem__)
             gradient = gradients.get(node.index)
             if gradient is not None or (node.depends and node.local and graph.needs_view(node)):
                 columns = self._columns[node.index]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs, resolve
+from krypton_engine.graph.ir import BATCH, Graph, Node, holds_rows, refs
 from krypton_engine.graph.operators import facts
 from krypton_engine.plan.measured import Costs
 
@@ -178,14 +178,11 @@ class Tail:
             return values[index] if index in values else constant(index, copies)
 
         for node in self.nodes:
-            assert node.target is not None
-            target: Callable[..., Any] = _FASTER.get(node.target, node.target)
+            target = _FASTER.get(node.target, node.target)
             if node.index in self._overwriting:
                 target = facts(node).in_place or target
             began = 0.0 if costs is None else time.perf_counter()
-            values[node.index] = target(
-                *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
-            )
+            values[node.index] = node.computed(value, copies, target)
             if costs is not None:
                 costs.add(node.index, time.perf_counter() - began)
             for operand in refs((node.args, node.kwargs)):
@@ -242,10 +239,7 @@ def unchanging(
     values: dict[int, Any] = {**constants, **dict(zip(graph.inputs, inputs, strict=True))}
     for node in graph.nodes:
         if not node.depends and node.value is None and node.index not in values:
-            assert node.target is not None
-            values[node.index] = node.target(
-                *resolve(node.args, values.__getitem__, 1), **resolve(node.kwargs, values.__getitem__, 1)
-            )
+            values[node.index] = node.computed(values.__getitem__)
     return lambda index, copies: repeated(graph.nodes[index], values[index], copies)
 
 

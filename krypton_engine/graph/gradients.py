@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
-from krypton_engine.graph.ir import Graph, Node, refs, resolve
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators.convolution import CONVOLUTIONS
 
 Head = Callable[[Tensor], Tensor]
@@ -56,11 +56,7 @@ def first_order(
                     x = inputs[graph.inputs.index(node.index)].clone()
                     values[node.index] = _source(x) if node.depends else x
                 else:
-                    assert node.target is not None
-                    values[node.index] = node.target(
-                        *resolve(node.args, values.__getitem__, 1),
-                        **resolve(node.kwargs, values.__getitem__, 1),
-                    )
+                    values[node.index] = node.computed(values.__getitem__)
                     if node.depends:
                         values[node.index] = _source(values[node.index])
             known = [i for i in wanted if isinstance(values[i], Tensor) and values[i].requires_grad]

@@ -183,6 +183,20 @@ class Node:
         """Memory of the value for one copy."""
         return self.numel() * (4 if self.dtype is None else self.dtype.itemsize)
 
+    def computed(
+        self, value: Callable[[int], Any], copies: int = 1, target: Callable[..., Any] | None = None
+    ) -> Any:
+        """The node's value in full.
+
+        Args:
+            value: Gives the values of the nodes that it refers to, for as many copies.
+            copies: How many occluded inputs run together.
+            target: Another operator that computes the same; None for the node's own.
+        """
+        run = target or self.target
+        assert run is not None
+        return run(*resolve(self.args, value, copies), **resolve(self.kwargs, value, copies))
+
     def same_cells(self, operand: int) -> bool:
         """Whether operand number ``operand`` is read exactly at the output's own cells."""
         return not self.whole and all(m.is_identity() for m in self.maps[operand].values())
@@ -372,7 +386,7 @@ class Graph:
             if node.target is None or torch.Tag.pointwise in getattr(node.target, "tags", ()):
                 continue
             with FlopCounterMode(display=False) as counter, torch.no_grad(), contextlib.suppress(Exception):
-                node.target(*resolve(node.args, shape_of, 1), **resolve(node.kwargs, shape_of, 1))
+                node.computed(shape_of)
             found[node.index] = counter.get_total_flops() // 2
         return found
 

@@ -14,7 +14,7 @@ from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.memory import Batches
 from krypton_engine.executors.tail import last_uses
-from krypton_engine.graph.ir import Node, refs, resolve
+from krypton_engine.graph.ir import Node, refs
 from krypton_engine.perturbation.windows import occlude
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ class Race:
         clock, marks = Clock(basis.x.device), {cut.index for cut in cuts}
         for node in graph.nodes:
             if node.depends and node is not graph.input:
-                assert node.target is not None
-                values[node.index] = node.target(
-                    *resolve(node.args, value, copies), **resolve(node.kwargs, value, copies)
-                )
+                values[node.index] = node.computed(value, copies)
                 for operand in refs((node.args, node.kwargs)):
                     if last_use[operand] == node.index:
                         values.pop(operand, None)

@@ -105,11 +105,8 @@ def heatmap(
     """The heatmap that a request asks for.
 
     Args:
-        preparer: Opens the sessions.
         request: What is asked for.
-        began: When the call began, of ``time.perf_counter``.
-        on_progress: See `OnProgress`.
-        show_progress: Whether to draw a progress bar.
+        preparer, began, on_progress, show_progress: As in `attributions`.
         origin: Of the map.
 
     Raises:

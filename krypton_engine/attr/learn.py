@@ -99,11 +99,9 @@ def learn(
     """The tuning that samples make.
 
     Args:
-        preparer: Opens the sessions.
         request: What is asked for.
-        began: When the call began, of ``time.perf_counter``.
         on_progress: See `OnSample`.
-        show_progress: Whether to draw a progress bar.
+        preparer, began, show_progress: As in `krypton_engine.attr.explain.attributions`.
 
     Raises:
         InputError: The known tuning was made for something else.

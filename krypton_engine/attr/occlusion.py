@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -223,8 +222,9 @@ class KryptonOcclusion(Occlusion):
         """
         began = time.perf_counter()
         with self._evaluating():
-            request = self._request(
-                x, sliding_window_shapes, strides, baselines, target, additional_forward_args, activation,
+            request = heatmap_request(
+                self.forward_func, x, sliding_window_shapes, strides, baselines, target,
+                additional_forward_args, activation, self._preparer.budget,
                 region=region, classes=classes, schedule=schedule, resume=resume, on_progress=on_progress,
                 ssim_target=ssim_target, tuning=tuning, analyze=analyze,
             )  # fmt: skip
@@ -319,10 +319,13 @@ class KryptonOcclusion(Occlusion):
         """
         began = time.perf_counter()
         with self._evaluating():
-            asked_of = partial(
-                self._request, sliding_window_shapes=sliding_window_shapes, strides=strides,
-                baselines=baselines, target=target, additional=additional_forward_args, activation=activation,
-            )  # fmt: skip
+
+            def asked_of(x: Tensor) -> MapRequest:
+                return heatmap_request(
+                    self.forward_func, x, sliding_window_shapes, strides, baselines, target,
+                    additional_forward_args, activation, self._preparer.budget,
+                )  # fmt: skip
+
             request = tuning_request(samples, target, confidence, max_seconds, resume, on_progress, asked_of)
             return learn(self._preparer, request, began, on_progress, show_progress)
 
@@ -363,22 +366,6 @@ class KryptonOcclusion(Occlusion):
         with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
             yield
 
-    def _request(
-        self,
-        x: Tensor,
-        sliding_window_shapes: tuple[int, ...],
-        strides: int | tuple[int, ...] | None,
-        baselines: Any,
-        target: Any,
-        additional: Any,
-        activation: Activation,
-        **rest: Any,
-    ) -> MapRequest:
-        return heatmap_request(
-            self.forward_func, x, sliding_window_shapes, strides, baselines, target, additional, activation,
-            self._preparer.budget, **rest,
-        )  # fmt: skip
-
     def _request_of(
         self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
     ) -> MapRequest:
@@ -399,7 +386,8 @@ class KryptonOcclusion(Occlusion):
         if baselines is None and isinstance(heatmap.baseline, tuple):
             levels = torch.tensor(heatmap.baseline, device=x.device)
             baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
-        return self._request(
-            x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target, additional,
-            activation, classes="predicted" if heatmap.outputs is None else "all",
+        return heatmap_request(
+            self.forward_func, x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target,
+            additional, activation, self._preparer.budget,
+            classes="predicted" if heatmap.outputs is None else "all",
         )  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from krypton_engine.common.figures import figure
 
-WIDEST = 100  # columns of prose
+_WIDEST = 100
+"""Columns of prose, at most."""
 
 
 class Text:
@@ -74,6 +75,11 @@ def say(*lines: str, indent: str = "    ") -> None:
     """Print lines; what does not fit into the terminal goes on below, further in."""
     for line in lines:
         print(line if len(line) <= width() else "\n".join(wrapped(line, width(), indent)), flush=True)
+
+
+def paragraph(text: str) -> None:
+    """Print prose, between empty lines, in columns that are read with ease."""
+    say("", *wrapped(text, min(width(), _WIDEST)), "")
 
 
 def row(name: str, value: object) -> None:

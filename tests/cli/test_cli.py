@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import factories
 
 from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
 from krypton_engine.attr import explain as attr_explain
@@ -21,18 +22,9 @@ from krypton_engine.cli.messages import message
 from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_engine.heatmap.status import Status
 
-FACTORY = """
-import torch
-from torch import nn
-
-
-def network(classes=3):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(8 * 20 * 20, classes),
-    )
-
+FACTORY = (
+    factories.network(20)
+    + """
 
 def one():
     return network(1)
@@ -89,6 +81,7 @@ def fails():
 def no_model():
     return 3
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -477,18 +470,23 @@ def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
     assert Tuning.load(out).curves == after.curves
 
 
-def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_path):
+def ends_tuning(monkeypatch, exception):
+    """Let it end with an exception once two samples are known."""
     whole = KryptonOcclusion.tune
 
-    def interrupted(self, *args, on_progress, **kwargs):
+    def ended(self, *args, on_progress, **kwargs):
         def progress(tuning, done, total):
             on_progress(tuning, done, total)
             if done == 2:
-                raise KeyboardInterrupt
+                raise exception
 
         return whole(self, *args, on_progress=progress, **kwargs)
 
-    monkeypatch.setattr(KryptonOcclusion, "tune", interrupted)
+    monkeypatch.setattr(KryptonOcclusion, "tune", ended)
+
+
+def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_path):
+    ends_tuning(monkeypatch, KeyboardInterrupt)
     out = str(tmp_path / "tuning.json")
     assert tune(*FINE, "-o", out) == 130
     assert f"what 2 pictures showed is in {out}" in capsys.readouterr().err
@@ -497,17 +495,8 @@ def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_pa
 
 def test_a_killed_tuning_keeps_what_it_has(monkeypatch, scans, tmp_path):
     """No handler runs: what was learnt must be on the disk already."""
-    whole, out = KryptonOcclusion.tune, tmp_path / "tuning.json"
-
-    def killed(self, *args, on_progress, **kwargs):
-        def progress(tuning, done, total):
-            on_progress(tuning, done, total)
-            if done == 2:
-                raise SystemExit
-
-        return whole(self, *args, on_progress=progress, **kwargs)
-
-    monkeypatch.setattr(KryptonOcclusion, "tune", killed)
+    ends_tuning(monkeypatch, SystemExit)
+    out = tmp_path / "tuning.json"
     with pytest.raises(SystemExit):
         tune(*FINE, "-o", str(out))
     assert len(Tuning.load(out).images) == 2 and [out] == list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import factories
 from support.widget_page import Drawings, Page
 
 from krypton_engine import InputError, KryptonOcclusion, Tuning, zoo
@@ -14,18 +15,9 @@ from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_widget import OcclusionExplorer
 from krypton_widget.pictures import ModelInput
 
-FACTORY = """
-import torch
-from torch import nn
-
-
-def network(classes=3):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
-        nn.Flatten(), nn.Linear(8 * 10 * 10, classes),
-    )
-
+FACTORY = (
+    factories.network(10)
+    + """
 
 def probabilities():
     return nn.Sequential(network(), nn.Softmax(1))
@@ -34,6 +26,7 @@ def probabilities():
 def double():
     return network().double()
 """
+)
 
 MODEL = ("--model", "pair_factory:network", "--size", "20", "--mean", "0.4", "--std", "0.3")
 WINDOW = ("--window", "6", "--stride", "2")

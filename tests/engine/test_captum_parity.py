@@ -610,23 +610,14 @@ class TestAdditionalArguments:
                 target=1,
             )
 
-    def test_a_number_that_changes(self, cnn, images):
+    @pytest.mark.parametrize(
+        "gains",
+        [(1.0, 3.0, -2), (torch.rand(3, 1) + 1, torch.rand(3, 1) - 3, torch.tensor(4.0))],
+        ids=["numbers", "tensors"],
+    )
+    def test_one_that_changes(self, cnn, images, gains):
         occlusion = KryptonOcclusion(lambda x, gain: cnn(x) * gain)
-        for gain in (1.0, 3.0, -2):
-            with incremental():
-                assert_like_captum(
-                    occlusion.forward_func,
-                    images,
-                    WINDOW,
-                    STRIDES,
-                    occlusion=occlusion,
-                    additional_forward_args=gain,
-                    target=1,
-                )
-
-    def test_a_tensor_that_changes(self, cnn, images):
-        occlusion = KryptonOcclusion(lambda x, gain: cnn(x) * gain)
-        for gain in (torch.rand(3, 1) + 1, torch.rand(3, 1) - 3, torch.tensor(4.0)):
+        for gain in gains:
             with incremental():
                 assert_like_captum(
                     occlusion.forward_func,
@@ -666,6 +657,13 @@ def test_it_is_an_occlusion(cnn):
     assert occlusion.multiplies_by_inputs == Occlusion(cnn).multiplies_by_inputs
 
 
+def both(ask, model):
+    """What ``ask`` finds of our occlusion of a model, and of Captum's."""
+    theirs = ask(Occlusion(model))
+    with incremental():
+        return ask(KryptonOcclusion(model)), theirs
+
+
 @pytest.mark.parametrize("together", [None, 2])
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 def test_noise_tunnel(cnn, images, kind, together):
@@ -682,9 +680,7 @@ def test_noise_tunnel(cnn, images, kind, together):
             target=[1, 2, 3],
         )
 
-    theirs = smooth(Occlusion(cnn))
-    with incremental():
-        mine = smooth(KryptonOcclusion(cnn))
+    mine, theirs = both(smooth, cnn)
     assert_close(mine, theirs, float(theirs.abs().max()), 1e-3)  # squares of small differences
 
 
@@ -702,9 +698,7 @@ def test_sensitivity(cnn, images):
             target=[1, 2, 3],
         )
 
-    theirs = sensitivity(Occlusion(cnn))
-    with incremental():
-        mine = sensitivity(KryptonOcclusion(cnn))
+    mine, theirs = both(sensitivity, cnn)
     assert_close(mine, theirs, float(theirs.max()), 1e-3)  # a ratio of small differences
     assert float(theirs.min()) > 0.01
 
@@ -723,9 +717,7 @@ def test_visualisation(cnn, image):
         )
         return np.asarray(axes.images[0].get_array())
 
-    with incremental():
-        mine = drawn(KryptonOcclusion(cnn))
-    theirs = drawn(Occlusion(cnn))
+    mine, theirs = both(drawn, cnn)
     assert theirs.shape == (24, 20) and np.ptp(theirs) > 0.5
     np.testing.assert_allclose(mine, theirs, atol=1e-3)
 

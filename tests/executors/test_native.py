@@ -99,32 +99,24 @@ def check_random(data: st.DataObject) -> None:
     assert error <= max(3 * torchs, 1e-6 * float(doubles.abs().max())) + 1e-7, (error, torchs)
 
 
-def test_random_networks():
-    @settings(
-        max_examples=25,
-        derandomize=True,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
+def check_many(count, **how):
+    unhurried = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+    @settings(max_examples=count, deadline=None, suppress_health_check=unhurried, **how)
     @given(st.data())
     def run(data):
         check_random(data)
 
     run()
+
+
+def test_random_networks():
+    check_many(25, derandomize=True)
 
 
 @pytest.mark.slow
 def test_more_random_networks():
-    @settings(
-        max_examples=600,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(st.data())
-    def run(data):
-        check_random(data)
-
-    run()
+    check_many(600)
 
 
 @pytest.mark.parametrize(("target", "args", "kwargs"), ends())

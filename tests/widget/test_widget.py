@@ -80,7 +80,10 @@ def look_at(explorer, index):
 
 @contextlib.contextmanager
 def held(model):
-    """Holds the model's next passes back until the end; gives an event, set when the first has come."""
+    """Holds the model's next passes back until the end, or until the second event that it gives is set.
+
+    The first is set when a pass has come.
+    """
     came, go = threading.Event(), threading.Event()
 
     def waits(*_):
@@ -89,10 +92,25 @@ def held(model):
 
     hook = model.register_forward_pre_hook(waits)
     try:
-        yield came
+        yield came, go
     finally:
         hook.remove()
         go.set()
+
+
+@contextlib.contextmanager
+def begun(explore, cnn):
+    """Makes an explorer with an exact map, and holds the next one, of windows of 8, in its first pass.
+
+    Gives the explorer, and the event that lets the map go on.
+    """
+    model = Slow(cnn)
+    explorer = explore(model, exact=True)
+    explorer.wait(60)
+    with held(model) as (came, go):
+        explorer.window = 8
+        assert came.wait(60)
+        yield explorer, go
 
 
 def workers() -> int:
@@ -451,23 +469,15 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
     explorer = explore(model, image=[photo, 255 - photo])
     explorer.wait(60)
     drawings = Drawings(monkeypatch)
-    began, saved = threading.Event(), threading.Event()
-
-    def waits(*_):
-        began.set()
-        saved.wait(60)
-
     look_at(explorer, 1)  # so that the next pass is the map's
-    hook = model.register_forward_pre_hook(waits)
-    explorer.image_index = 1
-    assert began.wait(60)
-    _, first = drawings.of(explorer, tmp_path)
-    with pytest.raises(InputError, match="nothing of the map asked for"):  # a page shows the other one
-        explorer.save(tmp_path / "map.html")
-    assert not Page(explorer).press_save("html")
-    assert "nothing of the map asked for" in explorer.error and not Page(explorer).failed
-    saved.set()
-    hook.remove()
+    with held(model) as (began, _):
+        explorer.image_index = 1
+        assert began.wait(60)
+        _, first = drawings.of(explorer, tmp_path)
+        with pytest.raises(InputError, match="nothing of the map asked for"):  # a page shows the other one
+            explorer.save(tmp_path / "map.html")
+        assert not Page(explorer).press_save("html")
+        assert "nothing of the map asked for" in explorer.error and not Page(explorer).failed
     explorer.wait(60)
     ((name, content),) = Page(explorer).press_save("html")
     assert name == "krypton-map.html" and content.startswith(b"<!doctype html>") and not explorer.error
@@ -506,23 +516,10 @@ def test_no_map_of_another_class_or_model_stays(explore, cnn):
 
 
 def test_what_is_cancelled_before_it_begins_leaves_no_other_map(explore, cnn):
-    model = Slow(cnn)
-    explorer = explore(model, exact=True)
-    explorer.wait(60)
-    began, cancelled = threading.Event(), threading.Event()
-
-    def waits(*_):
-        began.set()
-        cancelled.wait(60)
-
-    hook = model.register_forward_pre_hook(waits)
-    explorer.window = 8
-    assert began.wait(60)
-    explorer.window = 9
-    explorer.cancel()
-    assert not explorer.running and explorer.heatmap is None and Page(explorer).frame == {}
-    cancelled.set()
-    hook.remove()
+    with begun(explore, cnn) as (explorer, _):
+        explorer.window = 9
+        explorer.cancel()
+        assert not explorer.running and explorer.heatmap is None and Page(explorer).frame == {}
     explorer.wait(60)
     assert explorer.heatmap is None
 
@@ -613,19 +610,11 @@ def test_what_was_begun_and_cancelled_gives_the_page_back(explore, cnn, tmp_path
     explorer = explore(model, exact=True)
     explorer.wait(60)
     view, comparison = Page(explorer).view, Page(explorer).comparison
-    began, cancelled = threading.Event(), threading.Event()
-
-    def waits(*_):
-        began.set()
-        cancelled.wait(60)
-
-    hook = model.register_forward_pre_hook(waits)
-    explorer.window = 8
-    assert began.wait(60)
-    explorer.window = 6
-    explorer.cancel()
-    cancelled.set()
-    hook.remove()
+    with held(model) as (began, _):
+        explorer.window = 8
+        assert began.wait(60)
+        explorer.window = 6
+        explorer.cancel()
     explorer.wait(60)
     assert Page(explorer).view == view and Page(explorer).comparison == comparison != {}
     assert Page(explorer).frame["asked"]["window"] == 6 and Page(explorer).frame["finished"]
@@ -697,29 +686,17 @@ def test_what_the_page_may_not_set_goes_back_and_is_told(explore, monkeypatch):
 
 def test_a_refusal_does_not_undo_what_a_run_has_said(explore, cnn):
     """Traitlets set back all that changed while several controls were set, whoever changed it."""
-    model = Slow(cnn)
-    explorer = explore(model, exact=True)
-    explorer.wait(60)
-    began, go = threading.Event(), threading.Event()
+    with begun(explore, cnn) as (explorer, go):
 
-    def waits(*_):
-        began.set()
-        go.wait(60)
+        class Late:
+            """A number that takes its time: the run would end meanwhile."""
 
-    hook = model.register_forward_pre_hook(waits)
-    explorer.window = 8
-    assert began.wait(60)
+            def __index__(self):
+                go.set()
+                time.sleep(0.5)
+                return 99
 
-    class Late:
-        """A number that takes its time: the run would end meanwhile."""
-
-        def __index__(self):
-            go.set()
-            time.sleep(0.5)
-            return 99
-
-    explorer.set_state({"window": Late()})
-    hook.remove()
+        explorer.set_state({"window": Late()})
     explorer.wait(60)
     assert explorer.window == 8 == Page(explorer).frame["window"] == explorer.heatmap.window.shape[1]
     assert not explorer.running and "window is 99" in explorer.error
@@ -899,12 +876,7 @@ def test_a_model_that_takes_one_image_only_is_explained(explore, cnn):
 
 
 def test_a_page_is_saved_under_its_own_class_only(explore, cnn, tmp_path):
-    model = Slow(cnn)
-    explorer = explore(model, exact=True)
-    explorer.wait(60)
-    with held(model) as began:
-        explorer.window = 8
-        assert began.wait(60)  # nothing on the page has changed yet
+    with begun(explore, cnn) as (explorer, _):  # nothing on the page has changed yet
         with explorer.hold_trait_notifications():
             explorer.window, explorer.target = 6, (explorer.heatmap.target + 1) % 5
         with pytest.raises(InputError, match="nothing of the map asked for"):
@@ -917,7 +889,7 @@ def test_wait_times_out_by_name(explore, cnn):
     model = Slow(cnn)
     explorer = explore(model)
     explorer.wait(60)
-    with held(model) as began:
+    with held(model) as (began, _):
         explorer.window = 8
         assert began.wait(60)
         with pytest.raises(TimeoutError, match=r"timeout=0\.05"):
@@ -971,12 +943,18 @@ def test_bad_input_is_named(explore, options, message):
         explore(**options)
 
 
-def test_a_model_that_raises_is_told_in_words_and_survived(explore, cnn):
+def troubled(explore, cnn, trouble):
+    """A model that raises from its second map on, and its explorer, which asks for that map."""
     model = Slow(cnn)
     explorer = explore(model)
     explorer.wait(60)
-    model.trouble = RuntimeError("no luck today")
+    model.trouble = trouble
     explorer.window = 8
+    return model, explorer
+
+
+def test_a_model_that_raises_is_told_in_words_and_survived(explore, cnn):
+    model, explorer = troubled(explore, cnn, RuntimeError("no luck today"))
     with pytest.raises(Exception, match="no luck today"):
         explorer.wait(60)
     assert "no luck today" in explorer.error and not explorer.running
@@ -987,11 +965,7 @@ def test_a_model_that_raises_is_told_in_words_and_survived(explore, cnn):
 
 
 def test_out_of_memory_is_told_in_words(explore, cnn):
-    model = Slow(cnn)
-    explorer = explore(model)
-    explorer.wait(60)
-    model.trouble = MemoryError("no room")
-    explorer.window = 8
+    _, explorer = troubled(explore, cnn, MemoryError("no room"))
     with pytest.raises(MemoryError):
         explorer.wait(60)
     assert explorer.error.startswith("Out of memory.")

@@ -14,17 +14,7 @@ from krypton_engine.cli.options import sizes
 from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, save
-from krypton_engine.cli.text import (
-    WIDEST,
-    command_lines,
-    counted,
-    duration,
-    row,
-    say,
-    size_text,
-    width,
-    wrapped,
-)
+from krypton_engine.cli.text import command_lines, counted, duration, paragraph, row, say, size_text, width
 from krypton_engine.common.figures import figure
 
 if TYPE_CHECKING:
@@ -112,7 +102,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         f'The picture: red is what the answer "{name}" rests on, blue what speaks against it. Each position '
         f"is drawn by how much the probability drops with its window black."
     )
-    say("", *wrapped(told, min(width(), WIDEST)), "")
+    paragraph(told)
     say("Now yours:")
     command = "  krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8"
     print("\n".join(command_lines(command, width())), flush=True)

@@ -52,10 +52,7 @@ class CudaSession:
 
     Args:
         program: The graph made ready.
-        plan: Graph x window.
-        inputs: The tensors of one example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        memory_budget: Bytes that the session may add to the process.
+        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
         shrinks: By node of ``program.shrinkable``: the threshold below which changes are dropped at the rim
             of its boxes, and the gradient of a scalar by the node's value.
 
@@ -72,14 +69,9 @@ class CudaSession:
     at_once = 128
 
     def __init__(
-        self,
-        program: CudaProgram,
-        plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
-    ) -> None:
+        self, program: CudaProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
+        memory_budget: int, shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         graph, x = program.graph, inputs[program.graph.occluded]
         stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
         # What was made in inference mode cannot be written outside of it.

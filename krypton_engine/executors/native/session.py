@@ -54,10 +54,7 @@ class NativeSession:
 
     Args:
         program: The graph made ready.
-        plan: Graph x window.
-        inputs: The tensors of one example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        memory_budget: Bytes that the session may add to the process.
+        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
         standby: The reference executor's session on the same example. It takes over for good where the engine
             computes a number that is not finite: sums of changes and Winograd's tiles carry NaN and infinity
             further than PyTorch does.
@@ -78,15 +75,10 @@ class NativeSession:
     at_once = 1
 
     def __init__(
-        self,
-        program: NativeProgram,
-        plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        standby: Standby,
+        self, program: NativeProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
+        memory_budget: int, standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
-    ) -> None:
+    ) -> None:  # fmt: skip
         x = inputs[program.graph.occluded]
         baseline = baseline.to(x).expand(x.shape)
         self.program = program

@@ -30,10 +30,7 @@ class ReferenceSession:
 
     Args:
         program: The graph made ready.
-        plan: Graph x window.
-        inputs: The tensors of one example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        memory_budget: Bytes that the session may add to the process.
+        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
         shrinks: By node: what its boxes are cut down to, the bounding box of the cells of which an element
             changes by the threshold at least, and the gradient of a scalar by the node's value, which tells
             what the change of all other cells does to the scalar. Axes that a window spans are left alone.
@@ -53,14 +50,9 @@ class ReferenceSession:
     executor = "reference"
 
     def __init__(
-        self,
-        program: ReferenceProgram,
-        plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
-    ) -> None:
+        self, program: ReferenceProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
+        memory_budget: int, shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         gradients = {index: gradient for index, (_, gradient) in shrinks.items()}
         self.program = program
         self.window = plan.window

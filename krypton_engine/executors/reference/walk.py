@@ -206,13 +206,7 @@ class Walk:
         total: Floats = np.where(dropped, effects, 0).reshape(copies, -1).sum(1)
         return total
 
-    def _fetch(
-        self,
-        node: Node,
-        i: int,
-        start: Mapping[int, IntArray],
-        extents: Mapping[int, int],
-    ) -> Tensor:
+    def _fetch(self, node: Node, i: int, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor:
         """The cells that a box of ``node`` reads of its i-th operand, from changes, view and padding."""
         source = self._graph.nodes[node.operands[i]]
         boxes = self._changed.get(source.index)
@@ -253,11 +247,7 @@ class Walk:
         )  # fmt: skip
 
     def _reindex(
-        self,
-        node: Node,
-        operator: Reindex,
-        start: Mapping[int, IntArray],
-        extents: Mapping[int, int],
+        self, node: Node, operator: Reindex, start: Mapping[int, IntArray], extents: Mapping[int, int]
     ) -> Tensor:
         """Cells moved to other places; later operands win."""
         result = self._fetch(node, 0, start, extents)

@@ -12,6 +12,7 @@ from torch import Tensor
 from krypton_engine.executors.layout import Layout, View, column_axes
 from krypton_engine.executors.tail import channels_last, last_uses, repeated
 from krypton_engine.graph.ir import Graph, Node, refs
+from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -91,7 +92,7 @@ class Basis:
             if node.index not in values:
                 values[node.index] = node.computed(values.__getitem__)
             gradient = gradients.get(node.index)
-            if gradient is not None or (node.depends and node.local and graph.needs_view(node)):
+            if gradient is not None or (node.depends and node.local and needs_view(graph, node)):
                 columns = self._columns[node.index]
                 self.views[node.index] = self._view(node, values[node.index], columns, "view")
                 if gradient is not None:

@@ -338,16 +338,6 @@ class Graph:
             self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,), programs={}
         )
 
-    def needs_view(self, node: Node) -> bool:
-        """Whether somebody reads cells of a local node outside its box, or writes parts of it there."""
-        if not node.operands or node.op == "cat" or any(node is frontier for frontier in self.frontiers):
-            return True
-        for reader, i in self.readers[node.index]:
-            other = self.nodes[reader]
-            if len(other.operands) > 1 or isinstance(other.on_box, Reindex) or not other.same_cells(i):
-                return True
-        return False
-
     @property
     def clips(self) -> bool:
         """Whether boxes leave out some of what changes; see `clipped`."""

@@ -12,6 +12,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.regions import WindowMap
 from krypton_engine.graph.state import place_of
+from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.boxes import propagate
 from krypton_engine.plan.explain import table
@@ -223,7 +224,7 @@ def _held(graph: Graph, boxed: Sequence[Step], gathered: Mapping[int, int]) -> i
     for step in boxed:
         node = graph.nodes[step.index]
         held[step.index] = step.bytes
-        in_views += step.bytes * graph.needs_view(node)
+        in_views += step.bytes * needs_view(graph, node)
         most = max(most, in_views + sum(held.values()) + gathered[step.index])
         for operand in node.operands:
             if last_use[operand] == step.index:

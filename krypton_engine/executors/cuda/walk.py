@@ -23,6 +23,7 @@ from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.layout import Layout, on_device
 from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.graph.ir import Convolution, Node, Pool, Reindex, refs, resolve
+from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Walk:
 
     def _joins_channels(self, node: Node) -> bool:
         """Whether ``node`` puts values side by side that are laid out as it is but for their channels."""
-        if not node.local or node.op != "cat" or not all(i in self._basis.views for i in node.operands):
+        if not node.local or not facts(node).joins or not all(i in self._basis.views for i in node.operands):
             return False
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         values = [self._basis.views[i] for i in (node.index, *node.operands)]

@@ -16,6 +16,7 @@ from krypton_engine.executors.tail import (
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap
+from krypton_engine.graph.views import needs_view
 from krypton_engine.plan.plan import Plan
 
 
@@ -35,12 +36,12 @@ class ReferenceProgram:
             if facts(node).out is not None
             and isinstance(node.on_box, Apply)
             and node.index not in self.frontiers
-            and graph.needs_view(node)
+            and needs_view(graph, node)
         }
         self.parts = {
             index: part
             for node in graph.nodes
-            if node.op == "cat" and node.index in self.into_view
+            if facts(node).joins and node.index in self.into_view
             for index, part in _parts(node, graph).items()
             if index in self.into_view
         }

@@ -83,6 +83,7 @@ class Facts:
         fresh: Whether the result lies in memory of its own, so that its reader may write over it.
         in_place: A variant that writes the result over the first operand.
         out: A variant that writes the result into the tensor that its argument ``out`` names.
+        joins: Whether the result is the operands side by side, each of them unchanged.
         epilogue: A function from arguments by name to the epilogue that a convolution may end with instead of
             the operator; to None where arguments make that impossible.
     """
@@ -90,6 +91,7 @@ class Facts:
     fresh: bool = False
     in_place: Callable[..., Tensor] | None = None
     out: Callable[..., Tensor] | None = None
+    joins: bool = False
     epilogue: Callable[[Mapping[str, Any]], Epilogue | None] = _no_epilogue
 
 

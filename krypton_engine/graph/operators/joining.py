@@ -24,7 +24,7 @@ def _side_by_side(parts: list[Tensor], dim: int = 0, *, out: Tensor) -> Tensor:
     return out
 
 
-base.declare(torch.ops.aten.cat.default, base.Facts(out=_side_by_side))
+base.declare(torch.ops.aten.cat.default, base.Facts(out=_side_by_side, joins=True))
 
 
 @base.rule("cat")

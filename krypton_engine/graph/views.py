@@ -1,0 +1,24 @@
+"""Values of which the un-occluded cells are read beside a box, and so are kept."""
+
+from __future__ import annotations
+
+from krypton_engine.graph.ir import Graph, Node, Reindex
+from krypton_engine.graph.operators import facts
+
+
+def needs_view(graph: Graph, node: Node) -> bool:
+    """Whether somebody reads cells of a local node outside its box, or writes parts of it there.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> graph = capture(Source(model, (x,)))
+        >>> needs_view(graph, graph.input)
+        True
+    """
+    if not node.operands or facts(node).joins or any(node is frontier for frontier in graph.frontiers):
+        return True
+    for reader, i in graph.readers[node.index]:
+        other = graph.nodes[reader]
+        if len(other.operands) > 1 or isinstance(other.on_box, Reindex) or not other.same_cells(i):
+            return True
+    return False

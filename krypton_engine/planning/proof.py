@@ -12,6 +12,7 @@ from torch import Tensor
 from krypton_engine.common.precision import precisions
 from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
 from krypton_engine.graph.ir import Graph, Node
+from krypton_engine.graph.operators.base import ROW_BY_ROW
 
 ROUNDINGS_OF_SUMMATION = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
@@ -135,13 +136,9 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
     return True
 
 
-_ROW_BY_ROW = {"linear", "reshape", "mean", "sum", "amax", "amin"}
-"""Operators without locality, none of which compares rows: what they mix shows in a batch of any order."""
-
-
 def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
     """Whether no operator may compare the rows of a batch, as far as their names tell."""
-    return all(node.local or node.op in _ROW_BY_ROW or "adaptive_" in node.op for node in nodes)
+    return all(node.local or node.op in ROW_BY_ROW for node in nodes)
 
 
 def _undisturbed(

@@ -65,6 +65,10 @@ RULES: dict[str, Rule] = {}
 """By an operator's name, without its overload."""
 
 
+ROW_BY_ROW: set[str] = set()
+"""Names of operators that, in full too, compare no rows: what they mix shows in a batch of any order."""
+
+
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register a rule for the operators ``names`` (without their overload)."""
 

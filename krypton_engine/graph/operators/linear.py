@@ -7,6 +7,7 @@ import torch
 from krypton_engine.graph.operators import base
 
 base.declare(torch.ops.aten.linear.default, base.Facts(fresh=True))
+base.ROW_BY_ROW.add("linear")
 
 
 @base.rule("linear")

@@ -26,13 +26,18 @@ def _avg_pool(call: base.Call) -> base.Local:
     return _pool(call, call["kernel_size"], call["stride"], call["padding"], 1, call["ceil_mode"], True)
 
 
-@base.rule(
+_ADAPTIVE_AVERAGES = (
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
 )
+base.ROW_BY_ROW.update(_ADAPTIVE_AVERAGES)
+base.ROW_BY_ROW.update(f"adaptive_max_pool{n}d" for n in (1, 2, 3))
+
+
+@base.rule(*_ADAPTIVE_AVERAGES)
 def _adaptive_avg_pool(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     before, after = node.shape[2:], call.shape[2:]

@@ -10,6 +10,9 @@ def _along_dim(call: base.Call) -> base.Local:
     return base.mixing(call, base.only_dependent(call), [call["dim"]])
 
 
+base.ROW_BY_ROW.update(("mean", "sum", "amax", "amin"))
+
+
 @base.rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp", "prod")
 def _reduction(call: base.Call) -> base.Local:
     node = base.only_dependent(call)

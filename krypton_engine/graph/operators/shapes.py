@@ -30,6 +30,9 @@ def _unsqueeze(call: base.Call) -> base.Local:
     return base.rearranged(node, [*node.roles[:dim], None, *node.roles[dim:]])
 
 
+base.ROW_BY_ROW.add("reshape")
+
+
 @base.rule("view", "reshape", "_unsafe_view", "expand")
 def _reshape(call: base.Call) -> base.Local:
     """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -150,6 +150,16 @@ def task_for(
     )
 
 
+_CONTROLS = {
+    "input_shape": "image size",
+    "window": "patch size",
+    "strides": "stride",
+    "baseline": "patch colour",
+    "target": "class",
+}
+"""Arguments of a call, by the words that stand on the page."""
+
+
 def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
     """The differences between a tuning's call and this one, in words; empty where it fits, the model aside.
 
@@ -160,16 +170,16 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
         target: The class explained.
         predicted: The class predicted.
     """
-    own = None if tuning.fingerprint.target is None and target == predicted else target
     there = tuning.fingerprint
-    same = {
-        "image size": there.input_shape == window.input_shape,
-        "patch size": there.window == window.shape,
-        "stride": there.strides == window.strides,
-        "patch colour": there.baseline == described(patch),
-        "class": there.target == own,
-    }
-    words = [word for word, is_same in same.items() if not is_same]
+    here = replace(
+        there,
+        input_shape=window.input_shape,
+        window=window.shape,
+        strides=window.strides,
+        baseline=described(patch),
+        target=None if there.target is None and target == predicted else target,
+    )
+    words = [_CONTROLS[name] for name in there.arguments_that_differ(here)]
     return f"the tuning is for another {' and '.join(words)}" if words else ""
 
 

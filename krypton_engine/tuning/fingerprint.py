@@ -68,7 +68,11 @@ class Fingerprint:
             torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
         )
         words = [] if same_outputs(mine, theirs) else ["the model, its weights or the activation"]
-        for name in ("input_shape", "window", "strides", "baseline", "target"):
-            if getattr(self, name) != getattr(other, name):
-                words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
+        for name in self.arguments_that_differ(other):
+            words.append(f"{name} ({getattr(self, name)} there, {getattr(other, name)} here)")
         return words
+
+    def arguments_that_differ(self, other: Fingerprint) -> list[str]:
+        """Names of what differs from another fingerprint, the model aside."""
+        names = ("input_shape", "window", "strides", "baseline", "target")
+        return [name for name in names if getattr(self, name) != getattr(other, name)]

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from krypton_engine.attr.checks import Activation
+from krypton_engine.attr.checks import Activation, activated
 from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
@@ -157,7 +156,7 @@ class Page:
     def _seen(self, key: MapKey) -> dict[str, Any]:
         """The picture, its patch and the model's own answer."""
         given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
-        probabilities = _activated(outputs, self._activation)[0].float()
+        probabilities = activated(outputs, self._activation)[0].float()
         height, width = given.picture.shape[:2]
         return {
             "image": key.image,
@@ -187,12 +186,6 @@ class Turn:
         """The page, which changes for nobody else meanwhile; None for a run whose turn is over."""
         with self.page.lock:
             yield self.page if self.lasts() else None
-
-
-def _activated(outputs: Tensor, activation: Activation) -> Tensor:
-    if activation is None:
-        return outputs
-    return outputs.softmax(1) if activation == "softmax" else activation(outputs)
 
 
 def _filled(heatmap: Heatmap, wanted: Flags) -> Heatmap:

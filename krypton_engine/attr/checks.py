@@ -83,6 +83,20 @@ def activation_of(activation: Activation) -> Activate:
     return activation
 
 
+def activated(outputs: Tensor, activation: Activation) -> Tensor:
+    """Outputs ``(n, *output_shape)`` after an activation.
+
+    Raises:
+        InputError: Neither a known name nor a callable.
+
+    Examples:
+        >>> activated(torch.zeros(1, 4), "softmax")
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    activate = activation_of(activation)
+    return outputs if activate is None else activate(outputs)
+
+
 def softmax(outputs: Tensor) -> Tensor:
     """Probabilities of outputs ``(n, classes, ...)``."""
     return outputs.softmax(dim=1)

@@ -96,6 +96,13 @@ def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
     return activation
 
 
+def scores_of(outputs: Tensor, activation: str) -> Tensor:
+    """Scores of the classes: the outputs for one picture, by an activation that `activation_of` names."""
+    from krypton_engine.attr.checks import softmax
+
+    return softmax(outputs[None])[0] if activation == "softmax" else outputs
+
+
 def hint_probabilities(activation: str, outputs: Tensor) -> None:
     """Print a hint if a softmax is to be applied to what looks like probabilities."""
     from krypton_engine.common.outputs import are_probabilities

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.findings import show_findings
-from krypton_engine.cli.model import best_classes, class_name, question_of_picture
+from krypton_engine.cli.model import best_classes, class_name, question_of_picture, scores_of
 from krypton_engine.cli.options import sizes
 from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
@@ -52,7 +52,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     baseline = baseline_of("black", model, image, x)
     began = time.perf_counter()
     question, outputs = question_of_picture(model, x, window, baseline, zoo.DEMO_IMAGE)
-    scores = outputs.softmax(0)
+    scores = scores_of(outputs, "softmax")
     target = int(scores.argmax())
     name = class_name(model, target)
     row("model", model.note)

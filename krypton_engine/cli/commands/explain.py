@@ -16,6 +16,7 @@ from krypton_engine.cli.model import (
     load,
     preparer_of,
     question_of_picture,
+    scores_of,
     target_of,
 )
 from krypton_engine.cli.options import (
@@ -73,7 +74,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
     question, raw = question_of_picture(model, x, window, baseline, arguments.image)
     activation = activation_of(arguments, raw)
-    scores = raw.softmax(0) if activation == "softmax" else raw
+    scores = scores_of(raw, activation)
     target = (
         int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
     )

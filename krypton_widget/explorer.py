@@ -22,7 +22,7 @@ from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo import names_in_order
-from krypton_engine.zoo.patches import COLOURS
+from krypton_engine.zoo.patches import COLOURS, Colour
 from krypton_widget import export
 from krypton_widget.cache import MapKey
 from krypton_widget.maps import Region
@@ -146,7 +146,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         ssim_target: float = 0.95,
         exact: bool = False,
         tuning: Tuning | None = None,
-        baseline: Literal["grey", "black", "mean", "blur"] = "grey",
+        baseline: Colour = "grey",
         region: Region = None,
         opacity: float = 0.85,
         colormap: str = COLORMAPS[0],

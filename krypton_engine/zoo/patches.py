@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -76,7 +76,9 @@ def _blurred(pixels: Pixels) -> ImageLike:
     return pixels.like(blurred)
 
 
-COLOURS: dict[str, Callable[[Pixels], ImageLike]] = {
+Colour = Literal["grey", "black", "mean", "blur"]
+
+COLOURS: dict[Colour, Callable[[Pixels], ImageLike]] = {
     "grey": lambda pixels: pixels.solid(0.5),
     "black": lambda pixels: pixels.solid(0.0),
     "mean": _mean,

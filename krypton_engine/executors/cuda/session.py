@@ -69,9 +69,14 @@ class CudaSession:
     at_once = 128
 
     def __init__(
-        self, program: CudaProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
-        memory_budget: int, shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
+        self,
+        program: CudaProgram,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
+    ) -> None:
         graph, x = program.graph, inputs[program.graph.occluded]
         stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
         # What was made in inference mode cannot be written outside of it.

@@ -75,10 +75,15 @@ class NativeSession:
     at_once = 1
 
     def __init__(
-        self, program: NativeProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
-        memory_budget: int, standby: Standby,
+        self,
+        program: NativeProgram,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
+    ) -> None:
         x = inputs[program.graph.occluded]
         baseline = baseline.to(x).expand(x.shape)
         self.program = program

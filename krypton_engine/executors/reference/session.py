@@ -50,9 +50,14 @@ class ReferenceSession:
     executor = "reference"
 
     def __init__(
-        self, program: ReferenceProgram, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor,
-        memory_budget: int, shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
+        self,
+        program: ReferenceProgram,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
+    ) -> None:
         gradients = {index: gradient for index, (_, gradient) in shrinks.items()}
         self.program = program
         self.window = plan.window

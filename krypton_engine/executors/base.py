@@ -6,9 +6,9 @@ An executor lives in a folder of its own beside this file; ``executor.py`` in it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.plan.measured import Costs
     from krypton_engine.plan.plan import Plan
-
-Made = TypeVar("Made")
 
 
 class Unsupported(Exception):
@@ -152,16 +150,3 @@ class Executor(Protocol):
         Raises:
             Unsupported: It is not, or it cannot run the graph within a budget in bytes.
         """
-
-
-def kept(graph: Graph, name: str, make: Callable[[], Made]) -> Made:
-    """What ``make`` makes of a graph, made once; an `Unsupported` from it is raised again each time."""
-    if name not in graph.programs:
-        try:
-            graph.programs[name] = make()
-        except Unsupported as error:
-            graph.programs[name] = error.with_traceback(None)
-    found: Made | Unsupported = graph.programs[name]
-    if isinstance(found, Unsupported):
-        raise Unsupported(str(found))
-    return found

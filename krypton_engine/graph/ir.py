@@ -248,7 +248,8 @@ def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
 class Graph:
     """A captured model for one occluded input of one shape; the others keep their value.
 
-    A graph is a value. What was proved of one is kept beside it, in `krypton_engine.planning.cache`.
+    A graph is a value. Beside it are kept its programs, in `krypton_engine.executors.programs`, and what is
+    proved of it, in `krypton_engine.planning.cache`.
 
     Attributes:
         nodes: In an order in which operands come first.
@@ -257,8 +258,6 @@ class Graph:
         batched: For every input, whether its first dimension is the batch.
         sources: Parameters and buffers that the graph was captured from: weakly, since a parameter may refer
             to the model that the graph is to live as long as.
-        programs: The graph made ready, by executor. Of the graph itself, since every program refers to its
-            graph: any table beside it, keyed weakly too, would hold both for good.
     """
 
     nodes: list[Node]
@@ -267,7 +266,6 @@ class Graph:
     output: int
     batched: tuple[bool, ...]
     sources: tuple[weakref.ref[Tensor], ...] = ()
-    programs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def input(self) -> Node:
@@ -334,9 +332,7 @@ class Graph:
             first, op="input", on_box=Apply(), operands=(), maps=(), whole=frozenset()
         )
         output = self.output if last is None else last.index
-        return replace(
-            self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,), programs={}
-        )
+        return replace(self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,))
 
     @property
     def clips(self) -> bool:
@@ -416,7 +412,7 @@ def in_full(graph: Graph, after: Node | None = None) -> Graph:
         node if not node.depends or node.index <= last or node is graph.input else _in_full(node)
         for node in graph.nodes
     ]
-    return replace(graph, nodes=nodes, programs={})
+    return replace(graph, nodes=nodes)
 
 
 def _in_full(node: Node) -> Node:
@@ -455,4 +451,4 @@ def clipped(graph: Graph, tau: float) -> Graph:
         replace(node, maps=tuple({axis: step(m) for axis, m in maps.items()} for maps in node.maps))
         for node in graph.nodes
     ]
-    return replace(graph, nodes=nodes, programs={})
+    return replace(graph, nodes=nodes)

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -17,8 +16,9 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarning
 from krypton_engine.executors import registry
-from krypton_engine.executors.base import Program, Session, Unsupported, kept
+from krypton_engine.executors.base import Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
+from krypton_engine.executors.programs import kept
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.heatmap.builder import MapBuilder
@@ -222,7 +222,7 @@ class Preparer:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
         plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
-            graph = kept(graph, "in full", partial(in_full, graph))
+            graph = kept(graph, "in full", in_full)
             full = Plan.of(graph, window)
             last = registry.preferred(device)[-1]
             return Ready(plan, graph, full, last.program(graph, full, device), "full inference")

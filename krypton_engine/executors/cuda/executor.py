@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from krypton_engine.executors.base import Unsupported, kept
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.cuda import engine
 from krypton_engine.executors.cuda.engine import AXES, ELEMENTS
 from krypton_engine.executors.cuda.program import CudaProgram
 from krypton_engine.executors.layout import Layout, column_axes
+from krypton_engine.executors.programs import kept
 from krypton_engine.graph.ir import Graph, Pool, Reindex
 from krypton_engine.plan.plan import Plan
 
@@ -52,7 +53,7 @@ class CudaExecutor:
             if lacking:
                 raise Unsupported(f"{node.op} ({node.name}): the CUDA engine {lacking}")
         engine.probe(device)
-        return kept(graph, self.name, lambda: CudaProgram(graph, engine._cuda))
+        return kept(graph, self.name, lambda own: CudaProgram(own, engine._cuda))
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
         """Wherever the engine can run the graph: from where boxes do not pay, sessions compute in full."""

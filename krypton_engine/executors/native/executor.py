@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Unsupported, kept
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.programs import kept
 from krypton_engine.graph.ir import BATCH, Graph
 from krypton_engine.plan.plan import Plan
 
@@ -45,7 +46,7 @@ class NativeExecutor:
         kind = graph.input.dtype
         if kind is None or kind.is_complex or (kind.is_floating_point and kind != torch.float32):
             raise Unsupported(f"the C++ engine computes in float32, not {kind}")
-        found = kept(graph, self.name, lambda: _program(graph))
+        found = kept(graph, self.name, _program)
         if graph.clips and found.reason:  # what follows would not be clipped
             raise Unsupported(f"the C++ engine clips all or nothing, and it stops at {found.reason}")
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from krypton_engine.executors.base import kept
+from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.graph.ir import Graph
 from krypton_engine.plan.plan import Plan
@@ -25,7 +25,7 @@ class ReferenceExecutor:
 
     def program(self, graph: Graph, plan: Plan, device: torch.device) -> ReferenceProgram:
         """The graph made ready, for every window."""
-        return kept(graph, self.name, lambda: ReferenceProgram(graph))
+        return kept(graph, self.name, ReferenceProgram)
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
         """Always, over nothing."""

@@ -40,17 +40,8 @@ NB_MODULE(_cuda, m) {
         .value("float32", Element::kFloat)
         .value("float16", Element::kHalf)
         .value("bfloat16", Element::kBFloat);
-    nb::enum_<Function>(m, "Function")
-        .value("identity", Function::kIdentity)
-        .value("sigmoid", Function::kSigmoid)
-        .value("silu", Function::kSilu)
-        .value("hardsigmoid", Function::kHardSigmoid)
-        .value("hardswish", Function::kHardSwish)
-        .value("leaky_relu", Function::kLeakyRelu)
-        .value("elu", Function::kElu)
-        .value("tanh", Function::kTanh)
-        .value("gelu", Function::kGelu)
-        .value("gelu_tanh", Function::kGeluTanh);
+    nb::enum_<krypton::Function> functions(m, "Function");
+    for (const auto& [name, function] : krypton::kFunctionNames) functions.value(name, function);
 
     nb::class_<Axis>(m, "Axis").def(
         "__init__",
@@ -96,8 +87,8 @@ NB_MODULE(_cuda, m) {
     m.def(
         "finish",
         [](Pointer x, int64_t columns, Pointer bias, const std::optional<Cells>& residual, const Reads& reads,
-           const Sizes& box, int64_t copies, Function function, float low, float high, float parameter,
-           Element element, Pointer stream) {
+           const Sizes& box, int64_t copies, krypton::Function function, float low, float high,
+           float parameter, Element element, Pointer stream) {
             finish(at<void>(x), columns, at<float>(bias), residual ? &*residual : nullptr, reads.data(),
                    boxes(box, copies), Epilogue{function, low, high, parameter}, element, at<void>(stream));
         },

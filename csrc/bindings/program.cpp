@@ -22,12 +22,6 @@ using namespace nb::literals;
 namespace krypton {
 namespace {
 
-constexpr std::pair<const char*, Function> kFunctionNames[] = {
-    {"identity", kIdentity},   {"sigmoid", kSigmoid},      {"silu", kSilu}, {"hardsigmoid", kHardSigmoid},
-    {"hardswish", kHardSwish}, {"leaky_relu", kLeakyRelu}, {"elu", kElu},   {"tanh", kTanh},
-    {"gelu", kGelu},           {"gelu_tanh", kGeluTanh},
-};
-
 // n_in, n_out, kernel, stride, padding, dilation
 using WindowNumbers = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
 // Of both sides of a window: the largest number of outputs that count as changed.

@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "function.h"
+
 namespace krypton {
 
 constexpr int64_t kChannelStep = 16;
@@ -97,20 +99,6 @@ struct Pooling {
     int64_t stride;              // at least rows
     const float* scale;          // (rows), or null for the maximum
     float* const* out;
-};
-
-enum Function : int {
-    kIdentity,
-    kSigmoid,
-    kSilu,
-    kHardSigmoid,
-    kHardSwish,
-    kLeakyRelu,
-    kElu,
-    kTanh,
-    kGelu,
-    kGeluTanh,
-    kFunctions
 };
 
 // In place: x = function(x), with `parameter` a slope where it has one.

@@ -28,8 +28,6 @@ inline Lanes exponential(Lanes x) {
     return y * power + (MINUS_ONE ? power - 1.0f : power);
 }
 
-inline Lanes sigmoid(Lanes x) { return 1.0f / (1.0f + exponential(-x)); }
-
 inline Lanes magnitude(Lanes x) { return x < 0.0f ? -x : x; }
 
 // tanh by its series near 0, where 1 - 2 / (1 + e^2x) would cancel.
@@ -64,28 +62,22 @@ inline Lanes error_function(Lanes x) {
     return x < 0.0f ? -y : y;
 }
 
-template <int F>
-inline Lanes apply(Lanes x, float parameter) {
-    const Lanes zero = splat(0.0f);
-    switch (F) {
-        case kSigmoid: return sigmoid(x);
-        case kSilu: return x * sigmoid(x);
-        case kHardSigmoid: return clamp(x + 3.0f, zero, splat(6.0f)) * (1.0f / 6);
-        case kHardSwish: return x * clamp(x + 3.0f, zero, splat(6.0f)) * (1.0f / 6);
-        case kLeakyRelu: return x < zero ? x * parameter : x;
-        case kElu: return x < zero ? parameter * exponential<true>(x) : x;
-        case kTanh: return hyperbolic_tangent(x);
-        case kGelu: return 0.5f * x * (1.0f + error_function(x * static_cast<float>(kRootHalf)));
-        case kGeluTanh:
-            return 0.5f * x * (1.0f + hyperbolic_tangent(0.79788456f * (x + 0.044715f * x * x * x)));
-        default: return x;
+// See `applied`.
+struct LanesMath {
+    static Lanes exp(Lanes x) { return exponential(x); }
+    static Lanes expm1(Lanes x) { return exponential<true>(x); }
+    static Lanes tanh(Lanes x) { return hyperbolic_tangent(x); }
+    static Lanes erf(Lanes x) { return error_function(x); }
+    static Lanes clamp(Lanes x, float low, float high) {
+        return KRYPTON_ISA::clamp(x, splat(low), splat(high));
     }
-}
+};
 
 template <int F>
 void activate_by(const Activate& a) {
     if (a.function == F) {
-        for (int64_t i = 0; i < a.count; i += kLanes) store(a.x + i, apply<F>(load(a.x + i), a.parameter));
+        for (int64_t i = 0; i < a.count; i += kLanes)
+            store(a.x + i, applied<LanesMath>(static_cast<Function>(F), load(a.x + i), a.parameter));
     } else if constexpr (F + 1 < kFunctions) {
         activate_by<F + 1>(a);
     }

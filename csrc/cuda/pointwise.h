@@ -2,46 +2,28 @@
 #pragma once
 
 #include "cuda/cells.h"
+#include "function.h"
 
 namespace krypton::cuda {
 
-enum class Function : int {
-    kIdentity,
-    kSigmoid,
-    kSilu,
-    kHardSigmoid,
-    kHardSwish,
-    kLeakyRelu,
-    kElu,
-    kTanh,
-    kGelu,
-    kGeluTanh
+// See `applied`.
+struct FloatMath {
+    static KRYPTON_HD float exp(float x) { return expf(x); }
+    static KRYPTON_HD float expm1(float x) { return expm1f(x); }
+    static KRYPTON_HD float tanh(float x) { return tanhf(x); }
+    static KRYPTON_HD float erf(float x) { return erff(x); }
+    static KRYPTON_HD float clamp(float x, float low, float high) {
+        return x < low ? low : x > high ? high : x;  // NaN stays
+    }
 };
 
-KRYPTON_HD inline float clamped(float x, float low, float high) {
-    return x < low ? low : x > high ? high : x;  // NaN stays
-}
-
-// A clamp, then a function; `parameter` is the slope of a leaky ReLU or the alpha of an ELU.
+// A clamp, then a function.
 struct Epilogue {
     Function function;
     float low, high, parameter;
 
     KRYPTON_HD float operator()(float x) const {
-        x = clamped(x, low, high);
-        switch (function) {
-            case Function::kSigmoid: return 1 / (1 + expf(-x));
-            case Function::kSilu: return x / (1 + expf(-x));
-            case Function::kHardSigmoid: return clamped(x + 3, 0, 6) / 6;
-            case Function::kHardSwish: return x * clamped(x + 3, 0, 6) / 6;
-            case Function::kLeakyRelu: return x < 0 ? x * parameter : x;
-            case Function::kElu: return x < 0 ? parameter * expm1f(x) : x;
-            case Function::kTanh: return tanhf(x);
-            case Function::kGelu: return 0.5f * x * (1 + erff(x * 0.70710678f));
-            case Function::kGeluTanh:
-                return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-            default: return x;
-        }
+        return applied<FloatMath>(function, FloatMath::clamp(x, low, high), parameter);
     }
 };
 

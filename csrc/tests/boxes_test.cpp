@@ -196,8 +196,7 @@ void test_compose(Random& random) {
 
 double finished_by(const cuda::Epilogue& epilogue, double x) {
     if (!std::isnan(x)) x = std::clamp<double>(x, epilogue.low, epilogue.high);
-    // The names are those of the CPU's kernels, in the same order.
-    return function_of(static_cast<Function>(static_cast<int>(epilogue.function)), x, epilogue.parameter);
+    return function_of(epilogue.function, x, epilogue.parameter);
 }
 
 void test_finish(Random& random) {
@@ -220,7 +219,7 @@ void test_finish(Random& random) {
     const Elements before = x;
     const std::vector<float> bias = random.integers(columns);
     const bool biased = random.chance(0.7), adds = random.chance(0.6);
-    const auto function = static_cast<cuda::Function>(random.chance(0.3) ? 0 : random.between(1, 9));
+    const auto function = static_cast<Function>(random.chance(0.3) ? 0 : random.between(1, kFunctions - 1));
     const cuda::Epilogue epilogue{function, random.choice<float>({-INFINITY, 0}),
                                   random.choice<float>({INFINITY, 6}), random.choice<float>({0.25f, 1})};
     const cuda::Cells cells = value.cells();

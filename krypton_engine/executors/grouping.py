@@ -106,14 +106,14 @@ class Grouping:
         """Per node that multiplies: its cost per cell along ``axis``, and its extent for every interval."""
         weights, extents = [], []
         for node in self.graph.nodes:
-            if not node.local or axis not in node.axes or not self.graph.macs(node):
+            if not node.local or axis not in node.axes or not node.macs:
                 continue
             others = [
                 float(np.subtract(*reversed(self._intervals[other][node.index])).mean())
                 for other in node.axes
                 if other != axis
             ]
-            weights.append(self.graph.macs(node) * math.prod(others))
+            weights.append(node.macs_of_cell * math.prod(others))
             extents.append(np.subtract(*reversed(self._intervals[axis][node.index])))
         if not weights:
             return np.zeros(1), np.zeros((1, self._which[axis].max() + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, Rows
 from krypton_engine.graph.operators import NotLocal, arguments
+from krypton_engine.graph.operators.cost import macs
 from krypton_engine.graph.operators.pointwise import is_pointwise
 
 aten = torch.ops.aten
@@ -64,8 +66,9 @@ class Draft:
 
     def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
         """A reference to a new node; ``fields`` are those of `Node`."""
-        self.nodes.append(Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields))
-        return Ref(len(self.nodes) - 1)
+        node = Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields)
+        self.nodes.append(replace(node, macs=macs(node, self.nodes.__getitem__)))
+        return Ref(node.index)
 
     def constant(self, name: str, value: Tensor) -> Ref:
         """A reference to a new constant."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -135,6 +134,7 @@ class Node:
     ``target(*args, **kwargs)`` computes it in full, for any number of copies. A *local* node can also be
     computed on a box: ``on_box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
     without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
+    ``macs`` is what the whole value costs for one copy; see `krypton_engine.graph.operators.cost`.
     """
 
     index: int
@@ -152,6 +152,7 @@ class Node:
     maps: tuple[Mapping[int, AxisMap], ...] = ()
     whole: frozenset[int] = frozenset()
     depends: bool = False
+    macs: int = 0
     reason: str = ""
 
     @property
@@ -174,6 +175,16 @@ class Node:
     def size(self, axis: int) -> int:
         """Number of cells along ``axis``."""
         return self.shape[self.roles.index(axis)]
+
+    @property
+    def cells(self) -> int:
+        """Number of cells that boxes are made of; 1 for a full computation, which is one piece."""
+        return math.prod(self.size(axis) for axis in self.axes) if self.local else 1
+
+    @property
+    def macs_of_cell(self) -> int:
+        """Multiply-accumulates of one of the ``cells``, over all channels."""
+        return self.macs // self.cells
 
     def numel(self) -> int:
         """Number of elements for one copy."""
@@ -339,42 +350,6 @@ class Graph:
         """Whether boxes leave out some of what changes; see `clipped`."""
         steps = (step for node in self.nodes for steps in node.maps for step in steps.values())
         return any(isinstance(step, WindowMap) and step.limit is not None for step in steps)
-
-    def macs(self, node: Node) -> int:
-        """Multiply-accumulates of one output cell over all channels, or of the whole of a full node.
-
-        Paper eq. 16: ``(C_in * H_k * W_k) * C_out`` per cell. Everything but convolutions and products of
-        matrices counts as nothing, as in the paper.
-        """
-        if isinstance(node.on_box, Convolution):
-            weight = self.nodes[node.on_box.weight].shape
-            opaque = math.prod(
-                n for n, role in zip(node.shape[2:], node.roles[2:], strict=True) if role is None
-            )
-            return math.prod(weight) * opaque
-        cells = math.prod(node.size(axis) for axis in node.axes) if node.local else 1
-        return self._products.get(node.index, 0) // max(cells, 1)
-
-    @cached_property
-    def _products(self) -> dict[int, int]:
-        """Multiply-accumulates of every node that multiplies two tensors, as PyTorch counts them."""
-        from torch.utils.flop_counter import FlopCounterMode
-
-        def shape_of(index: int) -> Tensor:
-            source = self.nodes[index]
-            return torch.empty(source.shape, dtype=source.dtype, device="meta")
-
-        found = {}
-        for node in self.nodes:
-            # A product is of two tensors, and no elementwise one.
-            if len(list(refs((node.args, node.kwargs)))) < 2 or isinstance(node.on_box, Convolution):
-                continue
-            if node.target is None or torch.Tag.pointwise in getattr(node.target, "tags", ()):
-                continue
-            with FlopCounterMode(display=False) as counter, torch.no_grad(), contextlib.suppress(Exception):
-                node.computed(shape_of)
-            found[node.index] = counter.get_total_flops() // 2
-        return found
 
     @cached_property
     def constant_bytes(self) -> int:

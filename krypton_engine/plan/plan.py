@@ -202,17 +202,16 @@ class Plan:
 
 def _step(graph: Graph, node: Node, boxes: Boxes) -> Step:
     about = (node.index, node.name, node.op, node.shape, node.local)
-    macs = graph.macs(node)
     if not node.local:
         starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
         reason = node.reason if starts else ""
-        return Step(*about, 1, (), 1.0, macs, float(macs), node.bytes(), reason)
+        return Step(*about, 1, (), 1.0, node.macs, float(node.macs), node.bytes(), reason)
     extents = [boxes[node.index][axis] for axis in node.axes]
-    whole = math.prod(node.size(axis) for axis in node.axes)
     mean = math.prod(float(extent.mean()) for extent in extents)
     largest = tuple(int(extent.max()) for extent in extents)
-    held = math.prod(largest) * (node.bytes() // max(whole, 1))
-    return Step(*about, whole, largest, mean / max(whole, 1), macs * whole, macs * mean, held, "")
+    held = math.prod(largest) * (node.bytes() // node.cells)
+    incremental = node.macs_of_cell * mean
+    return Step(*about, node.cells, largest, mean / node.cells, node.macs, incremental, held, "")
 
 
 def _held(graph: Graph, boxed: Sequence[Step], gathered: Mapping[int, int]) -> int:

@@ -170,8 +170,8 @@ def test_groups_waste_little(graph):
     for members in grouping.members:
         extents = grouping.group(members).extents
         for node in graph.nodes:
-            if node.local and graph.macs(node):
+            if node.local and node.macs:
                 box = extents[node.index]
-                shared += len(members) * graph.macs(node) * np.prod([box[axis] for axis in node.axes])
+                shared += len(members) * node.macs_of_cell * np.prod([box[axis] for axis in node.axes])
     own = plan.macs_incremental - sum(step.macs for step in plan.steps if not step.local)
     assert shared <= 1.1 * own * len(window)

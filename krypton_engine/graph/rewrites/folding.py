@@ -150,6 +150,7 @@ def pool_fewer_channels(graph: Graph) -> Graph:
             operands=(weighed.node,) if pool.local else (),
             maps=pool.maps,
             whole=pool.whole,
+            macs=pool.macs,
         )
         if bias is not None:
             column = bias.reshape(-1, *[1] * (len(convolution.shape) - 2))
@@ -166,6 +167,7 @@ def pool_fewer_channels(graph: Graph) -> Graph:
                 operands=operands,
                 maps=tuple({} for _ in operands),
                 whole=frozenset(),
+                macs=0,
             )
         edit.put(last)
     return edit.done()

@@ -78,6 +78,7 @@ def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields:
         operands=(*convolution.operands, *operands),
         maps=(*convolution.maps, *({} for _ in operands)),
         whole=convolution.whole,
+        macs=convolution.macs,
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.activations import FUNCTIONS
 from support.random_cnns import build, networks
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from krypton_engine.graph.export import export
 from krypton_engine.graph.ir import Convolution, Graph, clipped, resolve
@@ -57,6 +58,9 @@ def test_simplifications_one_by_one(data, rank):
         assert [node.index for node in graph.nodes] == list(range(len(graph.nodes))), rewrite.name
         after = values(graph, x)[graph.output]
         torch.testing.assert_close(after, before, rtol=0, atol=1e-10 * scale, msg=rewrite.name)
+        with FlopCounterMode(display=False) as counted:
+            values(graph, x[:1])
+        assert sum(node.macs for node in graph.nodes) == counted.get_total_flops() // 2, rewrite.name
 
 
 @common
@@ -71,6 +75,7 @@ def test_fused_convolutions(data, rank):
         operator = node.on_box
         if not isinstance(operator, Convolution) or not operator.steps:
             continue
+        assert node.macs == graph.nodes[operator.steps[0]].macs
         result = found[operator.steps[0]]
         if operator.residual:
             result = result + found[node.operands[1]]

@@ -34,8 +34,9 @@ class Computed:
     Attributes:
         which: Numbers of the changes, in the order of the request: ``(changes,)``, int64.
         outputs: The model's outputs for them: ``(changes, *output_shape)``.
-        dropped: First-order effect, on the head, of all that trimming dropped on the way to each output:
-            ``(changes,)``, float64. None where nothing was dropped, so that the outputs are exact.
+        dropped: First-order effect, on the head, of all that trimming dropped, or that a linearised operator
+            would have done elsewhere, on the way to each output: ``(changes,)``, float64. None where nothing
+            was left out, so that the outputs are exact.
     """
 
     which: IntArray
@@ -101,7 +102,14 @@ class Program(Protocol):
     def describe(self, plan: Plan) -> str:
         """The executor that runs a plan, and its hardware, in words that begin with the executor's name."""
 
-    def open(self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int) -> Session:
+    def open(
+        self,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        head: Head | None = None,
+    ) -> Session:
         """A session on one example.
 
         Args:
@@ -109,9 +117,11 @@ class Program(Protocol):
             inputs: The tensors of the example, first dimension 1 where they are batched.
             baseline: What replaces the occluded cells; broadcasts against the occluded input.
             memory_budget: Bytes that the session may add to the process.
+            head: The scalar that a linearised graph tells effects on; of no use to others.
 
         Raises:
             InputError: The budget does not hold the views and one position.
+            Unsupported: The scalar of a linearised graph has no gradient on this example.
         """
 
 

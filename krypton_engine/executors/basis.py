@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.layout import Layout, View, column_axes
+from krypton_engine.executors.outside import Outside, sensitivities
 from krypton_engine.executors.tail import channels_last, last_uses, repeated
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.views import needs_view
@@ -29,7 +30,8 @@ class Basis:
         window: The sliding window.
         inputs: The tensors of the example, first dimension 1 where they are batched.
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        gradients: By node: the gradient of a scalar by its value, kept beside the view.
+        gradients: By node: the gradient of a scalar by its value, kept beside the view; of a site (see
+            `krypton_engine.graph.ir.Graph.sites`) what follows from it.
         place: Puts all that boxes read where recorded work finds it; None where nothing is recorded.
 
     Attributes:
@@ -39,6 +41,7 @@ class Basis:
         output: Of the un-occluded input, ``(1, *output_shape)``.
         views: The un-occluded values that boxes read, by node.
         gradients: The gradients, laid out as the views.
+        outside: By site and by global value that it meets: effects of what is left out.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Basis:
         self.changed = ChangedCells(window, (self.x != self.baseline)[0].cpu().numpy())
         self.views: dict[int, View] = {}
         self.gradients: dict[int, View] = {}
+        self.outside: dict[int, dict[int, Outside]] = {}
         self._graph = graph
         self._constants = constants
         self._columns = column_axes(graph, window)
@@ -95,6 +99,8 @@ class Basis:
             if gradient is not None or (node.depends and node.local and needs_view(graph, node)):
                 columns = self._columns[node.index]
                 self.views[node.index] = self._view(node, values[node.index], columns, "view")
+                if gradient is not None and node.index in graph.sites:
+                    self.outside[node.index] = sensitivities(graph, node, values, gradient)
                 if gradient is not None:
                     self.gradients[node.index] = self._view(node, gradient, columns, "gradient")
             elif not node.depends and node.value is None:

@@ -70,7 +70,7 @@ class Grouping:
         hi: dict[int, dict[int, IntArray]] = {}
         extents: dict[int, dict[int, int]] = {}
         for node in self.graph.nodes:
-            if node.local and node.index in self._intervals[node.axes[0]]:
+            if node.local and (not node.axes or node.index in self._intervals[node.axes[0]]):
                 sides = {
                     axis: tuple(
                         side[self._which[axis][members]] for side in self._intervals[axis][node.index]

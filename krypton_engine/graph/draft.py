@@ -112,23 +112,31 @@ class Draft:
 
     def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
         """The constant of `krypton_engine.graph.operators.Call`; its own node where roles differ."""
-        node = self.nodes[ref.node]
-        pad = len(roles) - len(node.shape)
-        full = (1,) * pad + node.shape
-        aligned: Roles = tuple(
-            role if role == BATCH or (role is not None and n > 1) else None
-            for role, n in zip(roles, full, strict=True)
-        )
-        if node.roles and node.roles[0] == BATCH and pad:
-            raise NotLocal("broadcasts another input over a leading dimension")
-        if not (node.roles and node.roles[0] == BATCH):
-            aligned = tuple(None if role == BATCH else role for role in aligned)
-        if all(role is None for role in aligned):
-            return ref
-        fields: dict[str, Any] = {"dtype": node.dtype}
-        if node.value is not None:
-            fields["value"] = node.value.reshape(full)
-        else:
-            sizes = [Rows(1) if role == BATCH else n for n, role in zip(full, aligned, strict=True)]
-            fields |= {"target": aten.reshape.default, "args": (ref, sizes)}
-        return self.add(f"{node.name}_aligned", "constant", full, aligned, **fields)
+        fields = aligned(self.nodes[ref.node], roles)
+        return ref if fields is None else self.add(**fields)
+
+
+def aligned(node: Node, roles: Roles) -> dict[str, Any] | None:
+    """Fields of the node that follows the roles of the value that ``node``, a constant, is broadcast against.
+
+    None where ``node`` itself does.
+    """
+    pad = len(roles) - len(node.shape)
+    full = (1,) * pad + node.shape
+    own: Roles = tuple(
+        role if role == BATCH or (role is not None and n > 1) else None
+        for role, n in zip(roles, full, strict=True)
+    )
+    if node.roles and node.roles[0] == BATCH and pad:
+        raise NotLocal("broadcasts another input over a leading dimension")
+    if not (node.roles and node.roles[0] == BATCH):
+        own = tuple(None if role == BATCH else role for role in own)
+    if all(role is None for role in own):
+        return None
+    fields: dict[str, Any] = {
+        "name": f"{node.name}_aligned", "op": "constant", "shape": full, "roles": own, "dtype": node.dtype,
+    }  # fmt: skip
+    if node.value is not None:
+        return fields | {"value": node.value.reshape(full)}
+    sizes = [Rows(1) if role == BATCH else n for n, role in zip(full, own, strict=True)]
+    return fields | {"target": aten.reshape.default, "args": (Ref(node.index), sizes)}

@@ -124,7 +124,17 @@ class Reindex:
     fill: float = 0.0
 
 
-BoxOperator = Apply | Convolution | Pool | Reindex
+@dataclass(frozen=True)
+class Total:
+    """Sums over all cells, of each element to a ``power``: updated by what a box changes.
+
+    Only in a linearised graph, since what changes outside a box is left out; see `Graph.sites`.
+    """
+
+    power: int = 1
+
+
+BoxOperator = Apply | Convolution | Pool | Reindex | Total
 
 
 @dataclass(frozen=True)
@@ -344,6 +354,23 @@ class Graph:
         )
         output = self.output if last is None else last.index
         return replace(self, nodes=nodes, inputs=(first.index,), occluded=0, output=output, batched=(True,))
+
+    @cached_property
+    def sites(self) -> tuple[int, ...]:
+        """Nodes of a linearised graph that meet a box with a global value; see `rewrites.linearise`.
+
+        A global value changes with the position and has no cells: a gate, the statistics of a norm. On a box
+        the node is computed with the new global value; what that does to the cells outside the box is left
+        out, and told of to the first order.
+        """
+        return tuple(node.index for node in self.nodes if self.globals_of(node))
+
+    def globals_of(self, node: Node) -> tuple[int, ...]:
+        """The global values that a node with cells meets."""
+        if not node.local or not node.axes:
+            return ()
+        operands = (self.nodes[i] for i in node.operands)
+        return tuple(each.index for each in operands if each.depends and not each.axes)
 
     @property
     def clips(self) -> bool:

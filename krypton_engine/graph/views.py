@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from krypton_engine.graph.ir import Graph, Node, Reindex
+from krypton_engine.graph.ir import Graph, Node, Reindex, Total
 from krypton_engine.graph.operators import facts
 
 
@@ -15,7 +15,9 @@ def needs_view(graph: Graph, node: Node) -> bool:
         >>> needs_view(graph, graph.input)
         True
     """
-    if not node.operands or facts(node).joins or any(node is frontier for frontier in graph.frontiers):
+    if not node.operands or facts(node).joins or isinstance(node.on_box, Total):
+        return True
+    if any(node is frontier for frontier in graph.frontiers):
         return True
     for reader, i in graph.readers[node.index]:
         other = graph.nodes[reader]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.graph.ir import Graph, Node, refs
+from krypton_engine.graph.ir import Graph, Node, Total, refs
 from krypton_engine.graph.regions import WindowMap
 from krypton_engine.graph.state import place_of
 from krypton_engine.graph.views import needs_view
@@ -238,6 +238,10 @@ def _gathered(graph: Graph, node: Node, boxes: Boxes) -> int:
     for i, operand in enumerate(node.operands):
         source = graph.nodes[operand]
         size = source.bytes()
+        if isinstance(node.on_box, Total):  # the box that changed, before and after, in float64
+            box = math.prod(int(boxes[operand][axis].max()) for axis in source.axes)
+            total += 4 * size * box // math.prod(source.size(axis) for axis in source.axes)
+            continue
         for axis in source.axes:
             step = node.maps[i].get(axis)
             read = extents.get(axis, source.size(axis))

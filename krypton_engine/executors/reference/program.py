@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.executors.tail import (
     Tail,
@@ -13,6 +14,7 @@ from krypton_engine.executors.tail import (
     overwriting,
     weights_of,
 )
+from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap
@@ -49,7 +51,7 @@ class ReferenceProgram:
         self.shrinkable = [
             node.index
             for node in graph.nodes
-            if node.local and node.operands and not self._only_passed_on(node)
+            if node.local and node.axes and node.operands and not self._only_passed_on(node)
         ]
 
     def describe(self, plan: Plan) -> str:
@@ -57,10 +59,22 @@ class ReferenceProgram:
         return "reference"
 
     def open(
-        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
+        self,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        head: Head | None = None,
     ) -> ReferenceSession:
         """See `krypton_engine.executors.base.Program.open`."""
-        return ReferenceSession(self, plan, inputs, baseline, memory_budget)
+        gradients: dict[int, Tensor] = {}
+        if self.graph.sites:
+            assert head is not None
+            effects = first_order(self.graph, inputs, self.graph.sites, head, memory_budget)
+            if not effects:
+                raise Unsupported("the target has no gradient here")
+            gradients = {node: gradient for node, (_, gradient) in effects.items()}
+        return ReferenceSession(self, plan, inputs, baseline, memory_budget, gradients=gradients)
 
     def _only_passed_on(self, node: Node) -> bool:
         """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""

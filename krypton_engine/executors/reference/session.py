@@ -32,8 +32,9 @@ class ReferenceSession:
         program: The graph made ready.
         plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
         shrinks: By node: what its boxes are cut down to, the bounding box of the cells of which an element
-            changes by the threshold at least, and the gradient of a scalar by the node's value, which tells
-            what the change of all other cells does to the scalar. Axes that a window spans are left alone.
+            changes by the threshold at least. Axes that a window spans are left alone.
+        gradients: Of a scalar by the value of every node whose boxes are cut down, and of every site: they
+            tell what the change of all other cells does to the scalar.
 
     Raises:
         InputError: The budget does not hold the views and one position.
@@ -56,9 +57,9 @@ class ReferenceSession:
         inputs: tuple[Tensor, ...],
         baseline: Tensor,
         memory_budget: int,
-        shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
+        shrinks: Mapping[int, float] = MappingProxyType({}),
+        gradients: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> None:
-        gradients = {index: gradient for index, (_, gradient) in shrinks.items()}
         self.program = program
         self.window = plan.window
         self._batches = Batches.of(
@@ -67,7 +68,7 @@ class ReferenceSession:
         )  # fmt: skip
         self._basis = Basis(program.graph, program.constants, plan.window, inputs, baseline, gradients)
         self.changed, self.base = self._basis.changed, self._basis.output
-        self._thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
+        self._thresholds = shrinks
         self.costs: Costs | None = None
         self._inputs = inputs
         # The views of a second session come on top of these.
@@ -94,17 +95,19 @@ class ReferenceSession:
 
         for members, values in joined(grouping.members, frontiers, at_once):
             for which, outputs in tail.outputs(members, values, at_once, basis.constant, costs):
-                yield Computed(which, outputs, dropped[which] if self._thresholds else None)
+                approximate = self._thresholds or self._basis.outside
+                yield Computed(which, outputs, dropped[which] if approximate else None)
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`.
 
         Where operators are fused, the native executor drops at fewer values than this one.
         """
-        graph, sites = self.program.graph, self.program.shrinkable
-        effects = first_order(graph, self._inputs, sites, head, self._batches.free)
+        graph, cut = self.program.graph, self.program.shrinkable
+        effects = first_order(graph, self._inputs, {*cut, *graph.sites}, head, self._batches.free)
         if not effects:
             return self
-        made = self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        thresholds = {node: epsilon * rms for node, (rms, _) in effects.items() if node in cut}
+        made = self._again(thresholds, {node: gradient for node, (_, gradient) in effects.items()})
         made.costs = self.costs
         return made

@@ -16,7 +16,7 @@ from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
-from krypton_engine.graph.ir import Node, Reindex
+from krypton_engine.graph.ir import Node, Reindex, Total
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
@@ -55,7 +55,7 @@ class Walk:
         self._copies = len(group.members)
         self._thresholds = thresholds
         self._costs = costs
-        self._cuts = bool(thresholds) or self._graph.clips
+        self._cuts = bool(thresholds) or self._graph.clips or bool(self._graph.sites)
         self._changed: dict[int, ChangedBoxes] = {}
         self.dropped = np.zeros(self._copies)
 
@@ -103,6 +103,8 @@ class Walk:
             return ChangedBoxes(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
         if self._thresholds:
             lo, hi, extents = self._left(node)
+        if index in self._basis.outside:
+            self.dropped += self._left_out(node, lo, hi)
         start = {axis: slide_inwards(lo[axis], extents[axis], node.size(axis)) for axis in node.axes}
         here = np.arange(copies)
         if not all(extents.values()):
@@ -111,6 +113,8 @@ class Walk:
         into, loaded = self.room(node, start, extents)
         if isinstance(operator, Reindex):
             value = self._reindex(node, operator, start, extents)
+        elif isinstance(operator, Total):
+            value = self._total(node)
         else:
             whole = None
             # The box may be less than what all of the operand gives: a kernel of one cell on padding.
@@ -216,6 +220,8 @@ class Walk:
             if usable and boxes.lies_at(start, extents):
                 return boxes.value
         if not source.axes:
+            if boxes is not None and boxes.value is not None:
+                return boxes.value
             return self._basis.constant(source.index, self._copies)
         coordinates = {}
         for axis in source.axes:
@@ -229,6 +235,34 @@ class Walk:
                 cells = start[axis][:, None] + np.arange(extents[axis])
                 coordinates[axis] = cells if step is None else step.sources(cells)
         return compose(self._basis.view(source), boxes, coordinates, self._copies, node.fill)
+
+    def _total(self, node: Node) -> Tensor:
+        """The un-occluded total, and what the changed cells of the operand's boxes add to it."""
+        assert node.target is not None
+        (operand,), (_, power, dims) = node.operands, node.args
+        source, boxes = self._graph.nodes[operand], self._changed[operand]
+        base = self._basis.view(node).table[:1].view(node.shape).expand(self._copies, *node.shape[1:])
+        if boxes.extents and not all(boxes.extents.values()):
+            return base
+        cells = {axis: boxes.start[axis][:, None] + np.arange(boxes.extents[axis]) for axis in source.axes}
+        view = self._basis.view(source)
+        new = compose(view, boxes, cells, self._copies, 0.0)
+        old = compose(view, None, cells, self._copies, 0.0)
+        change = new.double().pow_(power).sub_(old.double().pow_(power))
+        summed: Tensor = change.sum(dims, keepdim=True)
+        return base + summed
+
+    def _left_out(self, node: Node, lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Floats:
+        """The effect of changed global values on the cells outside the boxes of a site."""
+        effects = np.zeros(self._copies)
+        for index, outside in self._basis.outside[node.index].items():
+            value = self._changed[index].value
+            if value is not None:
+                change = value.double() - self._basis.view(self._graph.nodes[index]).table[:1].view(
+                    1, *value.shape[1:]
+                )
+                effects += outside.effect(change.flatten(1), lo, hi)
+        return effects
 
     def _run(
         self,

@@ -37,6 +37,7 @@ __all__ = [
     "NotLocal",
     "activations",
     "arguments",
+    "bounded",
     "convolution",
     "epilogue_of",
     "facts",
@@ -60,6 +61,18 @@ def localise(call: Call) -> Local:
     Raises:
         NotLocal: With the reason.
     """
+    local = bounded(call)
+    if not any(role is not None and role != BATCH for role in local.roles):
+        raise NotLocal(f"{call.name} reads every axis from end to end")
+    return local
+
+
+def bounded(call: Call) -> Local:
+    """As `localise`, also for a call that leaves no axis: its result is a global value, all of it one box.
+
+    Raises:
+        NotLocal: With the reason.
+    """
     found = RULES.get(call.name) or (pointwise.pointwise if call.pointwise else None)
     if found is None:
         raise NotLocal(f"{call.name} is not known to be local")
@@ -71,6 +84,4 @@ def localise(call: Call) -> Local:
         raise NotLocal(f"{call.name} moves or reads the batch")
     if 0 in call.shape:
         raise NotLocal(f"{call.name} leaves no cell")
-    if not any(role is not None and role != BATCH for role in local.roles):
-        raise NotLocal(f"{call.name} reads every axis from end to end")
     return local

@@ -1,0 +1,107 @@
+"""Effects of a changed global value on the cells outside a box, on a scalar, to the first order.
+
+Where a graph is linearised, an operator meets every cell with a global value. On a box it is computed with
+the new one; what that would do to the other cells is a product of the change and of *sensitivities*, the
+scalar's derivatives by the global value, one for every cell that meets it. Their sums from the first cell on
+(an integral image) give the sum over a box, and so outside it, from its corners.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.executors.layout import on_device
+from krypton_engine.graph.ir import Graph, Node
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Sensitivities of a scalar to one global value, by the cell that meets it.
+
+    Attributes:
+        axes: The axes that cells run along.
+        sizes: One more than there are cells along each.
+        sums: Of all sensitivities before a cell, ``(product of sizes, elements)``, float64.
+    """
+
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    sums: Tensor
+
+    @classmethod
+    def of(cls, axes: tuple[int, ...], sensitivities: Tensor) -> Outside:
+        """From sensitivities by cell and element, ``(*cells, elements)``."""
+        sums = torch.nn.functional.pad(sensitivities.double(), [0, 0, *[1, 0] * len(axes)])
+        for dim in range(len(axes)):
+            sums = sums.cumsum(dim)
+        return cls(axes, tuple(sums.shape[:-1]), sums.flatten(0, -2))
+
+    def effect(self, change: Tensor, lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Floats:
+        """The effect of what is outside boxes.
+
+        Args:
+            change: Of the global value: ``(copies, elements)``.
+            lo, hi: The boxes: by axis, the first cell of each and one past its last.
+
+        Returns:
+            By copy: ``(copies,)``.
+
+        Examples:
+            >>> lo, hi = {0: np.array([1])}, {0: np.array([3])}
+            >>> Outside.of((0,), torch.ones(5, 1)).effect(torch.tensor([[2.0]]), lo, hi).tolist()
+            [6.0]
+        """
+        inside = torch.zeros_like(change, dtype=torch.float64)
+        for corner in itertools.product((0, 1), repeat=len(self.axes)):
+            index = np.zeros(len(change), dtype=np.int64)
+            for axis, size, end in zip(self.axes, self.sizes, corner, strict=True):
+                index = index * size + (np.maximum(hi[axis], lo[axis]) if end else lo[axis])
+            sign = (-1) ** (len(self.axes) - sum(corner))
+            inside += sign * self.sums[on_device(index, self.sums.device)]
+        found: Floats = ((self.sums[-1] - inside) * change.double()).sum(1).cpu().numpy()
+        return found
+
+
+def sensitivities(
+    graph: Graph, node: Node, values: Mapping[int, Any], gradient: Tensor
+) -> dict[int, Outside]:
+    """The scalar's sensitivities to the global values that ``node`` meets, by node.
+
+    Args:
+        graph: Linearised.
+        node: One of its sites.
+        values: Un-occluded values, by node.
+        gradient: Of the scalar by the value of ``node``.
+    """
+    met = graph.globals_of(node)
+    of_cells = [dim for dim, role in enumerate(node.roles) if role in node.axes]
+    with torch.inference_mode(False), torch.enable_grad():
+        spread = {}
+        for index in met:
+            value: Tensor = values[index].clone()
+            sizes = [node.shape[dim] if dim in of_cells else n for dim, n in enumerate(value.shape)]
+            spread[index] = value.expand(sizes).clone().requires_grad_()
+
+        def operand(index: int) -> Any:
+            value = values[index]
+            return spread[index] if index in spread else value.clone() if isinstance(value, Tensor) else value
+
+        met_value = node.computed(operand)
+        found = torch.autograd.grad(
+            met_value, list(spread.values()), gradient.to(met_value), allow_unused=True
+        )
+    outside = {}
+    for index, each in zip(spread, found, strict=True):
+        if each is not None:
+            rest = [dim for dim in range(each.dim()) if dim not in of_cells]
+            by_cell = each.permute(*of_cells, *rest).flatten(len(of_cells))
+            outside[index] = Outside.of(node.axes, by_cell)
+    return outside

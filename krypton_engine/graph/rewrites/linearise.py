@@ -1,0 +1,366 @@
+"""Operators that see the whole image, on boxes: exact inside, to the first order outside.
+
+A gate, or a norm over the image, takes a *global value* from all cells, numbers without cells, and meets
+every cell with it. A small change somewhere changes all of its output, but little. So global values are
+computed for every position, their totals updated by what the box changes; where they meet cells, boxes are
+computed with the new ones, and the cells outside stay as they are. `krypton_engine.executors.outside` says
+what that leaves out of a scalar of the output, to the first order. Such a graph is an approximation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.graph.draft import aligned, name_of
+from krypton_engine.graph.ir import BATCH, Apply, Graph, Node, Ref, Roles, Rows, Total, refs
+from krypton_engine.graph.operators import Local, NotLocal, arguments, base, bounded
+from krypton_engine.graph.operators.pointwise import is_pointwise
+from krypton_engine.graph.rewrites.editing import Edit, pruned
+
+aten = torch.ops.aten
+
+
+def linearised(graph: Graph) -> Graph:
+    """A graph with every operator on boxes that can be there to the first order.
+
+    Args:
+        graph: The exact one.
+
+    Returns:
+        ``graph`` itself where nothing is gained.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> graph = capture(Source(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), (x,)))
+        >>> made = linearised(graph)
+        >>> [node.op for node in made.nodes if node.depends]
+        ['input', 'total', 'mean', 'sigmoid', 'mul']
+        >>> made.nodes[made.output].axes, [made.nodes[site].op for site in made.sites]
+        ((1, 2), ['mul'])
+    """
+    made = pruned(_Linearisation(graph).done())
+    return made if made.sites else graph
+
+
+def total(x: Tensor, power: int, dims: Sequence[int]) -> Tensor:
+    """Sums of ``x`` to a power over some dimensions, which are kept: float64.
+
+    Examples:
+        >>> total(torch.tensor([[1.0, 2.0]]), 2, [1])
+        tensor([[5.]], dtype=torch.float64)
+    """
+    return x.double().pow(power).sum(tuple(dims), keepdim=True)
+
+
+def mean(sums: Tensor, cells: int, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -> Tensor:
+    """Means from sums over ``cells`` cells, over dimensions whose sizes were not summed too.
+
+    Examples:
+        >>> mean(torch.tensor([[6.0], [2.0]]), 4, [0], False, torch.float32)
+        tensor([1.])
+    """
+    return (sums / cells).mean(tuple(dims), keepdim).to(dtype)
+
+
+def added(sums: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -> Tensor:
+    """Sums over further dimensions."""
+    return sums.sum(tuple(dims), keepdim).to(dtype)
+
+
+def root(sums: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -> Tensor:
+    """Euclidean norms from sums of squares."""
+    return sums.sum(tuple(dims), keepdim).sqrt().to(dtype)
+
+
+def scale(
+    sums: Tensor,
+    squares: Tensor,
+    cells: int,
+    groups: int,
+    eps: float,
+    weight: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The factor of every channel by which a norm multiplies.
+
+    Args:
+        sums: Of every channel: ``(copies, channels, 1, ...)``.
+        squares: Their sums of squares.
+        cells: How many cells were summed.
+        groups: Of channels that share their statistics.
+        eps: Added to the variance.
+        weight: By channel.
+        dtype: Of the result.
+    """
+    _, variance = _moments(sums, squares, cells, groups)
+    factor = (variance + eps).rsqrt()
+    scaled: Tensor = factor if weight is None else factor * _by_channel(weight, sums)
+    return scaled.to(dtype)
+
+
+def shift(
+    sums: Tensor, squares: Tensor, cells: int, groups: int, eps: float, weight: Tensor | None,
+    bias: Tensor | None, dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """The summand of every channel that a norm adds after `scale`, whose arguments it shares."""
+    average, _ = _moments(sums, squares, cells, groups)
+    moved = -average * scale(sums, squares, cells, groups, eps, weight, torch.float64)
+    return (moved if bias is None else moved + _by_channel(bias, sums)).to(dtype)
+
+
+def _moments(sums: Tensor, squares: Tensor, cells: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel's group, by channel."""
+
+    def over_groups(value: Tensor) -> Tensor:
+        shape = value.shape
+        parts = (value / cells).reshape(shape[0], groups, -1, *shape[2:])
+        return parts.mean(2, keepdim=True).expand(parts.shape).reshape(shape)
+
+    average = over_groups(sums)
+    return average, (over_groups(squares) - average.square()).clamp_min(0)
+
+
+def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
+    return numbers.double().reshape(1, -1, *[1] * (like.dim() - 2))
+
+
+class _Call:
+    """A node as a call of its operator, on operands as they are by now."""
+
+    def __init__(self, linearisation: _Linearisation, node: Node) -> None:
+        assert isinstance(node.target, torch._ops.OpOverload)
+        self._linearisation = linearisation
+        self._before = node.index
+        self.args, self.kwargs = node.args, node.kwargs
+        self.name = name_of(node.target)
+        self.pointwise = is_pointwise(node.target)
+        self.bound: Mapping[str, Any] = arguments(node.target, node.args, node.kwargs)
+        self.shape = node.shape
+        sizes = self.bound.get("size", self.bound.get("shape"))
+        batch = [size == Rows(1) for size in sizes] if isinstance(sizes, (tuple, list)) else []
+        self.batch_dims = tuple(batch) if any(batch) else (True, *(False,) * (len(node.shape) - 1))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.bound[name]
+
+    def node(self, ref: Ref) -> Node:
+        """See `krypton_engine.graph.operators.Call`."""
+        return self._linearisation.nodes[ref.node]
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """See `krypton_engine.graph.operators.Call`."""
+        fields = aligned(self.node(ref), roles)
+        return ref if fields is None else self._linearisation.add(self._before, Node(-1, **fields))
+
+    @property
+    def dependent(self) -> list[Node]:
+        """Operands that change with the position."""
+        found = dict.fromkeys(refs((self.args, dict(self.kwargs))))
+        return [node for node in (self.node(Ref(i)) for i in found) if node.depends]
+
+
+class _Linearisation:
+    """A graph, node by node, with those on boxes that can be."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._edit = Edit(graph)
+        self.nodes: dict[int, Node] = {}
+        for node in graph.nodes:
+            self.nodes[node.index] = node
+            if not node.depends or node.local or not isinstance(node.target, torch._ops.OpOverload):
+                continue
+            try:
+                self.nodes[node.index] = made = self._on_boxes(node)
+            except (NotLocal, KeyError):
+                continue
+            if made.index == node.index:
+                self._edit.put(made)
+
+    def done(self) -> Graph:
+        """The new graph."""
+        return self._edit.done()
+
+    def add(self, before: int, node: Node) -> Ref:
+        """A reference to a further node."""
+        ref = self._edit.add(before, node)
+        self.nodes[ref.node] = replace(node, index=ref.node)
+        return ref
+
+    def _on_boxes(self, node: Node) -> Node:
+        call = _Call(self, node)
+        if not all(operand.local for operand in call.dependent):
+            raise NotLocal("follows a full computation")
+        image = any(operand.axes for operand in call.dependent)
+        if not image and call.name == "expand" and self._read_cell_by_cell(node):
+            self._edit.forward(node.index, call["self"].node)
+            return self.nodes[call["self"].node]
+        if image and call.name in _TOTALS:
+            return self._from_total(node, call)
+        if image and call.name in _NORMS:
+            return self._normalised(node, call)
+        local = _meeting(call) if image and call.pointwise else bounded(call)
+        return _local(node, local)
+
+    def _read_cell_by_cell(self, node: Node) -> bool:
+        """Whether all readers of a value broadcast their operands against each other."""
+        readers = [n for n in self._graph.nodes if node.index in refs((n.args, n.kwargs))]
+        return node.index != self._graph.output and all(is_pointwise(reader.target) for reader in readers)
+
+    def _total(self, before: int, source: Node, power: int) -> Ref:
+        """The sums of an image over all of its cells, as a further node."""
+        dims = [dim for dim, role in enumerate(source.roles) if role in source.axes]
+        shape = tuple(1 if dim in dims else n for dim, n in enumerate(source.shape))
+        return self._global(
+            before, f"{source.name}_total", shape, total, (Ref(source.index), power, dims), torch.float64,
+            on_box=Total(power), whole=frozenset(source.axes),
+        )  # fmt: skip
+
+    def _global(
+        self, before: int, name: str, shape: tuple[int, ...], target: Callable[..., Tensor],
+        args: tuple[Any, ...], dtype: torch.dtype, **fields: Any,
+    ) -> Ref:  # fmt: skip
+        """A further node without cells, of the operator ``target``."""
+        made = _global_node(Node(-1, name, target.__name__, shape, (), dtype), target, args)
+        return self.add(before, replace(made, **fields))
+
+    def _from_total(self, node: Node, call: _Call) -> Node:
+        """A reduction over all cells, from their sums."""
+        source = base.only_dependent(call)
+        power, finish, dims, keepdim = _TOTALS[call.name](call, source)
+        cells = math.prod(source.size(axis) for axis in source.axes)
+        over = {base.positive(dim, len(source.shape)) for dim in dims}
+        if not {source.roles.index(axis) for axis in source.axes} <= over or 0 in over:
+            return _local(node, bounded(call))  # some axes stay, and boxes along them
+        sums = self._total(node.index, source, power)
+        count = (cells,) if finish is mean else ()
+        return _global_node(node, finish, (sums, *count, sorted(over), keepdim, node.dtype))
+
+    def _normalised(self, node: Node, call: _Call) -> Node:
+        """A norm over the image as ``x * scale + shift``, two numbers for every channel."""
+        source = base.local_operand(call, call["input"])
+        groups, weight, bias = _NORMS[call.name](call, source)
+        if source.roles[1] is not None or any(role is None for role in source.roles[2:]):
+            raise NotLocal("normalises windows that slide over channels")
+        if any(isinstance(each, Ref) and call.node(each).depends for each in (weight, bias)):
+            raise NotLocal("normalises with changing weights")
+        sums, squares = (self._total(node.index, source, power) for power in (1, 2))
+        cells = math.prod(source.size(axis) for axis in source.axes)
+        common = (sums, squares, cells, groups, call["eps"], weight)
+        shape = (*source.shape[:2], *[1] * (len(source.shape) - 2))
+        assert node.dtype is not None
+        factor = self._global(
+            node.index, f"{node.name}_scale", shape, scale, (*common, node.dtype), node.dtype
+        )
+        summand = self._global(
+            node.index, f"{node.name}_shift", shape, shift, (*common, bias, node.dtype), node.dtype
+        )
+        operands = (summand.node, source.index, factor.node)
+        local = Local(source.roles, Apply(), operands, ({},) * 3)
+        written = replace(
+            node, target=aten.addcmul.default, args=(summand, Ref(source.index), factor), kwargs={}
+        )
+        return _local(written, local)
+
+
+def _local(node: Node, local: Local) -> Node:
+    """``node`` on boxes."""
+    return replace(
+        node,
+        roles=local.roles,
+        on_box=local.on_box,
+        operands=local.operands,
+        maps=local.maps or ({},) * len(local.operands),
+        whole=local.whole,
+        args=node.args if local.args is None else local.args,
+        kwargs=node.kwargs if local.kwargs is None else local.kwargs,
+        reason="",
+    )
+
+
+def _global_node(node: Node, target: Callable[..., Tensor], args: tuple[Any, ...]) -> Node:
+    """``node`` as an operator on global values."""
+    operands = tuple(dict.fromkeys(refs(args)))
+    roles = (BATCH, *(None,) * (len(node.shape) - 1))
+    written = replace(node, target=target, args=args, kwargs={}, depends=True)
+    return _local(written, Local(roles, Apply(), operands))
+
+
+def _meeting(call: _Call) -> Local:
+    """An elementwise operator of values on boxes and global values."""
+    images = [node for node in call.dependent if node.axes]
+    for node in call.dependent:
+        if not node.axes and len(node.shape) != len(call.shape):
+            raise NotLocal(f"{call.name} broadcasts over a leading dimension")
+    local = base.merged(call, images, call.shape, free=())
+    for node in call.dependent:
+        if not node.axes and any(
+            role not in (None, BATCH) and n > 1 for role, n in zip(local.roles, node.shape, strict=True)
+        ):
+            raise NotLocal(f"{call.name} meets an axis with a dimension that is none")
+    return local
+
+
+_Reduction = tuple[int, Callable[..., Tensor], Sequence[int], bool]
+"""Power, what is made of the sums, dimensions, and whether these are kept."""
+
+
+def _mean(call: _Call, source: Node) -> _Reduction:
+    return 1, mean, _dims(call, source), call["keepdim"]
+
+
+def _sum(call: _Call, source: Node) -> _Reduction:
+    return 1, added, _dims(call, source), call["keepdim"]
+
+
+def _norm(call: _Call, source: Node) -> _Reduction:
+    if call["ord"] != 2:
+        raise NotLocal("another norm than the Euclidean")
+    return 2, root, _dims(call, source), call["keepdim"]
+
+
+def _pooled(call: _Call, source: Node) -> _Reduction:
+    rank = len(call["output_size"])
+    if any(size != 1 for size in call.shape[-rank:]):
+        raise NotLocal("several cells are left")
+    return 1, mean, range(len(source.shape) - rank, len(source.shape)), True
+
+
+def _dims(call: _Call, source: Node) -> Sequence[int]:
+    dims = call["dim"]
+    if dims is None:
+        raise NotLocal(f"{call.name} over everything")
+    return [dims] if isinstance(dims, int) else dims
+
+
+_TOTALS: Mapping[str, Callable[[_Call, Node], _Reduction]] = {
+    "mean": _mean,
+    "sum": _sum,
+    "linalg_vector_norm": _norm,
+    **{f"{kind}adaptive_avg_pool{n}d": _pooled for kind in ("", "_") for n in (1, 2, 3)},
+}
+
+_Norm = tuple[int, Any, Any]
+"""Groups of channels, weight and bias by channel."""
+
+
+def _group_norm(call: _Call, source: Node) -> _Norm:
+    return call["num_groups"], call["weight"], call["bias"]
+
+
+def _instance_norm(call: _Call, source: Node) -> _Norm:
+    if not call["use_input_stats"]:
+        raise NotLocal("normalises by running statistics")
+    return source.shape[1], call["weight"], call["bias"]
+
+
+_NORMS: Mapping[str, Callable[[_Call, Node], _Norm]] = {
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+}

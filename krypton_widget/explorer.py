@@ -5,9 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import anywidget
 import torch
@@ -16,28 +15,30 @@ import traitlets
 from krypton_engine.attr.checks import Activation
 from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.common import files
+from krypton_engine.common.calling import Forward
 from krypton_engine.common.outputs import usual_activation
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.tuning.tuning import Tuning
-from krypton_engine.zoo import names_in_order
+from krypton_engine.zoo.names import ClassNames, names_in_order
 from krypton_engine.zoo.patches import COLOURS, Colour
+from krypton_engine.zoo.pixels import ImageLike, ToInput
 from krypton_widget import export
 from krypton_widget.cache import MapKey
-from krypton_widget.maps import Region
+from krypton_widget.maps import Region, Sent
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Turn
-from krypton_widget.pictures import COLORMAPS, Preprocess, colour_table, thumbnail
+from krypton_widget.pictures import COLORMAPS, colour_table, thumbnail
 from krypton_widget.subject import Subject
 from krypton_widget.task import Wish
 from krypton_widget.traits import (
     Area,
     ClassIndex,
-    Control,
     ControlError,
     ImageIndex,
     OneOf,
+    Proposal,
     Real,
     Side,
     Step,
@@ -135,11 +136,11 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        image: Any,
+        model: Forward,
+        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
         *,
-        preprocess: Preprocess | None = None,
-        class_names: Sequence[str] | Mapping[int | str, str] | None = None,
+        preprocess: ToInput | None = None,
+        class_names: ClassNames | None = None,
         target: int | None = None,
         window: int = 16,
         stride: int = 8,
@@ -162,7 +163,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise InputError("preprocess", type(preprocess).__name__, "None or a callable")
         if tuning is not None and not isinstance(tuning, Tuning):
             raise InputError("tuning", type(tuning).__name__, "None or a Tuning")
-        images = list(image) if isinstance(image, (list, tuple)) else [image]
+        images: list[ImageLike] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
             raise InputError("image", "an empty list", "an image or a list of them")
         self._subject = Subject(model, images, preprocess)
@@ -249,16 +250,16 @@ class OcclusionExplorer(anywidget.AnyWidget):
         return self._subject.shape(self.image_index)
 
     @traitlets.validate("window", "stride", "target", "image_index", "region")
-    def _fitted(self, proposal: dict[str, Any]) -> Any:
+    def _fitted(self, proposal: Proposal) -> object:
         """The value that a control takes, beside the others and the image."""
-        control: Control = proposal["trait"]
+        control = proposal["trait"]
         try:
             return control.fitted(self, proposal["value"])
         except InputError as error:
             raise ControlError(*error.args) from None
 
     @traitlets.validate("colormap")
-    def _known_colours(self, proposal: dict[str, Any]) -> str:
+    def _known_colours(self, proposal: Proposal) -> str:
         """A colour map whose colours the page has; they are sent before its name if need be."""
         name: str = proposal["value"]
         if name not in self._colours:
@@ -268,13 +269,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 raise ControlError(*error.args) from None
         return name
 
-    def _lower_stride(self, _: Any) -> None:
+    def _lower_stride(self, _: object) -> None:
         self.stride = min(self.stride, self.window)
 
-    def _another_image(self, _: Any) -> None:
+    def _another_image(self, _: object) -> None:
         self.region = None
 
-    def _on_message(self, _: Any, content: dict[str, Any], buffers: list[memoryview]) -> None:
+    def _on_message(self, _: object, content: Sent, buffers: list[memoryview]) -> None:
         """Events of the page: something is stopped, or a file made for the view that asks."""
         kind = content.get("kind")
         if kind == "cancel":
@@ -290,7 +291,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 self.send({"kind": "file", "name": f"krypton-map{ending}", "view": to}, [file])
                 self.error = self.error if self._failed else ""
 
-    def set_state(self, sync_data: dict[str, Any]) -> None:
+    def set_state(self, sync_data: dict[str, object]) -> None:
         """Take the page's controls; a refusal is shown on the page, and the control goes back."""
         try:
             # A refusal undoes all changes meanwhile, and those of a run are not the page's.
@@ -306,7 +307,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     # -- running ---------------------------------------------------------------------------------------
 
-    def _ask(self, _: Any = None) -> None:
+    def _ask(self, _: object = None) -> None:
         """Start a run for the controls as they are; the newest wins."""
         with self._page.lock:
             turn = self._page.next_turn()

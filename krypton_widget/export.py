@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from krypton_engine.common.arrays import Flags
 from krypton_engine.common.figures import figure
@@ -18,7 +17,7 @@ from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
-from krypton_widget.maps import finite
+from krypton_widget.maps import Sent, finite
 from krypton_widget.page import Shown
 from krypton_widget.pictures import Picture
 
@@ -131,7 +130,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
         wanted: Where to look (rows, columns).
         class_names: One a class.
     """
-    name = class_names[heatmap.target] if heatmap.target is not None else "output"
+    name = class_names[heatmap.target] if isinstance(heatmap.target, int) else "output"
     status = maps.on_grid(heatmap, heatmap.status)[wanted]
     exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
     how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"
@@ -142,7 +141,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
     return f"{name}: {figure(float(heatmap.base))}, {size} x {size} patch, {how}"
 
 
-def html(state: dict[str, Any], static: Path) -> bytes:
+def html(state: Sent, static: Path) -> bytes:
     """The widget as a page in one file, without the controls that need a kernel.
 
     Args:
@@ -164,10 +163,10 @@ def html(state: dict[str, Any], static: Path) -> bytes:
     ).encode()
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """JSON that may stand inside a script element; bytes as base64."""
 
-    def encode(item: Any) -> Any:
+    def encode(item: object) -> object:
         if isinstance(item, (bytes, bytearray, memoryview)):
             return {"$bytes": base64.b64encode(bytes(item)).decode()}
         return str(item)

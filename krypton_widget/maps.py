@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import Flags
+from krypton_engine.common.arrays import AnyArray, Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
+
+Sent: TypeAlias = dict[str, Any]
+"""Values for the page, or from it, by name: what JSON has, and bytes."""
 
 Region = tuple[int, ...] | Flags | None
 """Where to look: everywhere, a box (top, left, bottom, right), or a mask (height, width)."""
 
 
-def on_grid(heatmap: Heatmap, cells: Tensor) -> Any:
+def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
     """One number a position as an array (rows, columns), one cell where the window spans an axis."""
     return cells.reshape(heatmap.window.counts[1:]).numpy()
 
@@ -44,7 +47,7 @@ def as_engine(region: Region) -> Tensor | tuple[int, ...] | None:
     return torch.from_numpy(region) if isinstance(region, np.ndarray) else region
 
 
-def region_to_page(region: Region) -> dict[str, Any] | None:
+def region_to_page(region: Region) -> Sent | None:
     """A region as the page has it."""
     if isinstance(region, np.ndarray):
         return {"mask": region.astype(np.uint8).tobytes()}
@@ -79,11 +82,11 @@ def largest_drop(heatmap: Heatmap, target: int | None) -> float:
     return _largest(known[known.isfinite()].numpy())
 
 
-def _largest(changes: npt.NDArray[np.floating[Any]]) -> float:
+def _largest(changes: npt.NDArray[np.floating]) -> float:
     return float(np.abs(changes).max()) if changes.size else 0.0
 
 
-def to_page(heatmap: Heatmap, wanted: Flags) -> dict[str, Any]:
+def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
     """A map for the page: numbers as little-endian bytes, row by row.
 
     Args:
@@ -128,14 +131,14 @@ def _base(heatmap: Heatmap) -> float | None:
     return base if math.isfinite(base) else None
 
 
-def estimate(heatmap: Heatmap, wanted: Flags) -> dict[str, Any] | None:
+def estimate(heatmap: Heatmap, wanted: Flags) -> Sent | None:
     """The expected SSIM of an approximate map; None where it is unknown, or the map exact."""
     exact = on_grid(heatmap, heatmap.status == Status.EXACT)
     known = None if heatmap.ssim_estimate is None else asdict(heatmap.ssim_estimate)
     return None if known is None or exact[wanted].all() or finite(known) != known else known
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """A value with numbers that JSON has: None for those that are not finite, in dicts and lists too."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
@@ -144,7 +147,7 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> dict[str, Any]:
+def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None) -> Sent:
     """The approximate map beside the exact one, and the cost of each.
 
     Args:

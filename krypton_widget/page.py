@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
+from krypton_widget.maps import Sent
 from krypton_widget.pictures import png
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, asked
@@ -54,14 +54,12 @@ class Page:
         shown: The map.
     """
 
-    def __init__(
-        self, subject: Subject, activation: Activation, send: Callable[[str, dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, subject: Subject, activation: Activation, send: Callable[[str, Sent], None]) -> None:
         self.lock = threading.RLock()
         self.shown: Shown | None = None
         self.turns = 0
         self._subject, self._activation = subject, activation
-        self._parts: dict[str, dict[str, Any]] = {"view": {}, "frame": {}, "comparison": {}}
+        self._parts: dict[str, Sent] = {"view": {}, "frame": {}, "comparison": {}}
         self._send = send
 
     def next_turn(self) -> Turn:
@@ -149,11 +147,11 @@ class Page:
         now = asked(key, wish).items()
         return shown is not None and all(shown[k] == v for k, v in now if k not in how_much)
 
-    def _put(self, part: str, content: dict[str, Any]) -> None:
+    def _put(self, part: str, content: Sent) -> None:
         self._parts[part] = content
         self._send(part, content)
 
-    def _seen(self, key: MapKey) -> dict[str, Any]:
+    def _seen(self, key: MapKey) -> Sent:
         """The picture, its patch and the model's own answer."""
         given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
         probabilities = activated(outputs, self._activation)[0].float()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +12,11 @@ from torch import Tensor
 
 from krypton_engine.errors import InputError
 from krypton_engine.zoo.patches import covered
-from krypton_engine.zoo.pixels import CHANNELS, Pixels, plain_input
+from krypton_engine.zoo.pixels import CHANNELS, ImageLike, Pixels, ToInput, plain_input
 from krypton_engine.zoo.preprocess import rgb
 
 Picture = npt.NDArray[np.uint8]
 """RGB: height x width x 3."""
-
-Preprocess = Callable[[Any], Tensor]
 
 COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
 """Colour maps that the page offers, diverging; any of Matplotlib's may be set."""
@@ -47,8 +43,8 @@ class ModelInput:
         InputError: The image is none, or ``preprocess`` does not make an input of it.
     """
 
-    image: Any
-    preprocess: Preprocess | None
+    image: ImageLike
+    preprocess: ToInput | None
     name: str = "image"
     x: Tensor = field(init=False)
     picture: Picture = field(init=False)
@@ -90,7 +86,7 @@ class ModelInput:
     def _solid(self, level: float) -> Tensor:
         return self._prepared(self._pixels.solid(level))
 
-    def _prepared(self, image: Any) -> Tensor:
+    def _prepared(self, image: ImageLike) -> Tensor:
         if self.preprocess is None:
             return plain_input(image, self.name)
         try:
@@ -128,7 +124,7 @@ def png(pixels: Picture, largest: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def thumbnail(image: Any, largest: int = 96) -> bytes:
+def thumbnail(image: ImageLike, largest: int = 96) -> bytes:
     """A small PNG of an image; empty where it is none, which its picking reports."""
     from PIL import Image
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -27,8 +26,12 @@ class Stoppable(TorchFunctionMode):
         self._stopped, self._ended = stopped, False
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        function: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         # What takes no tensor may be the way out already: no_grad() turns gradients on again so.
         computes = any(isinstance(each, Tensor) for each in args)
         if computes and not self._ended and not exporting() and self._stopped():

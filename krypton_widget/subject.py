@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from krypton_engine.common.calling import Forward
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.export import evaluated
 from krypton_engine.planning.training import evaluation_mode
+from krypton_engine.zoo.pixels import ImageLike, ToInput
 from krypton_engine.zoo.preprocess import as_taken
-from krypton_widget.pictures import ModelInput, Preprocess
+from krypton_widget.pictures import ModelInput
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
 
@@ -31,9 +32,7 @@ class Subject:
         preprocess: From one of these to the model's input; None for the plain conversion.
     """
 
-    def __init__(
-        self, model: Callable[..., Any], images: Sequence[Any], preprocess: Preprocess | None
-    ) -> None:
+    def __init__(self, model: Forward, images: Sequence[ImageLike], preprocess: ToInput | None) -> None:
         self.model, self.images = model, images
         self._preprocess = preprocess
         self._inputs: dict[int, ModelInput] = {}

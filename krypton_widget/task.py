@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
 from krypton_widget.cache import Aim, Known, MapKey
-from krypton_widget.maps import Region
+from krypton_widget.maps import Region, Sent
 from krypton_widget.subject import Subject
 
 LARGEST_KEPT = 256 * 2**20
@@ -183,7 +182,7 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
     return f"the tuning is for another {' and '.join(words)}" if words else ""
 
 
-def asked(key: MapKey, wish: Wish) -> dict[str, Any]:
+def asked(key: MapKey, wish: Wish) -> Sent:
     """The controls that a map answers, by their names: the page compares them with where they stand."""
     return {
         "image_index": key.image,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import traitlets
 from torch import Tensor
 
 from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arrays import AnyArray
 from krypton_engine.errors import InputError
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_widget import maps
@@ -27,16 +28,25 @@ Fact = Callable[[Any], T]
 """A fact that a control's value has to fit, read from the widget."""
 
 
+class Proposal(TypedDict):
+    """A value on its way to a control, as traitlets hand it to a validator."""
+
+    trait: Control
+    value: Any
+
+
 class ControlError(InputError, traitlets.TraitError):
     """A value that a control cannot have; the control keeps the one that it had."""
 
 
-class Control(traitlets.TraitType[Any, Any]):
+class Control(traitlets.BaseDescriptor):
     """A trait whose refusals name the trait, the value and the accepted ones."""
 
     accepted: str
 
-    def error(self, obj: Any, value: Any, error: Any = None, info: Any = None) -> NoReturn:
+    def error(
+        self, obj: object, value: object, error: Exception | None = None, info: str | None = None
+    ) -> NoReturn:
         """Refuse a value, as traitlets ask a trait to.
 
         Raises:
@@ -44,7 +54,7 @@ class Control(traitlets.TraitType[Any, Any]):
         """
         raise ControlError(str(self.name), repr(value), self.accepted)
 
-    def fitted(self, widget: Any, value: Any) -> Any:
+    def fitted(self, widget: object, value: Any) -> object:
         """The value that the control takes, beside the widget's other controls and its images.
 
         Raises:
@@ -58,7 +68,7 @@ class Whole(Control, traitlets.Int[Any, Any]):
 
     accepted = "integers"
 
-    def validate(self, obj: Any, value: Any) -> int:
+    def validate(self, obj: object, value: object) -> int:
         """An integer of Python's.
 
         Raises:
@@ -70,14 +80,14 @@ class Whole(Control, traitlets.Int[Any, Any]):
         return number
 
 
-class Real(Control, traitlets.Float[Any, Any]):
+class Real(Control, traitlets.Float[float, float]):
     """A finite number, NumPy's too, for which ``fits`` is true; no bool."""
 
     def __init__(self, default: float, fits: Callable[[float], bool], accepted: str) -> None:
         super().__init__(default)
         self._fits, self.accepted = fits, accepted
 
-    def validate(self, obj: Any, value: Any) -> float:
+    def validate(self, obj: object, value: object) -> float:
         """A finite number of Python's that fits.
 
         Raises:
@@ -89,14 +99,14 @@ class Real(Control, traitlets.Float[Any, Any]):
         return number
 
 
-class OneOf(Control, traitlets.Enum[Any]):
+class OneOf(Control, traitlets.Enum[str]):
     """A trait whose value is one of a few words."""
 
     def __init__(self, values: Sequence[str], default: str) -> None:
         super().__init__(values, default)
         self.accepted = ", ".join(map(repr, values))
 
-    def validate(self, obj: Any, value: Any) -> str:
+    def validate(self, obj: object, value: object) -> str:
         """The value, if it is one of the words.
 
         Raises:
@@ -107,12 +117,12 @@ class OneOf(Control, traitlets.Enum[Any]):
         return str(super().validate(obj, value))
 
 
-class Switch(Control, traitlets.Bool[Any, Any]):
+class Switch(Control, traitlets.Bool[bool, bool]):
     """True or False."""
 
     accepted = "True and False"
 
-    def validate(self, obj: Any, value: Any) -> bool:
+    def validate(self, obj: object, value: object) -> bool:
         """A truth value of Python's.
 
         Raises:
@@ -121,7 +131,7 @@ class Switch(Control, traitlets.Bool[Any, Any]):
         return bool(super().validate(obj, bool(value) if isinstance(value, np.bool_) else value))
 
 
-class Word(Control, traitlets.Unicode[Any, Any]):
+class Word(Control, traitlets.Unicode[str, str]):
     """A string."""
 
     accepted = "strings"
@@ -139,7 +149,7 @@ class Side(Whole):
         super().__init__(default)
         self._size = size
 
-    def fitted(self, widget: Any, value: int) -> int:
+    def fitted(self, widget: object, value: int) -> int:
         """The side, no longer than the image's shorter one."""
         height, width = self._size(widget)
         if not 1 <= value <= min(height, width):
@@ -164,7 +174,7 @@ class Step(Whole):
         super().__init__(default)
         self._side = side
 
-    def fitted(self, widget: Any, value: int) -> int:
+    def fitted(self, widget: object, value: int) -> int:
         """The step, at most the patch's side."""
         if value < 1:
             raise InputError(str(self.name), f"{value}", "integers from 1")
@@ -182,7 +192,7 @@ class ClassIndex(Whole):
         super().__init__(None, allow_none=True)
         self._count = count
 
-    def fitted(self, widget: Any, value: int | None) -> int | None:
+    def fitted(self, widget: object, value: int | None) -> int | None:
         """The class, if the model has so many."""
         count = self._count(widget)
         if value is not None and not 0 <= value < count:
@@ -205,7 +215,7 @@ class ImageIndex(Whole):
         super().__init__(0)
         self._count = count
 
-    def fitted(self, widget: Any, value: int) -> int:
+    def fitted(self, widget: object, value: int) -> int:
         """The index, if there are so many images."""
         count = self._count(widget)
         if not 0 <= value < count:
@@ -229,7 +239,7 @@ class Area(Control, traitlets.Any):
         self._input_shape = input_shape
         self.tag(to_json=lambda value, _: maps.region_to_page(value), from_json=self._from_page)
 
-    def fitted(self, widget: Any, value: Any) -> Region:
+    def fitted(self, widget: object, value: Any) -> Region:
         """The region, as a tuple or an array of booleans, if it touches the image."""
         if value is None:
             return None
@@ -243,14 +253,14 @@ class Area(Control, traitlets.Any):
         maps.wanted(SlidingWindow(shape, shape, shape), found)
         return found
 
-    def _box(self, value: Any) -> tuple[int, ...]:
+    def _box(self, value: object) -> tuple[int, ...]:
         numbers = list(map(whole, value)) if isinstance(value, Sequence) else []
         box = tuple(number for number in numbers if number is not None)
         if len(numbers) != 4 or len(box) != 4:
             self.error(None, value)
         return box
 
-    def _from_page(self, value: Any, widget: Any) -> Any:
+    def _from_page(self, value: object, widget: object) -> object:
         """A region as the page has it; a mask without any pixel is everywhere."""
         if not isinstance(value, dict) or "mask" not in value:
             return value["box"] if isinstance(value, dict) and "box" in value else value
@@ -261,7 +271,7 @@ class Area(Control, traitlets.Any):
         return mask.reshape(shape) if mask.any() else None
 
 
-def _mask(value: npt.NDArray[Any] | Tensor, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+def _mask(value: AnyArray | Tensor, size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     mask = np.asarray(value)
     if mask.dtype != np.bool_ or mask.shape != size:
         raise InputError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from krypton_engine.attr.targets import as_kept, of_example
+from krypton_engine.common.calling import Target
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap.identity import Described, described
@@ -17,7 +17,7 @@ from krypton_engine.tuning.tuning import Tuning, in_brief
 
 
 def fingerprint(
-    question: Question, row: int, target: Any, activate: Callable[[Tensor], Tensor] | None
+    question: Question, row: int, target: Target, activate: Callable[[Tensor], Tensor] | None
 ) -> Fingerprint:
     """The fingerprint of a call on one example, which its tuning has too; the model runs once, on noise.
 
@@ -37,7 +37,7 @@ def fingerprint(
 
 
 def accept(
-    tuning: Tuning, question: Question, target: Any, activate: Callable[[Tensor], Tensor] | None
+    tuning: Tuning, question: Question, target: Target, activate: Callable[[Tensor], Tensor] | None
 ) -> None:
     """Refuse a tuning that was made for something else: the model, which may have changed, is asked.
 
@@ -63,7 +63,7 @@ def accept(
     predicted = [int(out.argmax()) for out in base] if classes else []
     if tuning.fingerprint.target is None and asked == predicted:
         asked = [None] * rows
-    checked: list[tuple[Any, Described]] = []
+    checked: list[tuple[Target, Described]] = []
     for row, one in enumerate(asked):
         key = (one, described(question.baseline(0, row)))
         if key not in checked:

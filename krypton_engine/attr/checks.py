@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -126,7 +126,7 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
     return StoppingRule(similarity) if tuning is None else tuning.goal(similarity, trims)
 
 
-def python_sizes(given: Any) -> Any:
+def python_sizes(given: object) -> object:
     """Integers of any library as Python's, in tuples of tuples; anything else as it is."""
     if isinstance(given, tuple):
         return tuple(python_sizes(item) for item in given)
@@ -134,12 +134,13 @@ def python_sizes(given: Any) -> Any:
     return given if size is None else size
 
 
-def python_numbers(baselines: Any) -> Any:
+def python_numbers(baselines: object) -> object:
     """NumPy's numbers as Python's; anything else as it is."""
     if isinstance(baselines, tuple):
         return tuple(python_numbers(item) for item in baselines)
-    is_number = isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0
-    return baselines.item() if is_number else baselines
+    if isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0:
+        return baselines.item()
+    return baselines
 
 
 def shape_or_type(given: object) -> str:

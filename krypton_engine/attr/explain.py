@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from krypton_engine.attr.request import AttributionRequest, MapRequest, select
 from krypton_engine.attr.targets import of_example
+from krypton_engine.common.calling import Target
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap, Origin
@@ -89,7 +90,7 @@ def _attribution(
     return torch.cat(rows).to(x.device)
 
 
-def _of_all(outputs: Tensor, target: Any) -> Tensor:
+def _of_all(outputs: Tensor, target: Target) -> Tensor:
     """The target's part of outputs that each hold all examples, ``(positions, examples, ...)``."""
     return torch.stack([select(each, target) for each in outputs])
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -17,6 +16,7 @@ from krypton_engine.attr.explain import builder_for
 from krypton_engine.attr.request import MapRequest
 from krypton_engine.attr.targets import as_kept
 from krypton_engine.common.arguments import real
+from krypton_engine.common.calling import Target
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.identity import fingerprint_of_image
@@ -43,15 +43,15 @@ class TuningRequest:
     """
 
     samples: tuple[MapRequest, ...]
-    target: Any
+    target: Target
     confidence: float
     seconds: float
     known: Tuning | None
 
 
 def tuning_request(
-    samples: Any,
-    target: Any,
+    samples: Tensor | Iterable[Tensor],
+    target: Target,
     confidence: float | None,
     max_seconds: float | None,
     resume: Tuning | None,

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from captum.attr import Occlusion
@@ -27,6 +27,7 @@ from krypton_engine.attr.request import (
     heatmap_request,
     windows_of,
 )
+from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.draft import CaptureError
@@ -39,7 +40,7 @@ from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.loop import OnProgress
 from krypton_engine.tuning.tuning import Tuning
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., object])
 
 _counted = cast(Callable[[Method], Method], log_usage(part_of_slo=True))
 """Captum's record of which of its methods are used."""
@@ -100,7 +101,7 @@ class KryptonOcclusion(Occlusion):
 
     def __init__(
         self,
-        forward_func: Callable[..., Any],
+        forward_func: Forward,
         executor: str = "auto",
         memory_budget: int | None = None,
     ) -> None:
@@ -115,9 +116,9 @@ class KryptonOcclusion(Occlusion):
         inputs: Tensor | tuple[Tensor, ...],
         sliding_window_shapes: Shapes,
         strides: Strides = None,
-        baselines: Any = None,
-        target: Any = None,
-        additional_forward_args: Any = None,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: object = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         on_progress: OnProgress | None = None,
@@ -166,9 +167,9 @@ class KryptonOcclusion(Occlusion):
         x: Tensor,
         sliding_window_shapes: tuple[int, ...],
         strides: int | tuple[int, ...] | None = None,
-        baselines: Any = None,
+        baselines: Baselines = None,
         target: int | tuple[int, ...] | None = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         *,
         activation: Activation = None,
         region: Tensor | Sequence[int] | None = None,
@@ -238,8 +239,8 @@ class KryptonOcclusion(Occlusion):
         fraction: float = 0.05,
         *,
         seed: int = 0,
-        baselines: Any = None,
-        additional_forward_args: Any = None,
+        baselines: Baselines = None,
+        additional_forward_args: object = None,
         activation: Activation = None,
     ) -> Heatmap:
         """A map with a random part of what is not exact measured, and its SSIM estimated anew by that.
@@ -277,9 +278,9 @@ class KryptonOcclusion(Occlusion):
         samples: Tensor | Sequence[Tensor],
         sliding_window_shapes: tuple[int, ...],
         strides: int | tuple[int, ...] | None = None,
-        baselines: Any = None,
+        baselines: Baselines = None,
         target: int | tuple[int, ...] | None = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
         *,
         activation: Activation = None,
         confidence: float | None = None,
@@ -334,7 +335,7 @@ class KryptonOcclusion(Occlusion):
         x: Tensor,
         sliding_window_shapes: tuple[int, ...],
         strides: int | tuple[int, ...] | None = None,
-        additional_forward_args: Any = None,
+        additional_forward_args: object = None,
     ) -> Plan:
         """The cost of a window, without running it: ``print(occlusion.plan(...))``.
 
@@ -367,7 +368,7 @@ class KryptonOcclusion(Occlusion):
             yield
 
     def _request_of(
-        self, heatmap: Heatmap, baselines: Any, additional: Any, activation: Activation
+        self, heatmap: Heatmap, baselines: Baselines, additional: object, activation: Activation
     ) -> MapRequest:
         """The request that a map answers: as noted when it was made, else as far as the map itself shows."""
         asked = self._asked.of(heatmap)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from krypton_engine.attr.checks import (
 from krypton_engine.attr.targets import indices, of_example
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.calling import Baseline, Baselines, Forward, Target
 from krypton_engine.common.captum import (
     format_additional_forward_args,
     format_and_verify_sliding_window_shapes,
@@ -63,7 +64,7 @@ class AttributionRequest:
     """
 
     question: Question
-    target: Any
+    target: Target
     rule: StoppingRule | None
     per_evaluation: int | None
 
@@ -89,7 +90,7 @@ class MapRequest:
 
     question: Question
     activate: Activate
-    target: Any
+    target: Target
     shape: tuple[int, ...]
     wanted: IntArray
     classes: int | None
@@ -119,13 +120,13 @@ class MapRequest:
 
 
 def attribution_request(
-    forward_func: Callable[..., Any],
-    inputs: Any,
+    forward_func: Forward,
+    inputs: Tensor | tuple[Tensor, ...],
     sliding_window_shapes: Shapes,
     strides: Strides,
-    baselines: Any,
-    target: Any,
-    additional: Any,
+    baselines: Baselines,
+    target: Target,
+    additional: object,
     perturbations_per_eval: int | None,
     on_progress: object,
     ssim_target: float | None,
@@ -162,13 +163,13 @@ def attribution_request(
 
 
 def heatmap_request(
-    forward_func: Callable[..., Any],
+    forward_func: Forward,
     x: Tensor,
     sliding_window_shapes: tuple[int, ...],
     strides: int | tuple[int, ...] | None,
-    baselines: Any,
-    target: Any,
-    additional: Any,
+    baselines: Baselines,
+    target: Target,
+    additional: object,
     activation: Activation,
     budget: Callable[[torch.device], int],
     *,
@@ -209,7 +210,7 @@ def heatmap_request(
 
 def map_request(
     question: Question,
-    target: Any,
+    target: Target,
     activate: Activate,
     region: Tensor | Sequence[int] | None = None,
     keep_outputs: bool = False,
@@ -297,7 +298,7 @@ def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> No
 # -- arguments -----------------------------------------------------------------------------------------------
 
 
-def select(outputs: Tensor, target: Any) -> Tensor:
+def select(outputs: Tensor, target: Target) -> Tensor:
     """The target's part of outputs ``(n, *output_shape)``, as Captum selects it.
 
     Examples:
@@ -308,9 +309,9 @@ def select(outputs: Tensor, target: Any) -> Tensor:
     return selected
 
 
-def additional_arguments(given: Any) -> tuple[Any, ...] | None:
+def additional_arguments(given: object) -> tuple[object, ...] | None:
     """Further arguments of a forward function, in a tuple; None if there are none."""
-    arguments: tuple[Any, ...] | None = format_additional_forward_args(given)
+    arguments: tuple[object, ...] | None = format_additional_forward_args(given)
     return arguments
 
 
@@ -343,12 +344,12 @@ def windows_of(
 
 
 def question_of(
-    forward_func: Callable[..., Any],
-    inputs: Any,
+    forward_func: Forward,
+    inputs: Tensor | tuple[Tensor, ...],
     sliding_window_shapes: Shapes,
     strides: Strides,
-    baselines: Any,
-    additional: Any,
+    baselines: Baselines,
+    additional: object,
 ) -> Question:
     """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs.
 
@@ -382,7 +383,7 @@ def question_of(
     return Question(forward_func, tensors, filled, windows, extra, base)
 
 
-def _baseline(i: int, baseline: Any, x: Tensor) -> Tensor:
+def _baseline(i: int, baseline: Baseline, x: Tensor) -> Tensor:
     """The values that replace the cells of ``x``, in its shape and in the type of Captum's copies."""
     try:
         if isinstance(baseline, Tensor):
@@ -426,7 +427,7 @@ def _activated_row(base: Tensor, activate: Activate) -> Tensor:
     return activated
 
 
-def _selected(base: Tensor, target: Any, examples: int) -> Tensor:
+def _selected(base: Tensor, target: Target, examples: int) -> Tensor:
     """The target's part of ``base``, or a clear error."""
     try:
         return select(base, target)

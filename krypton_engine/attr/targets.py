@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arguments import whole
+from krypton_engine.common.calling import Target
 from krypton_engine.errors import InputError
 
 
-def indices(target: Any) -> Any:
+def indices(target: object) -> Any:
     """A target with integers of any library as Python's.
 
     Raises:
@@ -32,7 +33,7 @@ def indices(target: Any) -> Any:
     return target if index is None else index
 
 
-def of_example(target: Any, row: int, examples: int) -> Any:
+def of_example(target: Target, row: int, examples: int) -> Target:
     """The target of one example out of a batch's.
 
     Examples:
@@ -46,7 +47,7 @@ def of_example(target: Any, row: int, examples: int) -> Any:
     return target
 
 
-def as_kept(target: Any, classes: int | None) -> Any:
+def as_kept(target: Target, classes: int | None) -> Target:
     """The target of one example as a tuning keeps it: a number from 0 on, or a tuple.
 
     Examples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from krypton_engine.common.files import destination
 from krypton_engine.errors import InputError
@@ -13,6 +13,7 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from krypton_engine.heatmap.heatmap import Heatmap
     from krypton_engine.tuning.tuning import Tuning
+    from krypton_engine.zoo.pixels import ImageLike
 
 
 def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
@@ -39,7 +40,7 @@ def _same_file(path: Path, other: str) -> bool:
     return path.is_file() and os.path.isfile(other) and path.samefile(other)
 
 
-def save(heatmap: Heatmap, paths: Sequence[Path], picture: Any, title: str) -> None:
+def save(heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike, title: str) -> None:
     """Write a heatmap to all paths, the numbers first; a path that fails spares the others."""
     faults = []
     for path in sorted(paths, key=ending):

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 from krypton_engine.common.figures import figure
 
@@ -48,7 +48,7 @@ class Text:
             with suppress(OSError):  # the buffer still holds it, and is written out at the end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
+
+AnyArray: TypeAlias = npt.NDArray[Any]
+"""Numbers of any dtype, which are yet to be looked at."""
 
 IntArray = npt.NDArray[np.int64]
 """Positions, cells, sizes: int64."""

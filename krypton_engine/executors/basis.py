@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 
-Place = Callable[[Any, Tensor], Tensor]
+Place = Callable[[Hashable, Tensor], Tensor]
 """Where a tensor lies from now on, by a key that is the same for every example."""
 
 
@@ -78,8 +78,7 @@ class Basis:
         """The value of a node that no window changes, for a number of copies."""
         value = self._constants.get(index)
         value = self._others[index] if value is None else value
-        found: Tensor = repeated(self._graph.nodes[index], value, copies)
-        return found
+        return repeated(self._graph.nodes[index], value, copies)
 
     def view(self, node: Node) -> View:
         """The cells of a value as rows; a value that no window changes is laid out on the first call."""

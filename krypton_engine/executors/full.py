@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.calling import Forward
 from krypton_engine.common.captum import expand_additional_forward_args, parse_forward_out, run_forward
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
@@ -21,7 +21,7 @@ from krypton_engine.plan.measured import Costs
 
 
 def evaluate(
-    forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], additional: tuple[Any, ...] | None
+    forward_func: Forward, inputs: tuple[Tensor, ...], additional: tuple[object, ...] | None
 ) -> Tensor:
     """The outputs of the user's own forward function, in the form that Captum makes of them.
 
@@ -36,7 +36,7 @@ def evaluate(
     return output.reshape(1) if output.ndim == 0 and inputs[0].shape[:1] == (1,) else output
 
 
-def as_numbers(name: str, output: Any) -> Tensor:
+def as_numbers(name: str, output: object) -> Tensor:
     """The result of ``name`` as a tensor of real numbers.
 
     Raises:
@@ -55,7 +55,7 @@ def as_numbers(name: str, output: Any) -> Tensor:
     return numbers
 
 
-def _in_words(output: Any) -> str:
+def _in_words(output: object) -> str:
     """A description of something that is no tensor, and how to take one out of it."""
     kind = type(output).__name__
     if isinstance(output, np.ndarray):
@@ -98,12 +98,12 @@ class FullSession:
 
     def __init__(
         self,
-        forward_func: Callable[..., Any],
+        forward_func: Forward,
         inputs: tuple[Tensor, ...],
         occluded: int,
         window: SlidingWindow,
         baseline: Tensor,
-        additional: tuple[Any, ...] | None,
+        additional: tuple[object, ...] | None,
         base: Tensor,
         per_evaluation: int,
     ) -> None:

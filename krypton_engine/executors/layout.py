@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import AnyArray
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -93,7 +92,7 @@ def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]
     return found
 
 
-def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+def on_device(array: AnyArray, device: torch.device) -> Tensor:
     """Numbers as a tensor there; nothing waits for them."""
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

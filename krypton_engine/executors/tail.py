@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.permute(*back, last)
 
 
-_FASTER: dict[Any, Callable[..., Tensor]] = {aten.linear.default: _linear}
+_FASTER: dict[object, Callable[..., Tensor]] = {aten.linear.default: _linear}
 
 
 def overwriting(graph: Graph) -> frozenset[int]:
@@ -118,7 +117,7 @@ class Tail:
         self,
         computed: Mapping[int, Tensor],
         copies: int,
-        constant: Callable[[int, int], Any],
+        constant: Callable[[int, int], Tensor],
         costs: Costs | None = None,
     ) -> Tensor:
         """Outputs from values that were computed for each of ``copies`` positions.
@@ -145,7 +144,7 @@ class Tail:
         members: IntArray,
         values: Mapping[int, Tensor],
         at_once: int,
-        constant: Callable[[int, int], Any],
+        constant: Callable[[int, int], Tensor],
         costs: Costs | None = None,
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs of positions, part by part, from the frontier values of all of them.
@@ -169,12 +168,12 @@ class Tail:
         self,
         computed: Mapping[int, Tensor],
         copies: int,
-        constant: Callable[[int, int], Any],
+        constant: Callable[[int, int], Tensor],
         costs: Costs | None,
     ) -> Tensor:
-        values: dict[int, Any] = dict(computed)
+        values: dict[int, object] = dict(computed)
 
-        def value(index: int) -> Any:
+        def value(index: int) -> object:
             return values[index] if index in values else constant(index, copies)
 
         for node in self.nodes:
@@ -188,7 +187,8 @@ class Tail:
             for operand in refs((node.args, node.kwargs)):
                 if self._last_use[operand] == node.index:
                     values.pop(operand, None)
-        output: Tensor = values[self._output]
+        output = values[self._output]
+        assert isinstance(output, Tensor)
         return output
 
 
@@ -234,15 +234,15 @@ def constants_of(graph: Graph, nodes: Sequence[Node]) -> dict[int, Tensor]:
 
 def unchanging(
     graph: Graph, inputs: tuple[Tensor, ...], constants: Mapping[int, Tensor]
-) -> Callable[[int, int], Any]:
+) -> Callable[[int, int], Tensor]:
     """Values that no window changes, as `Tail.run` takes them: constants, other inputs and what follows."""
-    values: dict[int, Any] = {**constants, **dict(zip(graph.inputs, inputs, strict=True))}
+    values: dict[int, Tensor] = {**constants, **dict(zip(graph.inputs, inputs, strict=True))}
     for node in graph.nodes:
         if not node.depends and node.value is None and node.index not in values:
             values[node.index] = node.computed(values.__getitem__)
     return lambda index, copies: repeated(graph.nodes[index], values[index], copies)
 
 
-def repeated(node: Node, value: Any, copies: int) -> Any:
+def repeated(node: Node, value: Tensor, copies: int) -> Tensor:
     """``value`` of ``node`` for a number of copies."""
     return value.expand(copies, *value.shape[1:]) if node.roles[:1] == (BATCH,) else value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, Rows
-from krypton_engine.graph.operators import NotLocal, arguments
+from krypton_engine.graph.operators import Arguments, NotLocal, arguments
 from krypton_engine.graph.operators.cost import macs
 from krypton_engine.graph.operators.pointwise import is_pointwise
 
@@ -31,14 +31,14 @@ class BoundCall:
     """A call with its arguments under the names of its operator's schema."""
 
     def __init__(
-        self, draft: Draft, target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, draft: Draft, target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, object]
     ) -> None:
         self.draft = draft
         self.args = args
-        self.kwargs: Mapping[str, Any] = kwargs
+        self.kwargs: Mapping[str, object] = kwargs
         self.name = name_of(target)
         self.pointwise = is_pointwise(target)
-        self.bound: Mapping[str, Any] = arguments(target, args, kwargs)
+        self.bound: Arguments = arguments(target, args, kwargs)
         self.shape, self.batch_dims = draft.shape_of(result) if isinstance(result, Tensor) else ((), ())
 
     def __getitem__(self, name: str) -> Any:

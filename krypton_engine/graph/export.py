@@ -16,11 +16,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from types import FrameType
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+
+from krypton_engine.common.calling import Forward
 
 _ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
@@ -42,6 +45,10 @@ _STANDS = "the export of another thread stands still: it may wait for this one"
 T = TypeVar("T")
 
 
+Handler: TypeAlias = Callable[[int, FrameType | None], object]
+"""A handler of signals, as the interpreter calls it."""
+
+
 class ExportError(Exception):
     """Why there is no exported program."""
 
@@ -52,7 +59,7 @@ def whole() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # where no handler runs
         yield
         return
-    came: list[tuple[int, Any]] = []
+    came: list[tuple[int, FrameType | None]] = []
     handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     waiting = dict(handlers)
     try:
@@ -67,19 +74,19 @@ def whole() -> Iterator[None]:
             _deliver(came, handlers)
 
 
-def _put_back(handlers: dict[Any, Any]) -> None:
+def _put_back(handlers: dict[signal.Signals, Handler]) -> None:
     """Install handlers, and forget each that is."""
     for number, handler in list(handlers.items()):
         signal.signal(number, handler)
         del handlers[number]
 
 
-def _deliver(came: list[tuple[int, Any]], handlers: Mapping[Any, Any]) -> None:
+def _deliver(came: list[tuple[int, FrameType | None]], handlers: Mapping[signal.Signals, Handler]) -> None:
     """Call the handlers of signals that came, each of them, whichever raise."""
     if came:
         number, frame = came.pop(0)
         try:
-            handlers[number](number, frame)
+            handlers[signal.Signals(number)](number, frame)
         finally:
             _deliver(came, handlers)
 
@@ -221,12 +228,12 @@ def _quiet() -> Iterator[None]:
 class _Root(nn.Module):
     """Makes a module of any callable, so that it can be exported."""
 
-    def __init__(self, function: Callable[..., Any], modules: list[nn.Module]) -> None:
+    def __init__(self, function: Forward, modules: list[nn.Module]) -> None:
         super().__init__()
         self.function = function
         self.found = nn.ModuleList(m for m in modules if m is not function)
 
-    def forward(self, *tensors: Tensor) -> Any:
+    def forward(self, *tensors: Tensor) -> Tensor | float:
         try:
             return self.function(*tensors)
         except Exception as error:  # of a RuntimeError torch.export prints how far it came
@@ -234,7 +241,7 @@ class _Root(nn.Module):
 
 
 def export(
-    function: Callable[..., Any],
+    function: Forward,
     modules: list[nn.Module],
     tensors: tuple[Tensor, ...],
     batched: tuple[bool, ...],

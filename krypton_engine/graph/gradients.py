@@ -75,7 +75,7 @@ def first_order(
     return found
 
 
-def _source(value: Any) -> Any:
+def _source(value: object) -> object:
     """``value`` with a gradient, if it can have one: numbers made of integers begin anew."""
     if not isinstance(value, Tensor) or value.requires_grad or not value.is_floating_point():
         return value

@@ -8,15 +8,19 @@ import itertools
 import types
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-State = Mapping[str, Any]
+from krypton_engine.common.calling import Forward
+
+T = TypeVar("T")
+
+State = Mapping[str, object]
 """By a name such as ``"closure.gain"``: a value that equals another exactly where nothing has changed."""
 
 _LARGEST_DEPTH = 3
@@ -72,7 +76,7 @@ def _is_left_behind(tensor: Tensor) -> bool:
     return type(tensor).__module__.startswith("torch._subclasses.")
 
 
-def _of_weights(tensor: Tensor) -> Any:
+def _of_weights(tensor: Tensor) -> object:
     """State of a parameter or buffer."""
     if _is_left_behind(tensor):
         return _LEFT_BEHIND
@@ -80,7 +84,7 @@ def _of_weights(tensor: Tensor) -> Any:
     return _Weights(tensor, _checksum(tensor) if tensor.device.type == "cpu" else None)
 
 
-def _of_tensor(tensor: Tensor) -> Any:
+def _of_tensor(tensor: Tensor) -> object:
     """State of a tensor that no module holds as its own: its content, as far as that is small."""
     if _is_left_behind(tensor):
         return _LEFT_BEHIND
@@ -124,20 +128,20 @@ def place_of(tensor: Tensor) -> int:
         return 0
 
 
-def modules_of(function: Callable[..., Any]) -> list[nn.Module]:
+def modules_of(function: Forward) -> list[nn.Module]:
     """The modules that ``function`` is, or closes over, or names among its globals."""
     found = (item for _, item in _walk("", function, _LARGEST_DEPTH, set()) if isinstance(item, nn.Module))
     return list({id(module): module for module in found}.values())
 
 
-def observe(function: Callable[..., Any], *arguments: Any) -> State:
+def observe(function: Forward, *arguments: object) -> State:
     """The state that an answer may depend on, as far as Python lets one see it.
 
     Args:
         function: Is to answer.
         arguments: Further arguments of it that are no tensors.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     modules: dict[int, tuple[str, nn.Module]] = {}
     roots = {"": function} | {f"argument{i}": argument for i, argument in enumerate(arguments)}
     for root, value in roots.items():
@@ -161,7 +165,7 @@ def observe(function: Callable[..., Any], *arguments: Any) -> State:
     return found
 
 
-def may_be_idle(value: Any) -> bool:
+def may_be_idle(value: object) -> bool:
     """Whether a value of a state may change without changing what is computed: counters, logs, results."""
     if isinstance(value, bool) or type(value) is _Weights:  # whose old and new content one graph cannot hold
         return False
@@ -177,7 +181,7 @@ def differences(mine: State, other: State) -> Set[str]:
     }
 
 
-def environment(device: torch.device) -> tuple[Any, ...]:
+def environment(device: torch.device) -> tuple[object, ...]:
     """Global flags that decide what PyTorch computes: a capture made under others is another one."""
     autocasts = dict.fromkeys(["cpu", device.type])
     return (
@@ -190,7 +194,7 @@ def environment(device: torch.device) -> tuple[Any, ...]:
     )
 
 
-def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, object]]:
     """State of one module without those within."""
     # By name, since a class may hold what a state must not.
     yield name, f"{type(module).__module__}.{type(module).__qualname__}"
@@ -205,14 +209,14 @@ def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield from _values(f"{name}.{own}", value)
 
 
-def _of_hooks(name: str, hooks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+def _of_hooks(name: str, hooks: Mapping[int, object]) -> Iterator[tuple[str, object]]:
     """The hooks of a module, and the values that they close over."""
     yield name, tuple(map(str, hooks))
     for number, hook in list(hooks.items()):
         yield from _values(f"{name}.{number}", hook)
 
 
-def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
+def _of_class(name: str, kind: type) -> Iterator[tuple[str, object]]:
     """Numbers that a class of the user's holds, and globals that its methods name."""
     for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         if base.__module__.split(".")[0] in _LIBRARIES:
@@ -223,12 +227,12 @@ def _of_class(name: str, kind: type) -> Iterator[tuple[str, Any]]:
                 yield from _values(f"{name}.{base.__qualname__}.{own}", value)
 
 
-def _values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _values(name: str, value: object) -> Iterator[tuple[str, object]]:
     """The parts of a module's ``value`` that a state compares, without modules within."""
     return ((inner, item) for inner, item in _walk(name, value, 1, set()) if not isinstance(item, nn.Module))
 
 
-def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _walk(name: str, value: object, depth: int, seen: set[int]) -> Iterator[tuple[str, object]]:
     """Modules, and the values that a state compares, in ``value``."""
     known = _frozen(value, depth)
     if isinstance(value, nn.Module):
@@ -243,7 +247,7 @@ def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[tuple[s
             yield from _walk(f"{name}.{part}", inner, depth - 1, seen)
 
 
-def _frozen(value: Any, depth: int) -> Any:
+def _frozen(value: object, depth: int) -> object:
     """``value`` as something to compare later; NotImplemented where that has parts of its own to look at."""
     if type(value) in _QUICK or isinstance(value, types.CodeType):
         return value
@@ -262,7 +266,7 @@ def _frozen(value: Any, depth: int) -> Any:
     return NotImplemented if any(item is NotImplemented for item in items) else (len(value), *items)
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+def _parts(value: object) -> Iterator[tuple[str, object]]:
     """The parts of an object, with their names."""
     if isinstance(value, dict):
         yield from ((repr(key), inner) for key, inner in _ends(list(value.items())))
@@ -290,7 +294,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
                     yield name, getattr(value, name)
 
 
-def _ends(items: Sequence[Any]) -> Iterator[Any]:
+def _ends(items: Sequence[T]) -> Iterator[T]:
     """Items of a list, of a long one those at its ends."""
     yield from (
         items

@@ -148,7 +148,7 @@ class _Translation:
             fx_node.name, "input", shape, (*head, *rest) if shape else (), dtype=value.dtype
         )
 
-    def _translated(self, item: Any) -> Any:
+    def _translated(self, item: object) -> Any:
         """Arguments with references to the graph's nodes in place of the program's."""
         if isinstance(item, torch.fx.Node):
             return self.env[item]
@@ -217,7 +217,7 @@ class _Translation:
         fx_node: torch.fx.Node,
         target: Any,
         args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        kwargs: Mapping[str, object],
         value: Any = None,
     ) -> Any:
         """``target`` in the place of ``fx_node``, with a result like ``value``, by default like its."""
@@ -238,7 +238,7 @@ class _Translation:
                 return folded
             return tuple(self.draft.constant(fx_node.name, part) for part in folded)
         call = BoundCall(self.draft, target, value, args, dict(kwargs))
-        common: dict[str, Any] = {
+        common: dict[str, object] = {
             "target": target,
             "args": args,
             "kwargs": dict(kwargs),
@@ -297,7 +297,7 @@ class _Translation:
             dtype=fx_node.meta["val"].dtype,
         )
 
-    def _pieces(self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _pieces(self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
         """``split`` and its kin as one slice for every piece."""
         call = BoundCall(self.draft, fx_node.target, fx_node.meta["val"], args, kwargs)
         dim, start, pieces = call["dim"], 0, []

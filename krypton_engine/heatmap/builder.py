@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from krypton_engine.approximation.compensation import compensated
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.common.calling import Target
 from krypton_engine.common.outputs import are_probabilities
 from krypton_engine.common.values import same
 from krypton_engine.errors import InputError, OutdatedError
@@ -60,7 +61,7 @@ class MapBuilder:
         select: Select,
         *,
         activate: Callable[[Tensor], Tensor] | None = None,
-        target: Any = None,
+        target: Target = None,
         keep_outputs: bool = False,
         classify: bool = False,
         image: Tensor | None = None,

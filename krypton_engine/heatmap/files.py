@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -31,6 +32,9 @@ TENSORS = (
 
 FIELDS = (*TENSORS, "window", "target", "seconds", "ssim_estimate", "baseline")
 """The attributes of a map that are saved."""
+
+Fields: TypeAlias = Mapping[str, Any]
+"""These attributes by name, as a map has them."""
 
 DAMAGED = (
     OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,
@@ -90,7 +94,7 @@ def is_described(given: object) -> bool:
     return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
 
 
-def packed(fields: Mapping[str, Any]) -> bytes:
+def packed(fields: Fields) -> bytes:
     """The bytes of a saved map.
 
     Args:
@@ -118,7 +122,7 @@ def packed(fields: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Fields:
     """The attributes of a saved map, by name.
 
     No tensor is expanded before its size is known to be the one that the window implies.
@@ -150,7 +154,7 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError(f"it holds {', '.join(sorted(held)) or 'nothing'}, but not what it should")
         headers = {name: _header(archive, entries[name]) for name in held}
         _check_headers(headers, window)
-        tensors: dict[str, Any] = {}
+        tensors: dict[str, Tensor] = {}
         for name in held:
             with archive.open(entries[name]) as file:
                 tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
@@ -173,7 +177,7 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-_Header = tuple[tuple[int, ...], np.dtype[Any]]
+_Header = tuple[tuple[int, ...], np.dtype]
 """Shape and dtype of an array in the archive."""
 
 
@@ -218,7 +222,7 @@ def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
             raise ValueError(f"{name} is {shape} of {dtype}; the window says {expected[name][0]}")
 
 
-def _check_meaning(found: dict[str, Any]) -> None:
+def _check_meaning(found: Fields) -> None:
     """Refuse numbers that no map has.
 
     Raises:

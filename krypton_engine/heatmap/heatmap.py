@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ from krypton_engine.approximation.ssim import SsimEstimate, ssim
 from krypton_engine.common import files
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.common.calling import Forward, Target
 from krypton_engine.common.figures import together
 from krypton_engine.common.values import Value, same
 from krypton_engine.errors import InputError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Verifier(Protocol):
     """A `KryptonOcclusion`, by which positions of a map are measured anew."""
 
-    forward_func: Callable[..., Any]
+    forward_func: Forward
 
     def verify(self, heatmap: Heatmap, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """See `Heatmap.verify`."""
@@ -106,7 +106,7 @@ class Heatmap(Value):
     base: Tensor
     measured: Tensor
     window: SlidingWindow
-    target: Any = None
+    target: Target = None
     classes: Tensor | None = None
     class_values: Tensor | None = None
     outputs: Tensor | None = None
@@ -302,7 +302,7 @@ class Heatmap(Value):
 
     def overlay(
         self,
-        image: Any = None,
+        image: object = None,
         *,
         scale: picture.Scale = None,
         cmap: str = picture.COLORMAP,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from krypton_engine.common import files
 from krypton_engine.common.arguments import real
-from krypton_engine.common.arrays import Flags, Floats
+from krypton_engine.common.arrays import AnyArray, Flags, Floats
 from krypton_engine.common.figures import figure as figure_of
 from krypton_engine.common.figures import figures
 from krypton_engine.errors import InputError
@@ -36,7 +36,7 @@ _STRIPES = 4
 """Pixels from one stripe to the next, where a number is not finite."""
 
 
-def overlay(heatmap: Heatmap, image: Any, scale: Scale, cmap: str, opacity: float) -> Image:
+def overlay(heatmap: Heatmap, image: object, scale: Scale, cmap: str, opacity: float) -> Image:
     """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments."""
     from PIL import Image as PILImage
 
@@ -75,7 +75,7 @@ def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
 def png(
     heatmap: Heatmap,
     title: str | None = None,
-    image: Any = None,
+    image: object = None,
     *,
     scale: Scale = None,
     cmap: str = COLORMAP,
@@ -175,7 +175,7 @@ def _drops(heatmap: Heatmap) -> tuple[Floats, Flags]:
     return mean, count > 0
 
 
-def _spread(window: SlidingWindow, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _spread(window: SlidingWindow, places: AnyArray) -> AnyArray:
     """For every pixel the entry of the place whose window is centred nearest."""
     for dim, axis in enumerate(_axes_of_picture(window)[:2]):
         size, stride = window.shape[axis], window.strides[axis]
@@ -203,7 +203,7 @@ def _colours(heatmap: Heatmap, scale: Scale, cmap: str) -> tuple[Floats, Floats]
     return colours, np.where(known, np.where(finite, weight, 1.0), 0.0)
 
 
-def _below(heatmap: Heatmap, image: Any) -> npt.NDArray[np.uint8]:
+def _below(heatmap: Heatmap, image: object) -> npt.NDArray[np.uint8]:
     """The picture to draw over: height x width x 3."""
     from PIL import Image as PILImage
 

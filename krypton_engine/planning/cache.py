@@ -7,12 +7,12 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Set
+from collections.abc import Hashable, Set
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
+from krypton_engine.common.calling import Forward
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.export import ExportError, evaluated, export, settled
 from krypton_engine.graph.ir import Graph
@@ -57,7 +57,7 @@ class _Kept:
         versions: Version counters of the graph's sources, as they were before any of these was read.
     """
 
-    key: Any
+    key: Hashable
     graph: Graph | None
     reason: str
     state: State
@@ -93,7 +93,7 @@ class _Kept:
         now = zip((source() for source in graph.sources), self.versions, strict=True)
         return any(tensor is not None and version_of(tensor) != version for tensor, version in now)
 
-    def changes_since(self, key: Any, state: State) -> Set[str] | None:
+    def changes_since(self, key: Hashable, state: State) -> Set[str] | None:
         """Names of what has changed since this capture; None for one of another key, or one that is stale."""
         if self.key != key or not self.final or self.is_stale():
             return None
@@ -156,7 +156,7 @@ class Proofs:
 
 
 _proofs: weakref.WeakKeyDictionary[Graph, Proofs] = weakref.WeakKeyDictionary()
-_memories: weakref.WeakKeyDictionary[Any, list[_Kept]] = weakref.WeakKeyDictionary()
+_memories: weakref.WeakKeyDictionary[object, list[_Kept]] = weakref.WeakKeyDictionary()
 # A model may outlive the interpreter (`torch.jit.script` holds it); the engine's programs may not.
 atexit.register(_memories.clear)
 _remembering = threading.RLock()
@@ -173,20 +173,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _memory(function: Callable[..., Any]) -> list[_Kept]:
+def _memory(function: Forward) -> list[_Kept]:
     """Captures of ``function``, the one used last at the end.
 
     They live as long as the first module that the callable closes over, else as long as the callable; a graph
     as long as all its weights.
     """
-    anchors: list[Any] = list(modules_of(function))
+    anchors = list(modules_of(function))
     try:
         return _memories.setdefault(anchors[0] if anchors else function, [])
     except TypeError:  # neither a module nor anything that can be weakly referenced
         return []
 
 
-def _recall(memory: list[_Kept], key: Any, state: State, exactly: bool = False) -> _Kept | None:
+def _recall(memory: list[_Kept], key: Hashable, state: State, exactly: bool = False) -> _Kept | None:
     """The capture in this state, or else one since which nothing but idle values has changed."""
     with _remembering:
         since = [(kept, kept.changes_since(key, state)) for kept in reversed(memory)]
@@ -220,7 +220,7 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
         return kept
 
 
-def _forget(memory: list[_Kept], key: Any) -> None:
+def _forget(memory: list[_Kept], key: Hashable) -> None:
     """Forget graphs that were made for ``key``: one of them is wrong."""
     with _remembering:
         memory[:] = [kept for kept in memory if kept.key != key or kept.graph is None]
@@ -237,10 +237,10 @@ class Source:
         additional: Further arguments; tensors whose first dimension is the batch are batched too.
     """
 
-    function: Callable[..., Any]
+    function: Forward
     inputs: tuple[Tensor, ...]
     occluded: int = 0
-    additional: tuple[Any, ...] = ()
+    additional: tuple[object, ...] = ()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -254,7 +254,7 @@ class Source:
         return tuple(t.ndim > 0 and t.shape[0] == rows for t in self.tensors)
 
     @property
-    def key(self) -> Any:
+    def key(self) -> Hashable:
         """What a capture depends on beside the state of the callable."""
         shapes = tuple(
             (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
@@ -268,7 +268,7 @@ class Source:
         others = (a for a in self.additional if not isinstance(a, Tensor))
         return evaluated(lambda: observe(self.function, *others))
 
-    def __call__(self, *tensors: Tensor) -> Any:
+    def __call__(self, *tensors: Tensor) -> Tensor | float:
         """The callable on tensors in place of ``tensors``."""
         left = iter(tensors[len(self.inputs) :])
         rest = [next(left) if isinstance(a, Tensor) else a for a in self.additional]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.calling import Forward
 from krypton_engine.executors.full import evaluate
 from krypton_engine.perturbation.windows import SlidingWindow, occlude
 from krypton_engine.planning.cache import Source
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -28,20 +30,21 @@ class Question:
         base: What the user's own forward function says of the un-occluded inputs.
     """
 
-    forward_func: Callable[..., Any]
+    forward_func: Forward
     inputs: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
     windows: tuple[SlidingWindow, ...]
-    additional: tuple[Any, ...] | None
+    additional: tuple[object, ...] | None
     base: Tensor
 
-    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
         """Inputs and additional arguments of one example."""
         rows = self.inputs[0].shape[0]
 
-        def cut(item: Any) -> Any:
-            batched = isinstance(item, Tensor) and item.ndim > 0 and item.shape[0] == rows
-            return item[row : row + 1] if batched else item
+        def cut(item: T) -> T | Tensor:
+            if isinstance(item, Tensor) and item.ndim > 0 and item.shape[0] == rows:
+                return item[row : row + 1]
+            return item
 
         return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
 

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from krypton_engine.common.calling import Forward
 from krypton_engine.graph.export import whole
 from krypton_engine.graph.state import modules_of, names
 
@@ -55,7 +55,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def evaluation_mode(forward_func: Callable[..., Any], warn: Callable[[str], None]) -> Iterator[None]:
+def evaluation_mode(forward_func: Forward, warn: Callable[[str], None]) -> Iterator[None]:
     """Evaluation semantics while the block runs; every submodule gets its own flag back.
 
     Several threads may explain one model: the flags come back with the last of them.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from krypton_engine.common.calling import Target
 from krypton_engine.heatmap.identity import Described, described, same_outputs
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -33,12 +33,12 @@ class Fingerprint:
     window: tuple[int, ...]
     strides: tuple[int, ...]
     baseline: Described
-    target: Any
+    target: Target
     answer: tuple[float, ...]
 
     @staticmethod
     def of(
-        window: SlidingWindow, x: Tensor, baseline: Tensor, target: Any, model: Callable[[Tensor], Tensor]
+        window: SlidingWindow, x: Tensor, baseline: Tensor, target: Target, model: Callable[[Tensor], Tensor]
     ) -> Fingerprint:
         """The fingerprint of a call.
 

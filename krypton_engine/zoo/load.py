@@ -226,7 +226,9 @@ def _plain_preprocess(
         raise
 
 
-def _call_factory(spec: str) -> tuple[nn.Module, Callable[[PIL.Image.Image], torch.Tensor] | None, Any]:
+def _call_factory(
+    spec: str,
+) -> tuple[nn.Module, Callable[[PIL.Image.Image], torch.Tensor] | None, ClassNames | None]:
     """Imports ``"module:factory"`` with the working directory on the path, and calls it."""
     module_name, _, attribute = spec.partition(":")
     with _on_path(os.getcwd()):

@@ -7,12 +7,12 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any
 
+from krypton_engine.common.arguments import whole
 from krypton_engine.errors import InputError
 from krypton_engine.zoo.messages import one_line
 
-ClassNames = Iterable[str] | Mapping[Any, str]
+ClassNames = Iterable[str] | Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str]
 """Names of classes in order, or by index."""
 
 _ACCEPTED = "a list of names, or a mapping from index to name such as id2label"
@@ -59,16 +59,12 @@ def names_in_order(class_names: ClassNames, count: int | None = None) -> list[st
     return [str(name) for name in names]
 
 
-def _class_index(key: Any) -> int:
+def _class_index(key: object) -> int:
     """A class's index, as a mapping's key has it: whole, or as digits."""
-    try:
-        if isinstance(key, bool):
-            raise TypeError
-        return int(key) if isinstance(key, str) and key.isdigit() else operator.index(key)
-    except (TypeError, ValueError):
-        raise InputError(
-            "class_names", repr(key), "indices of classes, such as 0 or '0'", verb="has the key"
-        ) from None
+    index = int(key) if isinstance(key, str) and key.isdecimal() else whole(key)
+    if index is None:
+        raise InputError("class_names", repr(key), "indices of classes, such as 0 or '0'", verb="has the key")
+    return index
 
 
 def named_classes(given: ClassNames | str | os.PathLike[str] | None, classes: int) -> list[str] | None:
@@ -94,7 +90,7 @@ def _read_names(path: str | os.PathLike[str]) -> ClassNames:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object as a dict, which would keep the last of two equal keys without a word."""
     found = dict(pairs)
     if len(found) < len(pairs):

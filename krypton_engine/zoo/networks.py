@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -90,7 +89,7 @@ def _torchvision_recipe(name: str) -> Recipe:
     )
     # Two have auxiliary outputs, which only training uses, a slow initialisation, and an input that they
     # normalise once more if their weights are torchvision's, or come from these by fine-tuning.
-    extra: dict[str, Any] = {}
+    extra: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
         extra = {"aux_logits": False, "init_weights": False, "transform_input": True}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.pixels import ImageLike, Pixels, Shares, plain_input
+from krypton_engine.zoo.pixels import ImageLike, Pixels, Shares, ToInput, plain_input
 
 _BLUR = 1 / 16
 """Width of the blur, of the picture's longer side: nothing the size of a usual patch survives it."""
@@ -18,7 +18,7 @@ _LARGEST_BLURRED = 512
 """Pixels along a side from which a picture is made smaller to be blurred."""
 
 
-def patch(image: ImageLike, colour: str, preprocess: Callable[[Any], Tensor] | None = None) -> Tensor:
+def patch(image: ImageLike, colour: str, preprocess: ToInput | None = None) -> Tensor:
     """A baseline for `KryptonOcclusion`: a patch's colour all over a picture, as a model's input.
 
     The command line and the widget cover windows with the same numbers, so that a tuning made with this

@@ -11,15 +11,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import AnyArray
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
     import PIL.Image
 
-ImageLike: TypeAlias = "PIL.Image.Image | npt.NDArray[Any] | Tensor"
+ImageLike: TypeAlias = "PIL.Image.Image | AnyArray | Tensor"
 """A picture as users have it."""
 
-Shares = npt.NDArray[np.floating[Any]]
+ToInput: TypeAlias = Callable[[Any], Tensor]
+"""A function from pictures of the kind that the user has to a model's input ``([1,] C, H, W)``."""
+
+Shares = npt.NDArray[np.floating]
 """Height x width x channels; 0 is black, 1 is white."""
 
 CHANNELS = (1, 3, 4)
@@ -98,7 +102,7 @@ def _of_pil(image: PIL.Image.Image, name: str) -> Pixels:
     )
 
 
-def _of_cells(image: npt.NDArray[Any] | Tensor, name: str) -> Pixels:
+def _of_cells(image: AnyArray | Tensor, name: str) -> Pixels:
     cells, back = _channels_last(image)
     if cells.ndim not in (2, 3) or 0 in cells.shape or cells.dtype.kind not in "uif":
         raise InputError(
@@ -153,8 +157,8 @@ def plain_input(image: ImageLike, name: str = "image") -> Tensor:
 
 
 def _channels_last(
-    image: npt.NDArray[Any] | Tensor,
-) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[Any]], npt.NDArray[Any] | Tensor]]:
+    image: AnyArray | Tensor,
+) -> tuple[AnyArray, Callable[[AnyArray], AnyArray | Tensor]]:
     """Cells (height, width[, channels]) of an array or a tensor, and the way back.
 
     A tensor has its channels first and an array last. Where only the other side has 1, 3 or 4, they are there
@@ -170,7 +174,7 @@ def _channels_last(
     channels_first = inner.ndim == 3 and (not bytes_last if isinstance(image, Tensor) else first and not last)
     cells = np.moveaxis(inner, 0, -1) if channels_first else inner
 
-    def back(made: npt.NDArray[Any]) -> npt.NDArray[Any] | Tensor:
+    def back(made: AnyArray) -> AnyArray | Tensor:
         made = made.reshape(cells.shape)
         made = np.ascontiguousarray(np.moveaxis(made, -1, 0) if channels_first else made)
         if isinstance(image, Tensor):
@@ -180,7 +184,7 @@ def _channels_last(
     return cells, back
 
 
-def _like(cells: Shares, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _like(cells: Shares, dtype: np.dtype) -> AnyArray:
     """The numbers in another type; for integers they are rounded and cut to its range."""
     if dtype.kind == "f":
         return cells.astype(dtype)
@@ -188,7 +192,7 @@ def _like(cells: Shares, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     return cells.round().clip(limits.min, limits.max).astype(dtype)
 
 
-def _range(cells: npt.NDArray[Any]) -> tuple[float, float]:
+def _range(cells: AnyArray) -> tuple[float, float]:
     """The values of black and white: of bytes, of shares, or else nearly the picture's own extremes."""
     if cells.dtype == np.uint8:
         return 0.0, 255.0
@@ -204,7 +208,7 @@ def _rgb_or_grey(image: PIL.Image.Image) -> PIL.Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def _three_axes(cells: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _three_axes(cells: AnyArray) -> AnyArray:
     return cells[..., None] if cells.ndim == 2 else cells
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +44,7 @@ def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) ->
             "which is no file",
         )
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may say anything
         raise InputError(
             "weights",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -35,24 +35,24 @@ class Arena:
         device: Where it lies.
     """
 
-    def __init__(self, owner: object, key: Any, device: torch.device) -> None:
+    def __init__(self, owner: object, key: Hashable, device: torch.device) -> None:
         self.owner = owner
         self.key = key
         self.device = device
-        self._tables: dict[Any, Tensor] = {}
-        self._constants: dict[Any, Tensor] = {}
+        self._tables: dict[Hashable, Tensor] = {}
+        self._constants: dict[Hashable, Tensor] = {}
         self._forget()
 
     def _forget(self) -> None:
         """Nothing is recorded; a pool of memory ends with the last graph in it."""
-        self._records: dict[Any, bool] = {}  # by what has been met: whether to record it
-        self._recorded: dict[Any, tuple[Any, Tensor, dict[int, Tensor]]] = {}
+        self._records: dict[Hashable, bool] = {}  # by what has been met: whether to record it
+        self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, dict[int, Tensor]]] = {}
         self._exits: dict[int, Tensor] = {}
-        self._settings: Any = None
+        self._settings: tuple[object, ...] | None = None
         self._pool: Any = None
         self._aside: Any = None
 
-    def table(self, key: Any, rows: Tensor) -> Tensor:
+    def table(self, key: Hashable, rows: Tensor) -> Tensor:
         """``rows``, where those of ``key`` lie."""
         mine = self._tables.get(key)
         if mine is None or (mine.shape, mine.dtype) != (rows.shape, rows.dtype):
@@ -62,14 +62,17 @@ class Arena:
             mine.copy_(rows)
         return mine
 
-    def constant(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+    def constant(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """A tensor made once and shared by all sessions."""
         if key not in self._constants:
             self._constants[key] = make()
         return self._constants[key]
 
     def run(
-        self, key: Any, coordinates: npt.NDArray[np.int32], compute: Callable[[Tensor], dict[int, Tensor]]
+        self,
+        key: Hashable,
+        coordinates: npt.NDArray[np.int32],
+        compute: Callable[[Tensor], dict[int, Tensor]],
     ) -> dict[int, Tensor]:
         """The values that ``compute`` makes of coordinates; recorded when a ``key`` comes a second time.
 
@@ -107,7 +110,7 @@ class Arena:
             self._exits[index] = mine = torch.empty_like(value)
         return mine[: len(value)]
 
-    def _record(self, key: Any, table: Tensor, compute: Callable[[Tensor], dict[int, Tensor]]) -> bool:
+    def _record(self, key: Hashable, table: Tensor, compute: Callable[[Tensor], dict[int, Tensor]]) -> bool:
         """Whether what ``compute`` does could be recorded."""
         if self._pool is None:
             # Memory is shared between graphs that were recorded on one stream.
@@ -137,7 +140,7 @@ _FREE: deque[Arena] = deque(maxlen=_MOST_ARENAS)
 """Arenas that wait for a session; the one that has waited longest gives way."""
 
 
-def lease(owner: object, key: Any, device: torch.device) -> Arena:
+def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
     """Memory for a session; one that was given back, if it fits."""
     found, others = None, []
     with contextlib.suppress(IndexError):
@@ -169,7 +172,7 @@ _RECORDING = threading.Lock()
 """PyTorch records one graph at a time."""
 
 
-def settings() -> tuple[Any, ...]:
+def settings() -> tuple[object, ...]:
     """PyTorch's global settings that change arithmetic: a recorded graph keeps those of its recording."""
     return (
         precisions(),

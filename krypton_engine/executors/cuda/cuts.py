@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -71,11 +71,11 @@ class Race:
         largest = max(node.bytes() for node in graph.nodes if node.depends)
         copies = min(len(self.group.members), max(1, self.batches.free // 4 // largest))
         last_use = last_uses(graph, graph.nodes)
-        values: dict[int, Any] = {
+        values: dict[int, object] = {
             graph.input.index: occlude(basis.x, basis.baseline, self.group.boxes[:copies])
         }
 
-        def value(index: int) -> Any:
+        def value(index: int) -> object:
             return values[index] if index in values else basis.constant(index, copies)
 
         clock, marks = Clock(basis.x.device), {cut.index for cut in cuts}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ except ImportError as error:  # built without nvcc
     MISSING = f"the CUDA engine is not installed ({error})"
 else:
     MISSING = ""
+
+T = TypeVar("T")
 
 DEVICE = "cuda"
 
@@ -91,6 +93,6 @@ def capabilities(architectures: str) -> str:
     return " and ".join([kernels] * bool(kernels) + ["PTX"] * ptx)
 
 
-def padded(items: list[Any], more: Callable[[], Any]) -> list[Any]:
+def padded(items: Sequence[T], more: Callable[[], T]) -> list[T]:
     """One item for every axis that the kernels know."""
     return [*items, *(more() for _ in range(AXES - len(items)))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from types import ModuleType
 
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class CudaProgram:
         source: The graph before what follows its convolutions was fused into them.
     """
 
-    def __init__(self, graph: Graph, kernels: Any) -> None:
+    def __init__(self, graph: Graph, kernels: ModuleType) -> None:
         self.source = graph
         graph = fused(graph)
         self.graph = graph
@@ -78,8 +78,8 @@ class CudaProgram:
         ends = [graph.input, *cuts]
         self.segments = [graph.between(first, last) for first, last in itertools.pairwise(ends)]
         self.rest = graph.between(ends[-1])
-        self.faster: dict[Any, int] = {}
-        self.bins: dict[Any, WindowBins] = {}
+        self.faster: dict[Hashable, int] = {}
+        self.bins: dict[Hashable, WindowBins] = {}
         self._chosen: dict[SlidingWindow, tuple[CudaProgram, Plan]] = {}
         self.owner = object()
         self.executor = "cuda"

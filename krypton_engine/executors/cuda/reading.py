@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import Arena
 from krypton_engine.executors.cuda.boxes import Boxes
@@ -18,6 +20,7 @@ from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import WindowMap
 
 if TYPE_CHECKING:
+    from krypton_engine._cuda import Cells, Element, Read
     from krypton_engine.executors.cuda.program import CudaProgram
 
 
@@ -36,6 +39,8 @@ class Reader:
     def __init__(self, program: CudaProgram, basis: Basis, arena: Arena) -> None:
         self.device = basis.x.device
         self._kernels = program.kernels
+        self._new_read: type[Read] = program.kernels.Read
+        self._new_cells: type[Cells] = program.kernels.Cells
         self._graph = program.graph
         self._same_box = program.same_box
         self._basis = basis
@@ -48,7 +53,7 @@ class Reader:
         if boxes is not None and boxes.value is not None and boxes.extents == sizes and not self._graph.clips:
             return boxes.value
         view = self._basis.views[node.index]
-        reads = [self._kernels.Read() for _ in view.layout.axes]
+        reads = [self._new_read() for _ in view.layout.axes]
         box = [sizes[axis] for axis in view.layout.axes]
         return self.put_together(view, self.cells(node, at), reads, box, at.copies)
 
@@ -99,7 +104,7 @@ class Reader:
     def over_windows(
         self,
         source: Node,
-        reads: list[Any],
+        reads: Sequence[Read],
         kernel: list[int],
         divisors: list[int],
         maximum: bool,
@@ -110,7 +115,7 @@ class Reader:
         table = self._basis.views[source.index].table
         rows = table.new_empty(at.copies * math.prod(sizes), table.shape[1])
         self._kernels.pool(
-            self.cells(source, at), padded(reads, self._kernels.Read), padded(kernel, lambda: 1),
+            self.cells(source, at), padded(reads, self._new_read), padded(kernel, lambda: 1),
             padded(divisors, lambda: 0), maximum, padded(sizes, lambda: 1), at.copies, rows.data_ptr(),
             rows.shape[1], self.element(rows), self.stream(),
         )  # fmt: skip
@@ -119,8 +124,8 @@ class Reader:
     def put_together(
         self,
         view: View,
-        cells: Any,
-        reads: list[Any],
+        cells: Cells,
+        reads: Sequence[Read],
         box: list[int],
         copies: int,
         fill: float = 0.0,
@@ -142,27 +147,27 @@ class Reader:
         columns = view.table.shape[1]
         rows = view.table.new_empty(copies * math.prod(box), columns) if into is None else into
         self._kernels.compose(
-            cells, padded(reads, self._kernels.Read), padded(box, lambda: 1), copies, rows.data_ptr(),
+            cells, padded(reads, self._new_read), padded(box, lambda: 1), copies, rows.data_ptr(),
             rows.stride(0), columns, fill, overlay, self.element(rows), self.stream(),
         )  # fmt: skip
         return view.layout.as_value(rows, (copies, *box)) if into is None else into
 
-    def read(self, node: Node, i: int, axis: int, at: Boxes, dense: bool = False) -> Any:
+    def read(self, node: Node, i: int, axis: int, at: Boxes, dense: bool = False) -> Read:
         """The way that boxes of ``node`` read along an axis; ``dense``: the gaps of a dilation too."""
         step = node.maps[i].get(axis)
         if axis in node.whole or axis not in node.axes:
-            return self._kernels.Read()
+            return self._new_read()
         start, _, _ = at.of(node.index, axis)
         if step is None:
-            return self._kernels.Read(start=start)
+            return self._new_read(start=start)
         if isinstance(step, WindowMap):
             dilation = 1 if dense else step.dilation
-            return self._kernels.Read(start, step.stride, step.padding, dilation)
+            return self._new_read(start, step.stride, step.padding, dilation)
         moved = step.sources(np.arange(step.n_out))
         sources = self.numbers(("sources", node.index, i, axis), moved, torch.int32)
-        return self._kernels.Read(start=start, sources=sources)
+        return self._new_read(start=start, sources=sources)
 
-    def cells(self, source: Node, at: Boxes) -> Any:
+    def cells(self, source: Node, at: Boxes) -> Cells:
         """The places of a value's cells, for a kernel."""
         view, boxes = self._basis.views[source.index], at.changed.get(source.index)
         axes = []
@@ -171,23 +176,24 @@ class Reader:
             axes.append(self._kernels.Axis(size, extent, *at.of(source.index, axis)))
         axes = padded(axes, self._kernels.Axis)
         if boxes is None:
-            return self._kernels.Cells(view.table.data_ptr(), 0, 0, axes)
+            return self._new_cells(view.table.data_ptr(), 0, 0, axes)
         if boxes.rows is None:
             assert boxes.value is not None
             boxes.rows = view.layout.as_rows(boxes.value).contiguous()
         place = 0 if boxes.place is None else boxes.place.data_ptr()
-        return self._kernels.Cells(view.table.data_ptr(), boxes.rows.data_ptr(), place, axes)
+        return self._new_cells(view.table.data_ptr(), boxes.rows.data_ptr(), place, axes)
 
-    def numbers(self, key: Any, numbers: Any, dtype: torch.dtype) -> int:
+    def numbers(self, key: Hashable, numbers: Sequence[int] | IntArray, dtype: torch.dtype) -> int:
         """Address of numbers on the device; 0 if there are none."""
         if not len(numbers):
             return 0
         made = self._arena.constant(key, lambda: torch.as_tensor(numbers, dtype=dtype, device=self.device))
         return made.data_ptr()
 
-    def element(self, rows: Tensor) -> Any:
+    def element(self, rows: Tensor) -> Element:
         """The kernels' name of a dtype."""
-        return getattr(self._kernels.Element, ELEMENTS[rows.dtype])
+        element: Element = getattr(self._kernels.Element, ELEMENTS[rows.dtype])
+        return element
 
     def stream(self) -> int:
         """The current stream of the device, as kernels take it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -123,8 +123,8 @@ class Shrinking:
                 found.left[where], found.effect[where] = self._walk.cut(end, at, self._thresholds[end.index])
                 assert changed.rows is not None
                 cells = [changed.extents[axis] for axis in view.layout.axes]
-                inside: list[Any] = [slice(n) for n in cells]
-                found.rows[(where, *inside)] = changed.rows.reshape(len(part), *cells, -1)
+                inside: tuple[Tensor | slice, ...] = (where, *map(slice, cells))
+                found.rows[inside] = changed.rows.reshape(len(part), *cells, -1)
                 for axis, first in found.start.items():
                     lo = group.lo[end.index][axis]
                     first[part] = slide_inwards(lo, changed.extents[axis], end.size(axis))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.executors.layout import View
 
 
@@ -59,10 +59,10 @@ def compose(
     if boxes is not None and not boxes.loaded and boxes.value is not None:
         _load(view, boxes)
     rank = len(view.layout.axes)
-    from_view: Any = 0
-    from_boxes: Any = view.changed_at
-    changed: Any = boxes is not None and boxes.loaded
-    outside: Any = False
+    from_view: npt.NDArray[np.int32] | int = 0
+    from_boxes: npt.NDArray[np.int32] | int = view.changed_at
+    changed: Flags | bool = boxes is not None and boxes.loaded
+    outside: Flags | bool = False
     if boxes is not None and boxes.loaded:
         sizes = [boxes.extents[axis] for axis in view.layout.axes]
         mine = boxes.place.astype(np.int32).reshape(-1, *[1] * rank)

@@ -21,6 +21,7 @@ from krypton_engine.graph.operators import (
 )
 from krypton_engine.graph.operators.base import (
     RULES,
+    Arguments,
     Call,
     Facts,
     Local,
@@ -31,6 +32,7 @@ from krypton_engine.graph.operators.base import (
 )
 
 __all__ = [
+    "Arguments",
     "Call",
     "Facts",
     "Local",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ def _relu_into(x: Tensor, *, out: Tensor) -> Tensor:
     return result
 
 
-def _clamp(arguments: Mapping[str, Any]) -> Epilogue | None:
+def _clamp(arguments: base.Arguments) -> Epilogue | None:
     low = arguments.get("min_val", arguments.get("min"))
     high = arguments.get("max_val", arguments.get("max"))
     low, high = -math.inf if low is None else low, math.inf if high is None else high
@@ -30,7 +28,7 @@ def _clamp(arguments: Mapping[str, Any]) -> Epilogue | None:
     return Epilogue(float(low), float(high))
 
 
-def _elu(arguments: Mapping[str, Any]) -> Epilogue | None:
+def _elu(arguments: base.Arguments) -> Epilogue | None:
     if arguments["scale"] != 1 or arguments["input_scale"] != 1:
         return None
     return Epilogue(function="elu", parameter=float(arguments["alpha"]))

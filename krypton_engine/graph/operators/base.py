@@ -9,17 +9,20 @@ computation. Nothing here is keyed on models or modules, only on operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
 from krypton_engine.graph.ir import BATCH, Apply, BoxOperator, Epilogue, Node, Ref, Reindex, Roles, refs
 from krypton_engine.graph.regions import AxisMap, IndexMap
 
+Arguments: TypeAlias = Mapping[str, Any]
+"""Arguments of a call by the names in its operator's schema, whose types PyTorch has checked."""
 
-def _no_epilogue(arguments: Mapping[str, Any]) -> Epilogue | None:
+
+def _no_epilogue(arguments: Arguments) -> Epilogue | None:
     return None
 
 
@@ -37,7 +40,7 @@ class Local:
     maps: tuple[Mapping[int, AxisMap], ...] = ()
     whole: frozenset[int] = frozenset()
     args: tuple[Any, ...] | None = None
-    kwargs: Mapping[str, Any] | None = None
+    kwargs: Mapping[str, object] | None = None
 
 
 class Call(Protocol):
@@ -47,8 +50,8 @@ class Call(Protocol):
     shape: tuple[int, ...]
     batch_dims: tuple[bool, ...]
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    bound: Mapping[str, Any]
+    kwargs: Mapping[str, object]
+    bound: Arguments
     pointwise: bool
 
     def __getitem__(self, name: str) -> Any: ...
@@ -96,14 +99,14 @@ class Facts:
     in_place: Callable[..., Tensor] | None = None
     out: Callable[..., Tensor] | None = None
     joins: bool = False
-    epilogue: Callable[[Mapping[str, Any]], Epilogue | None] = _no_epilogue
+    epilogue: Callable[[Arguments], Epilogue | None] = _no_epilogue
 
 
 _NOTHING = Facts()
-FACTS: dict[Any, Facts] = {}
+FACTS: dict[Hashable, Facts] = {}
 
 
-def declare(target: Any, facts: Facts) -> None:
+def declare(target: Hashable, facts: Facts) -> None:
     """Register the facts of one overload of an operator."""
     FACTS[target] = facts
 
@@ -125,7 +128,7 @@ def epilogue_of(node: Node) -> Epilogue | None:
     return known.epilogue(arguments(node.target, node.args, node.kwargs)) if known is not _NOTHING else None
 
 
-def arguments(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(target: Any, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
     """Arguments by the names of an operator's schema, defaults filled in.
 
     Examples:
@@ -160,7 +163,7 @@ def only_dependent(call: Call) -> Node:
     return local_operand(call, Ref(dependent[0]))
 
 
-def local_operand(call: Call, ref: Any) -> Node:
+def local_operand(call: Call, ref: object) -> Node:
     """The node behind ``ref``, which windows must change, on boxes."""
     if not isinstance(ref, Ref):
         raise NotLocal(f"{call.name} of a constant")
@@ -215,7 +218,7 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
                 raise NotLocal(f"{call.name} repeats one cell along an axis")
     final = tuple(roles)
 
-    def swap(item: Any) -> Any:
+    def swap(item: object) -> object:
         if isinstance(item, Ref):
             node = call.node(item)
             return item if node.depends else call.align(item, final, shape)

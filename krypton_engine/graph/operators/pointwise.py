@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from krypton_engine.graph.ir import Ref, refs
@@ -26,7 +24,7 @@ def pointwise(call: base.Call) -> base.Local:
     return base.merged(call, dependent, call.shape, free=())
 
 
-def is_pointwise(target: Any) -> bool:
+def is_pointwise(target: object) -> bool:
     """Whether PyTorch itself tags the operator as elementwise and deterministic."""
     tags = getattr(target, "tags", ())
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +54,13 @@ def _adaptive_avg_pool(call: base.Call) -> base.Local:
 
 
 def _pool(
-    call: base.Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, average: bool
+    call: base.Call,
+    kernel: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    ceil_mode: bool,
+    average: bool,
 ) -> base.Local:
     node = base.only_dependent(call)
     count = len(call.shape) - 2

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from krypton_engine.graph.ir import BATCH, Node
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import AxisMap, WindowMap
 
 
-def per_dim(value: Any, count: int) -> tuple[int, ...]:
+def per_dim(value: object, count: int) -> tuple[int, ...]:
     """A number for each of ``count`` dimensions, of which one may stand for all."""
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return items * count if len(items) == 1 else items

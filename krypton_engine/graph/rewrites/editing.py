@@ -84,7 +84,7 @@ def pruned(graph: Graph) -> Graph:
 def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) -> Graph:
     """A graph of ``nodes``, whose numbers until now are the keys of ``number``."""
 
-    def new(item: Any) -> Any:
+    def new(item: object) -> Any:
         if isinstance(item, Ref):
             return Ref(number[item.node])
         if isinstance(item, (tuple, list)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -15,14 +14,12 @@ from krypton_engine.executors.base import Computed
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Grouping
 from krypton_engine.executors.memory import Batches
+from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.reference.walk import Walk
 from krypton_engine.executors.tail import joined
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.reference.program import ReferenceProgram
 
 
 class ReferenceSession:
@@ -52,7 +49,7 @@ class ReferenceSession:
 
     def __init__(
         self,
-        program: ReferenceProgram,
+        program: Prepared,
         plan: Plan,
         inputs: tuple[Tensor, ...],
         baseline: Tensor,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,14 +15,12 @@ from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
+from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.graph.ir import Node, Reindex, Total
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.boxes import reached
 from krypton_engine.plan.measured import Costs
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.reference.program import ReferenceProgram
 
 
 class Walk:
@@ -42,7 +39,7 @@ class Walk:
 
     def __init__(
         self,
-        program: ReferenceProgram,
+        program: Prepared,
         basis: Basis,
         group: Group,
         thresholds: Mapping[int, float],

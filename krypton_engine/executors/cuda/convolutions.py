@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,15 +14,13 @@ from krypton_engine.executors.cuda.arena import Arena, settings
 from krypton_engine.executors.cuda.boxes import Boxes
 from krypton_engine.executors.cuda.clock import AHEAD, Clock
 from krypton_engine.executors.cuda.engine import AXES, padded
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.reading import Reader
 from krypton_engine.executors.layout import Layout
 from krypton_engine.executors.on_boxes import CONVOLUTION
 from krypton_engine.executors.tail import channels_last
 from krypton_engine.graph.ir import Convolution, Node
 from krypton_engine.graph.regions import WindowMap
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 
 class Convolutions:
@@ -39,9 +36,7 @@ class Convolutions:
         unfolds: Bytes of the rows that a convolution multiplies at a time.
     """
 
-    def __init__(
-        self, program: CudaProgram, basis: Basis, arena: Arena, reader: Reader, unfolds: int
-    ) -> None:
+    def __init__(self, program: Prepared, basis: Basis, arena: Arena, reader: Reader, unfolds: int) -> None:
         self._kernels = program.kernels
         self._graph = program.graph
         self._measured = program.faster

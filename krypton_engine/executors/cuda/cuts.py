@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.clock import Clock
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.memory import Batches
 from krypton_engine.executors.tail import last_uses
 from krypton_engine.graph.ir import Node, refs
 from krypton_engine.perturbation.windows import occlude
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Race:
         group: The positions.
     """
 
-    program: CudaProgram
+    program: Prepared
     basis: Basis
     walk: Walk
     batches: Batches

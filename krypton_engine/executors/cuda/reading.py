@@ -15,13 +15,13 @@ from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import Arena
 from krypton_engine.executors.cuda.boxes import Boxes
 from krypton_engine.executors.cuda.engine import ELEMENTS, padded
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.layout import View
 from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import WindowMap
 
 if TYPE_CHECKING:
     from krypton_engine._cuda import Cells, Element, Read
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 
 class Reader:
@@ -36,7 +36,7 @@ class Reader:
         device: Of the example.
     """
 
-    def __init__(self, program: CudaProgram, basis: Basis, arena: Arena) -> None:
+    def __init__(self, program: Prepared, basis: Basis, arena: Arena) -> None:
         self.device = basis.x.device
         self._kernels = program.kernels
         self._new_read: type[Read] = program.kernels.Read

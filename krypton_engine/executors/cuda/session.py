@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from krypton_engine.executors.base import Computed
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import give_back, lease
 from krypton_engine.executors.cuda.cuts import Race
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.shrinking import Shrinking
 from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.grouping import Group, Grouping, WindowBins, WindowGrouping
@@ -29,9 +29,6 @@ from krypton_engine.graph.ir import Node
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 _UNFOLDED_BYTES = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
@@ -70,7 +67,7 @@ class CudaSession:
 
     def __init__(
         self,
-        program: CudaProgram,
+        program: Prepared,
         plan: Plan,
         inputs: tuple[Tensor, ...],
         baseline: Tensor,

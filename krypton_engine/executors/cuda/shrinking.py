@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,15 +14,13 @@ from krypton_engine.executors.base import Computed
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.boxes import Waiting
 from krypton_engine.executors.cuda.engine import AXES
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.grouping import Grouping
 from krypton_engine.executors.layout import on_device
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.regions import slide_inwards
 from krypton_engine.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 
 class Shrinking:
@@ -42,7 +39,7 @@ class Shrinking:
 
     def __init__(
         self,
-        program: CudaProgram,
+        program: Prepared,
         plan: Plan,
         basis: Basis,
         walk: Walk,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from krypton_engine.executors.cuda.arena import Arena
 from krypton_engine.executors.cuda.boxes import Boxes, ChangedBoxes, Waiting
 from krypton_engine.executors.cuda.convolutions import Convolutions
 from krypton_engine.executors.cuda.engine import AXES, padded
+from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.reading import Reader
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.layout import Layout, on_device
@@ -25,9 +25,6 @@ from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.graph.ir import Convolution, Node, Pool, Reindex, refs, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.cuda.program import CudaProgram
 
 
 class Walk:
@@ -42,7 +39,7 @@ class Walk:
     """
 
     def __init__(
-        self, program: CudaProgram, basis: Basis, arena: Arena, unfolds: int, largest_batch: int
+        self, program: Prepared, basis: Basis, arena: Arena, unfolds: int, largest_batch: int
     ) -> None:
         self._program = program
         self._graph = program.graph

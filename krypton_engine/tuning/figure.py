@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from krypton_engine.errors import InputError
+from krypton_engine.tuning.curves import Curve, Stop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from krypton_engine.tuning.tuning import Tuning
 
-
-def figure(tuning: Tuning, ssim_target: float) -> Figure:
+def trade_off(
+    curves: Sequence[Curve], stops: Sequence[Stop], ssim_target: float, confidence: float
+) -> Figure:
     """The trade-off as a Matplotlib figure.
 
     Args:
-        tuning: The tuning.
+        curves: One for each sample.
+        stops: Where each of these stops.
         ssim_target: The target to mark.
-
-    Raises:
-        InputError: The tuning has no sample.
+        confidence: Share of images that meet their target.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    if not tuning.curves:
-        raise InputError("tuning", "no samples to draw", "a tuning of at least one", verb="has")
     drawn = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = drawn.subplots()
-    choice = tuning.choose(ssim_target)
     lowest = ssim_target
-    for curve, stop in zip(tuning.of(choice.epsilon), choice.stops, strict=True):
+    for curve, stop in zip(curves, stops, strict=True):
         took = [curve.seconds_of(n, i) for i, n in enumerate(curve.computed, 1)]
         axes.plot([*took, curve.exact_seconds], [*curve.ssim, 1.0], color="#3b6ea5", alpha=0.45, linewidth=1)
         axes.plot(curve.exact_seconds, 1.0, "o", color="#3b6ea5", markerfacecolor="white", markersize=4.5)
@@ -51,11 +48,11 @@ def figure(tuning: Tuning, ssim_target: float) -> Figure:
     axes.set_xlabel("seconds", color="0.3")
     axes.set_ylabel("SSIM with the exact map", color="0.3")
     axes.set_title(
-        f"Where a target of {ssim_target:g} stops ({tuning.confidence:.0%} confidence)",
+        f"Where a target of {ssim_target:g} stops ({confidence:.0%} confidence)",
         fontsize=11.5, fontweight="bold", loc="left", pad=22,
     )  # fmt: skip
     axes.annotate(
-        f"a line an image, {len(tuning.images)} in all; red: good enough; ring: its exact map",
+        f"a line an image, {len(curves)} in all; red: good enough; ring: its exact map",
         (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", fontsize=9, color="0.3",
     )  # fmt: skip
     axes.tick_params(colors="0.3", labelsize=9)

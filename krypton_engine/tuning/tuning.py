@@ -32,7 +32,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import is_described, is_number, is_target, saved_window
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.curves import Curve, Stop
-from krypton_engine.tuning.figure import figure as trade_off
+from krypton_engine.tuning.figure import trade_off
 from krypton_engine.tuning.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
@@ -263,7 +263,10 @@ class Tuning(Value):
         Raises:
             InputError: There is no sample.
         """
-        return trade_off(self, ssim_target)
+        if not self.curves:
+            raise InputError("tuning", "no samples to draw", "a tuning of at least one", verb="has")
+        choice = self.choose(ssim_target)
+        return trade_off(self.of(choice.epsilon), choice.stops, ssim_target, self.confidence)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tuning as JSON, or its figure (``.png``).

@@ -39,6 +39,7 @@ from krypton_engine.planning.planner import Preparer
 from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.loop import OnProgress
 from krypton_engine.tuning.tuning import Tuning
+from krypton_engine.zoo.preprocess import as_taken
 
 Method = TypeVar("Method", bound=Callable[..., object])
 
@@ -382,8 +383,7 @@ class KryptonOcclusion(Occlusion):
                 "heatmap", "no image", problem="so that nothing more of the map can be measured", verb="holds"
             )
         x = heatmap.image[None]
-        if isinstance(self.forward_func, torch.nn.Module):
-            x = x.to(next((p.device for p in self.forward_func.parameters()), x.device))
+        x = x.to(as_taken(self.forward_func, x).device)
         if baselines is None and isinstance(heatmap.baseline, tuple):
             levels = torch.tensor(heatmap.baseline, device=x.device)
             baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]

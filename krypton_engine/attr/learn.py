@@ -75,18 +75,41 @@ def tuning_request(
     shapes = {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in images}
     if len(shapes) > 1:
         raise InputError("samples", f"shapes {sorted(map(str, shapes))}", "images of one shape", verb="have")
+    maps = (asked_of(x) for x in images)
+    return learning_request(maps, target, confidence, max_seconds, resume)
+
+
+def learning_request(
+    maps: Iterable[MapRequest],
+    target: Target,
+    confidence: float | None,
+    max_seconds: float | None,
+    known: Tuning | None,
+) -> TuningRequest:
+    """The request for a tuning, given the request for a map of every sample.
+
+    Args:
+        maps: The requests, which are made once the other arguments are known to be good.
+        target: Index of the outputs; None for each sample's predicted class.
+        confidence: Share of images that are to meet their target; None for the usual one.
+        max_seconds: Time after which no more work begins; None for no end.
+        known: A tuning that gets more samples.
+
+    Raises:
+        InputError: A share or a time that is none, or a target of several values.
+    """
     if confidence is None:
-        confidence = CONFIDENCE if resume is None else resume.confidence
+        confidence = CONFIDENCE if known is None else known.confidence
     share = real(confidence) or 0.0
     if not 0 < share < 1:
         raise InputError("confidence", repr(confidence), "numbers above 0 and below 1")
     seconds = math.inf if max_seconds is None else real(max_seconds) or 0.0
     if not seconds > 0:
         raise InputError("max_seconds", repr(max_seconds), "a positive number, or None")
-    requests = tuple(asked_of(x) for x in images)
+    requests = tuple(maps)
     for request in requests:
         request.wants_one_number()
-    return TuningRequest(requests, target, share, seconds, resume)
+    return TuningRequest(requests, target, share, seconds, known)
 
 
 def learn(

@@ -16,7 +16,6 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from krypton_engine.attr.occlusion import KryptonOcclusion
     from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.planning.planner import Preparer
     from krypton_engine.planning.question import Question
@@ -35,15 +34,6 @@ def load(arguments: argparse.Namespace, weights: str) -> ZooModel:
         std=arguments.std,
         class_names=arguments.classes,
     )
-
-
-def outputs_of(model: ZooModel, x: Tensor, name: str) -> Tensor:
-    """The model's outputs for the whole picture, one number a class."""
-    import torch
-
-    with torch.no_grad(), _faults_of(model, name):
-        outputs: Tensor = model.model(x)
-    return _explainable(outputs, name)
 
 
 def question_of_picture(
@@ -116,13 +106,6 @@ def preparer_of(arguments: argparse.Namespace) -> Preparer:
     from krypton_engine.planning.planner import Preparer
 
     return Preparer(arguments.executor, _budget(arguments))
-
-
-def occlusion_of(arguments: argparse.Namespace, model: ZooModel) -> KryptonOcclusion:
-    """The engine for a model that the options ask for."""
-    from krypton_engine import KryptonOcclusion
-
-    return KryptonOcclusion(model.model, executor=arguments.executor, memory_budget=_budget(arguments))
 
 
 def class_name(model: ZooModel, index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from krypton_engine.executors.registry import EXECUTORS
@@ -74,7 +75,12 @@ def add_model_options(parser: argparse.ArgumentParser, weights: str) -> None:
 
 
 def sizes(text: str) -> tuple[int, int]:
-    """A height and a width: ``16`` or ``16,24``."""
+    """A height and a width: ``16`` or ``16,24``.
+
+    Examples:
+        >>> sizes("16"), sizes("16,24")
+        ((16, 16), (16, 24))
+    """
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -84,8 +90,23 @@ def sizes(text: str) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
+def sizes_text(sizes: Sequence[int]) -> str:
+    """A height and a width as `sizes` reads them.
+
+    Examples:
+        >>> sizes_text((16, 16)), sizes_text((16, 24))
+        ('16', '16,24')
+    """
+    return ",".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+
+
 def numbers(text: str) -> float | list[float]:
-    """A number for every channel, or one a channel."""
+    """A number for every channel, or one a channel.
+
+    Examples:
+        >>> numbers("0.5"), numbers("0.5,0.4,0.4")
+        (0.5, [0.5, 0.4, 0.4])
+    """
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from krypton_engine.cli.model import FEW_NAMES
+from krypton_engine.cli.options import sizes_text
 from krypton_engine.cli.text import size_text, tell
 from krypton_engine.errors import InputError
 
@@ -102,11 +103,19 @@ def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
 
 
 def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> SlidingWindow:
-    """The window that ``--window`` and ``--stride`` describe on an input ``(1, C, H, W)``."""
+    """The window that ``--window`` and ``--stride`` describe on an input ``(1, C, H, W)``.
+
+    Raises:
+        InputError: Sizes that do not fit the input, in the words in which they were typed.
+    """
     from krypton_engine.perturbation.windows import SlidingWindow
 
     channels = x.shape[1]
-    return SlidingWindow(tuple(x.shape[1:]), (channels, *shape), (channels, *strides))
+    try:
+        return SlidingWindow(tuple(x.shape[1:]), (channels, *shape), (channels, *strides))
+    except InputError as error:
+        typed = sizes_text(strides if error.argument == "strides" else shape)
+        raise InputError(error.argument, typed, error.accepted, error.problem, error.verb) from None
 
 
 def window_text(window: SlidingWindow) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def request_for(
     question: Question,
-    target: int,
+    target: int | None,
     activation: str,
     ssim_target: float | None = None,
     tuning: Tuning | None = None,

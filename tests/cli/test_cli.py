@@ -16,6 +16,7 @@ from support import factories
 
 from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
 from krypton_engine.attr import explain as attr_explain
+from krypton_engine.attr import learn as attr_learn
 from krypton_engine.cli import main
 from krypton_engine.cli.commands.info import extras_missing
 from krypton_engine.cli.messages import message
@@ -252,9 +253,9 @@ def test_sixteen_bit_and_float_pictures(capsys):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["--window", "41"], ["--window is (3, 41, 41)", "(3, 40, 40)"]),
-        (["--window", "10,50"], ["--window is (3, 10, 50)"]),
-        (["--window", "4", "--stride", "5"], ["--stride is (3, 5, 5)", "(3, 4, 4)"]),
+        (["--window", "41"], ["--window is 41;", "(3, 40, 40)"]),
+        (["--window", "10,50"], ["--window is 10,50;"]),
+        (["--window", "4", "--stride", "5"], ["--stride is 5\n", "(3, 4, 4)"]),
         (["--window", "0"], ["--window"]),
         (["--window", "-3"], ["--window"]),
         (["--stride", "2.5"], ["--stride"]),
@@ -455,6 +456,26 @@ def test_tune_learns_what_the_library_learns(tuned, scans):
     assert Image.open(path.with_suffix(".png")).width > 500
 
 
+def test_tune_evaluates_each_picture_once(monkeypatch, scans, tmp_path):
+    """Predictions, checks and the bases of the maps come from one answer of the model a picture."""
+    pictures, before_work, load, learn = [], [], zoo.load_model, attr_learn.learn
+
+    def loaded(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model.model.register_forward_pre_hook(lambda module, given: pictures.append(given[0].clone()))
+        return model
+
+    def noting(*args):
+        before_work.extend(pictures)
+        return learn(*args)
+
+    monkeypatch.setattr(zoo, "load_model", loaded)
+    monkeypatch.setattr(attr_learn, "learn", noting)
+    names = [str(scans / f"{i}.png") for i in range(3)]
+    assert tune(*COARSE, "-o", str(tmp_path / "t.json"), images=names) == 0
+    assert len(before_work) == 3 and not before_work[0].equal(before_work[1])
+
+
 def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
     out, one = str(tmp_path / "some.json"), str(scans / "1.png")
     assert tune(*FINE, "-o", out, images=[one]) == 0
@@ -472,17 +493,17 @@ def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
 
 def ends_tuning(monkeypatch, exception):
     """Let it end with an exception once two samples are known."""
-    whole = KryptonOcclusion.tune
+    whole = attr_learn.learn
 
-    def ended(self, *args, on_progress, **kwargs):
+    def ended(preparer, request, began, on_progress, show_progress):
         def progress(tuning, done, total):
             on_progress(tuning, done, total)
             if done == 2:
                 raise exception
 
-        return whole(self, *args, on_progress=progress, **kwargs)
+        return whole(preparer, request, began, progress, show_progress)
 
-    monkeypatch.setattr(KryptonOcclusion, "tune", ended)
+    monkeypatch.setattr(attr_learn, "learn", ended)
 
 
 def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from krypton_engine.cli.model import (
     class_name,
     hint_probabilities,
     load,
-    occlusion_of,
-    outputs_of,
+    preparer_of,
+    question_of_picture,
     target_of,
 )
 from krypton_engine.cli.options import (
@@ -28,6 +29,7 @@ from krypton_engine.cli.options import (
     up_to_one,
 )
 from krypton_engine.cli.picture import baseline_of, input_of, pictures_of, window_of, window_text
+from krypton_engine.cli.running import request_for
 from krypton_engine.cli.saving import check_outputs, ending, read_tuning
 from krypton_engine.cli.text import counted, row, say, size_text, tell
 from krypton_engine.errors import InputError
@@ -66,7 +68,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tune(arguments: argparse.Namespace) -> int:
+    import torch
+
     from krypton_engine import zoo
+    from krypton_engine.attr.learn import learn, learning_request
     from krypton_engine.heatmap.identity import fingerprint_of_image
     from krypton_engine.tuning.tuning import ENDINGS
 
@@ -102,10 +107,13 @@ def _tune(arguments: argparse.Namespace) -> int:
             "which differs from picture to picture",
         )
     window = window_of(arguments.window, arguments.stride, inputs[0])
-    raw = [outputs_of(model, x, name) for x, name in zip(inputs, names, strict=True)]
+    asked = [
+        question_of_picture(model, x, window, baselines[0], name)
+        for x, name in zip(inputs, names, strict=True)
+    ]
+    raw = [outputs for _, outputs in asked]
     activation = activation_of(arguments, raw[0])
     target = None if arguments.target is None else target_of(arguments.target, model, len(raw[0]))
-    occlusion = occlusion_of(arguments, model)
     row("model", f"{model.name}: {model.note}")
     row("pictures", f"{len(names)}: {_counted(model, raw)}")
     distinct = len({fingerprint_of_image(x) for x in inputs})
@@ -123,7 +131,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if known is not None:
         row("goes on", f"from {counted(len(known.images), 'picture')} in {files[0]}")
 
-    so_far = known
+    so_far, began = known, time.perf_counter()
 
     def keep(tuning: Tuning, done: int, total: int) -> None:
         nonlocal so_far
@@ -132,19 +140,15 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     status = 0
     try:
-        so_far = occlusion.tune(
-            inputs,
-            window.shape,
-            window.strides,
-            baselines[0],
-            target,
-            activation=None if activation == "none" else "softmax",
-            confidence=arguments.confidence,
-            max_seconds=arguments.max_seconds,
-            resume=known,
-            show_progress=sys.stderr.isatty(),
-            on_progress=keep,
-        )
+        with torch.no_grad():
+            request = learning_request(
+                (request_for(question, target, activation) for question, _ in asked),
+                target,
+                arguments.confidence,
+                arguments.max_seconds,
+                known,
+            )
+            so_far = learn(preparer_of(arguments), request, began, keep, sys.stderr.isatty())
     except InputError as error:
         if known is None:
             raise

@@ -97,6 +97,10 @@ def covariance(distance: Floats) -> Floats:
 
     Args:
         distance: In windows.
+
+    Examples:
+        >>> covariance(np.array([0.0, 0.5, 1.0, 3.0])).round(3).tolist()
+        [1.0, 0.785, 0.483, 0.034]
     """
     scaled = math.sqrt(3) * distance
     return np.asarray((1 + scaled) * np.exp(-scaled))

@@ -135,6 +135,15 @@ def expected_ssim(predicted: Floats, variance: Floats, *, image_axes: int = 2) -
     Returns:
         The expected SSIM, and for every cell about what a unit of its variance costs of it. The map's range
         counts as the noise of float32 at least. 1 and zeros for a map of zeros.
+
+    Examples:
+        >>> predicted, variance = np.arange(64.0).reshape(8, 8), np.zeros((8, 8))
+        >>> expected_ssim(predicted, variance)[0]
+        1.0
+        >>> variance[4, 4] = 100.0
+        >>> value, prices = expected_ssim(predicted, variance)
+        >>> value < 1, prices.shape
+        (True, (8, 8))
     """
     shape = predicted.shape
     low, high = float(predicted.min()), float(predicted.max())

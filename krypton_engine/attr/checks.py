@@ -24,6 +24,10 @@ def memory_budget_of(forward_func: object, executor: object, memory_budget: obje
 
     Raises:
         InputError: No callable, an unknown executor, or a budget that is no positive number.
+
+    Examples:
+        >>> memory_budget_of(model, "auto", 2**30), memory_budget_of(model, "auto", None)
+        (1073741824, None)
     """
     if not callable(forward_func):
         raise InputError("forward_func", repr(forward_func), "a model, or another callable")
@@ -65,6 +69,12 @@ def check_choice(name: str, given: object, accepted: tuple[str, ...]) -> None:
 
     Raises:
         InputError: Something else.
+
+    Examples:
+        >>> check_choice("schedule", "random", ("rows", "coarse to fine"))
+        Traceback (most recent call last):
+            ...
+        krypton_engine.errors.InputError: schedule is 'random'; accepted: 'rows', 'coarse to fine'
     """
     if not isinstance(given, str) or given not in accepted:
         raise InputError(name, repr(given), ", ".join(map(repr, accepted)))
@@ -98,7 +108,12 @@ def activated(outputs: Tensor, activation: Activation) -> Tensor:
 
 
 def softmax(outputs: Tensor) -> Tensor:
-    """Probabilities of outputs ``(n, classes, ...)``."""
+    """Probabilities of outputs ``(n, classes, ...)``.
+
+    Examples:
+        >>> softmax(torch.zeros(1, 4))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
     return outputs.softmax(dim=1)
 
 
@@ -107,6 +122,10 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
 
     Raises:
         InputError: No similarity, or a tuning without one.
+
+    Examples:
+        >>> rule_of(0.9, None).ssim_target, rule_of(1.0, None)
+        (0.9, None)
     """
     if tuning is not None and not isinstance(tuning, Tuning):
         raise InputError("tuning", repr(tuning), "what tune returned or Tuning.load read, or None")
@@ -127,7 +146,12 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
 
 
 def python_sizes(given: object) -> object:
-    """Integers of any library as Python's, in tuples of tuples; anything else as it is."""
+    """Integers of any library as Python's, in tuples of tuples; anything else as it is.
+
+    Examples:
+        >>> python_sizes((np.int64(3), (torch.tensor(8), 8)))
+        (3, (8, 8))
+    """
     if isinstance(given, tuple):
         return tuple(python_sizes(item) for item in given)
     size = whole(given)
@@ -135,7 +159,12 @@ def python_sizes(given: object) -> object:
 
 
 def python_numbers(baselines: object) -> object:
-    """NumPy's numbers as Python's; anything else as it is."""
+    """NumPy's numbers as Python's; anything else as it is.
+
+    Examples:
+        >>> python_numbers((np.float32(0.5), 0))
+        (0.5, 0)
+    """
     if isinstance(baselines, tuple):
         return tuple(python_numbers(item) for item in baselines)
     if isinstance(baselines, (np.generic, np.ndarray)) and baselines.ndim == 0:
@@ -144,5 +173,10 @@ def python_numbers(baselines: object) -> object:
 
 
 def shape_or_type(given: object) -> str:
-    """A tensor's shape, or the type of anything else, for messages."""
+    """A tensor's shape, or the type of anything else, for messages.
+
+    Examples:
+        >>> shape_or_type(torch.zeros(2, 3)), shape_or_type("grey")
+        ('(2, 3)', 'str')
+    """
     return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__

@@ -234,6 +234,11 @@ def map_request(
 
     Raises:
         InputError: Activation, target, region, tuning or known part do not fit the model's answer.
+
+    Examples:
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
+        >>> map_request(question, None, None).target == int(question.base.argmax())
+        True
     """
     base = _activated_row(question.base, activate)
     has_classes = base.ndim == 2 and base.shape[1] > 1
@@ -310,7 +315,12 @@ def select(outputs: Tensor, target: Target) -> Tensor:
 
 
 def additional_arguments(given: object) -> tuple[object, ...] | None:
-    """Further arguments of a forward function, in a tuple; None if there are none."""
+    """Further arguments of a forward function, in a tuple; None if there are none.
+
+    Examples:
+        >>> additional_arguments(0.5), additional_arguments((0.5, "mean")), additional_arguments(None)
+        ((0.5,), (0.5, 'mean'), None)
+    """
     arguments: tuple[object, ...] | None = format_additional_forward_args(given)
     return arguments
 
@@ -322,6 +332,11 @@ def windows_of(
 
     Raises:
         InputError: Sizes that fit no input.
+
+    Examples:
+        >>> (window,) = windows_of((torch.zeros(1, 3, 24, 20),), (3, 8, 8), (3, 4, 4))
+        >>> window.counts
+        (1, 5, 4)
     """
     if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
         raise InputError(
@@ -355,6 +370,11 @@ def question_of(
 
     Raises:
         InputError: An argument that cannot be used.
+
+    Examples:
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
+        >>> question.base.shape, float(question.baseline(0, row=0).mean())
+        (torch.Size([1, 5]), 0.5)
     """
     for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:

@@ -35,7 +35,12 @@ class UsageError(Exception):
 
 
 def message(error: Exception) -> str:
-    """An error in at most four lines, in the words of the command line."""
+    """An error in at most four lines, in the words of the command line.
+
+    Examples:
+        >>> message(InputError("strides", "5", "at most the window"))
+        'krypton: error: --stride is 5; accepted: at most the window'
+    """
     if isinstance(error, InputError):
         text = _of_argument(error.named(_OPTIONS.get(error.argument, error.argument)))
     elif isinstance(error, (OSError, UsageError)):

@@ -87,7 +87,13 @@ def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
 
 
 def scores_of(outputs: Tensor, activation: str) -> Tensor:
-    """Scores of the classes: the outputs for one picture, by an activation that `activation_of` names."""
+    """Scores of the classes: the outputs for one picture, by an activation that `activation_of` names.
+
+    Examples:
+        >>> import torch
+        >>> scores_of(torch.zeros(2), "softmax"), scores_of(torch.zeros(2), "none")
+        (tensor([0.5000, 0.5000]), tensor([0., 0.]))
+    """
     from krypton_engine.attr.checks import softmax
 
     return softmax(outputs[None])[0] if activation == "softmax" else outputs

@@ -115,7 +115,12 @@ def numbers(text: str) -> float | list[float]:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number above 0.
+
+    Examples:
+        >>> positive("0.5")
+        0.5
+    """
     try:
         number = float(text)
     except ValueError:
@@ -126,7 +131,12 @@ def positive(text: str) -> float:
 
 
 def up_to_one(text: str) -> float:
-    """A number above 0 and at most 1."""
+    """A number above 0 and at most 1.
+
+    Examples:
+        >>> up_to_one("0.95")
+        0.95
+    """
     try:
         number = float(text)
     except ValueError:

@@ -119,6 +119,12 @@ def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> Slidin
 
 
 def window_text(window: SlidingWindow) -> str:
-    """The window and its stride, in pixels."""
+    """The window and its stride, in pixels.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window_text(SlidingWindow((3, 40, 40), (3, 16, 24), (3, 4, 4)))
+        '16 x 24, stride 4'
+    """
     down, right = window.strides[1:]
     return f"{size_text(window.shape[1:])}, stride {down if down == right else size_text((down, right))}"

@@ -32,7 +32,12 @@ def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequen
 
 
 def ending(path: Path) -> str:
-    """The ending of a file's name, in small letters."""
+    """The ending of a file's name, in small letters.
+
+    Examples:
+        >>> ending(Path("map.PNG"))
+        '.png'
+    """
     return path.suffix.lower()
 
 

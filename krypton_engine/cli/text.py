@@ -58,14 +58,25 @@ def width() -> int:
 
 
 def wrapped(line: str, width: int, indent: str = "") -> list[str]:
-    """Lines of at most ``width`` columns, broken between words only."""
+    """Lines of at most ``width`` columns, broken between words only.
+
+    Examples:
+        >>> wrapped("a map of one picture", 12, indent="  ")
+        ['a map of one', '  picture']
+    """
     return textwrap.wrap(
         line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     ) or [""]
 
 
 def command_lines(line: str, width: int, indent: str = "") -> list[str]:
-    """A command, broken so that a shell takes it; an option stays with its value."""
+    r"""A command, broken so that a shell takes it; an option stays with its value.
+
+    Examples:
+        >>> print("\n".join(command_lines("krypton explain x.png --model resnet18", 26)))
+        krypton explain x.png \
+              --model resnet18
+    """
     whole = re.sub(r"(--\w+) ", "\\1\0", line)
     *pieces, last = wrapped(whole, width - 2, indent + " " * 6)
     return [piece.replace("\0", " ") for piece in (*(f"{piece} \\" for piece in pieces), last)]
@@ -99,15 +110,30 @@ def printable(name: str) -> str:
 
 
 def size_text(sizes: Sequence[int]) -> str:
-    """Sizes as people write them: ``16 x 24``."""
+    """Sizes as people write them: ``16 x 24``.
+
+    Examples:
+        >>> size_text((16, 24))
+        '16 x 24'
+    """
     return " x ".join(map(str, sizes))
 
 
 def duration(seconds: float) -> str:
-    """Seconds, or minutes where there are many."""
+    """Seconds, or minutes where there are many.
+
+    Examples:
+        >>> duration(3.217), duration(600.0)
+        ('3.22 s', '10 min')
+    """
     return f"{figure(seconds)} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def counted(count: int, noun: str, several: str = "") -> str:
-    """A number of things: ``1 picture``, ``3 pictures``."""
+    """A number of things: ``1 picture``, ``3 pictures``.
+
+    Examples:
+        >>> counted(1, "picture"), counted(3, "picture"), counted(2, "copy", "copies")
+        ('1 picture', '3 pictures', '2 copies')
+    """
     return f"{count} {noun if count == 1 else several or noun + 's'}"

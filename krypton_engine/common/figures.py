@@ -19,7 +19,12 @@ PLAIN_EXPONENTS = (-4, 6)
 
 
 def figure(value: float) -> str:
-    """A number in three significant digits: ``"0.00074"``, ``"0.837"``, ``"1.23e-07"``, ``"-1240"``."""
+    """A number in three significant digits: ``"0.00074"``, ``"0.837"``, ``"1.23e-07"``, ``"-1240"``.
+
+    Examples:
+        >>> figure(0.00074), figure(1.23e-7), figure(-1240.4)
+        ('0.00074', '1.23e-07', '-1240')
+    """
     return figures([value])[0]
 
 
@@ -38,12 +43,21 @@ def figures(values: Sequence[float]) -> list[str]:
 
     Numbers that are close get more digits, so that their difference shows: ``["0.23304", "0.23301"]``.
     A power of ten is written where the largest or smallest of them would need many zeros.
+
+    Examples:
+        >>> figures([0.23304, 0.23301, 0.5])
+        ['0.23304', '0.23301', '0.5']
     """
     return together(values)[0]
 
 
 def together(*groups: Sequence[float]) -> list[list[str]]:
-    """Groups of numbers in one notation; those of one group are told apart, as by `figures`."""
+    """Groups of numbers in one notation; those of one group are told apart, as by `figures`.
+
+    Examples:
+        >>> together([0.5], [1e7, 2.0])
+        [['5e-01'], ['1e+07', '2e+00']]
+    """
     rounded = [[_rounded(float(value), group) for value in group] for group in groups]
     known = [value for group in rounded for value, _ in group if value and math.isfinite(value)]
     plain = all(PLAIN_EXPONENTS[0] <= _exponent(value) < PLAIN_EXPONENTS[1] for value in known)

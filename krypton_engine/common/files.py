@@ -24,6 +24,10 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
 
     Raises:
         InputError: No path, another ending, or a folder that does not exist.
+
+    Examples:
+        >>> destination("map.PNG", {".png": "a picture"})
+        (...Path('map.PNG'), '.png')
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError("path", repr(path), "strings and paths")
@@ -46,6 +50,11 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
         OSError: There is no such folder, no permission or no room.
+
+    Examples:
+        >>> write("note.txt", b"kept whole")
+        >>> Path("note.txt").read_bytes()
+        b'kept whole'
     """
     given = Path(path)
     if given.exists() and not given.is_file():

@@ -9,7 +9,12 @@ from torch import Tensor
 
 
 def same(mine: object, other: object) -> bool:
-    """Whether two values are the same: tensors number by number and of one type, NaN like NaN."""
+    """Whether two values are the same: tensors number by number and of one type, NaN like NaN.
+
+    Examples:
+        >>> same((torch.tensor([torch.nan]), 1), (torch.tensor([torch.nan]), 1)), same(1, 1.0)
+        (True, False)
+    """
     if isinstance(mine, Tensor) and isinstance(other, Tensor):
         return (mine.shape, mine.dtype) == (other.shape, other.dtype) and bool(
             torch.isclose(mine, other, rtol=0, atol=0, equal_nan=True).all()

@@ -26,6 +26,10 @@ def evaluate(
     """The outputs of the user's own forward function, in the form that Captum makes of them.
 
     The function gets copies of the tensors: what is written into them stays its own affair.
+
+    Examples:
+        >>> evaluate(lambda images, scale: scale * images.sum((1, 2, 3)), (torch.ones(2, 3, 4, 4),), (0.5,))
+        tensor([24., 24.])
     """
     inputs = tuple(x.clone() for x in inputs)
     if additional is not None:
@@ -41,6 +45,14 @@ def as_numbers(name: str, output: object) -> Tensor:
 
     Raises:
         InputError: It is something else, such as a tuple or a dataclass of outputs.
+
+    Examples:
+        >>> as_numbers("forward_func", 3.0)
+        tensor(3., dtype=torch.float64)
+        >>> as_numbers("forward_func", (torch.zeros(1, 5), None))
+        Traceback (most recent call last):
+            ...
+        krypton_engine.errors.InputError: forward_func returns tuple of Tensor, NoneType: ...
     """
     if not isinstance(output, (Tensor, int, float)):
         raise InputError(name, _in_words(output), "one tensor, or a number", verb="returns")

@@ -20,6 +20,12 @@ class Layout:
 
     Cells run along ``axes``; all other dimensions are the columns. ``order`` puts the dimensions of the
     value so, ``back`` as they were.
+
+    Examples:
+        >>> node = Node(1, "relu", "relu", (1, 8, 6, 5), (-1, None, 1, 2), torch.float32)
+        >>> layout = Layout.of(node, columns=frozenset())
+        >>> layout.sizes, layout.columns, layout.as_rows(torch.zeros(1, 8, 6, 5)).shape
+        ((6, 5), (8,), torch.Size([1, 6, 5, 8]))
     """
 
     axes: tuple[int, ...]
@@ -71,7 +77,15 @@ class View:
 
 
 def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]]:
-    """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows."""
+    """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows.
+
+    Examples:
+        >>> from krypton_engine.graph.ir import Apply
+        >>> image = Node(0, "x", "input", (1, 3, 8, 8), (-1, 0, 1, 2), torch.float32, on_box=Apply())
+        >>> graph = Graph([image], (0,), occluded=0, output=0, batched=(True,))
+        >>> column_axes(graph, SlidingWindow((3, 8, 8), (3, 2, 2), (3, 2, 2)))
+        {0: frozenset({0})}
+    """
     spanned = frozenset(axis for axis in range(len(window.shape)) if window.spans(axis))
     found: dict[int, frozenset[int]] = {}
     for node in graph.nodes:
@@ -93,6 +107,11 @@ def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]
 
 
 def on_device(array: AnyArray, device: torch.device) -> Tensor:
-    """Numbers as a tensor there; nothing waits for them."""
+    """Numbers as a tensor there; nothing waits for them.
+
+    Examples:
+        >>> on_device(np.array([3, 1]), torch.device("cpu"))
+        tensor([3, 1])
+    """
     host = torch.from_numpy(array)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

@@ -65,14 +65,28 @@ def overwriting(graph: Graph) -> frozenset[int]:
 
 
 def last_uses(graph: Graph, nodes: Sequence[Node]) -> dict[int, int]:
-    """The last of ``nodes`` that reads each value."""
+    """The last of ``nodes`` that reads each value.
+
+    Examples:
+        >>> from krypton_engine.graph.ir import Ref
+        >>> signal = Node(0, "x", "input", (1, 8), (-1, 0), None)
+        >>> one = Node(1, "y", "relu", (1, 8), (-1, 0), None, torch.ops.aten.relu.default, (Ref(0),))
+        >>> graph = Graph([signal, one], (0,), occluded=0, output=1, batched=(True,))
+        >>> last_uses(graph, graph.nodes)  # the result is kept to the end
+        {0: 1, 1: 2}
+    """
     last = {operand: node.index for node in nodes for operand in refs((node.args, node.kwargs))}
     last[graph.output] = len(graph.nodes)
     return last
 
 
 def channels_last(value: Tensor) -> Tensor:
-    """``value`` with its channels side by side, if it is an image or a volume of floating-point numbers."""
+    """``value`` with its channels side by side, if it is an image or a volume of floating-point numbers.
+
+    Examples:
+        >>> channels_last(torch.zeros(1, 3, 4, 4)).stride()
+        (48, 1, 12, 3)
+    """
     layout = _CHANNELS_LAST.get(value.dim()) if value.is_floating_point() else None
     return value if layout is None else value.contiguous(memory_format=layout)
 
@@ -201,6 +215,13 @@ def joined(
         groups: Numbers of positions.
         compute: Gives the values of a group by node, ``(positions, ...)``.
         at_once: Positions to put together, unless one group has more.
+
+    Examples:
+        >>> groups = [np.array([4, 1]), np.array([3]), np.array([0, 2])]
+        >>> for members, values in joined(groups, lambda some: {7: torch.tensor(some)}, at_once=3):
+        ...     print(members, values[7])
+        [4 1 3] tensor([4, 1, 3])
+        [0 2] tensor([0, 2])
     """
     waiting: list[tuple[IntArray, dict[int, Tensor]]] = []
     for i, group in enumerate(groups):

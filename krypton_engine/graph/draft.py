@@ -22,7 +22,12 @@ class CaptureError(Exception):
 
 
 def name_of(target: torch._ops.OpOverload) -> str:
-    """An operator's name without its namespace and overload."""
+    """An operator's name without its namespace and overload.
+
+    Examples:
+        >>> name_of(torch.ops.aten.add.Tensor)
+        'add'
+    """
     name: str = target._schema.name
     return name.split("::")[1]
 
@@ -58,6 +63,12 @@ class Draft:
 
     Args:
         symbol: The size of the batch in the exported program.
+
+    Examples:
+        >>> draft = Draft(symbol=None)
+        >>> weight = draft.constant("weight", torch.ones(2, 3))
+        >>> draft.nodes[weight.node].shape, draft.value(weight.node).sum()
+        ((2, 3), tensor(6.))
     """
 
     def __init__(self, symbol: Any) -> None:

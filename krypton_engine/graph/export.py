@@ -188,7 +188,12 @@ def settled() -> None:
 
 
 def exporting() -> bool:
-    """Whether this thread is in an export, which nothing may cut short."""
+    """Whether this thread is in an export, which nothing may cut short.
+
+    Examples:
+        >>> exporting()
+        False
+    """
     return _gate.exporting == threading.get_ident()
 
 

@@ -113,7 +113,14 @@ def _checksum(tensor: Tensor) -> int | None:
 
 
 def version_of(tensor: Tensor) -> int:
-    """Counter of in-place changes; constant for those that do not count, such as inference tensors."""
+    """Counter of in-place changes; constant for those that do not count, such as inference tensors.
+
+    Examples:
+        >>> x = torch.zeros(2)
+        >>> before = version_of(x)
+        >>> version_of(x.add_(1)) - before
+        1
+    """
     try:
         return -1 if tensor.is_inference() else tensor._version
     except Exception:  # of a lazy module, say, in words of its own
@@ -129,7 +136,12 @@ def place_of(tensor: Tensor) -> int:
 
 
 def modules_of(function: Forward) -> list[nn.Module]:
-    """The modules that ``function`` is, or closes over, or names among its globals."""
+    """The modules that ``function`` is, or closes over, or names among its globals.
+
+    Examples:
+        >>> modules_of(lambda images: model(images).softmax(1)) == [model]
+        True
+    """
     found = (item for _, item in _walk("", function, _LARGEST_DEPTH, set()) if isinstance(item, nn.Module))
     return list({id(module): module for module in found}.values())
 
@@ -140,6 +152,14 @@ def observe(function: Forward, *arguments: object) -> State:
     Args:
         function: Is to answer.
         arguments: Further arguments of it that are no tensors.
+
+    Examples:
+        >>> gain = 2.0
+        >>> def scaled(images):
+        ...     return gain * images
+        >>> before, gain = observe(scaled), 3.0
+        >>> differences(before, observe(scaled))
+        {'.globals.gain'}
     """
     found: dict[str, object] = {}
     modules: dict[int, tuple[str, nn.Module]] = {}
@@ -166,14 +186,24 @@ def observe(function: Forward, *arguments: object) -> State:
 
 
 def may_be_idle(value: object) -> bool:
-    """Whether a value of a state may change without changing what is computed: counters, logs, results."""
+    """Whether a value of a state may change without changing what is computed: counters, logs, results.
+
+    Examples:
+        >>> may_be_idle(3), may_be_idle(True), may_be_idle("mean")
+        (True, False, False)
+    """
     if isinstance(value, bool) or type(value) is _Weights:  # whose old and new content one graph cannot hold
         return False
     return value is None or isinstance(value, (tuple, int, _This))
 
 
 def differences(mine: State, other: State) -> Set[str]:
-    """Names under which two states are not the same."""
+    """Names under which two states are not the same.
+
+    Examples:
+        >>> sorted(differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}))
+        ['b', 'c']
+    """
     return {
         name
         for name in mine.keys() | other.keys()
@@ -304,6 +334,11 @@ def _ends(items: Sequence[T]) -> Iterator[T]:
 
 
 def names(code: types.CodeType) -> list[str]:
-    """Names that a function looks up, those of functions within among them."""
+    """Names that a function looks up, those of functions within among them.
+
+    Examples:
+        >>> names((lambda x: torch.relu(x) + gain).__code__)
+        ['torch', 'relu', 'gain']
+    """
     inner = (name for const in code.co_consts if isinstance(const, types.CodeType) for name in names(const))
     return list(dict.fromkeys([*code.co_names, *inner]))

@@ -52,6 +52,14 @@ class MapBuilder:
         began: When the call began, of ``time.perf_counter``.
         fill: Positions to interpolate where they have not been measured.
         origin: See `Heatmap`.
+
+    Examples:
+        >>> window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
+        >>> builder = MapBuilder(window, torch.tensor([[0.25, 0.75]]), lambda outputs: outputs[:, 1])
+        >>> builder.record(np.array([2]), torch.tensor([[0.5, 0.5]]))
+        >>> builder.heatmap().drop
+        tensor([[  nan,    nan],
+                [0.2500,   nan]])
     """
 
     def __init__(

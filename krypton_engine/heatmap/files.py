@@ -53,12 +53,22 @@ _LARGEST_META = 2**24
 
 
 def is_number(given: object) -> bool:
-    """Whether a value out of a file is a finite number."""
+    """Whether a value out of a file is a finite number.
+
+    Examples:
+        >>> is_number(0.5), is_number(float("nan")), is_number(True), is_number("1")
+        (True, False, False, False)
+    """
     return isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def is_count(given: object) -> bool:
-    """Whether a value out of a file is an integer from 0 on."""
+    """Whether a value out of a file is an integer from 0 on.
+
+    Examples:
+        >>> is_count(0), is_count(-1), is_count(1.0)
+        (True, False, False)
+    """
     return isinstance(given, int) and not isinstance(given, bool) and given >= 0
 
 
@@ -70,6 +80,10 @@ def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
 
     Raises:
         ValueError: No window has these sizes.
+
+    Examples:
+        >>> saved_window((8, 8), (2, 2), (1, 1)).counts
+        (7, 7)
     """
     if not all(isinstance(each, tuple) and all(map(is_count, each)) for each in sizes):
         raise ValueError(f"{sizes} are no shapes of input and window, and no strides")
@@ -77,19 +91,34 @@ def saved_window(*sizes: tuple[int, ...]) -> SlidingWindow:
 
 
 def is_similarity(given: object) -> bool:
-    """Whether a value out of a file can be an SSIM, which rounding may lift above 1."""
+    """Whether a value out of a file can be an SSIM, which rounding may lift above 1.
+
+    Examples:
+        >>> is_similarity(0.9), is_similarity(1.1)
+        (True, False)
+    """
     return isinstance(given, (int, float)) and is_number(given) and given <= 1 + 1e-6
 
 
 def is_target(given: object) -> bool:
-    """Whether a value out of a file can be the target of a map."""
+    """Whether a value out of a file can be the target of a map.
+
+    Examples:
+        >>> is_target(3), is_target((0, 7)), is_target(None), is_target("dog")
+        (True, True, True, False)
+    """
     if isinstance(given, tuple):
         return all(isinstance(index, int) and not isinstance(index, bool) for index in given)
     return given is None or (isinstance(given, int) and not isinstance(given, bool))
 
 
 def is_described(given: object) -> bool:
-    """Whether a value out of a file can be a baseline; see `krypton_engine.heatmap.identity.described`."""
+    """Whether a value out of a file can be a baseline; see `krypton_engine.heatmap.identity.described`.
+
+    Examples:
+        >>> is_described((0.5, 0.5)), is_described("image 21b9ca0f94efa26b"), is_described(0.5)
+        (True, True, False)
+    """
     levels = given if isinstance(given, tuple) else ()
     return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
 

@@ -410,6 +410,11 @@ class Heatmap(Value):
 
 
 def bounding(cells: Flags) -> tuple[slice, ...]:
-    """The smallest part of the grid that holds all of ``cells``."""
+    """The smallest part of the grid that holds all of ``cells``.
+
+    Examples:
+        >>> bounding(np.array([[False, False, False], [False, True, True]]))
+        (slice(1, 2, None), slice(1, 3, None))
+    """
     found = np.nonzero(cells) if cells.ndim else ()
     return tuple(slice(int(where.min()), int(where.max()) + 1) for where in found)

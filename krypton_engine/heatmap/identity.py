@@ -32,13 +32,23 @@ def described(baseline: Tensor) -> Described:
 
 
 def fingerprint_of_image(x: Tensor) -> str:
-    """Sixteen hexadecimal digits that tell one input from another: the start of a SHA-256 of its bytes."""
+    """Sixteen hexadecimal digits that tell one input from another: the start of a SHA-256 of its bytes.
+
+    Examples:
+        >>> fingerprint_of_image(torch.zeros(1, 1, 2, 2))
+        '374708fff7719dd5'
+    """
     cells = x.detach().cpu().contiguous()
     return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def same_outputs(mine: Tensor, other: Tensor) -> bool:
-    """Whether two outputs of a model are equal but for what kernels of two machines round differently."""
+    """Whether two outputs of a model are equal but for what kernels of two machines round differently.
+
+    Examples:
+        >>> same_outputs(torch.tensor([10.0, 1.0]), torch.tensor([10.001, 1.001]))
+        True
+    """
     if mine.shape != other.shape or not mine.numel():
         return mine.shape == other.shape
     largest = float(mine.abs().max().nan_to_num(0.0))

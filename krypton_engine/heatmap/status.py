@@ -6,7 +6,12 @@ from enum import IntEnum
 
 
 class Status(IntEnum):
-    """The origin of a position's value, least sure first."""
+    """The origin of a position's value, least sure first.
+
+    Examples:
+        >>> Status(3).name, Status.TRIMMED < Status.EXACT
+        ('EXACT', True)
+    """
 
     UNKNOWN = 0
     """Nowhere: the value is NaN."""

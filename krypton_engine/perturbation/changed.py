@@ -89,6 +89,13 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
     Args:
         changed: The cells that every window changes.
         positions: Of its window, in any order.
+
+    Examples:
+        >>> window = SlidingWindow((6,), (2,), (1,))
+        >>> differs = np.array([False, False, True, False, False, False])
+        >>> work = distinct_work(ChangedCells(window, differs), np.arange(5))
+        >>> work.boxes.tolist(), [alike.tolist() for alike in work.positions], work.unchanged.tolist()
+        ([[[2, 3]]], [[1, 2]], [0, 3, 4])
     """
     if not changed.window.counts:  # one number an example: a single position, without a box to look at
         nothing = np.empty(0, dtype=np.int64)
@@ -113,6 +120,11 @@ def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
 
     Args:
         rows: ``(n, ...)``, at least one.
+
+    Examples:
+        >>> rows, number = distinct_rows(np.array([[3, 1], [2, 5], [3, 1]]))
+        >>> rows.tolist(), number.tolist()
+        ([[2, 5], [3, 1]], [1, 0, 1])
     """
     rank = np.zeros(len(rows), dtype=np.int64)
     for column in rows.reshape(len(rows), -1).T:

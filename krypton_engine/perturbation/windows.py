@@ -174,7 +174,12 @@ class SlidingWindow:
         return mask
 
     def sums(self, cells: IntArray, axis: int) -> IntArray:
-        """Sums of ``cells`` over every window along ``axis``, whose positions take its place."""
+        """Sums of ``cells`` over every window along ``axis``, whose positions take its place.
+
+        Examples:
+            >>> SlidingWindow((5,), (2,), (1,)).sums(np.array([1, 0, 2, 0, 4]), axis=0).tolist()
+            [1, 2, 2, 4]
+        """
         total = np.concatenate([np.zeros_like(cells.take([0], axis)), cells.cumsum(axis)], axis)
         return np.asarray(total.take(self.stops(axis), axis) - total.take(self.starts(axis), axis))
 
@@ -186,6 +191,10 @@ class SlidingWindow:
 
         Returns:
             Float32 tensor of shape ``(..., *input_shape)``.
+
+        Examples:
+            >>> SlidingWindow((3,), (2,), (1,)).average(torch.tensor([2.0, 4.0]))
+            tensor([2., 3., 4.])
         """
         differences = differences.double()
         mean = self._spread(differences.nan_to_num(0.0, 0.0, 0.0))
@@ -219,6 +228,11 @@ def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:
 
     Returns:
         ``(copies * examples, *input_shape)``, copy by copy, in the memory layout of ``x``.
+
+    Examples:
+        >>> x = torch.ones(1, 4)
+        >>> occlude(x, torch.zeros(1, 4), np.array([[[0, 2]], [[2, 4]]])).tolist()
+        [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]]
     """
     dtype = torch.result_type(x, baseline)
     copies = torch.cat([x.to(dtype)] * len(boxes))

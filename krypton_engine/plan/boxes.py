@@ -17,6 +17,17 @@ def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, 
         axis: An axis of the occluded input.
         lo: First changed input cell of every position.
         hi: One past the last; ``hi <= lo`` where nothing changes.
+
+    Examples:
+        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.regions import WindowMap
+        >>> signal = Node(0, "x", "input", (1, 8), (-1, 0), None, on_box=Apply(), depends=True)
+        >>> maps = ({0: WindowMap(n_in=8, n_out=4, kernel=2, stride=2)},)
+        >>> halved = Node(1, "y", "pool", (1, 4), (-1, 0), None, on_box=Apply(), operands=(0,), maps=maps)
+        >>> graph = Graph([signal, halved], (0,), occluded=0, output=1, batched=(True,))
+        >>> lo, hi = propagate(graph, 0, np.array([3]), np.array([5]))[1]
+        >>> lo.tolist(), hi.tolist()
+        ([1], [3])
     """
     changed: dict[int, Interval] = {graph.input.index: (lo, hi)}
     for node in graph.nodes:

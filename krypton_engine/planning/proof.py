@@ -66,18 +66,34 @@ def precision(graph: Graph, output: Tensor) -> float:
 
 
 def summation(eps: float) -> float:
-    """Disagreement, as a share of the largest output, that two orders of summation may show."""
+    """Disagreement, as a share of the largest output, that two orders of summation may show.
+
+    Examples:
+        >>> summation(2**-23)
+        0.000238...
+    """
     return min(ROUNDINGS_OF_SUMMATION * eps, max(MOST_NOISE_OF_OUTPUT, 16 * eps))
 
 
 def largest(output: Tensor) -> float:
-    """Largest finite magnitude; 0 if none is."""
+    """Largest finite magnitude; 0 if none is.
+
+    Examples:
+        >>> largest(torch.tensor([1.0, -3.0, float("inf")]))
+        3.0
+    """
     finite = output[output.isfinite()].abs().double()
     return float(finite.max()) if finite.numel() else 0.0
 
 
 def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
-    """Whether two outputs are the same but for ``tolerance``, which only floating-point numbers have."""
+    """Whether two outputs are the same but for ``tolerance``, which only floating-point numbers have.
+
+    Examples:
+        >>> mine, theirs = torch.tensor([1.0, torch.nan]), torch.tensor([1.001, torch.nan])
+        >>> agree(mine, theirs, tolerance=0.01), agree(mine, theirs, tolerance=0.0)
+        (True, False)
+    """
     if mine.shape != theirs.shape:
         return False
     if not theirs.is_floating_point():
@@ -160,6 +176,11 @@ class Noise:
         inputs: Those of the answer in question.
         moved: The number of the input that is moved to find out.
         eps: See `precision`.
+
+    Examples:
+        >>> noise = Noise(lambda inputs: inputs[0].sum() * 1000, (torch.ones(1, 4),), moved=0, eps=2**-23)
+        >>> round(noise.measured(random=0.0) / (4000 * 2**-23))
+        8
     """
 
     ask: Callable[[tuple[Tensor, ...]], Tensor]

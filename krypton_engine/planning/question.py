@@ -28,6 +28,14 @@ class Question:
         windows: The sliding window over each input.
         additional: Further arguments of ``forward_func``; None if there are none.
         base: What the user's own forward function says of the un-occluded inputs.
+
+    Examples:
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
+        >>> question = Question(model, (x,), (torch.zeros(1),), (window,), None, model(x))
+        >>> question.baseline(0, row=0).shape
+        torch.Size([1, 3, 24, 20])
+        >>> bool(question.at(0, 0, position=0)[0][0, :, :8, :8].any())
+        False
     """
 
     forward_func: Forward

@@ -59,6 +59,15 @@ def evaluation_mode(forward_func: Forward, warn: Callable[[str], None]) -> Itera
     """Evaluation semantics while the block runs; every submodule gets its own flag back.
 
     Several threads may explain one model: the flags come back with the last of them.
+
+    Examples:
+        >>> dropping = torch.nn.Dropout().train()
+        >>> with evaluation_mode(dropping, print):
+        ...     dropping.training
+        the model is in training mode; ...
+        False
+        >>> dropping.training
+        True
     """
     mine: list[nn.Module] = []
     try:

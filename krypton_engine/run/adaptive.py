@@ -59,6 +59,12 @@ class StoppingRule:
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.base.Session`.
         at_once: How many sets of positions a step measures at least; None as suits the session.
+
+    Examples:
+        >>> rule = StoppingRule(ssim_target=0.9, factor=2.0)
+        >>> flat = Prediction(np.zeros(4), np.zeros(4))
+        >>> [rule.stops(Forecast(flat, ssim, 4, np.zeros(4))) for ssim in (0.94, 0.96)]
+        [False, True]
     """
 
     ssim_target: float
@@ -127,6 +133,18 @@ class Sampling:
             change the same cells come together.
         rule: When to stop; None for never.
         at_once: Sets of positions that take hardly longer than one; a step has as many at least.
+
+    Examples:
+        >>> from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+        >>> window = SlidingWindow((9,), (2,), (1,))
+        >>> work = distinct_work(ChangedCells(window, np.ones(9, dtype=bool)), np.arange(len(window)))
+        >>> values, measured = np.linspace(0, 1, len(window)), np.zeros(len(window), dtype=bool)
+        >>> first = Sampling(window, work).next(values, measured)
+        >>> first.positions.tolist()
+        [0, 4, 7]
+        >>> measured[first.positions] = True
+        >>> Sampling(window, work).next(values, measured, first.trajectory).positions.tolist()
+        [2, 6]
     """
 
     window: SlidingWindow
@@ -242,7 +260,12 @@ class Sampling:
 
 
 def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
-    """The number of positions in so many windows, along every axis of the grid; at least one."""
+    """The number of positions in so many windows, along every axis of the grid; at least one.
+
+    Examples:
+        >>> windows_apart(SlidingWindow((3, 32, 32), (3, 8, 8), (3, 2, 4)), 2)
+        [8, 4]
+    """
     return [
         max(1, round(windows * size / step))
         for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))

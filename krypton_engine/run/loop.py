@@ -24,7 +24,12 @@ OnProgress = Callable[[Heatmap, int, int], object]
 
 
 def declines(answer: object) -> bool:
-    """Whether a callback's answer cancels: Python's False, or NumPy's."""
+    """Whether a callback's answer cancels: Python's False, or NumPy's.
+
+    Examples:
+        >>> declines(None), declines(False), declines(np.False_), declines(0)
+        (False, True, True, False)
+    """
     return isinstance(answer, (bool, np.bool_)) and not answer
 
 
@@ -104,6 +109,14 @@ class Pace:
 
     Attributes:
         limit: The number now; None as the session likes.
+
+    Examples:
+        >>> pace = Pace(watched=True, at_most=None)
+        >>> pace.limit
+        1
+        >>> pace.took(1, seconds=0.001)
+        >>> pace.limit
+        2
     """
 
     def __init__(self, watched: bool, at_most: int | None) -> None:

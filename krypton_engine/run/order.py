@@ -16,6 +16,11 @@ def row_by_row(window: SlidingWindow, positions: IntArray | None = None) -> list
     Args:
         window: The sliding window.
         positions: The positions wanted; None for all.
+
+    Examples:
+        >>> window = SlidingWindow((6, 6), (2, 2), (2, 2))
+        >>> [stage.tolist() for stage in row_by_row(window, np.array([7, 2]))]
+        [[2, 7]]
     """
     return [np.arange(len(window), dtype=np.int64) if positions is None else np.sort(positions)]
 
@@ -28,6 +33,11 @@ def coarse_to_fine(window: SlidingWindow, positions: IntArray | None = None) -> 
     Args:
         window: The sliding window.
         positions: The positions wanted; None for all.
+
+    Examples:
+        >>> window = SlidingWindow((5,), (1,), (1,))
+        >>> [stage.tolist() for stage in coarse_to_fine(window)]
+        [[0, 4], [2], [1, 3]]
     """
     (left,) = row_by_row(window, positions)
     longest = max(window.counts, default=1)
@@ -45,7 +55,12 @@ def coarse_to_fine(window: SlidingWindow, positions: IntArray | None = None) -> 
 
 
 def every_nth(window: SlidingWindow, step: int) -> IntArray:
-    """Every ``step``-th position along each axis of the grid."""
+    """Every ``step``-th position along each axis of the grid.
+
+    Examples:
+        >>> every_nth(SlidingWindow((4, 4), (1, 1), (1, 1)), 2).tolist()
+        [0, 2, 8, 10]
+    """
     return np.flatnonzero(_every(window.grid_shape, step))
 
 
@@ -63,6 +78,11 @@ def drill_down(window: SlidingWindow, drops: Floats, *, s1: int, s2: int, r: flo
         s1: Step of stage one, in positions.
         s2: Step of stage two.
         r: Share of the coarse cells to look at in detail, 0 to 1.
+
+    Examples:
+        >>> window = SlidingWindow((6,), (1,), (1,))
+        >>> drill_down(window, np.array([0.1, 0, 0, 0.9, 0, 0]), s1=3, s2=1, r=0.5).tolist()
+        [4, 5]
     """
     shape = window.grid_shape
     coarse = np.abs(drops)[tuple(slice(None, None, s1) for _ in shape)]

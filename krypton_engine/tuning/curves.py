@@ -44,6 +44,16 @@ class Curve:
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
         at_once: Positions that a step measured at least; see `krypton_engine.executors.base.Session`.
+
+    Examples:
+        >>> curve = Curve(
+        ...     "an image", 0.0, 100, computed=(20, 40), expected=(0.8, 0.9), ssim=(0.82, 0.95),
+        ...     seconds=2.0, look_seconds=0.1, open_seconds=0.0, exact_seconds=2.0,
+        ... )
+        >>> curve.stop(target=0.85, factor=1.0)
+        Stop(computed=40, expected=0.9, ssim=0.95, seconds=1.0)
+        >>> curve.stop(target=0.85, factor=2.0).computed  # sure of it at the end only
+        100
     """
 
     image: str

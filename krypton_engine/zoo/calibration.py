@@ -16,7 +16,15 @@ _SEED = 0
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Seeds the CPU's random numbers for a while; the caller's go on afterwards as if nothing had been."""
+    """Seeds the CPU's random numbers for a while; the caller's go on afterwards as if nothing had been.
+
+    Examples:
+        >>> with seeded():
+        ...     one = torch.rand(2)
+        >>> with seeded():
+        ...     torch.equal(torch.rand(2), one)
+        True
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(_SEED)
         yield

@@ -68,7 +68,12 @@ def _class_index(key: object) -> int:
 
 
 def named_classes(given: ClassNames | str | os.PathLike[str] | None, classes: int) -> list[str] | None:
-    """The user's class names, read from a file if need be, checked against the number of outputs."""
+    """The user's class names, read from a file if need be, checked against the number of outputs.
+
+    Examples:
+        >>> named_classes({0: "cat", 1: "dog"}, 2), named_classes(None, 2)
+        (['cat', 'dog'], None)
+    """
     if given is None:
         return None
     return names_in_order(_read_names(given) if isinstance(given, (str, os.PathLike)) else given, classes)

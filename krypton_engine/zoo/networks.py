@@ -45,7 +45,12 @@ class Recipe:
 
 
 def model_names() -> list[str]:
-    """The names that ``load_model`` knows; it takes ``"module:factory"`` too."""
+    """The names that ``load_model`` knows; it takes ``"module:factory"`` too.
+
+    Examples:
+        >>> "vgg16-brain-mri" in model_names()
+        True
+    """
     return [*_OWN_RECIPES, *_torchvision_names()]
 
 

@@ -52,6 +52,10 @@ def covered(pixels: Pixels, colour: str) -> ImageLike:
 
     Raises:
         InputError: No such colour.
+
+    Examples:
+        >>> covered(Pixels.of(np.zeros((2, 2, 3), np.uint8)), "grey")[0, 0].tolist()
+        [128, 128, 128]
     """
     if colour not in COLOURS:
         raise InputError("colour", repr(colour), ", ".join(map(repr, COLOURS)))

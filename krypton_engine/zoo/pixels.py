@@ -48,6 +48,13 @@ class Pixels:
         shape: Height, width, channels.
         shares: Makes the shares. Not kept: photographs are large.
         like: From shares to an image of the kind that was given.
+
+    Examples:
+        >>> pixels = Pixels.of(np.array([[0, 51], [102, 255]], np.uint8))
+        >>> pixels.shape, pixels.shares()[..., 0].tolist()
+        ((2, 2, 1), [[0.0, 0.2], [0.4, 1.0]])
+        >>> pixels.solid(1.0).tolist()
+        [[255, 255], [255, 255]]
     """
 
     shape: tuple[int, ...]

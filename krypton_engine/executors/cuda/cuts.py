@@ -97,6 +97,10 @@ def cheapest_cut(on_boxes: Sequence[float], in_full: Sequence[float]) -> int:
 
     Returns:
         The number of the point; that of the end if boxes pay all the way.
+
+    Examples:
+        >>> cheapest_cut(on_boxes=[1.0, 6.0, 7.0], in_full=[4.0, 5.0, 6.0])
+        0
     """
     total = [boxes + in_full[-1] - full for boxes, full in zip(on_boxes, in_full, strict=True)]
     return max(range(len(total)), key=lambda k: (-total[k], k))

@@ -94,5 +94,10 @@ def capabilities(architectures: str) -> str:
 
 
 def padded(items: Sequence[T], more: Callable[[], T]) -> list[T]:
-    """One item for every axis that the kernels know."""
+    """One item for every axis that the kernels know.
+
+    Examples:
+        >>> padded([8, 6], lambda: 1)
+        [8, 6, 1]
+    """
     return [*items, *(more() for _ in range(AXES - len(items)))]

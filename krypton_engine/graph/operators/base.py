@@ -123,7 +123,13 @@ def facts(node: Node) -> Facts:
 
 
 def epilogue_of(node: Node) -> Epilogue | None:
-    """``node`` as the end of the convolution that it reads, if it can be one."""
+    """``node`` as the end of the convolution that it reads, if it can be one.
+
+    Examples:
+        >>> relu = Node(1, "relu", "relu", (1, 3), (-1, None), None, torch.ops.aten.relu.default, (Ref(0),))
+        >>> epilogue_of(relu)
+        Epilogue(low=0.0, high=inf, function='identity', parameter=0.0)
+    """
     known = facts(node)
     return known.epilogue(arguments(node.target, node.args, node.kwargs)) if known is not _NOTHING else None
 
@@ -143,12 +149,22 @@ def arguments(target: Any, args: Sequence[object], kwargs: Mapping[str, object])
 
 
 def positive(dim: int, rank: int) -> int:
-    """``dim`` counted from the front."""
+    """``dim`` counted from the front.
+
+    Examples:
+        >>> positive(-1, rank=4), positive(2, rank=4)
+        (3, 2)
+    """
     return dim % rank if rank else dim
 
 
 def touched(roles: Roles, dims: Sequence[int]) -> frozenset[int]:
-    """Axes that run along ``dims``; a call that mixes cells along them reads them whole."""
+    """Axes that run along ``dims``; a call that mixes cells along them reads them whole.
+
+    Examples:
+        >>> sorted(touched((BATCH, None, 0, 1), dims=[1, 2, 3]))
+        [0, 1]
+    """
     found = {roles[dim] for dim in dims}
     if BATCH in found:
         raise NotLocal("reads across the batch")
@@ -196,12 +212,24 @@ def mixing(call: Call, node: Node, dims: Sequence[int], keep: bool = True) -> Lo
 
 
 def rearranged(node: Node, roles: Sequence[int | None], sized: bool = False) -> Local:
-    """``node`` with its dimensions in another order, or further ones; see `Apply` for ``sized``."""
+    """``node`` with its dimensions in another order, or further ones; see `Apply` for ``sized``.
+
+    Examples:
+        >>> image = Node(0, "x", "input", (1, 3, 8, 8), (BATCH, None, 0, 1), None)
+        >>> rearranged(image, (BATCH, 0, 1, None)).roles
+        (-1, 0, 1, None)
+    """
     return Local(tuple(roles), Apply(sized), (node.index,), ({},))
 
 
 def reindexed(node: Node, sources: Mapping[int, IndexMap], fill: float = 0.0) -> Local:
-    """``node`` with cells moved along axes; ``fill`` where a cell has no source."""
+    """``node`` with cells moved along axes; ``fill`` where a cell has no source.
+
+    Examples:
+        >>> signal = Node(0, "x", "input", (1, 3), (BATCH, 0), None)
+        >>> reindexed(signal, {0: IndexMap(3, (2, 1, 0))}).maps[0][0].source
+        (2, 1, 0)
+    """
     return Local(node.roles, Reindex(fill), (node.index,), (dict(sources),))
 
 

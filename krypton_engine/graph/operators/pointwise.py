@@ -25,6 +25,11 @@ def pointwise(call: base.Call) -> base.Local:
 
 
 def is_pointwise(target: object) -> bool:
-    """Whether PyTorch itself tags the operator as elementwise and deterministic."""
+    """Whether PyTorch itself tags the operator as elementwise and deterministic.
+
+    Examples:
+        >>> is_pointwise(torch.ops.aten.exp.default), is_pointwise(torch.ops.aten.sum.default)
+        (True, False)
+    """
     tags = getattr(target, "tags", ())
     return torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags

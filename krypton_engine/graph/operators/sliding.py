@@ -8,7 +8,12 @@ from krypton_engine.graph.regions import AxisMap, WindowMap
 
 
 def per_dim(value: object, count: int) -> tuple[int, ...]:
-    """A number for each of ``count`` dimensions, of which one may stand for all."""
+    """A number for each of ``count`` dimensions, of which one may stand for all.
+
+    Examples:
+        >>> per_dim(3, 2), per_dim([1, 2], 2)
+        ((3, 3), (1, 2))
+    """
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return items * count if len(items) == 1 else items
 

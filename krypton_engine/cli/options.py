@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,11 +122,8 @@ def positive(text: str) -> float:
         >>> positive("0.5")
         0.5
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
+    number = _number(text)
+    if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return number
 
@@ -137,10 +135,15 @@ def up_to_one(text: str) -> float:
         >>> up_to_one("0.95")
         0.95
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _number(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and at most 1")
     return number
+
+
+def _number(text: str) -> float:
+    """A number; NaN for a text that is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

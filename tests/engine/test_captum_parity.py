@@ -191,17 +191,19 @@ class TestThreeInputs:
     x = torch.tensor([[1.0, 2.0, 3.0], [4.0, 0.0, 1.0]])
     y = torch.tensor([[5.0, 1.0], [2.0, 3.0]])
     z = torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
+    inputs = (x, y, z)
     shapes = ((3,), (1,), (2,))
+    baselines = (torch.tensor([[1.0, 1, 1], [2, 0, 1]]), 2.0, torch.tensor([[1.0], [0.0]]))
 
     def test_an_additional_number(self):
         expected = ([[12] * 3, [10] * 3], [[20, 4], [8, 12]], [[0] * 3, [0] * 3])
-        inputs = (self.x, self.y, self.z)
-        assert_answer(expected, ThreeInputs(), inputs, self.shapes, additional_forward_args=(2,), target=0)
+        assert_answer(
+            expected, ThreeInputs(), self.inputs, self.shapes, additional_forward_args=(2,), target=0
+        )
 
     def test_the_product_of_two_inputs(self):
         expected = ([[12] * 3, [15] * 3], [[0, 0], [0, 0]], [[12, 9, 6], [10, 7.5, 5]])
-        inputs = (self.x, self.y, self.z)
-        assert_answer(expected, ThreeInputs(), inputs, self.shapes, target=1)
+        assert_answer(expected, ThreeInputs(), self.inputs, self.shapes, target=1)
 
     def test_an_additional_input_a_number_and_an_offset_for_each_example(self):
         additional = (self.z, 2, torch.tensor([100.0, 200.0]))
@@ -216,31 +218,14 @@ class TestThreeInputs:
         )
 
     def test_baselines_and_strides_for_each_input(self):
-        baselines = (torch.tensor([[1.0, 1, 1], [2, 0, 1]]), 2.0, torch.tensor([[1.0], [0.0]]))
         expected = ([[6] * 3, [4] * 3], [[12, -4], [0, 4]], [[0] * 3, [0] * 3])
-        assert_answer(
-            expected,
-            ThreeInputs(),
-            (self.x, self.y, self.z),
-            self.shapes,
-            (2, 1, 2),
-            baselines=baselines,
-            additional_forward_args=(2, None),
-            target=0,
-        )
+        call = dict(baselines=self.baselines, additional_forward_args=(2, None), target=0)
+        assert_answer(expected, ThreeInputs(), self.inputs, self.shapes, (2, 1, 2), **call)
 
     def test_baselines_on_the_product(self):
-        baselines = (torch.tensor([[1.0, 1, 1], [2, 0, 1]]), 2.0, torch.tensor([[1.0], [0.0]]))
         expected = ([[6] * 3, [6] * 3], [[0, 0], [0, 0]], [[0, 0, -6], [10, 10, 5]])
-        assert_answer(
-            expected,
-            ThreeInputs(),
-            (self.x, self.y, self.z),
-            self.shapes,
-            (2, 1, 2),
-            baselines=baselines,
-            target=1,
-        )
+        call = dict(baselines=self.baselines, target=1)
+        assert_answer(expected, ThreeInputs(), self.inputs, self.shapes, (2, 1, 2), **call)
 
 
 @pytest.mark.filterwarnings("ignore::krypton_engine.FallbackWarning")  # too small to gain anything

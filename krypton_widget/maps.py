@@ -20,7 +20,7 @@ Sent: TypeAlias = dict[str, Any]
 """Values for the page, or from it, by name: what JSON has, and bytes."""
 
 Region = tuple[int, ...] | Flags | None
-"""Where to look: everywhere, a box (top, left, bottom, right), or a mask (height, width)."""
+"""A part of the image: None (all of it), a box (top, left, bottom, right), or a mask (height, width)."""
 
 
 def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:

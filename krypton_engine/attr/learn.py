@@ -35,7 +35,7 @@ class TuningRequest:
     """The checked arguments of `KryptonOcclusion.tune`.
 
     Attributes:
-        samples: A map of every sample.
+        samples: The request for the map of every sample.
         target: What the tuning is for; None for each sample's predicted class.
         confidence: Share of images that are to meet their target.
         seconds: Time after which no more work begins; infinite if nobody said.

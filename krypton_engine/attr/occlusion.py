@@ -244,7 +244,7 @@ class KryptonOcclusion(Occlusion):
         additional_forward_args: object = None,
         activation: Activation = None,
     ) -> Heatmap:
-        """A map with a random part of what is not exact measured, and its SSIM estimated anew by that.
+        """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
 
         See `Heatmap.verify`. For maps out of files, of other processes or of other occlusions, the last three
         arguments are those that the map was made with; the baseline is needed where it is an image.

@@ -83,7 +83,7 @@ def command_lines(line: str, width: int, indent: str = "") -> list[str]:
 
 
 def say(*lines: str, indent: str = "    ") -> None:
-    """Print lines; what does not fit into the terminal goes on below, further in."""
+    """Print lines; one that does not fit into the terminal goes on below, indented."""
     for line in lines:
         print(line if len(line) <= width() else "\n".join(wrapped(line, width(), indent)), flush=True)
 
@@ -99,7 +99,7 @@ def row(name: str, value: object) -> None:
 
 
 def tell(message: str) -> None:
-    """Print what is no result, on stderr."""
+    """Print a note, which is no result, on stderr."""
     wide = width() if sys.stderr.isatty() else sys.maxsize
     print("\n".join("\n".join(wrapped(line, wide)) for line in message.splitlines()), file=sys.stderr)
 

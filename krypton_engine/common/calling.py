@@ -1,4 +1,4 @@
-"""What users hand over to be explained, in the forms that Captum takes."""
+"""Forward functions, targets and baselines in the forms in which users give them, which are Captum's."""
 
 from __future__ import annotations
 

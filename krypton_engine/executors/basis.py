@@ -18,7 +18,7 @@ from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.perturbation.windows import SlidingWindow
 
 Place = Callable[[Hashable, Tensor], Tensor]
-"""Where a tensor lies from now on, by a key that is the same for every example."""
+"""A function that puts a tensor where recorded work finds it, by a key that every example shares."""
 
 
 class Basis:

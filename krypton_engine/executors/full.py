@@ -140,7 +140,7 @@ class FullSession:
             yield Computed(np.arange(start, start + len(some)), self._evaluate(some))
 
     def trimmed(self, epsilon: float, head: Head) -> FullSession:
-        """Itself: a full computation has no boxes to drop anything of."""
+        """This session: a full computation has no boxes to drop anything of."""
         return self
 
     def _evaluate(self, boxes: IntArray) -> Tensor:

@@ -15,7 +15,7 @@ LARGEST_TAIL = 256
 """Positions that the full computation after the frontier runs on together."""
 
 _SCRATCH_BYTES = 128 * 2**20
-"""What PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
+"""Memory that PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Batches:
         largest_tensor: int,
         largest_tail: int,
     ) -> Batches:
-        """Half for the boxes, half for the frontier and what follows it.
+        """The division of a budget: half for the boxes, half for the frontier and the layers after it.
 
         Args:
             plan: What is held, and what a position takes.

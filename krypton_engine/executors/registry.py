@@ -21,7 +21,7 @@ NAMES = tuple(sorted(folder.name for folder in pkgutil.iter_modules([str(_HERE)]
 """The executors by name."""
 
 EXECUTORS = ("auto", *NAMES)
-"""What ``executor=`` accepts: a name, or the choice by model, window and device."""
+"""Values of ``executor=``: the name of a folder, or ``"auto"``, the choice by model, window and device."""
 
 
 def executor(name: str) -> Executor:

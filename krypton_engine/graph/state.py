@@ -43,7 +43,7 @@ _TENSORS = {"_parameters", "_buffers"}
 _APART = {"_modules", "_non_persistent_buffers_set"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _LIBRARIES = {"torch", "torchvision", "timm", "monai", "transformers"}
-"""Whose classes hold no state of the user's."""
+"""Packages whose classes hold no state of the user's."""
 
 
 class _This:
@@ -225,7 +225,7 @@ def environment(device: torch.device) -> tuple[object, ...]:
 
 
 def _of_module(name: str, module: nn.Module) -> Iterator[tuple[str, object]]:
-    """State of one module without those within."""
+    """State of one module without the modules inside it."""
     # By name, since a class may hold what a state must not.
     yield name, f"{type(module).__module__}.{type(module).__qualname__}"
     for own, value in list(vars(module).items()):
@@ -325,7 +325,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _ends(items: Sequence[T]) -> Iterator[T]:
-    """Items of a list, of a long one those at its ends."""
+    """The items of a list; of a long one only those at its two ends."""
     yield from (
         items
         if len(items) <= 2 * _ITEMS_AT_EACH_END

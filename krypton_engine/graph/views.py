@@ -7,7 +7,7 @@ from krypton_engine.graph.operators import facts
 
 
 def needs_view(graph: Graph, node: Node) -> bool:
-    """Whether somebody reads cells of a local node outside its box, or writes parts of it there.
+    """Whether a reader takes cells of a local node outside its box, or an operand writes its part there.
 
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture

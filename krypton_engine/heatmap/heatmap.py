@@ -262,7 +262,7 @@ class Heatmap(Value):
         return Comparison(ssim(mine, truth), float(difference[known].abs().max()), difference)
 
     def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
-        """Measure a random part of what is not exact, and estimate the SSIM anew by what that shows.
+        """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
 
         The sample is random, so that its errors are those of all such positions but for chance. Those of
         interpolated ones, each part of them predicted without it, scale what is expected of the rest,

@@ -98,7 +98,7 @@ class SlidingWindow:
         return np.arange(self.counts[axis], dtype=np.int64) * self.strides[axis]
 
     def stops(self, axis: int) -> IntArray:
-        """One past the last cell of every window along ``axis``."""
+        """The cell after the last one of every window along ``axis``."""
         return np.minimum(self.starts(axis) + self.shape[axis], self.input_shape[axis])
 
     def coordinates(self, positions: IntArray) -> tuple[IntArray, ...]:

@@ -33,13 +33,13 @@ _LARGEST_MEMORY = 512 * 2**20
 """Bytes that the captures of one model may take; the one used last is kept in any case."""
 
 _PROGRAMS = 5
-"""What a graph and its programs take, in multiples of its constants: Winograd makes 9 numbers 36."""
+"""Memory of a graph and its programs, in multiples of its constants: Winograd makes 9 numbers 36."""
 
 _MOST_CAPTURES = 32
 """Captures of one model that are kept at most."""
 
 _DOUBTED = {4**n for n in range(16)}
-"""How often a value that is held to be idle may change before another capture shows whether it still is."""
+"""Numbers of changes of a value held to be idle after which another capture shows whether it still is."""
 
 
 @dataclass(eq=False)
@@ -201,7 +201,7 @@ def _recall(memory: list[_Kept], key: Hashable, state: State, exactly: bool = Fa
 
 
 def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
-    """``new``, or the capture that was kept already and says the same; what is too much is forgotten."""
+    """``new``, or a capture that says the same and is kept already; the oldest go where memory is short."""
     with _remembering:
         count = set().union(*(kept.refuted(new) for kept in memory))
         for each in memory:
@@ -255,7 +255,7 @@ class Source:
 
     @property
     def key(self) -> Hashable:
-        """What a capture depends on beside the state of the callable."""
+        """All that a capture depends on beside the callable's state: shapes, dtypes, devices, flags."""
         shapes = tuple(
             (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
             for t, b in zip(self.tensors, self.batched, strict=True)
@@ -304,7 +304,7 @@ class Source:
 
 
 def proofs_of(graph: Graph) -> Proofs:
-    """What has been proved of ``graph``, for as long as that lives."""
+    """The proofs of a graph, kept as long as the graph lives."""
     with _remembering:
         return _proofs.setdefault(graph, Proofs())
 

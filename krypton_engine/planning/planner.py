@@ -230,7 +230,7 @@ class Preparer:
         return Ready(plan, graph, plan, program, why)
 
     def _program(self, graph: Graph, plan: Plan, device: torch.device) -> tuple[Program, str]:
-        """The program of the first executor that takes a graph, and why it is not that of another."""
+        """The program of the first executor that takes a graph, and why those before it do not."""
         *others, last = registry.preferred(device)
         why, insists = "", self.executor != "auto"
         if self.executor == last.name:
@@ -251,7 +251,7 @@ class Preparer:
     def _prove(
         self, question: Question, occluded: int, row: int, graph: Graph, session: Session, watched: bool
     ) -> None:
-        """Compare an example's base, and what is new, with the user's forward function on each alone.
+        """Compare an example's base, and windows of a kind that is new, with the user's forward function.
 
         For a window that the graph has not met: two occluded positions, computed together; one, each time
         another, of work that is watched. For a graph that has met none: its rows, beside others.
@@ -298,7 +298,7 @@ class Preparer:
         builder: MapBuilder,
         known: bool,
     ) -> None:
-        """Compare what the user gets with the user's own forward function, where a difference would show.
+        """Compare a map with the user's own forward function, where a difference would show.
 
         That is the base, the position of the largest drop, and others as time allows, each time others.
 

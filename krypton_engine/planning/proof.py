@@ -34,18 +34,18 @@ MOST_NOISE_OF_DROP = 1 / 4
 """Rounding, as a share of the largest drop of a map, beyond which agreement proves little of it."""
 
 _AMPLIFIED_ROUNDINGS = 8
-"""What all the roundings within a callable that amplifies them come to, in roundings of its input."""
+"""Roundings of the input that move an output as far as all roundings inside a callable do."""
 
 _DISTANCE_BEYOND_INPUT = 3.0
-"""How far the cells of a row that is to disturb another go beyond those of the input."""
+"""Factor by which the cells of a row that is to disturb another exceed those of the input."""
 
 
 class Disagreement(Exception):
-    """A graph says something else than the callable that it was captured from."""
+    """The outputs of a graph differ from those of the callable that it was captured from."""
 
 
 class Unprovable(Disagreement):
-    """Nobody can tell for this input whether a graph says the same."""
+    """The outputs for this input cannot tell a right graph from a wrong one."""
 
 
 DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
@@ -103,7 +103,7 @@ def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
 
 
 def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether rows of a batch do not feel each other: each is as it is alone, beside wildly different ones.
+    """Whether the output for a row of a batch is the same as for the row alone, whatever rows are beside it.
 
     Args:
         graph: Computed in full, as PyTorch does.
@@ -189,7 +189,7 @@ class Noise:
     eps: float
 
     def measured(self, random: float) -> float:
-        """The largest difference that is explained.
+        """The largest difference between two answers that rounding explains.
 
         That is how far ``_AMPLIFIED_ROUNDINGS`` of the input move the answer: all cells in one direction,
         then each in its own, since sums add up the one and average out the other. It is also as many times

@@ -21,14 +21,14 @@ from krypton_engine.perturbation.changed import Work
 from krypton_engine.perturbation.windows import SlidingWindow
 
 _GROWTH = 0.2
-"""How many more positions a step measures, as a share of those so far or those left, whichever are fewer:
+"""Positions that a step measures, as a share of those so far or those left, whichever are fewer:
 early on as well as late too large a step costs more than looking once more."""
 
 _SMALLEST_STEP = 8
 """Positions that a step measures at least: a forecast costs time too."""
 
 _REACH = 2.0
-"""How far a measured position explains others, in distances to the nearest of those measured before."""
+"""Distance within which a measured position explains others, in distances to the nearest one before."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ _ASSURANCE = 0.8
 """Share of tunings that keep their confidence by themselves, where there are samples enough for it."""
 
 EPSILONS = 0.0, 0.1, 0.3, 0.6
-"""What a tuning tries to trim, least first; see `krypton_engine.executors.base.Session.trimmed`."""
+"""Thresholds of trimming that a tuning tries, least first; see `krypton_engine.executors.base.Session`."""
 
 _MISSES_TO_CHOOSE_BY = 2
 """Images among the samples that may miss a target, before it is chosen how much to trim."""
@@ -110,7 +110,7 @@ class Tuning(Value):
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
     def of(self, epsilon: float) -> list[Curve]:
-        """The samples' curves with that much trimmed, at the pace that is usual among them.
+        """The samples' curves for a threshold of trimming, all at the pace that is usual among them.
 
         A position takes about as long in every image; what once took longer, the machine being busy, is not
         the price of trimming.
@@ -127,7 +127,7 @@ class Tuning(Value):
         ]
 
     def factors(self, ssim_target: float) -> dict[float, float]:
-        """By what the expected loss is multiplied, for everything that may be trimmed.
+        """Factors on the expected loss, by threshold of trimming.
 
         Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
         for any ``epsilon``, by what it needs among the samples: up to the k-th smallest of these ranks k of

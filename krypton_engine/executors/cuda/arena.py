@@ -44,7 +44,7 @@ class Arena:
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing is recorded; a pool of memory ends with the last graph in it."""
+        """Forget all recordings; a pool of memory ends with the last graph in it."""
         self._records: dict[Hashable, bool] = {}  # by what has been met: whether to record it
         self._recorded: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, dict[int, Tensor]]] = {}
         self._exits: dict[int, Tensor] = {}
@@ -53,7 +53,7 @@ class Arena:
         self._aside: Any = None
 
     def table(self, key: Hashable, rows: Tensor) -> Tensor:
-        """``rows``, where those of ``key`` lie."""
+        """Rows copied to where the rows of ``key`` lie, so that recorded work reads them."""
         mine = self._tables.get(key)
         if mine is None or (mine.shape, mine.dtype) != (rows.shape, rows.dtype):
             self._tables[key] = mine = rows
@@ -155,12 +155,12 @@ def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
 
 
 def give_back(arena: Arena) -> None:
-    """``arena`` is free for another session."""
+    """Keep an arena for another session."""
     _FREE.append(arena)
 
 
 def drop(owner: object) -> None:
-    """Nothing waits for sessions of ``owner`` any more."""
+    """Forget the arenas that wait for sessions of ``owner``."""
     for _ in range(len(_FREE)):
         with contextlib.suppress(IndexError):
             arena = _FREE.popleft()

@@ -28,7 +28,7 @@ class Clock:
         self.mark()
 
     def mark(self) -> None:
-        """Now, in the order of what the device does."""
+        """Note the time at which the device has done all that it was given so far."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -37,7 +37,7 @@ class Clock:
             self._marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """From the beginning to every later mark; waits for the device."""
+        """Seconds from the beginning to every later mark; waits for the device."""
         first, *rest = self._marks
         if self._device.type != "cuda":
             return [mark - first for mark in rest]

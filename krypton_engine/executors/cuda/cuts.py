@@ -1,4 +1,4 @@
-"""From where on full computation is faster than boxes."""
+"""The dominator after which full computation is faster than boxes, measured."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Race:
 
 
 def cheapest_cut(on_boxes: Sequence[float], in_full: Sequence[float]) -> int:
-    """After which of several points full computation should go on.
+    """The point after which full computation should go on.
 
     Args:
         on_boxes: Seconds until each point, and until the end, on boxes.

@@ -24,7 +24,7 @@ class CudaExecutor:
         return engine.about(torch.cuda.device_count())
 
     def preference(self, device: torch.device) -> int | None:
-        """Before all others on a GPU."""
+        """2, the highest, for a GPU; None for any other device."""
         return 2 if device.type == engine.DEVICE else None
 
     def program(self, graph: Graph, plan: Plan, device: torch.device) -> CudaProgram:
@@ -56,7 +56,7 @@ class CudaExecutor:
         return kept(graph, self.name, lambda own: CudaProgram(own, engine._cuda))
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
-        """Wherever the engine can run the graph: from where boxes do not pay, sessions compute in full."""
+        """Nothing: graphs that run here run best here, since sessions leave boxes that do not pay."""
 
 
 EXECUTOR = CudaExecutor()

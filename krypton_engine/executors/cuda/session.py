@@ -34,7 +34,7 @@ _UNFOLDED_BYTES = 128 * 2**20
 """Bytes of the rows that a convolution multiplies at a time."""
 
 _MOST_HALVINGS = 5
-"""How often the largest group is halved, unless somebody wants fewer positions at a time: groups of few sizes
+"""Halvings of the largest group, unless a caller wants fewer positions at a time: groups of few sizes
 can be recorded once and for all."""
 
 _BATCHES_WORTH_BINS = 4

@@ -194,7 +194,7 @@ class Walk:
         )
 
     def _occluded(self) -> ChangedBoxes:
-        """The input's changed cells are those of one baseline, for all copies."""
+        """The changed cells of the input, one baseline's for all copies."""
         node = self._graph.input
         view = self._basis.views[node.index]
         rows = view.table[view.changed_at :]

@@ -34,7 +34,7 @@ class ChangedBoxes:
     cut: bool = False
 
     def lies_at(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> bool:
-        """Whether the boxes are just these."""
+        """Whether the boxes have these extents and starts."""
         return all(
             np.array_equal(first, start[axis]) and self.extents[axis] == extents[axis]
             for axis, first in self.start.items()

@@ -20,7 +20,7 @@ class ReferenceExecutor:
         return "PyTorch on changed boxes, on the model's own device"
 
     def preference(self, device: torch.device) -> int:
-        """The last resort everywhere."""
+        """0, the lowest, for every device."""
         return 0
 
     def program(self, graph: Graph, plan: Plan, device: torch.device) -> ReferenceProgram:
@@ -28,7 +28,7 @@ class ReferenceExecutor:
         return kept(graph, self.name, ReferenceProgram)
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
-        """Always, over nothing."""
+        """Nothing: there is no executor of lower preference."""
 
 
 EXECUTOR = ReferenceExecutor()

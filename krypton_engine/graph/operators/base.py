@@ -201,7 +201,7 @@ def axis_of(call: Call, node: Node, dim: int) -> int:
 
 
 def mixing(call: Call, node: Node, dims: Sequence[int], keep: bool = True) -> Local:
-    """``call`` mixes cells along ``dims`` and leaves the others alone."""
+    """The way on boxes of a call that mixes cells along ``dims`` and along no other dimension."""
     rank = len(node.shape)
     dims = [positive(dim, rank) for dim in dims]
     whole = touched(node.roles, dims)
@@ -212,7 +212,7 @@ def mixing(call: Call, node: Node, dims: Sequence[int], keep: bool = True) -> Lo
 
 
 def rearranged(node: Node, roles: Sequence[int | None], sized: bool = False) -> Local:
-    """``node`` with its dimensions in another order, or further ones; see `Apply` for ``sized``.
+    """The way on boxes of a call that reorders or adds dimensions; see `Apply` for ``sized``.
 
     Examples:
         >>> image = Node(0, "x", "input", (1, 3, 8, 8), (BATCH, None, 0, 1), None)
@@ -223,7 +223,7 @@ def rearranged(node: Node, roles: Sequence[int | None], sized: bool = False) -> 
 
 
 def reindexed(node: Node, sources: Mapping[int, IndexMap], fill: float = 0.0) -> Local:
-    """``node`` with cells moved along axes; ``fill`` where a cell has no source.
+    """The way on boxes of a call that moves cells along axes; ``fill`` where a cell has no source.
 
     Examples:
         >>> signal = Node(0, "x", "input", (1, 3), (BATCH, 0), None)
@@ -234,7 +234,10 @@ def reindexed(node: Node, sources: Mapping[int, IndexMap], fill: float = 0.0) ->
 
 
 def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequence[int]) -> Local:
-    """Operands of one rank met cell by cell; along the dimensions ``free`` their sizes need not agree."""
+    """The way on boxes of a call whose operands, of one rank, meet cell by cell.
+
+    Along the dimensions ``free`` their sizes need not agree.
+    """
     roles = list(dependent[0].roles)
     for node in dependent:
         if len(node.shape) != len(shape):

@@ -18,7 +18,7 @@ base.declare(aten.add.Tensor, base.Facts(in_place=aten.add_.Tensor, out=aten.add
 # Which PyTorch does not tag as pointwise.
 @base.rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")
 def pointwise(call: base.Call) -> base.Local:
-    """Element by element, operands broadcast against each other."""
+    """The way on boxes of elementwise operators, whose operands are broadcast against each other."""
     operands = [Ref(index) for index in dict.fromkeys(refs((call.args, dict(call.kwargs))))]
     dependent = [base.local_operand(call, ref) for ref in operands if call.node(ref).depends]
     return base.merged(call, dependent, call.shape, free=())

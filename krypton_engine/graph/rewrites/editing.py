@@ -41,15 +41,15 @@ class Edit:
         return self.add(before, Node(-1, name, "constant", shape, roles, value.dtype, value=value))
 
     def put(self, node: Node) -> None:
-        """``node`` in the place of that of its number."""
+        """Replace the node of the same number."""
         self._put[node.index] = node
 
     def forward(self, index: int, to: int) -> None:
-        """Readers of one node read another, which comes earlier."""
+        """Let the readers of a node read another one, which comes earlier."""
         self._forwards[index] = to
 
     def done(self) -> Graph:
-        """The graph with all of that; ``graph`` itself where that is nothing."""
+        """The edited graph; the original one where nothing was edited."""
         if not self._put and not self._forwards:
             return self._graph
         nodes = []
@@ -63,7 +63,7 @@ class Edit:
 
 
 def reads_of(graph: Graph) -> Counter[int]:
-    """The number of times that each value is read, the result once more."""
+    """The number of readings of each value, by node; the output of the graph counts as one more."""
     counted = Counter(i for node in graph.nodes for i in refs((node.args, node.kwargs)))
     counted[graph.output] += 1
     return counted

@@ -239,14 +239,15 @@ void bind_program(nb::module_& m) {
             "value"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a)
         .def(
             "dense",
-            [](Program& p, int layer, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                require(layer >= 0 && layer < static_cast<int>(p.layers().size()), "there is no such layer");
-                require(static_cast<int64_t>(weight.shape(1)) == p.layers()[layer].size &&
+            [](Program& p, int vector, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
+                require(vector >= 0 && vector < static_cast<int>(p.layers().size()),
+                        "there is no such vector");
+                require(static_cast<int64_t>(weight.shape(1)) == p.layers()[vector].size &&
                             (!bias || bias->shape(0) == weight.shape(0)),
                         "a linear layer has the wrong size");
-                return p.add_dense(layer, weight.shape(0), weight.data(), data(bias), epilogue(end));
+                return p.add_dense(vector, weight.shape(0), weight.data(), data(bias), epilogue(end));
             },
-            "layer"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a);
+            "vector"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(), "epilogue"_a);
 }
 
 }  // namespace krypton

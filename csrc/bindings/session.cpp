@@ -42,7 +42,7 @@ struct PySession {
 };
 
 using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
-using LayerOutput = std::pair<int, Output>;          // layer, (positions, size)
+using VectorOutput = std::pair<int, Output>;         // vector, (positions, size)
 using Effects = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<3>>>;  // value, threshold, gradient
 
@@ -87,15 +87,15 @@ std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutp
     return exits;
 }
 
-std::vector<RowExit> rows_of(const Program& program, const std::vector<LayerOutput>& outputs,
+std::vector<RowExit> rows_of(const Program& program, const std::vector<VectorOutput>& outputs,
                              int64_t positions) {
     std::vector<RowExit> rows;
-    for (const auto& [layer, out] : outputs) {
-        require(layer >= 0 && layer < static_cast<int>(program.layers().size()), "there is no such layer");
+    for (const auto& [vector, out] : outputs) {
+        require(vector >= 0 && vector < static_cast<int>(program.layers().size()), "there is no such vector");
         require(out.ndim() == 2 && static_cast<int64_t>(out.shape(0)) == positions &&
-                    static_cast<int64_t>(out.shape(1)) == program.layers()[layer].size,
-                "a layer's output has the wrong shape");
-        rows.push_back({layer, out.data()});
+                    static_cast<int64_t>(out.shape(1)) == program.layers()[vector].size,
+                "a vector's output has the wrong shape");
+        rows.push_back({vector, out.data()});
     }
     return rows;
 }
@@ -138,14 +138,14 @@ void bind_session(nb::module_& m) {
             "threads"_a, "shrinks"_a.noconvert())
         .def(
             "base",
-            [](const PySession& s, std::vector<ValueOutput> values, std::vector<LayerOutput> layers) {
-                s.session->base(exits_of(s, values, 1), rows_of(*s.program, layers, 1));
+            [](const PySession& s, std::vector<ValueOutput> values, std::vector<VectorOutput> vectors) {
+                s.session->base(exits_of(s, values, 1), rows_of(*s.program, vectors, 1));
             },
-            "values"_a.noconvert(), "layers"_a.noconvert())
+            "values"_a.noconvert(), "vectors"_a.noconvert())
         .def(
             "run",
             [](PySession& s, Longs boxes, std::optional<Effects> effects, std::vector<ValueOutput> values,
-               std::vector<LayerOutput> layers) {
+               std::vector<VectorOutput> vectors) {
                 require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
                 const Value& in = s.program->values()[0];
                 std::vector<Occlusion> positions;
@@ -160,7 +160,7 @@ void bind_session(nb::module_& m) {
                 }
                 const int64_t n = static_cast<int64_t>(positions.size());
                 const auto exits = exits_of(s, values, n);
-                const auto rows = rows_of(*s.program, layers, n);
+                const auto rows = rows_of(*s.program, vectors, n);
                 require(!effects || static_cast<int64_t>(effects->shape(0)) == n,
                         "there is one effect for every position");
                 const Signals signals{&s.cancel};
@@ -177,32 +177,33 @@ void bind_session(nb::module_& m) {
                 return done;
             },
             "boxes"_a.noconvert(), "effects"_a.noconvert().none(), "values"_a.noconvert(),
-            "layers"_a.noconvert())
+            "vectors"_a.noconvert())
         .def_prop_rw(
             "timed", [](const PySession& s) { return s.timed; },
             [](PySession& s, bool timed) {
                 s.timed = timed;
                 if (timed) s.costs.emplace(*s.program);
             },
-            "Whether runs measure what every operator and layer costs. False at first: nothing is measured.\n"
+            "Whether runs measure what every value and vector costs. False at first: nothing is measured.\n"
             "Setting it to true begins anew.")
         .def(
             "times",
             [](const PySession& s) {
-                std::vector<std::pair<double, int64_t>> values, layers;
+                std::vector<std::pair<double, int64_t>> values, vectors;
                 if (s.costs) {
                     for (const Cost& cost : s.costs->values) values.emplace_back(cost.seconds, cost.cells);
-                    for (const Cost& cost : s.costs->layers) layers.emplace_back(cost.seconds, cost.cells);
+                    for (const Cost& cost : s.costs->layers) vectors.emplace_back(cost.seconds, cost.cells);
                 }
-                return std::pair(values, layers);
+                return std::pair(values, vectors);
             },
-            "What the runs since `timed` was set have cost: (by value, by layer), lists of (seconds, "
+            "What the runs since `timed` was set have cost: (by value, by vector), lists of (seconds, "
             "cells).\n\n"
             "Seconds are those of all threads together; of value 0, the input, what occluding it takes. "
             "Cells\n"
-            "are those of the boxes that were computed, summed over positions; of a layer, changed cells "
+            "are those of the boxes that were computed, summed over positions; of a vector, changed cells "
             "that\n"
-            "it read, and of a dense one, vectors. Both lists are empty where `timed` was never set.")
+            "its layer read, and of a dense layer's, vectors. Both lists are empty where `timed` was never "
+            "set.")
         .def("cancel", [](PySession& s) { s.cancel = true; });
 }
 

@@ -12,6 +12,7 @@ from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
     from krypton_engine.heatmap.heatmap import Heatmap
+    from krypton_engine.heatmap.picture import Drawing
     from krypton_engine.tuning.tuning import Tuning
     from krypton_engine.zoo.pixels import ImageLike
 
@@ -50,7 +51,8 @@ def save(heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike, title: str
     faults = []
     for path in sorted(paths, key=ending):
         try:
-            heatmap.save(path, **({"image": picture, "title": title} if ending(path) == ".png" else {}))
+            drawing: Drawing = {"image": picture, "title": title} if ending(path) == ".png" else {}
+            heatmap.save(path, **drawing)
         except Exception as error:
             faults.append(error)
     if faults:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Unpack, runtime_checkable
 
 import numpy as np
 import torch
@@ -352,7 +352,7 @@ class Heatmap(Value):
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], **drawing: Any) -> None:
+    def save(self, path: str | os.PathLike[str], **drawing: Unpack[picture.Drawing]) -> None:
         """Write the heatmap as a picture (``.png``) or as numbers (``.npz``).
 
         Args:
@@ -373,7 +373,7 @@ class Heatmap(Value):
         given, ending = files.destination(path, saved.ENDINGS)
         files.write(given, self.content(ending, **drawing))
 
-    def content(self, ending: str, **drawing: Any) -> bytes:
+    def content(self, ending: str, **drawing: Unpack[picture.Drawing]) -> bytes:
         """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
         if ending == ".png":
             return picture.png(self, **drawing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,16 @@ OPACITY = 0.85
 
 _STRIPES = 4
 """Pixels from one stripe to the next, where a number is not finite."""
+
+
+class Drawing(TypedDict, total=False):
+    """Arguments of `png` beside the map, each of which may be left out."""
+
+    title: str | None
+    image: object
+    scale: Scale
+    cmap: str
+    opacity: float
 
 
 def overlay(heatmap: Heatmap, image: object, scale: Scale, cmap: str, opacity: float) -> Image:

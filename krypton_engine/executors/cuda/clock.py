@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import torch
 
@@ -22,7 +21,8 @@ class Clock:
 
     def __init__(self, device: torch.device, ahead: int = AHEAD) -> None:
         self._device = device
-        self._marks: list[Any] = []
+        self._events: list[torch.cuda.Event] = []
+        self._times: list[float] = []
         if device.type == "cuda":
             torch.cuda._sleep(ahead)
         self.mark()
@@ -32,14 +32,14 @@ class Clock:
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._marks.append(event)
+            self._events.append(event)
         else:
-            self._marks.append(time.perf_counter())
+            self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
         """Seconds from the beginning to every later mark; waits for the device."""
-        first, *rest = self._marks
         if self._device.type != "cuda":
-            return [mark - first for mark in rest]
-        self._marks[-1].synchronize()
-        return [first.elapsed_time(mark) / 1000 for mark in rest]
+            return [mark - self._times[0] for mark in self._times[1:]]
+        first, *later = self._events
+        self._events[-1].synchronize()
+        return [first.elapsed_time(mark) / 1000 for mark in later]

@@ -128,6 +128,15 @@ def packed(fields: Fields) -> bytes:
 
     Args:
         fields: The attributes of the map by name, all of `FIELDS`.
+
+    Examples:
+        >>> from krypton_engine.heatmap.heatmap import Heatmap
+        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
+        >>> everywhere = torch.ones(2, 2, dtype=torch.bool)
+        >>> heatmap = Heatmap(torch.zeros(2, 2), torch.tensor(1.0), everywhere, window)
+        >>> _ = Path("map.npz").write_bytes(packed(vars(heatmap)))
+        >>> read(Path("map.npz"))["window"] == window
+        True
     """
     tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
     window, estimate = fields["window"], fields["ssim_estimate"]

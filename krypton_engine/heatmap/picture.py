@@ -68,6 +68,14 @@ def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
 
     Raises:
         InputError: The scale is none, or the input is no picture.
+
+    Examples:
+        >>> from krypton_engine.heatmap.heatmap import Heatmap
+        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
+        >>> values = torch.tensor([[0.5, 1.0], [1.0, 1.25]])
+        >>> heatmap = Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window)
+        >>> limits(heatmap, None), limits(heatmap, 2.0)
+        ((-0.5, 0.5), (-2.0, 2.0))
     """
     drops = _drops(heatmap)[0]
     if scale is None:
@@ -146,6 +154,14 @@ def not_finite(heatmap: Heatmap, words: str) -> str:
 
     Returns:
         The words, such as ``"2 positions are not finite"``; empty where every drop is finite.
+
+    Examples:
+        >>> from krypton_engine.heatmap.heatmap import Heatmap
+        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
+        >>> values = torch.tensor([[torch.inf, 1.0], [1.0, 1.25]])
+        >>> heatmap = Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window)
+        >>> not_finite(heatmap, "hatched: {} not finite")
+        'hatched: 1 position is not finite'
     """
     odd = ~heatmap.drop.isfinite().reshape(*heatmap.measured.shape, -1).all(-1)
     count = int((odd & (heatmap.status != Status.UNKNOWN)).sum())

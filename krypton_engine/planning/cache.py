@@ -235,6 +235,11 @@ class Source:
         inputs: Tensors whose first dimension is the batch.
         occluded: Which of them the windows occlude.
         additional: Further arguments; tensors whose first dimension is the batch are batched too.
+
+    Examples:
+        >>> source = Source(model, (x,), additional=(0.5, torch.ones(7)))
+        >>> len(source.tensors), source.batched
+        (2, (True, False))
     """
 
     function: Forward

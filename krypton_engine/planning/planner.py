@@ -119,6 +119,10 @@ class Preparer:
         executor: ``"auto"`` runs full inference where incremental work would not pay; a named executor runs
             wherever there is a graph.
         memory_budget: Bytes that one call may add to the process; None for `budget`'s own.
+
+    Examples:
+        >>> Preparer("auto", memory_budget=2**30).budget(torch.device("cpu"))
+        1073741824
     """
 
     executor: str

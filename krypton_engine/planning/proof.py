@@ -57,7 +57,14 @@ AMPLIFIES = (
 
 
 def precision(graph: Graph, output: Tensor) -> float:
-    """Rounding of the least precise numbers between the occluded input and ``output``."""
+    """Rounding of the least precise numbers between the occluded input and ``output``.
+
+    Examples:
+        >>> signal = Node(0, "x", "input", (1, 8), (-1, 0), torch.float16, depends=True)
+        >>> graph = Graph([signal], (0,), occluded=0, output=0, batched=(True,))
+        >>> precision(graph, torch.zeros(1)) == torch.finfo(torch.float16).eps
+        True
+    """
     dtypes = [output.dtype, *(node.dtype for node in graph.nodes if node.depends and node.dtype is not None)]
     eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
     if output.is_cuda and torch.float32 in dtypes and "tf32" in precisions():

@@ -153,6 +153,18 @@ def run(
 
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; the exception carries the partial heatmap.
+
+    Examples:
+        >>> from krypton_engine.executors.full import FullSession
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> from krypton_engine.run.order import coarse_to_fine
+        >>> window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
+        >>> with torch.no_grad(), Watch(len(window), None, show_progress=False) as watch:
+        ...     session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 4)
+        ...     builder = MapBuilder(window, session.base, lambda outputs: outputs[:, 0])
+        ...     run(session, coarse_to_fine(window), builder, watch)
+        >>> builder.heatmap().measured.tolist()
+        [[True, True], [True, True]]
     """
     pace = Pace(watch.watched, at_most)
     for stage in stages:

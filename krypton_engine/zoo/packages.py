@@ -18,6 +18,10 @@ def imported(module: str) -> Any:
 
     Raises:
         InputError: The import fails.
+
+    Examples:
+        >>> imported("math").floor(2.5)
+        2
     """
     try:
         return importlib.import_module(module)
@@ -38,6 +42,10 @@ def packaged(package: str, file: str, distribution: str) -> Path:
 
     Raises:
         InputError: The package is not installed, or lacks the file.
+
+    Examples:
+        >>> packaged("captum", "attr/__init__.py", distribution="captum").is_file()
+        True
     """
     found = importlib.util.find_spec(package)
     for folder in (found.submodule_search_locations or []) if found else []:

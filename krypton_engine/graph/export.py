@@ -60,7 +60,9 @@ def whole() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    handlers: dict[int, Handler] = {
+        number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))
+    }
     waiting = dict(handlers)
     try:
         for number in handlers:
@@ -74,19 +76,19 @@ def whole() -> Iterator[None]:
             _deliver(came, handlers)
 
 
-def _put_back(handlers: dict[signal.Signals, Handler]) -> None:
+def _put_back(handlers: dict[int, Handler]) -> None:
     """Install handlers, and forget each that is."""
     for number, handler in list(handlers.items()):
         signal.signal(number, handler)
         del handlers[number]
 
 
-def _deliver(came: list[tuple[int, FrameType | None]], handlers: Mapping[signal.Signals, Handler]) -> None:
+def _deliver(came: list[tuple[int, FrameType | None]], handlers: Mapping[int, Handler]) -> None:
     """Call the handlers of signals that came, each of them, whichever raise."""
     if came:
         number, frame = came.pop(0)
         try:
-            handlers[signal.Signals(number)](number, frame)
+            handlers[number](number, frame)
         finally:
             _deliver(came, handlers)
 

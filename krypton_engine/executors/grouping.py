@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.changed import distinct_rows
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.boxes import propagate
 
 
 @dataclass

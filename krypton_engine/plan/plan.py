@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import Graph, Node, Total, refs
 from krypton_engine.graph.regions import WindowMap
 from krypton_engine.graph.state import place_of
 from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.boxes import propagate
 from krypton_engine.plan.explain import table
 from krypton_engine.plan.measured import Measured
 

@@ -1,7 +1,11 @@
 """Graph -> program of the C++ engine: which nodes it has words for, and what is fused into what.
 
-A *sum* (a convolution, a linear layer, a concatenation, ...) waits until somebody reads it, so that the
-batch norm, residual or activation that alone follows it becomes part of it.
+Convolutions come with what `krypton_engine.graph.rewrites.fused` has fused into them. A *sum* (a linear
+layer, a concatenation, an average, ...) waits until somebody reads it, so that the scale, residual or
+activation that alone follows it becomes part of it. These joins are no rewrites of the graph, since they hold
+for this engine alone: a linear layer on boxes is a convolution here, a concatenation or an average ends with
+an activation in the kernel that computes it, and a scale goes into the weights of what it follows, in place
+of a step that other executors round by itself.
 """
 
 from __future__ import annotations

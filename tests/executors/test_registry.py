@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,9 @@ from krypton_engine import FallbackWarning, KryptonOcclusion
 from krypton_engine.cli import main
 from krypton_engine.executors import registry
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import Source, capture
 
 
 def test_names_cost_no_imports():
@@ -111,3 +116,16 @@ def test_why_another_runs_is_said(call, monkeypatch):
     with pytest.warns(FallbackWarning, match="reference executor runs this model: it has no words"):
         plan = KryptonOcclusion(SmallCNN().eval(), executor="native").plan(**call)
     assert plan.executor == "reference (it has no words for it)"
+
+
+@pytest.mark.parametrize("name", ["native", "reference"])
+def test_a_program_is_made_once_and_goes_with_the_model(image, name):
+    model, executor = SmallCNN().eval(), registry.executor(name)
+    graph = capture(Source(model, (image,)))
+    plan = Plan.of(graph, SlidingWindow(tuple(image.shape[1:]), (3, 6, 5), (3, 3, 3)))
+    program = executor.program(graph, plan, image.device)
+    assert executor.program(capture(Source(model, (image + 1,))), plan, image.device) is program
+    gone = weakref.ref(graph), weakref.ref(program)
+    del model, graph, program
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]

@@ -18,6 +18,21 @@ _SCRATCH_BYTES = 128 * 2**20
 """Memory that PyTorch itself takes for a pass (workspaces, reordered weights), measured on ResNet18."""
 
 
+def held_throughout(plan: Plan) -> int:
+    """Bytes of views, weights and workspaces, however few positions run together."""
+    return plan.bytes_views + plan.bytes_weights + _SCRATCH_BYTES
+
+
+def for_one_position(plan: Plan) -> int:
+    """Bytes that a session needs beside `held_throughout`."""
+    return plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
+
+
+def beside(plan: Plan, memory_budget: int) -> int:
+    """Bytes of a budget that an open session leaves: `for_one_position` at least, or it were not open."""
+    return max(for_one_position(plan), memory_budget - held_throughout(plan))
+
+
 @dataclass(frozen=True)
 class Batches:
     """The division of a session's memory.
@@ -55,10 +70,8 @@ class Batches:
         Raises:
             InputError: The budget does not hold what is held and one position.
         """
-        fixed = plan.bytes_views + plan.bytes_weights + _SCRATCH_BYTES
-        fixed += sum(tensor.numel() * tensor.element_size() for tensor in held)
-        free = memory_budget - fixed
-        needed = plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
+        fixed = held_throughout(plan) + sum(tensor.numel() * tensor.element_size() for tensor in held)
+        free, needed = memory_budget - fixed, for_one_position(plan)
         if free < needed:
             raise InputError(
                 "memory_budget",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -126,6 +126,23 @@ class Tail:
         held = {i for i in read if graph.nodes[i].depends} | {node.index for node in nodes}
         largest = LARGEST_TENSOR if largest_tensor is None else largest_tensor
         self.batch = max(1, largest // max((graph.nodes[i].bytes() for i in held), default=1))
+
+    def held(self, graph: Graph, given: Iterable[int]) -> int:
+        """The most bytes that the values of one position take at once; views of others count as values.
+
+        Args:
+            graph: The graph.
+            given: Nodes whose values are there to begin with.
+        """
+        now = {index: graph.nodes[index].bytes() for index in given}
+        most = sum(now.values())
+        for node in self.nodes:
+            now[node.index] = node.bytes()
+            most = max(most, sum(now.values()))
+            for operand in refs((node.args, node.kwargs)):
+                if self._last_use[operand] == node.index:
+                    now.pop(operand, None)
+        return most
 
     def run(
         self,

@@ -18,6 +18,7 @@ from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarnin
 from krypton_engine.executors import registry
 from krypton_engine.executors.base import Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
+from krypton_engine.executors.memory import beside
 from krypton_engine.executors.programs import kept
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.ir import Graph, in_full
@@ -78,13 +79,15 @@ class Ready:
 
     Attributes:
         expected: What incremental work would cost.
-        graph: What is run: the captured one, or its full inference where incremental work does not pay.
+        captured: The graph as it was captured.
+        graph: What is run: that graph, or its full inference where incremental work does not pay.
         physical: The plan of that graph.
         program: Runs it.
         why: Why no other executor does; empty for the first choice.
     """
 
     expected: Plan
+    captured: Graph
     graph: Graph
     physical: Plan
     program: Program
@@ -153,17 +156,16 @@ class Preparer:
         before it begins.
         """
         question = question.as_occluded(occluded)
-        try:
+        for again in (False, True):
+            # One after the other: until an ``except`` ends, its error keeps frames, and so sessions, alive.
             try:
-                return work(self._incremental(question, occluded, watched, again=False))
-            except Unprovable:
-                raise
-            except Disagreement:
-                return work(self._incremental(question, occluded, watched, again=True))
-        except (CaptureError, Unprovable) as error:
-            reason = str(error)
-        except Disagreement as error:
-            reason = str(error)
+                return work(self._incremental(question, occluded, watched, again))
+            except (CaptureError, Unprovable) as error:
+                reason = str(error)
+                break
+            except Disagreement as error:
+                reason = str(error)
+        else:
             refuse(question.source(occluded), reason)
         return work(self.full(question, occluded, per_evaluation, reason))
 
@@ -199,7 +201,7 @@ class Preparer:
             assert row is not None
             opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
             try:
-                self._prove(question, occluded, row, ready.graph, opened, watched)
+                self._prove(question, occluded, row, ready, opened, watched)
             except Unprovable as error:
                 if known and proofs_of(ready.graph).windows:  # it could be proved once, and may be stale
                     raise Disagreement(str(error)) from None
@@ -226,12 +228,12 @@ class Preparer:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
         plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
-            graph = kept(graph, "in full", in_full)
-            full = Plan.of(graph, window)
+            every = kept(graph, "in full", in_full)
+            full = Plan.of(every, window)
             last = registry.preferred(device)[-1]
-            return Ready(plan, graph, full, last.program(graph, full, device), "full inference")
+            return Ready(plan, graph, every, full, last.program(every, full, device), "full inference")
         program, why = self._program(graph, plan, device)
-        return Ready(plan, graph, plan, program, why)
+        return Ready(plan, graph, graph, plan, program, why)
 
     def _program(self, graph: Graph, plan: Plan, device: torch.device) -> tuple[Program, str]:
         """The program of the first executor that takes a graph, and why those before it do not."""
@@ -253,7 +255,7 @@ class Preparer:
         return last.program(graph, plan, device), why
 
     def _prove(
-        self, question: Question, occluded: int, row: int, graph: Graph, session: Session, watched: bool
+        self, question: Question, occluded: int, row: int, ready: Ready, session: Session, watched: bool
     ) -> None:
         """Compare an example's base, and windows of a kind that is new, with the user's forward function.
 
@@ -267,6 +269,7 @@ class Preparer:
             raise Disagreement(proof.DISAGREES)
         inputs, _ = question.example(row)
         mine, theirs = [session.base[0]], [question.base[row]]
+        graph = ready.graph
         proofs = proofs_of(graph)
         new = session.window not in proofs.windows
         if new or watched:
@@ -287,8 +290,10 @@ class Preparer:
                 raise Unprovable(proof.AMPLIFIES.format(noise / scale))
             if not all(map(agree, mine, theirs, [noise] * len(mine))):
                 raise Disagreement(proof.DISAGREES)
-        if not proofs.windows and not proof.separable(graph, question.tensors(row)):
-            raise Disagreement(proof.ACROSS)
+        if not proofs.windows:
+            memory = beside(ready.physical, self.budget(question.inputs[occluded].device))
+            if not proof.separable(ready.captured, question.tensors(row), memory):
+                raise Disagreement(proof.ACROSS)
         if new and scale:  # zeros, and what is not finite, prove nothing
             proofs.windows.add(session.window)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from krypton_engine.common.figures import mebibytes
 from krypton_engine.common.precision import precisions
-from krypton_engine.executors.tail import Tail, channels_last, constants_of, unchanging
+from krypton_engine.executors.tail import channels_last
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.operators.base import ROW_BY_ROW
+from krypton_engine.planning.rows import InFull
 
 ROUNDINGS_OF_SUMMATION = 2000
 """Disagreement, in units of the dtype's rounding of the largest output, that two orders of summation may
@@ -36,6 +37,9 @@ MOST_NOISE_OF_DROP = 1 / 4
 _AMPLIFIED_ROUNDINGS = 8
 """Roundings of the input that move an output as far as all roundings inside a callable do."""
 
+_ROWS = 3
+"""Rows that are computed together to see whether they disturb each other."""
+
 _DISTANCE_BEYOND_INPUT = 3.0
 """Factor by which the cells of a row that is to disturb another exceed those of the input."""
 
@@ -50,6 +54,10 @@ class Unprovable(Disagreement):
 
 DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
 ACROSS = "it reads across the batch: what it says of one row depends on the others"
+TOO_LARGE = (
+    "whether it reads across the batch shows where other images are beside this one, which takes {}, and "
+    "memory_budget leaves {} for that"
+)
 AMPLIFIES = (
     "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
     "so that no graph can be proved right"
@@ -109,16 +117,21 @@ def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
     return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
 
 
-def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
+def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
     """Whether the output for a row of a batch is the same as for the row alone, whatever rows are beside it.
 
     Args:
-        graph: Computed in full, as PyTorch does.
+        graph: Computed in full, as PyTorch does. Its local operators, which look at one row at a time, run so
+            where the memory does not hold several rows.
         inputs: Of one example.
+        memory: Bytes that rows computed together may take.
 
     Raises:
-        Unprovable: The graph computes nothing of other rows.
+        Unprovable: The graph computes nothing of other rows, or the memory does not hold them.
     """
+    in_full = InFull(graph, inputs, memory)
+    if in_full.needed(_ROWS) > in_full.memory:
+        raise Unprovable(TOO_LARGE.format(mebibytes(in_full.needed(_ROWS)), mebibytes(max(memory, 0))))
     x = inputs[graph.occluded]
     generator = torch.Generator("cpu").manual_seed(0)
     order = torch.randperm(x.numel(), generator=generator, device="cpu").to(x.device)
@@ -126,30 +139,23 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...]) -> bool:
     low, high = x.min().double(), x.max().double()
     wild = _DISTANCE_BEYOND_INPUT * (mixed.double() + (high - low).clamp_min(1))
     turned = high + low - mixed.double()  # within the range of the input, where indices and roots are at home
-    nodes = [node for node in graph.nodes if node.depends and node is not graph.input]
-    tail = Tail(graph, nodes, largest_tensor=sys.maxsize)
-    constant = unchanging(graph, inputs, constants_of(graph, nodes))
-
-    def output(x: Tensor) -> Tensor:
-        return tail.run({graph.input.index: x}, len(x), constant)
-
     others = [turned] if not x.is_floating_point() else [wild, turned]
-    thoroughly, proved = not _each_row_by_itself(nodes), False
+    thoroughly, proved = not _each_row_by_itself(in_full.nodes), False
     for i, other in enumerate(others):
         # The input itself stands in neither the first nor the last row.
         rows = [other.to(x.dtype), x, mixed]
         try:
-            alone = [output(row) for row in rows]
-            orders = [(rows, alone, output(torch.cat(rows)))]
+            alone = [in_full.alone(row) for row in rows]
+            orders = [(rows, alone, in_full.together(rows))]
             if thoroughly:  # a running maximum, or a sort, may find the rows of one order in their places
-                orders.append((rows[::-1], alone[::-1], output(torch.cat(rows[::-1]))))
+                orders.append((rows[::-1], alone[::-1], in_full.together(rows[::-1])))
         except Exception as error:  # such an input is beyond the model
             if proved or i + 1 < len(others):
                 continue
             raise Unprovable(f"its graph fails beside other inputs: {error}") from error
         for rows, alone, together in orders:
             if together.shape[:1] != (len(rows),) or not all(
-                _undisturbed(output, row, beside[None], own, precision(graph, own))
+                _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own))
                 for row, beside, own in zip(rows, together, alone, strict=True)
             ):
                 return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import krypton_engine.attr.explain
-from krypton_engine import InputError, KryptonOcclusion
+from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
 from krypton_engine.planning import proof
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
@@ -269,6 +271,66 @@ def test_the_budget_is_kept_by_full_inference():
     with full_inference():
         peak = peak_bytes(lambda: occlusion.heatmap(x, (3, 16, 16), (3, 12, 12), target=1))
     assert peak <= 192 * 2**20
+
+
+class Broad(nn.Module):
+    """Large values before the pooling; ``after`` says what is made of the output."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 8, stride=8)
+        self.head, self.after = nn.Linear(8, 4), after
+        self.eval()
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.down(x.relu() * x.sigmoid() + x.tanh())
+        return self.after(self.head(x.relu().mean((2, 3))))
+
+
+def crowd(x):
+    """Many values of 4 MiB a row that are held together, from a frontier on."""
+    parts = [x.softmax(1)[:, :1].repeat(1, 2**20) * i for i in range(12)]
+    return torch.cat([part.mean(1, keepdim=True) for part in reversed(parts)], dim=1)
+
+
+AFTER = {
+    "each row by itself": (lambda y: y, incremental),
+    "rows that feel each other": (lambda y: y * y.softmax(0), full_inference),
+    "rows that feel each other in one order": (lambda y: y.cummax(0).values, full_inference),
+}
+
+
+def refused_below(model, x, window, strides):
+    """Fewest bytes that a model asks for, in words: nothing is run, and so nothing is proved."""
+    with pytest.raises(InputError, match="MiB") as refused:
+        KryptonOcclusion(model, "reference", 1).heatmap(x, window, strides)
+    mebibytes = re.findall(r"([\d.]+) MiB", refused.value.problem)
+    return int(1.01 * sum(map(float, mebibytes)) * 2**20)
+
+
+@pytest.mark.parametrize("kind", AFTER)
+def test_the_budget_is_kept_where_rows_are_proved(kind):
+    """Three rows of the large values would not fit it: these are computed one by one."""
+    (after, expected), x = AFTER[kind], torch.randn(1, 3, 448, 448)
+    model, window = Broad(after), (3, 224, 224)
+    budget, maps = refused_below(model, x, window, window), []
+    occlusion = KryptonOcclusion(model, "reference", budget)
+    with expected():
+        peak = peak_bytes(lambda: maps.append(occlusion.attribute(x, window, window, target=1)))
+    theirs = Occlusion(model).attribute(x, window, window, target=1)
+    assert peak <= budget and torch.allclose(maps[0], theirs, rtol=0, atol=1e-5)
+
+
+def test_rows_that_no_budget_holds_are_not_computed_together():
+    model, x, window = Broad(crowd), torch.randn(1, 3, 64, 64), (3, 16, 16)
+    small = KryptonOcclusion(model, "reference", refused_below(model, x, window, window))
+    with pytest.warns(FallbackWarning, match="reads across the batch.*memory_budget leaves"):
+        mine = small.attribute(x, window, window, target=1)
+    assert torch.allclose(mine, Occlusion(model).attribute(x, window, window, target=1), atol=1e-5)
+    with incremental():  # the reason was the budget, not the model
+        again = KryptonOcclusion(model, "reference").attribute(x, window, window, target=1)
+    assert torch.allclose(mine, again, atol=1e-5)
 
 
 # --- numbers that are none ----------------------------------------------------------------------------

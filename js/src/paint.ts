@@ -13,9 +13,12 @@ export function weight(drop: number, limit: number, opacity: number): number {
   return opacity * Math.min(1, Math.abs(drop) / limit) ** 0.75;
 }
 
-/** Greys, and width in pixels, of the stripes that mark a change that is not finite: no scale has such colours. */
-const STRIPES = [96, 160] as const;
-const STRIPE = 2;
+/** Greys of the stripes that mark a change that is not finite: no scale has such colours. */
+const GREYS = [96, 160] as const;
+/** Width of these stripes in a small picture. */
+const NARROWEST_STRIPE = 2;
+/** Stripes along the longer side of a large picture, where narrower ones would run into one grey. */
+const STRIPES = 112;
 
 /** Pixels of a picture. */
 interface Size {
@@ -56,13 +59,14 @@ export function overlay(
   const target = new Uint32Array(pixels.buffer);
   const columns = spread(width, grid.columns, grid);
   const rows = spread(height, grid.rows, grid);
+  const stripe = Math.max(NARROWEST_STRIPE, Math.round(Math.max(height, width) / STRIPES));
   for (let y = 0; y < height; y++) {
     const row = (rows[y] ?? 0) * grid.columns;
     for (let x = 0; x < width; x++) {
       const cell = row + (columns[x] ?? 0);
       if (!hatched[cell]) target[y * width + x] = source[cell] ?? 0;
       else {
-        const grey = STRIPES[(x + y) % (2 * STRIPE) < STRIPE ? 0 : 1];
+        const grey = GREYS[(x + y) % (2 * stripe) < stripe ? 0 : 1];
         pixels.set([grey, grey, grey, 255 * opacity], 4 * (y * width + x));
       }
     }

@@ -128,6 +128,15 @@ describe("colours", () => {
     expect(Array.from({ length: 8 }, (_, x) => pixels[4 * x + 3])).toEqual(Array(8).fill(255));
   });
 
+  it("hatches a large picture in stripes that can be seen", () => {
+    const large = { rows: 1, columns: 1, window: 1120, stride: 1120 };
+    const look = { limit: 1, table: colours, opacity: 1 };
+    const pixels = overlay(Float32Array.of(NaN), Uint8Array.of(EXACT), large, { height: 1, width: 1120 }, look);
+    const greys = Array.from({ length: 1120 }, (_, x) => pixels[4 * x]);
+    expect(new Set(greys.slice(0, 10)).size).toBe(1);
+    expect(greys.filter((grey, x) => x && grey !== greys[x - 1])).toHaveLength(111);
+  });
+
   it("drops are base minus value", () => {
     expect(Array.from(drops(Float32Array.of(0.25, 1), 0.5))).toEqual([0.25, -0.5]);
   });

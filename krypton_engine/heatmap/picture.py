@@ -32,8 +32,11 @@ COLORMAP = "RdBu_r"
 OPACITY = 0.85
 """Share of the colour, at the ends of the scale, in what is drawn."""
 
-_STRIPES = 4
-"""Pixels from one stripe to the next, where a number is not finite."""
+_NARROWEST_STRIPE = 2
+"""Width in pixels of the stripes that mark a number which is not finite, in a small picture."""
+
+_STRIPES = 112
+"""Stripes along the longer side of a large picture, where narrower ones would run into one grey."""
 
 
 class Drawing(TypedDict, total=False):
@@ -224,9 +227,14 @@ def _colours(heatmap: Heatmap, scale: Scale, cmap: str) -> tuple[Floats, Floats]
     share = (shown - low) / (high - low)
     weight = np.abs(shown / max(abs(low), abs(high))).clip(0, 1) ** 0.75
     colours = colormaps[cmap](share)[..., :3] * 255
-    stripes = np.where(np.add.outer(*map(np.arange, drops.shape)) % _STRIPES < _STRIPES / 2, 96.0, 160.0)
-    colours = np.where(finite[..., None], colours, stripes[..., None])
+    colours = np.where(finite[..., None], colours, _hatching(drops.shape)[..., None])
     return colours, np.where(known, np.where(finite, weight, 1.0), 0.0)
+
+
+def _hatching(shape: tuple[int, ...]) -> Floats:
+    """Two greys, from 0 to 255, in stripes from corner to corner: of a picture of that shape."""
+    width = max(_NARROWEST_STRIPE, (max(shape) + _STRIPES // 2) // _STRIPES)
+    return np.where(np.add.outer(*map(np.arange, shape)) // width % 2, 160.0, 96.0)
 
 
 def _below(heatmap: Heatmap, image: object) -> npt.NDArray[np.uint8]:

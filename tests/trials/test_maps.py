@@ -730,6 +730,15 @@ def test_numbers_that_are_not_finite_are_hatched_and_told(monkeypatch):
     assert "16 positions are not finite" in repr(nothing) and nothing.overlay().size == (32, 32)
 
 
+@pytest.mark.parametrize("size", [64, 224, 1200, 4000])
+def test_stripes_are_wide_enough_for_the_picture(size):
+    """Shown 400 pixels wide, as in a notebook, they are told apart."""
+    window = SlidingWindow((1, size, size), (1, size // 4, size // 4), (1, size // 4, size // 4))
+    nothing = drawn(window, torch.full((4, 4), math.nan)).overlay()
+    shown = np.asarray(nothing.convert("L").resize((400, 400), Image.Resampling.BOX)).astype(float)
+    assert shown.max() - shown.min() > 48, "of 64"
+
+
 @pytest.mark.parametrize("largest", [0.000372, 0.00074, 3.7e-6, 0.0751, 12.5, 41_000.0])
 def test_legends_have_three_digits_and_one_notation(monkeypatch, largest):
     window = SlidingWindow((1, 16, 16), (1, 4, 4), (1, 4, 4))

@@ -175,7 +175,7 @@ def _measured(
         builder = builder_for(request, session, answer, began, origin)
         if request.known is not None:
             builder.resume(request.known, known_as)
-            preparer.recall(request.question, 0, 0, builder, answer)
+            answer.recall(session, builder)
         way(session, builder=builder, watch=watch)
         made = analyzed(builder.heatmap(), session, request.known)
         answer.confirm(answer.rows[0], session, builder)

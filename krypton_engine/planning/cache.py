@@ -148,11 +148,15 @@ class Proofs:
         windows: Windows for which outputs were compared.
         count: How often outputs were compared, so that each time other positions are chosen.
         differed: Largest difference when the graph was new, in roundings of the largest output.
+        differed_in_full: The same of ``exported``: 0 wherever PyTorch rounds the same way each time.
+        exported: The graph before it was rewritten; its weights are the callable's own.
     """
 
     windows: set[SlidingWindow] = field(default_factory=set)
     count: int = 0
     differed: float = 0.0
+    differed_in_full: float = 0.0
+    exported: Graph | None = None
 
 
 _proofs: weakref.WeakKeyDictionary[Graph, Proofs] = weakref.WeakKeyDictionary()
@@ -297,7 +301,8 @@ class Source:
         held = (*program.state_dict.values(), *program.constants.values())
         versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
         try:
-            graph = simplified(translate(program, batched, self.occluded))
+            exported = translate(program, batched, self.occluded)
+            graph = simplified(exported)
         except CaptureError as error:
             return without(str(error))
         except Exception as error:  # what the translation did not foresee
@@ -305,6 +310,7 @@ class Source:
         found = _Kept(self.key, graph, "", state)
         found.end_with(modules)
         found.versions = tuple(versions[id(source())] for source in graph.sources)
+        proofs_of(graph).exported = exported
         return found
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarning
 from krypton_engine.executors import registry
 from krypton_engine.executors.base import Program, Session, Unsupported
@@ -30,26 +29,11 @@ from krypton_engine.planning import proof
 from krypton_engine.planning.cache import capture, proofs_of, refuse
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.planning.question import Question
-from krypton_engine.planning.witness import Witness
+from krypton_engine.planning.witness import GOLDEN_RATIO, Witness
 
 Answered = TypeVar("Answered")
 
-_GOLDEN_RATIO = 0.618034
-"""Its multiples, modulo 1, fall evenly: each proof looks at other places."""
-
-_SHARE_OF_TIME_TO_PROVE = 0.02
-"""Share of a map's time that goes into more than one question to the user's own forward function about it."""
-
-_MOST_PROVED = 8
-"""Positions of a map that it is asked about at most."""
-
 _OURS = {"krypton_engine", "captum", "contextlib"}
-
-_UNPROVABLE = (
-    "the largest drop of a map ({:.2g}) is about what rounding does to the model's output ({:.2g}), so that "
-    "nothing tells a wrong map of it from a right one; logits in place of probabilities, or a wider dtype, "
-    "may show more"
-)
 
 
 @dataclass
@@ -61,7 +45,8 @@ class Answer:
         open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
             function. Views live as long as a session, so open one after the other.
         plan: What was planned for a session, and who answered; None without a graph.
-        precision: Rounding of the least precise numbers on the way; 0 where that is not known.
+        recall: Raises `OutdatedError` if what a builder of a map of the one example resumed is not what the
+            user's own forward function says today.
         confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
             function where it matters: at the largest drop that was recorded.
     """
@@ -69,7 +54,7 @@ class Answer:
     rows: list[int | None]
     open: Callable[[int | None], Session]
     plan: Callable[[Session], Plan | None]
-    precision: float = 0.0
+    recall: Callable[[Session, MapBuilder], None]
     confirm: Callable[[int | None, Session, MapBuilder], None] = lambda *_: None
 
 
@@ -175,10 +160,10 @@ class Preparer:
             self._warned.add(message)
             warnings.warn(message, FallbackWarning, stacklevel=_users_line())
 
-    def _warn_of_rounding(self, span: float, noise: float) -> None:
-        if _UNPROVABLE not in self._warned:
-            self._warned.add(_UNPROVABLE)
-            warnings.warn(_UNPROVABLE.format(span, noise), RoundingWarning, stacklevel=_users_line())
+    def _warn_of_rounding(self, message: str, span: float, noise: float) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            warnings.warn(message.format(span, noise), RoundingWarning, stacklevel=_users_line())
 
     def _warn_full(self, reason: str) -> None:
         self.warn(f"occlusion runs as batched full inference, which is exact but not incremental: {reason}")
@@ -210,7 +195,9 @@ class Preparer:
 
         def confirm(row: int | None, opened: Session, builder: MapBuilder) -> None:
             assert row is not None
-            self._confirm(question, occluded, row, ready.graph, opened, builder, known)
+            self._confirm(question, occluded, row, ready, known, opened, builder)
+
+        recall = partial(self._recall, question, occluded, 0, ready, known)
 
         waiting = [session(0)]
         if ready.graph is not graph:
@@ -222,7 +209,7 @@ class Preparer:
             return waiting.pop() if row == 0 and waiting else session(row)
 
         rows: list[int | None] = list(range(len(question.inputs[0])))
-        return Answer(rows, open_session, ready.ran, proof.precision(ready.graph, question.base), confirm)
+        return Answer(rows, open_session, ready.ran, recall, confirm)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
@@ -275,7 +262,7 @@ class Preparer:
         if new or watched:
             work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
             proofs.count += 1
-            places = [proofs.count * _GOLDEN_RATIO % 1] + [0.5] * new
+            places = [proofs.count * GOLDEN_RATIO % 1] + [0.5] * new
             chosen = np.unique([int(place * len(work.boxes)) for place in places])
             for found in session.compute(work.boxes[chosen]) if len(work.boxes) else ():
                 for change, output in zip(chosen[found.which], found.outputs, strict=True):
@@ -298,15 +285,9 @@ class Preparer:
             proofs.windows.add(session.window)
 
     def _confirm(
-        self,
-        question: Question,
-        occluded: int,
-        row: int,
-        graph: Graph,
-        session: Session,
+        self, question: Question, occluded: int, row: int, ready: Ready, known: bool, session: Session,
         builder: MapBuilder,
-        known: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Compare a map with the user's own forward function, where a difference would show.
 
         That is the base, the position of the largest drop, and others as time allows, each time others.
@@ -320,56 +301,42 @@ class Preparer:
         if not len(work.boxes):
             return
         firsts = np.array([alike[0] for alike in work.positions])
-        eps = proof.precision(graph, question.base)
-        proofs = proofs_of(graph)
-        differed = proofs.differed if known else None
-        witness = Witness(question, occluded, row, builder, firsts, eps, self._warn_of_rounding, differed)
+        eps, proofs = proof.precision(ready.graph, question.base), proofs_of(ready.graph)
+        witness = Witness(
+            question, occluded, row, builder, firsts, eps, self._warn_of_rounding, proofs if known else None,
+            proofs_of(ready.captured).exported,
+        )  # fmt: skip
         proofs.count += 1
-        self._examine(witness, session, builder, firsts, work.boxes, proofs.count)
+        witness.examine(session, work.boxes, proofs.count)
         if not known:
             proofs.differed = max(proofs.differed, witness.differed)
+            proofs.differed_in_full = max(proofs.differed_in_full, witness.differed_in_full)
 
-    @staticmethod
-    def _examine(
-        witness: Witness,
-        session: Session,
+    def _recall(
+        self, question: Question, occluded: int, row: int, ready: Ready | None, known: bool, session: Session,
         builder: MapBuilder,
-        positions: IntArray,
-        boxes: IntArray,
-        number: int,
-    ) -> None:
-        """Ask a witness about the base, the largest drop and, as time allows, further positions."""
-        witness.asked_for_the_base()
-        exact = len(builder.exact())
-        began = time.perf_counter()
-        for count in range(_MOST_PROVED):
-            spent = time.perf_counter() - began
-            if count and spent * (count + 1) / count > _SHARE_OF_TIME_TO_PROVE * builder.seconds:
-                return
-            place = (number * _MOST_PROVED + count) * _GOLDEN_RATIO % 1
-            position = int(positions[int(place * len(positions))]) if count else witness.largest
-            if exact:
-                witness.asked_for(position)
-            else:
-                (found,) = session.compute(boxes[positions == position])
-                witness.asked_for(position, builder.kept_of(found.outputs)[0])
-
-    def recall(
-        self, question: Question, occluded: int, row: int, builder: MapBuilder, answer: Answer
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Compare what a builder resumed with the user's own forward function of today.
 
         Raises:
             OutdatedError: They differ where it would show.
+            Disagreement: A graph that is known from an earlier call says something else than the function.
         """
         exact = builder.exact(resumed=True)
         if not len(exact):
             return
         eps = torch.finfo(question.base.dtype).eps if question.base.is_floating_point() else 0.0
-        eps = max(eps, answer.precision)
-        witness = Witness(question, occluded, row, builder, exact, eps, self._warn_of_rounding)
+        proofs, exported = None, None
+        if ready is not None:
+            eps = proof.precision(ready.graph, question.base)
+            proofs = proofs_of(ready.graph) if known else None
+            exported = proofs_of(ready.captured).exported
+        witness = Witness(
+            question, occluded, row, builder, exact, eps, self._warn_of_rounding, proofs, exported
+        )
+        witness.examine_graph()
         try:
-            witness.asked_for(witness.largest)
+            witness.examine_resumed(session)
         except Disagreement:
             raise OutdatedError(
                 builder.resumed_as,
@@ -397,7 +364,8 @@ class Preparer:
             question.forward_func, question.inputs, occluded, window, question.baselines[occluded],
             question.additional, question.base, per_evaluation or 1,
         )  # fmt: skip
-        return Answer([None if answering.joint else 0], lambda _: answering, lambda _: None)
+        recall = partial(self._recall, question, occluded, 0, None, False)
+        return Answer([None if answering.joint else 0], lambda _: answering, lambda _: None, recall)
 
 
 def _users_line() -> int:

@@ -6,6 +6,7 @@ Right values are Captum's, one perturbation an evaluation.
 from __future__ import annotations
 
 import array
+import copy
 import gc
 import io
 import logging
@@ -304,6 +305,65 @@ def test_a_difference_of_a_few_roundings_that_shows(kind, image, exports):
     assert stale > 0.015 * span, "the change shows"
     assert float((after - exact).abs().max()) < 0.5 * stale
     assert len(exports) == 2
+
+
+WITHIN_ROUNDING = {
+    "probability": (0, lambda y: (3 * y + 11).sigmoid(), 1.15),
+    "another probability": (2, lambda y: (3 * y + 11).sigmoid(), 1.15),
+    "regression": (1, lambda y: 250 + 0.05 * y, 1.05),
+}
+
+
+@pytest.mark.parametrize("kind", WITHIN_ROUNDING)
+def test_a_difference_no_larger_than_rounding_that_shows(kind, image, exports):
+    """What the function said when it was captured is known to the last digit."""
+    seed, last, factor = WITHIN_ROUNDING[kind]
+    HIDDEN[0] = 1.0
+    model = Offset(image, seed, last)
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        before = [occlusion.attribute(image, WINDOW, STRIDES, target=0) for _ in range(3)][-1]
+        assert len(exports) == 1, "nothing has changed"
+        HIDDEN[0] = factor
+        after = occlusion.attribute(image, WINDOW, STRIDES, target=0)
+    assert len(exports) == 2
+    exact = Occlusion(model.double()).attribute(image.double(), WINDOW, STRIDES, target=0)
+    span, stale = float(exact.abs().max()), float((before - exact).abs().max())
+    assert stale > 0.03 * span, "the change shows"
+    assert float((after - exact).abs().max()) < 0.5 * stale
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "half"])
+@pytest.mark.parametrize("kind", ["another probability", "regression"])
+def test_a_resumed_map_is_fresh_or_refused_or_doubted(kind, whole, known, image):
+    """Rounding hides no more of a map of an earlier call than of a graph of one."""
+    seed, last, factor = WITHIN_ROUNDING[kind]
+    HIDDEN[0] = 1.0
+    model = Offset(image, seed, last)
+    occlusion, arguments = KryptonOcclusion(model), (image, WINDOW, STRIDES)
+    if whole:
+        part = occlusion.heatmap(*arguments, target=0)
+    else:
+        with pytest.raises(OcclusionCancelled) as cut:
+            occlusion.heatmap(*arguments, target=0, on_progress=lambda h, done, total: done < total // 2)
+        part = cut.value.partial
+    if not known:  # the same numbers in another model: nothing was captured from it
+        model = copy.deepcopy(model)
+        occlusion = KryptonOcclusion(model)
+    with incremental(), warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*fresh", RoundingWarning)
+        occlusion.heatmap(*arguments, target=0, resume=part)
+    HIDDEN[0] = factor
+    heard = []
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            occlusion.heatmap(*arguments, target=0, resume=part)
+    except InputError as refused:
+        assert "holds" in str(refused)
+    else:
+        assert any(each.category is RoundingWarning for each in heard)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -108,15 +108,17 @@ class Block(nn.Module):
 
 
 def test_two_convolutions_are_one_that_adds_the_other():
-    graph = fused(simplified(translated(Block().eval(), torch.zeros(1, 3, 9, 9))))
-    ops = [node.op for node in graph.nodes if node.depends and node.op != "input"]
+    whole = fused(simplified(translated(Block().eval(), torch.zeros(1, 3, 9, 9))))
+    ops = [node.op for node in whole.nodes if node.depends and node.op != "input"]
     assert ops == ["conv2d", "relu", "conv2d", "conv2d", "add", "silu", "mean"]
-    local = [node for node in graph.nodes if node.local and node.operands]
+    local = [node for node in whole.nodes if node.local and node.operands]
     assert [node.op for node in local] == ["relu", "conv2d", "silu"]
     stem, other, end = local
     assert stem.on_box.epilogue.low == 0 and not stem.on_box.residual and other.on_box.steps == ()
     assert end.on_box.residual and end.on_box.epilogue.function == "silu"
     assert end.operands == (stem.index, other.index)
+    kernels = [whole.nodes[node.on_box.weight].shape[2:] for node in (other, end)]
+    assert kernels == [(1, 1), (3, 3)]  # the one of the larger boxes, which are those of the sum
 
 
 def test_where_boxes_are_clipped_nothing_is_added():

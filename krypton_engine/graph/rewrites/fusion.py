@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import NO_EPILOGUE, Convolution, Graph, Node
 from krypton_engine.graph.operators import epilogue_of
 
@@ -13,13 +16,17 @@ from krypton_engine.graph.operators import epilogue_of
 def fuse_additions(graph: Graph) -> Graph:
     """Every convolution takes in the addition that alone reads it; the other value becomes its operand.
 
-    Of two convolutions that are added, the second operand takes the first in.
+    Of two convolutions that are added, the one of the larger boxes takes the other in: its boxes are those of
+    the sum, while those of a shortcut stay as small as they are.
     """
     fused: dict[int, Node] = {}
+    cells = _cells_changed(graph)
     for addition in graph.nodes:
         if not adds_residual(graph, addition):
             continue
-        for mine, other in (reversed(addition.operands), addition.operands):
+        first, second = addition.operands
+        pairs = [(second, first), (first, second)]
+        for mine, other in sorted(pairs, key=lambda pair: cells[pair[0]], reverse=True):
             if _takes_in(graph, graph.nodes[mine]):
                 fused[addition.index] = _joined(graph.nodes[mine], addition, (other,), residual=True)
                 break
@@ -54,6 +61,16 @@ def adds_residual(graph: Graph, node: Node) -> bool:
             for other in (graph.nodes[i] for i in node.operands)
         )
     )
+
+
+def _cells_changed(graph: Graph) -> dict[int, int]:
+    """The size of the box of every local value where one cell in the middle of the input changes."""
+    cells: dict[int, int] = dict.fromkeys((node.index for node in graph.nodes), 1)
+    for axis in graph.input.axes:
+        middle = np.array([graph.input.size(axis) // 2])
+        for index, (lo, hi) in propagate(graph, axis, middle, middle + 1).items():
+            cells[index] *= max(int(hi[0] - lo[0]), 0)
+    return cells
 
 
 def _takes_in(graph: Graph, node: Node) -> bool:

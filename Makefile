@@ -24,15 +24,18 @@ lab: $(VENV)/.installed-lab ## open JupyterLab on the explorer notebook
 # What the tests of the widget's page take from npm (axe-core), where there is npm; else they say what is missing.
 FRONT := $(if $(shell command -v npm),js/node_modules/.package-lock.json)
 
-# By file, so that what a file's tests share is made once (pytest-xdist's groups do nothing under pytest 9.2).
+# By file, so that what a file's tests share is made once (pytest-xdist's groups do nothing under pytest 9.2);
+# in the order of tests/conftest.py.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.installed-test $(FRONT) ## run the default tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 test-all: $(VENV)/.installed-test $(FRONT) ## run all tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "" $(ARGS)
 
 notebooks: $(VENV)/.installed-test ## run the notebooks and compare what they print
-	$(BIN)/python -m pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) --nbval-lax --nbval-cell-timeout=900 notebooks $(ARGS)
 
 bench: $(VENV)/.installed-demo ## time exact mode against Captum (ARGS=--quick for a taste)
 	$(BIN)/python benchmarks/exact.py $(ARGS)

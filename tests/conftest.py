@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -15,6 +16,12 @@ from support.tiny_models import Segmenter, SmallCNN  # noqa: E402
 # Times vary with what else runs on the machine; a slow example is no failure.
 settings.register_profile("krypton", deadline=None, print_blob=True)
 settings.load_profile("krypton")
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few tests come first, since these are the long ones: no worker is left alone with one."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
 
 
 def pytest_runtest_setup(item):

@@ -112,13 +112,15 @@ def torchvision_case(name: str) -> Case:
 
 
 def timm_case(name: str) -> Case:
+    size, fields = ((96, 96), {"img_size": 96}) if name.startswith("vit") else (ODD_SIZE, {})
+
     def make() -> nn.Module:
         import timm
 
         torch.manual_seed(0)
-        return awake(timm.create_model(name, pretrained=False), (3, *ODD_SIZE))
+        return awake(timm.create_model(name, pretrained=False, **fields), (3, *size))
 
-    return Case(name, make, lambda: photograph(ODD_SIZE))
+    return Case(name, make, lambda: photograph(size))
 
 
 def monai_case(name: str) -> Case:
@@ -144,7 +146,7 @@ def monai_case(name: str) -> Case:
 def zoo_case(name: str, image: str) -> Case:
     """A model with the weights that it was trained to."""
     loaded = zoo.load_model(name)
-    return Case(name, lambda: loaded.model, lambda: loaded.preprocess(zoo.load_image(image)), count=4)
+    return Case(name, lambda: loaded.model, lambda: loaded.preprocess(zoo.load_image(image)), count=2)
 
 
 # --- the rule ----------------------------------------------------------------------------------------

@@ -393,6 +393,7 @@ print(workers, int(low >= 0.95), float(difference), held)
 """
 
 
+@pytest.mark.slow
 def test_two_hundred_moves(explorer):
     """In bursts, as a hand makes them: one worker stays, the right map, and no more memory."""
     held = []

@@ -206,7 +206,7 @@ class _Translation:
         node = self.draft.nodes[first.node]
         idle = (
             name in IDENTITIES
-            or (name in {"_to_copy", "to"} and node.dtype == value.dtype)
+            or (name in {"_to_copy", "to", "type_as"} and node.dtype == value.dtype)
             or (name == "slice" and _takes_all(args, node.shape))
             or ("adaptive" in name and self.draft.shape_of(value)[0] == node.shape)
         )

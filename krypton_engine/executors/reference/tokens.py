@@ -1,0 +1,193 @@
+"""Sessions on the tokens of a vision transformer, opened: what is kept of the un-occluded input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.common.figures import mebibytes
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.programs import kept
+from krypton_engine.executors.reference.attention import Kept
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.token_rows import Example, by_head
+from krypton_engine.executors.reference.token_session import TokenSession
+from krypton_engine.executors.tail import Tail, last_uses, unchanging, weights_of
+from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.ir import Graph, refs
+from krypton_engine.graph.tokens import Attention, NoTokens, Tokens, find_tokens
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Plan
+
+IMPORTANT = 48
+"""Patches computed beside those that a window touches, unless somebody says how many."""
+
+_LARGEST_BATCH = 32
+"""Positions computed together: products gain little beyond."""
+
+
+def open_tokens(
+    graph: Graph,
+    window: SlidingWindow,
+    inputs: tuple[Tensor, ...],
+    baseline: Tensor,
+    memory_budget: int,
+    head: Head,
+    important: int = IMPORTANT,
+) -> TokenSession:
+    """A linearised session on the tokens of one example: its outputs are not exact.
+
+    At every position the patches that the window touches, the fixed tokens (a class token, registers) and the
+    most important other patches go through all layers. What they do to the attention of all others is
+    `krypton_engine.executors.base.Computed.dropped`.
+
+    Args:
+        graph: The model.
+        window: The sliding window.
+        inputs: The tensors of the example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        memory_budget: Bytes that the session may add to the process.
+        head: The scalar that first-order effects are effects on.
+        important: How many patches to compute beside those that the window touches. With as many as there are
+            the outputs are exact.
+
+    Raises:
+        Unsupported: The graph has no tokens that can be taken one by one, or its output no gradient.
+        InputError: The budget does not hold the gradients, or what is kept and one position.
+    """
+    made = kept(graph, "tokens", TokenProgram)
+    return made.open(window, inputs, baseline, memory_budget, head, important)
+
+
+class TokenProgram:
+    """A graph made ready for sessions on its tokens.
+
+    Raises:
+        Unsupported: The graph has no tokens that can be taken one by one.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        try:
+            self.tokens = tokens = find_tokens(graph)
+        except NoTokens as reason:
+            raise Unsupported(str(reason)) from None
+        start = tokens.start.index
+        self.graph = graph
+        self.before = replace(graph, nodes=graph.nodes[: start + 1], output=start)
+        self._front = ReferenceProgram(self.before)
+        self._constants = weights_of(tokens.graph)
+        self._tail = Tail(tokens.graph, tokens.after)
+
+    def open(
+        self,
+        window: SlidingWindow,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        head: Head,
+        important: int,
+    ) -> TokenSession:
+        """A session; see `open_tokens`."""
+        tokens, plan = self.tokens, Plan.of(self.before, window)
+        touched = math.prod(int(extents.max()) for extents in plan.boxes[tokens.start.index].values())
+        held, needed = _memory(tokens, min(tokens.patches, touched + important))
+        free = memory_budget - held
+        if free < needed:
+            raise InputError(
+                "memory_budget",
+                mebibytes(memory_budget),
+                problem=(
+                    f"the tokens of this model take {mebibytes(held)} for what is kept of them and "
+                    f"{mebibytes(needed)} for one position"
+                ),
+            )
+        results = [attention.node.index for attention in tokens.attentions]
+        effects = first_order(self.graph, inputs, results, head, free)
+        if not effects:
+            raise Unsupported("the target has no gradient here")
+        front = self._front.open(plan, inputs, baseline, free)
+        constant = unchanging(tokens.graph, inputs, self._constants)
+        gradients = {node: gradient for node, (_, gradient) in effects.items()}
+        example = _example(self.graph, tokens, inputs, constant, gradients)
+        batch = max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // needed))
+        return TokenSession(tokens, self.before, front, self._tail, example, batch, important)
+
+
+def _memory(tokens: Tokens, patches: int) -> tuple[int, int]:
+    """Bytes of what is kept of the un-occluded input, and of one position on its way.
+
+    An attention keeps queries, keys, values and a gradient. On the way there are scores of the tokens at hand
+    with all others, both ways round and several at a time, and the widest values of the layers.
+    """
+    count = patches + tokens.fixed
+    results = [each.node for each in tokens.attentions]
+    held = 5 * sum(node.bytes() for node in results)
+    held += sum(node.bytes() // node.shape[-1] * node.shape[-2] for node in results[:1])
+    scores = max(node.bytes() // node.shape[-1] for node in results) * count
+    widest = max(step.node.bytes() for step in tokens.steps) * count // (tokens.patches + tokens.fixed)
+    return held, 2 * tokens.start.bytes() + 6 * (scores + widest)
+
+
+def _example(
+    graph: Graph,
+    tokens: Tokens,
+    inputs: tuple[Tensor, ...],
+    constant: Callable[[int, int], Any],
+    gradients: Mapping[int, Tensor],
+) -> Example:
+    """The tokens of the un-occluded input."""
+    totals = {i for each in tokens.pooled for i in (each.source, each.node.index)}
+    read = {i for each in tokens.attentions for i in each.reads}
+    values = _values(graph, inputs, totals | read | {graph.output})
+    attentions: dict[int, Kept] = {}
+    influence: Tensor | float = 0.0
+    for each in tokens.attentions:
+        q, k, v = values[each.q], values[each.k], values[each.v]
+        gradient = gradients.get(each.node.index, torch.zeros_like(v))
+        found = Kept.of(
+            by_head(q, 1)[:, 0] * each.scale,
+            by_head(k, 1, transposed=each.transposed)[:, 0],
+            by_head(v, 1)[:, 0],
+            _bias(each, constant),
+            by_head(gradient, 1)[:, 0],
+        )
+        attentions[each.node.index] = found
+        first = len(tokens.layouts[each.node.index].before)
+        patches = slice(first, first + tokens.patches)
+        influence = influence + found.influence[patches, patches]
+    assert isinstance(influence, Tensor)
+    return Example(constant, attentions, {i: values[i] for i in totals}, influence, values[graph.output])
+
+
+def _bias(attention: Attention, constant: Callable[[int, int], Any]) -> Tensor | None:
+    """All that is added to the scores: ``(H or 1, T, T)``; None for nothing."""
+    total: Tensor | None = None
+    for index, factor in attention.biases:
+        bias = constant(index, 1)
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, device=bias.device).masked_fill_(~bias, -math.inf)
+        total = bias * factor if total is None else total + bias * factor
+    if total is None or not total.any():
+        return None
+    tokens = attention.node.shape[-2]
+    return total.expand(*total.shape[:-2], tokens, tokens).reshape(-1, tokens, tokens)
+
+
+def _values(graph: Graph, inputs: tuple[Tensor, ...], wanted: set[int]) -> dict[int, Any]:
+    """Values of some nodes on the un-occluded input."""
+    last_use = last_uses(graph, graph.nodes)
+    values: dict[int, Any] = {node.index: node.value for node in graph.nodes if node.value is not None}
+    values |= dict(zip(graph.inputs, inputs, strict=True))
+    for node in graph.nodes:
+        if node.index not in values:
+            values[node.index] = node.computed(values.__getitem__)
+        for operand in refs((node.args, node.kwargs)):
+            if last_use.get(operand) == node.index and operand not in wanted:
+                values.pop(operand, None)
+    return values

@@ -1,0 +1,227 @@
+"""The tokens of a graph as a value: their order, what is computed of them, and where they end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from krypton_engine.graph.ir import BATCH, Graph, Node, refs
+from krypton_engine.graph.tokens.dimensions import Dimensions
+
+TOKENS = 0
+"""Role of a dimension along which tokens lie."""
+
+KEYS = 1
+"""Role of the dimension along which an attention's scores lie, one for every token that is looked at."""
+
+
+class NoTokens(Exception):
+    """Why tokens cannot be taken one by one, in words that end a sentence."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a value's tokens: fixed ones, all patches, fixed ones.
+
+    Attributes:
+        before: Numbers of the fixed tokens that come first.
+        patches: Number of patches; 0 where the value holds none.
+        after: Numbers of the fixed tokens that come last.
+
+    Examples:
+        >>> layout = Layout(before=(0,), patches=4, after=(1, 2))
+        >>> len(layout), layout.column(0), layout.column(1)
+        (7, 0, -2)
+    """
+
+    before: tuple[int, ...]
+    patches: int
+    after: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.before) + self.patches + len(self.after)
+
+    def column(self, number: int) -> int:
+        """Place of a fixed token among ``before``, or after all patches counted backwards: negative."""
+        if number in self.before:
+            return self.before.index(number)
+        return self.after.index(number) - len(self.after)
+
+    def labels(self) -> list[tuple[bool, int]]:
+        """For every token, whether it is a patch, and its number among its kind."""
+        fixed = [[(False, number) for number in part] for part in (self.before, self.after)]
+        return [*fixed[0], *((True, i) for i in range(self.patches)), *fixed[1]]
+
+    @classmethod
+    def of(cls, labels: Sequence[tuple[bool, int]], patches: int) -> Layout:
+        """The layout of labelled tokens.
+
+        Raises:
+            NoTokens: Some of the patches are missing, or out of their order.
+        """
+        where = [i for i, (patch, _) in enumerate(labels) if patch]
+        first, last = (where[0], where[-1] + 1) if where else (len(labels), len(labels))
+        if where and [*labels[first:last]] != [(True, i) for i in range(patches)]:
+            raise NoTokens("some of the patches are picked out, or put in another order")
+        before, after = ([number for _, number in part] for part in (labels[:first], labels[last:]))
+        return cls(tuple(before), len(where), tuple(after))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Something that is computed of tokens: ``node`` is its result."""
+
+    node: Node
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The values that are read, by node; constants too."""
+        return tuple(refs((self.node.args, self.node.kwargs)))
+
+
+@dataclass(frozen=True)
+class Begin(_Step):
+    """The first value with a dimension of tokens: of it, those at hand are picked."""
+
+
+@dataclass(frozen=True)
+class PerToken(_Step):
+    """An operator that computes each token by itself."""
+
+
+@dataclass(frozen=True)
+class Narrow(_Step):
+    """Neighbouring tokens of a value, the patches all or none.
+
+    Attributes:
+        source: Node of the value.
+        first: The first of them; negative numbers count from the end.
+        fixed: How many fixed tokens are among them.
+        patches: Whether the patches are.
+    """
+
+    source: int
+    first: int
+    fixed: int
+    patches: bool
+
+
+@dataclass(frozen=True)
+class Attention(_Step):
+    """An attention of every token to all of them: ``softmax(scale * q k^T + biases) v``.
+
+    Attributes:
+        q: Node of the queries, ``(..., tokens, channels)`` with the copies and then the heads in front.
+        k: Node of the keys, likewise; ``(..., channels, tokens)`` if ``transposed``.
+        v: Node of the values, as the queries.
+        scale: Of the products.
+        biases: Constants that are added to the scores, by node, each with a factor.
+        transposed: See ``k``.
+    """
+
+    q: int
+    k: int
+    v: int
+    scale: float
+    biases: tuple[tuple[int, float], ...] = ()
+    transposed: bool = False
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The values that are read, by node."""
+        return self.q, self.k, self.v
+
+
+@dataclass(frozen=True)
+class Pick(_Step):
+    """One fixed token of the value ``source``, at ``column``; see `Layout.column`."""
+
+    source: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Pooled(_Step):
+    """Sum over the tokens of the value ``source``, by a divisor: their mean, or their sum."""
+
+    source: int
+    divisor: int
+
+
+Step = Begin | PerToken | Narrow | Attention | Pick | Pooled
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a graph.
+
+    Attributes:
+        graph: The graph, in which values of tokens have the role ``TOKENS``; behind all other nodes some
+            constants stand again, with the roles of what they meet.
+        start: The value whose cells become patches, in C order.
+        steps: All that is computed of tokens, in order.
+        layouts: Of every value of tokens, by node.
+        after: What follows the steps and is computed as ever.
+        dimensions: What dimensions consist of.
+    """
+
+    graph: Graph
+    start: Node
+    steps: tuple[Step, ...]
+    layouts: Mapping[int, Layout]
+    after: tuple[Node, ...]
+    dimensions: Dimensions
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """The attentions, in order."""
+        return [step for step in self.steps if isinstance(step, Attention)]
+
+    @property
+    def pooled(self) -> list[Pooled]:
+        """The sums and means over tokens, in order."""
+        return [step for step in self.steps if isinstance(step, Pooled)]
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return math.prod(self.start.size(axis) for axis in self.start.axes)
+
+    @property
+    def fixed(self) -> int:
+        """Number of fixed tokens, at most: those of the value that has most."""
+        return max(len(layout) - layout.patches for layout in self.layouts.values())
+
+    @cached_property
+    def released(self) -> Mapping[int, tuple[int, ...]]:
+        """By node of a step: the values of tokens that no later step reads."""
+        last = {index: step.node.index for step in self.steps for index in step.reads}
+        known = {self.start.index, *self.layouts}
+        return {
+            step.node.index: tuple(i for i in set(step.reads) & known if last[i] == step.node.index)
+            for step in self.steps
+        }
+
+    @cached_property
+    def spared(self) -> frozenset[int]:
+        """Values of which only fixed tokens are read, by node: a class token's after the last attention."""
+        read: set[int] = set()
+        for step in reversed(self.steps):
+            if isinstance(step, Pooled):
+                read.add(step.source)
+            elif isinstance(step, Attention):
+                read |= {step.k, step.v}
+            if step.node.index in read and (not isinstance(step, Narrow) or step.patches):
+                read |= set(step.reads)
+        return frozenset(index for index in self.layouts if index not in read)
+
+    def sizes(self, node: Node, copies: int, tokens: int) -> list[int]:
+        """The shape of a value for some copies, with another number of tokens."""
+        counts = {BATCH: copies, TOKENS: tokens}
+        dimensions = zip(node.roles, node.shape, strict=True)
+        return [
+            math.prod(n if role is None else counts[role] for role, n in self.dimensions.factors(*each))
+            for each in dimensions
+        ]

@@ -485,8 +485,9 @@ def test_the_reference_drops_at_any_value():
     with torch.no_grad():
         exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30)).outputs
         for factor, tolerance in ((1e-13, 1e-9), (0.02, 0.02)):
-            shrinks = {i: (factor * rms, gradient) for i, (rms, gradient) in effects.items()}
-            session = ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30, shrinks)
+            shrinks = {i: factor * rms for i, (rms, _) in effects.items()}
+            gradients = {i: gradient for i, (_, gradient) in effects.items()}
+            session = ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30, shrinks, gradients)
             dropping = answers(session)
             found = dropping.outputs[:, 0] + torch.from_numpy(dropping.dropped)
             assert float((found - exact[:, 0]).abs().max()) <= tolerance * float(exact[:, 0].std())

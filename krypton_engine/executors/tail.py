@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -78,6 +78,32 @@ def last_uses(graph: Graph, nodes: Sequence[Node]) -> dict[int, int]:
     last = {operand: node.index for node in nodes for operand in refs((node.args, node.kwargs))}
     last[graph.output] = len(graph.nodes)
     return last
+
+
+def values_in_full(graph: Graph, inputs: tuple[Tensor, ...], wanted: Collection[int]) -> dict[int, Tensor]:
+    """Values of some nodes, each operator on what the function gives it: nothing is laid out anew.
+
+    Args:
+        graph: The graph.
+        inputs: A tensor for every input of it, of one example.
+        wanted: Numbers of the nodes; other values go as soon as nothing reads them any more.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> graph = capture(Source(model, (x,)))
+        >>> output = values_in_full(graph, (x,), {graph.output})[graph.output]
+        >>> torch.allclose(output, model(x), atol=1e-5)
+        True
+    """
+    values = dict(zip(graph.inputs, inputs, strict=True))
+    last_use = last_uses(graph, graph.nodes)
+    for node in graph.nodes:
+        if node.index not in values:
+            values[node.index] = node.computed(values.__getitem__) if node.value is None else node.value
+        for operand in refs((node.args, node.kwargs)):
+            if last_use[operand] == node.index and operand not in wanted:
+                values.pop(operand, None)
+    return values
 
 
 def channels_last(value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -32,30 +32,55 @@ def name_of(target: torch._ops.OpOverload) -> str:
     return name.split("::")[1]
 
 
+class Nodes(Protocol):
+    """Nodes that calls refer to, on their way to a graph."""
+
+    def node(self, ref: Ref) -> Node:
+        """See `krypton_engine.graph.operators.Call`."""
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """See `krypton_engine.graph.operators.Call`."""
+
+
 class BoundCall:
-    """A call with its arguments under the names of its operator's schema."""
+    """A call with its arguments under the names of its operator's schema.
+
+    Args:
+        nodes: What the arguments refer to.
+        target: The operator.
+        args: As they are given.
+        kwargs: As they are given.
+        shape: Of the result, for one copy; empty for a call that gives no tensor.
+        batch_dims: Which of its dimensions are exactly the batch.
+    """
 
     def __init__(
-        self, draft: Draft, target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, object]
+        self,
+        nodes: Nodes,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, object],
+        shape: tuple[int, ...] = (),
+        batch_dims: tuple[bool, ...] = (),
     ) -> None:
-        self.draft = draft
+        self._nodes = nodes
         self.args = args
-        self.kwargs: Mapping[str, object] = kwargs
+        self.kwargs = kwargs
         self.name = name_of(target)
         self.pointwise = is_pointwise(target)
         self.bound: Arguments = arguments(target, args, kwargs)
-        self.shape, self.batch_dims = draft.shape_of(result) if isinstance(result, Tensor) else ((), ())
+        self.shape, self.batch_dims = shape, batch_dims
 
     def __getitem__(self, name: str) -> Any:
         return self.bound[name]
 
     def node(self, ref: Ref) -> Node:
         """See `krypton_engine.graph.operators.Call`."""
-        return self.draft.nodes[ref.node]
+        return self._nodes.node(ref)
 
     def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
         """See `krypton_engine.graph.operators.Call`."""
-        return self.draft.align(ref, roles, shape)
+        return self._nodes.align(ref, roles, shape)
 
 
 class Draft:
@@ -85,6 +110,10 @@ class Draft:
         """A reference to a new constant."""
         shape = tuple(value.shape)
         return self.add(name, "constant", shape, (None,) * len(shape), value=value, dtype=value.dtype)
+
+    def node(self, ref: Ref) -> Node:
+        """The node behind a reference."""
+        return self.nodes[ref.node]
 
     def value(self, index: int) -> Tensor:
         """The value of a constant."""
@@ -123,7 +152,7 @@ class Draft:
 
     def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
         """The constant of `krypton_engine.graph.operators.Call`; its own node where roles differ."""
-        fields = aligned(self.nodes[ref.node], roles)
+        fields = aligned(self.node(ref), roles)
         return ref if fields is None else self.add(**fields)
 
 

@@ -237,7 +237,8 @@ class _Translation:
             if isinstance(folded, (bool, int, float)):  # of a parameter: the graph is stale once that changes
                 return folded
             return tuple(self.draft.constant(fx_node.name, part) for part in folded)
-        call = BoundCall(self.draft, target, value, args, dict(kwargs))
+        shape, batch_dims = self.draft.shape_of(value) if isinstance(value, Tensor) else ((), ())
+        call = BoundCall(self.draft, target, args, kwargs, shape, batch_dims)
         common: dict[str, object] = {
             "target": target,
             "args": args,
@@ -299,7 +300,7 @@ class _Translation:
 
     def _pieces(self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
         """``split`` and its kin as one slice for every piece."""
-        call = BoundCall(self.draft, fx_node.target, fx_node.meta["val"], args, kwargs)
+        call = BoundCall(self.draft, fx_node.target, args, kwargs)
         dim, start, pieces = call["dim"], 0, []
         for piece in fx_node.meta["val"]:
             if call.name == "unbind":

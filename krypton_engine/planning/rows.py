@@ -12,31 +12,6 @@ from krypton_engine.executors.tail import Tail, constants_of, last_uses, unchang
 from krypton_engine.graph.ir import Graph, refs
 
 
-def as_exported(graph: Graph, tensors: tuple[Tensor, ...]) -> Tensor:
-    """The output of one example, each operator on what the function gives it: nothing is laid out anew.
-
-    Of a graph that was not rewritten this is what the function said when it was captured, to the last digit.
-
-    Args:
-        graph: The graph.
-        tensors: One for every input of it.
-
-    Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> torch.allclose(as_exported(capture(Source(model, (x,))), (x,)), model(x), atol=1e-5)
-        True
-    """
-    values = dict(zip(graph.inputs, tensors, strict=True))
-    last_use = last_uses(graph, graph.nodes)
-    for node in graph.nodes:
-        if node.index not in values:
-            values[node.index] = node.computed(values.__getitem__) if node.value is None else node.value
-        for operand in refs((node.args, node.kwargs)):
-            if last_use[operand] == node.index:
-                values.pop(operand, None)
-    return values[graph.output]
-
-
 class InFull:
     """A graph in full on rows of its occluded input, one by one or together, within a budget of memory.
 

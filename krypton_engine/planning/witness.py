@@ -10,6 +10,7 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Session
+from krypton_engine.executors.tail import values_in_full
 from krypton_engine.graph.ir import Graph
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import distinct_work
@@ -17,7 +18,6 @@ from krypton_engine.planning import proof
 from krypton_engine.planning.cache import Proofs
 from krypton_engine.planning.proof import Disagreement, Noise, agree, largest
 from krypton_engine.planning.question import Question
-from krypton_engine.planning.rows import as_exported
 
 GOLDEN_RATIO = 0.618034
 """Its multiples, modulo 1, fall evenly: each proof looks at other places."""
@@ -215,7 +215,9 @@ class Witness:
         if self._exported is None or not self._rounding:
             return
         others = self._question.tensors(self._row)[len(inputs) :]
-        mine = self._builder.kept_of(as_exported(self._exported, (*inputs, *others)))[0].to(theirs.dtype)
+        graph = self._exported
+        output = values_in_full(graph, (*inputs, *others), {graph.output})[graph.output]
+        mine = self._builder.kept_of(output)[0].to(theirs.dtype)
         if self._known is None:
             self.differed_in_full = max(self.differed_in_full, self._roundings(mine, theirs))
             return

@@ -13,7 +13,8 @@ from support.truth import brute_force, occlude, windows
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.reference.tokens import open_tokens
-from krypton_engine.graph.tokens import NoTokens, find_tokens
+from krypton_engine.graph.tokens.search import find_tokens
+from krypton_engine.graph.tokens.steps import NoTokens
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.cache import Source, capture
 

@@ -5,21 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from support.gates import GATES, Gated
+from support.graphs import values
 from torch import nn
 
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.planning.cache import Source, capture
-
-
-def in_full(graph, x):
-    """The output of a graph, node by node."""
-    values = {graph.input.index: x}
-    for node in graph.nodes:
-        if node.index not in values:
-            values[node.index] = (
-                node.value if node.value is not None else node.computed(values.__getitem__, len(x))
-            )
-    return values[graph.output]
 
 
 @pytest.mark.parametrize("name", GATES)
@@ -32,7 +22,7 @@ def test_nothing_is_full_but_the_head(name):
     assert [node.name for node in made.nodes if node.depends and not node.local] == []
     both = torch.randn(2, 3, 12, 10, dtype=torch.float64)
     for rows in (x, both):
-        torch.testing.assert_close(in_full(made, rows), model(rows), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(values(made, rows)[made.output], model(rows), rtol=1e-12, atol=1e-12)
 
 
 def test_a_model_without_global_values_is_left_alone():
@@ -46,4 +36,4 @@ def test_what_cannot_be_on_boxes_stays_in_full():
     x = torch.randn(1, 3, 12, 10)
     graph = capture(Source(lambda x: x.cumsum(2) * x.mean((1, 2, 3), keepdim=True) + x.sort(2).values, (x,)))
     made = linearised(graph)
-    assert torch.allclose(in_full(made, x), x.cumsum(2) * x.mean() + x.sort(2).values, atol=1e-5)
+    assert torch.allclose(values(made, x)[made.output], x.cumsum(2) * x.mean() + x.sort(2).values, atol=1e-5)

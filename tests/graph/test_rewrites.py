@@ -6,13 +6,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.activations import FUNCTIONS
+from support.graphs import values
 from support.random_cnns import build, networks
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.export import export
-from krypton_engine.graph.ir import Convolution, Graph, clipped, resolve
+from krypton_engine.graph.ir import Convolution, Graph, clipped
 from krypton_engine.graph.rewrites import SIMPLIFICATIONS, fused, simplified
 from krypton_engine.graph.translate import translate
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -28,17 +29,6 @@ common = settings(
 def translated(model: nn.Module, x: torch.Tensor) -> Graph:
     """The graph as the exporter has it, before anything is rewritten."""
     return translate(export(model, [model], (x,), (True,)), (True,), 0)
-
-
-def values(graph: Graph, x: torch.Tensor) -> dict[int, torch.Tensor]:
-    """Every value of a graph, computed in full."""
-    found = {node.index: node.value for node in graph.nodes if node.value is not None}
-    found[graph.inputs[0]] = x
-    for node in graph.nodes:
-        if node.index not in found:
-            args, kwargs = (resolve(each, found.__getitem__, len(x)) for each in (node.args, node.kwargs))
-            found[node.index] = node.target(*args, **kwargs)
-    return found
 
 
 def drawn(data: st.DataObject, rank: int) -> tuple[nn.Module, torch.Tensor]:

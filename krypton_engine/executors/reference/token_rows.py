@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.executors.reference.attention import Kept, attended, effect
 from krypton_engine.graph.ir import BATCH, Apply, Node, resolve
-from krypton_engine.graph.tokens import (
+from krypton_engine.graph.tokens.steps import (
     TOKENS,
     Attention,
     Begin,

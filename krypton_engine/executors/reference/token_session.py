@@ -16,7 +16,7 @@ from krypton_engine.executors.tail import Tail
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph
-from krypton_engine.graph.tokens import Tokens
+from krypton_engine.graph.tokens.steps import Tokens
 from krypton_engine.plan.measured import Costs
 
 

@@ -18,10 +18,11 @@ from krypton_engine.executors.reference.attention import Kept
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.token_rows import Example, by_head
 from krypton_engine.executors.reference.token_session import TokenSession
-from krypton_engine.executors.tail import Tail, last_uses, unchanging, weights_of
+from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
 from krypton_engine.graph.gradients import Head, first_order
-from krypton_engine.graph.ir import Graph, refs
-from krypton_engine.graph.tokens import Attention, NoTokens, Tokens, find_tokens
+from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.tokens.search import find_tokens
+from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
@@ -144,7 +145,7 @@ def _example(
     """The tokens of the un-occluded input."""
     totals = {i for each in tokens.pooled for i in (each.source, each.node.index)}
     read = {i for each in tokens.attentions for i in each.reads}
-    values = _values(graph, inputs, totals | read | {graph.output})
+    values = values_in_full(graph, inputs, totals | read | {graph.output})
     attentions: dict[int, Kept] = {}
     influence: Tensor | float = 0.0
     for each in tokens.attentions:
@@ -177,17 +178,3 @@ def _bias(attention: Attention, constant: Callable[[int, int], Any]) -> Tensor |
         return None
     tokens = attention.node.shape[-2]
     return total.expand(*total.shape[:-2], tokens, tokens).reshape(-1, tokens, tokens)
-
-
-def _values(graph: Graph, inputs: tuple[Tensor, ...], wanted: set[int]) -> dict[int, Any]:
-    """Values of some nodes on the un-occluded input."""
-    last_use = last_uses(graph, graph.nodes)
-    values: dict[int, Any] = {node.index: node.value for node in graph.nodes if node.value is not None}
-    values |= dict(zip(graph.inputs, inputs, strict=True))
-    for node in graph.nodes:
-        if node.index not in values:
-            values[node.index] = node.computed(values.__getitem__)
-        for operand in refs((node.args, node.kwargs)):
-            if last_use.get(operand) == node.index and operand not in wanted:
-                values.pop(operand, None)
-    return values

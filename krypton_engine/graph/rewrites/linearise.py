@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.draft import aligned, name_of
+from krypton_engine.graph.draft import BoundCall, aligned
 from krypton_engine.graph.ir import BATCH, Apply, Graph, Node, Ref, Roles, Rows, Total, refs
 from krypton_engine.graph.operators import Local, NotLocal, arguments, base, bounded
 from krypton_engine.graph.operators.pointwise import is_pointwise
@@ -37,10 +37,12 @@ def linearised(graph: Graph) -> Graph:
 
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = capture(Source(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), (x,)))
-        >>> made = linearised(graph)
+        >>> def gated(x):
+        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
+        ...     return y * y.mean((2, 3), keepdim=True).sigmoid()
+        >>> made = linearised(capture(Source(gated, (x,))))
         >>> [node.op for node in made.nodes if node.depends]
-        ['input', 'total', 'mean', 'sigmoid', 'mul']
+        ['input', 'conv2d', 'total', 'mean', 'sigmoid', 'mul']
         >>> made.nodes[made.output].axes, [made.nodes[site].op for site in made.sites]
         ((1, 2), ['mul'])
     """
@@ -105,9 +107,15 @@ def scale(
 
 
 def shift(
-    sums: Tensor, squares: Tensor, cells: int, groups: int, eps: float, weight: Tensor | None,
-    bias: Tensor | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
+    sums: Tensor,
+    squares: Tensor,
+    cells: int,
+    groups: int,
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
     """The summand of every channel that a norm adds after `scale`, whose arguments it shares."""
     average, _ = _moments(sums, squares, cells, groups)
     moved = -average * scale(sums, squares, cells, groups, eps, weight, torch.float64)
@@ -130,39 +138,12 @@ def _by_channel(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers.double().reshape(1, -1, *[1] * (like.dim() - 2))
 
 
-class _Call:
-    """A node as a call of its operator, on operands as they are by now."""
-
-    def __init__(self, linearisation: _Linearisation, node: Node) -> None:
-        assert isinstance(node.target, torch._ops.OpOverload)
-        self._linearisation = linearisation
-        self._before = node.index
-        self.args, self.kwargs = node.args, node.kwargs
-        self.name = name_of(node.target)
-        self.pointwise = is_pointwise(node.target)
-        self.bound: Mapping[str, Any] = arguments(node.target, node.args, node.kwargs)
-        self.shape = node.shape
-        sizes = self.bound.get("size", self.bound.get("shape"))
-        batch = [size == Rows(1) for size in sizes] if isinstance(sizes, (tuple, list)) else []
-        self.batch_dims = tuple(batch) if any(batch) else (True, *(False,) * (len(node.shape) - 1))
-
-    def __getitem__(self, name: str) -> Any:
-        return self.bound[name]
-
-    def node(self, ref: Ref) -> Node:
-        """See `krypton_engine.graph.operators.Call`."""
-        return self._linearisation.nodes[ref.node]
-
-    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
-        """See `krypton_engine.graph.operators.Call`."""
-        fields = aligned(self.node(ref), roles)
-        return ref if fields is None else self._linearisation.add(self._before, Node(-1, **fields))
-
-    @property
-    def dependent(self) -> list[Node]:
-        """Operands that change with the position."""
-        found = dict.fromkeys(refs((self.args, dict(self.kwargs))))
-        return [node for node in (self.node(Ref(i)) for i in found) if node.depends]
+def _batch_dims(node: Node) -> tuple[bool, ...]:
+    """Which dimensions of an operator's result are exactly the batch."""
+    bound = arguments(node.target, node.args, node.kwargs)
+    sizes = bound.get("size", bound.get("shape"))
+    named = tuple(size == Rows(1) for size in sizes) if isinstance(sizes, (tuple, list)) else ()
+    return named if any(named) else (True, *(False,) * (len(node.shape) - 1))
 
 
 class _Linearisation:
@@ -171,13 +152,15 @@ class _Linearisation:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._edit = Edit(graph)
-        self.nodes: dict[int, Node] = {}
+        self._at = 0
+        self._nodes: dict[int, Node] = {}
         for node in graph.nodes:
-            self.nodes[node.index] = node
+            self._at = node.index
+            self._nodes[node.index] = node
             if not node.depends or node.local or not isinstance(node.target, torch._ops.OpOverload):
                 continue
             try:
-                self.nodes[node.index] = made = self._on_boxes(node)
+                self._nodes[node.index] = made = self._on_boxes(node)
             except (NotLocal, KeyError):
                 continue
             if made.index == node.index:
@@ -187,20 +170,30 @@ class _Linearisation:
         """The new graph."""
         return self._edit.done()
 
-    def add(self, before: int, node: Node) -> Ref:
-        """A reference to a further node."""
-        ref = self._edit.add(before, node)
-        self.nodes[ref.node] = replace(node, index=ref.node)
+    def node(self, ref: Ref) -> Node:
+        """The node behind a reference, as it is by now."""
+        return self._nodes[ref.node]
+
+    def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
+        """See `krypton_engine.graph.operators.Call`."""
+        fields = aligned(self.node(ref), roles)
+        return ref if fields is None else self._add(Node(-1, **fields))
+
+    def _add(self, node: Node) -> Ref:
+        """A reference to a further node, right before the one that is visited."""
+        ref = self._edit.add(self._at, node)
+        self._nodes[ref.node] = replace(node, index=ref.node)
         return ref
 
     def _on_boxes(self, node: Node) -> Node:
-        call = _Call(self, node)
-        if not all(operand.local for operand in call.dependent):
+        call = BoundCall(self, node.target, node.args, node.kwargs, node.shape, _batch_dims(node))
+        operands = _dependent(call)
+        if not all(operand.local for operand in operands):
             raise NotLocal("follows a full computation")
-        image = any(operand.axes for operand in call.dependent)
+        image = any(operand.axes for operand in operands)
         if not image and call.name == "expand" and self._read_cell_by_cell(node):
             self._edit.forward(node.index, call["self"].node)
-            return self.nodes[call["self"].node]
+            return self.node(call["self"])
         if image and call.name in _TOTALS:
             return self._from_total(node, call)
         if image and call.name in _NORMS:
@@ -213,24 +206,15 @@ class _Linearisation:
         readers = [n for n in self._graph.nodes if node.index in refs((n.args, n.kwargs))]
         return node.index != self._graph.output and all(is_pointwise(reader.target) for reader in readers)
 
-    def _total(self, before: int, source: Node, power: int) -> Ref:
+    def _total(self, source: Node, power: int) -> Ref:
         """The sums of an image over all of its cells, as a further node."""
         dims = [dim for dim, role in enumerate(source.roles) if role in source.axes]
         shape = tuple(1 if dim in dims else n for dim, n in enumerate(source.shape))
-        return self._global(
-            before, f"{source.name}_total", shape, total, (Ref(source.index), power, dims), torch.float64,
-            on_box=Total(power), whole=frozenset(source.axes),
-        )  # fmt: skip
+        made = Node(-1, f"{source.name}_total", "total", shape, (), torch.float64)
+        made = _global(made, total, (Ref(source.index), power, dims))
+        return self._add(replace(made, on_box=Total(power), whole=frozenset(source.axes)))
 
-    def _global(
-        self, before: int, name: str, shape: tuple[int, ...], target: Callable[..., Tensor],
-        args: tuple[Any, ...], dtype: torch.dtype, **fields: Any,
-    ) -> Ref:  # fmt: skip
-        """A further node without cells, of the operator ``target``."""
-        made = _global_node(Node(-1, name, target.__name__, shape, (), dtype), target, args)
-        return self.add(before, replace(made, **fields))
-
-    def _from_total(self, node: Node, call: _Call) -> Node:
+    def _from_total(self, node: Node, call: BoundCall) -> Node:
         """A reduction over all cells, from their sums."""
         source = base.only_dependent(call)
         power, finish, dims, keepdim = _TOTALS[call.name](call, source)
@@ -238,11 +222,11 @@ class _Linearisation:
         over = {base.positive(dim, len(source.shape)) for dim in dims}
         if not {source.roles.index(axis) for axis in source.axes} <= over or 0 in over:
             return _local(node, bounded(call))  # some axes stay, and boxes along them
-        sums = self._total(node.index, source, power)
+        sums = self._total(source, power)
         count = (cells,) if finish is mean else ()
-        return _global_node(node, finish, (sums, *count, sorted(over), keepdim, node.dtype))
+        return _global(node, finish, (sums, *count, sorted(over), keepdim, node.dtype))
 
-    def _normalised(self, node: Node, call: _Call) -> Node:
+    def _normalised(self, node: Node, call: BoundCall) -> Node:
         """A norm over the image as ``x * scale + shift``, two numbers for every channel."""
         source = base.local_operand(call, call["input"])
         groups, weight, bias = _NORMS[call.name](call, source)
@@ -250,17 +234,14 @@ class _Linearisation:
             raise NotLocal("normalises windows that slide over channels")
         if any(isinstance(each, Ref) and call.node(each).depends for each in (weight, bias)):
             raise NotLocal("normalises with changing weights")
-        sums, squares = (self._total(node.index, source, power) for power in (1, 2))
+        sums, squares = (self._total(source, power) for power in (1, 2))
         cells = math.prod(source.size(axis) for axis in source.axes)
         common = (sums, squares, cells, groups, call["eps"], weight)
         shape = (*source.shape[:2], *[1] * (len(source.shape) - 2))
         assert node.dtype is not None
-        factor = self._global(
-            node.index, f"{node.name}_scale", shape, scale, (*common, node.dtype), node.dtype
-        )
-        summand = self._global(
-            node.index, f"{node.name}_shift", shape, shift, (*common, bias, node.dtype), node.dtype
-        )
+        like = replace(node, shape=shape)
+        factor = self._add(_global(like, scale, (*common, node.dtype)))
+        summand = self._add(_global(like, shift, (*common, bias, node.dtype)))
         operands = (summand.node, source.index, factor.node)
         local = Local(source.roles, Apply(), operands, ({},) * 3)
         written = replace(
@@ -284,7 +265,7 @@ def _local(node: Node, local: Local) -> Node:
     )
 
 
-def _global_node(node: Node, target: Callable[..., Tensor], args: tuple[Any, ...]) -> Node:
+def _global(node: Node, target: Callable[..., Tensor], args: tuple[Any, ...]) -> Node:
     """``node`` as an operator on global values."""
     operands = tuple(dict.fromkeys(refs(args)))
     roles = (BATCH, *(None,) * (len(node.shape) - 1))
@@ -292,17 +273,22 @@ def _global_node(node: Node, target: Callable[..., Tensor], args: tuple[Any, ...
     return _local(written, Local(roles, Apply(), operands))
 
 
-def _meeting(call: _Call) -> Local:
+def _dependent(call: BoundCall) -> list[Node]:
+    """Operands that change with the position."""
+    found = dict.fromkeys(refs((call.args, call.kwargs)))
+    return [node for node in (call.node(Ref(i)) for i in found) if node.depends]
+
+
+def _meeting(call: BoundCall) -> Local:
     """An elementwise operator of values on boxes and global values."""
-    images = [node for node in call.dependent if node.axes]
-    for node in call.dependent:
-        if not node.axes and len(node.shape) != len(call.shape):
+    operands = _dependent(call)
+    local = base.merged(call, [node for node in operands if node.axes], call.shape, free=())
+    for node in operands:
+        if node.axes:
+            continue
+        if len(node.shape) != len(call.shape):
             raise NotLocal(f"{call.name} broadcasts over a leading dimension")
-    local = base.merged(call, images, call.shape, free=())
-    for node in call.dependent:
-        if not node.axes and any(
-            role not in (None, BATCH) and n > 1 for role, n in zip(local.roles, node.shape, strict=True)
-        ):
+        if any(role not in (None, BATCH) and n > 1 for role, n in zip(local.roles, node.shape, strict=True)):
             raise NotLocal(f"{call.name} meets an axis with a dimension that is none")
     return local
 
@@ -311,35 +297,35 @@ _Reduction = tuple[int, Callable[..., Tensor], Sequence[int], bool]
 """Power, what is made of the sums, dimensions, and whether these are kept."""
 
 
-def _mean(call: _Call, source: Node) -> _Reduction:
+def _mean(call: BoundCall, source: Node) -> _Reduction:
     return 1, mean, _dims(call, source), call["keepdim"]
 
 
-def _sum(call: _Call, source: Node) -> _Reduction:
+def _sum(call: BoundCall, source: Node) -> _Reduction:
     return 1, added, _dims(call, source), call["keepdim"]
 
 
-def _norm(call: _Call, source: Node) -> _Reduction:
+def _norm(call: BoundCall, source: Node) -> _Reduction:
     if call["ord"] != 2:
         raise NotLocal("another norm than the Euclidean")
     return 2, root, _dims(call, source), call["keepdim"]
 
 
-def _pooled(call: _Call, source: Node) -> _Reduction:
+def _pooled(call: BoundCall, source: Node) -> _Reduction:
     rank = len(call["output_size"])
     if any(size != 1 for size in call.shape[-rank:]):
         raise NotLocal("several cells are left")
     return 1, mean, range(len(source.shape) - rank, len(source.shape)), True
 
 
-def _dims(call: _Call, source: Node) -> Sequence[int]:
+def _dims(call: BoundCall, source: Node) -> Sequence[int]:
     dims = call["dim"]
     if dims is None:
         raise NotLocal(f"{call.name} over everything")
     return [dims] if isinstance(dims, int) else dims
 
 
-_TOTALS: Mapping[str, Callable[[_Call, Node], _Reduction]] = {
+_TOTALS: Mapping[str, Callable[[BoundCall, Node], _Reduction]] = {
     "mean": _mean,
     "sum": _sum,
     "linalg_vector_norm": _norm,
@@ -350,17 +336,17 @@ _Norm = tuple[int, Any, Any]
 """Groups of channels, weight and bias by channel."""
 
 
-def _group_norm(call: _Call, source: Node) -> _Norm:
+def _group_norm(call: BoundCall, source: Node) -> _Norm:
     return call["num_groups"], call["weight"], call["bias"]
 
 
-def _instance_norm(call: _Call, source: Node) -> _Norm:
+def _instance_norm(call: BoundCall, source: Node) -> _Norm:
     if not call["use_input_stats"]:
         raise NotLocal("normalises by running statistics")
     return source.shape[1], call["weight"], call["bias"]
 
 
-_NORMS: Mapping[str, Callable[[_Call, Node], _Norm]] = {
+_NORMS: Mapping[str, Callable[[BoundCall, Node], _Norm]] = {
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
 }

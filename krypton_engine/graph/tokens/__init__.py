@@ -2,36 +2,6 @@
 
 A vision transformer makes a token of every patch, puts a few fixed ones beside them (a class token,
 registers), and from then on treats each token alike and by itself, but for attentions, in which all of them
-meet. `find_tokens` recognises that by the roles of dimensions and by operators, in whatever order dimensions
-lie and whether an attention is one operator or written out.
+meet. `krypton_engine.graph.tokens.search.find_tokens` recognises that by the roles of dimensions and by
+operators, in whatever order dimensions lie and whether an attention is one operator or written out.
 """
-
-from krypton_engine.graph.tokens.search import find_tokens
-from krypton_engine.graph.tokens.steps import (
-    TOKENS,
-    Attention,
-    Begin,
-    Layout,
-    Narrow,
-    NoTokens,
-    PerToken,
-    Pick,
-    Pooled,
-    Step,
-    Tokens,
-)
-
-__all__ = [
-    "TOKENS",
-    "Attention",
-    "Begin",
-    "Layout",
-    "Narrow",
-    "NoTokens",
-    "PerToken",
-    "Pick",
-    "Pooled",
-    "Step",
-    "Tokens",
-    "find_tokens",
-]

@@ -155,8 +155,7 @@ class _Search:
         self._add(Begin if begins else PerToken, replace(node, on_box=Apply(sized=True)), roles, layout)
 
     def _by_rule(self, node: Node) -> None:
-        call = BoundCall(self.draft, node.target, None, node.args, dict(node.kwargs))
-        call.shape = node.shape
+        call = BoundCall(self.draft, node.target, node.args, node.kwargs, node.shape)
         rule = RULES.get(call.name) or (pointwise if call.pointwise else None)
         if rule is None:
             raise NoTokens(f"{node.op} is not known to keep tokens apart")
@@ -230,7 +229,7 @@ class _Search:
     # -- attention -------------------------------------------------------------------------------------
 
     def _attention(self, node: Node) -> None:
-        call = BoundCall(self.draft, node.target, None, node.args, dict(node.kwargs))
+        call = BoundCall(self.draft, node.target, node.args, node.kwargs)
         if call["is_causal"] or call.bound.get("enable_gqa") or call["dropout_p"]:
             raise NoTokens("an attention is causal, drops at random, or shares keys among heads")
         q, k, v = (self._node(call[name]) for name in ("query", "key", "value"))

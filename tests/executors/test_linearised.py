@@ -74,14 +74,21 @@ def test_groups_do_not_matter(x):
 
 
 def test_trimmed_too(x):
-    """What trimming drops and what gates do outside are added up."""
+    """What trimming drops and what gates do outside are added up; neither would do alone."""
     torch.manual_seed(3)
     model, head = Gated(GATES["sigmoid"]), lambda outputs: outputs[:, 2]
-    session = opened(model, x, (5, 5), (4, 4))
-    exact = brute_force(model, x, (3, 5, 5), (3, 4, 4))[:, 2].numpy()
-    trimmed = answers(session.trimmed(1e-3, head))
-    error = np.abs(trimmed.outputs[:, 2].numpy() + trimmed.dropped - exact).max()
-    assert error < 0.05 * np.ptp(exact)
+    baseline = (
+        1 - torch.logspace(-5, 0, SHAPE[2], dtype=x.dtype)
+    ) * x  # on the left, next to nothing changes
+    session = opened(model, x, (5, 5), (4, 4), baseline)
+    exact = brute_force(model, x, (3, 5, 5), (3, 4, 4), baseline)[:, 2].numpy()
+    whole, trimmed = answers(session), answers(session.trimmed(0.05, head))
+
+    def error(effects):
+        return np.abs(trimmed.outputs[:, 2].numpy() + effects - exact).max()
+
+    for part in (0, whole.dropped, trimmed.dropped - whole.dropped):
+        assert error(trimmed.dropped) < 0.01 * error(part)
 
 
 def test_a_target_without_a_gradient(x):

@@ -111,7 +111,7 @@ class Walk:
         if isinstance(operator, Reindex):
             value = self._reindex(node, operator, start, extents)
         elif isinstance(operator, Total):
-            value = self._total(node)
+            value = self._total(node, operator.power)
         else:
             whole = None
             # The box may be less than what all of the operand gives: a kernel of one cell on padding.
@@ -233,21 +233,24 @@ class Walk:
                 coordinates[axis] = cells if step is None else step.sources(cells)
         return compose(self._basis.view(source), boxes, coordinates, self._copies, node.fill)
 
-    def _total(self, node: Node) -> Tensor:
+    def _total(self, node: Node, power: int) -> Tensor:
         """The un-occluded total, and what the changed cells of the operand's boxes add to it."""
-        assert node.target is not None
-        (operand,), (_, power, dims) = node.operands, node.args
+        (operand,) = node.operands
         source, boxes = self._graph.nodes[operand], self._changed[operand]
-        base = self._basis.view(node).table[:1].view(node.shape).expand(self._copies, *node.shape[1:])
-        if boxes.extents and not all(boxes.extents.values()):
-            return base
+        before = self._before(node)
+        if not all(boxes.extents.values()):
+            return before.expand(self._copies, *node.shape[1:])
         cells = {axis: boxes.start[axis][:, None] + np.arange(boxes.extents[axis]) for axis in source.axes}
         view = self._basis.view(source)
         new = compose(view, boxes, cells, self._copies, 0.0)
         old = compose(view, None, cells, self._copies, 0.0)
         change = new.double().pow_(power).sub_(old.double().pow_(power))
-        summed: Tensor = change.sum(dims, keepdim=True)
-        return base + summed
+        dims = [source.roles.index(axis) for axis in source.axes]
+        return before + change.sum(dims, keepdim=True)
+
+    def _before(self, node: Node) -> Tensor:
+        """The un-occluded value of a node without cells: ``(1, ...)``."""
+        return self._basis.view(node).table[:1].view(node.shape)
 
     def _left_out(self, node: Node, lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Floats:
         """The effect of changed global values on the cells outside the boxes of a site."""
@@ -255,9 +258,7 @@ class Walk:
         for index, outside in self._basis.outside[node.index].items():
             value = self._changed[index].value
             if value is not None:
-                change = value.double() - self._basis.view(self._graph.nodes[index]).table[:1].view(
-                    1, *value.shape[1:]
-                )
+                change = value.double() - self._before(self._graph.nodes[index])
                 effects += outside.effect(change.flatten(1), lo, hi)
         return effects
 

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.layout import on_device
+from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import Graph, Node
 
 
@@ -68,6 +70,30 @@ class Outside:
             inside += sign * self.sums[on_device(index, self.sums.device)]
         found: Floats = ((self.sums[-1] - inside) * change.double()).sum(1).cpu().numpy()
         return found
+
+
+def site_gradients(
+    graph: Graph, inputs: tuple[Tensor, ...], head: Head | None, memory_budget: int
+) -> dict[int, Tensor]:
+    """The scalar's gradient by the value of every site: nothing where a graph has none.
+
+    Args:
+        graph: The graph.
+        inputs: The tensors of the example.
+        head: The scalar; of no use to a graph without sites.
+        memory_budget: Bytes that the passes may take.
+
+    Raises:
+        InputError: The budget does not hold them.
+        Unsupported: The scalar has no gradient on this example.
+    """
+    if not graph.sites:
+        return {}
+    assert head is not None
+    effects = first_order(graph, inputs, graph.sites, head, memory_budget)
+    if not effects:
+        raise Unsupported("the target has no gradient here")
+    return {node: gradient for node, (_, gradient) in effects.items()}
 
 
 def sensitivities(

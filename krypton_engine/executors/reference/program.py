@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.outside import site_gradients
 from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.reference.session import ReferenceSession
-from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.gradients import Head
 from krypton_engine.plan.plan import Plan
 
 
@@ -27,11 +27,5 @@ class ReferenceProgram(Prepared):
         head: Head | None = None,
     ) -> ReferenceSession:
         """See `krypton_engine.executors.base.Program.open`."""
-        gradients: dict[int, Tensor] = {}
-        if self.graph.sites:
-            assert head is not None
-            effects = first_order(self.graph, inputs, self.graph.sites, head, memory_budget)
-            if not effects:
-                raise Unsupported("the target has no gradient here")
-            gradients = {node: gradient for node, (_, gradient) in effects.items()}
+        gradients = site_gradients(self.graph, inputs, head, memory_budget)
         return ReferenceSession(self, plan, inputs, baseline, memory_budget, gradients=gradients)

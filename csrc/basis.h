@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "outside.h"
 #include "shrink.h"
 #include "views.h"
 
@@ -17,8 +18,10 @@ struct Basis {
     Layout layout;
     std::vector<float> baseline;  // of the input, stored
     Views views;
+    std::vector<Outside> outside;  // by value; empty where no effect is asked for of any
 
     bool shrinks_value(int value) const { return !shrinks.empty() && shrinks[value].threshold > 0; }
+    bool tells_outside(int value) const { return !outside.empty() && !outside[value].empty(); }
 };
 
 }  // namespace krypton

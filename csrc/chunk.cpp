@@ -63,6 +63,7 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
     operands_.resize((to - from) * operands);
     Plane* in = operands_.data();
     changed_.resize(operands);
+    const float* base = op.totals() ? basis_.views.plane(op.value).view : nullptr;
     for (int64_t p = from; p < to; ++p) {
         for (std::size_t i = 0; i < operands; ++i) {
             in[i] = plane(op.operands[i], p);
@@ -71,13 +72,22 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
         const Box reached = op.reach(changed_.data());
         claim(op.value, p, reached);
         if (reached.empty()) continue;
-        jobs_.push_back({reached, pixels(op.value, p), in});
+        jobs_.push_back({reached, pixels(op.value, p), in, base});
         in += operands;
     }
     if (!jobs_.empty())
         op.compute(program_.kernels(), jobs_.data(), static_cast<int64_t>(jobs_.size()), scratch_);
     if (Cost* all = cost(op.value))
         for (const Job& job : jobs_) all->cells += job.box.cells();
+}
+
+void Chunk::leave_out(const Operator& op, int64_t from, int64_t to, double* effects) {
+    const Stopwatch watch(cost(op.value));
+    const int met = op.operands[op.met()];
+    const float* before = basis_.views.plane(met).view;
+    for (int64_t p = from; p < to; ++p)
+        if (!box(met, p).empty())
+            effects[p] += basis_.outside[op.value].effect(box(op.value, p), pixels(met, p), before);
 }
 
 void Chunk::drop(int value, int64_t from, int64_t to, double* effects) {
@@ -102,6 +112,7 @@ bool Chunk::run(const Occlusion* positions, int64_t count, double* effects,
                 if (cancelled) return false;
                 const Operator& op = *program_.operators()[i];
                 compute(op, from, to);
+                if (basis_.tells_outside(op.value)) leave_out(op, from, to, effects);
                 if (basis_.shrinks_value(op.value)) drop(op.value, from, to, effects);
             }
         }

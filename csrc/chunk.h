@@ -25,7 +25,7 @@ class Chunk {
     Chunk(const Basis& basis, Costs* costs);
 
     // Computes the box of every value for `count` positions, at most those of the layout's chunk; `effects`
-    // (by position) takes the first-order effect of what is dropped. False if cancelled.
+    // (by position) takes the first-order effect of what is dropped or left out. False if cancelled.
     // Throws std::invalid_argument where a box is larger than its extent.
     bool run(const Occlusion* positions, int64_t count, double* effects, const std::atomic<bool>& cancelled);
 
@@ -63,6 +63,8 @@ class Chunk {
     // Of positions [from, to); the first one is the first of `positions`.
     void occlude(const Occlusion* positions, int64_t from, int64_t to);
     void compute(const Operator& op, int64_t from, int64_t to);
+    // Adds what the operator does outside its boxes.
+    void leave_out(const Operator& op, int64_t from, int64_t to, double* effects);
     // Cuts the boxes of a value down to what changed by its threshold.
     void drop(int value, int64_t from, int64_t to, double* effects);
 };

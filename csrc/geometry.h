@@ -38,6 +38,8 @@ struct Box {
     int64_t cells() const { return y.size() * x.size(); }
 };
 
+constexpr Box kOneCell{{0, 1}, {0, 1}};
+
 inline Box join(const Box& a, const Box& b) {
     if (a.empty()) return b;
     if (b.empty()) return a;

@@ -38,7 +38,8 @@ std::vector<Segment> segments_of(const Program& program, const std::vector<Box>&
     const auto& ops = program.operators();
     std::vector<Segment> segments;
     for (std::size_t i = 0; i < ops.size(); ++i) {
-        const int64_t want = preferred_chunk(program, extents, *ops[i]);
+        const bool global = program.values()[ops[i]->value].global;  // few numbers: takes what there is
+        const int64_t want = global ? 1 : preferred_chunk(program, extents, *ops[i]);
         if (segments.empty() || want > segments.back().chunk) segments.push_back({i, i, want});
         segments.back().last = i + 1;
     }

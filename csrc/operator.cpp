@@ -8,6 +8,8 @@ Box Operator::reach(const Box* changed) const {
     return all;
 }
 
+void Operator::sensitivities(const float*, const float*, float*) const {}
+
 void Operator::compute(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const {
     scratch.reset();
     run(kernels, jobs, count, scratch);

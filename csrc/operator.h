@@ -18,7 +18,8 @@ constexpr float kNoLimit = std::numeric_limits<float>::infinity();
 struct Job {
     Box box;
     float* out;
-    const Plane* in;  // one for every operand
+    const Plane* in;              // one for every operand
+    const float* base = nullptr;  // un-occluded pixels of the value of an operator that `totals`; or null
 };
 
 // What follows an operator's sum: limits, then a function.
@@ -49,6 +50,15 @@ class Operator {
     // Whether operand i may be read outside its changed box.
     virtual bool reads_context(int) const { return true; }
     virtual std::size_t weight_bytes() const { return 0; }
+    // Whether it takes sums over all cells of its operand, to a value of one cell. Where a job has a base, it
+    // only adds what the changed box of the operand changes.
+    virtual bool totals() const { return false; }
+    // The operand of one cell that every cell is met with, or -1: a change of it changes cells outside the
+    // changed box, which this operator leaves out; see outside.h.
+    virtual int met() const { return -1; }
+    // For such an operator, of one cell: the derivatives of a scalar by the elements of what it is met with,
+    // from those by its value and from the pixel of its first operand.
+    virtual void sensitivities(const float* gradient, const float* pixel, float* out) const;
     // Cells of its value to compute together, so that one pass over the weights serves them all.
     virtual int64_t preferred_cells() const { return 1; }
 };

@@ -1,7 +1,10 @@
 #include "program.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+
+#include "outside.h"
 
 namespace krypton {
 
@@ -51,6 +54,16 @@ std::size_t Program::view_bytes() const {
     return floats * sizeof(float);
 }
 
+std::size_t Program::outside_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& op : operators_)
+        if (op->met() >= 0) {
+            const Value& value = values_[op->value];
+            bytes += Outside::bytes(value.height, value.width, values_[op->operands[op->met()]].stored());
+        }
+    return bytes;
+}
+
 int Program::add_constant(int64_t height, int64_t width, int64_t channels, const float* pixels) {
     Value value{height, width, channels, {}};
     value.constant.assign(value.pixels() * value.stored(), 0.0f);
@@ -61,8 +74,11 @@ int Program::add_constant(int64_t height, int64_t width, int64_t channels, const
 
 int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_t height, int64_t width,
                  int64_t channels, const Epilogue& epilogue) {
+    const bool global = op->totals() || (!operands.empty() && std::ranges::all_of(operands, [&](int operand) {
+                            return values_[operand].global;
+                        }));
     op->operands = std::move(operands);
-    op->value = add_value({height, width, channels, {}});
+    op->value = add_value({height, width, channels, {}, global});
     op->epilogue = epilogue;
     op->stored = values_.back().stored();
     operators_.push_back(std::move(op));

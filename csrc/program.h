@@ -14,6 +14,7 @@ namespace krypton {
 struct Value {
     int64_t height, width, channels;
     std::vector<float> constant;  // stored pixels of a value that no window changes
+    bool global = false;          // one cell, made of totals over others
 
     int64_t stored() const { return stored_channels(channels); }
     int64_t pixels() const { return height * width; }
@@ -49,6 +50,8 @@ class Program {
     std::size_t weight_bytes() const;
     // Of all views while they are made, and of the baseline.
     std::size_t view_bytes() const;
+    // Of what tells of effects outside boxes, where that is asked for of all operators that leave some out.
+    std::size_t outside_bytes() const;
 
     // From now on nothing is added: a session laid out its memory for what there is.
     void seal() { sealed_ = true; }

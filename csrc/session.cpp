@@ -11,14 +11,26 @@ namespace krypton {
 
 namespace {
 
+std::vector<Outside> outside_of(const Program& program, const Views& views,
+                                const std::vector<Gradient>& gradients) {
+    std::vector<Outside> outside(gradients.empty() ? 0 : program.values().size());
+    for (const Gradient& gradient : gradients)
+        for (const auto& op : program.operators())
+            if (op->value == gradient.value && op->met() >= 0)
+                outside[op->value] = {*op, views.plane(op->operands[0]), gradient.pixels,
+                                      program.values()[op->operands[op->met()]].stored()};
+    return outside;
+}
+
 Basis basis_of(std::shared_ptr<const Program> program, std::vector<Box> extents, const std::vector<int>& kept,
                std::vector<Shrink> shrinks, const float* input, const float* baseline, int threads,
-               const Poll& poll) {
+               const Poll& poll, const std::vector<Gradient>& gradients) {
     Layout layout = lay_out(*program, extents, kept);
     std::vector<float> covering = stored_pixels(program->values()[0], baseline);
     Views views(*program, input, layout.scratch, threads, poll);
-    return {std::move(program), std::move(extents),  std::move(shrinks),
-            std::move(layout),  std::move(covering), std::move(views)};
+    std::vector<Outside> outside = outside_of(*program, views, gradients);
+    return {std::move(program),  std::move(extents), std::move(shrinks), std::move(layout),
+            std::move(covering), std::move(views),   std::move(outside)};
 }
 
 // Writes the pixels of an exit for position `p`, whose value is `plane`; `pixels` is room for their
@@ -36,10 +48,10 @@ void leave(const Exit& exit, int64_t p, const Plane& plane, int64_t channels,
 
 Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extents,
                  const std::vector<int>& kept, std::vector<Shrink> shrinks, const float* input,
-                 const float* baseline, int threads, const Poll& poll)
+                 const float* baseline, int threads, const Poll& poll, const std::vector<Gradient>& gradients)
     : threads_(std::max(threads, 1)),
       basis_(basis_of(std::move(program), std::move(extents), kept, std::move(shrinks), input, baseline,
-                      threads_, poll)) {
+                      threads_, poll, gradients)) {
     release_unread(kept);
 }
 
@@ -49,9 +61,11 @@ void Session::release_unread(const std::vector<int>& kept) {
     std::vector<bool> read(program.values().size(), false);
     read[0] = true;
     for (int v : read_at_the_end(program, kept)) read[v] = true;
-    for (const auto& op : program.operators())
+    for (const auto& op : program.operators()) {
+        if (op->totals()) read[op->value] = true;
         for (std::size_t i = 0; i < op->operands.size(); ++i)
             if (op->reads_context(static_cast<int>(i))) read[op->operands[i]] = true;
+    }
     for (int v = 0; v < static_cast<int>(read.size()); ++v)
         if (!read[v] && !basis_.shrinks_value(v)) basis_.views.release(v);
 }

@@ -21,6 +21,12 @@ struct RowExit {
     float* out;  // (positions, size)
 };
 
+// Of a scalar by one value.
+struct Gradient {
+    int value;
+    std::vector<float> pixels;  // stored
+};
+
 // Bytes that a run over `positions` takes, beside the session's own.
 std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept,
                       int threads, int64_t positions);
@@ -30,14 +36,15 @@ class Session {
     // extents: the largest box of every value; kept: values that `run` may be asked for.
     // input, baseline: NHWC (height, width, channels).
     // shrinks: what is dropped of the boxes of every value; empty where nothing is dropped of any.
+    // gradients: of a scalar by the values of operators that leave something out; their effects are told.
     Session(std::shared_ptr<const Program> program, std::vector<Box> extents, const std::vector<int>& kept,
             std::vector<Shrink> shrinks, const float* input, const float* baseline, int threads,
-            const Poll& poll);
+            const Poll& poll, const std::vector<Gradient>& gradients = {});
 
     // Outputs of the un-occluded input, shaped like those of `run` for one position with whole boxes.
     void base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const;
 
-    // effects: takes, for every position, the first-order effect of what was dropped; or null.
+    // effects: takes, for every position, the first-order effect of what was dropped or left out; or null.
     // costs: takes what every operator and layer cost, added to what it holds; or null.
     // False if it was cancelled; what the exits hold then means nothing.
     bool run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,

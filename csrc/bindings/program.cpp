@@ -98,6 +98,7 @@ void bind_program(nb::module_& m) {
              "channels"_a)
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
         .def_prop_ro("view_bytes", &Program::view_bytes)
+        .def_prop_ro("outside_bytes", &Program::outside_bytes)
         .def_prop_ro("isa", [](const Program& p) { return p.kernels().name; })
         .def(
             "run_bytes",
@@ -223,6 +224,47 @@ void bind_program(nb::module_& m) {
             },
             "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
             "bias"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "moments",
+            [](Program& p, int operand, bool variance) {
+                const Value& v = value_of(p, operand);
+                require(v.constant.empty(), "moments of a constant");
+                const int64_t channels = variance ? 2 * v.stored() : v.channels;
+                return p.add(make_moments(v.pixels(), variance), {operand}, 1, 1, channels, {});
+            },
+            "operand"_a, "variance"_a)
+        .def(
+            "norm",
+            [](Program& p, int moments, int64_t channels, int64_t groups, float epsilon,
+               std::optional<Floats<1>> weight, std::optional<Floats<1>> bias) {
+                const Value& v = value_of(p, moments);
+                require(channels > 0 && channels <= kMostChannels && groups > 0 && channels % groups == 0,
+                        "groups do not divide the channels");
+                require(v.global && v.channels == 2 * stored_channels(channels),
+                        "a norm takes means and variances");
+                require(epsilon >= 0, "epsilon is negative");
+                return p.add(make_norm(channels, groups, epsilon, copy(weight, channels, "weight"),
+                                       copy(bias, channels, "bias")),
+                             {moments}, 1, 1, v.channels, {});
+            },
+            "moments"_a, "channels"_a, "groups"_a, "epsilon"_a, "weight"_a.none().noconvert(),
+            "bias"_a.none().noconvert())
+        .def(
+            "meet",
+            [](Program& p, int operand, int global, const std::string& name, EpilogueNumbers end) {
+                const Value v = value_of(p, operand), met = value_of(p, global);
+                const Meeting meeting = name == "factor"    ? Meeting::kFactor
+                                        : name == "summand" ? Meeting::kSummand
+                                        : name == "both"
+                                            ? Meeting::kBoth
+                                            : throw std::invalid_argument("there is no such meeting");
+                require(v.constant.empty() && !v.global && met.global, "an image meets a global value");
+                require(met.channels == (meeting == Meeting::kBoth ? 2 * v.stored() : v.channels),
+                        "a global value has another number of channels");
+                return p.add(make_meeting(meeting), {operand, global}, v.height, v.width, v.channels,
+                             epilogue(end));
+            },
+            "operand"_a, "met"_a, "meeting"_a, "epilogue"_a)
         .def(
             "mean",
             [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },

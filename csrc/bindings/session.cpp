@@ -46,6 +46,29 @@ using VectorOutput = std::pair<int, Output>;         // vector, (positions, size
 using Effects = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<3>>>;  // value, threshold, gradient
 
+using GradientNumbers = std::tuple<int, Floats<3>>;  // value, gradient
+
+// Of a scalar by a value, NHWC, as stored.
+std::vector<float> stored_gradient(const Value& v, const Floats<3>& gradient) {
+    require(static_cast<int64_t>(gradient.shape(0)) == v.height &&
+                static_cast<int64_t>(gradient.shape(1)) == v.width &&
+                static_cast<int64_t>(gradient.shape(2)) == v.channels,
+            "a gradient has the wrong shape");
+    return stored_pixels(v, gradient.data());
+}
+
+std::vector<Gradient> gradients_of(const Program& program, const std::vector<GradientNumbers>& numbers) {
+    std::vector<Gradient> gradients;
+    for (const auto& [value, gradient] : numbers) {
+        const Value& v = value_of(program, value);
+        require(std::ranges::any_of(program.operators(),
+                                    [&](const auto& op) { return op->value == value && op->met() >= 0; }),
+                "only what meets a global value leaves something out");
+        gradients.push_back({value, stored_gradient(v, gradient)});
+    }
+    return gradients;
+}
+
 std::vector<Shrink> shrinks_of(const Program& program, const std::vector<ShrinkNumbers>& numbers) {
     std::vector<Shrink> shrinks(numbers.empty() ? 0 : program.values().size());
     for (const auto& [value, threshold, gradient] : numbers) {
@@ -53,15 +76,7 @@ std::vector<Shrink> shrinks_of(const Program& program, const std::vector<ShrinkN
         require(value > 0 && v.constant.empty(), "only what operators compute is shrunk");
         require(threshold >= 0, "a threshold is negative");
         shrinks[value] = {static_cast<float>(threshold), {}};
-        if (!gradient) continue;
-        require(static_cast<int64_t>(gradient->shape(0)) == v.height &&
-                    static_cast<int64_t>(gradient->shape(1)) == v.width &&
-                    static_cast<int64_t>(gradient->shape(2)) == v.channels,
-                "a gradient has the wrong shape");
-        std::vector<float>& stored = shrinks[value].gradient;
-        stored.resize(v.pixels() * v.stored());
-        for (int64_t i = 0; i < v.pixels(); ++i)
-            std::copy_n(gradient->data() + i * v.channels, v.channels, stored.begin() + i * v.stored());
+        if (gradient) shrinks[value].gradient = stored_gradient(v, *gradient);
     }
     return shrinks;
 }
@@ -107,10 +122,12 @@ void bind_session(nb::module_& m) {
         .def(
             "__init__",
             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
-               Floats<3> input, Floats<3> baseline, int threads, std::vector<ShrinkNumbers> numbers) {
+               Floats<3> input, Floats<3> baseline, int threads, std::vector<ShrinkNumbers> numbers,
+               std::vector<GradientNumbers> by_value) {
                 const std::vector<Box> boxes = boxes_of(*program, extents);
                 check_kept(*program, kept);
                 std::vector<Shrink> shrinks = shrinks_of(*program, numbers);
+                const std::vector<Gradient> gradients = gradients_of(*program, by_value);
                 const Value& in = program->values()[0];
                 for (const auto* x : {&input, &baseline})
                     require(static_cast<int64_t>(x->shape(0)) == in.height &&
@@ -127,7 +144,7 @@ void bind_session(nb::module_& m) {
                     const nb::gil_scoped_release release;
                     self->session =
                         std::make_unique<Session>(program, boxes, kept, std::move(shrinks), input.data(),
-                                                  baseline.data(), threads, std::cref(signals));
+                                                  baseline.data(), threads, std::cref(signals), gradients);
                 } catch (...) {
                     self->~PySession();
                     if (signals.raised) throw nb::python_error();
@@ -135,7 +152,7 @@ void bind_session(nb::module_& m) {
                 }
             },
             "program"_a, "extents"_a.noconvert(), "kept"_a, "input"_a.noconvert(), "baseline"_a.noconvert(),
-            "threads"_a, "shrinks"_a.noconvert())
+            "threads"_a, "shrinks"_a.noconvert(), "gradients"_a.noconvert() = std::vector<GradientNumbers>{})
         .def(
             "base",
             [](const PySession& s, std::vector<ValueOutput> values, std::vector<VectorOutput> vectors) {

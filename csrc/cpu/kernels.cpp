@@ -9,6 +9,7 @@
 #include "cpu/pointwise.h"
 #include "cpu/pooling.h"
 #include "cpu/product.h"
+#include "cpu/sums.h"
 #include "cpu/winograd.h"
 
 namespace krypton {
@@ -70,6 +71,7 @@ constexpr Kernels make() {
     k.activate = activate;
     k.combine = combine;
     k.layer_norm = layer_norm;
+    k.sum = sum;
     k.flush_denormals = flush_denormals;
     return k;
 }

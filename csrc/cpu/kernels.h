@@ -136,6 +136,17 @@ struct LayerNorm {
     float* const* out;
 };
 
+// Sums over pixels, or of the changes of pixels, channel by channel.
+struct Sums {
+    int64_t rows;
+    int64_t channels;
+    const float* const* now;
+    const float* const* before;  // null: just now
+    const float* centre;         // (channels), subtracted before squaring; null: no squares
+    double* sums;                // (channels)
+    double* squares;             // (channels)
+};
+
 struct Kernels {
     const char* name;
     int64_t panel;  // columns of b that are stored together
@@ -149,6 +160,7 @@ struct Kernels {
     void (*activate)(const Activate&);
     void (*combine)(const Combine&);
     void (*layer_norm)(const LayerNorm&);
+    void (*sum)(const Sums&);
     // Denormal numbers would slow the core down a hundredfold: flush them to zero in this thread.
     void (*flush_denormals)();
 };

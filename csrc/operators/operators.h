@@ -30,4 +30,20 @@ std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias);
 
+// Operators on global values, of one cell: totals take them from all cells, other operators run on them as on
+// any value of one cell, and others again meet every cell of an image with them.
+
+// The mean of every channel; with `variance`, then the variance of every channel, from `stored_channels` on.
+// cells: of the operand.
+std::unique_ptr<Operator> make_moments(int64_t cells, bool variance);
+// Of such means and variances: by channel, the factor and the summand with which a norm over cells and groups
+// of channels takes the image, laid out as they are. weight, bias: by channel, or empty.
+std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsilon,
+                                    std::vector<float> weight, std::vector<float> bias);
+
+// What a global value does to the cells that it meets: one number for every channel, or a factor and then a
+// summand.
+enum class Meeting { kFactor, kSummand, kBoth };
+std::unique_ptr<Operator> make_meeting(Meeting meeting);
+
 }  // namespace krypton

@@ -335,6 +335,27 @@ void test_layer_norm(const Kernels& k, Random& random, int64_t channels) {
     }
 }
 
+void test_sum(const Kernels& k, Random& random) {
+    const int64_t rows = random.between(1, 40), channels = random.choice<int64_t>({16, 32, 48});
+    const auto value = [&] { return random.small_integer(); };
+    Pixels now(rows, channels, value), before(rows, channels, value);
+    const std::vector<float> centre = random.integers(channels);
+    const bool changes = random.chance(0.5), squares = random.chance(0.5);
+    std::vector<double> sums(channels), squared(channels);
+    k.sum({rows, channels, now.read(), changes ? before.read() : nullptr, squares ? centre.data() : nullptr,
+           sums.data(), squared.data()});
+    for (int64_t c = 0; c < channels; ++c) {
+        double sum = 0, square = 0;
+        for (int64_t r = 0; r < rows; ++r) {
+            const double a = now.at(r, c), b = before.at(r, c), m = centre[c];
+            sum += a - (changes ? b : squares ? m : 0);
+            square += (a - m) * (a - m) - (changes ? (b - m) * (b - m) : 0);
+        }
+        check(sums[c] == sum, k.name, " sum: ", sums[c], ", not ", sum);
+        check(squared[c] == (squares ? square : 0), k.name, " squares: ", squared[c], ", not ", square);
+    }
+}
+
 void test_denormals(const Kernels& k) {
     float product = 1;
     std::thread([&] {
@@ -373,6 +394,7 @@ int main() {
             test_pool(k, random, 1 + i % 20, i % 2);
             test_combine(k, random, static_cast<Arithmetic>(i % 3));
             test_layer_norm(k, random, 1 + i);
+            test_sum(k, random);
         }
         for (int f = kIdentity + 1; f < kFunctions; ++f) test_activate(k, static_cast<Function>(f));
         test_denormals(k);

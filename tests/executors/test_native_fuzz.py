@@ -46,6 +46,15 @@ def small_program(isa: str = "") -> Any:
     return program
 
 
+def gated_program() -> Any:
+    """After the values of the small program: 3 the moments of value 1, 4 its norm, 5 the mean of value 1."""
+    program = small_program()
+    assert program.moments(1, True) == 3
+    assert program.norm(3, 4, 2, 1e-5, None, None) == 4
+    assert program.moments(1, False) == 5
+    return program
+
+
 def whole(count: int) -> np.ndarray:
     return np.array([[HEIGHT, WIDTH], [HEIGHT, WIDTH], [4, 3]][:count], dtype=np.int64)
 
@@ -196,6 +205,54 @@ def test_methods_refuse_what_is_wrong(name):
                 pytest.fail(f"{name} took {value!r} as its argument {index}")
             assert program.weight_bytes == before  # nothing was half added
             program.mean(2, PLAIN)  # and the program goes on
+
+
+# The same on the program with global values.
+GATED: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
+    "moments": ([1, True], {0: [-1, 6, 99, "a", None], 1: [None, "a"]}),
+    "norm": (
+        [3, 4, 2, 1e-5, floats(4), floats(4)],
+        {
+            0: [-1, 1, 4 + 2, 5, 99],
+            1: [0, -1, 20, 1 << 40, 1 << 62],
+            2: [0, 3, -1, 1 << 62],
+            3: [-1.0, math.nan, "a"],
+            4: WRONG_FLOATS,
+            5: [*WRONG_FLOATS, floats(5)],
+        },
+    ),
+    "meet": (
+        [1, 5, "factor", RELU],
+        {0: [-1, 0, 5, 6, None], 1: [-1, 1, 2, 4, 99], 2: ["", "both", "gate", None], 3: WRONG_END},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_global_values_refuse_what_is_wrong(name):
+    args, wrong = GATED[name]
+    assert getattr(gated_program(), name)(*args) == 6
+    for index, values in wrong.items():
+        for value in values:
+            try:
+                refused(getattr(gated_program(), name), *replaced(args, index, value))
+            except pytest.fail.Exception:
+                pytest.fail(f"{name} took {value!r} as its argument {index}")
+
+
+def test_gradients_are_those_of_what_meets_a_global_value():
+    x = floats(HEIGHT, WIDTH, CHANNELS)
+    program = gated_program()
+    assert program.meet(1, 4, "both", RELU) == 6
+    gradient = floats(HEIGHT, WIDTH, 4)
+    extents = np.array([*whole(3), (1, 1), (1, 1), (1, 1), (HEIGHT, WIDTH)], dtype=np.int64)
+    good = [program, extents, [6], x, np.zeros_like(x), 2, [], [(6, gradient)]]
+    for wrong in (None, 3, [(1, gradient)], [(3, gradient)], [(99, gradient)], [(6, gradient[1:])], [(6,)]):
+        refused(_native.Session, *replaced(good, 7, wrong))
+    session = _native.Session(*good)
+    out, effects = np.empty((20, HEIGHT, WIDTH, 4), dtype=np.float32), np.empty(20)
+    assert session.run(boxes(20), effects, [(6, np.zeros((20, 2), dtype=np.int64), out)], [])
+    assert np.isfinite(out).all() and np.isfinite(effects).all() and effects.any()
 
 
 def test_programs_refuse_what_is_wrong():

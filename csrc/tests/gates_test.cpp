@@ -1,0 +1,277 @@
+// Global values, where cells meet them, and what that leaves out: operators and a session against loops in
+// float64. Runs `gates_test [rounds]`.
+#include <memory>
+
+#include "outside.h"
+#include "session.h"
+#include "testing.h"
+
+namespace krypton::testing {
+namespace {
+
+// An image of which a box has changed, in both states.
+struct Picture {
+    Tensor before, now;
+    Box box;
+    std::vector<float> view, pixels;
+
+    Picture(Random& random, int64_t height, int64_t width, int64_t channels)
+        : before(random_image(random, height, width, channels)),
+          now(before),
+          box{random.interval(height), random.interval(width)} {
+        for (double& x : before.data) x += 5;  // far from 0, where squares cancel
+        now = before;
+        for (int64_t y = box.y.lo; y < box.y.hi; ++y)
+            for (int64_t x = box.x.lo; x < box.x.hi; ++x)
+                for (int64_t c = 0; c < channels; ++c) now.at(y, x, c) = random.number();
+        view = before.stored();
+        const std::vector<float> all = now.stored();
+        const int64_t stored = stored_channels(channels);
+        for (int64_t y = box.y.lo; y < box.y.hi; ++y) {
+            const auto row = all.begin() + (y * width + box.x.lo) * stored;
+            pixels.insert(pixels.end(), row, row + box.x.size() * stored);
+        }
+    }
+    Plane plane(bool changed) const {
+        return {before.height, before.width,  stored_channels(before.channels),
+                view.data(),   pixels.data(), changed ? box : Box{}};
+    }
+};
+
+// By channel: the mean, then the variance.
+std::vector<double> moments_of(const Tensor& t) {
+    const double cells = static_cast<double>(t.height * t.width);
+    std::vector<double> found(2 * t.channels);
+    for (std::size_t i = 0; i < t.data.size(); ++i) found[i % t.channels] += t.data[i] / cells;
+    for (std::size_t i = 0; i < t.data.size(); ++i)
+        found[t.channels + i % t.channels] += std::pow(t.data[i] - found[i % t.channels], 2) / cells;
+    return found;
+}
+
+std::vector<float> computed(const Kernels& k, const Operator& op, const Plane& in, const float* base) {
+    std::vector<float> out(op.stored, 777.0f);
+    const Job job{kOneCell, out.data(), &in, base};
+    Scratch scratch(op.scratch_bytes(kOneCell, 1));
+    op.run(k, &job, 1, scratch);
+    return out;
+}
+
+void test_moments(const Kernels& k, Random& random) {
+    const Picture picture(random, random.between(1, 14), random.between(1, 14), random.between(1, 40));
+    const int64_t channels = picture.now.channels, stored = stored_channels(channels);
+    const bool variance = random.chance(0.7);
+    const auto op = make_moments(picture.now.height * picture.now.width, variance);
+    op->operands = {0};
+    op->stored = variance ? 2 * stored : stored;
+    const std::vector<float> base = computed(k, *op, picture.plane(false), nullptr),
+                             changed = computed(k, *op, picture.plane(true), base.data());
+    for (const auto& [found, whole] :
+         {std::pair(base, moments_of(picture.before)), {changed, moments_of(picture.now)}})
+        for (int64_t c = 0; c < channels; ++c) {
+            check(close(found[c], whole[c], 2e-6), k.name, ": mean ", found[c], ", not ", whole[c]);
+            if (!variance) continue;
+            const double expected = whole[channels + c];
+            check(close(found[stored + c], expected, 2e-5), k.name, ": variance ", found[stored + c],
+                  ", not ", expected);
+        }
+}
+
+void test_norm(const Kernels& k, Random& random) {
+    const int64_t groups = random.between(1, 4), channels = groups * random.between(1, 10);
+    const int64_t stored = stored_channels(channels);
+    const Tensor image = random_image(random, random.between(1, 9), random.between(1, 9), channels);
+    const bool affine = random.chance(0.5);
+    const std::vector<float> weight = affine ? random.numbers(channels) : std::vector<float>(),
+                             bias = affine ? random.numbers(channels) : std::vector<float>();
+    const std::vector<double> moments = moments_of(image);
+    std::vector<float> in(2 * stored);
+    for (int64_t c = 0; c < channels; ++c) {
+        in[c] = static_cast<float>(moments[c]);
+        in[stored + c] = static_cast<float>(moments[channels + c]);
+    }
+    const auto op = make_norm(channels, groups, 0.01f, weight, bias);
+    op->operands = {0};
+    op->stored = 2 * stored;
+    const std::vector<float> found = computed(k, *op, {1, 1, 2 * stored, in.data(), nullptr, {}}, nullptr);
+    // A group's cells and channels side by side are a pixel of a norm over channels.
+    const int64_t cells = image.height * image.width, size = channels / groups;
+    for (int64_t g = 0; g < groups; ++g) {
+        Tensor row(1, 1, cells * size);
+        for (int64_t i = 0; i < cells; ++i)
+            for (int64_t c = 0; c < size; ++c)
+                row.data[i * size + c] = image.data[i * channels + g * size + c];
+        const Tensor expected = normalised(row, 0.01, {}, {});
+        for (int64_t i = 0; i < cells * size; ++i) {
+            const int64_t c = g * size + i % size;
+            const double value = affine ? expected.data[i] * weight[c] + bias[c] : expected.data[i];
+            check(close(row.data[i] * found[c] + found[stored + c], value, 1e-4), k.name, ": norm of ",
+                  row.data[i], " is not ", value);
+        }
+    }
+}
+
+double met(Meeting meeting, double x, const std::vector<float>& with, int64_t c) {
+    if (meeting == Meeting::kBoth) return x * with[c] + with[with.size() / 2 + c];
+    return meeting == Meeting::kFactor ? x * with[c] : x + with[c];
+}
+
+// On a box, and the effect outside it: what both make of a scalar that is linear in the value.
+void test_meeting(const Kernels& k, Random& random) {
+    const Picture picture(random, random.between(1, 14), random.between(1, 14), random.between(1, 40));
+    const Tensor& image = picture.now;
+    const int64_t channels = image.channels, stored = stored_channels(channels);
+    const auto meeting = random.choice<Meeting>({Meeting::kFactor, Meeting::kSummand, Meeting::kBoth});
+    const int64_t elements = meeting == Meeting::kBoth ? 2 * stored : stored;
+    const std::vector<float> before = random.numbers(elements), now = random.numbers(elements);
+    const auto op = make_meeting(meeting);
+    op->operands = {0, 1};
+    op->stored = stored;
+    op->epilogue = {random.chance(0.5) ? 0 : -kNoLimit, kNoLimit, kIdentity, 0};
+    check(op->met() == 1, "a meeting meets its second operand");
+    const Plane in[] = {picture.plane(true), {1, 1, elements, before.data(), now.data(), kOneCell}};
+    const Box reached[] = {picture.box, kOneCell}, box = op->reach(reached);
+    std::vector<float> out(box.cells() * stored);
+    const Job job{box, out.data(), in, nullptr};
+    Scratch scratch(op->scratch_bytes(box, 1));
+    op->run(k, &job, 1, scratch);
+
+    const Tensor gradient = random_image(random, image.height, image.width, channels);
+    double expected = 0;
+    int64_t cell = 0;
+    for (int64_t y = 0; y < image.height; ++y)
+        for (int64_t x = 0; x < image.width; ++x) {
+            const bool inside = y >= box.y.lo && y < box.y.hi && x >= box.x.lo && x < box.x.hi;
+            for (int64_t c = 0; c < channels; ++c) {
+                const double value = met(meeting, image.at(y, x, c), now, c);
+                if (inside)
+                    check(close(out[cell * stored + c], finished(value, op->epilogue), 1e-5), k.name,
+                          ": a cell that meets ", now[c], " is ", out[cell * stored + c], ", not ", value);
+                else
+                    expected += gradient.at(y, x, c) * (value - met(meeting, image.at(y, x, c), before, c));
+            }
+            cell += inside;
+        }
+    const Outside outside(*op, picture.plane(false), gradient.stored(), elements);
+    const double found = outside.effect(box, now.data(), before.data());
+    check(close(found, expected, 1e-4), "effect ", found, ", not ", expected);
+    // An empty box leaves out everything: as one that begins anywhere.
+    const double all = outside.effect({}, now.data(), before.data());
+    const double same = outside.effect({{0, 0}, {image.width, 0}}, now.data(), before.data());
+    check(all == same, "empty boxes differ");
+}
+
+// image -> convolution -> its mean -> linear, sigmoid -> gate on the convolution -> mean: positions against
+// float64 loops that leave the gate outside the box as it was, and the scalar's change by what that leaves
+// out.
+void test_session(const char* isa) {
+    Random random(11);
+    constexpr int64_t kSide = 18, kIn = 3, kChannels = 24;
+    auto program = std::make_shared<Program>(isa, kSide, kSide, kIn);
+    const Kernels& k = program->kernels();
+    const WindowMap map{kSide, kSide, 3, 1, 1, 1}, one{1, 1, 1, 1, 0, 1};
+    const auto first = random.numbers(kChannels * kIn * 9, 0.2f),
+               weight = random.numbers(kChannels * kChannels, 0.5f), bias = random.numbers(kChannels);
+    const ConvolutionShape shape{map, map, kIn, kChannels, 1};
+    program->add(make_convolution(k, shape, first.data(), nullptr), {0}, kSide, kSide, kChannels, {0});
+    program->add(make_moments(kSide * kSide, false), {1}, 1, 1, kChannels, {});
+    program->add(make_convolution(k, {one, one, kChannels, kChannels, 1}, weight.data(), bias.data()), {2}, 1,
+                 1, kChannels, {-kNoLimit, kNoLimit, kSigmoid});
+    program->add(make_meeting(Meeting::kFactor), {1, 3}, kSide, kSide, kChannels, {});
+    check(program->values()[3].global && !program->values()[4].global, "which values are global");
+    program->add_mean(4, {});
+
+    const Tensor input = random_image(random, kSide, kSide, kIn),
+                 gradient = random_image(random, kSide, kSide, kChannels);
+    const auto gate = [&](const Tensor& hidden) {
+        const auto mean = moments_of(hidden);
+        std::vector<double> found(kChannels);
+        for (int64_t o = 0; o < kChannels; ++o) {
+            double sum = bias[o];
+            for (int64_t c = 0; c < kChannels; ++c) sum += weight[o * kChannels + c] * mean[c];
+            found[o] = function_of(kSigmoid, sum, 0);
+        }
+        return found;
+    };
+    const auto hidden_of = [&](const Tensor& x) {
+        Tensor hidden = convolved(x, shape, first, {});
+        for (double& v : hidden.data) v = std::max(v, 0.0);
+        return hidden;
+    };
+    const Tensor hidden = hidden_of(input);
+    const auto usual = gate(hidden);
+
+    std::vector<Occlusion> positions;
+    for (int i = 0; i < 40; ++i)
+        positions.push_back({{random.interval(kSide), random.interval(kSide)}, {0, kIn}});
+    const std::vector<Box> extents = {
+        {{0, kSide}, {0, kSide}}, {{0, kSide}, {0, kSide}}, kOneCell, kOneCell, {{0, kSide}, {0, kSide}}};
+    const std::vector<float> x(input.data.begin(), input.data.end()), nothing(x.size());
+    const Session session(program, extents, {3}, {}, x.data(), nothing.data(), 2, {},
+                          {{4, gradient.stored()}});
+    const int64_t n = static_cast<int64_t>(positions.size());
+    std::vector<float> rows(n * kChannels), gates(n * kChannels);
+    std::vector<double> effects(n);
+    const std::vector<int64_t> corners(2 * n);
+    check(session.run(positions, {{3, corners.data(), 1, 1, gates.data()}}, {{0, rows.data()}},
+                      effects.data(), {}),
+          isa, ": cancelled");
+    for (int64_t p = 0; p < n; ++p) {
+        Tensor occluded = input;
+        const Box& at = positions[p].box;
+        for (int64_t y = at.y.lo; y < at.y.hi; ++y)
+            for (int64_t column = at.x.lo; column < at.x.hi; ++column)
+                for (int64_t c = 0; c < kIn; ++c) occluded.at(y, column, c) = 0;
+        const Tensor changed = hidden_of(occluded);
+        const auto now = gate(changed);
+        const Box box{map.changed(at.y), map.changed(at.x)};
+        std::vector<double> mean(kChannels);
+        double effect = 0;
+        for (int64_t y = 0; y < kSide; ++y)
+            for (int64_t column = 0; column < kSide; ++column)
+                for (int64_t c = 0; c < kChannels; ++c) {
+                    const bool inside =
+                        y >= box.y.lo && y < box.y.hi && column >= box.x.lo && column < box.x.hi;
+                    const double v = changed.at(y, column, c);
+                    mean[c] += v * (inside ? now : usual)[c] / (kSide * kSide);
+                    if (!inside) effect += gradient.at(y, column, c) * v * (now[c] - usual[c]);
+                }
+        for (int64_t c = 0; c < kChannels; ++c) {
+            check(close(gates[p * kChannels + c], now[c], 1e-5), isa, ": gate ", gates[p * kChannels + c],
+                  ", not ", now[c]);
+            check(close(rows[p * kChannels + c], mean[c], 1e-5), isa, ": mean ", rows[p * kChannels + c],
+                  ", not ", mean[c]);
+        }
+        check(close(effects[p], effect, 1e-3), isa, ": effect ", effects[p], ", not ", effect);
+    }
+}
+
+// Few numbers go through their operators in the chunks that the images around them have.
+void test_layout() {
+    Program program("", 32, 32, 16);
+    program.add(make_moments(32 * 32, false), {0}, 1, 1, 16, {});
+    program.add(make_meeting(Meeting::kFactor), {0, 1}, 32, 32, 16, {});
+    const Box all{{0, 32}, {0, 32}};
+    const Layout layout = lay_out(program, {all, kOneCell, all}, {});
+    check(layout.segments.size() == 2 && layout.segments[0].chunk == 1 && layout.segments[1].first == 1,
+          "chunks");
+    check(program.outside_bytes() == Outside::bytes(32, 32, 16), "bytes of what is left out");
+}
+
+}  // namespace
+}  // namespace krypton::testing
+
+int main(int argc, char** argv) {
+    using namespace krypton;
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 200;
+    testing::test_layout();
+    for (const char* const* isa = kernel_names(); *isa; ++isa) {
+        testing::Random random(4);
+        for (int i = 0; i < rounds; ++i) {
+            testing::test_moments(*kernels(*isa), random);
+            testing::test_norm(*kernels(*isa), random);
+            testing::test_meeting(*kernels(*isa), random);
+        }
+        testing::test_session(*isa);
+    }
+    return testing::report("gates");
+}

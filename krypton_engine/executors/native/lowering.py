@@ -21,6 +21,7 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import global_values
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.graph.ir import (
@@ -61,6 +62,7 @@ class Lowering:
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
         split: Nodes that are an image whose channels have several dimensions: whose, and in what order.
+        sites: Values of the nodes that meet global values, once they are built.
         reason: Why the first node that is not lowered could not be.
     """
 
@@ -75,6 +77,7 @@ class Lowering:
         self.reason = ""
         self.flat: set[int] = set()
         self.split: dict[int, tuple[Ref, IntArray]] = {}
+        self.sites: dict[int, int] = {}
         self._sums: dict[int, Sum] = {}
         self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
         self._uses[graph.output] += 1
@@ -89,10 +92,11 @@ class Lowering:
                 else:  # what it is made of, one by one, as far as that goes
                     for step in steps:
                         self._writes(graph.nodes[step])
-        # An image in pieces can only be read here; whoever else reads it takes it to pieces himself.
+        # An image in pieces, or a statistic, can only be read here; whoever else reads it makes it anew.
         read_elsewhere = {graph.output}
         for node in reversed(graph.nodes):
-            if node.index in self.split and node.index in read_elsewhere:
+            in_part = node.index in self.split or global_values.is_statistic(node)
+            if in_part and node.index in read_elsewhere:
                 self.lowered.discard(node.index)
             if node.depends and node.index not in self.lowered:
                 read_elsewhere |= set(refs((node.args, node.kwargs)))
@@ -137,6 +141,8 @@ class Lowering:
         node = self.graph.nodes[item.node]
         if not node.depends:
             raise Unsupported("an operand that is a constant")
+        if global_values.is_statistic(node):
+            raise Unsupported("a statistic by itself")
         if self.is_vector(item.node) or item.node in self.flat or item.node in self.split:
             raise Unsupported("something else where an image was expected")
         return self.build(item.node)
@@ -193,6 +199,8 @@ class Lowering:
 
     def shape_of(self, node: Node) -> tuple[int, int, int]:
         """Height, width and channels of an image, however its dimensions lie."""
+        if global_values.is_global(node):
+            return global_values.as_one_cell(node)
         others = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
         if (
             not node.local
@@ -204,6 +212,8 @@ class Lowering:
         return node.size(ROWS), node.size(COLUMNS), math.prod(node.shape[dim] for dim in others)
 
     def _lower(self, node: Node) -> None:
+        if global_values.is_statistic(node):
+            return None
         if node.dtype != torch.float32:
             raise Unsupported(f"it computes in float32, not {node.dtype}")
         if node.local:
@@ -213,7 +223,13 @@ class Lowering:
                 return self._pool(node, node.on_box)
             if isinstance(node.on_box, Reindex):
                 return self._reindex(node, node.on_box)
+        if node.index in self.graph.sites:
+            return global_values.meet(self, node)
         rule = RULES.get(node.op)
+        if global_values.is_global(node):
+            if global_values.is_statistic(self.graph.nodes[node.operands[0]]):
+                return global_values.mean_of_cells(self, node)
+            rule = rule if node.op in global_values.SPELT_ALIKE else None
         epilogue = epilogue_of(node)
         if epilogue is not None:
             end(self, node, epilogue)
@@ -223,13 +239,17 @@ class Lowering:
             raise Unsupported("not in its vocabulary")
 
     def _convolution(self, node: Node, convolution: Convolution) -> None:
-        if node.roles != (BATCH, None, ROWS, COLUMNS):
+        weight, groups = self.constant(Ref(convolution.weight)), convolution.groups
+        if global_values.is_global(node):
+            weight, groups = global_values.between_channels(self, node, convolution)
+            maps, limits = [(1, 1, 1, 1, 0, 1)] * 2, {}
+        elif node.roles != (BATCH, None, ROWS, COLUMNS):
             raise Unsupported("dimensions in another order")
-        weight = self.constant(Ref(convolution.weight)).contiguous().numpy()
+        else:
+            maps, limits = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)], _limits(node)
         bias = None if convolution.bias is None else self.constant(Ref(convolution.bias)).contiguous().numpy()
-        maps = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)]
         value, *others = [self.value(Ref(operand)) for operand in node.operands]
-        self.convolve(node, value, weight, bias, maps, convolution.groups, **_limits(node))
+        self.convolve(node, value, weight.contiguous().numpy(), bias, maps, groups, **limits)
         done = replace(self._sums[node.index], epilogue=convolution.epilogue)
         self._sums[node.index] = replace(done, residual=others[0]) if convolution.residual else done
 

@@ -12,12 +12,14 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors import registry
-from krypton_engine.executors.base import Session
+from krypton_engine.executors.base import Session, Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.lowering import Lowering
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
+from krypton_engine.executors.outside import site_gradients
 from krypton_engine.executors.tail import Tail, constants_of
+from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import BATCH, Graph, refs
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
@@ -44,9 +46,13 @@ class NativeProgram:
         kept: The numbers of the exits that are images.
         values: The node that each of the engine's images was built for.
         shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
+        sites: The numbers of the nodes that meet global values.
         tail: The rest of the model.
         constants: Weights of the tail.
         reason: Why the engine stops before the output; empty if it does not.
+
+    Raises:
+        Unsupported: A site of a linearised graph is left to PyTorch.
     """
 
     def __init__(self, graph: Graph, isa: str = "") -> None:
@@ -55,6 +61,8 @@ class NativeProgram:
         self.program = engine._native.Program(isa, height, width, channels)
         lowering = Lowering(graph, self.program)
         self.reason = lowering.reason
+        if not lowering.lowered.issuperset(graph.sites):
+            raise Unsupported(f"the C++ engine lacks {self.reason}")
         rest = [node for node in graph.nodes if node.depends and node.index not in lowering.lowered]
         wanted = {i for node in rest for i in refs((node.args, node.kwargs))} | {graph.output}
         self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
@@ -62,30 +70,40 @@ class NativeProgram:
         self.flat = lowering.flat & set(self.exits)
         self.kept = [number for index, number in self.exits.items() if index not in self.vectors]
         self.values = lowering.nodes
-        self.shrinkable = {node.index: number for number, node in lowering.nodes.items() if number > 0}
+        self.shrinkable = {
+            node.index: number for number, node in lowering.nodes.items() if number > 0 and node.axes
+        }
+        self.sites = lowering.sites
         self._begins = lowering.begins
         self._of_vectors = {number: index for index, number in sorted(lowering.vectors.items(), reverse=True)}
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 
     def open(
-        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
+        self,
+        plan: Plan,
+        inputs: tuple[Tensor, ...],
+        baseline: Tensor,
+        memory_budget: int,
+        head: Head | None = None,
     ) -> NativeSession:
         """See `krypton_engine.executors.base.Program.open`; the executor that runs every graph stands by."""
         device = inputs[self.graph.occluded].device
 
         def last_resort() -> Session:
             program = registry.preferred(device)[-1].program(self.graph, plan, device)
-            return program.open(plan, inputs, baseline, memory_budget)
+            return program.open(plan, inputs, baseline, memory_budget, head)
 
-        return NativeSession(self, plan, inputs, baseline, memory_budget, Standby(last_resort))
+        standby = Standby(last_resort)
+        gradients = site_gradients(self.graph, inputs, head, memory_budget)
+        return NativeSession(self, plan, inputs, baseline, memory_budget, standby, gradients=gradients)
 
     def extents(self, plan: Plan) -> IntArray:
         """The largest box of every value of the engine: ``(values, 2)``."""
         out = np.zeros((len(self.values), 2), dtype=np.int64)
         for value, node in self.values.items():
             largest = plan.extents(node)
-            out[value] = [int(largest[axis].max()) for axis in (ROWS, COLUMNS)]
+            out[value] = [int(largest[axis].max()) if node.axes else 1 for axis in (ROWS, COLUMNS)]
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:
@@ -96,7 +114,7 @@ class NativeProgram:
         """
         extents = self.extents(plan)
         run = [self.program.run_bytes(extents, self.kept, engine.threads(), n) for n in (0, 1)]
-        fixed = self.program.weight_bytes + self.program.view_bytes + run[0]
+        fixed = self.program.weight_bytes + self.program.view_bytes + self.program.outside_bytes + run[0]
         fixed += sum(value.numel() * value.element_size() for value in self.constants.values())
         each = run[1] - run[0] + sum(self.graph.nodes[i].numel() * 4 for i in self.exits)
         each += 2 * sum(sorted((node.numel() * 4 for node in self.tail.nodes), reverse=True)[:3])
@@ -140,6 +158,8 @@ class NativeProgram:
         if index in self.vectors:
             return (self.graph.nodes[index].numel(),)
         node = self.values[self.exits[index]]
+        if not node.axes:
+            return (1, 1, node.numel())
         cells = node.size(ROWS), node.size(COLUMNS)
         return (*cells, node.numel() // math.prod(cells))
 
@@ -147,7 +167,7 @@ class NativeProgram:
         """The engine's answer for an exit, in the shape of its node."""
         node = self.graph.nodes[index]
         given = given.to(node.dtype)
-        if index in self.vectors:
+        if index in self.vectors or not self.values[self.exits[index]].axes:
             return given.reshape(-1, *node.shape[1:])
         if index in self.flat:
             return given.permute(0, 3, 1, 2).reshape(len(given), -1)

@@ -61,6 +61,8 @@ class NativeSession:
         shrinks: By node: rows and columns at the rim of its boxes are dropped where no element changes by the
             threshold; 0 drops nothing. The gradient of a scalar by the node's value, shaped like it, tells
             what that does to the scalar; None to ignore it.
+        gradients: Of a scalar by the value of every site, see `krypton_engine.graph.ir.Graph.sites`: what
+            global values do elsewhere is told of.
 
     Attributes:
         window: The sliding window whose positions it answers.
@@ -83,6 +85,7 @@ class NativeSession:
         memory_budget: int,
         standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
+        gradients: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> None:
         x = inputs[program.graph.occluded]
         baseline = baseline.to(x).expand(x.shape)
@@ -92,7 +95,7 @@ class NativeSession:
         # Integers are the engine's from where the model makes numbers of float32 of them.
         x, baseline = x.float(), baseline.float()
         self._constant = unchanging(program.graph, inputs, program.constants)
-        self._shrinks = bool(shrinks)
+        self._approximate = bool(shrinks) or bool(gradients)
         self.costs: Costs | None = None
         self._inputs = inputs
         # Its views come on top of these.
@@ -103,8 +106,9 @@ class NativeSession:
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
             for node, (threshold, g) in shrinks.items()
         ]
-        gradients = sum(0 if g is None else g.nbytes for _, _, g in armed)
-        self.batch = program.largest_batch(plan, memory_budget - gradients)
+        sites = [(program.sites[node], program.as_image(node, g)) for node, g in gradients.items()]
+        held = sum(g.nbytes for _, _, g in armed if g is not None) + sum(g.nbytes for _, g in sites)
+        self.batch = program.largest_batch(plan, memory_budget - held)
         self._standby = standby
         self._plan = plan
         self._session: engine._native.Session | None = engine._native.Session(
@@ -115,6 +119,7 @@ class NativeSession:
             _nhwc(baseline),
             engine.threads(),
             armed,
+            sites,
         )
         base = self._outputs(1, self._session.base)
         self.base = self._take_over().base if base is None else base
@@ -151,10 +156,14 @@ class NativeSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`."""
         if self._session is None:
             return self
-        effects = first_order(self.program.graph, self._inputs, self.program.shrinkable, head, self._free)
+        cut, sites = self.program.shrinkable, self.program.sites
+        effects = first_order(self.program.graph, self._inputs, {*cut, *sites}, head, self._free)
         if not effects:
             return self
-        made = self._again({node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items()})
+        made = self._again(
+            {node: (epsilon * rms, gradient) for node, (rms, gradient) in effects.items() if node in cut},
+            {node: gradient for node, (_, gradient) in effects.items() if node in sites},
+        )
         made.costs = self.costs
         return made
 
@@ -173,7 +182,9 @@ class NativeSession:
                 for found in self._take_over().compute(changes[start:], limit):
                     yield replace(found, which=found.which + start)
                 return
-            yield Computed(np.arange(start, start + len(boxes)), values, dropped if self._shrinks else None)
+            yield Computed(
+                np.arange(start, start + len(boxes)), values, dropped if self._approximate else None
+            )
 
 
 def _nhwc(image: Tensor) -> Float32s:

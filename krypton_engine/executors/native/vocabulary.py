@@ -37,7 +37,7 @@ def _first(arguments: dict[str, Any]) -> Any:
 def end(to: Lowering, node: Node, epilogue: Epilogue) -> None:
     """``node`` is an activation: the end of the sum that it reads, or a sum of its own."""
     item = node.args[0]
-    kinds = ("convolution", "concat", "combine", "mean", "cells", "dense")
+    kinds = ("convolution", "concat", "combine", "meeting", "mean", "cells", "dense")
     waiting = to.joinable(item, *kinds)
     if waiting is not None and not (waiting.kind == "concat" and waiting.scale is None):
         to.join(node, item, replace(waiting, epilogue=epilogue))

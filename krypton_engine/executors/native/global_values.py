@@ -1,0 +1,134 @@
+"""Global values of linearised graphs: values of one cell for the engine, and the sites where cells meet them.
+
+See `krypton_engine.graph.rewrites.linearise`. Totals and the two numbers of a norm are *statistics*: no value
+of the engine, but part of one that is made of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.sums import Sum, numbers
+from krypton_engine.graph.ir import Convolution, Node, Ref, Total
+from krypton_engine.graph.operators import arguments
+from krypton_engine.graph.rewrites import linearise
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.native.lowering import Lowering
+
+SPELT_ALIKE = frozenset(
+    {"_to_copy", "add", "div", "linear", "mul", "permute", "reshape", "sub", "transpose", "unsqueeze"}
+)
+"""Operators on global values whose rule is that of images."""
+
+_MEETINGS = {"mul": "factor", "add": "summand"}
+"""What a global value does to cells, by operator."""
+
+
+def is_global(node: Node) -> bool:
+    """Whether a node is a global value."""
+    return node.depends and node.local and not node.axes
+
+
+def is_statistic(node: Node) -> bool:
+    """Whether the engine has no value of a global value by itself."""
+    return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
+
+
+def mean_of_cells(to: Lowering, node: Node) -> None:
+    """``node`` is the mean of an image over its cells.
+
+    Raises:
+        Unsupported: Something else is made of totals.
+    """
+    sums = to.graph.nodes[node.operands[0]]
+    if node.target is not linearise.mean:
+        raise Unsupported("made of sums in another way than the mean")
+    image = to.graph.nodes[sums.operands[0]]
+    if node.numel() != to.shape_of(image)[2]:
+        raise Unsupported("a mean over channels")
+    to.remember(node, to.program.moments(to.value(Ref(image.index)), False))
+
+
+def between_channels(to: Lowering, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
+    """A convolution of a global value as weights between channels, ``(out, in / groups, 1, 1)``, and groups.
+
+    Raises:
+        Unsupported: It slides over something else than channels.
+    """
+    weight = to.constant(Ref(convolution.weight))
+    channels, source = to.shape_of(node)[2], to.graph.nodes[node.operands[0]]
+    if math.prod(weight.shape[2:]) == 1 and node.shape[1] == channels:
+        return weight.reshape(*weight.shape[:2], 1, 1), convolution.groups
+    if weight.dim() != 3 or weight.shape[:2] != (1, 1) or source.shape[:2] != (1, 1):
+        raise Unsupported("a kernel over something else than channels")
+    (stride,), (padding,), (dilation,) = convolution.stride, convolution.padding, convolution.dilation
+    banded = torch.zeros(channels, source.shape[2])
+    for tap, number in enumerate(weight.flatten()):
+        for out in range(channels):
+            read = out * stride - padding + tap * dilation
+            if 0 <= read < banded.shape[1]:
+                banded[out, read] = number
+    return banded[:, :, None, None], 1
+
+
+def meet(to: Lowering, node: Node) -> None:
+    """``node`` is a site: an image whose cells meet global values.
+
+    Raises:
+        Unsupported: Another operator than a product, a sum or a norm.
+    """
+    if node.target is torch.ops.aten.addcmul.default:
+        return _norm(to, node)
+    images = [i for i in node.operands if not is_global(to.graph.nodes[i])]
+    meeting = _MEETINGS.get(node.op)
+    if meeting is None or len(node.operands) != 2 or len(images) != 1:
+        raise Unsupported("meets global values in another way than a product or a sum")
+    if arguments(node.target, node.args, node.kwargs).get("alpha", 1) != 1:
+        raise Unsupported("a scaled addition")
+    (met,) = (i for i in node.operands if i not in images)
+    if to.shape_of(to.graph.nodes[met])[2] != to.shape_of(node)[2]:
+        raise Unsupported("a global value of another number of channels")
+    _wait(to, node, to.value(Ref(images[0])), to.value(Ref(met)), meeting)
+
+
+def _norm(to: Lowering, node: Node) -> None:
+    summand, item, factor = node.args
+    shift = to.graph.nodes[summand.node]
+    if shift.target is not linearise.shift or to.graph.nodes[factor.node].target is not linearise.scale:
+        raise Unsupported("meets a factor and a summand that are no norm's")
+    sums, squares, _, groups, epsilon, weight, bias, _ = shift.args
+    if any(to.graph.nodes[total.node].operands != (item.node,) for total in (sums, squares)):
+        raise Unsupported("a norm by another image's statistics")
+    by_channel = [None if each is None else to.constant(each).contiguous().numpy() for each in (weight, bias)]
+    image, channels = to.value(item), to.shape_of(node)[2]
+    moments = to.program.moments(image, True)
+    to.remember(to.graph.nodes[sums.node], moments)
+    norm = to.program.norm(moments, channels, groups, epsilon, *by_channel)
+    to.remember(shift, norm)
+    _wait(to, node, image, norm, "both")
+
+
+def _wait(to: Lowering, node: Node, image: int, met: int, meeting: str) -> None:
+    def build(done: Sum) -> int:
+        to.sites[node.index] = to.program.meet(image, met, meeting, numbers(done.epilogue))
+        return to.sites[node.index]
+
+    to.wait(node, Sum(build, "meeting"))
+
+
+def as_one_cell(node: Node) -> tuple[int, int, int]:
+    """Height, width and channels of a global value.
+
+    Raises:
+        Unsupported: It is no vector.
+    """
+    sizes = [n for n in node.shape[1:] if n != 1]
+    if len(sizes) > 1:
+        raise Unsupported("a global value of several dimensions")
+    return 1, 1, math.prod(sizes)

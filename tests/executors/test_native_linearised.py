@@ -1,0 +1,181 @@
+"""Linearised graphs in the C++ engine: as the reference executor has them, to the rounding of float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.gates import CHANNELS, GATES, Gated
+from support.sessions import answers
+from support.truth import brute_force
+from torch import nn
+
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
+from krypton_engine.executors.reference.executor import EXECUTOR as REFERENCE
+from krypton_engine.graph.rewrites.linearise import linearised
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Plan
+from krypton_engine.planning.cache import Source, capture
+
+SHAPE = (3, 24, 20)
+REFUSED = ("channel half", "response norm", "sum")
+TAKEN = [name for name in GATES if name not in REFUSED]
+
+
+def head(outputs):
+    return outputs[:, 2]
+
+
+def gated(kind):
+    torch.manual_seed(0)
+    return Gated(kind).float()
+
+
+def opened(executor, model, x, baseline=0.0, memory_budget=2**30, head=head):
+    graph = linearised(capture(Source(model, (x,))))
+    assert graph.sites
+    plan = Plan.of(graph, SlidingWindow(x.shape[1:], (3, 6, 6), (3, 5, 5)))
+    program = executor.program(graph, plan, x.device)
+    return program.open(plan, (x,), torch.as_tensor(baseline), memory_budget, head)
+
+
+def compare(native, reference):
+    """Outputs and effects are equal, measured by the range of the outputs' first-order map."""
+    torch.testing.assert_close(native.base, reference.base, rtol=1e-5, atol=1e-6)
+    found, expected = answers(native), answers(reference)
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=2e-5, atol=2e-6)
+    scale = np.ptp(head(expected.outputs).numpy() + expected.dropped)
+    assert np.abs(expected.dropped).max() > 1e-4 * scale
+    np.testing.assert_allclose(found.dropped, expected.dropped, atol=2e-5 * scale)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_as_the_reference_executor(name, x):
+    model = gated(GATES[name])
+    compare(opened(NATIVE, model, x), opened(REFERENCE, model, x))
+
+
+class Scaled(nn.Module):
+    """Global values that meet each other and constants, and one that is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(CHANNELS, CHANNELS), nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        mean = x.mean((2, 3))
+        gate = (0.5 * self.first(mean)).sigmoid() * (1 + self.second(mean)) - 0.25
+        return x * gate[..., None, None] + mean[..., None, None].tanh()
+
+
+def test_arithmetic_of_global_values(x):
+    model = gated(Scaled)
+    compare(opened(NATIVE, model, x), opened(REFERENCE, model, x))
+
+
+class Inverted(nn.Module):
+    """Inverted residuals with gates, as in EfficientNet and MobileNetV3; the second changes the size."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.expand = nn.ModuleList(nn.Conv2d(16, 40, 1) for _ in range(2))
+        self.depthwise = nn.ModuleList(nn.Conv2d(40, 40, 5, s, 2, groups=40) for s in (1, 2))
+        self.down = nn.ModuleList(nn.Conv2d(40, 10, 1) for _ in range(2))
+        self.up = nn.ModuleList(nn.Conv2d(10, 40, 1) for _ in range(2))
+        self.project = nn.ModuleList(nn.Conv2d(40, 16, 1) for _ in range(2))
+        self.head = nn.Linear(16, 5)
+        self.eval()
+
+    def forward(self, x):
+        x = nn.functional.hardswish(self.stem(x))
+        for i, depthwise in enumerate(self.depthwise):
+            y = nn.functional.silu(depthwise(nn.functional.silu(self.expand[i](x))))
+            s = nn.functional.silu(self.down[i](nn.functional.adaptive_avg_pool2d(y, 1)))
+            y = self.project[i](self.up[i](s).sigmoid() * y)
+            x = x + y if y.shape == x.shape else y
+        return self.head(x.mean((2, 3))).softmax(1)
+
+
+def test_inverted_residuals(x):
+    """What follows the engine's part, a softmax here, is PyTorch's."""
+    torch.manual_seed(1)
+    model = Inverted()
+    native = opened(NATIVE, model, x)
+    assert "PyTorch in full from softmax" in native.executor
+    compare(native, opened(REFERENCE, model, x))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_engine_has_no_word_for(name, x):
+    with pytest.raises(Unsupported, match="the C\\+\\+ engine lacks"):
+        opened(NATIVE, gated(GATES[name]), x)
+
+
+def test_batches_do_not_matter(x):
+    session = opened(NATIVE, gated(GATES["group norm"]), x)
+    alone, together = answers(session, limit=1), answers(session)
+    assert torch.equal(alone.outputs, together.outputs)
+    assert np.array_equal(alone.dropped, together.dropped)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "group norm"])
+def test_trimmed_too(name, x):
+    """What trimming drops and what global values do outside are added up."""
+    model = gated(GATES[name])
+    session = opened(NATIVE, model, x)
+    whole = answers(session)
+    values = head(whole.outputs).numpy() + whole.dropped
+    trimmed = answers(session.trimmed(0.2, head))
+    assert not torch.equal(trimmed.outputs, whole.outputs)
+    assert np.abs(head(trimmed.outputs).numpy() + trimmed.dropped - values).max() < 0.1 * np.ptp(values)
+
+
+def test_the_truth_is_near(x):
+    """Gates move little: the first order leaves a small part of what they do outside boxes."""
+    model = gated(GATES["linear"])
+    found = answers(opened(NATIVE, model, x))
+    truth = head(brute_force(model, x, (3, 6, 6), (3, 5, 5))).numpy()
+    values = head(found.outputs).numpy()
+    error, frozen = np.abs(values + found.dropped - truth).max(), np.abs(values - truth).max()
+    assert error < 0.2 * frozen
+
+
+def test_the_budget_counts_what_tells_of_the_outside(x):
+    model = gated(GATES["instance norm"])
+    session = opened(NATIVE, model, x)
+    tables = session.program.program.outside_bytes
+    # Two sites of 16 stored channels, a factor and a summand each, in float64.
+    assert tables == (25 * 21 + 23 * 19) * 2 * 16 * 8
+    made, plan = session.program, Plan.of(session.program.graph, session.window)
+    others = made.program.view_bytes + made.program.weight_bytes
+    others += made.program.run_bytes(made.extents(plan), made.kept, engine.threads(), 0)
+    with pytest.raises(InputError):
+        made.largest_batch(plan, others + tables)
+    assert made.largest_batch(plan, others + 2 * tables) > 1
+
+
+def test_a_target_without_a_gradient(x):
+    with pytest.raises(Unsupported, match="no gradient"):
+        opened(NATIVE, gated(GATES["sigmoid"]), x, head=lambda outputs: outputs[:, 2].detach())
+
+
+def test_numbers_that_are_not_finite(x):
+    """The reference executor takes over, and tells of effects as before."""
+    model = gated(GATES["sigmoid"])
+    baseline = torch.zeros_like(x)
+    baseline[..., 12:, 10:] = 1e38
+    native = opened(NATIVE, model, x, baseline)
+    found, expected = answers(native, limit=4), answers(opened(REFERENCE, model, x, baseline))
+    assert "not finite" in native.executor
+    torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-4, atol=1e-5, equal_nan=True)
+    finite = np.isfinite(expected.dropped)
+    np.testing.assert_allclose(found.dropped[finite], expected.dropped[finite], rtol=1e-4, atol=1e-6)

@@ -64,21 +64,16 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
     """
     if measured.all():
         return Prediction(values.astype(np.float64), np.zeros(values.shape))
-    scales = [
-        step / size
-        for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
-        if not window.spans(axis)
-    ]
-    grid = _Grid(values.shape, np.array(scales))
+    grid = Grid.of(window)
     known = measured.ravel()
     sources, targets = np.flatnonzero(known), np.flatnonzero(~known)
     heights = values.ravel()[known].astype(np.float64)
     level = float(heights.mean())
 
-    found = _krige(grid, sources, heights - level, targets, skip=0)
+    found = krige(grid, sources, heights - level, targets, skip=0)
     # Every source is its own nearest neighbour: what the others say of it is told by those after it.
     asked, place = np.unique(found.nearest, return_inverse=True)
-    others = _krige(grid, sources, heights - level, sources[asked], skip=1)
+    others = krige(grid, sources, heights - level, sources[asked], skip=1)
     misses = (others.predicted - (heights - level)[asked]) ** 2 / others.variance
     at = place.reshape(found.nearest.shape)
     missed, differed = ((found.closeness * told[at]).sum(1) for told in (misses, others.discord))
@@ -106,7 +101,7 @@ def covariance(distance: Floats) -> Floats:
     return np.asarray((1 + scaled) * np.exp(-scaled))
 
 
-class _Grid:
+class Grid:
     """Positions by number, how far apart they are, and the covariances between them.
 
     Args:
@@ -123,6 +118,16 @@ class _Grid:
         # By distance along each axis, as a table: most of the time would go into exponentials.
         self._covariances = covariance(np.sqrt(sum(along**2 for along in away))).ravel()
 
+    @staticmethod
+    def of(window: SlidingWindow) -> Grid:
+        """The grid of a sliding window."""
+        scales = [
+            step / size
+            for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
+            if not window.spans(axis)
+        ]
+        return Grid(window.grid_shape, np.array(scales))
+
     def places(self, positions: IntArray) -> Floats:
         """Coordinates of some positions, in windows: ``(n, axes)``."""
         return np.stack(np.unravel_index(positions, self._shape), 1) * self._scales
@@ -137,7 +142,7 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Kriged:
+class Kriged:
     """Predictions for some targets from their nearest sources.
 
     Attributes:
@@ -145,6 +150,7 @@ class _Kriged:
         variance: Its expected squared error, of a map of variance 1.
         discord: How far these sources are from it, squared, over what that is in a map of variance 1.
         nearest: The sources ``(targets, some)``.
+        near: How near they are: squared covariances with the target.
         closeness: Weights by how near they are; they sum to 1.
     """
 
@@ -152,11 +158,21 @@ class _Kriged:
     variance: Floats
     discord: Floats
     nearest: IntArray
+    near: Floats
     closeness: Floats
 
 
-def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, skip: int) -> _Kriged:
-    """Ordinary kriging, and how well the sources agree with it.
+def krige(
+    grid: Grid,
+    sources: IntArray,
+    heights: Floats,
+    targets: IntArray,
+    skip: int,
+    *,
+    level_known: bool = False,
+    nugget: float = _NUGGET,
+) -> Kriged:
+    """Kriging from the nearest sources, and how well these agree with it.
 
     Args:
         grid: The positions.
@@ -164,13 +180,17 @@ def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, s
         heights: Values there.
         targets: Which are asked for, ``(m,)``.
         skip: How many of the nearest sources not to use.
+        level_known: Whether the map's mean is 0 (simple kriging), or unknown (ordinary kriging).
+        nugget: Share of the variance that changes from one position to the next.
     """
     from scipy.spatial import cKDTree
 
     size, count = len(targets), min(NEIGHBOURS, len(sources) - skip)
+    unknowns = count + (not level_known)
     predicted, variance, discord = np.zeros(size), np.ones(size), np.zeros(size)
     if count <= 0:  # a single source, asked about itself
-        return _Kriged(predicted, variance, discord, np.zeros((size, 0), dtype=np.int64), np.zeros((size, 0)))
+        none = np.zeros((size, 0))
+        return Kriged(predicted, variance, discord, none.astype(np.int64), none, none)
     distance, nearest = (
         np.reshape(each, (-1, count + skip))[:, skip:]
         for each in cKDTree(grid.places(sources)).query(grid.places(targets), count + skip)
@@ -181,18 +201,18 @@ def _krige(grid: _Grid, sources: IntArray, heights: Floats, targets: IntArray, s
     for start in range(0, size, _MOST_PREDICTED_TOGETHER):
         part = slice(start, start + _MOST_PREDICTED_TOGETHER)
         there = heights[nearest[part]]
-        # Weights sum to one (the last row): the level of the map is not known.
-        equations = np.ones((len(there), count + 1, count + 1))
-        equations[:, :count, :count] = grid.covariances(sources[nearest[part]]) + _NUGGET * np.eye(count)
-        equations[:, count, count] = 0
-        right = np.ones((len(there), count + 1))
+        # Where the level is not known, weights sum to one: the last row.
+        equations = np.ones((len(there), unknowns, unknowns))
+        equations[:, :count, :count] = grid.covariances(sources[nearest[part]]) + nugget * np.eye(count)
+        equations[:, count:, count:] = 0
+        right = np.ones((len(there), unknowns))
         right[:, :count] = near[part]
         weights = np.linalg.solve(equations, right[..., None])[..., 0]
         explained = (weights * right).sum(1)
         predicted[part] = (weights[:, :count] * there).sum(1)
-        variance[part] = np.maximum(1 + _NUGGET - explained, _NUGGET)
+        variance[part] = np.maximum(1 + nugget - explained, _NUGGET)
         # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
         apart = (closeness[part] * (there - predicted[part, None]) ** 2).sum(1)
         expected = 1 + explained - 2 * (closeness[part] * near[part]).sum(1)
         discord[part] = apart / np.maximum(expected, _NUGGET)
-    return _Kriged(predicted, variance, discord, nearest, closeness)
+    return Kriged(predicted, variance, discord, nearest, near**2, closeness)

@@ -14,11 +14,15 @@ from functools import cached_property
 
 import numpy as np
 
-from krypton_engine.approximation.interpolation import Prediction, covariance, predict
+from krypton_engine.approximation.drift import predict_by_drift
+from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
 from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.changed import Work
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.run.fidelity import FEWEST_DRAWN, Cheap, chosen_by_rate, drawn, to_be_drawn
+from krypton_engine.run.forecast import NOWHERE, Forecast, NextStep, Trajectory
+from krypton_engine.run.savings import Savings, windows_apart
 
 _GROWTH = 0.2
 """Positions that a step measures, as a share of those so far or those left, whichever are fewer:
@@ -26,26 +30,6 @@ early on as well as late too large a step costs more than looking once more."""
 
 _SMALLEST_STEP = 8
 """Positions that a step measures at least: a forecast costs time too."""
-
-_REACH = 2.0
-"""Distance within which a measured position explains others, in distances to the nearest one before."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The expected map where only a part has been measured.
-
-    Attributes:
-        prediction: The whole map.
-        ssim: What its SSIM with the exact map probably is.
-        computed: How many sets of changed cells have been computed.
-        prices: What a unit of error variance costs of the SSIM, by cell of the grid.
-    """
-
-    prediction: Prediction
-    ssim: float
-    computed: int
-    prices: Floats
 
 
 @dataclass(frozen=True)
@@ -59,9 +43,13 @@ class StoppingRule:
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.base.Session`.
         at_once: How many sets of positions a step measures at least; None as suits the session.
+        drift: Whether a cheap session gives the trend of the map, and exact values correct it: the session
+            trimmed by ``epsilon``, for 0 the linearised one if there is one.
+        cost: Of a cheap position, in exact ones; None as measured on the way.
 
     Examples:
         >>> rule = StoppingRule(ssim_target=0.9, factor=2.0)
+        >>> from krypton_engine.approximation.interpolation import Prediction
         >>> flat = Prediction(np.zeros(4), np.zeros(4))
         >>> [rule.stops(Forecast(flat, ssim, 4, np.zeros(4))) for ssim in (0.94, 0.96)]
         [False, True]
@@ -73,6 +61,8 @@ class StoppingRule:
     basis: str = "online"
     epsilon: float = 0.0
     at_once: int | None = None
+    drift: bool = False
+    cost: float | None = None
 
     def stops(self, forecast: Forecast) -> bool:
         """Whether a map of this forecast is good enough."""
@@ -85,45 +75,6 @@ class StoppingRule:
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """The course of a map's sampling so far.
-
-    Attributes:
-        steps: Steps taken.
-        scale: Errors in multiples of the variance that interpolation expects; None as long as no forecast has
-            been compared with measurements.
-        forecast: Of the map before the last step's positions were measured; None before the first forecast.
-        measured: The first position of every set that the last step measures.
-    """
-
-    steps: int = 0
-    scale: float | None = None
-    forecast: Forecast | None = None
-    measured: IntArray | None = None
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """The step that follows from a part of a map.
-
-    Attributes:
-        positions: To be measured next, ``(n,)``, int64: whole sets of those that change the same cells. Empty
-            where sampling is over.
-        forecast: Of the map so far; None before a forecast has been compared with
-            measurements, and where values are not finite.
-        over: Whether sampling is over: all is measured, or ``reached``.
-        reached: Whether the stopping rule ended it.
-        trajectory: Where the step after goes on from.
-    """
-
-    positions: IntArray
-    forecast: Forecast | None
-    over: bool
-    reached: bool
-    trajectory: Trajectory
-
-
-@dataclass(frozen=True)
 class Sampling:
     """The sampling of one map: the positions wanted, and the rule that ends it. Holds no progress.
 
@@ -133,6 +84,7 @@ class Sampling:
             change the same cells come together.
         rule: When to stop; None for never.
         at_once: Sets of positions that take hardly longer than one; a step has as many at least.
+        cheap: The cheap fidelity; None for exact values alone.
 
     Examples:
         >>> from krypton_engine.perturbation.changed import ChangedCells, distinct_work
@@ -151,8 +103,11 @@ class Sampling:
     work: Work
     rule: StoppingRule | None = None
     at_once: int = 1
+    cheap: Cheap | None = None
 
-    def next(self, values: Floats, measured: Flags, so_far: Trajectory | None = None) -> NextStep:
+    def next(
+        self, values: Floats, measured: Flags, so_far: Trajectory | None = None, cheap: Floats | None = None
+    ) -> NextStep:
         """The step that follows from a part of a map.
 
         Args:
@@ -160,6 +115,8 @@ class Sampling:
             measured: Where they have been measured.
             so_far: The trajectory of the step before, all of whose positions are measured by now; None for
                 the first step.
+            cheap: The cheap map: NaN where it has not been measured, infinite where it is not finite. None
+                where there is no cheap fidelity.
         """
         left = (self._set >= 0) & ~measured.ravel()
         if so_far is None:
@@ -168,27 +125,94 @@ class Sampling:
             return self._over(None, so_far)
         if not np.isfinite(values[measured]).all():  # nothing can be predicted, so all of it is measured
             return NextStep(np.flatnonzero(left), None, False, False, replace(so_far, steps=so_far.steps + 1))
-        scale = so_far.scale if so_far.forecast is None else _missed(so_far.forecast, values, so_far.measured)
-        forecast = self._forecast(values, measured, scale or 1.0)
-        compared = None if scale is None else forecast
+        trend = None if cheap is None or np.isinf(cheap).any() else cheap
+        scale, cheap_scale = so_far.compared(values, trend)
+        scales = scale or 1.0, cheap_scale or 1.0
+        forecast = self._forecast(values, measured, trend, scales, self._drawn(so_far.drawn))
+        known = np.full(left.shape, True) if trend is None else np.isfinite(trend).ravel()
+        unseen = left if forecast.drifted is None else left & ~known
+        grid = self._sets(self._grid(2), unseen) or self._sets(self._grid(1), unseen)
+        early = scale is cheap_scale is None or (bool(grid) and self.cheap is not None)
+        compared = None if early else forecast
         if compared is not None and self.rule is not None and self.rule.stops(forecast):
             return self._over(compared, so_far, reached=True)
-        chosen = self._sets(self._grid(1), left) if so_far.steps == 1 else []
-        chosen = chosen or self._sets(self._least_certain(forecast, measured, left), left)
-        firsts = np.array([alike[0] for alike in chosen], dtype=np.int64)
-        then = Trajectory(so_far.steps + 1, scale, forecast, firsts)
-        return NextStep(np.concatenate(chosen), compared, False, False, then)
+        exactly, cheaply = self._chosen(forecast, measured, left, known, grid)
+        draws = so_far.drawn
+        if self.cheap is not None:
+            spent = len(exactly) + self.cheap.cost * len(cheaply) + self._spent(forecast)
+            draws = max(draws, to_be_drawn(spent, forecast.drifted is not None))
+            more = self._drawn(draws)
+            exactly, cheaply = _with(exactly, more, left), _with(cheaply, more, ~known)
+        firsts, cheap_firsts = _firsts_of(exactly), _firsts_of(cheaply)
+        then = Trajectory(so_far.steps + 1, scale, forecast, firsts, cheap_scale, cheap_firsts, draws)
+        positions, cheap_positions = (np.concatenate([NOWHERE, *sets]) for sets in (exactly, cheaply))
+        return NextStep(positions, compared, False, False, then, cheap_positions)
 
     def _first(self, measured: Flags, left: Flags) -> NextStep:
-        """Positions that change nothing, and a coarse grid; a finer one where a region lies in its gaps."""
+        """Positions that change nothing, and a coarse grid; a finer one where a region lies in its gaps.
+
+        With a cheap fidelity, in place of the grid: the first of those that are drawn, by both.
+        """
         unchanged = self.work.unchanged[~measured.ravel()[self.work.unchanged]]
+        if self.cheap is not None:
+            both = self._drawn(FEWEST_DRAWN)
+            exactly = [alike for alike in both if left[alike[0]]]
+            positions = np.concatenate([unchanged, *exactly])
+            then = Trajectory(1, drawn=FEWEST_DRAWN)
+            return NextStep(positions, None, False, False, then, np.concatenate([unchanged, *both]))
         chosen = self._sets(self._grid(2), left)
         if not (chosen or len(unchanged) or measured.any()):
             chosen = self._sets(self._grid(1), left) or self.work.positions[:1]
         return NextStep(np.concatenate([unchanged, *chosen]), None, False, False, Trajectory(1))
 
     def _over(self, forecast: Forecast | None, so_far: Trajectory, reached: bool = False) -> NextStep:
-        return NextStep(np.empty(0, dtype=np.int64), forecast, True, reached, so_far)
+        return NextStep(NOWHERE, forecast, True, reached, so_far)
+
+    def _chosen(
+        self, forecast: Forecast, measured: Flags, left: Flags, known: Flags, grid: list[IntArray]
+    ) -> tuple[list[IntArray], list[IntArray]]:
+        """The sets to measure exactly and those to measure cheaply.
+
+        Args:
+            forecast: Of the map so far.
+            measured: Where it has been measured exactly.
+            left: Positions that have not.
+            known: Positions whose cheap values are known, or not to be had.
+            grid: Sets that are looked at first, by either fidelity.
+        """
+        if forecast.drifted is None or self.cheap is None:
+            cells = self._least_certain(forecast, left, measured) if not grid else NOWHERE
+            return grid or self._sets(cells, left), []
+        losses = forecast.losses(left)
+        if grid:
+            by_cheap, by_both = losses[0].sum() / self.cheap.cost, sum(each.sum() for each in losses)
+            return ([], grid) if by_cheap * (1 + self.cheap.cost) >= by_both else (grid, grid)
+        budget = _GROWTH * min(self._spent(forecast), len(self._firsts) - forecast.computed)
+        fewest = max(_SMALLEST_STEP, self.at_once)
+        cheaply, exactly = chosen_by_rate(
+            self.window,
+            losses,
+            (known.reshape(measured.shape), measured),
+            self.cheap.cost,
+            max(budget, fewest * self.cheap.cost),
+            self.at_once,
+        )
+        if not len(exactly) and not len(cheaply):  # nothing is expected to be wrong: any cells will do
+            exactly = np.flatnonzero(left)[:fewest]
+        return self._sets(exactly, left), self._sets(np.concatenate([exactly, cheaply]), left & ~known)
+
+    def _spent(self, forecast: Forecast) -> float:
+        """The cost of all that has been measured, in exact sets."""
+        return forecast.computed + (0.0 if self.cheap is None else self.cheap.cost * forecast.cheaply)
+
+    def _drawn(self, count: int) -> list[IntArray]:
+        """The first so many sets that are drawn at random."""
+        return [self.work.positions[i] for i in self._order[:count]]
+
+    @cached_property
+    def _order(self) -> IntArray:
+        """All sets in the order in which they are drawn."""
+        return drawn(self.window, self.work)
 
     @cached_property
     def _set(self) -> IntArray:
@@ -225,84 +249,65 @@ class Sampling:
             chosen &= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         return np.flatnonzero(chosen)
 
-    def _forecast(self, values: Floats, measured: Flags, scale: float) -> Forecast:
-        """The forecast of a map whose measured values are finite."""
-        prediction = predict(self.window, values, measured)
-        expected = prediction.variance * (self._set >= 0).reshape(values.shape) * scale
+    def _forecast(
+        self,
+        values: Floats,
+        measured: Flags,
+        trend: Floats | None,
+        scales: tuple[float, float],
+        draws: list[IntArray],
+    ) -> Forecast:
+        """The forecast of a map whose measured values are finite.
+
+        Args:
+            values: The target's values.
+            measured: Where they have been measured.
+            trend: The cheap map, as far as known; None without one.
+            scales: As `Forecast` has them.
+            draws: Sets that were drawn at random.
+        """
+        wanted = (self._set >= 0).reshape(values.shape)
+        computed, drifted = int(measured.ravel()[self._firsts].sum()), None
+        if trend is not None and self.cheap is not None:
+            sample = np.sort(_firsts_of(draws))
+            drifted = predict_by_drift(self.window, values, measured, trend, self.cheap.base, sample)
+        if drifted is None:
+            prediction = predict(self.window, values, measured)
+            expected = prediction.variance * wanted * scales[0]
+        else:
+            prediction = drifted.exact
+            expected = (drifted.rest * scales[0] + drifted.cheaply * scales[1]) * wanted
         prices = np.zeros(values.shape)
         part = self._part if values.shape else ()
         ssim, prices[part] = expected_ssim(prediction.values[part], expected[part])
-        return Forecast(prediction, ssim, int(measured.ravel()[self._firsts].sum()), prices)
+        cheaply = 0 if trend is None else int(np.isfinite(trend).ravel()[self._firsts].sum())
+        return Forecast(prediction, ssim, computed, prices, cheaply, drifted, scales)
 
-    def _least_certain(self, forecast: Forecast, measured: Flags, left: Flags) -> IntArray:
-        """The cells whose measuring saves most, each of which leaves less to save around it."""
+    def _least_certain(self, forecast: Forecast, left: Flags, measured: Flags) -> IntArray:
+        """The cells whose measuring saves most."""
         rest = len(self._firsts) - forecast.computed
         fewest = max(_SMALLEST_STEP, self.at_once)
         count = max(fewest, int(_GROWTH * min(forecast.computed, rest)))
-        reach = windows_apart(self.window, 1)
-        offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in reach), indexing="ij")
-        away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))
         variance = forecast.prediction.variance
         costs = np.where(left.reshape(variance.shape), forecast.prices * variance, 0.0)
-        remaining = 1 - covariance(away) ** 2
-        padded = np.pad(_savings(costs, away, measured), [(n, n) for n in reach])
-        inner = padded[tuple(slice(n, -n) for n in reach)]
+        savings = Savings(self.window, costs, measured)
         chosen: list[int] = []
         while len(chosen) < count:
-            worst = int(inner.argmax())
-            if inner.flat[worst] <= 0:
+            worst = int(savings.left.argmax())
+            if savings.left.flat[worst] <= 0:
                 break
             chosen.append(worst)
-            corner = np.unravel_index(worst, costs.shape)
-            padded[tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, reach, strict=True))] *= remaining
+            savings.take(worst)
         # Where nothing is expected to be wrong, any cells will do.
         return np.array(chosen, dtype=np.int64) if chosen else np.flatnonzero(left)[:count]
 
 
-def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
-    """The number of positions in so many windows, along every axis of the grid; at least one.
-
-    Examples:
-        >>> windows_apart(SlidingWindow((3, 32, 32), (3, 8, 8), (3, 2, 4)), 2)
-        [8, 4]
-    """
-    return [
-        max(1, round(windows * size / step))
-        for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
-        if not window.spans(axis)
-    ]
+def _firsts_of(sets: list[IntArray]) -> IntArray:
+    """The first position of every set."""
+    return np.array([alike[0] for alike in sets], dtype=np.int64)
 
 
-def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
-    """The loss of SSIM that measuring a cell would save, in the cell and around it.
-
-    What a measured cell explains of another falls off over the distance to those measured already: where they
-    are dense it explains little but itself.
-
-    Args:
-        costs: What the expected error of every cell costs; 0 where there is none.
-        away: Distances within a window around a cell, in windows.
-        measured: Which cells are measured.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    reach = [size // 2 for size in away.shape]
-    alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
-    reached = np.where(costs > 0, _REACH * alone, np.finfo(np.float64).tiny)
-    around = np.pad(costs, [(n, n) for n in reach])
-    savings = np.zeros(costs.shape)
-    for offset in map(tuple, np.argwhere(away < reached.max())):
-        explained = np.clip(1 - away[offset] / reached, 0, None) ** 2
-        shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
-        savings += explained * around[shifted]
-    return np.where(costs > 0, savings, 0.0)
-
-
-def _missed(forecast: Forecast, values: Floats, positions: IntArray | None) -> float:
-    """The distance of measurements from their forecast, in multiples of the expected one; at least 1."""
-    squares = (values - forecast.prediction.values) ** 2
-    missed, expected = (
-        float((forecast.prices * each).ravel()[positions].sum())
-        for each in (squares, forecast.prediction.variance)
-    )
-    return max(1.0, missed / expected) if expected else 1.0
+def _with(sets: list[IntArray], more: list[IntArray], lacking: Flags) -> list[IntArray]:
+    """The sets and those of ``more`` that are lacking."""
+    firsts = {int(alike[0]) for alike in sets}
+    return sets + [alike for alike in more if lacking[alike[0]] and int(alike[0]) not in firsts]

@@ -18,9 +18,10 @@ from krypton_engine.executors.base import Computed
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.run.adaptive import Sampling, StoppingRule, windows_apart
+from krypton_engine.run.adaptive import Sampling, StoppingRule
 from krypton_engine.run.loop import Watch, refine
 from krypton_engine.run.order import drill_down, every_nth
+from krypton_engine.run.savings import windows_apart
 from krypton_engine.tuning.replay import replay
 
 
@@ -197,7 +198,7 @@ def test_a_run_stops_where_its_replay_says(seed, size, shape, target, at_once):
     found = builder.heatmap()
     forecasts = [
         (computed, expected)
-        for computed, expected, _, _ in replay(window, work, truth, truth, at_once)
+        for computed, expected, *_ in replay(window, work, truth, truth, at_once)
         if 1 - rule.factor * (1 - expected) >= target
     ]
     if forecasts:

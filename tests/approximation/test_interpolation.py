@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.maps import SIDE, smooth_map
 
-from krypton_engine.approximation.interpolation import NEIGHBOURS, _Grid, _krige, covariance, predict
+from krypton_engine.approximation.interpolation import NEIGHBOURS, Grid, covariance, krige, predict
 from krypton_engine.approximation.ssim import SsimEstimate, expected_ssim, ssim
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -71,14 +71,14 @@ def test_expected_errors_are_those_that_happen(window):
 def test_discord_is_the_variance_of_maps_that_are_as_assumed(target):
     """Outside of all that was measured, Lagrange's multiplier counts."""
     generator = np.random.default_rng(0)
-    grid = _Grid((25, 25), np.array([0.25, 0.25]))
+    grid = Grid((25, 25), np.array([0.25, 0.25]))
     asked = np.array([np.ravel_multi_index(target, (25, 25))])
     sources = np.sort(generator.permutation(np.setdiff1d(np.arange(5 * 25, 25 * 25), asked))[:60])
     places = grid.places(np.concatenate([asked, sources]))
     between = np.linalg.norm(places[:, None] - places[None], axis=-1)
     root = np.linalg.cholesky(covariance(between) + 1e-9 * np.eye(61))
     heights = 3.0 * root @ generator.normal(size=(61, 2000))
-    told = [_krige(grid, sources, height[1:], asked, 0).discord.item() for height in heights.T]
+    told = [krige(grid, sources, height[1:], asked, 0).discord.item() for height in heights.T]
     assert np.mean(told) == pytest.approx(9, rel=0.1)
 
 
@@ -103,10 +103,10 @@ def test_an_edge_is_where_errors_are_expected(window):
 def test_where_neighbours_differ_more_than_around_errors_are_larger(window):
     """Between both sides of an edge, whose neighbours are missed by less than they differ there."""
     truth, measured = saturated_map()
-    grid, known = _Grid(truth.shape, np.array([0.25, 0.25])), np.flatnonzero(measured)
+    grid, known = Grid(truth.shape, np.array([0.25, 0.25])), np.flatnonzero(measured)
     heights = truth[measured] - truth[measured].mean()
-    others = _krige(grid, known, heights, known, 1)
-    here = _krige(grid, known, heights, np.flatnonzero(~measured), 0)
+    others = krige(grid, known, heights, known, 1)
+    here = krige(grid, known, heights, np.flatnonzero(~measured), 0)
     misses = (others.predicted - heights) ** 2 / others.variance
     by_misses = here.variance * (here.closeness * misses[here.nearest]).sum(1)
     expected = predict(window, truth, measured).variance[~measured]

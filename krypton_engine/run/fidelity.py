@@ -1,0 +1,143 @@
+"""Two fidelities of one map: positions measured cheaply, positions measured exactly, those drawn. Pure."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from krypton_engine.common.arrays import Flags, Floats, IntArray
+from krypton_engine.perturbation.changed import Work
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.run.savings import Savings
+
+FEWEST_DRAWN = 8
+"""Sets that are measured by both fidelities before anything is expected of the cheap map."""
+
+_FEWEST_RELIED_ON = 16
+"""Sets that are drawn before the cheap map is relied on: errors in an eighth of it escape them one time in
+nine."""
+
+_SHARE_DRAWN = 8
+"""Cost of all that is measured, in exact sets, for each set that was drawn at random."""
+
+_FEWEST_SETS = 8 * FEWEST_DRAWN
+"""Sets of a map that a cheap map is worth while for: of fewer, those drawn are a large part."""
+
+DEAREST = 0.5
+"""Cost of a cheap position, in exact ones, that a cheap map is worth while for where no tuning says so."""
+
+_GOLDEN_RATIO = 0.618034
+"""Its multiples, modulo 1, fall evenly."""
+
+_LEAST_COST = 2.0**-10
+"""Of a cheap position in exact ones: nothing is free."""
+
+
+@dataclass(frozen=True)
+class Cheap:
+    """The cheap fidelity of a map.
+
+    Attributes:
+        base: The value of both maps where nothing changes.
+        cost: Of a cheap position, in exact ones; see `rounded_cost`.
+    """
+
+    base: float
+    cost: float
+
+
+def rounded_cost(cheap_seconds: float, exact_seconds: float) -> float:
+    """The cost of a cheap position in exact ones, as a power of 2: noise in the times moves no position.
+
+    Args:
+        cheap_seconds: Time of some positions.
+        exact_seconds: Time of as many exact ones.
+
+    Examples:
+        >>> rounded_cost(1.1, 5.2), rounded_cost(1.3, 4.9)
+        (0.25, 0.25)
+    """
+    ratio = min(1.0, max(_LEAST_COST, cheap_seconds / max(exact_seconds, 1e-9)))
+    return float(2.0 ** round(math.log2(ratio)))
+
+
+def worth_while(work: Work) -> bool:
+    """Whether a map has enough sets of positions for a cheap map."""
+    return len(work.positions) >= _FEWEST_SETS
+
+
+def drawn(window: SlidingWindow, work: Work) -> IntArray:
+    """All sets of positions in a random order, whose beginnings are spread evenly over the grid: ``(sets,)``.
+
+    The order depends on the map alone: the sets are strung on a curve that stays close to itself (Morton's),
+    from a start that their boxes decide, in steps of the golden ratio.
+    """
+    firsts = np.array([alike[0] for alike in work.positions], dtype=np.int64)
+    where = np.unravel_index(firsts, window.grid_shape)
+    key = np.zeros(len(firsts), dtype=np.int64)
+    bits = max(window.grid_shape).bit_length()
+    for bit in range(bits):
+        for axis, along in enumerate(where):
+            key |= ((along >> bit) & 1) << (bit * len(where) + axis)
+    count, start = len(firsts), zlib.crc32(work.boxes.tobytes()) / 2**32
+    places = ((start + _GOLDEN_RATIO * np.arange(2 * count)) % 1 * count).astype(np.int64)
+    places = np.concatenate([places, np.arange(count)])
+    order = places[np.sort(np.unique(places, return_index=True)[1])]
+    return np.argsort(key, kind="stable")[order]
+
+
+def to_be_drawn(spent: float, relied_on: bool) -> int:
+    """The number of sets that are drawn.
+
+    Args:
+        spent: Cost of all that is measured, in exact sets.
+        relied_on: Whether the cheap map is of use.
+    """
+    return max(_FEWEST_RELIED_ON if relied_on else FEWEST_DRAWN, int(spent) // _SHARE_DRAWN)
+
+
+def chosen_by_rate(
+    window: SlidingWindow,
+    costs: tuple[Floats, Floats],
+    measured: tuple[Flags, Flags],
+    price: float,
+    budget: float,
+    fewest: int,
+) -> tuple[IntArray, IntArray]:
+    """The cells to measure cheaply and those to measure exactly, by what each saves for what it costs.
+
+    Measuring exactly takes away both parts of a cell's error, and a cell that is measured exactly is measured
+    cheaply too: that is how the two maps are compared.
+
+    Args:
+        window: The sliding window of the map.
+        costs: What the expected errors of the cheap map cost by cell, and those of the residual; 0 where that
+            fidelity cannot be measured.
+        measured: Where the cheap map is known, and where the exact one.
+        price: Of a cheap cell, in exact ones.
+        budget: What all of it may cost, in exact cells.
+        fewest: Cells of a fidelity that take hardly longer than one.
+    """
+    cheap, rest = (Savings(window, *each) for each in zip(costs, measured, strict=True))
+    both = 1 + price * ~measured[0]
+    picks: tuple[list[int], list[int]] = ([], [])
+    spent = 0.0
+    while spent < budget or any(0 < len(each) < fewest for each in picks):
+        rates = cheap.left / price, np.where(rest.left > 0, (cheap.left + rest.left) / both, 0.0)
+        cells = [int(rate.argmax()) for rate in rates]
+        gains = [rate.flat[cell] for rate, cell in zip(rates, cells, strict=True)]
+        if spent >= budget:  # what has begun is filled up
+            gains = [g * (0 < len(each) < fewest) for g, each in zip(gains, picks, strict=True)]
+        which = int(gains[1] > gains[0])
+        if gains[which] <= 0:
+            break
+        cell = cells[which]
+        picks[which].append(cell)
+        spent += float(both.flat[cell]) if which else price
+        cheap.take(cell)
+        if which:
+            rest.take(cell)
+    return np.array(picks[0], dtype=np.int64), np.array(picks[1], dtype=np.int64)

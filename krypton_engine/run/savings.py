@@ -1,0 +1,78 @@
+"""The loss of SSIM that measuring a position saves, there and around it. Pure."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from krypton_engine.approximation.interpolation import covariance
+from krypton_engine.common.arrays import Flags, Floats
+from krypton_engine.perturbation.windows import SlidingWindow
+
+_REACH = 2.0
+"""Distance within which a measured position explains others, in distances to the nearest one before."""
+
+
+def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
+    """The number of positions in so many windows, along every axis of the grid; at least one.
+
+    Examples:
+        >>> windows_apart(SlidingWindow((3, 32, 32), (3, 8, 8), (3, 2, 4)), 2)
+        [8, 4]
+    """
+    return [
+        max(1, round(windows * size / step))
+        for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
+        if not window.spans(axis)
+    ]
+
+
+class Savings:
+    """The savings by cell; a cell that is taken leaves less to save around it.
+
+    Args:
+        window: The sliding window of the map.
+        costs: What the expected error of every cell costs, on the grid; 0 where there is none.
+        measured: Which cells are measured.
+
+    Attributes:
+        left: The savings now, on the grid.
+    """
+
+    def __init__(self, window: SlidingWindow, costs: Floats, measured: Flags) -> None:
+        self._reach = windows_apart(window, 1)
+        offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in self._reach), indexing="ij")
+        away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))
+        self._remaining = 1 - covariance(away) ** 2
+        self._padded = np.pad(_savings(costs, away, measured), [(n, n) for n in self._reach])
+        self.left: Floats = self._padded[tuple(slice(n, -n) for n in self._reach)]
+
+    def take(self, cell: int) -> None:
+        """Count a cell as measured."""
+        corner = np.unravel_index(cell, self.left.shape)
+        around = tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, self._reach, strict=True))
+        self._padded[around] *= self._remaining
+
+
+def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
+    """The loss of SSIM that measuring a cell would save, in the cell and around it.
+
+    What a measured cell explains of another falls off over the distance to those measured already: where they
+    are dense it explains little but itself.
+
+    Args:
+        costs: What the expected error of every cell costs; 0 where there is none.
+        away: Distances within a window around a cell, in windows.
+        measured: Which cells are measured.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    reach = [size // 2 for size in away.shape]
+    alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
+    reached = np.where(costs > 0, _REACH * alone, np.finfo(np.float64).tiny)
+    around = np.pad(costs, [(n, n) for n in reach])
+    savings = np.zeros(costs.shape)
+    for offset in map(tuple, np.argwhere(away < reached.max())):
+        explained = np.clip(1 - away[offset] / reached, 0, None) ** 2
+        shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
+        savings += explained * around[shifted]
+    return np.where(costs > 0, savings, 0.0)

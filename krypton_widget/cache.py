@@ -87,7 +87,8 @@ class Course:
         for stage in self.stages:
             if stage.ssim_estimate is not None and stage.ssim_estimate.low >= ssim_target:
                 # On its way it was filled by what had been predicted before its last positions.
-                return stage.filled((stage.status == Status.INTERPOLATED).numpy())
+                measured = (stage.status >= Status.TRIMMED) | (stage.status == Status.UNKNOWN)
+                return stage.filled(~measured.numpy())
         return None
 
 
@@ -164,6 +165,7 @@ def untrimmed(heatmap: Heatmap) -> Heatmap:
         values=values,
         measured=kept,
         trimmed=None,
+        cheap=None,
         classes=only(heatmap.classes, -1),
         class_values=only(heatmap.class_values, math.nan),
         outputs=only(heatmap.outputs, math.nan),
@@ -216,5 +218,5 @@ class Memory:
 def _bytes(known: Known) -> int:
     maps = [stage for course in known.courses.values() for stage in course.stages]
     maps += [] if known.heatmap is None else [known.heatmap]
-    kept = [t for m in maps for t in (m.values, m.measured, m.classes, m.class_values, m.outputs)]
+    kept = [t for m in maps for t in (m.values, m.measured, m.cheap, m.classes, m.class_values, m.outputs)]
     return sum(t.numel() * t.element_size() for t in kept if t is not None)

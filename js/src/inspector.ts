@@ -3,7 +3,14 @@ import { h, onRepaint } from "./dom";
 import { patchBox } from "./geometry";
 import type { Scene } from "./scene";
 import { signed, together } from "./figures";
-import { INTERPOLATED, TRIMMED, UNKNOWN } from "./messages";
+import { INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
+
+/** How a value was come by that was not measured in full, by its status. */
+const HOW: Partial<Record<number, string>> = {
+  [INTERPOLATED]: "interpolated",
+  [LINEARISED]: "measured to the first order, and corrected",
+  [TRIMMED]: "measured, small changes dropped",
+};
 
 /** What is known of the cell looked at, in words. */
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
@@ -38,8 +45,7 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
     text += flips ? `, flips to ${scene.name(other)} ${share}` : `, still says ${scene.name(other)}`;
   }
   rows.push(...pixels);
-  const how =
-    status === INTERPOLATED ? "interpolated" : status === TRIMMED ? "measured, small changes dropped" : "measured";
+  const how = HOW[status] ?? "measured";
   return { rows, how, text: `${text}, ${how}` };
 }
 

@@ -4,8 +4,9 @@ import type { AnyModel } from "@anywidget/types";
 // The status of a value, as `krypton_engine.heatmap.Status` numbers it.
 export const UNKNOWN = 0;
 export const INTERPOLATED = 1;
-export const TRIMMED = 2;
-export const EXACT = 3;
+export const LINEARISED = 2;
+export const TRIMMED = 3;
+export const EXACT = 4;
 
 export type Bytes = DataView | undefined;
 

@@ -1,6 +1,6 @@
 // Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
 import { spread } from "./geometry";
-import { type Grid, INTERPOLATED, TRIMMED, UNKNOWN } from "./messages";
+import { type Grid, INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
 
 /** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
 export function tone(drop: number, limit: number): number {
@@ -107,9 +107,9 @@ export function reach(base: number, limit: number, areShares: boolean): [number,
   return areShares ? [Math.max(0, low), Math.min(1, high)] : [low, high];
 }
 
-/** Centres of measured cells, in pixels of the input, if any cell between them is interpolated. */
+/** Centres of measured cells, in pixels of the input, if any cell between them is predicted. */
 export function dots(status: Uint8Array, grid: Grid, height: number, width: number): { x: number; y: number }[] {
-  if (!status.includes(INTERPOLATED)) return [];
+  if (!status.includes(INTERPOLATED) && !status.includes(LINEARISED)) return [];
   const found = [];
   for (let row = 0; row < grid.rows; row++) {
     for (let column = 0; column < grid.columns; column++) {

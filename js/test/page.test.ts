@@ -92,7 +92,7 @@ const frame = {
   inFull: false,
   notFinite: 0,
   values: bytes(0.5, 0.8),
-  status: new DataView(Uint8Array.of(3, 3).buffer),
+  status: new DataView(Uint8Array.of(4, 4).buffer),
   classes: new DataView(Int32Array.of(1, 0).buffer),
   classValues: bytes(0.5, 0.8),
 };
@@ -254,7 +254,7 @@ describe("the page", () => {
 
   it("tells how similar an approximate map probably is, and what is interpolated", () => {
     const estimate = { value: 0.93, low: 0.9, high: 0.96, basis: "online" };
-    const status = new DataView(Uint8Array.of(3, 1).buffer);
+    const status = new DataView(Uint8Array.of(4, 1).buffer);
     const model = fakeModel({ _frame: { ...frame, done: 1, exact: false, estimate, status } });
     const { el } = show(model);
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("approximate");

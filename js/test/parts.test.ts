@@ -9,7 +9,7 @@ import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "..
 import { floats, octets } from "../src/bytes";
 import { throttled } from "../src/dom";
 import { answers, best, colourLimit, toMap } from "../src/map";
-import { EXACT, INTERPOLATED, type Map, type Model, TRIMMED, UNKNOWN } from "../src/messages";
+import { EXACT, INTERPOLATED, LINEARISED, type Map, type Model, TRIMMED, UNKNOWN } from "../src/messages";
 import { Sketch } from "../src/stage/sketch";
 import { cut, faster, likeness, seconds, standing } from "../src/words";
 import { settings } from "./settings";
@@ -144,6 +144,7 @@ describe("colours", () => {
   it("marks measured cells only beside interpolated ones", () => {
     const small = { rows: 1, columns: 3, window: 4, stride: 2 };
     expect(dots(Uint8Array.of(EXACT, TRIMMED, UNKNOWN), small, 8, 8)).toEqual([]);
+    expect(dots(Uint8Array.of(EXACT, LINEARISED, UNKNOWN), small, 8, 8)).toHaveLength(1);
     expect(dots(Uint8Array.of(EXACT, INTERPOLATED, TRIMMED), small, 8, 8)).toEqual([
       { x: 2, y: 2 },
       { x: 6, y: 2 },

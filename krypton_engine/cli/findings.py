@@ -53,7 +53,7 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
 
 
 def approximate(heatmap: Heatmap) -> str:
-    """Counts of exact, trimmed, interpolated and unknown values, in words; empty where all are exact."""
+    """Counts of values by how they were come by, in words; empty where all are exact."""
     from krypton_engine.heatmap.status import Status
 
     counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
@@ -64,6 +64,7 @@ def approximate(heatmap: Heatmap) -> str:
         f"{counts[status]} {word}"
         for status, word in (
             (Status.TRIMMED, "trimmed"),
+            (Status.LINEARISED, "linearised"),
             (Status.INTERPOLATED, "interpolated"),
             (Status.UNKNOWN, "unknown"),
         )

@@ -88,6 +88,7 @@ class MapBuilder:
             target = index % base.shape[1]
         self._odds = are_probabilities(base)
         self._trimmed: Tensor | None = None
+        self._cheap: Tensor | None = None
         self._began = time.perf_counter() if began is None else began
         self._last = self._made = time.perf_counter()
         # Neither the model's output nor the input: the caller may go on to change them.
@@ -127,11 +128,9 @@ class MapBuilder:
         """
         where = torch.from_numpy(positions)
         outputs = outputs if self._activate is None else self._activate(outputs)
-        values = self._select(outputs).cpu().to(self._values.dtype)
-        if effects is not None:
-            values = compensated(values, torch.from_numpy(effects).to(values), self._odds)
-            if self._trimmed is None:
-                self._trimmed = torch.zeros_like(self._measured)
+        values = self._of_target(outputs, effects)
+        if effects is not None and self._trimmed is None:
+            self._trimmed = torch.zeros_like(self._measured)
         if self._trimmed is not None:
             self._trimmed[where] = effects is not None
         self._values[where] = values
@@ -145,6 +144,31 @@ class MapBuilder:
         if self._outputs is not None:
             self._outputs[where] = outputs.cpu()
         self._last = time.perf_counter()
+
+    def record_cheaply(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
+        """Note outputs of a cheap session, which the map is predicted with.
+
+        Args:
+            positions, outputs, effects: As in `record`.
+        """
+        outputs = outputs if self._activate is None else self._activate(outputs)
+        values = self._of_target(outputs, effects)
+        if self._cheap is None:
+            self._cheap = torch.full_like(self._values, math.nan)
+        self._cheap[torch.from_numpy(positions)] = values.where(values.isfinite(), math.inf)
+        self._last = time.perf_counter()
+
+    def _of_target(self, outputs: Tensor, effects: Floats | None) -> Tensor:
+        """The target's values of (activated) outputs, with first-order effects added."""
+        values = self._select(outputs).cpu().to(self._values.dtype)
+        if effects is None:
+            return values
+        return compensated(values, torch.from_numpy(effects).to(values), self._odds)
+
+    @property
+    def base(self) -> float:
+        """The target's value of the un-occluded input, where it is one number."""
+        return float(self._base)
 
     @property
     def seconds(self) -> float:
@@ -185,6 +209,10 @@ class MapBuilder:
         """The target's values on the grid, and where they have been measured."""
         grid = self._window.grid_shape
         return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
+
+    def cheap(self) -> Floats | None:
+        """The target's values by the cheap session on the grid, NaN where not measured; None without one."""
+        return None if self._cheap is None else self._cheap.double().numpy().reshape(self._window.grid_shape)
 
     def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
         """Note the estimate for the map so far, and the values predicted where nothing has been measured."""
@@ -236,6 +264,8 @@ class MapBuilder:
         self._resumed = self._measured.clone()
         if heatmap.trimmed is not None:
             self._trimmed = heatmap.trimmed.reshape(-1).clone()
+        if heatmap.cheap is not None:
+            self._cheap = heatmap.cheap.reshape(self._values.shape).clone()
         self._began -= heatmap.seconds
         self._last = self._began + heatmap.seconds
 
@@ -255,6 +285,7 @@ class MapBuilder:
             classes=on_grid(self._classes),
             class_values=on_grid(self._class_values),
             trimmed=on_grid(self._trimmed),
+            cheap=None if bool(measured.all()) else on_grid(self._cheap),
             outputs=on_grid(self._outputs),
             base_outputs=self._base_outputs,
             image=self._image,
@@ -273,6 +304,9 @@ class MapBuilder:
         if self._predicted is None and bool(measured.any()):  # watched before there is a prediction
             nearest = distance_transform_edt(~measured.numpy(), return_distances=False, return_indices=True)
             values[missing] = values[tuple(torch.from_numpy(i)[missing] for i in nearest)]
+            if so_far.cheap is not None:
+                known = missing & so_far.cheap.isfinite()
+                values[known] = so_far.cheap[known]
         elif self._predicted is not None:
             values[missing] = torch.from_numpy(self._predicted)[missing].to(values.dtype)
         return replace(so_far, ssim_estimate=self._estimate)

@@ -27,7 +27,8 @@ ENDINGS = {".png": "a picture", ".npz": "the numbers"}
 """Of the files that a map is saved to."""
 
 TENSORS = (
-    "values", "base", "measured", "trimmed", "classes", "class_values", "outputs", "base_outputs", "image"
+    "values", "base", "measured", "trimmed", "cheap", "classes", "class_values", "outputs", "base_outputs",
+    "image",
 )  # fmt: skip
 
 FIELDS = (*TENSORS, "window", "target", "seconds", "ssim_estimate", "baseline")
@@ -249,6 +250,7 @@ def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
         "base": (answer, "biuf"),
         "measured": (grid, "b"),
         "trimmed": (grid, "b"),
+        "cheap": ((*grid, *answer), "f"),
         "classes": (grid, "i"),
         "class_values": (grid, "biuf"),
         "outputs": ((*grid, *classes), "biuf"),

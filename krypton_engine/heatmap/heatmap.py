@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.approximation.interpolation import predict
+from krypton_engine.approximation.drift import predict_by_drift
+from krypton_engine.approximation.interpolation import Prediction, predict
 from krypton_engine.approximation.ssim import SsimEstimate, ssim
 from krypton_engine.common import files
 from krypton_engine.common.arguments import whole
@@ -100,6 +101,8 @@ class Heatmap(Value):
         baseline: What covered the cells: a number a channel, or the fingerprint of an image; None where that
             is not known.
         origin: A token of the call that made it; None for a map out of a file or of another process.
+        cheap: Values by a cheap session, which the map is predicted with where it has not been ``measured``:
+            NaN where that session was not asked. None without one, and where all is measured.
     """
 
     values: Tensor
@@ -118,6 +121,7 @@ class Heatmap(Value):
     ssim_estimate: SsimEstimate | None = None
     baseline: Described | None = None
     origin: Origin | None = field(default=None, compare=False, repr=False)
+    cheap: Tensor | None = None
 
     @property
     def status(self) -> Tensor:
@@ -128,6 +132,8 @@ class Heatmap(Value):
         status[self.measured] = Status.EXACT
         if self.trimmed is not None:
             status[self.measured & self.trimmed] = Status.TRIMMED
+        if self.cheap is not None:
+            status[~self.measured & ~self.cheap.isnan() & ~unknown] = Status.LINEARISED
         return status.to(torch.uint8)
 
     @property
@@ -195,14 +201,16 @@ class Heatmap(Value):
             values=self.outputs[..., index],
             base=self.base_outputs[index],
             target=index % count,
+            cheap=None,
             ssim_estimate=None,
         )
-        return other.filled(self.status.numpy() == Status.INTERPOLATED)
+        status = self.status.numpy()
+        return other.filled((status == Status.INTERPOLATED) | (status == Status.LINEARISED))
 
     # -- approximation -----------------------------------------------------------------------------------
 
     def filled(self, wanted: Flags | None = None) -> Heatmap:
-        """The map with interpolated values where nothing was measured.
+        """The map with predicted values where nothing was measured, or only cheaply.
 
         Args:
             wanted: Positions to fill, truth values on the grid; None for all.
@@ -213,10 +221,25 @@ class Heatmap(Value):
         missing = ~self.measured.numpy() if wanted is None else wanted & ~self.measured.numpy()
         if not measured.any() or not missing.any():
             return self
-        prediction = predict(self.window, self.values.double().numpy(), measured)
+        prediction = self.predicted(measured)
         values = self.values.clone()
         values[torch.from_numpy(missing)] = torch.from_numpy(prediction.values[missing]).to(values.dtype)
         return replace(self, values=values)
+
+    def predicted(self, measured: Flags) -> Prediction:
+        """The whole map, predicted from a part of its measured values and all of its cheap ones.
+
+        Args:
+            measured: The part, truth values on the grid.
+        """
+        values = self.values.double().numpy()
+        if self.cheap is None:
+            return predict(self.window, values, measured)
+        cheap, base = self.cheap.double().numpy(), float(self.base)
+        # Where nothing changes both are the same, and tell nothing of each other.
+        both = np.flatnonzero(measured & np.isfinite(cheap) & (cheap != base))
+        drifted = predict_by_drift(self.window, values, measured, cheap, base, both)
+        return predict(self.window, values, measured) if drifted is None else drifted.exact
 
     def compare(self, exact: Heatmap) -> Comparison:
         """The distance of this map from the exact one, wherever this one is known.

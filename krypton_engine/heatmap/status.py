@@ -9,7 +9,7 @@ class Status(IntEnum):
     """The origin of a position's value, least sure first.
 
     Examples:
-        >>> Status(3).name, Status.TRIMMED < Status.EXACT
+        >>> Status(4).name, Status.TRIMMED < Status.EXACT
         ('EXACT', True)
     """
 
@@ -17,7 +17,9 @@ class Status(IntEnum):
     """Nowhere: the value is NaN."""
     INTERPOLATED = 1
     """Predicted from measured positions around."""
-    TRIMMED = 2
+    LINEARISED = 2
+    """Measured by a cheap session, and corrected by what exact values show of it."""
+    TRIMMED = 3
     """Measured, with small changes of activations dropped on the way."""
-    EXACT = 3
+    EXACT = 4
     """Measured: the value of the full computation, within rounding."""

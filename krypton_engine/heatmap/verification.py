@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
@@ -56,7 +55,8 @@ class Sample:
             count = min(len(cells), max(2, math.ceil(share * len(cells))))
             return np.sort(self._generator.choice(cells, count, replace=False))
 
-        self._guessed, self._trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
+        interpolated, self._trimmed = some(Status.INTERPOLATED), some(Status.TRIMMED)
+        self._guessed = np.concatenate([interpolated, some(Status.LINEARISED)])
         self.positions = np.concatenate([self._guessed, self._trimmed])
 
     def judged(self, verified: Heatmap) -> Heatmap:
@@ -73,22 +73,20 @@ class Sample:
             return verified
         if not bool(verified.values[verified.measured].isfinite().all()):  # such a map is like no other
             return replace(verified, ssim_estimate=None)
-        window, generator = verified.window, self._generator
+        generator = self._generator
         guessed, trimmed = self._guessed, self._trimmed
         status, measured = verified.status.numpy(), verified.measured.numpy()
         found = verified.values.double().numpy()
-        after = predict(window, found, measured)
-        variance, prices = (
-            np.where(status == Status.INTERPOLATED, after.variance, 0.0),
-            np.zeros(status.shape),
-        )
+        after = verified.predicted(measured)
+        predicted = (status == Status.INTERPOLATED) | (status == Status.LINEARISED)
+        variance, prices = np.where(predicted, after.variance, 0.0), np.zeros(status.shape)
         part = bounding(status != Status.UNKNOWN)
         prices[part] = expected_ssim(after.values[part], variance[part])[1]
         missed, expected = np.zeros((2, len(guessed)))
         for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
             cells, rest = guessed[fold], measured.copy()
             rest.flat[cells] = False
-            others = predict(window, found, rest)
+            others = verified.predicted(rest)
             missed[fold] = prices.flat[cells] * (found.flat[cells] - others.values.flat[cells]) ** 2
             expected[fold] = prices.flat[cells] * others.variance.flat[cells]
         changed = (found.flat[trimmed] - self._heatmap.values.double().numpy().flat[trimmed]) ** 2

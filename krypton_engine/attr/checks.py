@@ -142,7 +142,7 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
         raise InputError("ssim_target", repr(ssim_target), "numbers above 0 and at most 1, or None")
     if similarity == 1:
         return None
-    return StoppingRule(similarity) if tuning is None else tuning.goal(similarity, trims)
+    return StoppingRule(similarity, drift=trims) if tuning is None else tuning.goal(similarity, trims)
 
 
 def python_sizes(given: object) -> object:

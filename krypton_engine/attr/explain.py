@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -83,7 +83,8 @@ def _attribution(
         if rule is None or row is None:  # of examples that only go together there is no one map
             run(session, [positions], builder, watch, request.per_evaluation)
         else:
-            refine(session, positions, builder, watch, rule, request.per_evaluation)
+            cheap = partial(answer.cheap, row)
+            refine(session, positions, builder, watch, rule, request.per_evaluation, cheap)
         answer.confirm(row, session, builder)
         rows.append(builder.heatmap().attribution().reshape(-1, *x.shape[1:]))
         del session  # before the next example's views are made
@@ -116,10 +117,15 @@ def heatmap(
     """
     wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
     with Watch(len(wanted), on_progress, show_progress) as watch:
-        if request.rule is not None:
-            way: Way = partial(refine, positions=request.wanted, rule=request.rule)
-        else:
-            way = partial(run, stages=_ORDERS[request.schedule](request.question.windows[0], wanted))
+
+        def way(answer: Answer, session: Session, builder: MapBuilder) -> None:
+            if request.rule is None:
+                stages = _ORDERS[request.schedule](request.question.windows[0], wanted)
+                run(session, stages, builder, watch)
+            else:
+                cheap = partial(answer.cheap, answer.rows[0])
+                refine(session, request.wanted, builder, watch, request.rule, cheap=cheap)
+
         return _measured(preparer, request, way, watch, began, origin)
 
 
@@ -142,22 +148,18 @@ def verified(
     known = (heatmap.status != Status.UNKNOWN).numpy()
     request = replace(request, wanted=np.flatnonzero(known), known=heatmap, rule=None, fills=True)
     with Watch(len(sample.positions), None, False) as watch:
-        way = partial(run, stages=[sample.positions])
+
+        def way(_: Answer, session: Session, builder: MapBuilder) -> None:
+            run(session, [sample.positions], builder, watch)
+
         found = _measured(preparer, request, way, watch, began, origin, "heatmap")
     return sample.judged(found.filled(known))
-
-
-class Way(Protocol):
-    """A way to measure a map: `run` with its stages, or `refine` with its stopping rule."""
-
-    def __call__(self, session: Session, *, builder: MapBuilder, watch: Watch) -> None:
-        """Measure, and let the builder note the outputs."""
 
 
 def _measured(
     preparer: Preparer,
     request: MapRequest,
-    way: Way,
+    way: Callable[[Answer, Session, MapBuilder], None],
     watch: Watch,
     began: float,
     origin: Origin,
@@ -165,7 +167,8 @@ def _measured(
 ) -> Heatmap:
     """A heatmap, from what is known of it on.
 
-    ``known_as`` is the argument that gave what is known.
+    ``way`` measures by an answer's session and lets the builder note the outputs; ``known_as`` is the
+    argument that gave what is known.
     """
 
     def measure(answer: Answer) -> Heatmap:
@@ -176,7 +179,7 @@ def _measured(
         if request.known is not None:
             builder.resume(request.known, known_as)
             answer.recall(session, builder)
-        way(session, builder=builder, watch=watch)
+        way(answer, session, builder)
         made = analyzed(builder.heatmap(), session, request.known)
         answer.confirm(answer.rows[0], session, builder)
         return made

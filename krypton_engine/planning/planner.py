@@ -20,6 +20,7 @@ from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.memory import beside
 from krypton_engine.executors.programs import kept
 from krypton_engine.graph.draft import CaptureError
+from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import distinct_work
@@ -49,6 +50,8 @@ class Answer:
             user's own forward function says today.
         confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
             function where it matters: at the largest drop that was recorded.
+        cheap: Opens a session on a row that answers to the first order only, in much less time, given the
+            scalar that first-order effects are on; None where there is none.
     """
 
     rows: list[int | None]
@@ -56,6 +59,7 @@ class Answer:
     plan: Callable[[Session], Plan | None]
     recall: Callable[[Session, MapBuilder], None]
     confirm: Callable[[int | None, Session, MapBuilder], None] = lambda *_: None
+    cheap: Callable[[int | None, Head], Session | None] = lambda *_: None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +15,12 @@ from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.layout import on_device
+from krypton_engine.graph.gradients import Head
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
-from krypton_engine.perturbation.changed import distinct_work
+from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.run.adaptive import Sampling, StoppingRule
+from krypton_engine.run.fidelity import DEAREST, Cheap, rounded_cost, worth_while
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
@@ -171,11 +174,19 @@ def run(
         _measure(session, stage, builder, watch, pace)
 
 
-def _measure(session: Session, positions: IntArray, builder: MapBuilder, watch: Watch, pace: Pace) -> None:
+def _measure(
+    session: Session,
+    positions: IntArray,
+    builder: MapBuilder,
+    watch: Watch,
+    pace: Pace,
+    cheaply: bool = False,
+) -> None:
     """Record the outputs for ``positions``; those that change the same cells are computed once."""
+    record = builder.record_cheaply if cheaply else builder.record
     work = distinct_work(session.changed, positions)
     if len(work.unchanged):
-        builder.record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
+        record(work.unchanged, session.base.expand(len(work.unchanged), *session.base.shape[1:]))
         watch.advance(len(work.unchanged), builder.heatmap)
     start = 0
     while start < len(work.boxes):
@@ -184,7 +195,7 @@ def _measure(session: Session, positions: IntArray, builder: MapBuilder, watch: 
         began, watching = time.perf_counter(), watch.seconds
         for computed in session.compute(changes, pace.limit):
             answered, outputs, dropped = _for_positions(computed, alike)
-            builder.record(answered, outputs, dropped)
+            record(answered, outputs, dropped)
             watch.advance(len(answered), builder.heatmap)
         start += len(changes)
         pace.took(len(changes), time.perf_counter() - began - (watch.seconds - watching))
@@ -206,6 +217,10 @@ def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray,
     return positions, outputs, dropped
 
 
+Opener = Callable[[Head], Session | None]
+"""From the scalar that first-order effects are on to a cheap session; None where there is none."""
+
+
 def refine(
     session: Session,
     positions: IntArray,
@@ -213,8 +228,9 @@ def refine(
     watch: Watch,
     rule: StoppingRule,
     at_most: int | None = None,
+    cheap: Opener = lambda _: None,
 ) -> None:
-    """Measure ``positions`` where that matters, until the map is good enough; the rest is interpolated.
+    """Measure ``positions`` where that matters, until the map is good enough; the rest is predicted.
 
     Args:
         session: Answers for positions.
@@ -223,24 +239,49 @@ def refine(
         watch: Who watches.
         rule: When to stop.
         at_most: Largest number of positions to compute together.
+        cheap: Opens the session that gives the map's trend, where the rule asks for one.
 
     Raises:
         OcclusionCancelled: As `run`.
     """
-    trimmed = session
-    if rule.epsilon:
-        with suppress(InputError):  # the budget does not hold that: so it is measured as it is
-            trimmed = session.trimmed(rule.epsilon, builder.scalar)
     work = distinct_work(session.changed, positions)
     sampling = Sampling(session.window, work, rule, rule.at_once or session.at_once)
-    pace = Pace(watch.watched, at_most)
-    step = sampling.next(*builder.so_far())
+    measured_by, cheaper = _sessions(session, builder, rule, work, cheap)
+    pace, cheap_pace = Pace(watch.watched, at_most), Pace(watch.watched, at_most)
+    if cheaper is not None:
+        sampling = replace(sampling, cheap=Cheap(builder.base, rule.cost or 1.0))
+    step = sampling.next(*builder.so_far(), None, builder.cheap())
     while not step.over:
-        _measure(trimmed, step.positions, builder, watch, pace)
-        step = sampling.next(*builder.so_far(), step.trajectory)
+        began = time.perf_counter()
+        if cheaper is not None and len(step.cheaply):
+            watch.expect(len(step.cheaply))
+            _measure(cheaper, step.cheaply, builder, watch, cheap_pace, cheaply=True)
+        between = time.perf_counter()
+        _measure(measured_by, step.positions, builder, watch, pace)
+        if step.trajectory.steps == 1 and sampling.cheap is not None and rule.cost is None:
+            # Both have measured the same positions.
+            cost = rounded_cost(between - began, time.perf_counter() - between)
+            cheaper = cheaper if cost <= DEAREST else None
+            sampling = replace(sampling, cheap=Cheap(builder.base, cost) if cheaper is not None else None)
+        step = sampling.next(*builder.so_far(), step.trajectory, builder.cheap())
         if step.forecast is not None:
             builder.expect(rule.estimate(step.forecast), step.forecast.prediction.values)
     if not step.reached:  # nothing less than the exact map is good enough
         again = builder.trimmed()
         watch.expect(len(again))
         run(session, [again], builder, watch, at_most)
+
+
+def _sessions(
+    session: Session, builder: MapBuilder, rule: StoppingRule, work: Work, cheap: Opener
+) -> tuple[Session, Session | None]:
+    """The session that measures, and the one that gives the map's trend."""
+    if rule.drift and not worth_while(work):
+        return session, None
+    with suppress(InputError):  # the budget does not hold that: so it is measured as it is
+        if rule.drift and not rule.epsilon:
+            return session, cheap(builder.scalar)
+        if rule.epsilon:
+            trimmed = session.trimmed(rule.epsilon, builder.scalar)
+            return (session, trimmed if trimmed is not session else None) if rule.drift else (trimmed, None)
+    return session, None

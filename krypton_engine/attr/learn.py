@@ -170,6 +170,9 @@ def _curves(
         return builders[-1]
 
     at_once = tuning.at_once or session.at_once
-    curves = curves_of(image, session, sample.wanted, builder, tuning.epsilons, at_once, deadline)
+    linearise = partial(answer.cheap, answer.rows[0])
+    curves = curves_of(
+        image, session, sample.wanted, builder, tuning.ways, at_once, tuning.costs, deadline, linearise
+    )
     answer.confirm(answer.rows[0], session, builders[0])  # of the exact map
     return curves

@@ -11,6 +11,25 @@ _JUST_BEYOND = 1 + 1e-9
 """Ratio of a factor to the one at which a sample would still have stopped: a little above 1."""
 
 
+@dataclass(frozen=True, order=True)
+class Way:
+    """A way to measure a map.
+
+    Attributes:
+        epsilon: What is trimmed; see `krypton_engine.executors.base.Session`.
+        drift: Whether a cheap session gives the trend of the map, the one trimmed by ``epsilon``, for 0 the
+            linearised one; else what is measured is trimmed.
+    """
+
+    epsilon: float = 0.0
+    drift: bool = False
+
+    @property
+    def source(self) -> Way:
+        """The session that measures beside the exact one: that of a drift measures as by itself."""
+        return Way(self.epsilon, self.drift and not self.epsilon)
+
+
 @dataclass(frozen=True)
 class Stop:
     """The point at which the map of one image was good enough.
@@ -20,12 +39,14 @@ class Stop:
         expected: SSIM expected then.
         ssim: SSIM with the exact map then.
         seconds: Time until then.
+        cheaply: Distinct positions computed cheaply by then.
     """
 
     computed: int
     expected: float
     ssim: float
     seconds: float
+    cheaply: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Curve:
 
     Attributes:
         image: Fingerprint of the input.
-        epsilon: What was trimmed; see `krypton_engine.executors.base.Session`.
+        epsilon: What was trimmed; see `Way`.
         positions: Distinct positions that change something.
         computed: How many of them had been computed.
         expected: SSIM expected then.
@@ -44,6 +65,10 @@ class Curve:
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
         at_once: Positions that a step measured at least; see `krypton_engine.executors.base.Session`.
+        drift: Whether a cheap session gave the trend; see `Way`.
+        cheaply: How many positions had been computed cheaply; none without a drift.
+        cheap_seconds: Time of all positions by the cheap session.
+        cost: Of a cheap position, in exact ones, which the steps were chosen by.
 
     Examples:
         >>> curve = Curve(
@@ -51,7 +76,7 @@ class Curve:
         ...     seconds=2.0, look_seconds=0.1, open_seconds=0.0, exact_seconds=2.0,
         ... )
         >>> curve.stop(target=0.85, factor=1.0)
-        Stop(computed=40, expected=0.9, ssim=0.95, seconds=1.0)
+        Stop(computed=40, expected=0.9, ssim=0.95, seconds=1.0, cheaply=0)
         >>> curve.stop(target=0.85, factor=2.0).computed  # sure of it at the end only
         100
     """
@@ -67,18 +92,36 @@ class Curve:
     open_seconds: float
     exact_seconds: float
     at_once: int = 1
+    drift: bool = False
+    cheaply: tuple[int, ...] = ()
+    cheap_seconds: float = 0.0
+    cost: float = 1.0
+
+    @property
+    def way(self) -> Way:
+        """The way that the map came about."""
+        return Way(self.epsilon, self.drift)
 
     def is_whole(self) -> bool:
         """Whether every number is there and possible, as in a curve that `tune` made."""
         steps = self.computed, self.expected, self.ssim
-        times = self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds
+        times = (
+            self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds, self.cheap_seconds
+        )  # fmt: skip
         return (
             isinstance(self.image, str)
             and all(is_number(each) and each >= 0 for each in (self.epsilon, *times))
             and all(isinstance(each, tuple) for each in steps)
             and len({len(each) for each in steps}) == 1
-            and all(is_count(n) and n <= self.positions for n in (*self.computed, self.positions))
-            and list(self.computed) == sorted(self.computed)
+            and isinstance(self.drift, bool)
+            and isinstance(self.cheaply, tuple)
+            and len(self.cheaply) in (0, len(self.computed))
+            and all(
+                is_count(n) and n <= self.positions for n in (*self.computed, *self.cheaply, self.positions)
+            )
+            and all(list(counts) == sorted(counts) for counts in (self.computed, self.cheaply))
+            and is_number(self.cost)
+            and 0 < self.cost <= 1
             and all(map(is_similarity, (*self.expected, *self.ssim)))
             and is_count(self.at_once)
             and self.at_once >= 1
@@ -106,15 +149,21 @@ class Curve:
             target: SSIM that is asked for.
             factor: On the expected loss ``1 - SSIM``.
         """
-        looks = 0
-        for looks, (n, e, s) in enumerate(zip(self.computed, self.expected, self.ssim, strict=True), 1):
+        steps = zip(self.computed, self.expected, self.ssim, self.counts, strict=True)
+        for looks, (n, e, s, cheaply) in enumerate(steps, 1):
             if 1 - factor * (1 - e) >= target:
-                return Stop(n, e, s, self.seconds_of(n, looks))
-        again = self.exact_seconds if self.epsilon else 0.0
-        return Stop(self.positions, 1.0, 1.0, self.seconds_of(self.positions, looks) + again)
+                return Stop(n, e, s, self.seconds_of(n, looks, cheaply), cheaply)
+        again = self.exact_seconds if self.epsilon and not self.drift else 0.0
+        cheaply = self.counts[-1] if self.counts else 0
+        took = self.seconds_of(self.positions, len(self.computed), cheaply) + again
+        return Stop(self.positions, 1.0, 1.0, took, cheaply)
 
-    def seconds_of(self, computed: int, looks: int) -> float:
-        """Time of so many positions with so many forecasts on the way."""
-        return (
-            self.open_seconds + self.seconds * computed / max(1, self.positions) + looks * self.look_seconds
-        )
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Positions computed cheaply by every forecast, zeros without a drift."""
+        return self.cheaply or (0,) * len(self.computed)
+
+    def seconds_of(self, computed: int, looks: int, cheaply: int = 0) -> float:
+        """Time of so many positions, and so many cheap ones, with so many forecasts on the way."""
+        work = self.seconds * computed + self.cheap_seconds * cheaply
+        return self.open_seconds + work / max(1, self.positions) + looks * self.look_seconds

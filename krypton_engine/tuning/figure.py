@@ -29,7 +29,8 @@ def trade_off(
     axes = drawn.subplots()
     lowest = ssim_target
     for curve, stop in zip(curves, stops, strict=True):
-        took = [curve.seconds_of(n, i) for i, n in enumerate(curve.computed, 1)]
+        steps = zip(curve.computed, curve.counts, strict=True)
+        took = [curve.seconds_of(n, looks, cheaply) for looks, (n, cheaply) in enumerate(steps, 1)]
         axes.plot([*took, curve.exact_seconds], [*curve.ssim, 1.0], color="#3b6ea5", alpha=0.45, linewidth=1)
         axes.plot(curve.exact_seconds, 1.0, "o", color="#3b6ea5", markerfacecolor="white", markersize=4.5)
         axes.plot(stop.seconds, stop.ssim, "o", color="#b5322e", markersize=5, zorder=3)

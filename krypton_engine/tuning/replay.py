@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,23 +17,44 @@ from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
-from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.adaptive import Sampling
-from krypton_engine.run.loop import Watch, run
-from krypton_engine.tuning.curves import Curve
-
-Look = tuple[int, float, float, float]
-"""A forecast of a replay: sets of positions computed, expected SSIM, true SSIM, seconds that it took."""
+from krypton_engine.run.fidelity import Cheap, rounded_cost, worth_while
+from krypton_engine.run.loop import Opener, Watch, run
+from krypton_engine.tuning.curves import Curve, Way
 
 
-_HOPELESS: Look = (0, math.nextafter(1.0, 0.0), 0.0, 0.0)
+class Look(NamedTuple):
+    """A forecast of a replay.
+
+    Attributes:
+        computed: Sets of positions computed.
+        expected: Expected SSIM.
+        ssim: True SSIM.
+        seconds: Time that it took.
+        cheaply: Sets of positions computed cheaply.
+    """
+
+    computed: int
+    expected: float
+    ssim: float
+    seconds: float
+    cheaply: int = 0
+
+
+_HOPELESS = Look(0, math.nextafter(1.0, 0.0), 0.0, 0.0)
 """The forecast of a map with a value that is not finite: only the whole map is like it."""
 
 
 def replay(
-    window: SlidingWindow, work: Work, measurable: Floats, exact: Floats, at_once: int = 1
+    window: SlidingWindow,
+    work: Work,
+    measurable: Floats,
+    exact: Floats,
+    at_once: int = 1,
+    cheap: Cheap | None = None,
+    cheaply: Floats | None = None,
 ) -> list[Look]:
     """The forecasts that a run would have made of a map that is already known.
 
@@ -41,27 +64,50 @@ def replay(
         measurable: What measuring gives, on the grid.
         exact: The exact map.
         at_once: Sets of positions that a step measures at least.
+        cheap: The cheap fidelity; None without one.
+        cheaply: What the cheap session gives, on the grid.
 
     Returns:
         Every forecast on the way to the end; the steps are those of a run without a stopping rule.
     """
     if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
         return [_HOPELESS]
-    sampling = Sampling(window, work, at_once=at_once)
+    sampling = Sampling(window, work, at_once=at_once, cheap=cheap)
     measured = np.zeros(exact.shape, dtype=bool)
+    trend = None if cheaply is None else np.full(exact.shape, np.nan)
     truth = torch.from_numpy(exact)
     looks: list[Look] = []
     began = time.perf_counter()
-    step = sampling.next(measurable, measured)
+    step = sampling.next(measurable, measured, None, trend)
     while not step.over:
         measured.flat[step.positions] = True
-        step = sampling.next(measurable, measured, step.trajectory)
+        if trend is not None and cheaply is not None:
+            trend.flat[step.cheaply] = cheaply.flat[step.cheaply]
+        step = sampling.next(measurable, measured, step.trajectory, trend)
         if step.forecast is not None:
             took = time.perf_counter() - began
             similar = ssim(torch.from_numpy(step.forecast.prediction.values), truth)
-            looks.append((step.forecast.computed, step.forecast.ssim, similar, took))
+            forecast = step.forecast
+            looks.append(Look(forecast.computed, forecast.ssim, similar, took, forecast.cheaply))
             began = time.perf_counter()
     return looks
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A whole map by one session.
+
+    Attributes:
+        values: On the grid, float64.
+        base: The value where nothing changes.
+        seconds: Time of all positions.
+        open_seconds: Time before the first: gradients.
+    """
+
+    values: Floats
+    base: float
+    seconds: float
+    open_seconds: float
 
 
 def curves_of(
@@ -69,20 +115,26 @@ def curves_of(
     session: Session,
     positions: IntArray,
     builder: Callable[[float], MapBuilder],
-    epsilons: Sequence[float],
+    ways: Sequence[Way],
     at_once: int,
+    costs: Mapping[Way, float] = MappingProxyType({}),
     deadline: float | None = None,
+    linearise: Opener = lambda _: None,
 ) -> list[Curve]:
-    """Curves of one sample image, one for each threshold of trimming that its memory allows.
+    """Curves of one sample image, one for each way that its memory allows.
+
+    Every session measures the whole map once, whatever the number of ways that use it.
 
     Args:
         image: Fingerprint of the image.
         session: On that image.
         positions: The positions wanted.
         builder: Makes a map builder, from the time at which a run began.
-        epsilons: Thresholds of trimming, 0 first.
+        ways: The ways, that of exact values alone first.
         at_once: Positions that a step measures at least.
+        costs: By way, of a cheap position in exact ones; as this sample says where not given.
         deadline: When to give up, of ``time.perf_counter``.
+        linearise: Opens the linearised session.
 
     Raises:
         OcclusionCancelled: The deadline has passed.
@@ -91,34 +143,79 @@ def curves_of(
     def in_time(*_: object) -> bool:
         return deadline is None or time.perf_counter() < deadline
 
-    work = distinct_work(session.changed, positions)
-    curves: list[Curve] = []
-    exact: Heatmap | None = None
-    for epsilon in epsilons:
+    def recorded(source: Way) -> Recorded | None:
+        """The whole map by a session; None where it cannot be opened or is no other than the exact one."""
         opening = time.perf_counter()
         recording = builder(opening)
-        try:
-            trimmed = session.trimmed(epsilon, recording.scalar) if epsilon else session
-        except InputError:  # the memory budget does not hold that; another day's may
-            continue
-        if epsilon and trimmed is session:  # nothing can be trimmed here: it costs what it costs without
-            curves.append(replace(curves[0], epsilon=epsilon))
-            continue
+        measuring: Session | None = session
+        if source.epsilon:
+            measuring = session.trimmed(source.epsilon, recording.scalar)
+        elif source.drift:
+            measuring = linearise(recording.scalar)
+        if measuring is None or (source != Way() and measuring is session):
+            return None
         opened = time.perf_counter()
         with Watch(len(positions), None if deadline is None else in_time, False) as watch:
-            run(trimmed, [positions], recording, watch)
-        found = recording.heatmap()
-        took = time.perf_counter() - opened
-        exact = exact or found
-        values, truth = (h.values.double().numpy() for h in (found, exact))
-        looks = replay(session.window, work, values, truth, at_once)
-        computed = tuple(look[0] for look in looks)
-        expected, similar, took_looking = (tuple(look[i] for look in looks) for i in (1, 2, 3))
-        curves.append(
-            Curve(
-                image, epsilon, len(work.positions), computed, expected, similar, took,
-                float(np.median(took_looking)) if looks else 0.0, opened - opening,
-                curves[0].exact_seconds if curves else took, at_once,
-            )
-        )  # fmt: skip
+            run(measuring, [positions], recording, watch)
+        values = recording.heatmap().values.double().numpy()
+        return Recorded(values, recording.base, time.perf_counter() - opened, opened - opening)
+
+    work = distinct_work(session.changed, positions)
+    maps: dict[Way, Recorded | None] = {}
+    curves: list[Curve] = []
+    for way in ways:
+        if way.source not in maps:
+            try:
+                maps[way.source] = recorded(way.source)
+            except InputError:  # the memory budget does not hold that; another day's may
+                continue
+        exact, found = maps[Way()], maps[way.source]
+        assert exact is not None
+        cost = costs.get(way, 1.0)
+        if found is not None and way.drift:
+            cost = costs.get(way) or rounded_cost(found.seconds, exact.seconds)
+        if found is None or (way.drift and not worth_while(work)):
+            if way.epsilon or way in costs:  # costs what it costs without
+                curves.append(replace(curves[0], epsilon=way.epsilon, drift=way.drift, cost=cost))
+            continue
+        curves.append(_curve(image, session.window, work, way, exact, found, at_once, cost))
     return curves
+
+
+def _curve(
+    image: str,
+    window: SlidingWindow,
+    work: Work,
+    way: Way,
+    exact: Recorded,
+    found: Recorded,
+    at_once: int,
+    cost: float,
+) -> Curve:
+    """The curve of one way, of which ``found`` is the session's map."""
+    if way.drift:
+        cheaply = np.where(np.isfinite(found.values), found.values, np.inf)
+        looks = replay(window, work, exact.values, exact.values, at_once, Cheap(exact.base, cost), cheaply)
+    else:
+        looks = replay(window, work, found.values, exact.values, at_once)
+    computed, expected, similar, took, counts = (
+        tuple(getattr(look, field) for look in looks)
+        for field in ("computed", "expected", "ssim", "seconds", "cheaply")
+    )
+    return Curve(
+        image,
+        way.epsilon,
+        len(work.positions),
+        computed,
+        expected,
+        similar,
+        exact.seconds if way.drift else found.seconds,
+        float(np.median(took)) if looks else 0.0,
+        found.open_seconds,
+        exact.seconds,
+        at_once,
+        way.drift,
+        counts if way.drift else (),
+        found.seconds if way.drift else 0.0,
+        cost,
+    )

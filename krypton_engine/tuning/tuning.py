@@ -31,7 +31,7 @@ from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import is_described, is_number, is_target, saved_window
 from krypton_engine.run.adaptive import StoppingRule
-from krypton_engine.tuning.curves import Curve, Stop
+from krypton_engine.tuning.curves import Curve, Stop, Way
 from krypton_engine.tuning.figure import trade_off
 from krypton_engine.tuning.fingerprint import Fingerprint
 
@@ -47,14 +47,15 @@ CONFIDENCE = 0.9
 _ASSURANCE = 0.8
 """Share of tunings that keep their confidence by themselves, where there are samples enough for it."""
 
-EPSILONS = 0.0, 0.1, 0.3, 0.6
-"""Thresholds of trimming that a tuning tries, least first; see `krypton_engine.executors.base.Session`."""
+WAYS = Way(), Way(0.0, True), Way(0.1), Way(0.3), Way(0.6), Way(0.6, True)
+"""The ways that a tuning tries, as far as a model has them."""
 
 _MISSES_TO_CHOOSE_BY = 2
-"""Images among the samples that may miss a target, before it is chosen how much to trim."""
+"""Images among the samples that may miss a target, before a way is chosen by them."""
 
-_MOST_TIME_WHEN_TRIMMED = 0.8
-"""Share of the exact map's time that trimming must come down to on the first sample, or others do without."""
+_MOST_TIME = {False: 0.8, True: 0.5}
+"""Share of the exact map's time that trimmed positions may take on the first sample, or others do without; as
+a drift (true) they come on top of exact ones."""
 
 _TARGETS = 0.8, 0.9, 0.95
 """SSIM targets that a printed tuning lists."""
@@ -69,12 +70,12 @@ class Choice:
     """The way to reach a target.
 
     Attributes:
-        epsilon: Threshold of trimming; 0 trims nothing.
+        way: What is measured, and how.
         factor: On the expected loss ``1 - SSIM``.
         stops: Where each sample stops then.
     """
 
-    epsilon: float
+    way: Way
     factor: float
     stops: tuple[Stop, ...]
 
@@ -85,7 +86,7 @@ class Tuning(Value):
 
     Attributes:
         fingerprint: What the tuning is valid for.
-        curves: One for every sample and every threshold of trimming.
+        curves: One for every sample and every way.
         confidence: Probability with which the next image meets its target.
     """
 
@@ -99,42 +100,62 @@ class Tuning(Value):
         return {curve.image for curve in self.curves}
 
     @property
-    def epsilons(self) -> tuple[float, ...]:
-        """Thresholds that every sample was trimmed by, least first: those that may be chosen."""
-        times = Counter(curve.epsilon for curve in self.curves)
-        return tuple(sorted(e for e in times if times[e] == times[0.0])) or EPSILONS
+    def ways(self) -> tuple[Way, ...]:
+        """Ways that may be chosen: those that every sample has a curve of, exact values alone first."""
+        times = Counter(curve.way for curve in self.curves)
+        return tuple(sorted(way for way in times if times[way] == times[Way()])) or WAYS
+
+    @property
+    def costs(self) -> dict[Way, float]:
+        """By way with a drift: the cost of a cheap position in exact ones, on the samples and every image."""
+        return {curve.way: curve.cost for curve in reversed(self.curves) if curve.drift}
 
     @property
     def fewest(self) -> int:
         """The fewest samples that the confidence takes."""
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
-    def of(self, epsilon: float) -> list[Curve]:
-        """The samples' curves for a threshold of trimming, all at the pace that is usual among them.
+    def of(self, way: Way) -> list[Curve]:
+        """The samples' curves of a way, at the pace that is usual among them.
 
         A position takes about as long in every image; what once took longer, the machine being busy, is not
-        the price of trimming.
+        the price of a way.
         """
-        curves = [curve for curve in self.curves if curve.epsilon == epsilon]
+        curves = [curve for curve in self.curves if curve.way == way]
         told = [curve for curve in curves if curve.positions] or curves
         if not told:
             return []
-        took = [(c.seconds / max(1, c.positions), c.look_seconds, c.open_seconds) for c in told]
-        pace, look, opening = np.median(took, axis=0).tolist()
+        took = [
+            (
+                c.seconds / max(1, c.positions),
+                c.cheap_seconds / max(1, c.positions),
+                c.look_seconds,
+                c.open_seconds,
+            )
+            for c in told
+        ]
+        pace, cheap_pace, look, opening = np.median(took, axis=0).tolist()
         return [
-            replace(curve, seconds=pace * curve.positions, look_seconds=look, open_seconds=opening)
+            replace(
+                curve,
+                seconds=pace * curve.positions,
+                cheap_seconds=cheap_pace * curve.positions,
+                look_seconds=look,
+                open_seconds=opening,
+            )
             for curve in curves
         ]
 
-    def factors(self, ssim_target: float) -> dict[float, float]:
-        """Factors on the expected loss, by threshold of trimming.
+    def factors(self, ssim_target: float, trims: bool = True) -> dict[Way, float]:
+        """Factors on the expected loss, by way.
 
         Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
-        for any ``epsilon``, by what it needs among the samples: up to the k-th smallest of these ranks k of
-        them are content whatever is chosen. For one ``epsilon``, with k the ceiling of
+        for any way, by what it needs among the samples: up to the k-th smallest of these ranks k of
+        them are content whatever is chosen. For one way, with k the ceiling of
         ``(n + 1) * confidence``, tunings keep the confidence in the mean. A new image may raise the ranks of
         others by one, so that for several a little of that is lost, a tenth with nine samples whose needs
-        have nothing in common, nothing with twenty (simulated): so there is no choice among fewer. As far as
+        have nothing in common, nothing with twenty (simulated): so there is no choice among fewer, but the
+        linearised map as a drift where there is one, exact values alone where there is none. As far as
         there are samples, k is so much larger that most tunings keep the confidence by themselves: the share
         of images that are content with the k-th of n has a beta distribution (Vovk, ACML 2012). No factor is
         below 1: the first looks at a map are the least reliable, and they are where a low target stops.
@@ -144,34 +165,35 @@ class Tuning(Value):
         if not self.curves:
             return {}
         chooses = len(self.images) * (1 - self.confidence) >= _MISSES_TO_CHOOSE_BY - 1e-9
-        epsilons = self.epsilons if chooses else self.epsilons[:1]
-        needed = np.array([[curve.factor(ssim_target) for curve in self.of(e)] for e in epsilons])
+        usual = Way(0.0, True) if trims and Way(0.0, True) in self.ways else Way()
+        ways = self.ways if chooses else (usual,)
+        needed = np.array([[curve.factor(ssim_target) for curve in self.of(way)] for way in ways])
         ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
         count = len(ranks)
         if count < self.fewest:
-            return dict.fromkeys(epsilons, math.inf)
+            return dict.fromkeys(ways, math.inf)
         enough = math.ceil((count + 1) * self.confidence - 1e-9)
         while enough < count and 1 - betainc(enough, count + 1 - enough, self.confidence) < _ASSURANCE:
             enough += 1
         factors = np.sort(needed)[:, ranks[enough - 1] - 1].clip(1.0)
-        return dict(zip(epsilons, factors.tolist(), strict=True))
+        return dict(zip(ways, factors.tolist(), strict=True))
 
     def choose(self, ssim_target: float, trims: bool = True) -> Choice:
         """The quickest way to a target, by the mean time of the samples.
 
         Args:
             ssim_target: SSIM with the exact map.
-            trims: Whether small changes may be dropped on the way.
+            trims: Whether anything but exact values may be measured on the way.
         """
         choices = [
-            Choice(epsilon, factor, tuple(curve.stop(ssim_target, factor) for curve in self.of(epsilon)))
-            for epsilon, factor in self.factors(ssim_target).items()
-            if trims or not epsilon
+            Choice(way, factor, tuple(curve.stop(ssim_target, factor) for curve in self.of(way)))
+            for way, factor in self.factors(ssim_target, trims).items()
+            if trims or way == Way()
         ]
         return min(
             choices,
             key=lambda choice: (math.isinf(choice.factor), float(np.mean([s.seconds for s in choice.stops]))),
-            default=Choice(0.0, math.inf, ()),
+            default=Choice(Way(), math.inf, ()),
         )
 
     def goal(self, ssim_target: float, trims: bool = True) -> StoppingRule | None:
@@ -179,7 +201,7 @@ class Tuning(Value):
 
         Args:
             ssim_target: SSIM with the exact map, above 0 and below 1.
-            trims: Whether small changes may be dropped on the way.
+            trims: Whether anything but exact values may be measured on the way.
 
         Returns:
             None for the exact map, where nothing less is sure enough.
@@ -194,7 +216,17 @@ class Tuning(Value):
         shares = [beyond, 0.5, 1 - beyond]
         least, middle, most = np.quantile(ratios, shares, method="weibull").tolist() if ratios else SPREAD
         spread = least, middle, most
-        return StoppingRule(ssim_target, choice.factor, spread, "tuned", choice.epsilon, self.at_once)
+        way = choice.way
+        return StoppingRule(
+            ssim_target,
+            choice.factor,
+            spread,
+            "tuned",
+            way.epsilon,
+            self.at_once,
+            way.drift,
+            self.costs.get(way),
+        )
 
     @property
     def at_once(self) -> int | None:
@@ -202,14 +234,16 @@ class Tuning(Value):
         return self.curves[0].at_once if self.curves else None
 
     def with_curves(self, curves: Sequence[Curve]) -> Tuning:
-        """The tuning with one sample more, which has a curve for each of `epsilons` that its memory allows.
+        """The tuning with one sample more, which has a curve for each of `ways` that its memory allows.
 
         The first sample's times decide what trimming is worth trying on others. Its similarities do not, so
         that the ranks of `factors` stay what they are.
         """
         if not self.curves and curves[0].positions:
             plain = curves[0].seconds
-            curves = [c for c in curves if not c.epsilon or c.seconds <= _MOST_TIME_WHEN_TRIMMED * plain]
+            curves = [
+                c for c in curves if not c.epsilon or _session_seconds(c) <= _MOST_TIME[c.drift] * plain
+            ]
         return replace(self, curves=(*self.curves, *curves))
 
     def check(self, found: Fingerprint) -> None:
@@ -237,18 +271,18 @@ class Tuning(Value):
                 f"too few: {self.confidence:.0%} takes {self.fewest} images at least; until then every map "
                 f"is measured in full"
             )
-        exact = [curve.exact_seconds for curve in self.of(0.0)]
+        exact = [curve.exact_seconds for curve in self.of(Way())]
         if exact:
             lines.append(f"exact map: {np.median(exact):.2f} s (median)")
             lines.append("SSIM target  trimmed  factor  computed (most)  SSIM (least)   seconds  faster")
         for target in _TARGETS if exact else ():
             choice = self.choose(target)
-            curves, stops = self.of(choice.epsilon), choice.stops
+            curves, stops = self.of(choice.way), choice.stops
             share = [s.computed / max(1, c.positions) for s, c in zip(stops, curves, strict=True)]
             faster = [c.exact_seconds / max(s.seconds, 1e-9) for s, c in zip(stops, curves, strict=True)]
             reached = [s.ssim for s in stops]
             lines.append(
-                f"{target:11.2f}  {choice.epsilon or '-':>7}  {choice.factor:6.2f}  {np.median(share):8.0%} "
+                f"{target:11.2f}  {_in_words(choice.way):>7}  {choice.factor:6.2f}  {np.median(share):8.0%} "
                 f"({max(share):4.0%})  {np.median(reached):5.3f} ({min(reached):.3f})  "
                 f"{np.median([s.seconds for s in stops]):7.2f}  {np.median(faster):5.1f}x"
             )
@@ -266,7 +300,7 @@ class Tuning(Value):
         if not self.curves:
             raise InputError("tuning", "no samples to draw", "a tuning of at least one", verb="has")
         choice = self.choose(ssim_target)
-        return trade_off(self.of(choice.epsilon), choice.stops, ssim_target, self.confidence)
+        return trade_off(self.of(choice.way), choice.stops, ssim_target, self.confidence)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tuning as JSON, or its figure (``.png``).
@@ -324,14 +358,26 @@ class Tuning(Value):
         for name, holds in checks.items():
             if not holds:
                 raise ValueError(f"{name} is none that a tuning has")
-        samples = Counter((curve.image, curve.epsilon) for curve in self.curves)
-        if any(n > 1 for n in samples.values()) or {i for i, e in samples if not e} != self.images:
+        samples = Counter((curve.image, curve.way) for curve in self.curves)
+        if any(n > 1 for n in samples.values()) or {i for i, w in samples if w == Way()} != self.images:
             raise ValueError("curves are not of every sample once")
 
 
 def in_brief(tuning: Tuning) -> str:
     """A tuning in a few words, for messages."""
     return f"one of {len(tuning.images)} image{'s' * (len(tuning.images) != 1)}"
+
+
+def _session_seconds(curve: Curve) -> float:
+    """Time of all positions by the session that is not the exact one."""
+    return curve.cheap_seconds if curve.drift else curve.seconds
+
+
+def _in_words(way: Way) -> str:
+    """What is trimmed, with a sign of being only the trend; ``-`` for exact values alone."""
+    if way.drift:
+        return f"~{way.epsilon:g}" if way.epsilon else "linear"
+    return f"{way.epsilon:g}" if way.epsilon else "-"
 
 
 def _times(sizes: tuple[int, ...]) -> str:

@@ -38,11 +38,12 @@ from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.run import adaptive
-from krypton_engine.run.adaptive import Forecast, StoppingRule
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.forecast import Forecast
 from krypton_engine.run.loop import Watch, run
-from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.curves import Curve, Way
 from krypton_engine.tuning.fingerprint import Fingerprint
-from krypton_engine.tuning.tuning import EPSILONS
+from krypton_engine.tuning.tuning import WAYS
 
 WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
 EXECUTORS = ["native", "reference"]
@@ -788,11 +789,11 @@ def test_the_quantile_is_conformal():
     """With 9 samples and 90 % the largest; with 30 the second largest, which most tunings need."""
     mark = Fingerprint((3, 8, 8), (3, 2, 2), (3, 1, 1), (0.0,), 1, (0.0,))
     curves = [curve([1 - 0.1 / (i + 1)], [0.0], str(i)) for i in range(30)]  # factors 1 to 30
-    assert Tuning(mark, tuple(curves[:8])).factors(0.9) == {0.0: math.inf}
-    assert Tuning(mark, tuple(curves[:9])).factors(0.9)[0.0] == pytest.approx(9)
-    assert Tuning(mark, tuple(curves)).factors(0.9)[0.0] == pytest.approx(29)
+    assert Tuning(mark, tuple(curves[:8])).factors(0.9) == {Way(): math.inf}
+    assert Tuning(mark, tuple(curves[:9])).factors(0.9)[Way()] == pytest.approx(9)
+    assert Tuning(mark, tuple(curves)).factors(0.9)[Way()] == pytest.approx(29)
     content = tuple(curve([0.5], [0.8], str(i)) for i in range(30))  # a fifth would do
-    assert Tuning(mark, content).factors(0.9)[0.0] == 1
+    assert Tuning(mark, content).factors(0.9)[Way()] == 1
 
 
 @pytest.mark.parametrize(("samples", "confidence"), [(20, 0.9), (50, 0.9), (30, 0.8)])
@@ -804,7 +805,7 @@ def test_most_tunings_keep_their_confidence(samples, confidence):
     for _ in range(300):
         needs = generator.random(samples)  # of all images, a share u needs a factor of 1 + u at most
         curves = tuple(curve([1 - 0.1 / (1 + u)], [0.0], str(i)) for i, u in enumerate(needs))
-        kept.append(Tuning(mark, curves, confidence).factors(0.9)[0.0] - 1)
+        kept.append(Tuning(mark, curves, confidence).factors(0.9)[Way()] - 1)
     assert 0.77 < np.mean(np.array(kept) >= confidence) < 0.97
 
 
@@ -815,9 +816,9 @@ def test_one_interruption_does_not_choose():
     trimmed = [replace(c, epsilon=0.1, seconds=5.0) for c in exact]
     trimmed[3] = replace(trimmed[3], seconds=1000.0)
     choice = Tuning(mark, (*exact, *trimmed)).choose(0.9)
-    assert choice.epsilon == 0.1 and {stop.seconds for stop in choice.stops} == {0.5}
+    assert choice.way == Way(0.1) and {stop.seconds for stop in choice.stops} == {0.5}
     few = [each for each in (*exact, *trimmed) if each.image != "0"]
-    assert Tuning(mark, tuple(few)).choose(0.9).epsilon == 0
+    assert Tuning(mark, tuple(few)).choose(0.9).way == Way()
 
 
 def test_what_saves_little_is_not_tried_again():
@@ -826,23 +827,23 @@ def test_what_saves_little_is_not_tried_again():
     exact = curve([0.99], [1.0])
     first = [exact, *(replace(exact, epsilon=e, seconds=10.0 * t) for e, t in ((0.1, 0.9), (0.6, 0.5)))]
     tuning = Tuning(mark)
-    assert tuning.epsilons == EPSILONS
+    assert tuning.ways == WAYS
     tuning = tuning.with_curves(first)
-    assert tuning.epsilons == (0.0, 0.6)
+    assert tuning.ways == (Way(), Way(0.6))
     # By what is found later, nothing is left out: the ranks over all that is tried would not hold.
     slow = [replace(exact, image="b"), replace(exact, image="b", epsilon=0.6, seconds=100.0)]
-    assert tuning.with_curves(slow).epsilons == (0.0, 0.6)
+    assert tuning.with_curves(slow).ways == (Way(), Way(0.6))
 
 
 def test_what_one_sample_could_not_be_trimmed_by_is_no_choice(wide, tuning, monkeypatch):
     """For lack of memory, that is: another day there may be more of it, and an image would be trimmed."""
-    plain = [curve for curve in tuning.curves if not curve.epsilon]
+    plain = [curve for curve in tuning.curves if curve.way == Way()]
     before = replace(tuning, curves=tuple(replace(c, epsilon=e) for c in plain for e in (0.0, 0.6)))
-    assert before.epsilons == (0.0, 0.6)
+    assert before.ways == (Way(), Way(0.6))
     monkeypatch.setattr("krypton_engine.graph.gradients._bytes", lambda *_: 2**60)
     occlusion, call = KryptonOcclusion(wide), (WINDOW, STRIDES)
     more = occlusion.tune([blobs(99)], *call, target=1, resume=before)
-    assert len(more.curves) == len(before.curves) + 1 and more.epsilons == (0.0,)
+    assert len(more.curves) == len(before.curves) + 1 and more.ways == (Way(),)
     # A map whose tuning trims is measured as it is, up to where the tuning says.
     rule = StoppingRule(0.8, 1.5, (0, 1, 1.5), "tuned", 0.6)
     heatmap = reaching(rule, wide, blobs(0))
@@ -858,15 +859,15 @@ def test_choosing_costs_no_confidence(samples):
     met = []
     for _ in range(800):
         # A factor for each epsilon; the last row is the next image's.
-        needs = generator.random((samples + 1, 4)) + 1
+        needs = generator.random((samples + 1, len(WAYS))) + 1
         curves = [
             replace(curve([1 - 0.1 / need], [0.0], str(i)), epsilon=0.1 * e)
             for i, row in enumerate(needs[:-1])
             for e, need in enumerate(row)
         ]
         factors = Tuning(mark, tuple(curves)).factors(0.9)
-        epsilon = min(factors, key=lambda e: factors[e])
-        met.append(factors[epsilon] >= needs[-1][round(epsilon / 0.1)])
+        way = min(factors, key=lambda each: factors[each])
+        met.append(factors[way] >= needs[-1][round(way.epsilon / 0.1)])
     assert np.mean(met) > 0.88
 
 

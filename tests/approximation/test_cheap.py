@@ -1,0 +1,278 @@
+"""Maps that a cheap session gives the trend of: runs, their replay, what the map says of itself, tunings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from torch import nn
+
+from krypton_engine import Heatmap, KryptonOcclusion, zoo
+from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.attr import explain
+from krypton_engine.attr.request import heatmap_request
+from krypton_engine.errors import OcclusionCancelled
+from krypton_engine.executors.base import Computed
+from krypton_engine.heatmap.builder import MapBuilder
+from krypton_engine.heatmap.heatmap import Origin
+from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.planner import Preparer
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.fidelity import Cheap, worth_while
+from krypton_engine.run.loop import Watch, refine
+from krypton_engine.tuning.curves import Way
+from krypton_engine.tuning.fingerprint import Fingerprint
+from krypton_engine.tuning.replay import curves_of, replay
+from krypton_engine.tuning.tuning import Tuning
+
+WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
+
+
+class Table:
+    """A session that looks its outputs up in a map; one with an effect is a cheap one."""
+
+    at_once = 1
+    costs = None
+
+    def __init__(self, window, differs, values, effect=None):
+        self.window, self.changed = window, ChangedCells(window, differs)
+        self.base = torch.zeros(1, 1, dtype=torch.float64)
+        self.effect, self.asked = effect, 0
+        every = np.arange(len(window), dtype=np.int64)
+        self.outputs = dict(zip(map(bytes, self.changed.boxes(every)), values.flatten(), strict=True))
+
+    def compute(self, changes, limit=None):
+        self.asked += len(changes)
+        values = torch.tensor([self.outputs[bytes(change)] for change in changes], dtype=torch.float64)
+        dropped = None if self.effect is None else np.full(len(changes), self.effect)
+        yield Computed(np.arange(len(changes)), values[:, None] - (self.effect or 0.0), dropped)
+
+    def trimmed(self, epsilon, head):
+        return self
+
+
+def tables(seed, size, shape, off):
+    """An exact and a cheap session of a random map, and what they know."""
+    generator = np.random.default_rng(seed)
+    window = SlidingWindow(size, shape, (1, 1))
+    differs = generator.random(size) < generator.choice([0.05, 1.0])
+    truth = gaussian_filter(generator.normal(size=window.grid_shape), generator.choice([1, 2, 4]))
+    cheap = truth + off * truth.std() * generator.normal(size=truth.shape)
+    work = distinct_work(ChangedCells(window, differs), np.arange(truth.size))
+    for values in (truth, cheap):
+        values.flat[work.unchanged] = 0.0  # the base
+        for alike in work.positions:
+            values.flat[alike] = values.flat[alike[0]]
+    # As rounded when the effect is taken off and added back.
+    return (
+        Table(window, differs, truth),
+        Table(window, differs, cheap, 0.25),
+        work,
+        truth,
+        cheap - 0.25 + 0.25,
+    )
+
+
+def refined(session, cheap, truth, rule):
+    builder = MapBuilder(
+        session.window, session.base, lambda outputs: outputs[:, 0], fill=np.arange(truth.size)
+    )
+    with Watch(truth.size, None, False) as watch:
+        refine(session, np.arange(truth.size), builder, watch, rule, cheap=lambda _: cheap)
+    return builder.heatmap()
+
+
+@given(
+    st.integers(0, 9999),
+    st.tuples(st.integers(8, 24), st.integers(8, 24)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.sampled_from([0.0, 0.1, 2.0]),
+    st.sampled_from([0.4, 0.7, 0.9, 0.97]),
+    st.sampled_from([1, 20]),
+    st.sampled_from([0.125, 1.0]),
+)
+@settings(max_examples=40)
+def test_a_run_stops_where_its_replay_says(seed, size, shape, off, target, at_once, cost):
+    session, cheap, work, truth, trend = tables(seed, size, shape, off)
+    rule = StoppingRule(target, at_once=at_once, drift=True, cost=cost)
+    found = refined(session, cheap, truth, rule)
+    by_both = worth_while(work)
+    assert bool(cheap.asked) == by_both
+    looks = replay(session.window, work, truth, truth, at_once, Cheap(0.0, cost) if by_both else None, trend)
+    enough = [look for look in looks if 1 - rule.factor * (1 - look.expected) >= target]
+    if enough:
+        assert (session.asked, cheap.asked) == (enough[0].computed, enough[0].cheaply if by_both else 0)
+        assert found.ssim_estimate == SsimEstimate.of(enough[0].expected)
+    else:
+        assert session.asked == len(work.positions) and bool(found.measured.all())
+
+
+def test_without_a_cheap_session_nothing_changes():
+    session, _, _, truth, _ = tables(3, (24, 24), (4, 4), 0.1)
+    plain = refined(session, None, truth, StoppingRule(0.8))
+    assert refined(session, None, truth, StoppingRule(0.8, drift=True)) == plain and plain.cheap is None
+
+
+def test_a_cheap_map_that_is_not_finite_is_not_relied_on():
+    session, cheap, work, truth, _ = dense(4)
+    cheap.outputs = {key: np.nan for key in cheap.outputs}
+    found = refined(session, cheap, truth, StoppingRule(0.9, drift=True))
+    assert bool(found.values.isfinite().all()) and found.ssim_estimate.low >= 0.9
+    assert cheap.asked < 0.3 * len(work.positions)
+
+
+# --- of a model ---------------------------------------------------------------------------------------
+
+
+class Wide(nn.Module):
+    """Deep enough that boxes outgrow what changes, on images of 64 x 64."""
+
+    def __init__(self):
+        super().__init__()
+        layers, channels = [], 3
+        for out in (12, 16, 24):
+            layers += [
+                nn.Conv2d(channels, out, 3, padding=1),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+            channels = out
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(24 * 64, 5)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    torch.manual_seed(5)
+    model = Wide().eval()
+    zoo.calibrate_batch_norm(model, (3, 64, 64))
+    return model
+
+
+def blobs(seed):
+    coarse = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, (64, 64), mode="bicubic")
+
+
+RULE = StoppingRule(0.8, 1.5, epsilon=0.3, drift=True, cost=0.25)
+
+
+def reaching(model, x, rule=RULE, on_progress=None):
+    preparer = Preparer("auto", None)
+    with torch.no_grad():
+        request = heatmap_request(model, x, WINDOW, STRIDES, None, 1, None, None, preparer.budget)
+        request = replace(request, rule=rule, fills=True)
+        return explain.heatmap(preparer, request, time.perf_counter(), on_progress, False, Origin())
+
+
+@pytest.fixture(scope="module")
+def exact(wide):
+    return KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1)
+
+
+@pytest.fixture(scope="module")
+def found(wide):
+    return reaching(wide, blobs(0))
+
+
+def test_the_map_says_what_is_linearised(wide, found, exact):
+    linearised = found.status == Status.LINEARISED
+    assert torch.equal(linearised, ~found.measured & ~found.cheap.isnan())
+    assert int(linearised.sum()) > int((found.status == Status.EXACT).sum()) > 0
+    assert bool((found.status == Status.INTERPOLATED).any()) and not bool(
+        (found.status == Status.UNKNOWN).any()
+    )
+    error = (found.values - exact.values).abs()
+    assert float(error[found.measured].max()) <= 1e-5 * float(exact.values.abs().max())
+    assert found.compare(exact).ssim > 0.8 and found.ssim_estimate.basis == "online"
+
+
+def test_what_nothing_less_satisfies_is_exact_everywhere(wide, exact):
+    whole = reaching(wide, blobs(0), replace(RULE, ssim_target=1 - 1e-9))
+    assert bool((whole.status == Status.EXACT).all()) and whole.ssim_estimate.basis == "exact"
+    assert whole.cheap is None and whole.compare(exact).ssim > 0.9999
+
+
+def test_files_keep_it(wide, found, tmp_path):
+    found.save(tmp_path / "map.npz")
+    loaded = Heatmap.load(tmp_path / "map.npz")
+    assert loaded == found and torch.equal(loaded.status, found.status)
+    assert bool((loaded.verify(KryptonOcclusion(wide), 1.0).status == Status.EXACT).all())
+
+
+def test_verify_measures_what_is_linearised(wide, found, exact):
+    verified = found.verify(KryptonOcclusion(wide), 0.2)
+    new = verified.measured & ~found.measured
+    for status in (Status.LINEARISED, Status.INTERPOLATED):
+        assert bool((found.status[new] == status).any())
+    truth, estimate = verified.compare(exact).ssim, verified.ssim_estimate
+    assert estimate.basis == "verified" and estimate.low - 0.05 <= truth <= estimate.high + 0.05
+
+
+def test_cancelled_and_resumed(wide, exact):
+    asked = []
+    with pytest.raises(OcclusionCancelled) as cut:
+        reaching(wide, blobs(0), on_progress=lambda so_far, *_: asked.append(so_far) or len(asked) < 12)
+    part = cut.value.partial
+    assert part.cheap is not None and bool(part.values.isfinite().all())
+    rest = KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1, resume=part)
+    assert bool((rest.status == Status.EXACT).all()) and rest.compare(exact).ssim > 0.9999
+
+
+# --- tuning -------------------------------------------------------------------------------------------
+
+
+def test_a_tuning_takes_the_cheap_map_that_pays(tmp_path):
+    """Of twenty maps whose cheap session is right and ten times quicker."""
+    curves = []
+    for seed in range(20):
+        session, cheap, _, truth, _ = dense(seed)
+
+        def builder(began, session=session, truth=truth):
+            return MapBuilder(
+                session.window, session.base, lambda o: o[:, 0], fill=np.arange(truth.size), began=began
+            )
+
+        made = curves_of(
+            str(seed), session, np.arange(truth.size), builder, [Way(), Way(0.0, True), Way(0.3)], 1,
+            {Way(0.0, True): 0.125}, linearise=lambda _, cheap=cheap: cheap,
+        )  # fmt: skip
+        assert [curve.way for curve in made] == [Way(), Way(0.0, True), Way(0.3)]
+        curves += [
+            replace(c, seconds=10.0, cheap_seconds=1.0 if c.drift else 0.0, look_seconds=0.0) for c in made
+        ]
+    tuning = Tuning(Fingerprint((40, 40), (4, 4), (1, 1), (0.0,), 1, (0.0,)), tuple(curves))
+    choice, rule = tuning.choose(0.9), tuning.goal(0.9)
+    assert choice.way == Way(0.0, True) and (rule.drift, rule.cost) == (True, 0.125)
+    assert max(stop.computed for stop in choice.stops) < 0.05 * truth.size
+    assert min(stop.cheaply for stop in choice.stops) > 0.08 * truth.size
+    assert tuning.goal(0.9, trims=False).drift is False
+    tuning.save(tmp_path / "tuning.json")
+    loaded = Tuning.load(tmp_path / "tuning.json")
+    assert loaded == tuning and str(loaded) == str(tuning) and "linear" in str(tuning)
+    few = replace(tuning, curves=tuning.curves[:27])
+    assert list(few.factors(0.9)) == [Way(0.0, True)], "nine samples do not choose"
+
+
+def dense(seed):
+    """As `tables`, all of whose positions change something of their own."""
+    window = SlidingWindow((40, 40), (4, 4), (1, 1))
+    generator = np.random.default_rng(seed)
+    truth = gaussian_filter(generator.normal(size=window.grid_shape), 2)
+    cheap = truth + 0.05 * truth.std() * generator.normal(size=truth.shape)
+    differs = np.ones((40, 40), dtype=bool)
+    session = Table(window, differs, truth)
+    work = distinct_work(session.changed, np.arange(truth.size))
+    return session, Table(window, differs, cheap, 0.25), work, truth, cheap

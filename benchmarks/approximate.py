@@ -41,7 +41,8 @@ from krypton_engine import FallbackWarning, KryptonOcclusion, zoo
 from krypton_engine.approximation.ssim import ssim
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import ChangedCells, Work, distinct_work
-from krypton_engine.run.adaptive import Forecast, StoppingRule
+from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.run.forecast import Forecast
 from krypton_engine.tuning.replay import replay
 from krypton_engine.tuning.tuning import Tuning
 
@@ -151,6 +152,7 @@ class Found:
         ssim: With the exact map.
         expected: The SSIM expected before a factor.
         epsilon: What was trimmed.
+        cheaply: Computed by a cheap session, of the same sets.
     """
 
     seconds: float
@@ -158,6 +160,12 @@ class Found:
     ssim: float
     expected: float
     epsilon: float = 0.0
+    cheaply: float = 0.0
+
+
+def way(rule: StoppingRule) -> tuple[float, bool, float]:
+    """What the steps of a rule depend on, its end aside."""
+    return rule.epsilon, rule.drift, rule.cost or 0.0
 
 
 def watched(
@@ -167,7 +175,7 @@ def watched(
 
     Args:
         approximate: Makes the map, by any of the rules.
-        rules: Each is asked about every forecast on the way.
+        rules: Of one `way`; each is asked about every forecast on the way.
         exact: The exact map.
         sets: How many sets of positions change something.
     """
@@ -188,7 +196,8 @@ def watched(
             seconds, forecast = looks[rule]
             similar = ssim(torch.from_numpy(forecast.prediction.values), exact.values.double())
             share = forecast.computed / max(1, sets)
-            rows.append(Found(seconds, share, similar, forecast.ssim, rule.epsilon))
+            cheaply = forecast.cheaply / max(1, sets)
+            rows.append(Found(seconds, share, similar, forecast.ssim, rule.epsilon, cheaply))
         else:
             rows.append(Found(whole.seconds, 1.0, whole.compare(exact).ssim, 1.0, rule.epsilon))
     return rows
@@ -231,12 +240,12 @@ def main() -> None:
     tuning_seconds = time.perf_counter() - began
     print(f"tuning took {tuning_seconds:.0f} s")
     rules = {
-        (target, how): (StoppingRule(target) if tuning is None else tuning.goal(target))
+        (target, how): (StoppingRule(target, drift=True) if tuning is None else tuning.goal(target))
         or StoppingRule(target, math.inf)
         for target, (how, tuning) in itertools.product(TARGETS, tunings.items())
     }
     # Those that are never sure come last: a call by one of them is the exact map.
-    ordered = sorted(rules, key=lambda key: (rules[key].epsilon, rules[key].factor))
+    ordered = sorted(rules, key=lambda key: (way(rules[key]), rules[key].factor))
     rows: list[dict[str, Any]] = []
     prefixes: list[dict[str, float]] = []
     for name in tqdm(held_out, unit="image"):
@@ -253,7 +262,7 @@ def main() -> None:
             "exact_seconds": exact.seconds,
             "captum_seconds": pace(model, x) * (exact.values.numel() + 1),
         }
-        for _, alike in itertools.groupby(ordered, lambda key: rules[key].epsilon):
+        for _, alike in itertools.groupby(ordered, lambda key: way(rules[key])):
             keys = list(alike)
             target, how = keys[0]
             approximate = partial(occlusion.heatmap, x, **call, ssim_target=target, tuning=tunings[how])

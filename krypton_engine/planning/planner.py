@@ -28,6 +28,7 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
 from krypton_engine.planning.cache import capture, proofs_of, refuse
+from krypton_engine.planning.cheap import cheap_session
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.planning.question import Question
 from krypton_engine.planning.witness import GOLDEN_RATIO, Witness
@@ -212,8 +213,17 @@ class Preparer:
         def open_session(row: int | None) -> Session:
             return waiting.pop() if row == 0 and waiting else session(row)
 
+        def cheap(row: int | None, head: Head) -> Session | None:
+            assert row is not None
+            inputs, baseline = question.tensors(row), question.baseline(occluded, row)
+            free = budget - ready.physical.bytes_views
+            return cheap_session(graph, question.windows[occluded], program, inputs, baseline, free, head)
+
+        def program(made: Graph, plan: Plan) -> Program:
+            return self._program(made, plan, device)[0]
+
         rows: list[int | None] = list(range(len(question.inputs[0])))
-        return Answer(rows, open_session, ready.ran, recall, confirm)
+        return Answer(rows, open_session, ready.ran, recall, confirm, cheap)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor."""

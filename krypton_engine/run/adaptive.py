@@ -43,8 +43,8 @@ class StoppingRule:
         basis: Where that is known from; see `SsimEstimate`.
         epsilon: What to trim; 0 nothing. See `krypton_engine.executors.base.Session`.
         at_once: How many sets of positions a step measures at least; None as suits the session.
-        drift: Whether a cheap session gives the trend of the map, and exact values correct it: the session
-            trimmed by ``epsilon``, for 0 the linearised one if there is one.
+        drift: Whether a cheap session gives the trend of the map, and exact values correct it; see
+            `krypton_engine.run.loop.trend_of`.
         cost: Of a cheap position, in exact ones; None as measured on the way.
 
     Examples:

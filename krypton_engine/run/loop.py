@@ -20,7 +20,7 @@ from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.run.adaptive import Sampling, StoppingRule
-from krypton_engine.run.fidelity import DEAREST, Cheap, rounded_cost, worth_while
+from krypton_engine.run.fidelity import DEAREST, USUAL_EPSILON, Cheap, rounded_cost, worth_while
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
@@ -276,12 +276,32 @@ def _sessions(
     session: Session, builder: MapBuilder, rule: StoppingRule, work: Work, cheap: Opener
 ) -> tuple[Session, Session | None]:
     """The session that measures, and the one that gives the map's trend."""
-    if rule.drift and not worth_while(work):
-        return session, None
     with suppress(InputError):  # the budget does not hold that: so it is measured as it is
-        if rule.drift and not rule.epsilon:
-            return session, cheap(builder.scalar)
+        if rule.drift:
+            trend = trend_of(session, rule.epsilon, cheap, builder.scalar) if worth_while(work) else None
+            return session, trend
         if rule.epsilon:
-            trimmed = session.trimmed(rule.epsilon, builder.scalar)
-            return (session, trimmed if trimmed is not session else None) if rule.drift else (trimmed, None)
+            return session.trimmed(rule.epsilon, builder.scalar), None
     return session, None
+
+
+def trend_of(session: Session, epsilon: float, linearise: Opener, head: Head) -> Session | None:
+    """The session that gives a map's trend: trimmed, of a network that sees the whole image linearised too.
+
+    Args:
+        session: The exact one.
+        epsilon: What is trimmed; 0 as usual of linearised networks, of others nothing.
+        linearise: Opens the linearised session.
+        head: The scalar that first-order effects are effects on.
+
+    Returns:
+        None where there is none that differs from the exact one.
+
+    Raises:
+        InputError: The memory budget does not hold the gradients.
+    """
+    linearised = linearise(head)
+    if linearised is not None:
+        return linearised.trimmed(epsilon or USUAL_EPSILON, head)
+    trimmed = session.trimmed(epsilon, head) if epsilon else session
+    return None if trimmed is session else trimmed

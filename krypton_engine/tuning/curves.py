@@ -17,17 +17,12 @@ class Way:
 
     Attributes:
         epsilon: What is trimmed; see `krypton_engine.executors.base.Session`.
-        drift: Whether a cheap session gives the trend of the map, the one trimmed by ``epsilon``, for 0 the
-            linearised one; else what is measured is trimmed.
+        drift: Whether a cheap session gives the trend of the map, see `krypton_engine.run.loop.trend_of`;
+            else what is measured is trimmed.
     """
 
     epsilon: float = 0.0
     drift: bool = False
-
-    @property
-    def source(self) -> Way:
-        """The session that measures beside the exact one: that of a drift measures as by itself."""
-        return Way(self.epsilon, self.drift and not self.epsilon)
 
 
 @dataclass(frozen=True)

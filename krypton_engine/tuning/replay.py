@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,7 +23,7 @@ from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.adaptive import Sampling
 from krypton_engine.run.fidelity import Cheap, rounded_cost, worth_while
-from krypton_engine.run.loop import Opener, Watch, run
+from krypton_engine.run.loop import Opener, Watch, run, trend_of
 from krypton_engine.tuning.curves import Curve, Way
 
 
@@ -144,14 +146,14 @@ def curves_of(
         return deadline is None or time.perf_counter() < deadline
 
     def recorded(source: Way) -> Recorded | None:
-        """The whole map by a session; None where it cannot be opened or is no other than the exact one."""
+        """The whole map by a session; None where there is none but the exact one."""
         opening = time.perf_counter()
         recording = builder(opening)
         measuring: Session | None = session
-        if source.epsilon:
+        if source.drift:
+            measuring = trend_of(session, source.epsilon, linearise, recording.scalar)
+        elif source.epsilon:
             measuring = session.trimmed(source.epsilon, recording.scalar)
-        elif source.drift:
-            measuring = linearise(recording.scalar)
         if measuring is None or (source != Way() and measuring is session):
             return None
         opened = time.perf_counter()
@@ -160,21 +162,30 @@ def curves_of(
         values = recording.heatmap().values.double().numpy()
         return Recorded(values, recording.base, time.perf_counter() - opened, opened - opening)
 
+    @cache
+    def linearises() -> bool:
+        with suppress(InputError):
+            return linearise(builder(time.perf_counter()).scalar) is not None
+        return False
+
     work = distinct_work(session.changed, positions)
     maps: dict[Way, Recorded | None] = {}
     curves: list[Curve] = []
     for way in ways:
-        if way.source not in maps:
+        # A drift whose session is trimmed, not linearised, has a map that is measured as by itself.
+        source = Way(way.epsilon, way.drift and linearises())
+        if source not in maps:
             try:
-                maps[way.source] = recorded(way.source)
+                maps[source] = recorded(source)
             except InputError:  # the memory budget does not hold that; another day's may
                 continue
-        exact, found = maps[Way()], maps[way.source]
+        found = maps[source]
+        exact = maps[Way()]
         assert exact is not None
         cost = costs.get(way, 1.0)
         if found is not None and way.drift:
             cost = costs.get(way) or rounded_cost(found.seconds, exact.seconds)
-        if found is None or (way.drift and not worth_while(work)):
+        if found is None or (way.drift and (source == Way() or not worth_while(work))):
             if way.epsilon or way in costs:  # costs what it costs without
                 curves.append(replace(curves[0], epsilon=way.epsilon, drift=way.drift, cost=cost))
             continue

@@ -1,0 +1,65 @@
+"""The choice of a cheap session: of networks that see the whole image, to the first order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from torch import Tensor
+
+from krypton_engine.executors.base import Program, Session, Unsupported
+from krypton_engine.executors.programs import kept
+from krypton_engine.executors.reference.tokens import open_tokens
+from krypton_engine.graph.gradients import Head
+from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.rewrites.linearise import linearised
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Plan
+
+_LEAST_GAIN = 1.3
+"""Work of an exact position over that of a linearised one that is worth while: some are measured by both."""
+
+
+def linearised_plan(graph: Graph, window: SlidingWindow) -> tuple[Graph, Plan] | None:
+    """A graph with gates and norms over the image linearised, and its plan; None where that saves little.
+
+    Args:
+        graph: The exact one.
+        window: The sliding window.
+    """
+    made = kept(graph, "linearised", linearised)
+    plan = Plan.of(made, window)
+    pays = made.sites and plan.gain >= _LEAST_GAIN * max(Plan.of(graph, window).gain, 1.0)
+    return (made, plan) if pays else None
+
+
+def cheap_session(
+    graph: Graph,
+    window: SlidingWindow,
+    program: Callable[[Graph, Plan], Program],
+    inputs: tuple[Tensor, ...],
+    baseline: Tensor,
+    memory_budget: int,
+    head: Head,
+) -> Session | None:
+    """A session whose outputs are right to the first order, in much less time; None where there is none.
+
+    Args:
+        graph: The exact one.
+        window: The sliding window.
+        program: The program of the first executor that takes a graph and its plan.
+        inputs: The tensors of the example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        memory_budget: Bytes that the session may add to the process.
+        head: The scalar that first-order effects are effects on.
+
+    Raises:
+        InputError: The budget does not hold the gradients, or the views and one position.
+    """
+    with suppress(Unsupported):
+        if found := linearised_plan(graph, window):
+            made, plan = found
+            return program(made, plan).open(plan, inputs, baseline, memory_budget, head)
+    with suppress(Unsupported):
+        return open_tokens(graph, window, inputs, baseline, memory_budget, head)
+    return None

@@ -36,7 +36,8 @@ class Operator {
     std::vector<int> operands;
     int value = -1;  // number of the value that is computed
     Epilogue epilogue;
-    int64_t stored = 0;  // channels of its value, as stored
+    int64_t channels = 0;  // of its value
+    int64_t stored = 0;    // the same, as stored
 
     virtual ~Operator() = default;
     // Box of the value that changes where the box `changed[i]` of every operand i does.

@@ -80,6 +80,7 @@ int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_
     op->operands = std::move(operands);
     op->value = add_value({height, width, channels, {}, global});
     op->epilogue = epilogue;
+    op->channels = channels;
     op->stored = values_.back().stored();
     operators_.push_back(std::move(op));
     return operators_.back()->value;

@@ -56,6 +56,7 @@ class Program:
         shift: Array | None,
         epilogue: EpilogueNumbers,
     ) -> int: ...
+    def prelu(self, operand: int, slope: Array, epilogue: EpilogueNumbers) -> int: ...
     def concat(
         self,
         operands: Sequence[int],

@@ -58,6 +58,16 @@ Epilogue epilogue(const EpilogueNumbers& numbers) {
     throw std::invalid_argument("there is no function '" + name + "'");
 }
 
+Arithmetic arithmetic_of(const std::string& name) {
+    constexpr std::pair<const char*, Arithmetic> kNames[] = {
+        {"add", kAdd},       {"subtract", kSubtract}, {"multiply", kMultiply},
+        {"divide", kDivide}, {"maximum", kMaximum},   {"minimum", kMinimum},
+    };
+    for (const auto& [known, arithmetic] : kNames)
+        if (name == known) return arithmetic;
+    throw std::invalid_argument("there is no arithmetic '" + name + "'");
+}
+
 // For operators that compute no sum.
 Epilogue unclamped(const EpilogueNumbers& numbers) {
     const Epilogue end = epilogue(numbers);
@@ -163,17 +173,21 @@ void bind_program(nb::module_& m) {
                 require(operands.size() == 1 || operands.size() == 2, "one or two operands are combined");
                 for (int operand : operands) require_shape(p, operand, height, width, channels);
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
-                const Arithmetic which = arithmetic == "add"        ? kAdd
-                                         : arithmetic == "subtract" ? kSubtract
-                                         : arithmetic == "multiply"
-                                             ? kMultiply
-                                             : throw std::invalid_argument("there is no such arithmetic");
-                return p.add(make_combine(which, by_channel(scale, channels, "scale"),
+                return p.add(make_combine(arithmetic_of(arithmetic), by_channel(scale, channels, "scale"),
                                           by_channel(shift, channels, "shift")),
                              operands, height, width, channels, epilogue(end));
             },
             "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none().noconvert(),
             "shift"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "prelu",
+            [](Program& p, int operand, Floats<1> slope, EpilogueNumbers end) {
+                const Value v = value_of(p, operand);
+                require(static_cast<int64_t>(slope.shape(0)) == v.channels, "slope has the wrong size");
+                return p.add(make_combine(kAdd, {}, {}, by_channel(slope, v.channels, "slope")), {operand},
+                             v.height, v.width, v.channels, epilogue(end));
+            },
+            "operand"_a, "slope"_a.noconvert(), "epilogue"_a)
         .def(
             "concat",
             [](Program& p, std::vector<int> operands, std::vector<std::pair<int64_t, int64_t>> channels,

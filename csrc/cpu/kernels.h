@@ -109,9 +109,10 @@ struct Activate {
     int64_t count;
 };
 
-enum Arithmetic : int { kAdd, kSubtract, kMultiply };
+enum Arithmetic : int { kAdd, kSubtract, kMultiply, kDivide, kMaximum, kMinimum };
 
-// out = clamp((a op b) * scale + shift), pixel by pixel; scale and shift by channel, or null.
+// out = clamp(x, or x * slope where that is negative; x = (a op b) * scale + shift), pixel by pixel; scale,
+// shift and slope by channel, or null.
 struct Combine {
     Arithmetic arithmetic;
     int64_t rows;
@@ -122,6 +123,7 @@ struct Combine {
     const float* shift;
     float* const* out;
     float low, high;
+    const float* slope = nullptr;
 };
 
 // Over the first `channels` of every pixel; those up to `stored` become 0.

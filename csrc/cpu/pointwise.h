@@ -62,10 +62,19 @@ inline Lanes error_function(Lanes x) {
     return x < 0.0f ? -y : y;
 }
 
+// log(1 + x) for x from 0 to 1: the series of 2 artanh(s) for s = x / (2 + x), to the fifteenth power.
+inline Lanes logarithm_of_one_more(Lanes x) {
+    const Lanes s = x / (2.0f + x), z = s * s;
+    Lanes y = splat(1.0f / 15);
+    UNROLL for (int n = 13; n > 0; n -= 2) y = y * z + 1.0f / static_cast<float>(n);
+    return 2.0f * s * y;
+}
+
 // See `applied`.
 struct LanesMath {
     static Lanes exp(Lanes x) { return exponential(x); }
     static Lanes expm1(Lanes x) { return exponential<true>(x); }
+    static Lanes log1p(Lanes x) { return logarithm_of_one_more(x); }
     static Lanes tanh(Lanes x) { return hyperbolic_tangent(x); }
     static Lanes erf(Lanes x) { return error_function(x); }
     static Lanes clamp(Lanes x, float low, float high) {
@@ -94,18 +103,28 @@ void combine_rows(const Combine& o) {
             if (OPERATION == kAdd) x += load(o.b[row] + c);
             if (OPERATION == kSubtract) x -= load(o.b[row] + c);
             if (OPERATION == kMultiply) x *= load(o.b[row] + c);
+            if (OPERATION == kDivide) x /= load(o.b[row] + c);
+            if (OPERATION == kMaximum || OPERATION == kMinimum) {
+                const Lanes b = load(o.b[row] + c);
+                // NaN stays NaN, from either side.
+                x = (OPERATION == kMaximum ? b > x : b < x) | (b != b) ? b : x;
+            }
             if (o.scale) x = x * load(o.scale + c) + load(o.shift + c);
+            if (o.slope) x = x < 0.0f ? x * load(o.slope + c) : x;
             store(o.out[row] + c, clamp(x, low, high));
         }
     }
 }
 
 void combine(const Combine& o) {
-    if (!o.b) return combine_rows<kMultiply + 1>(o);
+    if (!o.b) return combine_rows<kMinimum + 1>(o);
     switch (o.arithmetic) {
         case kAdd: return combine_rows<kAdd>(o);
         case kSubtract: return combine_rows<kSubtract>(o);
         case kMultiply: return combine_rows<kMultiply>(o);
+        case kDivide: return combine_rows<kDivide>(o);
+        case kMaximum: return combine_rows<kMaximum>(o);
+        case kMinimum: return combine_rows<kMinimum>(o);
     }
 }
 

@@ -10,6 +10,7 @@ namespace krypton::cuda {
 struct FloatMath {
     static KRYPTON_HD float exp(float x) { return expf(x); }
     static KRYPTON_HD float expm1(float x) { return expm1f(x); }
+    static KRYPTON_HD float log1p(float x) { return log1pf(x); }
     static KRYPTON_HD float tanh(float x) { return tanhf(x); }
     static KRYPTON_HD float erf(float x) { return erff(x); }
     static KRYPTON_HD float clamp(float x, float low, float high) {

@@ -20,9 +20,10 @@ std::unique_ptr<Operator> make_convolution(const Kernels& kernels, const Convolu
 // Maximum, or sums over divisor_y[y] * divisor_x[x].
 std::unique_ptr<Operator> make_pool(const WindowMap& y, const WindowMap& x, bool maximum,
                                     std::vector<float> divisor_y, std::vector<float> divisor_x);
-// (a op b) * scale + shift; b, and scale with shift, may be missing.
+// (a op b) * scale + shift, and that times slope where it is negative; b, scale with shift, and slope may be
+// missing.
 std::unique_ptr<Operator> make_combine(Arithmetic arithmetic, std::vector<float> scale,
-                                       std::vector<float> shift);
+                                       std::vector<float> shift, std::vector<float> slope = {});
 // Some channels of each operand side by side, then * scale + shift.
 std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vector<float> scale,
                                       std::vector<float> shift);

@@ -167,12 +167,13 @@ class Builder {
         const int a = any_value();
         const Value v{shape(a).height, shape(a).width, shape(a).channels, {}};
         const int b = random_.chance(0.7) ? like(v.height, v.width, v.channels) : -1;
-        const auto arithmetic = static_cast<Arithmetic>(random_.between(0, 2));
+        const auto arithmetic = random_.choice<Arithmetic>({kAdd, kSubtract, kMultiply, kMaximum, kMinimum});
         const auto scale = maybe(v.channels);
-        const auto shift = scale.empty() ? scale : random_.numbers(v.channels);
+        const auto shift = scale.empty() ? scale : random_.numbers(v.channels), slope = maybe(v.channels);
         const Epilogue end = epilogue(true);
         const int64_t stored = scale.empty() ? 0 : v.stored();
-        program_->add(make_combine(arithmetic, resized(scale, stored), resized(shift, stored)),
+        program_->add(make_combine(arithmetic, resized(scale, stored), resized(shift, stored),
+                                   resized(slope, slope.empty() ? 0 : v.stored())),
                       b < 0 ? std::vector<int>{a} : std::vector<int>{a, b}, v.height, v.width, v.channels,
                       end);
         remember(end, [=](const std::vector<Tensor>& values) {
@@ -181,6 +182,7 @@ class Builder {
                 double& x = out.data[i];
                 if (b >= 0) x = arithmetic_of(arithmetic, x, values[b].data[i]);
                 if (!scale.empty()) x = x * scale[i % v.channels] + shift[i % v.channels];
+                if (!slope.empty() && x < 0) x *= slope[i % v.channels];
             }
             return out;
         });

@@ -67,6 +67,7 @@ void test_boxes(const char* what, const Kernels& k, Random& random, const Operat
 
 void prepare(Random& random, Operator& op, std::size_t operands, int64_t channels, bool clamps) {
     for (std::size_t i = 0; i < operands; ++i) op.operands.push_back(static_cast<int>(i));
+    op.channels = channels;
     op.stored = stored_channels(channels);
     if (clamps && random.chance(0.5)) op.epilogue = {-1, random.chance(0.5) ? 3 : kNoLimit, kIdentity, 0};
 }
@@ -130,17 +131,19 @@ void test_pool(const Kernels& k, Random& random, bool maximum) {
 
 void test_combine(const Kernels& k, Random& random) {
     const int64_t h = random.between(1, 14), w = random.between(1, 14), c = random.between(1, 40);
-    const auto arithmetic = static_cast<Arithmetic>(random.between(0, 2));
-    const bool two = random.chance(0.6), scaled = random.chance(0.5);
+    const auto arithmetic = random.choice<Arithmetic>({kAdd, kSubtract, kMultiply, kMaximum, kMinimum});
+    const bool two = random.chance(0.6), scaled = random.chance(0.5), sloped = random.chance(0.3);
     const Changed a(random, h, w, c, true), b(random, h, w, c, true);
-    std::vector<float> scale, shift;
+    std::vector<float> scale, shift, slope;
+    if (sloped) slope = random.integers(stored_channels(c));
     if (scaled) scale = random.integers(stored_channels(c)), shift = random.integers(stored_channels(c));
-    const auto op = make_combine(arithmetic, scale, shift);
+    const auto op = make_combine(arithmetic, scale, shift, slope);
     prepare(random, *op, two ? 2 : 1, c, true);
     const Tensor expected = Tensor::of(h, w, c, [&](int64_t y, int64_t x, int64_t n) {
-        const double v =
+        double v =
             two ? arithmetic_of(arithmetic, a.whole.at(y, x, n), b.whole.at(y, x, n)) : a.whole.at(y, x, n);
-        return scaled ? v * scale[n] + shift[n] : v;
+        if (scaled) v = v * scale[n] + shift[n];
+        return sloped && v < 0 ? v * slope[n] : v;
     });
     test_boxes("combine", k, random, *op, {&a, &b}, expected, 0);
 }

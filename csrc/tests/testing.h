@@ -97,6 +97,13 @@ inline double function_of(Function function, double x, double parameter) {
         case kGelu: return 0.5 * x * (1 + std::erf(x * std::sqrt(0.5)));
         case kGeluTanh:
             return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+        case kMish: return x * std::tanh(std::log1p(std::exp(x)));
+        case kSoftplus:
+            return (std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x * parameter))) / parameter);
+        case kLogSigmoid: return std::min(x, 0.0) - std::log1p(std::exp(-std::abs(x)));
+        case kSelu: return 1.0507009873554805 * (x < 0 ? 1.6732632423543772 * std::expm1(x) : x);
+        case kCelu: return x < 0 ? parameter * std::expm1(x / parameter) : x;
+        case kAbs: return std::abs(x);
         default: return x;
     }
 }
@@ -192,7 +199,15 @@ inline Tensor normalised(const Tensor& in, double epsilon, const std::vector<flo
 }
 
 inline double arithmetic_of(Arithmetic arithmetic, double a, double b) {
-    return arithmetic == kAdd ? a + b : arithmetic == kSubtract ? a - b : a * b;
+    switch (arithmetic) {
+        case kAdd: return a + b;
+        case kSubtract: return a - b;
+        case kMultiply: return a * b;
+        case kDivide: return a / b;
+        case kMaximum: return std::isnan(b) || b > a ? b : a;
+        case kMinimum: return std::isnan(b) || b < a ? b : a;
+    }
+    return std::nan("");
 }
 
 inline Tensor random_image(Random& random, int64_t height, int64_t width, int64_t channels) {

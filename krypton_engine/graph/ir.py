@@ -61,7 +61,7 @@ class Epilogue:
     """The end of a convolution, element by element: a clamp to ``[low, high]``, then a function.
 
     Functions have PyTorch's names; ``gelu_tanh`` is its approximation by tanh. ``parameter`` is the slope of
-    ``leaky_relu`` or the alpha of ``elu``.
+    ``leaky_relu``, the alpha of ``elu`` or ``celu``, or the beta of ``softplus``.
     """
 
     low: float = -math.inf

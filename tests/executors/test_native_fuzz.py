@@ -121,7 +121,7 @@ METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
     "combine": (
         ["add", [0, 0], HEIGHT, WIDTH, CHANNELS, floats(CHANNELS), floats(CHANNELS), PLAIN],
         {
-            0: ["", "divide", None],
+            0: ["", "modulo", None],
             1: [*WRONG_OPERANDS, [0, 1], [0, 2], [1]],
             2: [0, -1, 8, 10, 1 << 62],
             3: [0, -1, 6, 8],
@@ -130,6 +130,10 @@ METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
             6: [None, *WRONG_FLOATS],
             7: WRONG_END,
         },
+    ),
+    "prelu": (
+        [0, floats(CHANNELS), PLAIN],
+        {0: [-1, 1, 3, 99, "a", None], 1: [None, *WRONG_FLOATS], 2: WRONG_END},
     ),
     "concat": (
         [[0, 1], [(0, 2), (1, 4)], HEIGHT, WIDTH, floats(5), floats(5), PLAIN],

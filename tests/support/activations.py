@@ -26,6 +26,12 @@ FUNCTIONS = {
     "tanh": lambda x, _: 1 - 2 / ((2 * x).exp() + 1),
     "leaky_relu": lambda x, slope: torch.where(x > 0, x, slope * x),
     "elu": lambda x, alpha: torch.where(x > 0, x, alpha * x.expm1()),
+    "selu": lambda x, _: 1.0507009873554805 * torch.where(x > 0, x, 1.6732632423543772 * x.expm1()),
+    "celu": lambda x, alpha: torch.where(x > 0, x, alpha * (x / alpha).expm1()),
+    "mish": lambda x, _: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
+    "softplus": lambda x, beta: torch.logaddexp(beta * x, torch.zeros_like(x)) / beta,
+    "log_sigmoid": lambda x, _: -torch.logaddexp(-x, torch.zeros_like(x)),
+    "abs": lambda x, _: torch.maximum(x, -x),
     "gelu": lambda x, _: x * (1 + torch.erf(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x, _: x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
 }
@@ -38,6 +44,8 @@ CALLS = {
     aten.clamp_min.default: [(-0.5,)],
     aten.leaky_relu.default: [(), (0.3,)],
     aten.elu.default: [(), (0.7,)],
+    aten.celu.default: [(), (0.7,)],
+    aten.softplus.default: [(), (2.5,), (1, 30)],
 }
 """Further arguments of activations."""
 

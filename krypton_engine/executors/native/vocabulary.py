@@ -142,14 +142,51 @@ def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None
     if changing == [True, False]:
         scale = to.by_channel(node, right)
         return to.affine(node, left, (1 / scale).astype(np.float32) if node.op == "div" else scale, zeros)
-    if node.op == "div":
-        raise Unsupported("a division by a value that changes")
     if changing == [False, True]:
+        if node.op == "div":
+            raise Unsupported("a division of a constant")
         return to.affine(node, right, to.by_channel(node, left), zeros)
+    _cell_by_cell(to, node, "multiply" if node.op == "mul" else "divide", left, right)
+
+
+def _cell_by_cell(to: Lowering, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
     shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
     if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
-    to.combine(node, "multiply", (to.value(left), to.value(right)))
+    to.combine(node, arithmetic, (to.value(left), to.value(right)))
+
+
+@_rule("maximum", "minimum")
+def _extremum(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    left, right = arguments["self"], arguments["other"]
+    if not (to.graph.nodes[left.node].depends and to.graph.nodes[right.node].depends):
+        raise Unsupported("an operand that is a constant")
+    _cell_by_cell(to, node, node.op, left, right)
+
+
+@_rule("square", "pow")
+def _square(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item = arguments["self"]
+    if arguments.get("exponent", 2) != 2:
+        raise Unsupported("a power")
+    _cell_by_cell(to, node, "multiply", item, item)
+
+
+@_rule("neg")
+def _negation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    zeros = np.zeros(to.shape_of(node)[2], dtype=np.float32)
+    to.affine(node, arguments["self"], zeros - 1, zeros)
+
+
+@_rule("prelu", "_prelu_kernel")
+def _prelu(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    item, weight = arguments["self"], to.constant(arguments["weight"])
+    if weight.numel() == 1:
+        return end(to, node, Epilogue(function="leaky_relu", parameter=float(weight)))
+    if node.roles[1] not in (None, 0) or weight.numel() != to.shape_of(node)[2]:
+        raise Unsupported("slopes by something else than channels")
+    value, slope = to.value(item), weight.flatten().contiguous().numpy()
+    to.wait(node, Sum(lambda done: to.program.prelu(value, slope, numbers(done.epilogue)), "combine"))
 
 
 @_rule("batch_norm")

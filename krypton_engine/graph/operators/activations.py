@@ -34,6 +34,13 @@ def _elu(arguments: base.Arguments) -> Epilogue | None:
     return Epilogue(function="elu", parameter=float(arguments["alpha"]))
 
 
+def _softplus(arguments: base.Arguments) -> Epilogue | None:
+    # From 20 on, in float32, the function is its argument, which PyTorch gives above the threshold.
+    if arguments["threshold"] < 20 or not arguments["beta"]:
+        return None
+    return Epilogue(function="softplus", parameter=float(arguments["beta"]))
+
+
 base.declare(
     aten.relu.default,
     base.Facts(in_place=aten.relu_.default, out=_relu_into, epilogue=lambda _: Epilogue(low=0.0)),
@@ -42,6 +49,7 @@ base.declare(
     aten.hardtanh.default,
     base.Facts(in_place=aten.hardtanh_.default, out=aten.hardtanh.out, epilogue=_clamp),
 )
+base.declare(aten.relu6.default, base.Facts(epilogue=lambda _: Epilogue(0.0, 6.0)))
 base.declare(aten.clamp.default, base.Facts(epilogue=_clamp))
 base.declare(aten.clamp_min.default, base.Facts(epilogue=_clamp))
 base.declare(
@@ -71,6 +79,15 @@ base.declare(
     ),
 )
 base.declare(aten.elu.default, base.Facts(epilogue=_elu))
+base.declare(
+    aten.celu.default,
+    base.Facts(epilogue=lambda given: Epilogue(function="celu", parameter=float(given["alpha"]))),
+)
+base.declare(aten.selu.default, base.Facts(epilogue=lambda _: Epilogue(function="selu")))
+base.declare(aten.mish.default, base.Facts(epilogue=lambda _: Epilogue(function="mish")))
+base.declare(aten.softplus.default, base.Facts(epilogue=_softplus))
+base.declare(aten.log_sigmoid.default, base.Facts(epilogue=lambda _: Epilogue(function="log_sigmoid")))
+base.declare(aten.abs.default, base.Facts(epilogue=lambda _: Epilogue(function="abs")))
 base.declare(
     aten.gelu.default,
     base.Facts(

@@ -128,6 +128,8 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
         for (std::size_t i = segment.first; i < segment.last; ++i) {
             const Operator& op = *program.operators()[i];
             layout.scratch = std::max(layout.scratch, op.scratch_bytes(extents[op.value], segment.chunk));
+            layout.elsewhere =
+                std::max(layout.elsewhere, op.bytes_elsewhere(extents[op.value], segment.chunk));
         }
     return layout;
 }

@@ -28,6 +28,7 @@ struct Layout {
     int64_t chunk = 1;          // positions of a chunk: those of the last segment, the largest of all
     std::size_t floats = 0;     // of all boxes
     std::size_t scratch = 0;    // bytes that the operator with the most of them needs while it runs
+    std::size_t elsewhere = 0;  // the same of what it takes beside the scratch
 };
 
 // Values whose boxes stay to the end of a chunk: `kept`, and those that layers read.

@@ -48,6 +48,8 @@ class Operator {
     virtual void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const = 0;
     // Upper bound of the scratch memory for jobs of at most `box` cells, `count` of them.
     virtual std::size_t scratch_bytes(const Box& box, int64_t count) const = 0;
+    // The same of memory that is taken, meanwhile, by other means than the scratch.
+    virtual std::size_t bytes_elsewhere(const Box&, int64_t) const { return 0; }
     // Whether operand i may be read outside its changed box.
     virtual bool reads_context(int) const { return true; }
     virtual std::size_t weight_bytes() const { return 0; }

@@ -138,7 +138,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
 std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept,
                       int threads, int64_t positions) {
     const Layout layout = lay_out(program, extents, kept);
-    return threads * (layout.floats * sizeof(float) + layout.scratch +
+    return threads * (layout.floats * sizeof(float) + layout.scratch + layout.elsewhere +
                       program.values().size() * layout.chunk * sizeof(Box)) +
            Rows::bytes(program, extents, positions);
 }

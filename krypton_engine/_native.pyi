@@ -1,6 +1,6 @@
 """Types of the C++ engine (csrc/bindings)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -86,6 +86,15 @@ class Program:
         weight: Array | None,
         bias: Array | None,
         epilogue: EpilogueNumbers,
+    ) -> int: ...
+    def foreign(
+        self,
+        operands: Sequence[int],
+        height: int,
+        width: int,
+        channels: int,
+        compute: Callable[[list[Array], Array], None],
+        bytes: int,
     ) -> int: ...
     def moments(self, operand: int, variance: bool) -> int: ...
     def norm(

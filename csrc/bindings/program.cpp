@@ -68,6 +68,24 @@ Arithmetic arithmetic_of(const std::string& name) {
     throw std::invalid_argument("there is no arithmetic '" + name + "'");
 }
 
+// A function of Python as what computes boxes: it takes a list of arrays and the array to fill, (boxes,
+// height, width, channels) each, which are gone when it returns.
+Elsewhere in_python(nb::callable compute, std::vector<int64_t> read, int64_t channels) {
+    return [compute = std::move(compute), read = std::move(read), channels](
+               int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out) {
+        const nb::gil_scoped_acquire gil;
+        const auto array = [&](auto* pixels, int64_t channels) {
+            using Pixels = nb::ndarray<nb::numpy, float, nb::ndim<4>>;
+            const std::size_t shape[] = {static_cast<std::size_t>(boxes), static_cast<std::size_t>(height),
+                                         static_cast<std::size_t>(width), static_cast<std::size_t>(channels)};
+            return nb::cast(Pixels(const_cast<float*>(pixels), 4, shape), nb::rv_policy::reference);
+        };
+        nb::list given;
+        for (std::size_t i = 0; i < read.size(); ++i) given.append(array(in[i], read[i]));
+        compute(given, array(out, channels));
+    };
+}
+
 // For operators that compute no sum.
 Epilogue unclamped(const EpilogueNumbers& numbers) {
     const Epilogue end = epilogue(numbers);
@@ -238,6 +256,22 @@ void bind_program(nb::module_& m) {
             },
             "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
             "bias"_a.none().noconvert(), "epilogue"_a)
+        .def(
+            "foreign",
+            [](Program& p, std::vector<int> operands, int64_t height, int64_t width, int64_t channels,
+               nb::callable compute, std::size_t bytes) {
+                require(!operands.empty(), "an operator has operands");
+                std::vector<int64_t> read;
+                for (int operand : operands) {
+                    const Value& v = value_of(p, operand);
+                    require(v.height == height && v.width == width, "an operand has another size");
+                    read.push_back(v.channels);
+                }
+                require(bytes <= std::size_t{1} << 40, "a cell takes too much memory");
+                auto op = make_foreign(read, in_python(std::move(compute), read, channels), bytes);
+                return p.add(std::move(op), operands, height, width, channels, {});
+            },
+            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a)
         .def(
             "moments",
             [](Program& p, int operand, bool variance) {

@@ -1,6 +1,7 @@
 // Makers of all operators. Each family has a file of its own in this folder.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -30,6 +31,14 @@ std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vecto
 std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias);
+
+// Computes boxes of one size by other means: in[i] holds those of operand i, one after the other, each
+// (height, width, channels), and `out` takes the value's, alike. Any thread may call it.
+using Elsewhere =
+    std::function<void(int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out)>;
+// An operator at its own cells that is computed elsewhere. channels: of every operand; bytes: of memory that
+// is taken there for a cell.
+std::unique_ptr<Operator> make_foreign(std::vector<int64_t> channels, Elsewhere compute, std::size_t bytes);
 
 // Operators on global values, of one cell: totals take them from all cells, other operators run on them as on
 // any value of one cell, and others again meet every cell of an image with them.

@@ -148,6 +148,34 @@ void test_combine(const Kernels& k, Random& random) {
     test_boxes("combine", k, random, *op, {&a, &b}, expected, 0);
 }
 
+void test_foreign(const Kernels& k, Random& random) {
+    const int64_t h = random.between(1, 14), w = random.between(1, 14), c = random.between(1, 20);
+    const int64_t more = random.between(1, 20);
+    const Changed a(random, h, w, c, true), b(random, h, w, more, true);
+    // One channel more than `a` has: each, and what `b` adds up to.
+    const auto op = make_foreign(
+        {c, more},
+        [=](int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out) {
+            const float *from = in[0], *other = in[1];
+            for (int64_t i = 0; i < boxes * height * width; ++i) {
+                out = std::copy_n(from, c, out);
+                *out = 0;
+                for (int64_t n = 0; n < more; ++n) *out += other[n];
+                from += c, other += more, ++out;
+            }
+        },
+        8);
+    prepare(random, *op, 2, c + 1, false);
+    const Tensor expected = Tensor::of(h, w, c + 1, [&](int64_t y, int64_t x, int64_t n) {
+        if (n < c) return a.whole.at(y, x, n);
+        double sum = 0;
+        for (int64_t m = 0; m < more; ++m) sum += b.whole.at(y, x, m);
+        return sum;
+    });
+    check(op->bytes_elsewhere({{0, 2}, {0, 3}}, 5) == 240, "bytes elsewhere");
+    test_boxes("foreign", k, random, *op, {&a, &b}, expected, 0);
+}
+
 void test_concat(const Kernels& k, Random& random) {
     const int64_t h = random.between(1, 14), w = random.between(1, 14);
     std::vector<Changed> operands;
@@ -243,6 +271,7 @@ void test_all(const Kernels& k, int rounds) {
                          "depthwise");
         test_pool(k, random, i % 2);
         test_combine(k, random);
+        test_foreign(k, random);
         test_concat(k, random);
         test_reindex(k, random);
         test_layer_norm(k, random);

@@ -135,6 +135,17 @@ METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
         [0, floats(CHANNELS), PLAIN],
         {0: [-1, 1, 3, 99, "a", None], 1: [None, *WRONG_FLOATS], 2: WRONG_END},
     ),
+    "foreign": (
+        [[0, 1], HEIGHT, WIDTH, CHANNELS, lambda given, out: None, 4],
+        {
+            0: WRONG_OPERANDS,
+            1: [0, -1, 8, 10, 1 << 62],
+            2: [0, -1, 6, 8],
+            3: [0, -1, 1 << 40],
+            4: [None, "a"],
+            5: [-1, 1 << 50, None],
+        },
+    ),
     "concat": (
         [[0, 1], [(0, 2), (1, 4)], HEIGHT, WIDTH, floats(5), floats(5), PLAIN],
         {

@@ -221,6 +221,8 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "celu": lambda _: nn.CELU(0.6),
     "softsign": lambda _: nn.Softsign(),
     "square": lambda _: Op("x**2"),
+    "softmax": lambda _: Op("x.softmax(1)"),
+    "condition": lambda _: Op("torch.where(x > 0, x.sin(), 0.3 * x)"),
     "minimum": lambda _: Op("torch.minimum(x, 0.3 - x)"),
     "prelu": lambda channels: nn.PReLU(channels),
     "prelu of one": lambda _: nn.PReLU(),

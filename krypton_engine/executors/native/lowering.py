@@ -21,7 +21,7 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import global_values
+from krypton_engine.executors.native import foreign, global_values
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.graph.ir import (
@@ -62,6 +62,8 @@ class Lowering:
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
         split: Nodes that are an image whose channels have several dimensions: whose, and in what order.
+        along: Of nodes that PyTorch computes on boxes: what the same step computes, themselves included.
+        foreign: Names of the operators that are so computed.
         sites: Values of the nodes that meet global values, once they are built.
         reason: Why the first node that is not lowered could not be.
     """
@@ -77,6 +79,8 @@ class Lowering:
         self.reason = ""
         self.flat: set[int] = set()
         self.split: dict[int, tuple[Ref, IntArray]] = {}
+        self.along: dict[int, frozenset[int]] = {}
+        self.foreign: list[str] = []
         self.sites: dict[int, int] = {}
         self._sums: dict[int, Sum] = {}
         self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
@@ -92,10 +96,11 @@ class Lowering:
                 else:  # what it is made of, one by one, as far as that goes
                     for step in steps:
                         self._writes(graph.nodes[step])
-        # An image in pieces, or a statistic, can only be read here; whoever else reads it makes it anew.
+        # What is no value of the engine can only be read here; whoever else reads it makes it anew.
         read_elsewhere = {graph.output}
         for node in reversed(graph.nodes):
             in_part = node.index in self.split or global_values.is_statistic(node)
+            in_part = in_part or (node.index in self.along and not self.has_value(node.index))
             if in_part and node.index in read_elsewhere:
                 self.lowered.discard(node.index)
             if node.depends and node.index not in self.lowered:
@@ -110,10 +115,17 @@ class Lowering:
         try:
             self._lower(node)
         except Unsupported as reason:
-            if not is_fused:
-                self.reason = self.reason or f"{node.op} ({node.name}): {reason}"
-            return False
+            if is_fused or not self._writes_foreign(node):
+                self.reason = self.reason or ("" if is_fused else f"{node.op} ({node.name}): {reason}")
+                return False
         self.lowered.add(node.index)
+        return True
+
+    def _writes_foreign(self, node: Node) -> bool:
+        try:
+            foreign.write(self, node)
+        except Unsupported:
+            return False
         return True
 
     def build(self, index: int) -> int:
@@ -143,7 +155,7 @@ class Lowering:
             raise Unsupported("an operand that is a constant")
         if global_values.is_statistic(node):
             raise Unsupported("a statistic by itself")
-        if self.is_vector(item.node) or item.node in self.flat or item.node in self.split:
+        if self.is_vector(item.node) or item.node in self.flat or not self.has_value(item.node):
             raise Unsupported("something else where an image was expected")
         return self.build(item.node)
 
@@ -165,8 +177,18 @@ class Lowering:
         """Whether a lowered node is one vector for every position."""
         return index in self.vectors or (index in self._sums and self._sums[index].kind in _VECTORS)
 
+    def has_value(self, index: int) -> bool:
+        """Whether a lowered node is, or will be, a value of the engine."""
+        return index in self._sums or index in self.values or index in self.vectors
+
+    def waits_for_one(self, index: int) -> bool:
+        """Whether a lowered node is not built yet, and read once."""
+        return index in self._sums and self._uses[index] == 1
+
     def alias(self, node: Node, index: int) -> None:
         """``node`` is what another node is."""
+        if not self.has_value(index):
+            raise Unsupported("no value of the engine")
         if index in self._sums:
             if self._uses[index] > 1:
                 self.build(index)

@@ -44,11 +44,12 @@ class NativeProgram:
         exits: Nodes that are computed there and read here, with their numbers.
         vectors: Those of the exits that are vectors.
         kept: The numbers of the exits that are images.
-        values: The node that each of the engine's images was built for.
+        values: The node that each of the engine's images was built for; constants among them.
         shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
         sites: The numbers of the nodes that meet global values.
         tail: The rest of the model.
         constants: Weights of the tail.
+        foreign: Names of the operators that PyTorch computes on the engine's boxes.
         reason: Why the engine stops before the output; empty if it does not.
 
     Raises:
@@ -71,11 +72,14 @@ class NativeProgram:
         self.kept = [number for index, number in self.exits.items() if index not in self.vectors]
         self.values = lowering.nodes
         self.shrinkable = {
-            node.index: number for number, node in lowering.nodes.items() if number > 0 and node.axes
+            node.index: number
+            for number, node in lowering.nodes.items()
+            if number > 0 and node.axes and node.depends
         }
         self.sites = lowering.sites
         self._begins = lowering.begins
         self._of_vectors = {number: index for index, number in sorted(lowering.vectors.items(), reverse=True)}
+        self.foreign = tuple(lowering.foreign)
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 
@@ -102,8 +106,9 @@ class NativeProgram:
         """The largest box of every value of the engine: ``(values, 2)``."""
         out = np.zeros((len(self.values), 2), dtype=np.int64)
         for value, node in self.values.items():
-            largest = plan.extents(node)
-            out[value] = [int(largest[axis].max()) if node.axes else 1 for axis in (ROWS, COLUMNS)]
+            if node.depends:
+                largest = plan.extents(node)
+                out[value] = [int(largest[axis].max()) if node.axes else 1 for axis in (ROWS, COLUMNS)]
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:
@@ -136,6 +141,7 @@ class NativeProgram:
             f"native ({self.program.isa}, {engine.threads()} threads; packed weights take {weights:.0f} MiB, "
             f"{LARGEST_BATCH} positions {run:.0f} MiB)"
         )
+        words += f"; PyTorch on its boxes for {', '.join(self.foreign)}" if self.foreign else ""
         return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
 
     def charge(self, costs: Costs, times: Times) -> None:
@@ -147,8 +153,9 @@ class NativeProgram:
         """
         values, vectors = times
         for number, (seconds, cells) in enumerate(values):
-            index = self.values[number].index
-            costs.add(self._begins.get(index, index), seconds, cells if number else 0)
+            node = self.values[number]
+            if node.depends:
+                costs.add(self._begins.get(node.index, node.index), seconds, cells if number else 0)
         for number, (seconds, _) in enumerate(vectors):
             index = self._of_vectors[number]
             costs.add(self._begins.get(index, index), seconds)

@@ -1,0 +1,176 @@
+"""Operators that the engine has no word for, at their own cells: PyTorch computes them on the engine's boxes.
+
+An engine's value is a float32 image. What else such operators make on the way (masks, integers, channels in
+several dimensions) is no value, but part of the step of whoever reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
+from krypton_engine.executors.on_boxes import run_on_boxes
+from krypton_engine.executors.tail import repeated
+from krypton_engine.graph.ir import Node, Ref, Reindex, Total, refs
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.native.lowering import Lowering
+
+_CELLS = frozenset({ROWS, COLUMNS})
+
+
+class Step:
+    """Nodes computed one after the other on the engine's boxes, in PyTorch.
+
+    Args:
+        nodes: In the order of the graph; the last one is the step's value.
+        reads: Nodes that the engine gives boxes of.
+        constants: The other values that the nodes refer to, with their nodes.
+    """
+
+    def __init__(
+        self, nodes: Iterable[Node], reads: Iterable[Node], constants: Mapping[int, tuple[Node, Tensor]]
+    ) -> None:
+        self._nodes, self._reads, self._constants = tuple(nodes), tuple(reads), constants
+
+    def bytes_of_cell(self) -> int:
+        """Memory that the step takes for a cell: all that is computed, and the last result laid out anew."""
+        return sum(node.bytes() for node in (*self._nodes, self._nodes[-1])) // self._nodes[-1].cells + 1
+
+    def __call__(self, given: list[Float32s], out: Float32s) -> None:
+        """Compute boxes of one size.
+
+        Args:
+            given: What ``reads`` hold there: ``(boxes, height, width, channels)``.
+            out: Takes the value, laid out alike.
+        """
+        copies, height, width, _ = out.shape
+        values = {
+            node.index: _as_value(node, torch.from_numpy(cells))
+            for node, cells in zip(self._reads, given, strict=True)
+        }
+
+        def value(index: int, copies: int = copies) -> Tensor:
+            return values[index] if index in values else repeated(*self._constants[index], copies)
+
+        with torch.no_grad():
+            for node in self._nodes:
+                if isinstance(node.on_box, Reindex):  # of channels, all of which are here
+                    values[node.index] = node.computed(value, copies)
+                    continue
+                extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
+                values[node.index] = run_on_boxes(node, values, {}, extents, copies, value)
+            torch.from_numpy(out).copy_(_as_cells(node, values[node.index]))
+
+
+def write(to: Lowering, node: Node) -> None:
+    """``node``, for which there is no other word, as a step in PyTorch.
+
+    Raises:
+        Unsupported: It reads other cells than its own, or something that is no image.
+    """
+    if node.index in to.graph.sites or not _stays_at_its_cells(node):
+        raise Unsupported("other cells than its own")
+    along = {node.index}.union(*(_computed_with(to, i) for i in node.operands if to.graph.nodes[i].depends))
+    nodes = [to.graph.nodes[i] for i in sorted(along)]
+    reads: dict[int, int] = {}
+    constants: dict[int, tuple[Node, Tensor]] = {}
+    for index in sorted({i for each in nodes for i in refs((each.args, each.kwargs))} - along):
+        read = to.graph.nodes[index]
+        if read.depends:
+            reads[index] = to.value(Ref(index))
+        elif _CELLS.intersection(read.axes):
+            reads[index] = constant_image(to, index, node)
+        else:
+            constants[index] = read, _known(to, index)
+    to.along[node.index] = frozenset(along)
+    if node.dtype != torch.float32 or len(node.shape) != 4:
+        return
+    step = Step(nodes, (to.graph.nodes[i] for i in reads), constants)
+    height, width, channels = to.shape_of(node)
+
+    def build(_: Sum) -> int:
+        to.foreign = list(dict.fromkeys([*to.foreign, *(each.op for each in nodes)]))
+        return to.program.foreign(
+            list(reads.values()), height, width, channels, step, step.bytes_of_cell()
+        )  # fmt: skip
+
+    to.wait(node, Sum(build, "foreign"))
+    if len(nodes) > 1:
+        to.begins[node.index] = nodes[0].index
+
+
+def _stays_at_its_cells(node: Node) -> bool:
+    if not _CELLS.issubset(node.axes) or _CELLS & node.whole or isinstance(node.on_box, Total):
+        return False
+    moves = [step for maps in node.maps for axis, step in maps.items() if axis in _CELLS]
+    return not moves if isinstance(node.on_box, Reindex) else all(step.is_identity() for step in moves)
+
+
+def _computed_with(to: Lowering, index: int) -> frozenset[int]:
+    """What is computed along with the reader of a node: nothing where that is an image of the engine's."""
+    if index in to.split:
+        read = (_computed_with(to, i) for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
+        return frozenset({index}).union(*read)
+    if index in to.along and (not to.has_value(index) or to.waits_for_one(index)):
+        return to.along[index]
+    return frozenset()
+
+
+def _known(to: Lowering, index: int) -> Tensor:
+    """A value that no input changes."""
+    node = to.graph.nodes[index]
+    if node.value is not None:
+        return node.value.detach()
+    if index in to.graph.inputs:
+        raise Unsupported("another input")
+    value: Tensor = node.computed(lambda i: _known(to, i))
+    return value
+
+
+def constant_image(to: Lowering, index: int, node: Node, channels: int = -1) -> int:
+    """The engine's value of a constant that ``node`` reads at its own cells.
+
+    Raises:
+        Unsupported: It is not known beforehand, float32 does not hold it, or it cannot have ``channels``.
+    """
+    constant, value = to.graph.nodes[index], _known(to, index)
+    cells = _as_cells(constant, value)[0].float()
+    if cells.shape[2] not in (1, channels) and channels != -1:
+        raise Unsupported("a constant of another number of channels")
+    pixels = cells.expand(node.size(ROWS), node.size(COLUMNS), channels)
+    if not torch.equal(_as_value(constant, cells[None]).double(), value.double()):
+        raise Unsupported(f"a constant of {value.dtype} that float32 does not hold")
+    number = to.program.constant(np.ascontiguousarray(pixels.numpy()))
+    to.nodes[number] = constant
+    return number
+
+
+def _order(node: Node) -> tuple[list[int], list[int]]:
+    """Dimensions of ``node`` that are no batch, row or column; all of them in the engine's order."""
+    others = [dim for dim, role in enumerate(node.roles) if dim and role not in _CELLS]
+    return others, [0, *(node.roles.index(axis) for axis in (ROWS, COLUMNS) if axis in node.roles), *others]
+
+
+def _as_cells(node: Node, value: Tensor) -> Tensor:
+    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis."""
+    _, order = _order(node)
+    sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in (ROWS, COLUMNS)]
+    return value.permute(order).reshape(len(value), *sizes, -1)
+
+
+def _as_value(node: Node, cells: Tensor) -> Tensor:
+    """The inverse of `_as_cells`, in the type of ``node``."""
+    others, order = _order(node)
+    for dim, axis in ((1, ROWS), (2, COLUMNS)):
+        if axis not in node.roles:
+            cells = cells.narrow(dim, 0, 1)
+    sizes = [cells.shape[dim] for dim, axis in ((1, ROWS), (2, COLUMNS)) if axis in node.roles]
+    value = cells.reshape(len(cells), *sizes, *(node.shape[dim] for dim in others))
+    return value.permute([order.index(dim) for dim in range(len(order))]).to(node.dtype)

@@ -147,6 +147,127 @@ class IndexMap:
         return self.source == tuple(range(self.n_in))
 
 
+@dataclass(frozen=True)
+class SpreadMap:
+    """The reverse of a window: input ``i`` is written to outputs ``i * stride - padding + [0, reach]``.
+
+    A transposed convolution, or an axis that takes in the dimension beside it. An output that no input is
+    written to belongs to the input before it, so that every output reads some.
+
+    Examples:
+        >>> step = SpreadMap(n_in=4, n_out=8, stride=2, reach=3, padding=1)
+        >>> lo, hi = step.changed(np.array([1]), np.array([2]))
+        >>> lo.tolist(), hi.tolist()
+        ([1], [5])
+    """
+
+    n_in: int
+    n_out: int
+    stride: int
+    reach: int
+    padding: int = 0
+
+    def changed(self, lo: IntArray, hi: IntArray) -> Interval:
+        """See `AxisMap`."""
+        first = np.clip(lo * self.stride - self.padding, 0, self.n_out)
+        last = np.clip((hi - 1) * self.stride - self.padding + self.reach + 1, 0, self.n_out)
+        return first, np.where(hi > lo, last, first)
+
+    def first_read(self, lo: IntArray) -> IntArray:
+        """First input cell that output ``lo`` reads; negative where that is padding."""
+        return -((self._width - self.padding - lo) // self.stride)
+
+    def extent_read(self, extent: int) -> int:
+        """Length of an input interval that holds what any ``extent`` neighbouring outputs read."""
+        return (extent - 1 + self._width) // self.stride + 1
+
+    def first_written(self, cell: IntArray) -> IntArray:
+        """First output that input ``cell`` is written to; negative where that is cut off."""
+        return cell * self.stride - self.padding
+
+    def extent_written(self, extent: int) -> int:
+        """Length of the output interval that belongs to ``extent`` neighbouring inputs."""
+        return (extent - 1) * self.stride + self._width + 1
+
+    def sources(self, outputs: IntArray) -> IntArray:
+        """See `AxisMap`."""
+        return self.first_read(outputs)[..., None] + np.arange(self.extent_read(1))
+
+    def is_identity(self) -> bool:
+        """See `AxisMap`."""
+        return self.stride == 1 and self._width == 0 and self.padding == 0 and self.n_in == self.n_out
+
+    @property
+    def _width(self) -> int:
+        return max(self.reach, self.stride - 1)
+
+
+@dataclass(frozen=True)
+class SpanMap:
+    """Resizing by any factor: output ``o`` reads the inputs from ``first[o]`` up to before ``end[o]``.
+
+    Neither falls from one output to the next, and no span is empty.
+
+    Examples:
+        >>> step = SpanMap(n_in=4, first=(0, 0, 1, 2, 2, 3), end=(1, 2, 2, 3, 4, 4))
+        >>> lo, hi = step.changed(np.array([1]), np.array([2]))
+        >>> lo.tolist(), hi.tolist()
+        ([1], [3])
+    """
+
+    n_in: int
+    first: tuple[int, ...]
+    end: tuple[int, ...]
+
+    @property
+    def n_out(self) -> int:
+        """Number of outputs."""
+        return len(self.first)
+
+    @cached_property
+    def _bounds(self) -> tuple[IntArray, IntArray]:
+        return np.asarray(self.first, dtype=np.int64), np.asarray(self.end, dtype=np.int64)
+
+    @property
+    def longest(self) -> int:
+        """Number of inputs that an output reads at most."""
+        first, end = self._bounds
+        return int((end - first).max())
+
+    def changed(self, lo: IntArray, hi: IntArray) -> Interval:
+        """See `AxisMap`."""
+        firsts, ends = self._bounds
+        first, last = np.searchsorted(ends, lo, "right"), np.searchsorted(firsts, hi, "left")
+        return first, np.where(hi > lo, last, first)
+
+    def first_read(self, lo: IntArray) -> IntArray:
+        """First input cell that output ``lo`` reads."""
+        firsts, _ = self._bounds
+        found: IntArray = firsts[lo]
+        return found
+
+    def extent_read(self, extent: int) -> int:
+        """Length of an input interval that holds what any ``extent`` neighbouring outputs read."""
+        firsts, ends = self._bounds
+        return int((ends[extent - 1 :] - firsts[: len(firsts) - extent + 1]).max())
+
+    def sources(self, outputs: IntArray) -> IntArray:
+        """See `AxisMap`; an output that reads fewer than others reads its last one several times."""
+        firsts, ends = self._bounds
+        cells = firsts[outputs][..., None] + np.arange(self.longest)
+        read: IntArray = np.minimum(cells, ends[outputs][..., None] - 1)
+        return read
+
+    def is_identity(self) -> bool:
+        """See `AxisMap`."""
+        cells = tuple(range(self.n_in))
+        return self.first == cells and self.end == tuple(cell + 1 for cell in cells)
+
+
+IntervalMap = WindowMap | SpreadMap | SpanMap
+"""Maps of which neighbouring outputs read one interval of inputs."""
+
+
 def union(intervals: list[Interval]) -> Interval:
     """Bounding interval of several, of which the empty ones do not count.
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from krypton_engine.graph.regions import IndexMap, WindowMap, slide_inwards, union
+from krypton_engine.graph.regions import IndexMap, SpanMap, SpreadMap, WindowMap, slide_inwards, union
 
 
 @st.composite
@@ -26,6 +26,26 @@ def index_maps(draw):
     """Any rearrangement of cells; -1 is a constant."""
     n_in = draw(st.integers(1, 10))
     return IndexMap(n_in, tuple(draw(st.lists(st.integers(-1, n_in - 1), min_size=1, max_size=14))))
+
+
+@st.composite
+def spread_maps(draw):
+    """A transposed convolution's map, as a kernel without holes makes it."""
+    stride, reach = draw(st.integers(1, 5)), draw(st.integers(0, 6))
+    n_in = draw(st.integers(1, 10))
+    length = (n_in - 1) * stride + max(reach, stride - 1) + 1
+    padding = draw(st.integers(0, min(reach, length - 1)))
+    return SpreadMap(n_in, draw(st.integers(1, length - padding)), stride, reach, padding)
+
+
+@st.composite
+def span_maps(draw):
+    """Spans that move forward, of any lengths."""
+    n_in, n_out = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    cells = st.integers(0, n_in - 1)
+    firsts, lasts = (sorted(draw(st.lists(cells, min_size=n_out, max_size=n_out))) for _ in range(2))
+    pairs = [sorted(pair) for pair in zip(firsts, lasts, strict=True)]
+    return SpanMap(n_in, tuple(first for first, _ in pairs), tuple(last + 1 for _, last in pairs))
 
 
 def intervals(n):
@@ -111,6 +131,55 @@ def test_a_wide_stride_skips_cells():
     shortcut = WindowMap(n_in=8, n_out=4, kernel=1, stride=2)
     assert changed(shortcut, 3, 4) is None
     assert changed(shortcut, 3, 5) == (2, 3)
+
+
+# --- spreads and spans --------------------------------------------------------------------------------
+
+
+def written(step, cell):
+    """Outputs that an input of a spread is written to, by the words of its docstring."""
+    outputs = (cell * step.stride - step.padding + j for j in range(step.reach + 1))
+    return [o for o in outputs if 0 <= o < step.n_out]
+
+
+@given(spread_maps(), st.data())
+def test_a_spreads_changes_are_bounded_exactly(step, data):
+    lo, hi = data.draw(intervals(step.n_in))
+    truth = bounds([o for cell in range(lo, hi) for o in written(step, cell)])
+    assert changed(step, lo, hi) == truth
+
+
+@given(spread_maps(), st.data())
+def test_a_spread_reads_what_is_written_to_a_box(step, data):
+    lo = data.draw(st.integers(0, step.n_out - 1))
+    extent = data.draw(st.integers(1, step.n_out - lo))
+    first = int(step.first_read(np.array([lo]))[0])
+    read = range(first, first + step.extent_read(extent))
+    assert all(
+        cell in read
+        for cell in range(step.n_in)
+        if not set(range(lo, lo + extent)).isdisjoint(written(step, cell))
+    )
+    start = int(step.first_written(np.array([first]))[0])
+    assert start <= lo and lo + extent <= start + step.extent_written(len(read))
+
+
+@given(span_maps(), st.data())
+def test_a_spans_changes_are_bounded_exactly(step, data):
+    lo, hi = data.draw(intervals(step.n_in))
+    assert changed(step, lo, hi) == bounds(readers(step, lo, hi))
+
+
+@given(span_maps(), st.data())
+def test_a_span_reads_one_interval(step, data):
+    lo = data.draw(st.integers(0, step.n_out - 1))
+    extent = data.draw(st.integers(1, step.n_out - lo))
+    read = step.sources(np.arange(lo, lo + extent))
+    first = int(step.first_read(np.array([lo]))[0])
+    assert first == read.min() and read.max() < first + step.extent_read(extent)
+    spans = [list(range(a, b)) for a, b in zip(step.first, step.end, strict=True)]
+    assert [sorted(set(row)) for row in step.sources(np.arange(step.n_out)).tolist()] == spans
+    assert step.is_identity() == (spans == [[i] for i in range(step.n_in)])
 
 
 # --- rearrangements -----------------------------------------------------------------------------------

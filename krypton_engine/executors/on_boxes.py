@@ -10,8 +10,19 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.graph.ir import BATCH, Apply, Convolution, Node, Pool, resolve
+from krypton_engine.executors.resizing import cropped, resampled, resizes, transposed
+from krypton_engine.graph.ir import (
+    BATCH,
+    Apply,
+    Convolution,
+    Node,
+    Pool,
+    Resample,
+    TransposedConvolution,
+    resolve,
+)
 from krypton_engine.graph.operators import facts
+from krypton_engine.graph.regions import SpreadMap
 
 CONVOLUTION = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
@@ -57,6 +68,12 @@ def run_on_boxes(
         )
     if isinstance(operator, Pool):
         return _pooled(node, operator, padding, fetched[node.operands[0]], start, extents)
+    if isinstance(operator, TransposedConvolution):
+        bias = None if operator.bias is None else constant(operator.bias, 1)
+        written = transposed(node, operator, fetched[node.operands[0]], constant(operator.weight, 1), bias)
+        return cropped(node, written, start, extents)
+    if isinstance(operator, Resample):
+        return resampled(node, operator, fetched[node.operands[0]], start, extents)
     assert isinstance(operator, Apply) and node.target is not None
 
     def value(index: int) -> Tensor:
@@ -65,7 +82,7 @@ def run_on_boxes(
     args = resolve(node.args, value, copies)
     if operator.sized:
         sizes = [
-            copies if role == BATCH else size if role is None else extents[role]
+            copies if role == BATCH else size if role is None else _written(node, role, extents[role])
             for role, size in zip(node.roles, node.shape, strict=True)
         ]
         args = (args[0], sizes, *args[2:])
@@ -76,7 +93,13 @@ def run_on_boxes(
     if known.in_place is not None and in_place:
         target = known.in_place
     result: Tensor = target(*args, **kwargs)
-    return result
+    return cropped(node, result, start, extents) if resizes(node) else result
+
+
+def _written(node: Node, axis: int, extent: int) -> int:
+    """Cells along an axis that an operator makes for a box of a node, before these are cropped."""
+    step = node.maps[0].get(axis)
+    return step.extent_written(step.extent_read(extent)) if isinstance(step, SpreadMap) else extent
 
 
 def _pooled(

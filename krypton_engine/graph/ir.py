@@ -101,6 +101,35 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class TransposedConvolution:
+    """A transposed convolution; see `Convolution` for the fields.
+
+    Attributes:
+        output_padding: Cells behind the last, along opaque dimensions only, as ``padding``.
+    """
+
+    weight: int
+    bias: int | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Resample:
+    """Weighted sums of neighbouring cells, along one axis after the other.
+
+    Attributes:
+        weights: By axis, for every output the weights of the cells that its span holds; zeros at the end of
+            those that hold fewer than others. See `krypton_engine.graph.regions.SpanMap`.
+    """
+
+    weights: Mapping[int, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True)
 class Pool:
     """Maximum or average pooling; padding as in `Convolution`.
 
@@ -134,7 +163,7 @@ class Total:
     power: int = 1
 
 
-BoxOperator = Apply | Convolution | Pool | Reindex | Total
+BoxOperator = Apply | Convolution | TransposedConvolution | Resample | Pool | Reindex | Total
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import Graph, Node, Total, refs
-from krypton_engine.graph.regions import WindowMap
+from krypton_engine.graph.regions import IntervalMap
 from krypton_engine.graph.state import place_of
 from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -245,8 +245,8 @@ def _gathered(graph: Graph, node: Node, boxes: Boxes) -> int:
         for axis in source.axes:
             step = node.maps[i].get(axis)
             read = extents.get(axis, source.size(axis))
-            if isinstance(step, WindowMap) and axis in extents:
-                read = step.extent_read(read)
+            if isinstance(step, IntervalMap) and axis in extents:
+                read = step.extent_read(max(read, 1))
             size = size * read // source.size(axis)
         total += size
     return total

@@ -16,7 +16,9 @@ from support.random_cnns import (
     FRONTIER_KINDS,
     MOVED_KINDS,
     POINTWISE_KINDS,
+    UPSAMPLE_MODES,
     Activation,
+    AdaptiveAverage,
     Assign,
     AvgPool,
     BatchNorm,
@@ -41,6 +43,7 @@ from support.random_cnns import (
     SpaceToDepth,
     SpatialAttention,
     Transpose,
+    Transposed,
     Upsample,
     build,
     image_and_baseline,
@@ -192,6 +195,24 @@ LOCAL: dict[str, tuple[Layer, ...]] = {
     "space to depth": (SpaceToDepth(), Transpose()),
     **_chains("moved", [Moved(kind, axis=1, by=3) for kind in MOVED_KINDS], 3),
     "upsample": (Upsample(20), Upsample(30)),
+    "upsample by fractions": (Upsample(15), Upsample(24), Upsample(7)),
+    **{
+        f"upsample {mode}{' corners' * corners}": (
+            Upsample(20, mode, corners),
+            Upsample(13, mode, corners),
+            Upsample(6, mode, corners),
+        )
+        for mode in dict.fromkeys(UPSAMPLE_MODES)
+        for corners in (False, True)[: 1 + (mode in ("linear", "bicubic"))]
+    },
+    "adaptive average": (AdaptiveAverage((5, 9, 4)), AdaptiveAverage((11, 6, 7))),
+    "transposed": (Transposed(), Transposed(kernel=(2, 2, 2), padding=(0, 0, 0))),
+    "transposed with holes": (Transposed(kernel=(1, 2, 1), stride=(2, 3, 2), padding=(0, 0, 0)),),
+    "transposed padding behind": (
+        Transposed(kernel=(5, 4, 3), stride=(3, 2, 2), padding=(2, 1, 1), after=(1, 1, 1)),
+        Transposed(stride=(1, 1, 1), groups=1),
+    ),
+    "transposed dilation": (Transposed(kernel=(3, 2, 2), dilation=(2, 3, 2), padding=(1, 2, 1)),),
     "assign": (Assign(1, 2, 3), Assign(0, 1, 3, 2, "twice"), Assign(1, 0, 4, 1, "mirrored")),
     "embeddings": tuple(Embedding(kind) for kind in EMBEDDING_KINDS),
     **_chains("pointwise", [Pointwise(kind) for kind in POINTWISE_KINDS], 4),
@@ -200,9 +221,6 @@ LOCAL: dict[str, tuple[Layer, ...]] = {
     "mix softmax": (MixAxis(1, "softmax"),),
 }
 FULL: dict[str, Layer] = {
-    "upsample by a fraction": Upsample(15),
-    "upsample by a fraction that divides": Upsample(24),
-    "upsample nearest-exact": Upsample(20, "nearest-exact"),
     **{f"frontier {kind}": Frontier(kind) for kind in FRONTIER_KINDS},
 }
 HEAD_OPERATORS = {

@@ -27,6 +27,7 @@ MOST_CELLS = {1: 80, 2: 420, 3: 800}
 """Layers that would make more channels, or more cells of them, are left out."""
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 MAX_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVG_POOL = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
@@ -465,16 +466,64 @@ class Moved(Layer):
 
 @dataclass(frozen=True)
 class Upsample(Layer):
-    """Nearest neighbours; ``scale`` in tenths."""
+    """A resize by ``scale`` tenths; "linear" in as many dimensions as there are axes."""
 
     scale: int = 20
     mode: str = "nearest"
+    corners: bool = False
     grows = True
 
     def make(self, shape: Shape) -> nn.Module | None:
-        if min(shape[1:]) * self.scale < 10:
+        rank = len(shape) - 1
+        planes = self.mode.startswith(("bicubic", "bilinear"))
+        if min(shape[1:]) * self.scale < 10 or (planes and rank != 2):
             return None
-        return nn.Upsample(scale_factor=self.scale / 10, mode=self.mode)
+        if self.mode.endswith(" antialias"):
+            size = [max(1, n * self.scale // 10) for n in shape[1:]]
+            return Op(f"F.interpolate(x, {size}, mode={self.mode.split()[0]!r}, antialias=True)")
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[rank] if self.mode == "linear" else self.mode
+        corners = {"align_corners": self.corners} if self.mode in ("linear", "bicubic") else {}
+        return nn.Upsample(scale_factor=self.scale / 10, mode=mode, **corners)
+
+
+@dataclass(frozen=True)
+class AdaptiveAverage(Layer):
+    """An average over windows of several sizes, which may overlap."""
+
+    cells: Three = (5, 4, 3)
+    grows = True
+
+    def make(self, shape: Shape) -> nn.Module | None:
+        rank = len(shape) - 1
+        if math.prod(self.cells[:rank]) == 1:  # a head
+            return None
+        return ADAPTIVE["avg"][rank](self.cells[:rank])
+
+
+@dataclass(frozen=True)
+class Transposed(Layer):
+    """A transposed convolution. ``groups`` counts divisors of the channels."""
+
+    out: int = 4
+    kernel: Three = (3, 3, 3)
+    stride: Three = (2, 2, 2)
+    padding: Three = (1, 1, 1)
+    after: Three = (0, 0, 0)
+    dilation: Three = (1, 1, 1)
+    groups: int = 0
+    grows = True
+
+    def make(self, shape: Shape) -> nn.Module | None:
+        channels, rank = shape[0], len(shape) - 1
+        kernel, stride, dilation = self.kernel[:rank], self.stride[:rank], self.dilation[:rank]
+        after = [min(a, s - 1) for a, s in zip(self.after, stride, strict=False)]
+        padding = []
+        for n, p, k, s, d, a in zip(shape[1:], self.padding, kernel, stride, dilation, after, strict=False):
+            length = (n - 1) * s + d * (k - 1) + 1 + a
+            padding.append(min(p, d * (k - 1), (length - 1) // 2))
+        groups = _divisor(channels, self.groups)
+        out = max(groups, self.out - self.out % groups)
+        return TRANSPOSED[rank](channels, out, kernel, stride, padding, after, groups, True, dilation)
 
 
 @dataclass(frozen=True)
@@ -710,6 +759,10 @@ CHANNEL_KINDS = [
 MOVED_KINDS = ["crop", "stride", "flip", "roll", "mirror", "border", "swap", "narrow", "repeat"]
 EMBEDDING_KINDS = ["map", "full", "last axis", "first axis", "channel"]
 POINTWISE_KINDS = ["where", "maximum", "clamp", "normalise", "masked", "power", "float"]
+UPSAMPLE_MODES = [
+    "nearest", "nearest", "nearest-exact", "linear", "linear", "area", "bicubic", "bilinear antialias",
+    "bicubic antialias",
+]  # fmt: skip
 FRONTIER_KINDS = ["squeeze", "instance norm", "group norm", "centre", "scale"]
 
 LOCAL_LAYERS = st.one_of(
@@ -759,7 +812,14 @@ LOCAL_LAYERS = st.one_of(
     st.builds(SpatialAttention),
     st.builds(SpaceToDepth),
     st.builds(Moved, st.sampled_from(MOVED_KINDS), _axes, st.integers(1, 4)),
-    st.builds(Upsample, st.sampled_from([20, 30, 15, 24, 5, 10]), st.just("nearest")),
+    st.builds(
+        Upsample, st.sampled_from([20, 30, 15, 24, 5, 10]), st.sampled_from(UPSAMPLE_MODES), st.booleans()
+    ),
+    st.builds(AdaptiveAverage, _three(1, 9)),
+    st.builds(
+        Transposed, st.integers(1, 5), _three(1, 4), _three(1, 3), _three(0, 2), _three(0, 2),
+        st.one_of(st.just((1, 1, 1)), _three(1, 2)), st.sampled_from([0, 0, 1, 9]),
+    ),
     st.builds(
         Assign, _axes, st.integers(0, 4), st.integers(1, 4), st.integers(1, 2),
         st.sampled_from(["0.5", "twice", "mirrored"]),
@@ -771,7 +831,6 @@ LOCAL_LAYERS = st.one_of(
 RARE_LAYERS = st.one_of(
     st.builds(MixAxis, _axes, st.sampled_from(["linear", "mean", "softmax"])),
     st.builds(Frontier, st.sampled_from(FRONTIER_KINDS)),
-    st.builds(Upsample, st.just(20), st.just("nearest-exact")),
 )
 HEADS = st.builds(
     Head,

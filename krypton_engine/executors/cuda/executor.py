@@ -11,6 +11,7 @@ from krypton_engine.executors.cuda.program import CudaProgram
 from krypton_engine.executors.layout import Layout, column_axes
 from krypton_engine.executors.programs import kept
 from krypton_engine.graph.ir import Graph, Pool, Reindex
+from krypton_engine.graph.regions import SpanMap, SpreadMap
 from krypton_engine.plan.plan import Plan
 
 
@@ -50,6 +51,8 @@ class CudaExecutor:
                 lacking = "pools along the axes of boxes only"
             elif isinstance(node.on_box, Reindex) and len({graph.nodes[i].axes for i in node.operands}) > 1:
                 lacking = "merges values of the same axes only"
+            elif any(isinstance(step, (SpreadMap, SpanMap)) for maps in node.maps for step in maps.values()):
+                lacking = "does not resize yet"
             if lacking:
                 raise Unsupported(f"{node.op} ({node.name}): the CUDA engine {lacking}")
         engine.probe(device)

@@ -16,9 +16,10 @@ from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
 from krypton_engine.executors.reference.prepared import Prepared
+from krypton_engine.executors.resizing import resizes
 from krypton_engine.graph.boxes import reached
 from krypton_engine.graph.ir import Node, Reindex, Total
-from krypton_engine.graph.regions import WindowMap, slide_inwards
+from krypton_engine.graph.regions import IntervalMap, slide_inwards
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.measured import Costs
 
@@ -112,6 +113,8 @@ class Walk:
             value = self._reindex(node, operator, start, extents)
         elif isinstance(operator, Total):
             value = self._total(node, operator.power)
+        elif resizes(node) and all(extents[axis] == node.size(axis) for axis in node.axes):
+            value = self._resized(node)
         else:
             whole = None
             # The box may be less than what all of the operand gives: a kernel of one cell on padding.
@@ -225,7 +228,7 @@ class Walk:
             step = node.maps[i].get(axis)
             if axis in node.whole or axis not in start:
                 coordinates[axis] = np.arange(source.size(axis))[None]
-            elif isinstance(step, WindowMap):
+            elif isinstance(step, IntervalMap):
                 read = np.arange(step.extent_read(extents[axis]))
                 coordinates[axis] = step.first_read(start[axis])[:, None] + read
             else:
@@ -277,6 +280,21 @@ class Walk:
             node, fetched, start, extents, self._copies, self._basis.constant,
             in_place=in_place, padded=padded, into=into,
         )  # fmt: skip
+
+    def _resized(self, node: Node) -> Tensor:
+        """All of a value that is larger or smaller than its operand."""
+        source = self._graph.nodes[node.operands[0]]
+        whole = self._whole_boxes(source)
+        if whole is None:
+            cells = {axis: np.arange(source.size(axis))[None] for axis in source.axes}
+            boxes = self._changed.get(source.index)
+            whole = compose(self._basis.view(source), boxes, cells, self._copies, node.fill)
+
+        def value(index: int) -> Tensor:
+            return whole if index == source.index else self._basis.constant(index, self._copies)
+
+        found: Tensor = node.computed(value, self._copies)
+        return found
 
     def _reindex(
         self, node: Node, operator: Reindex, start: Mapping[int, IntArray], extents: Mapping[int, int]

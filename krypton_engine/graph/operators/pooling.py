@@ -8,6 +8,7 @@ import numpy as np
 
 from krypton_engine.graph.ir import BATCH, Node, Pool
 from krypton_engine.graph.operators import base
+from krypton_engine.graph.operators.resampling import averaged
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 
 AVERAGE_POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -40,16 +41,14 @@ base.ROW_BY_ROW.update(f"adaptive_max_pool{n}d" for n in (1, 2, 3))
 def _adaptive_avg_pool(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     before, after = node.shape[2:], call.shape[2:]
-    if any(n % out for n, out in zip(before, after, strict=True)):
-        raise base.NotLocal(f"{call.name} with windows of several sizes")
     kernel = tuple(n // out for n, out in zip(before, after, strict=True))
     if (
         all(out == 1 for out, role in zip(after, node.roles[2:], strict=True) if role is not None)
         and math.prod(before) > 1
     ):
         raise base.NotLocal(f"{call.name} averages over every axis")
-    if all(k == 1 for k in kernel):
-        return base.mixing(call, node, [])
+    if any(n % out for n, out in zip(before, after, strict=True)):
+        return averaged(call, node)
     return _pool(call, kernel, kernel, 0, 1, False, True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from krypton_engine.graph.ir import BoxOperator, Convolution, Graph, Node, Ref, refs
+from krypton_engine.graph.ir import BoxOperator, Convolution, Graph, Node, Ref, TransposedConvolution, refs
 
 
 class Edit:
@@ -75,7 +75,7 @@ def pruned(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if node.index in needed:
             needed |= set(refs((node.args, node.kwargs))) | set(node.operands)
-            if isinstance(node.on_box, Convolution):
+            if isinstance(node.on_box, (Convolution, TransposedConvolution)):
                 needed |= {i for i in (node.on_box.weight, node.on_box.bias) if i is not None}
     kept = [node for node in graph.nodes if node.index in needed]
     return _renumbered(graph, kept, {node.index: i for i, node in enumerate(kept)})
@@ -94,15 +94,13 @@ def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) 
         return item
 
     def renumbered(operator: BoxOperator | None) -> BoxOperator | None:
-        if not isinstance(operator, Convolution):
+        if not isinstance(operator, (Convolution, TransposedConvolution)):
             return operator
-        bias, steps = operator.bias, tuple(number[i] for i in operator.steps)
-        return replace(
-            operator,
-            weight=number[operator.weight],
-            bias=None if bias is None else number[bias],
-            steps=steps,
-        )
+        bias = None if operator.bias is None else number[operator.bias]
+        moved = replace(operator, weight=number[operator.weight], bias=bias)
+        if isinstance(moved, TransposedConvolution):
+            return moved
+        return replace(moved, steps=tuple(number[i] for i in moved.steps))
 
     return replace(
         graph,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from krypton_engine.common.calling import Forward
+from krypton_engine.graph.spellings import spellings
 
 _ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
@@ -274,8 +275,8 @@ def export(
             program = torch.export.export(
                 _Root(function, modules), example, dynamic_shapes={"tensors": dynamic}, strict=False
             )
-            decomposed: torch.export.ExportedProgram = program.run_decompositions({})
-            return decomposed
+            spelled: torch.export.ExportedProgram = program.run_decompositions(spellings(program))
+            return spelled
         except ExportError:
             raise
         except Exception as error:  # torch.export fails in as many ways as there are models

@@ -23,8 +23,9 @@ from krypton_engine.graph.ir import (
     refs,
     resolve,
 )
-from krypton_engine.graph.operators import NotLocal, arguments, localise
+from krypton_engine.graph.operators import NotLocal, Result, arguments, localise
 from krypton_engine.graph.operators.pointwise import IDENTITIES
+from krypton_engine.graph.spellings import alone
 
 aten = torch.ops.aten
 
@@ -186,8 +187,16 @@ class _Translation:
                 raise CaptureError(f"{name} takes its number from a value of the image")
             kinds = {"dtype": value.dtype, "device": value.device}
             return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
+        if name == "fill" and isinstance(value, Tensor) and (number := self._number(args[1])) is not None:
+            sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
+            kinds = {"dtype": value.dtype, "device": value.device}
+            return self._emit(fx_node, aten.full.default, (sizes, number), kinds)
+        if name == "index_put" and (mask := self._mask(args, kwargs)) is not None:
+            return self._emit(fx_node, aten.where.self, (mask, args[2], args[0]), {})
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
+        if isinstance(value, (tuple, list)) and (results := self._results(fx_node, args, kwargs)):
+            return results
         # ``squeeze`` of a box would also drop axes that happen to be of size 1 there.
         if name in _RESHAPED and isinstance(value, Tensor):
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
@@ -280,6 +289,60 @@ class _Translation:
                 )
         opaque: Roles = (None,) * len(call.shape)
         return self.draft.add(_name_of(fx_node), name, call.shape, opaque, reason=reason, **common)
+
+    def _number(self, item: Any) -> float | int | bool | None:
+        """The number that an argument is; None for one that is known only later."""
+        if not isinstance(item, Ref):
+            number: float | int | bool = item
+            return number
+        value = self.draft.nodes[item.node].value
+        return None if value is None or value.numel() != 1 else value.item()
+
+    def _mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ref | None:
+        """The cells that one number is assigned to, as truth values; None if more than that is assigned."""
+        into, indices, number = args[:3]
+        dims = [dim for dim, index in enumerate(indices) if index is not None]
+        shape = self.draft.nodes[into.node].shape
+        accumulates = kwargs.get("accumulate") or any(args[3:])
+        if accumulates or len(dims) != 1 or self.draft.nodes[number.node].numel() != 1:
+            return None
+        (dim,), index = dims, self.draft.nodes[indices[dims[0]].node]
+        if index.dtype == torch.bool:
+            return indices[dim] if index.shape == shape else None
+        if index.value is None:
+            return None
+        mask = torch.zeros(shape[dim], dtype=torch.bool, device=index.value.device)
+        mask[index.value.reshape(-1)] = True
+        return self.draft.constant(f"{index.name}_mask", mask.reshape(-1, *[1] * (len(shape) - dim - 1)))
+
+    def _results(
+        self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...] | None:
+        """What is read of an operator with several results, one by one, if that computes none twice."""
+        target, values = fx_node.target, fx_node.meta["val"]
+        read = [i for i in range(len(values)) if any(user.args[1] == i for user in fx_node.users)]
+        operands = [self.draft.nodes[i].shape for i in refs(args)]
+        sizes = operands[0][2:], self.draft.shape_of(values[0])[0][2:]
+        first = alone(target, args, sizes) if read == [0] else None
+        if first is not None:
+            return (functools.partial(self._emit, target=first[0], args=first[1], kwargs={}),)
+        local = all(self._is_local(Result(target, i), values[i], args, kwargs) for i in read)
+        if not local and len(read) > 1:
+            return None
+        return tuple(
+            functools.partial(self._emit, target=Result(target, i), args=args, kwargs=kwargs)
+            for i in range(len(values))
+        )
+
+    def _is_local(self, target: Any, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a call has a rule that takes it."""
+        if not isinstance(value, Tensor):
+            return False
+        try:
+            localise(BoundCall(self.draft, target, args, kwargs, *self.draft.shape_of(value)))
+        except NotLocal:
+            return False
+        return True
 
     def _item(self, fx_node: torch.fx.Node, args: tuple[Any, ...]) -> Any:
         source, number = args

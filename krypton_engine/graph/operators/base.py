@@ -43,6 +43,28 @@ class Local:
     kwargs: Mapping[str, object] | None = None
 
 
+@dataclass(frozen=True)
+class Result:
+    """An operator that gives one of several results of another."""
+
+    operator: Any
+    number: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The result for arguments of the other operator."""
+        result: Tensor = self.operator(*args, **kwargs)[self.number]
+        return result
+
+    @property
+    def _schema(self) -> Any:
+        return self.operator._schema
+
+    @property
+    def tags(self) -> Any:
+        """See ``torch.Tag``."""
+        return self.operator.tags
+
+
 class Call(Protocol):
     """One call of an operator, its arguments bound to the names of its schema."""
 

@@ -16,7 +16,7 @@ base.declare(aten.add.Tensor, base.Facts(in_place=aten.add_.Tensor, out=aten.add
 
 
 # Which PyTorch does not tag as pointwise.
-@base.rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill")
+@base.rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill", "where")
 def pointwise(call: base.Call) -> base.Local:
     """The way on boxes of elementwise operators, whose operands are broadcast against each other."""
     operands = [Ref(index) for index in dict.fromkeys(refs((call.args, dict(call.kwargs))))]

@@ -6,6 +6,7 @@ from krypton_engine.graph.operators import base
 
 
 @base.rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "glu", "softmin")
+@base.rule("sort", "argsort", "topk", "cummax", "cummin", "cumprod", "logcumsumexp")
 def _along_dim(call: base.Call) -> base.Local:
     return base.mixing(call, base.only_dependent(call), [call["dim"]])
 
@@ -14,9 +15,11 @@ base.ROW_BY_ROW.update(("mean", "sum", "amax", "amin"))
 
 
 @base.rule("mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp", "prod")
+@base.rule("max", "min", "median", "nanmedian", "mode", "kthvalue", "aminmax", "var_mean", "std_mean")
+@base.rule("argmax", "argmin", "all", "any", "nansum")
 def _reduction(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
-    dims = call["dim"]
+    dims = call.bound.get("dim")
     if dims is None or dims == [] or dims == ():
         raise base.NotLocal(f"{call.name} over everything")
     return base.mixing(call, node, dims if isinstance(dims, (tuple, list)) else [dims], keep=call["keepdim"])

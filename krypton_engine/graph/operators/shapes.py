@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from krypton_engine.graph.ir import BATCH, Apply
 from krypton_engine.graph.operators import base
+from krypton_engine.graph.regions import IndexMap
 
 
 @base.rule("permute")
@@ -33,18 +36,40 @@ def _unsqueeze(call: base.Call) -> base.Local:
 base.ROW_BY_ROW.add("reshape")
 
 
-@base.rule("view", "reshape", "_unsafe_view", "expand")
+@base.rule("expand")
+def _expand(call: base.Call) -> base.Local:
+    """One cell along an axis may be repeated: nothing of that axis is left then."""
+    node = base.only_dependent(call)
+    if len(call.shape) != len(node.shape) or not call.batch_dims[0]:
+        raise base.NotLocal("expand adds a dimension in front, or repeats rows")
+    dims = [dim for dim, (n, out) in enumerate(zip(node.shape, call.shape, strict=True)) if n != out]
+    local = base.mixing(call, node, dims)
+    return replace(local, on_box=Apply(sized=True))
+
+
+@base.rule("repeat")
+def _repeat(call: base.Call) -> base.Local:
+    node = base.only_dependent(call)
+    repeats = call["repeats"]
+    if len(repeats) != len(node.shape) or repeats[0] != 1:
+        raise base.NotLocal("repeat adds a dimension in front, or repeats rows")
+    several = {
+        base.axis_of(call, node, dim): IndexMap(n, tuple(range(n)) * times)
+        for dim, (n, times) in enumerate(zip(node.shape, repeats, strict=True))
+        if times > 1 and n > 1 and node.roles[dim] is not None
+    }
+    dims = [dim for dim, times in enumerate(repeats) if times > 1]
+    if not several:
+        return base.mixing(call, node, dims)
+    if len(several) < len(dims):
+        raise base.NotLocal("repeat of axes and other dimensions at once")
+    return base.reindexed(node, several)
+
+
+@base.rule("view", "reshape", "_unsafe_view")
 def _reshape(call: base.Call) -> base.Local:
     """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""
     node = base.only_dependent(call)
-    if call.name == "expand":
-        pad = len(call.shape) - len(node.shape)
-        if pad or any(
-            role is not None and size != out
-            for role, size, out in zip(node.roles, node.shape, call.shape, strict=True)
-        ):
-            raise base.NotLocal("expand repeats an axis or adds a dimension")
-        return base.rearranged(node, node.roles, sized=True)
     batch = 2_147_483_647  # a prime that is no size, so that the batch only matches itself
     before = [batch if role == BATCH else n for n, role in zip(node.shape, node.roles, strict=True)]
     after = [batch if is_batch else n for n, is_batch in zip(call.shape, call.batch_dims, strict=True)]

@@ -1,0 +1,168 @@
+"""Operators that are others in another spelling, written as those before a program is translated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+aten = torch.ops.aten
+
+Spelling = Callable[..., Tensor]
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    after: Sequence[int],
+    groups: int,
+    *_: bool,
+) -> Tensor:
+    """A convolution as traced modules and core ATen have it."""
+    rank = x.dim() - 2
+    if transposed:
+        return _TRANSPOSED[rank](x, weight, bias, stride, padding, after, groups, dilation)
+    return _CONVOLUTIONS[rank](x, weight, bias, stride, padding, dilation, groups)
+
+
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight.t(), bias)
+
+
+def _rot90(x: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
+    first, second = dims
+    if k % 4 == 2:
+        return x.flip(first, second)
+    return x.flip(second if k % 4 == 1 else first).transpose(first, second) if k % 4 else x.clone()
+
+
+def _select_scatter(x: Tensor, cells: Tensor, dim: int, index: int) -> Tensor:
+    index %= x.shape[dim]
+    return torch.slice_scatter(x, cells.unsqueeze(dim), dim, index, index + 1)
+
+
+def _beside_the_diagonal(x: Tensor) -> Tensor:
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape[-2:])
+    return columns - rows[:, None]
+
+
+def _tril(x: Tensor, diagonal: int = 0) -> Tensor:
+    return torch.where(_beside_the_diagonal(x) <= diagonal, x, 0)
+
+
+def _triu(x: Tensor, diagonal: int = 0) -> Tensor:
+    return torch.where(_beside_the_diagonal(x) >= diagonal, x, 0)
+
+
+def _diff(
+    x: Tensor, n: int = 1, dim: int = -1, prepend: Tensor | None = None, append: Tensor | None = None
+) -> Tensor:
+    x = torch.cat([part for part in (prepend, x, append) if part is not None], dim)
+    for _ in range(n):
+        last = x.shape[dim] - 1
+        x = x.narrow(dim, 1, last) - x.narrow(dim, 0, last)
+    return x
+
+
+def _by_running_statistics(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    _: bool,
+    momentum: float,
+    eps: float,
+    __: bool,
+) -> Tensor:
+    """An instance norm in evaluation, whose statistics are a batch norm's."""
+    return F.batch_norm(x, mean, variance, weight, bias, False, momentum, eps)
+
+
+def _tensordot(x: Tensor, y: Tensor, dims: Sequence[int], others: Sequence[int]) -> Tensor:
+    letters = [chr(ord("a") + i) for i in range(x.dim() + y.dim())]
+    mine, theirs = letters[: x.dim()], letters[x.dim() :]
+    for dim, other in zip(dims, others, strict=True):
+        theirs[other] = mine[dim]
+    left = [letter for letter in mine if letter not in theirs]
+    right = [letter for letter in theirs if letter not in mine]
+    return torch.einsum(f"{''.join(mine)},{''.join(theirs)}->{''.join([*left, *right])}", x, y)
+
+
+_SPELLINGS: Mapping[Any, Spelling] = {
+    aten.convolution.default: _convolution,
+    aten._convolution.default: _convolution,
+    aten.rot90.default: _rot90,
+    aten.type_as.default: lambda x, other: x.to(other.dtype),
+    aten.select_scatter.default: _select_scatter,
+    aten.diff.default: _diff,
+    aten.tensordot.default: _tensordot,
+    aten.tril.default: _tril,
+    aten.triu.default: _triu,
+    aten.rrelu.default: lambda x, lower=1 / 8, upper=1 / 3: F.leaky_relu(x, (lower + upper) / 2),
+    aten.instance_norm.default: _by_running_statistics,
+    aten.addmm.default: _addmm,
+}
+
+_AS_THEY_ARE: Mapping[Any, Callable[[torch.fx.Node], bool]] = {
+    aten.rrelu.default: lambda call: len(call.args) > 3 and bool(call.args[3]),
+    aten.instance_norm.default: lambda call: bool(call.args[5]),
+    aten.addmm.default: lambda call: bool(call.kwargs),
+}
+"""Calls that are no other operator's."""
+
+_MADE_BY_FUNCTIONALISATION = {aten.select_scatter.default}
+"""Operators that a program has only once it writes nothing in place any more."""
+
+
+def spellings(program: torch.export.ExportedProgram) -> dict[Any, Spelling]:
+    """By operator: the function that a program's calls of it are to be replaced by."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    kept = {call.target for call in calls if call.target in _AS_THEY_ARE and _AS_THEY_ARE[call.target](call)}
+    found = {call.target for call in calls} - kept | _MADE_BY_FUNCTIONALISATION
+    return {target: spelled for target, spelled in _SPELLINGS.items() if target in found}
+
+
+_POOLS = {
+    aten.max_pool2d_with_indices.default: aten.max_pool2d.default,
+    aten.max_pool3d_with_indices.default: aten.max_pool3d.default,
+}
+_ADAPTIVE = {
+    aten.adaptive_max_pool1d.default: aten.max_pool1d.default,
+    aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
+    aten.adaptive_max_pool3d.default: aten.max_pool3d.default,
+}
+
+
+def alone(
+    target: Any, args: tuple[Any, ...], sizes: Sequence[Sequence[int]]
+) -> tuple[Any, tuple[Any, ...]] | None:
+    """An operator that gives the first result of another, and its arguments; None if there is none.
+
+    Args:
+        target: The other operator.
+        args: Its arguments.
+        sizes: Cells of its first operand and of its first result, by spatial dimension.
+    """
+    if target in _POOLS:
+        return _POOLS[target], args
+    if target in _ADAPTIVE and all(n % out == 0 for n, out in zip(*sizes, strict=True)):
+        kernel = [n // out for n, out in zip(*sizes, strict=True)]
+        return (_ADAPTIVE[target], (args[0], kernel)) if set(sizes[1]) != {1} else None
+    if target is aten.native_layer_norm.default:
+        return aten.layer_norm.default, args
+    if target is aten.native_group_norm.default:
+        x, weight, bias, _, _, _, groups, eps = args
+        return aten.group_norm.default, (x, groups, weight, bias, eps)
+    return None

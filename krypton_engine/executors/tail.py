@@ -309,4 +309,6 @@ def unchanging(
 
 def repeated(node: Node, value: Tensor, copies: int) -> Tensor:
     """``value`` of ``node`` for a number of copies."""
-    return value.expand(copies, *value.shape[1:]) if node.roles[:1] == (BATCH,) else value
+    if BATCH not in node.roles:
+        return value
+    return value.expand([copies if role == BATCH else -1 for role in node.roles])

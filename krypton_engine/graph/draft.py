@@ -167,7 +167,7 @@ def aligned(node: Node, roles: Roles) -> dict[str, Any] | None:
         role if role == BATCH or (role is not None and n > 1) else None
         for role, n in zip(roles, full, strict=True)
     )
-    if node.roles and node.roles[0] == BATCH and pad:
+    if (node.roles[:1] == (BATCH,) and pad) or BATCH in node.roles[1:]:
         raise NotLocal("broadcasts another input over a leading dimension")
     if not (node.roles and node.roles[0] == BATCH):
         own = tuple(None if role == BATCH else role for role in own)

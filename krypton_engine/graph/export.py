@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -25,6 +25,7 @@ from torch.export import Dim
 
 from krypton_engine.common.calling import Forward
 from krypton_engine.graph.spellings import spellings
+from krypton_engine.graph.tracing import one_by_one, readable, recorded
 
 _ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
@@ -253,6 +254,8 @@ def export(
     modules: list[nn.Module],
     tensors: tuple[Tensor, ...],
     batched: tuple[bool, ...],
+    *,
+    apart: bool = False,
 ) -> torch.export.ExportedProgram:
     """``function(*tensors)`` as functional operators, for any number of rows.
 
@@ -261,6 +264,7 @@ def export(
         modules: Those that it calls.
         tensors: Its arguments.
         batched: For each of them, whether its first dimension is the rows.
+        apart: Whether each row is to be the only one of a call, whatever the function does to several.
 
     Raises:
         ExportError: With the reason.
@@ -270,14 +274,24 @@ def export(
         torch.cat([t[:1], t[:1]]) if is_batched else t for t, is_batched in zip(tensors, batched, strict=True)
     )
     dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
-    with torch.no_grad(), whole(), _gate.export(), _quiet():
+
+    def exported(call: Callable[..., Any], found: list[nn.Module]) -> torch.export.ExportedProgram:
+        program = torch.export.export(
+            _Root(call, found), example, dynamic_shapes={"tensors": dynamic}, strict=False
+        )
+        spelled: torch.export.ExportedProgram = program.run_decompositions(spellings(program))
+        return spelled
+
+    with torch.no_grad(), whole(), _gate.export(), _quiet(), readable():
         try:
-            program = torch.export.export(
-                _Root(function, modules), example, dynamic_shapes={"tensors": dynamic}, strict=False
-            )
-            spelled: torch.export.ExportedProgram = program.run_decompositions(spellings(program))
-            return spelled
-        except ExportError:
-            raise
+            if apart:
+                return exported(one_by_one(function, tensors, batched), [])
+            return exported(function, modules)
+        except ExportError as error:
+            first = error
         except Exception as error:  # torch.export fails in as many ways as there are models
-            raise ExportError(f"{type(error).__name__}: {error}") from error
+            first = ExportError(f"{type(error).__name__}: {error}")
+        for trace in (recorded, one_by_one) if not apart else ():
+            with suppress(Exception):  # then the reason is the one that torch.export gives
+                return exported(trace(function, tensors, batched), [])
+        raise first

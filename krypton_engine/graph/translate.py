@@ -36,7 +36,11 @@ _FILLED = {
 }
 """Operators that give a value like another, of one number."""
 _RESHAPED = {"squeeze", "flatten", "unflatten"}
-_BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
+_BATCH_NORMS = {
+    aten._native_batch_norm_legit_no_training.default,
+    aten.native_batch_norm.default,
+    aten.batch_norm.default,
+}
 
 
 def translate(program: torch.export.ExportedProgram, batched: tuple[bool, ...], occluded: int) -> Graph:
@@ -100,10 +104,12 @@ class _Translation:
                 output = fx_node.args[0]
             else:
                 raise CaptureError(f"the exported program holds {fx_node.op}")
-        if not isinstance(output, (tuple, list)) or len(output) != 1 or output[0] is None:
+        # What else a program returns are new contents of buffers, which no output reads.
+        asked = [item for item in output if getattr(item, "name", None) in signature.user_outputs]
+        if len(signature.user_outputs) != 1 or len(asked) != 1:
             raise CaptureError("the forward function does not return a single tensor")
-        result = self.env[output[0]]
-        _, batch = self.draft.shape_of(output[0].meta["val"])
+        result = self.env[asked[0]]
+        _, batch = self.draft.shape_of(asked[0].meta["val"])
         if not batch or not batch[0] or any(batch[1:]):
             raise CaptureError("the output's first dimension is not the batch")
         missing = [name for name in user_inputs if name not in inputs]
@@ -197,6 +203,8 @@ class _Translation:
             return self._pieces(fx_node, args, kwargs)
         if isinstance(value, (tuple, list)) and (results := self._results(fx_node, args, kwargs)):
             return results
+        if fx_node.target in _RESHAPES and isinstance(value, Tensor) and self._is_padded_wave(fx_node, value):
+            return self._emit(fx_node, aten.unsqueeze.default, (args[0], 1), {}, value.transpose(0, 1))
         # ``squeeze`` of a box would also drop axes that happen to be of size 1 there.
         if name in _RESHAPED and isinstance(value, Tensor):
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
@@ -256,12 +264,9 @@ class _Translation:
             "dtype": value.dtype if is_tensor else None,
         }
         if not depends:
-            batched = is_tensor and call.batch_dims[:1] == (True,)
-            if not is_tensor or any(call.batch_dims[1:]):
-                raise CaptureError(f"{name} of the other inputs moves the batch")
-            roles: Roles = ((BATCH,) if batched else (None,)) * bool(call.shape) + (None,) * (
-                len(call.shape) - 1
-            )
+            if not is_tensor:
+                raise CaptureError(f"{name} of what no window changes gives several values")
+            roles: Roles = tuple(BATCH if is_batch else None for is_batch in call.batch_dims)
             return self.draft.add(_name_of(fx_node), name, call.shape, roles, **common)
         reason = f"{name} gives several values"
         if is_tensor:
@@ -289,6 +294,18 @@ class _Translation:
                 )
         opaque: Roles = (None,) * len(call.shape)
         return self.draft.add(_name_of(fx_node), name, call.shape, opaque, reason=reason, **common)
+
+    def _is_padded_wave(self, fx_node: torch.fx.Node, value: Tensor) -> bool:
+        """Whether waves ``(rows, cells)`` are the channels of one signal, only so that these are padded."""
+        shape, batch = self.draft.shape_of(value)
+        pads = list(fx_node.users)
+        readers = [reader for pad in pads for reader in pad.users]
+        return (
+            batch == (False, True, False)
+            and shape[0] == 1
+            and all("pad" in str(pad.target) for pad in pads)
+            and all(reader.target in _RESHAPES and reader.meta["val"].ndim == 2 for reader in readers)
+        )
 
     def _number(self, item: Any) -> float | int | bool | None:
         """The number that an argument is; None for one that is known only later."""

@@ -32,6 +32,9 @@ from krypton_engine.perturbation.windows import SlidingWindow
 _LARGEST_MEMORY = 512 * 2**20
 """Bytes that the captures of one model may take; the one used last is kept in any case."""
 
+_SHORTEST_WAVE = 128
+"""Cells of a row that may be a wave; shorter ones are tables, of which a model reads every cell at once."""
+
 _PROGRAMS = 5
 """Memory of a graph and its programs, in multiples of its constants: Winograd makes 9 numbers 36."""
 
@@ -290,23 +293,31 @@ class Source:
             return _Kept(self.key, None, reason, state, final)
 
         x, batched, modules = self.inputs[self.occluded], self.batched, modules_of(self.function)
-        if x.is_complex() or x.ndim < 3 or not batched[self.occluded] or math.prod(x.shape) == 0:
+        short = x.ndim < 3 and (x.ndim < 2 or x.shape[1] < _SHORTEST_WAVE)
+        if x.is_complex() or short or not batched[self.occluded] or math.prod(x.shape) == 0:
             return without("the input has no axis that windows could slide along incrementally")
-        try:
-            function = self if self.additional else self.function
-            program = export(function, modules, self.tensors, batched)
-        except ExportError as error:
-            first = str(error).strip().splitlines()
-            return without(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
-        held = (*program.state_dict.values(), *program.constants.values())
-        versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
-        try:
-            exported = translate(program, batched, self.occluded)
-            graph = simplified(exported)
-        except CaptureError as error:
-            return without(str(error))
-        except Exception as error:  # what the translation did not foresee
-            return without(f"the exported program is beyond us: {type(error).__name__}: {error}"[:300])
+        function = self if self.additional else self.function
+        reason = ""
+        # What a function says of its only row is its answer, even if more rows would feel each other.
+        for apart in (False, True)[: 1 + (len(x) == 1)]:
+            try:
+                program = export(function, modules, self.tensors, batched, apart=apart)
+                held = (*program.state_dict.values(), *program.constants.values())
+                versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
+                exported = translate(program, batched, self.occluded)
+                graph = simplified(exported)
+                break
+            except ExportError as error:
+                first = str(error).strip().splitlines()
+                if not apart:
+                    return without(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+            except CaptureError as error:
+                reason = reason or str(error)
+            except Exception as error:  # what the translation did not foresee
+                beyond = f"the exported program is beyond us: {type(error).__name__}: {error}"[:300]
+                reason = reason or beyond
+        else:
+            return without(reason)
         found = _Kept(self.key, graph, "", state)
         found.end_with(modules)
         found.versions = tuple(versions[id(source())] for source in graph.sources)

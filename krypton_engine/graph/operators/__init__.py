@@ -15,9 +15,11 @@ from krypton_engine.graph.operators import (
     padding,
     pointwise,
     pooling,
+    recurrent,
     reductions,
     resampling,
     shapes,
+    spectra,
 )
 from krypton_engine.graph.operators.base import (
     RULES,
@@ -53,9 +55,11 @@ __all__ = [
     "padding",
     "pointwise",
     "pooling",
+    "recurrent",
     "reductions",
     "resampling",
     "shapes",
+    "spectra",
 ]
 
 

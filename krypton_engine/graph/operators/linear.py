@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import torch
 
-from krypton_engine.graph.ir import BATCH, Apply, Ref
+from krypton_engine.graph.ir import BATCH, Apply, Ref, Roles, refs
 from krypton_engine.graph.operators import base
 
 base.declare(torch.ops.aten.linear.default, base.Facts(fresh=True))
@@ -39,7 +40,16 @@ def _einsum(call: base.Call) -> base.Local:
     if "->" not in equation or "." in equation:
         raise base.NotLocal("einsum that leaves its result's dimensions open")
     read, result = equation.split("->")
-    return _contracted(call, call["tensors"], [tuple(each) for each in read.split(",")], tuple(result))
+    operands, labels = call["tensors"], read.split(",")
+    local = _contracted(call, operands, [tuple(each) for each in labels], tuple(result))
+    # A constant that varies along an axis has got a dimension of rows in front.
+    ranks = [len(call.node(ref).shape) for ref in operands]
+    aligned = [call.node(Ref(i)) for i in refs(local.args)]
+    named = [
+        mine if len(node.shape) == rank else result[0] + mine
+        for mine, node, rank in zip(labels, aligned, ranks, strict=True)
+    ]
+    return replace(local, args=(f"{','.join(named)}->{result}", [Ref(node.index) for node in aligned]))
 
 
 Labels = tuple[Hashable, ...]
@@ -74,17 +84,18 @@ def _contracted(
 
     def aligned(ref: Ref, mine: Labels) -> Ref:
         node = call.node(ref)
-        known = tuple(roles.get(label) if label in kept else None for label in mine)
+        known: Roles = tuple(roles.get(label) if label in kept else None for label in mine)
+        if mine[:1] != result[:1]:
+            known = (BATCH, *known)
         return ref if node.depends else call.align(ref, known, node.shape)
 
-    refs = [aligned(ref, mine) for ref, mine in zip(operands, labels, strict=True)]
-    args = (call.args[0], refs) if call.name == "einsum" else (*refs, *call.args[2:])
-    read = tuple(dict.fromkeys(ref.node for ref in refs))
+    found = [aligned(ref, mine) for ref, mine in zip(operands, labels, strict=True)]
+    read = tuple(dict.fromkeys(ref.node for ref in found))
     return base.Local(
         tuple(roles.get(label) for label in result),
         Apply(),
         read,
         tuple({} for _ in read),
         frozenset(summed),
-        args=args,
+        args=(*found, *call.args[2:]) if call.name != "einsum" else (found,),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from krypton_engine.graph.ir import BATCH, Apply
 from krypton_engine.graph.operators import base
-from krypton_engine.graph.regions import IndexMap
+from krypton_engine.graph.regions import AxisMap, IndexMap, SpreadMap, WindowMap
 
 
 @base.rule("permute")
@@ -68,19 +69,48 @@ def _repeat(call: base.Call) -> base.Local:
 
 @base.rule("view", "reshape", "_unsafe_view")
 def _reshape(call: base.Call) -> base.Local:
-    """Opaque dimensions may be regrouped among themselves; an axis must stay a dimension of its own."""
+    """Dimensions regrouped: in each group, an axis with nothing before it stays the first dimension."""
     node = base.only_dependent(call)
     batch = 2_147_483_647  # a prime that is no size, so that the batch only matches itself
     before = [batch if role == BATCH else n for n, role in zip(node.shape, node.roles, strict=True)]
     after = [batch if is_batch else n for n, is_batch in zip(call.shape, call.batch_dims, strict=True)]
     roles: list[int | None] = []
     whole: set[int] = set()
+    maps: dict[int, AxisMap] = {}
+    for mine, theirs in _groups(call, before, after):
+        group: list[int | None] = [None] * len(theirs)
+        sizes, outs = before[mine.start : mine.stop], after[theirs.start : theirs.stop]
+        axes = {i: role for i in mine if (role := node.roles[i]) is not None}
+        large = [i for i in axes if before[i] > 1]
+        if not large and len(sizes) == len(outs) == 1:
+            group[0] = node.roles[mine.start]
+        else:
+            whole |= {axes[i] for i in axes if before[i] == 1}
+        if large:
+            if len(large) > 1:
+                raise base.NotLocal(f"{call.name} makes one dimension of several axes")
+            if any(before[i] > 1 for i in range(mine.start, large[0])):
+                raise base.NotLocal(f"{call.name} lays the cells of an axis out anew")
+            place = next(k for k, n in enumerate(outs) if n > 1)
+            group[place] = role = axes[large[0]]
+            if role != BATCH:
+                maps[role] = _regrouped(call, before[large[0]], outs[place])
+            elif outs[place] != batch:
+                raise base.NotLocal(f"{call.name} regroups the batch")
+        roles += group
+    whole -= {role for role in roles if role is not None}
+    maps = {axis: step for axis, step in maps.items() if not step.is_identity()}
+    return base.Local(tuple(roles), Apply(sized=True), (node.index,), (maps,), frozenset(whole))
+
+
+def _groups(call: base.Call, before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """The smallest runs of dimensions before and after that hold the same cells."""
     i = j = 0
     while i < len(before) or j < len(after):
-        start_i, start_j = i, j
+        first, start = i, j
         left = right = 1
         while True:
-            if left <= right and i < len(before) and (left < right or i == start_i):
+            if left <= right and i < len(before) and (left < right or i == first):
                 left *= before[i]
                 i += 1
             elif j < len(after):
@@ -91,35 +121,49 @@ def _reshape(call: base.Call) -> base.Local:
                 i += 1
             else:
                 break
-            if left == right and (j > start_j or j == len(after)):
+            if left == right and (j > start or j == len(after)):
                 break
         if left != right:
             raise base.NotLocal(f"{call.name} regroups the batch")
-        kept = [
-            role for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True) if role is not None
-        ]
-        single = {
-            role
-            for role, n in zip(node.roles[start_i:i], before[start_i:i], strict=True)
-            if role is not None and n == 1
-        }
-        group: list[int | None] = [None] * (j - start_j)
-        if kept:
-            large = [role for role in kept if role not in single]
-            sizes = [n for n in before[start_i:i] if n > 1]
-            outs = [k for k in range(start_j, j) if after[k] > 1]
-            if len(large) > 1 or (large and (len(sizes) > 1 or len(outs) != 1)):
-                raise base.NotLocal(f"{call.name} regroups an axis")
-            if large:
-                group[outs[0] - start_j] = large[0]
-                whole |= single
-            elif i - start_i == 1 and j - start_j == 1:
-                group[0] = kept[0]
-            else:
-                whole |= single
-        roles += group
-    whole -= {role for role in roles if role is not None}
-    return base.Local(tuple(roles), Apply(sized=True), (node.index,), ({},), frozenset(whole))
+        yield range(first, i), range(start, j)
+
+
+def _regrouped(call: base.Call, n: int, out: int) -> AxisMap:
+    """The way from an axis of ``n`` cells to one of ``out``, which leaves parts to the dimensions behind."""
+    if n % out == 0:
+        return WindowMap(n, out, n // out, n // out)
+    if out % n == 0:
+        return SpreadMap(n, out, out // n, out // n - 1)
+    raise base.NotLocal(f"{call.name} lays the cells of an axis out anew")
+
+
+@base.rule("pixel_shuffle", "pixel_unshuffle")
+def _pixel_shuffle(call: base.Call) -> base.Local:
+    """Channels become cells side by side, or the reverse."""
+    node = base.only_dependent(call)
+    rank = len(node.shape)
+    maps: dict[int, AxisMap] = {}
+    for dim in (rank - 2, rank - 1):
+        role = node.roles[dim]
+        if role == BATCH:
+            raise base.NotLocal(f"{call.name} moves the batch")
+        if role is not None:
+            maps[role] = _regrouped(call, node.shape[dim], call.shape[dim])
+    roles = [*node.roles[: rank - 3], None, *node.roles[rank - 2 :]]
+    return base.Local(tuple(roles), Apply(), (node.index,), (maps,), base.touched(node.roles, [rank - 3]))
+
+
+@base.rule("unfold")
+def _unfold(call: base.Call) -> base.Local:
+    """Windows along a dimension, the cells of each in a dimension of their own at the end."""
+    node = base.only_dependent(call)
+    dim = base.positive(call["dimension"], len(node.shape))
+    if node.roles[dim] is None:
+        local = base.mixing(call, node, [dim])
+        return replace(local, roles=(*local.roles, None))
+    axis = base.axis_of(call, node, dim)
+    window = WindowMap(node.shape[dim], call.shape[dim], call["size"], call["step"])
+    return base.Local((*node.roles, None), Apply(), (node.index,), ({axis: window},))
 
 
 @base.rule("channel_shuffle", "native_channel_shuffle")

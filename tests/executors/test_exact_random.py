@@ -193,7 +193,8 @@ LOCAL: dict[str, tuple[Layer, ...]] = {
     "local response": (LocalResponse(3),),
     "spatial attention": (SpatialAttention(),),
     "space to depth": (SpaceToDepth(), Transpose()),
-    **_chains("moved", [Moved(kind, axis=1, by=3) for kind in MOVED_KINDS], 3),
+    # Parts of an axis that are all of it leave no box.
+    **_chains("moved", [Moved(k, axis=1, by=1 if k in {"windows", "apart"} else 3) for k in MOVED_KINDS], 3),
     "upsample": (Upsample(20), Upsample(30)),
     "upsample by fractions": (Upsample(15), Upsample(24), Upsample(7)),
     **{

@@ -143,10 +143,14 @@ def written(step, cell):
 
 
 @given(spread_maps(), st.data())
-def test_a_spreads_changes_are_bounded_exactly(step, data):
+def test_a_spreads_changes_are_bounded(step, data):
     lo, hi = data.draw(intervals(step.n_in))
     truth = bounds([o for cell in range(lo, hi) for o in written(step, cell)])
-    assert changed(step, lo, hi) == truth
+    answer = changed(step, lo, hi)
+    if step.reach + 1 >= step.stride:
+        assert answer == truth
+    elif truth is not None:  # between the cells of a small kernel nothing changes: it may be recomputed
+        assert answer is not None and answer[0] <= truth[0] and truth[1] <= answer[1]
 
 
 @given(spread_maps(), st.data())

@@ -329,6 +329,8 @@ class Channels(Layer):
         some = min(self.count, c - 1)
         groups = _divisor(c, self.count)
         spaces = ", ".join(f"x.shape[{2 + i}]" for i in range(rank))
+        letters = "efg"[:rank]
+        table = f"torch.linspace(-1, 1, {c * c}, dtype=x.dtype).view({c}, {c})"
         channel = "x[:, {0}].unsqueeze(1) * {1} + {2}"
         texts = {
             "slice": f"x[:, {some}:]",
@@ -348,6 +350,10 @@ class Channels(Layer):
             "norm": "F.normalize(x, dim=1)",
             "mean": "x - x.mean(1, keepdim=True)",
             "max and mean": "torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)",
+            "largest": "x.max(1, keepdim=True)[0]",
+            "topk": f"x.topk({max(some, 1)}, 1)[0]",
+            "sorted": "x.sort(1)[0]",
+            "product": f"torch.einsum('bc{letters},dc->bd{letters}', x, {table})",
             "variance": "(x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1).sqrt()",
         }
         needs_two = {"slice", "split", "chunk", "glu", "max and mean", "variance"}
@@ -446,6 +452,7 @@ class Moved(Layer):
     def make(self, shape: Shape) -> nn.Module | None:
         dim, n = _axis(shape, self.axis)
         by = min(self.by, n - 1)
+        parts_of = _divisor(n, self.by)
         rest = [1 if d + 1 != dim else max(by, 1) for d in range(len(shape))]
         border = torch.linspace(-1, 1, max(by, 1), dtype=torch.float64).reshape(1, *rest)
         border_sizes = ["-1" if d + 1 == dim else f"x.shape[{d + 1}]" for d in range(len(shape))]
@@ -459,6 +466,12 @@ class Moved(Layer):
             "swap": f"torch.cat([x[{_along(dim, f'{by}:')}], x[{_along(dim, f':{by}')}]], {dim})",
             "narrow": f"x.narrow({dim}, {by}, {n - by})",
             "repeat": f"x.repeat_interleave(2, {dim})",
+            "tile": f"x.repeat({', '.join('2' if d == dim else '1' for d in range(len(shape) + 1))})",
+            "windows": f"(lambda y: (y - y.mean({dim + 1}, keepdim=True)).flatten({dim}, {dim + 1}))"
+            f"(x.unflatten({dim}, ({n // parts_of}, {parts_of})))",
+            "apart": f"x.unflatten({dim}, ({n // parts_of}, {parts_of})).amax({dim + 1})",
+            "merge": f"torch.stack([x, 2 * x], {dim + 1}).flatten({dim}, {dim + 1})",
+            "unfold": f"x.unfold({dim}, {min(self.by, n)}, 2).mean(-1)",
         }
         parts = {"border": border} if self.kind == "border" else {}
         return Op(texts[self.kind], **parts)
@@ -754,9 +767,24 @@ CONVS = st.builds(
 ACTIVATION_LAYERS = st.builds(Activation, st.sampled_from(list(ACTIVATIONS)))
 CHANNEL_KINDS = [
     "slice", "step", "flip", "roll", "split", "chunk", "glu", "unbind", "index", "shuffle", "select", "each",
-    "softmax", "norm", "mean", "variance", "max and mean",
+    "softmax", "norm", "mean", "variance", "max and mean", "largest", "topk", "sorted", "product",
 ]  # fmt: skip
-MOVED_KINDS = ["crop", "stride", "flip", "roll", "mirror", "border", "swap", "narrow", "repeat"]
+MOVED_KINDS = [
+    "crop",
+    "stride",
+    "flip",
+    "roll",
+    "mirror",
+    "border",
+    "swap",
+    "narrow",
+    "repeat",
+    "tile",
+    "windows",
+    "apart",
+    "merge",
+    "unfold",
+]
 EMBEDDING_KINDS = ["map", "full", "last axis", "first axis", "channel"]
 POINTWISE_KINDS = ["where", "maximum", "clamp", "normalise", "masked", "power", "float"]
 UPSAMPLE_MODES = [

@@ -20,16 +20,16 @@ from krypton_engine.planning.cache import Source, capture
 
 WINDOW = SlidingWindow((3, 32, 32), (3, 8, 8), (3, 5, 5))
 BUDGET = 2**30
-ALL = 1000
 
 
 def target(outputs):
     return outputs[:, 1]
 
 
-def opened(graph, x, important, baseline=None, window=WINDOW, budget=BUDGET):
+def opened(graph, x, epsilon=0.0, baseline=None, window=WINDOW, budget=BUDGET):
     baseline = torch.zeros(1, dtype=x.dtype) if baseline is None else baseline
-    return open_tokens(graph, window, (x,), baseline, budget, target, important)
+    session = open_tokens(graph, window, (x,), baseline, budget, target)
+    return session.trimmed(epsilon, target) if epsilon else session
 
 
 def computed(session, limit=None):
@@ -65,7 +65,7 @@ def plain():
 
 
 def test_with_all_tokens_it_is_the_full_computation(spelling):
-    session = opened(spelling.graph, spelling.x, ALL)
+    session = opened(spelling.graph, spelling.x)
     outputs, dropped = computed(session)
     truth = spelling.truth()
     moved = (truth - session.base).abs().max()
@@ -79,7 +79,7 @@ def test_errors_are_of_the_second_order(spelling):
 
     def errors(step):
         baseline = spelling.x + step * towards
-        outputs, dropped = computed(opened(spelling.graph, spelling.x, 2, baseline))
+        outputs, dropped = computed(opened(spelling.graph, spelling.x, 0.5, baseline))
         truth = target(spelling.truth(baseline))
         return (target(outputs) + dropped - truth).norm(), (target(outputs) - truth).norm()
 
@@ -91,14 +91,14 @@ def test_errors_are_of_the_second_order(spelling):
 def test_all_tokens_of_a_signal():
     model, x = awake(Signal()), torch.randn(1, 3, 40).double()
     window = SlidingWindow((3, 40), (3, 6), (3, 3))
-    session = opened(capture(Source(model, (x,))), x, ALL, window=window)
+    session = opened(capture(Source(model, (x,))), x, window=window)
     truth = brute_force(model, x, window.shape, window.strides)
     assert (computed(session)[0] - truth).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("limit", [None, 1, 7])
 def test_each_change_is_answered_once_in_any_order(plain, limit):
-    session = opened(plain.graph, plain.x, 3)
+    session = opened(plain.graph, plain.x, 0.4)
     expected, effects = computed(session)
     order = np.random.default_rng(0).permutation(len(WINDOW))
     answered = np.zeros(len(order), dtype=np.int64)
@@ -112,11 +112,20 @@ def test_each_change_is_answered_once_in_any_order(plain, limit):
         usual = target(expected)[order[each.which]] + effects[order[each.which]]
         torch.testing.assert_close(value, usual, rtol=0, atol=5e-5)
     assert (answered == 1).all()
-    assert session.trimmed(0.5, target) is session
+
+
+def test_the_more_is_trimmed_the_worse_is_the_map(plain):
+    truth, errors = target(plain.truth()), []
+    for epsilon in (0.0, 0.1, 0.6, 1.0):
+        outputs, dropped = computed(opened(plain.graph, plain.x, epsilon))
+        errors.append(float((target(outputs) + dropped - truth).norm()))
+    assert (
+        errors[0] < 1e-10 < errors[1] < errors[2] < errors[3] < 0.2 * float(truth.std() * len(truth) ** 0.5)
+    )
 
 
 def test_positions_that_change_nothing_are_the_base(plain):
-    session = opened(plain.graph, plain.x, 0, plain.x)
+    session = opened(plain.graph, plain.x, 0.9, plain.x)
     assert not session.changed.any
     outputs, dropped = computed(session)
     torch.testing.assert_close(outputs, session.base.expand_as(outputs), rtol=0, atol=1e-12)
@@ -126,7 +135,7 @@ def test_positions_that_change_nothing_are_the_base(plain):
 def test_single_precision(plain):
     model, x = awake(SPELLINGS["timm"]()).float(), plain.x.float()
     cells = list(windows(x.shape[1:], WINDOW.shape, WINDOW.strides).values())
-    session = opened(capture(Source(model, (x,))), x, ALL)
+    session = opened(capture(Source(model, (x,))), x)
     outputs, _ = computed(session)
     with torch.no_grad():
         torch.testing.assert_close(outputs[7:8], model(occlude(x, cells[7])), rtol=1e-4, atol=1e-5)
@@ -134,12 +143,12 @@ def test_single_precision(plain):
 
 def test_memory(plain):
     with pytest.raises(InputError, match="memory_budget"):
-        opened(plain.graph, plain.x, 3, budget=2**16)
+        opened(plain.graph, plain.x, budget=2**16)
 
 
 def test_outputs_without_a_gradient(plain):
     graph = capture(Source(lambda x: plain.model(x).round(), (plain.x,)))
-    session = opened(graph, plain.x, ALL)
+    session = opened(graph, plain.x)
     assert (computed(session)[0] - plain.truth().round()).abs().max() < 1e-10
     with pytest.raises(Unsupported, match="gradient"):
         open_tokens(
@@ -215,4 +224,4 @@ def test_why_not(make, size, reason):
         find_tokens(graph)
     x = torch.zeros(1, 3, *size)
     with pytest.raises(Unsupported, match=reason):
-        opened(graph, x, 0, window=SlidingWindow((3, *size), (3, 8, 8), (3, 8, 8)))
+        opened(graph, x, window=SlidingWindow((3, *size), (3, 8, 8), (3, 8, 8)))

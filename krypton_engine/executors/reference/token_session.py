@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.steps import Tokens
 from krypton_engine.plan.measured import Costs
 
+_MOST_ALIKE = 1.3
+"""Patches of a position, in multiples of those of another beside it, which takes as many then."""
+
 
 class TokenSession:
     """The tokens of one example; see `krypton_engine.executors.base.Session`.
@@ -29,8 +32,8 @@ class TokenSession:
         front: A session on that, whose outputs they begin with.
         tail: What follows where they end.
         example: The tokens of the un-occluded input.
-        batch: Positions computed together.
-        important: Patches computed beside those that a window touches.
+        fitting: Positions that the memory holds together, by the number of patches of each.
+        epsilon: Share of the squared influence that patches which are not computed may have; see `trimmed`.
     """
 
     at_once = 1
@@ -43,32 +46,43 @@ class TokenSession:
         front: Session,
         tail: Tail,
         example: Example,
-        batch: int,
-        important: int,
+        fitting: Callable[[int], int],
+        epsilon: float = 0.0,
     ) -> None:
         self.window, self.changed, self.base = front.window, front.changed, example.output
         self.costs: Costs | None = None
         self._tokens, self._before, self._front, self._tail = tokens, before, front, tail
-        self._example, self._batch, self._important = example, batch, important
+        self._example, self._fitting, self._epsilon = example, fitting, epsilon
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
-        """Outputs batch by batch; positions that touch as many patches run together.
+        """Outputs batch by batch; positions that need as many patches run together.
 
         See `krypton_engine.executors.base.Session.compute`.
         """
-        batch = self._batch if limit is None else min(limit, self._batch)
-        touched = self._touched(changes)
-        order = np.argsort(touched.sum(1), kind="stable")
-        for start in range(0, len(order), batch):
-            members = order[start : start + batch]
-            rows = Rows(self._tokens, self._example, self._patches(touched[members]))
+        first = self._first(self._touched(changes))
+        counts = _counts(first, self._epsilon).cpu().numpy()
+        order = np.argsort(counts, kind="stable")
+        start = 0
+        while start < len(order):
+            alike = counts[order] <= _MOST_ALIKE * counts[order[start]]
+            fitting = self._fitting(int(counts[order[alike]][-1]))
+            size = fitting if limit is None else min(limit, fitting)
+            members = order[start : min(start + size, int(alike.sum()))]
+            start += len(members)
+            most = first[torch.from_numpy(members).to(first.device)].topk(int(counts[members[-1]]))[1]
+            rows = Rows(self._tokens, self._example, most.sort()[0])
             ends = rows.ends(self._start(changes[members]))
             outputs = self._tail.run(ends, len(members), self._example.constant)
             yield Computed(members, outputs, rows.dropped.cpu().numpy())
 
     def trimmed(self, epsilon: float, head: Head) -> TokenSession:
-        """Itself: no token is dropped for how little it changes."""
-        return self
+        """A session that computes fewer patches: those that a window touches, and the most important others.
+
+        Of all ways from what is touched over another patch to the scalar, those over patches that are not
+        computed have a share ``epsilon`` at most: of the squares of the bounds of their effects.
+        """
+        tokens, before, front = self._tokens, self._before, self._front
+        return TokenSession(tokens, before, front, self._tail, self._example, self._fitting, epsilon)
 
     def _touched(self, changes: IntArray) -> Flags:
         """Whether changes reach patches: ``(changes, patches)``."""
@@ -81,17 +95,14 @@ class TokenSession:
             found = (found[:, :, None] & along[:, None, :]).reshape(len(changes), -1)
         return found
 
-    def _patches(self, touched: Flags) -> Tensor:
-        """Numbers of the patches to compute, rising: ``(changes, count)``.
+    def _first(self, touched: Flags) -> Tensor:
+        """Bounds of the effect that touched patches have over every other one: ``(changes, patches)``.
 
-        They are those that are touched and those by way of which these have most effect. A position that
-        touches fewer than another beside it has more of the second kind.
+        That of a touched patch itself is infinite.
         """
         influence = self._example.influence
-        count = min(self._tokens.patches, int(touched.sum(1).max()) + self._important)
         mask = torch.from_numpy(touched).to(influence.device)
-        first = (mask.to(influence.dtype) @ influence.T).masked_fill_(mask, math.inf)
-        return first.topk(count)[1].sort()[0]
+        return (mask.to(influence.dtype) @ influence.T).masked_fill_(mask, math.inf)
 
     def _start(self, changes: IntArray) -> Tensor:
         """The value that tokens begin with: ``(changes, ...)``."""
@@ -101,3 +112,26 @@ class TokenSession:
         if (which[1:] > which[:-1]).all():
             return outputs
         return outputs[torch.from_numpy(np.argsort(which)).to(outputs.device)]
+
+
+def _counts(effects: Tensor, epsilon: float) -> Tensor:
+    """How many patches to compute, the largest effects first, so that the rest has a small share.
+
+    Args:
+        effects: By change and patch, infinite where the patch is computed in any case.
+        epsilon: Share of the squares of the finite effects.
+
+    Returns:
+        ``(changes,)``, int64.
+
+    Examples:
+        >>> effects = torch.tensor([[1.0, torch.inf, 3.0, 0.5], [torch.inf, 1.0, 1.0, 1.0]])
+        >>> [_counts(effects, epsilon).tolist() for epsilon in (0.0, 0.1, 0.5)]
+        [[4, 4], [3, 4], [2, 3]]
+    """
+    if not epsilon:
+        return torch.full_like(effects[:, 0], effects.shape[1]).long()
+    certain = effects.isinf()
+    squares = effects.double().square().masked_fill(certain, 0.0)
+    largest_left = squares.sum(1, keepdim=True) * epsilon
+    return certain.sum(1) + (squares.sort(1)[0].cumsum(1) > largest_left).sum(1)

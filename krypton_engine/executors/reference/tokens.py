@@ -26,9 +26,6 @@ from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
-IMPORTANT = 48
-"""Patches computed beside those that a window touches, unless somebody says how many."""
-
 _LARGEST_BATCH = 32
 """Positions computed together: products gain little beyond."""
 
@@ -40,13 +37,12 @@ def open_tokens(
     baseline: Tensor,
     memory_budget: int,
     head: Head,
-    important: int = IMPORTANT,
 ) -> TokenSession:
-    """A linearised session on the tokens of one example: its outputs are not exact.
+    """A session on the tokens of one example: exact, and linearised once it is trimmed.
 
-    At every position the patches that the window touches, the fixed tokens (a class token, registers) and the
-    most important other patches go through all layers. What they do to the attention of all others is
-    `krypton_engine.executors.base.Computed.dropped`.
+    At every position the patches that the window touches, the fixed tokens (a class token, registers) and
+    other patches, all of them or the most important ones, go through all layers. What they do to the
+    attention of the rest is `krypton_engine.executors.base.Computed.dropped`.
 
     Args:
         graph: The model.
@@ -55,15 +51,13 @@ def open_tokens(
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
         memory_budget: Bytes that the session may add to the process.
         head: The scalar that first-order effects are effects on.
-        important: How many patches to compute beside those that the window touches. With as many as there are
-            the outputs are exact.
 
     Raises:
         Unsupported: The graph has no tokens that can be taken one by one, or its output no gradient.
         InputError: The budget does not hold the gradients, or what is kept and one position.
     """
     made = kept(graph, "tokens", TokenProgram)
-    return made.open(window, inputs, baseline, memory_budget, head, important)
+    return made.open(window, inputs, baseline, memory_budget, head)
 
 
 class TokenProgram:
@@ -92,12 +86,10 @@ class TokenProgram:
         baseline: Tensor,
         memory_budget: int,
         head: Head,
-        important: int,
     ) -> TokenSession:
         """A session; see `open_tokens`."""
         tokens, plan = self.tokens, Plan.of(self.before, window)
-        touched = math.prod(int(extents.max()) for extents in plan.boxes[tokens.start.index].values())
-        held, needed = _memory(tokens, min(tokens.patches, touched + important))
+        held, needed = _held(tokens), _needed(tokens, tokens.patches)
         free = memory_budget - held
         if free < needed:
             raise InputError(
@@ -116,23 +108,30 @@ class TokenProgram:
         constant = unchanging(tokens.graph, inputs, self._constants)
         gradients = {node: gradient for node, (_, gradient) in effects.items()}
         example = _example(self.graph, tokens, inputs, constant, gradients)
-        batch = max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // needed))
-        return TokenSession(tokens, self.before, front, self._tail, example, batch, important)
+
+        def fitting(patches: int) -> int:
+            return max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))
+
+        return TokenSession(tokens, self.before, front, self._tail, example, fitting)
 
 
-def _memory(tokens: Tokens, patches: int) -> tuple[int, int]:
-    """Bytes of what is kept of the un-occluded input, and of one position on its way.
+def _held(tokens: Tokens) -> int:
+    """Bytes of what is kept of the un-occluded input: an attention's queries, keys, values and gradient."""
+    results = [each.node for each in tokens.attentions]
+    influence = sum(node.bytes() // node.shape[-1] * node.shape[-2] for node in results[:1])
+    return 5 * sum(node.bytes() for node in results) + influence
 
-    An attention keeps queries, keys, values and a gradient. On the way there are scores of the tokens at hand
-    with all others, both ways round and several at a time, and the widest values of the layers.
+
+def _needed(tokens: Tokens, patches: int) -> int:
+    """Bytes of one position on its way, of which so many patches are computed.
+
+    There are scores of the tokens at hand with all others, both ways round and several at a time, and the
+    widest values of the layers.
     """
     count = patches + tokens.fixed
-    results = [each.node for each in tokens.attentions]
-    held = 5 * sum(node.bytes() for node in results)
-    held += sum(node.bytes() // node.shape[-1] * node.shape[-2] for node in results[:1])
-    scores = max(node.bytes() // node.shape[-1] for node in results) * count
+    scores = max(each.node.bytes() // each.node.shape[-1] for each in tokens.attentions) * count
     widest = max(step.node.bytes() for step in tokens.steps) * count // (tokens.patches + tokens.fixed)
-    return held, 2 * tokens.start.bytes() + 6 * (scores + widest)
+    return 2 * tokens.start.bytes() + 6 * (scores + widest)
 
 
 def _example(

@@ -35,6 +35,7 @@ from krypton_engine.heatmap.heatmap import Heatmap, Origin
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
+from krypton_engine.planning.cheap import linearised_work
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.loop import OnProgress
@@ -356,7 +357,8 @@ class KryptonOcclusion(Occlusion):
             try:
                 additional = additional_arguments(additional_forward_args) or ()
                 graph = capture(Source(self.forward_func, (x,), 0, additional))
-                return self._preparer.plan(graph, window, x.device).plan
+                plan = self._preparer.plan(graph, window, x.device).plan
+                return replace(plan, linearised=linearised_work(graph, window))
             except CaptureError as error:
                 raise InputError(
                     "forward_func", "run as batched full inference", problem=str(error), verb="would be"

@@ -93,6 +93,10 @@ def table(plan: Plan, width: int = WIDTH) -> str:
         ("runs", "incrementally" if plan.incremental else "as batched full inference"),
     ]
     lines += _indented("", f"({skipped} steps that only touch elements are not listed)", width)
+    if plan.linearised is not None:
+        found = plan.linearised
+        cost = f"{found.macs / 1e6:.1f} MMACs a position {found.bound}, the mean"
+        totals.append(("with an SSIM target", f"a map to the first order in {found.operators}: {cost}"))
     if plan.executor:
         totals.append(("executor", plan.executor))
     lines.append("")

@@ -75,6 +75,22 @@ class Step:
         return self.macs_incremental + _MACS_PER_ELEMENT * 2 * self.numel * self.share
 
 
+@dataclass(frozen=True)
+class Linearised:
+    """The cheap map of a network that sees the whole image, which a map with an SSIM target begins with.
+
+    Attributes:
+        operators: What is computed to the first order, in words.
+        macs: Multiply-accumulates of one position, the mean over all positions.
+        bound: ``"at most"`` where less is left once the map is trimmed, ``"at least"`` where important tokens
+            come on top.
+    """
+
+    operators: str
+    macs: float
+    bound: str
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """Graph x window: an upper bound of every box, and what that costs. ``print(plan)`` explains it.
@@ -98,6 +114,7 @@ class Plan:
         boxes: By operator and axis, the extent of its box for every window along that axis.
         executor: Who runs it, and why; empty until that is settled.
         measured: What a run of it took, step by step; None of a plan that was not run, or not timed.
+        linearised: What an SSIM target begins with; None where every map is measured exactly, or not asked.
 
     Examples:
         >>> from krypton_engine import KryptonOcclusion
@@ -119,6 +136,7 @@ class Plan:
     boxes: Boxes = field(compare=False)
     executor: str = field(default="", hash=False)
     measured: Measured | None = field(default=None, compare=False)
+    linearised: Linearised | None = None
 
     @staticmethod
     def of(graph: Graph, window: SlidingWindow) -> Plan:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
-from krypton_engine.executors.reference.tokens import open_tokens
+from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
 from krypton_engine.graph.gradients import Head
-from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.ir import Graph, Total
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.plan import Plan
+from krypton_engine.plan.plan import Linearised, Plan
 
 _LEAST_GAIN = 1.3
 """Work of an exact position over that of a linearised one that is worth while: some are measured by both."""
@@ -62,4 +62,21 @@ def cheap_session(
             return program(made, plan).open(plan, inputs, baseline, memory_budget, head)
     with suppress(Unsupported):
         return open_tokens(graph, window, inputs, baseline, memory_budget, head)
+    return None
+
+
+def linearised_work(graph: Graph, window: SlidingWindow) -> Linearised | None:
+    """What `cheap_session` computes to the first order, and what that costs; None where there is no session.
+
+    Args:
+        graph: The exact one.
+        window: The sliding window.
+    """
+    if found := linearised_plan(graph, window):
+        made, plan = found
+        taken = {node.operands for node in made.nodes if isinstance(node.on_box, Total)}
+        met = sum(min(source) < max(made.sites) for source in taken)
+        return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
+    with suppress(Unsupported):
+        return kept(graph, "tokens", TokenProgram).work(window)
     return None

@@ -24,7 +24,7 @@ from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.plan import Plan
+from krypton_engine.plan.plan import Linearised, Plan
 
 _LARGEST_BATCH = 32
 """Positions computed together: products gain little beyond."""
@@ -113,6 +113,16 @@ class TokenProgram:
             return max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))
 
         return TokenSession(tokens, self.before, front, self._tail, example, fitting)
+
+    def work(self, window: SlidingWindow) -> Linearised:
+        """What is computed to the first order, and what the patches cost that a window touches, the mean."""
+        tokens, plan = self.tokens, Plan.of(self.before, window)
+        touched = math.prod(float(each.mean()) for each in plan.boxes[tokens.start.index].values())
+        share = (touched + tokens.fixed) / (tokens.patches + tokens.fixed)
+        # An attention is computed for the new queries, and again for all others that look at new keys.
+        macs = sum(step.node.macs * (1 + isinstance(step, Attention)) for step in tokens.steps)
+        operators = f"attention over all tokens ({len(tokens.attentions)})"
+        return Linearised(operators, plan.macs_incremental + share * macs, "at least")
 
 
 def _held(tokens: Tokens) -> int:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from support.tiny_transformers import awake
+from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import Heatmap, KryptonOcclusion, zoo
-from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.approximation.ssim import SsimEstimate, ssim
 from krypton_engine.attr import explain
 from krypton_engine.attr.request import heatmap_request
-from krypton_engine.errors import OcclusionCancelled
+from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled
 from krypton_engine.executors.base import Computed
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Origin
@@ -229,6 +233,130 @@ def test_cancelled_and_resumed(wide, exact):
     assert part.cheap is not None and bool(part.values.isfinite().all())
     rest = KryptonOcclusion(wide).heatmap(blobs(0), WINDOW, STRIDES, target=1, resume=part)
     assert bool((rest.status == Status.EXACT).all()) and rest.compare(exact).ssim > 0.9999
+
+
+# --- of models that see the whole image ---------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """Three levels, each with a gate from all of its cells."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 12, 16, 24)
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.SiLU()) for a, b in pairwise(widths)
+        )
+        self.gates = nn.ModuleList(nn.Conv2d(b, b, 1) for b in widths[1:])
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x):
+        for i, (conv, gate) in enumerate(zip(self.convs, self.gates, strict=True)):
+            x = conv(x)
+            x = x * gate(x.mean((2, 3), keepdim=True)).sigmoid()
+            x = nn.functional.avg_pool2d(x, 2) if i < 2 else x
+        return self.head(x.mean((2, 3)))
+
+
+def attending():
+    """A vision transformer whose attentions tell patches apart."""
+    return awake(
+        timm.create_model(
+            "vit_tiny_patch16_224",
+            img_size=64,
+            patch_size=4,
+            depth=3,
+            num_classes=5,
+            embed_dim=48,
+            num_heads=3,
+        )
+    ).float()
+
+
+@pytest.fixture(scope="module", params=[Gated, attending], ids=["gates", "attention"])
+def seeing(request):
+    torch.manual_seed(3)
+    model = strong(request.param())
+    # Of networks as small as these, both sessions take about as long.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("krypton_engine.run.loop.rounded_cost", lambda *_: 0.125)
+        yield model, KryptonOcclusion(model)
+
+
+def strong(model):
+    """A model whose layers say something of the image, not of their biases alone."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = torch.randn_like(parameter) * (2 / parameter[0].numel()) ** 0.5
+    return model.eval()
+
+
+def test_a_target_linearises_what_sees_the_whole_image(seeing):
+    model, occlusion = seeing
+    x = blobs(1)
+    with pytest.warns(FallbackWarning, match="would not pay"):
+        exact = occlusion.heatmap(x, WINDOW, STRIDES, target=1)
+    found = occlusion.heatmap(x, WINDOW, STRIDES, target=1, ssim_target=0.9)
+    assert bool((exact.status == Status.EXACT).all()) and exact.cheap is None
+    measured, linearised = (int((found.status == s).sum()) for s in (Status.EXACT, Status.LINEARISED))
+    assert 16 <= measured < 0.1 * exact.values.numel() < linearised
+    assert found.compare(exact).ssim > 0.9 and found.ssim_estimate.low >= 0.85
+    truth = brute_force(model, x, WINDOW, STRIDES)[:, 1].reshape(found.values.shape)
+    assert torch.allclose(exact.values, truth, rtol=0, atol=1e-5 * float(truth.abs().max()))
+    assert ssim(found.values.double(), truth.double()) > 0.9
+
+
+def test_attributions_with_a_target_do_so_too(seeing):
+    _, occlusion = seeing
+    x = blobs(2)
+    exact = occlusion.attribute(x, WINDOW, STRIDES, target=1)
+    found = occlusion.attribute(x, WINDOW, STRIDES, target=1, ssim_target=0.8)
+    assert not torch.equal(found, exact)
+    assert float((found - exact).std()) < 0.5 * float(exact.std())
+
+
+def test_without_gradients_positions_are_chosen_alone():
+    torch.manual_seed(3)
+    model = strong(Gated())
+    found = KryptonOcclusion(lambda x: (model(x) > 0).float()).heatmap(
+        blobs(1), WINDOW, STRIDES, target=1, ssim_target=0.9
+    )
+    assert found.cheap is None
+
+
+def test_what_the_budget_does_not_hold_is_left_out(seeing, monkeypatch):
+    _, occlusion = seeing
+
+    def too_large(*_):
+        raise InputError("memory_budget", "2 MiB", problem="the gradients take 3 MiB")
+
+    monkeypatch.setattr("krypton_engine.planning.planner.cheap_session", too_large)
+    found = occlusion.heatmap(blobs(1), WINDOW, STRIDES, target=1, ssim_target=0.9)
+    assert found.cheap is None and found.ssim_estimate.low >= 0.85
+
+
+def test_a_tuning_trims_what_is_linearised():
+    torch.manual_seed(3)
+    model = strong(Gated())
+    occlusion = KryptonOcclusion(model)
+    x = torch.cat([blobs(seed) for seed in range(3)])
+    tuning = occlusion.tune(x, WINDOW, STRIDES, target=1, confidence=0.5)
+    ways = set(tuning.ways)
+    assert {Way(), Way(0.0, True), Way(0.6, True)} <= ways and Way(0.6) not in ways
+    few, many = ([c.cheap_seconds for c in tuning.of(Way(epsilon, True))] for epsilon in (0.6, 0.0))
+    assert min(few) > 0 and min(many) > 0
+    assert tuning.goal(0.8).drift
+
+
+def test_a_plan_says_what_is_linearised(seeing):
+    model, occlusion = seeing
+    plan = occlusion.plan(blobs(0), WINDOW, STRIDES)
+    assert not plan.incremental and plan.linearised.macs < 0.6 * plan.macs
+    words = (
+        "gates and norms over the image (3)" if isinstance(model, Gated) else "attention over all tokens (3)"
+    )
+    assert plan.linearised.operators == words and words in " ".join(str(plan).split())
+    assert KryptonOcclusion(Wide().eval()).plan(blobs(0), WINDOW, STRIDES).linearised is None
 
 
 # --- tuning -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,10 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-Spelling = Callable[..., Tensor]
+Spelling = Callable[..., Tensor | tuple[Tensor, ...]]
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -100,6 +101,44 @@ def _tensordot(x: Tensor, y: Tensor, dims: Sequence[int], others: Sequence[int])
     return torch.einsum(f"{''.join(mine)},{''.join(theirs)}->{''.join([*left, *right])}", x, y)
 
 
+def _adaptive_max(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Maxima of windows of several sizes, each made as long as the longest: its last cell repeats."""
+    kernel = []
+    for dim, (n, out) in enumerate(zip(x.shape[2:], sizes, strict=True), start=2):
+        kernel.append(max(-((i + 1) * n // -out) - i * n // out for i in range(out)))
+        if n % out:
+            outputs, taps = torch.arange(out, device=x.device), torch.arange(kernel[-1], device=x.device)
+            last = -((outputs + 1) * n // -out) - 1
+            x = x.index_select(
+                dim, torch.minimum((outputs * n // out)[:, None] + taps, last[:, None]).flatten()
+            )
+    found = _MAX_POOLS[len(kernel)](x, kernel)
+    return found, torch.zeros_like(found, dtype=torch.int64)
+
+
+def _unfolded(
+    x: Tensor, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
+) -> Tensor:
+    """The windows of an image as columns."""
+    x = F.pad(x, [padding[1], padding[1], padding[0], padding[0]])
+    for dim, (size, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True), start=2):
+        x = x.unfold(dim, apart * (size - 1) + 1, step)[..., ::apart]
+    return x.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)
+
+
+def _folded(x: Tensor, sizes: Sequence[int], kernel: Sequence[int], *_: Sequence[int]) -> Tensor:
+    """Columns as windows side by side."""
+    rows, columns = (n // size for n, size in zip(sizes, kernel, strict=True))
+    x = x.unflatten(2, (rows, columns)).unflatten(1, (-1, *kernel))
+    return x.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+
+
+_ADAPTIVE = {
+    aten.adaptive_max_pool1d.default: aten.max_pool1d.default,
+    aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
+    aten.adaptive_max_pool3d.default: aten.max_pool3d.default,
+}
+
 _SPELLINGS: Mapping[Any, Spelling] = {
     aten.convolution.default: _convolution,
     aten._convolution.default: _convolution,
@@ -113,12 +152,34 @@ _SPELLINGS: Mapping[Any, Spelling] = {
     aten.rrelu.default: lambda x, lower=1 / 8, upper=1 / 3: F.leaky_relu(x, (lower + upper) / 2),
     aten.instance_norm.default: _by_running_statistics,
     aten.addmm.default: _addmm,
+    aten.im2col.default: _unfolded,
+    aten.col2im.default: _folded,
+    **dict.fromkeys(_ADAPTIVE, _adaptive_max),
 }
+
+
+def _overlaps(call: torch.fx.Node) -> bool:
+    """Whether windows are folded otherwise than side by side."""
+    sizes, kernel, dilation, padding, stride = cast(Sequence[Sequence[int]], call.args[1:])
+    side_by_side = all(n % size == 0 for n, size in zip(sizes, kernel, strict=True)) and kernel == stride
+    return not side_by_side or set(dilation) != {1} or set(padding) != {0}
+
+
+def _sizes(call: torch.fx.Node) -> Sequence[int]:
+    return cast(Sequence[int], call.args[1])
+
+
+def _reads_another(call: torch.fx.Node) -> bool:
+    """Whether anything but the first of several results is read."""
+    return any(user.args[1] != 0 and user.users for user in call.users)
+
 
 _AS_THEY_ARE: Mapping[Any, Callable[[torch.fx.Node], bool]] = {
     aten.rrelu.default: lambda call: len(call.args) > 3 and bool(call.args[3]),
     aten.instance_norm.default: lambda call: bool(call.args[5]),
     aten.addmm.default: lambda call: bool(call.kwargs),
+    aten.col2im.default: _overlaps,
+    **dict.fromkeys(_ADAPTIVE, lambda call: set(_sizes(call)) == {1} or _reads_another(call)),
 }
 """Calls that are no other operator's."""
 
@@ -137,11 +198,6 @@ def spellings(program: torch.export.ExportedProgram) -> dict[Any, Spelling]:
 _POOLS = {
     aten.max_pool2d_with_indices.default: aten.max_pool2d.default,
     aten.max_pool3d_with_indices.default: aten.max_pool3d.default,
-}
-_ADAPTIVE = {
-    aten.adaptive_max_pool1d.default: aten.max_pool1d.default,
-    aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
-    aten.adaptive_max_pool3d.default: aten.max_pool3d.default,
 }
 
 

@@ -239,7 +239,7 @@ class _Translation:
     ) -> Any:
         """``target`` in the place of ``fx_node``, with a result like ``value``, by default like its."""
         if target in _RESHAPES:
-            target = aten.reshape.default
+            target, args = aten.reshape.default, (self._before_reshape(args[0]), *args[1:])
         value = fx_node.meta["val"] if value is None else value
         operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
         depends = any(self.draft.nodes[i].depends for i in operands)
@@ -294,6 +294,14 @@ class _Translation:
                 )
         opaque: Roles = (None,) * len(call.shape)
         return self.draft.add(_name_of(fx_node), name, call.shape, opaque, reason=reason, **common)
+
+    def _before_reshape(self, ref: Ref) -> Ref:
+        """The operand of the reshape that a value is, which another one of it may undo; or the value."""
+        node = self.draft.nodes[ref.node]
+        if node.target is not aten.reshape.default or not node.depends or node.local:
+            return ref
+        operand: Ref = node.args[0]
+        return operand
 
     def _is_padded_wave(self, fx_node: torch.fx.Node, value: Tensor) -> bool:
         """Whether waves ``(rows, cells)`` are the channels of one signal, only so that these are padded."""

@@ -29,7 +29,8 @@ def _trains(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return "training" in str(getattr(module, "code", ""))
     kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
-    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in {"train", "eval"}]
+    others = {"__init__", "train", "eval"}
+    methods = [item for kind in kinds for name, item in vars(kind).items() if name not in others]
     return any("training" in names(item.__code__) for item in methods if isinstance(item, FunctionType))
 
 

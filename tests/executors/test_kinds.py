@@ -113,6 +113,14 @@ def scripted():
     return torch.jit.script(model.double().eval())
 
 
+def core():
+    """A program of the fewest operators, with a module's training flag but nothing that heeds it."""
+    model = plain()
+    rows = ({0: torch.export.Dim("rows")},)
+    x = torch.rand(2, 3, 16, 20, dtype=torch.float64)
+    return torch.export.export(model, (x,), dynamic_shapes=rows).run_decompositions().module()
+
+
 class Recurrent(nn.Module):
     """Convolutions, then a recurrent layer along the columns."""
 
@@ -199,6 +207,7 @@ KINDS = {
         traced(lambda: (nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(6, 6, 4, 2, 1)))
     ),
     "scripted": Kind(scripted),
+    "core operators": Kind(core),
     "torch.convolution": Kind(
         middle(
             lambda net, x: torch.convolution(
@@ -216,6 +225,7 @@ KINDS = {
     "maxout": Kind(middle(lambda net, x: x.unflatten(1, (3, 2)).max(2)[0], 3)),
     "pool with indices": Kind(middle(lambda net, x: F.max_pool2d(x, 2, return_indices=True)[0])),
     "adaptive maximum": Kind(middle(lambda net, x: F.adaptive_max_pool2d(x, (8, 5)))),
+    "adaptive maximum of uneven windows": Kind(middle(lambda net, x: F.adaptive_max_pool2d(x, (7, 9)))),
     "largest channels": Kind(middle(lambda net, x: x.topk(2, 1)[0], 2)),
     "median of channels": Kind(middle(lambda net, x: x - x.median(1, keepdim=True).values)),
     "zeros_like": Kind(middle(lambda net, x: torch.maximum(x, torch.zeros_like(x)))),
@@ -260,6 +270,10 @@ KINDS = {
     "depth to space": Kind(middle(depth_to_space, 3)),
     "windows": Kind(middle(windows)),
     "unfold": Kind(middle(lambda net, x: x.unfold(2, 3, 2).flatten(-1).mean(-1))),
+    "columns": Kind(
+        middle(lambda net, x: F.unfold(x, 3, 2, (2, 1), (1, 2)).unflatten(2, (16, 9)).amax((1,))[:, None], 1)
+    ),
+    "columns and back": Kind(middle(lambda net, x: F.fold(F.unfold(x, 2, stride=2), (16, 20), 2, stride=2))),
     "transposed": Kind(middle(lambda net, x: net.step(x), step=nn.ConvTranspose2d(6, 6, 3, 2, 1, 1))),
     "transposed wave": Kind(
         lambda: Net(lambda net, x: net.step(x), given=1, rank=1, step=nn.ConvTranspose1d(6, 6, 4, 2, 1)),
@@ -301,7 +315,8 @@ def test_a_kind_is_local_and_exact(name):
     kind = KINDS[name]
     model = kind.make()
     if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
-        model = model.double().eval()
+        model = model.double()
+        model = model if isinstance(model, torch.fx.GraphModule) else model.eval()
     x = torch.rand(1, *kind.shape, dtype=torch.float64)
     x = x if kind.dtype.is_floating_point else (x * 255).to(kind.dtype)
     channels = kind.shape[: len(kind.shape) > 1]

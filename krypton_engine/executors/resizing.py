@@ -52,8 +52,8 @@ def cropped(node: Node, value: Tensor, start: Mapping[int, IntArray], extents: M
 def resampled(
     node: Node, operator: Resample, x: Tensor, start: Mapping[int, IntArray], extents: Mapping[int, int]
 ) -> Tensor:
-    """Weighted sums of the cells of boxes, along one axis after the other."""
-    for axis, rows in operator.weights.items():
+    """Weighted sums of the cells of boxes, along one axis after the other; the last first, as in PyTorch."""
+    for axis, rows in reversed(tuple(operator.weights.items())):
         step, dim = node.maps[0][axis], node.roles.index(axis)
         outputs = start[axis][:, None] + np.arange(extents[axis])
         cells = step.sources(outputs) - step.sources(start[axis])[:, None, :1]

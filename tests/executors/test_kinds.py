@@ -300,6 +300,9 @@ KINDS = {
         middle(lambda net, x: net.step(x), step=nn.InstanceNorm2d(6, affine=True, track_running_stats=True))
     ),
     "rrelu": Kind(middle(lambda net, x: net.step(x), step=nn.RReLU())),
+    "bytes that are resized": Kind(
+        before(lambda net, x: net.step(x).double() / 255, step=transforms.Resize((20, 25))), dtype=torch.uint8
+    ),
     "bytes": Kind(before(lambda net, x: x.double() / 255), dtype=torch.uint8),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 #include <tuple>
@@ -214,20 +215,23 @@ void bind_program(nb::module_& m) {
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 require(operands.size() == channels.size(),
                         "there is one range of channels for every operand");
-                std::vector<Interval> ranges;
+                std::vector<Piece> pieces;
+                std::vector<int> read;  // each operand once
                 int64_t total = 0;
                 for (std::size_t i = 0; i < operands.size(); ++i) {
                     const auto [lo, hi] = channels[i];
                     const Value& v = value_of(p, operands[i]);
                     require(v.height == height && v.width == width, "an operand has another size");
                     require(lo >= 0 && lo <= hi && hi <= v.channels, "a range of channels leaves its value");
-                    ranges.push_back({lo, hi});
+                    const auto known = std::ranges::find(read, operands[i]);
+                    pieces.push_back({static_cast<int>(known - read.begin()), {lo, hi}});
+                    if (known == read.end()) read.push_back(operands[i]);
                     total += hi - lo;
                 }
                 require(total > 0, "nothing to concatenate");
                 auto op =
-                    make_concat(ranges, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
-                return p.add(std::move(op), operands, height, width, total, epilogue(end));
+                    make_concat(pieces, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
+                return p.add(std::move(op), read, height, width, total, epilogue(end));
             },
             "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none().noconvert(),
             "shift"_a.none().noconvert(), "epilogue"_a)

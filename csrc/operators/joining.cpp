@@ -9,50 +9,48 @@ namespace {
 
 class Concat : public Cellwise {
   public:
-    Concat(std::vector<Interval> channels, std::vector<float> scale, std::vector<float> shift)
-        : channels_(std::move(channels)), scale_(std::move(scale)), shift_(std::move(shift)) {}
+    Concat(std::vector<Piece> pieces, std::vector<float> scale, std::vector<float> shift)
+        : pieces_(std::move(pieces)), scale_(std::move(scale)), shift_(std::move(shift)) {}
 
     void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
         for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Job& job = jobs[i];
-            float** out = out_pixels(job, stored, scratch);
-            int64_t offset = 0;
-            const float** in = nullptr;
-            for (std::size_t k = 0; k < operands.size(); ++k) {
-                // A channel shuffle names one operand many times.
-                if (k == 0 || operands[k] != operands[k - 1])
-                    in = in_pixels(job, static_cast<int>(k), scratch);
-                const int64_t from = channels_[k].lo, size = channels_[k].size();
-                for (int64_t r = 0; r < job.box.cells(); ++r) {
-                    if (size == 1) {
-                        out[r][offset] = in[r][from];
-                    } else {
-                        std::memcpy(out[r] + offset, in[r] + from, size * sizeof(float));
-                    }
+            const float*** in = scratch.take<const float**>(static_cast<int64_t>(operands.size()));
+            for (std::size_t k = 0; k < operands.size(); ++k)
+                in[k] = in_pixels(job, static_cast<int>(k), scratch);
+            float* to = job.out;
+            for (int64_t cell = 0; cell < job.box.cells(); ++cell) {
+                float* const end = to + stored;
+                for (const Piece& piece : pieces_) {
+                    const float* from = in[piece.operand][cell] + piece.channels.lo;
+                    const int64_t size = piece.channels.size();
+                    if (size == 1)  // of a shuffle all are
+                        *to = *from;
+                    else
+                        std::memcpy(to, from, size * sizeof(float));
+                    to += size;
                 }
-                offset += size;
+                to = std::fill_n(to, end - to, 0.0f);
             }
-            if (offset < stored)
-                for (int64_t r = 0; r < job.box.cells(); ++r)
-                    std::fill(out[r] + offset, out[r] + stored, 0.0f);
-            if (!scale_.empty() || epilogue.clamps())
-                kernels.combine({kAdd, job.box.cells(), stored, out, nullptr,
-                                 scale_.empty() ? nullptr : scale_.data(), shift_.data(), out, epilogue.low,
-                                 epilogue.high});
+            if (scale_.empty() && !epilogue.clamps()) continue;
+            float** out = out_pixels(job, stored, scratch);
+            kernels.combine({kAdd, job.box.cells(), stored, out, nullptr,
+                             scale_.empty() ? nullptr : scale_.data(), shift_.data(), out, epilogue.low,
+                             epilogue.high});
         }
     }
 
   private:
-    std::vector<Interval> channels_;
+    std::vector<Piece> pieces_;
     std::vector<float> scale_, shift_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vector<float> scale,
+std::unique_ptr<Operator> make_concat(std::vector<Piece> pieces, std::vector<float> scale,
                                       std::vector<float> shift) {
-    return std::make_unique<Concat>(std::move(channels), std::move(scale), std::move(shift));
+    return std::make_unique<Concat>(std::move(pieces), std::move(scale), std::move(shift));
 }
 
 }  // namespace krypton

@@ -25,8 +25,13 @@ std::unique_ptr<Operator> make_pool(const WindowMap& y, const WindowMap& x, bool
 // missing.
 std::unique_ptr<Operator> make_combine(Arithmetic arithmetic, std::vector<float> scale,
                                        std::vector<float> shift, std::vector<float> slope = {});
-// Some channels of each operand side by side, then * scale + shift.
-std::unique_ptr<Operator> make_concat(std::vector<Interval> channels, std::vector<float> scale,
+// Channels of an operand.
+struct Piece {
+    int operand;
+    Interval channels;
+};
+// Pieces side by side, then * scale + shift.
+std::unique_ptr<Operator> make_concat(std::vector<Piece> pieces, std::vector<float> scale,
                                       std::vector<float> shift);
 std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,

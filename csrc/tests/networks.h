@@ -193,19 +193,24 @@ class Builder {
         const int64_t height = shape(first).height, width = shape(first).width;
         std::vector<int> operands = {first};
         while (operands.size() < 4 && random_.chance(0.6)) operands.push_back(like(height, width, 0));
-        std::vector<Interval> ranges;
+        std::vector<Piece> pieces;
         std::vector<std::pair<int, int64_t>> sources;
-        for (int v : operands) {
-            ranges.push_back(random_.chance(0.5) ? Interval{0, shape(v).channels}
-                                                 : random_.interval(shape(v).channels));
-            for (int64_t c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(v, c);
+        const bool shuffles = random_.chance(0.3);
+        for (int i = 0, n = static_cast<int>(operands.size()); i < n || (shuffles && i < 40); ++i) {
+            const int v = operands[i % n];
+            const int64_t c = random_.between(0, shape(v).channels - 1);
+            pieces.push_back({i % n, shuffles              ? Interval{c, c + 1}
+                                     : random_.chance(0.5) ? Interval{0, shape(v).channels}
+                                                           : random_.interval(shape(v).channels)});
+            const Interval range = pieces.back().channels;
+            for (int64_t k = range.lo; k < range.hi; ++k) sources.emplace_back(v, k);
         }
         const int64_t channels = static_cast<int64_t>(sources.size());
         const auto scale = maybe(channels);
         const auto shift = scale.empty() ? scale : random_.numbers(channels);
         const int64_t stored = scale.empty() ? 0 : stored_channels(channels);
         const Epilogue end = epilogue(true);
-        program_->add(make_concat(ranges, resized(scale, stored), resized(shift, stored)), operands, height,
+        program_->add(make_concat(pieces, resized(scale, stored), resized(shift, stored)), operands, height,
                       width, channels, end);
         remember(end, [=](const std::vector<Tensor>& values) {
             return Tensor::of(height, width, channels, [&](int64_t y, int64_t x, int64_t c) {

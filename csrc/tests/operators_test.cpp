@@ -179,12 +179,24 @@ void test_foreign(const Kernels& k, Random& random) {
 void test_concat(const Kernels& k, Random& random) {
     const int64_t h = random.between(1, 14), w = random.between(1, 14);
     std::vector<Changed> operands;
-    std::vector<Interval> ranges;
+    std::vector<Piece> pieces;
     std::vector<std::pair<int, int64_t>> sources;  // of every channel
     for (int64_t i = 0, n = random.between(1, 4); i < n; ++i) {
         operands.emplace_back(random, h, w, random.between(1, 40), true);
-        ranges.push_back(random.interval(operands.back().whole.channels));
-        for (int64_t c = ranges.back().lo; c < ranges.back().hi; ++c) sources.emplace_back(i, c);
+        const int64_t size = operands.back().whole.channels, parts = random.chance(0.3) ? 20 : 1;
+        for (int64_t part = 0, c; part < parts; ++part) {
+            c = random.between(0, size - 1);
+            pieces.push_back({static_cast<int>(i), parts == 1 ? random.interval(size) : Interval{c, c + 1}});
+            for (c = pieces.back().channels.lo; c < pieces.back().channels.hi; ++c)
+                sources.emplace_back(i, c);
+        }
+    }
+    for (std::size_t i = 0; i + 1 < pieces.size() && random.chance(0.3); ++i) {  // any order
+        std::swap(pieces[i], pieces.back());
+        sources.clear();
+        for (const Piece& piece : pieces)
+            for (int64_t c = piece.channels.lo; c < piece.channels.hi; ++c)
+                sources.emplace_back(piece.operand, c);
     }
     // Moving the vector moved what the planes point to not: their memory stays.
     const int64_t channels = static_cast<int64_t>(sources.size());
@@ -193,7 +205,7 @@ void test_concat(const Kernels& k, Random& random) {
     if (scaled)
         scale = random.integers(stored_channels(channels)),
         shift = random.integers(stored_channels(channels));
-    const auto op = make_concat(ranges, scale, shift);
+    const auto op = make_concat(pieces, scale, shift);
     prepare(random, *op, operands.size(), channels, true);
     const Tensor expected = Tensor::of(h, w, channels, [&](int64_t y, int64_t x, int64_t n) {
         const double v = operands[sources[n].first].whole.at(y, x, sources[n].second);

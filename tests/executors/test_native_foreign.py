@@ -96,11 +96,8 @@ MODULES = {
     "a norm by hand": Op("(x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True) + 1e-3)"),
     "a root mean square": Op("x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-3)"),
     "running sums": Op("x.cumsum(1)"),
-    "channels in another order": Op("x[:, [3, 1, 15, 0]] + x.flip(1)[:, 2:6] + x.roll(3, 1)[:, ::4]"),
     "channels padded": Op("F.pad(x, (0, 0, 0, 0, 1, 2), value=0.3)"),
-    "channels interleaved": Op("torch.stack([x, 2 * x], 2).flatten(1, 2)"),
     "channels in two dimensions": Maxout(),
-    "channels shuffled": nn.ChannelShuffle(4),
     "a scaled addition": Op("torch.add(x, x.sigmoid(), alpha=0.5)"),
     "constants by cell": Op(
         "torch.cat([x * self.rows, self.both.expand(x.shape[0], -1, -1, -1)], 1) + self.columns",
@@ -139,6 +136,40 @@ def test_exact(name):
     executor = check(Between(MODULES[name]), torch.randn(1, 3, 18, 16))
     assert executor.startswith("native") and "PyTorch on its boxes for" in executor
     assert "in full" not in executor
+
+
+MOVED = {
+    "some": Op("x[:, [3, 1, 15, 0]] + x.flip(1)[:, 2:6] + x.roll(3, 1)[:, ::4]"),
+    "interleaved": Op("torch.stack([x, 2 * x], 2).flatten(1, 2)"),
+    "shuffled": nn.ChannelShuffle(4),
+    "one of them everywhere": Op("x[:, :1].expand(-1, 16, -1, -1) * x"),
+    "exchanged": Op("torch.cat(x.chunk(2, 1)[::-1], 1)"),
+    "shuffled and taken apart": Op(
+        "torch.cat([self.left(torch.cat([x, x * x], 1).unflatten(1, (2, 16)).transpose(1, 2).flatten(1, 2)"
+        "[:, 8:19]), x[:, 3].unsqueeze(1).repeat_interleave(3, 1)], 1)",
+        left=nn.Conv2d(11, 5, 1),
+    ),
+    "read when they are moved, too": Op("(lambda y: y.relu() + y.flip(1) * y[:, 7:8])(torch.cat([x, x], 1))"),
+    "added up": Op(
+        "x * torch.sigmoid(x.mean(1, keepdim=True)) + x.sum(1, keepdim=True) - x[:, 2].unsqueeze(1)"
+    ),
+    "normalised": nn.Sequential(Op("torch.cat([x.flip(1), x], 1)"), nn.BatchNorm2d(32), nn.ReLU()),
+}
+"""Channels that are moved about, repeated or added up, for which the engine has words."""
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_moved_channels(name):
+    assert "PyTorch" not in check(Between(MOVED[name]), torch.randn(1, 3, 18, 16))
+
+
+def test_a_shuffle_is_one_copy():
+    """Values side by side, shuffled and taken apart, are read from what they were made of."""
+    x = torch.randn(1, 3, 18, 16)
+    text = "torch.cat([x.relu(), x.tanh()], 1).unflatten(1, (2, 16)).transpose(1, 2).flatten(1, 2)[:, 1:32:2]"
+    program = NativeProgram(capture(Source(Between(Op(text)), (x,))))
+    built = [node.op for node in program.values.values()]
+    assert built.count("cat") == built.count("reshape") == 0 and built.count("slice") == 1
 
 
 def test_before_the_first_convolution():

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.cells import CELLS, as_cells, as_value, computed, stays
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
-from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.executors.tail import repeated
-from krypton_engine.graph.ir import Node, Ref, Reindex, Total, refs
+from krypton_engine.graph.ir import Node, Ref, refs
 
 if TYPE_CHECKING:
     from krypton_engine.executors.native.lowering import Lowering
-
-_CELLS = frozenset({ROWS, COLUMNS})
 
 
 class Step:
@@ -52,21 +50,17 @@ class Step:
         """
         copies, height, width, _ = out.shape
         values = {
-            node.index: _as_value(node, torch.from_numpy(cells))
+            node.index: as_value(node, torch.from_numpy(cells)).to(node.dtype)
             for node, cells in zip(self._reads, given, strict=True)
         }
 
-        def value(index: int, copies: int = copies) -> Tensor:
-            return values[index] if index in values else repeated(*self._constants[index], copies)
+        def constant(index: int, copies: int) -> Tensor:
+            return repeated(*self._constants[index], copies)
 
         with torch.no_grad():
             for node in self._nodes:
-                if isinstance(node.on_box, Reindex):  # of channels, all of which are here
-                    values[node.index] = node.computed(value, copies)
-                    continue
-                extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
-                values[node.index] = run_on_boxes(node, values, {}, extents, copies, value)
-            torch.from_numpy(out).copy_(_as_cells(node, values[node.index]))
+                values[node.index] = computed(node, values, constant, (copies, height, width))
+            torch.from_numpy(out).copy_(as_cells(node, values[node.index]))
 
 
 def write(to: Lowering, node: Node) -> None:
@@ -75,7 +69,7 @@ def write(to: Lowering, node: Node) -> None:
     Raises:
         Unsupported: It reads other cells than its own, or something that is no image.
     """
-    if node.index in to.graph.sites or not _stays_at_its_cells(node):
+    if node.index in to.graph.sites or not stays(node):
         raise Unsupported("other cells than its own")
     along = {node.index}.union(*(_computed_with(to, i) for i in node.operands if to.graph.nodes[i].depends))
     nodes = [to.graph.nodes[i] for i in sorted(along)]
@@ -85,12 +79,12 @@ def write(to: Lowering, node: Node) -> None:
         read = to.graph.nodes[index]
         if read.depends:
             reads[index] = to.value(Ref(index))
-        elif _CELLS.intersection(read.axes):
+        elif CELLS.intersection(read.axes):
             reads[index] = constant_image(to, index, node)
         else:
-            constants[index] = read, _known(to, index)
+            constants[index] = read, to.known(index)
     to.along[node.index] = frozenset(along)
-    if node.dtype != torch.float32 or len(node.shape) != 4:
+    if node.dtype != torch.float32 or not to.is_image(node):
         return
     step = Step(nodes, (to.graph.nodes[i] for i in reads), constants)
     height, width, channels = to.shape_of(node)
@@ -106,32 +100,14 @@ def write(to: Lowering, node: Node) -> None:
         to.begins[node.index] = nodes[0].index
 
 
-def _stays_at_its_cells(node: Node) -> bool:
-    if not _CELLS.issubset(node.axes) or _CELLS & node.whole or isinstance(node.on_box, Total):
-        return False
-    moves = [step for maps in node.maps for axis, step in maps.items() if axis in _CELLS]
-    return not moves if isinstance(node.on_box, Reindex) else all(step.is_identity() for step in moves)
-
-
 def _computed_with(to: Lowering, index: int) -> frozenset[int]:
     """What is computed along with the reader of a node: nothing where that is an image of the engine's."""
-    if index in to.split:
+    if index in to.picks and not to.has_value(index):
         read = (_computed_with(to, i) for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
         return frozenset({index}).union(*read)
     if index in to.along and (not to.has_value(index) or to.waits_for_one(index)):
         return to.along[index]
     return frozenset()
-
-
-def _known(to: Lowering, index: int) -> Tensor:
-    """A value that no input changes."""
-    node = to.graph.nodes[index]
-    if node.value is not None:
-        return node.value.detach()
-    if index in to.graph.inputs:
-        raise Unsupported("another input")
-    value: Tensor = node.computed(lambda i: _known(to, i))
-    return value
 
 
 def constant_image(to: Lowering, index: int, node: Node, channels: int = -1) -> int:
@@ -140,37 +116,13 @@ def constant_image(to: Lowering, index: int, node: Node, channels: int = -1) -> 
     Raises:
         Unsupported: It is not known beforehand, float32 does not hold it, or it cannot have ``channels``.
     """
-    constant, value = to.graph.nodes[index], _known(to, index)
-    cells = _as_cells(constant, value)[0].float()
+    constant, value = to.graph.nodes[index], to.known(index)
+    cells = as_cells(constant, value)[0].float()
     if cells.shape[2] not in (1, channels) and channels != -1:
         raise Unsupported("a constant of another number of channels")
     pixels = cells.expand(node.size(ROWS), node.size(COLUMNS), channels)
-    if not torch.equal(_as_value(constant, cells[None]).double(), value.double()):
+    if not torch.equal(as_value(constant, cells[None]).double(), value.double()):
         raise Unsupported(f"a constant of {value.dtype} that float32 does not hold")
     number = to.program.constant(np.ascontiguousarray(pixels.numpy()))
     to.nodes[number] = constant
     return number
-
-
-def _order(node: Node) -> tuple[list[int], list[int]]:
-    """Dimensions of ``node`` that are no batch, row or column; all of them in the engine's order."""
-    others = [dim for dim, role in enumerate(node.roles) if dim and role not in _CELLS]
-    return others, [0, *(node.roles.index(axis) for axis in (ROWS, COLUMNS) if axis in node.roles), *others]
-
-
-def _as_cells(node: Node, value: Tensor) -> Tensor:
-    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis."""
-    _, order = _order(node)
-    sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in (ROWS, COLUMNS)]
-    return value.permute(order).reshape(len(value), *sizes, -1)
-
-
-def _as_value(node: Node, cells: Tensor) -> Tensor:
-    """The inverse of `_as_cells`, in the type of ``node``."""
-    others, order = _order(node)
-    for dim, axis in ((1, ROWS), (2, COLUMNS)):
-        if axis not in node.roles:
-            cells = cells.narrow(dim, 0, 1)
-    sizes = [cells.shape[dim] for dim, axis in ((1, ROWS), (2, COLUMNS)) if axis in node.roles]
-    value = cells.reshape(len(cells), *sizes, *(node.shape[dim] for dim in others))
-    return value.permute([order.index(dim) for dim in range(len(order))]).to(node.dtype)

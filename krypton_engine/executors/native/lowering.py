@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import foreign, global_values
+from krypton_engine.executors.native import channels, foreign, global_values
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.graph.ir import (
@@ -61,7 +60,7 @@ class Lowering:
         begins: Of every node that is fused with others before it, the first of them.
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
-        split: Nodes that are an image whose channels have several dimensions: whose, and in what order.
+        picks: Nodes that are channels of others in another order.
         along: Of nodes that PyTorch computes on boxes: what the same step computes, themselves included.
         foreign: Names of the operators that are so computed.
         sites: Values of the nodes that meet global values, once they are built.
@@ -78,7 +77,7 @@ class Lowering:
         self.lowered = {graph.input.index}
         self.reason = ""
         self.flat: set[int] = set()
-        self.split: dict[int, tuple[Ref, IntArray]] = {}
+        self.picks: dict[int, channels.Picks] = {}
         self.along: dict[int, frozenset[int]] = {}
         self.foreign: list[str] = []
         self.sites: dict[int, int] = {}
@@ -99,9 +98,8 @@ class Lowering:
         # What is no value of the engine can only be read here; whoever else reads it makes it anew.
         read_elsewhere = {graph.output}
         for node in reversed(graph.nodes):
-            in_part = node.index in self.split or global_values.is_statistic(node)
-            in_part = in_part or (node.index in self.along and not self.has_value(node.index))
-            if in_part and node.index in read_elsewhere:
+            here = node.index in self.lowered and not self.has_value(node.index)
+            if here and node.index in read_elsewhere:
                 self.lowered.discard(node.index)
             if node.depends and node.index not in self.lowered:
                 read_elsewhere |= set(refs((node.args, node.kwargs)))
@@ -181,6 +179,10 @@ class Lowering:
         """Whether a lowered node is, or will be, a value of the engine."""
         return index in self._sums or index in self.values or index in self.vectors
 
+    def is_built(self, index: int) -> bool:
+        """Whether the engine has computed a lowered node by itself."""
+        return index in self.values or index in self.vectors
+
     def waits_for_one(self, index: int) -> bool:
         """Whether a lowered node is not built yet, and read once."""
         return index in self._sums and self._uses[index] == 1
@@ -218,6 +220,24 @@ class Lowering:
         if node.value.dtype != torch.float32 or node.value.device.type != "cpu":
             raise Unsupported(f"a constant of {node.value.dtype} on {node.value.device}")
         return node.value.detach()
+
+    def known(self, index: int) -> Tensor:
+        """A value that no input changes."""
+        node = self.graph.nodes[index]
+        if node.value is not None:
+            return node.value.detach()
+        if index in self.graph.inputs:
+            raise Unsupported("another input")
+        value: Tensor = node.computed(self.known)
+        return value
+
+    def is_image(self, node: Node) -> bool:
+        """Whether the engine can hold the cells of ``node``."""
+        try:
+            self.shape_of(node)
+        except Unsupported:
+            return False
+        return True
 
     def shape_of(self, node: Node) -> tuple[int, int, int]:
         """Height, width and channels of an image, however its dimensions lie."""
@@ -365,17 +385,6 @@ class Lowering:
             self.join(node, item, replace(waiting, scale=scale, shift=shift))
             return
         self.combine(node, "add", (self.value(item),), scale, shift)
-
-    def side_by_side(self, node: Node, operands: list[int], ranges: list[tuple[int, int]]) -> None:
-        """Ranges of channels side by side."""
-        height, width, _ = self.shape_of(node)
-
-        def build(done: Sum) -> int:
-            return self.program.concat(
-                operands, ranges, height, width, done.scale, done.shift, numbers(done.epilogue)
-            )
-
-        self.wait(node, Sum(build, "concat"))
 
     def combine(
         self,

@@ -74,7 +74,7 @@ class NativeProgram:
         self.shrinkable = {
             node.index: number
             for number, node in lowering.nodes.items()
-            if number > 0 and node.axes and node.depends
+            if number > 0 and node.axes and lowering.values.get(node.index) == number
         }
         self.sites = lowering.sites
         self._begins = lowering.begins

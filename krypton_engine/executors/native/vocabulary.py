@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import channels
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
-from krypton_engine.graph.ir import BATCH, NO_EPILOGUE, Epilogue, Node, Ref
+from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites.fusion import adds_residual
 
@@ -47,24 +48,18 @@ def end(to: Lowering, node: Node, epilogue: Epilogue) -> None:
 
 @_rule("_to_copy")
 def _in_float32(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    item = _first(arguments)
-    if item.node in to.split:
-        to.split[node.index] = to.split[item.node]
-    else:
-        to.alias(node, item.node)
+    to.alias(node, _first(arguments).node)
 
 
 @_rule("permute", "transpose", "reshape", "unsqueeze")
 def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
-    if node.local and (source.index in to.split or len(node.shape) > 4):
-        return _shuffle(to, node, item, source)
     if node.local:
-        if to.shape_of(node) != to.shape_of(source):
-            raise Unsupported("cells that change their place")
-        to.alias(node, source.index)
-        return
+        alike = to.is_image(node) and to.is_image(source) and to.shape_of(node) == to.shape_of(source)
+        if alike and to.has_value(source.index):
+            return to.alias(node, source.index)
+        return channels.move(to, node)
     if to.is_vector(source.index):
         # Vectors have one dimension that is not 1, whatever its place.
         sizes = [n for n in node.shape[1:] if n != 1]
@@ -79,34 +74,6 @@ def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.flat.add(node.index)
 
 
-def _shuffle(to: Lowering, node: Node, item: Ref, source: Node) -> None:
-    """Channels taken apart, transposed and put together again, as ShuffleNet does."""
-    if node.roles[0] != BATCH or node.roles[-2:] != (ROWS, COLUMNS) or set(node.roles[1:-2]) != {None}:
-        raise Unsupported("cells that change their place")
-    image, order = item, np.arange(source.shape[1])
-    if source.index in to.split:
-        image, order = to.split[source.index]
-    elif len(source.shape) != 4:
-        raise Unsupported("cells that change their place")
-    sizes = node.shape[1:-2]
-    if node.op in ("permute", "transpose"):
-        dims = list(range(len(source.shape)))
-        if node.op == "permute":
-            dims = [dim % len(dims) for dim in node.args[1]]
-        else:
-            i, j = node.args[1] % len(dims), node.args[2] % len(dims)
-            dims[i], dims[j] = dims[j], dims[i]
-        if source.index not in to.split:
-            raise Unsupported("cells that change their place")
-        order = order.transpose([dim - 1 for dim in dims[1:-2]])
-    order = order.reshape(sizes)
-    if len(node.shape) > 4:
-        to.split[node.index] = image, order
-        return
-    value = to.value(image)
-    to.side_by_side(node, [value] * order.size, [(int(c), int(c) + 1) for c in order])
-
-
 @_rule("add", "sub")
 def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     left, right, sign = arguments["self"], arguments["other"], 1.0 if node.op == "add" else -1.0
@@ -118,9 +85,6 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         return to.affine(node, left, ones, sign * to.by_channel(node, right))
     if changing == [False, True]:
         return to.affine(node, right, sign * ones, to.by_channel(node, left))
-    shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
-    if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
-        raise Unsupported("values of different shapes")
     if adds_residual(to.graph, node):  # a linear layer's, or one that was scaled
         for mine, other in ((right, left), (left, right)):
             waiting = to.joinable(mine, "convolution")
@@ -128,8 +92,7 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
                 residual = to.value(other)
                 to.join(node, mine, replace(waiting, residual=residual))
                 return
-    operands = (to.value(left), to.value(right))
-    to.combine(node, "add" if sign > 0 else "subtract", operands)
+    _cell_by_cell(to, node, "add" if sign > 0 else "subtract", left, right)
 
 
 @_rule("mul", "div")
@@ -150,10 +113,13 @@ def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None
 
 
 def _cell_by_cell(to: Lowering, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
+    height, width, count = to.shape_of(node)
     shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
-    if shapes[0] != shapes[1] or not all(node.same_cells(i) for i in range(len(node.operands))):
+    alike = all(shape[:2] == (height, width) and shape[2] in (1, count) for shape in shapes)
+    if not alike or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
-    to.combine(node, arithmetic, (to.value(left), to.value(right)))
+    operands = [channels.repeated(to, x, count) for x in (left, right)]
+    to.combine(node, arithmetic, (operands[0], operands[1]))
 
 
 @_rule("maximum", "minimum")
@@ -195,31 +161,9 @@ def _batch_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     to.affine(node, x, to.by_channel(node, scale), to.by_channel(node, shift))
 
 
-@_rule("cat")
-def _concatenation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    if node.roles[arguments["dim"]] not in (None, 0):
-        raise Unsupported("values side by side along an axis")
-    operands = [to.value(item) for item in arguments["tensors"]]
-    ranges = [(0, to.shape_of(to.graph.nodes[item.node])[2]) for item in arguments["tensors"]]
-    to.side_by_side(node, operands, ranges)
-
-
-@_rule("slice", "select")
-def _some_channels(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    item = arguments["self"]
-    source = to.graph.nodes[item.node]
-    dim = arguments["dim"] % len(source.shape)
-    channels = to.shape_of(source)[2]
-    if source.roles[dim] not in (None, 0) or len(source.shape) != 4:
-        raise Unsupported("cells of an axis")
-    if node.op == "select":
-        first = arguments["index"] % channels
-        chosen = range(first, first + 1)
-    else:
-        chosen = range(*slice(arguments["start"], arguments["end"], arguments["step"]).indices(channels))
-        if chosen.step != 1:
-            raise Unsupported("every other channel")
-    to.side_by_side(node, [to.value(item)], [(chosen.start, chosen.stop)])
+@_rule(*channels.MOVES)
+def _moved_channels(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    channels.move(to, node)
 
 
 @_rule("layer_norm")
@@ -280,7 +224,14 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     )
 
 
-@_rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d", "mean")
+@_rule("sum", "mean")
+def _sum(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+    if not node.local:
+        return _global_average(to, node, arguments)
+    channels.add_up(to, node, arguments["self"])
+
+
+@_rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 def _global_average(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]

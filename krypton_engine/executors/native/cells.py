@@ -1,0 +1,67 @@
+"""Values by cells: how the engine lays a node's value out, and nodes that read no cells but their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.on_boxes import run_on_boxes
+from krypton_engine.graph.ir import Node, Reindex, Total
+
+CELLS = frozenset({ROWS, COLUMNS})
+"""The axes that the engine's boxes run along."""
+
+
+def as_cells(node: Node, value: Tensor) -> Tensor:
+    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis."""
+    _, order = _order(node)
+    sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in (ROWS, COLUMNS)]
+    return value.permute(order).reshape(len(value), *sizes, -1)
+
+
+def as_value(node: Node, cells: Tensor) -> Tensor:
+    """The inverse of `as_cells`."""
+    others, order = _order(node)
+    for dim, axis in ((1, ROWS), (2, COLUMNS)):
+        if axis not in node.roles:
+            cells = cells.narrow(dim, 0, 1)
+    sizes = [cells.shape[dim] for dim, axis in ((1, ROWS), (2, COLUMNS)) if axis in node.roles]
+    value = cells.reshape(len(cells), *sizes, *(node.shape[dim] for dim in others))
+    return value.permute([order.index(dim) for dim in range(len(order))])
+
+
+def _order(node: Node) -> tuple[list[int], list[int]]:
+    """Dimensions of ``node`` that are no batch, row or column; all of them in the engine's order."""
+    others = [dim for dim, role in enumerate(node.roles) if dim and role not in CELLS]
+    return others, [0, *(node.roles.index(axis) for axis in (ROWS, COLUMNS) if axis in node.roles), *others]
+
+
+def stays(node: Node) -> bool:
+    """Whether a local node reads its operands at its own cells, and all of their channels at will."""
+    if not CELLS.issubset(node.axes) or CELLS & node.whole or isinstance(node.on_box, Total):
+        return False
+    moves = [step for maps in node.maps for axis, step in maps.items() if axis in CELLS]
+    return not moves if isinstance(node.on_box, Reindex) else all(step.is_identity() for step in moves)
+
+
+def computed(
+    node: Node,
+    values: Mapping[int, Tensor],
+    constant: Callable[[int, int], Tensor],
+    sizes: tuple[int, int, int],
+) -> Tensor:
+    """A node that `stays`, in PyTorch.
+
+    Args:
+        node: The node.
+        values: What it reads, of boxes of one size.
+        constant: Gives other values that it refers to, for a number of copies.
+        sizes: How many boxes, and their rows and columns.
+    """
+    copies, height, width = sizes
+    if isinstance(node.on_box, Reindex):  # of channels, all of which are here
+        return node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)  # type: ignore[no-any-return]
+    extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
+    return run_on_boxes(node, values, {}, extents, copies, constant)

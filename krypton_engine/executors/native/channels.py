@@ -1,0 +1,118 @@
+"""Operators that move channels about (shuffles, slices, flips, values side by side), repeat or add them up.
+
+Which channels of which images the value of a mover holds is found by running the operator on numbers in their
+place. One mover after the other, all of them are one copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
+from krypton_engine.executors.native.sums import Sum, numbers
+from krypton_engine.graph.ir import NO_EPILOGUE, Node, Ref
+
+if TYPE_CHECKING:
+    from krypton_engine.executors.native.lowering import Lowering
+
+MOVES = (
+    "cat", "channel_shuffle", "expand", "flip", "index", "index_select", "native_channel_shuffle",
+    "repeat", "repeat_interleave", "roll", "select", "slice", "stack",
+)  # fmt: skip
+"""Operators that may do so."""
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Channels of images in another order.
+
+    Attributes:
+        images: The engine's value that each of the numbered channels is of.
+        channels: Which channel of that image it is.
+        numbers: What a node holds of these, by number; shaped like the node, of one cell and one copy.
+    """
+
+    images: tuple[int, ...]
+    channels: tuple[int, ...]
+    numbers: Tensor
+
+
+def move(to: Lowering, node: Node) -> None:
+    """``node`` holds channels of what it reads.
+
+    Raises:
+        Unsupported: It moves cells, or reads something that is no image.
+    """
+    if not stays(node):
+        raise Unsupported("cells that change their place")
+    images: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
+    values = {}
+    for index in node.operands:
+        picks = _picks(to, index)
+        values[index] = picks.numbers + len(images)
+        images, channels = images + picks.images, channels + picks.channels
+    moved = computed(node, values, lambda i, _: to.known(i), (1, 1, 1))
+    to.picks[node.index] = Picks(images, channels, moved)
+    if to.is_image(node):
+        _wait(to, node, [(images[n], channels[n]) for n in as_cells(node, moved).flatten().tolist()])
+
+
+def repeated(to: Lowering, item: Ref, count: int) -> int:
+    """The engine's value of an image that has ``count`` channels, or the same one so often."""
+    node, value = to.graph.nodes[item.node], to.value(item)
+    height, width, channels = to.shape_of(node)
+    if channels == count:
+        return value
+    windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
+    weight = np.ones((count, 1, 1, 1), dtype=np.float32)
+    number = to.program.convolution([value], windows[0], windows[1], 1, weight, None, numbers(NO_EPILOGUE))
+    to.nodes[number] = node
+    return number
+
+
+def add_up(to: Lowering, node: Node, item: Ref) -> None:
+    """``node`` is the sum or the mean over all channels of an image.
+
+    Raises:
+        Unsupported: Over something else.
+    """
+    source = to.graph.nodes[item.node]
+    height, width, count = to.shape_of(source)
+    if not stays(node) or to.shape_of(node) != (height, width, 1) or node.dtype != source.dtype:
+        raise Unsupported("a sum of something else than all channels")
+    windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
+    weight = np.full((1, count, 1, 1), 1 if node.op == "sum" else 1 / count, dtype=np.float32)
+    to.convolve(node, to.value(item), weight, None, windows, 1)
+
+
+def _picks(to: Lowering, index: int) -> Picks:
+    """The channels of an operand: of what it is made of, if no image of its own is there."""
+    if index in to.picks and not to.is_built(index):
+        return to.picks[index]
+    node = to.graph.nodes[index]
+    image, count = to.value(Ref(index)), to.shape_of(node)[2]
+    every = torch.arange(count).reshape(1, 1, 1, count)
+    return Picks((image,) * count, tuple(range(count)), as_value(node, every))
+
+
+def _wait(to: Lowering, node: Node, picked: list[tuple[int, int]]) -> None:
+    """``node`` is these channels of images side by side."""
+    height, width, _ = to.shape_of(node)
+    starts = [0, *(i + 1 for i, ((a, c), (b, d)) in enumerate(pairwise(picked)) if (a, c + 1) != (b, d))]
+    runs = [(picked[i], j - i) for i, j in pairwise([*starts, len(picked)])]
+    images, ranges = [run[0] for run, _ in runs], [(run[1], run[1] + size) for run, size in runs]
+
+    def build(done: Sum) -> int:
+        return to.program.concat(
+            images, ranges, height, width, done.scale, done.shift, numbers(done.epilogue)
+        )
+
+    to.wait(node, Sum(build, "concat"))

@@ -144,6 +144,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
     for i, other in enumerate(others):
         # The input itself stands in neither the first nor the last row.
         rows = [other.to(x.dtype), x, mixed]
+        beyond = rows[0] if other is wild else None
         try:
             alone = [in_full.alone(row) for row in rows]
             orders = [(rows, alone, in_full.together(rows))]
@@ -155,7 +156,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
             raise Unprovable(f"its graph fails beside other inputs: {error}") from error
         for rows, alone, together in orders:
             if together.shape[:1] != (len(rows),) or not all(
-                _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own))
+                _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own), row is beyond)
                 for row, beside, own in zip(rows, together, alone, strict=True)
             ):
                 return False
@@ -171,13 +172,23 @@ def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
 
 
 def _undisturbed(
-    output: Callable[[Tensor], Tensor], row: Tensor, beside: Tensor, alone: Tensor, eps: float
+    output: Callable[[Tensor], Tensor],
+    row: Tensor,
+    beside: Tensor,
+    alone: Tensor,
+    eps: float,
+    is_beyond: bool,
 ) -> bool:
-    """Whether a row's output in a batch equals its output alone, but for rounding."""
+    """Whether a row's output in a batch equals its output alone, but for rounding.
+
+    Of an image beyond those that a deep network is made for, rounding may be all of the output: such a row
+    tells nothing of those beside it, while they tell of it.
+    """
     tolerance = summation(eps) * largest(alone)
     if agree(beside, alone, tolerance):
         return True
-    return agree(beside, alone, Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance))
+    noise = Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance)
+    return (is_beyond and noise > MOST_NOISE_OF_OUTPUT * largest(alone)) or agree(beside, alone, noise)
 
 
 @dataclass(frozen=True)

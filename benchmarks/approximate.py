@@ -3,6 +3,8 @@
     python benchmarks/approximate.py vgg16-brain-mri                        tunes, then judges held-out slices
     python benchmarks/approximate.py resnet18 --weights weights/resnet18.pt trained by brain.py
     python benchmarks/approximate.py efficientnet-lite0 --photographs DIR   fetched by photographs.py
+    python benchmarks/approximate.py efficientnet-b0 --logits               gates; fetched by packaged.py
+    python benchmarks/approximate.py dinov2-s14 --logits --window 28/7      attention; likewise
 
 Every held-out image is measured exactly and, in the same run, approximately: a map for a lower target is the
 beginning of the map for a higher one, so one call is watched until the last target is reached. Times are from
@@ -30,6 +32,7 @@ import brain
 import exact as cpu
 import gpu
 import numpy as np
+import packaged
 import torch
 from exact import LAYOUTS, ROOT, machine, write
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
@@ -47,6 +50,7 @@ from krypton_engine.tuning.replay import replay
 from krypton_engine.tuning.tuning import Tuning
 
 TARGETS = (0.8, 0.9, 0.95)
+OF_PHOTOGRAPHS = ("efficientnet-lite0", *packaged.NETWORKS)
 
 
 def crops(photographs: Sequence[str], count: int) -> list[str]:
@@ -67,7 +71,15 @@ def picture(name: str) -> Any:
     return image.crop((left, top, left + side, top + side))
 
 
+def photographs(folder: Path | None) -> list[str]:
+    """Names of photographs: those of installed packages, and those of a folder."""
+    known = [name for name in zoo.image_names() if ":" not in name]
+    return known + (sorted(map(str, folder.glob("*.jpg"))) if folder else [])
+
+
 def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+    if name in packaged.NETWORKS:
+        return packaged.NETWORKS[name](list(map(picture, photographs(None)))), packaged.preprocess
     if weights is not None:
         return brain.load(name, weights), brain.preprocess(name)
     net = zoo.load_model(name)
@@ -76,11 +88,9 @@ def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[Any], Te
 
 def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What is tuned on, and what is held out: no photograph of one is in the other, no slice within 4 mm."""
-    if args.model == "efficientnet-lite0":
-        known = [name for name in zoo.image_names() if ":" not in name]
-        fetched = sorted(map(str, args.photographs.glob("*.jpg"))) if args.photographs else []
-        photographs = known + fetched
-        return crops(photographs[::2], args.samples), crops(photographs[1::2], args.held_out)
+    if args.model in OF_PHOTOGRAPHS:
+        names = photographs(args.photographs)
+        return crops(names[::2], args.samples), crops(names[1::2], args.held_out)
     learn, held = brain.names(brain.LEARN), brain.names(brain.HELD_OUT)
     if args.middle:
         learn, held = ([f"{n}@middle" for n in names if covers(n)] for names in (learn, held))
@@ -328,9 +338,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "approximate.json")
     args = parser.parse_args()
-    if args.photographs and args.model != "efficientnet-lite0":
-        parser.error("--photographs is for efficientnet-lite0; the others are judged on brain slices")
-    if args.middle and args.model == "efficientnet-lite0":
+    if args.photographs and args.model not in OF_PHOTOGRAPHS:
+        parser.error(
+            f"--photographs is for {', '.join(OF_PHOTOGRAPHS)}; the others are judged on brain slices"
+        )
+    if args.middle and args.model in OF_PHOTOGRAPHS:
         parser.error("--middle is for networks of brain slices")
     return args
 

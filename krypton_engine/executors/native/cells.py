@@ -62,6 +62,7 @@ def computed(
     """
     copies, height, width = sizes
     if isinstance(node.on_box, Reindex):  # of channels, all of which are here
-        return node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)  # type: ignore[no-any-return]
+        moved: Tensor = node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)
+        return moved
     extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
     return run_on_boxes(node, values, {}, extents, copies, constant)

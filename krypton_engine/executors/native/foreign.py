@@ -91,9 +91,8 @@ def write(to: Lowering, node: Node) -> None:
 
     def build(_: Sum) -> int:
         to.foreign = list(dict.fromkeys([*to.foreign, *(each.op for each in nodes)]))
-        return to.program.foreign(
-            list(reads.values()), height, width, channels, step, step.bytes_of_cell()
-        )  # fmt: skip
+        operands, bytes_of_cell = list(reads.values()), step.bytes_of_cell()
+        return to.program.foreign(operands, height, width, channels, step, bytes_of_cell)
 
     to.wait(node, Sum(build, "foreign"))
     if len(nodes) > 1:

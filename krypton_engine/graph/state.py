@@ -8,7 +8,7 @@ import itertools
 import types
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import TypeVar
 
@@ -185,15 +185,22 @@ def observe(function: Forward, *arguments: object) -> State:
     return found
 
 
-def may_be_idle(value: object) -> bool:
+def may_be_idle(value: object, read: Iterable[Tensor | None] = ()) -> bool:
     """Whether a value of a state may change without changing what is computed: counters, logs, results.
+
+    Args:
+        value: Of a state.
+        read: Parameters and buffers whose memory a graph shares: it cannot hold their old and new content.
 
     Examples:
         >>> may_be_idle(3), may_be_idle(True), may_be_idle("mean")
         (True, False, False)
     """
-    if isinstance(value, bool) or type(value) is _Weights:  # whose old and new content one graph cannot hold
+    if isinstance(value, bool):
         return False
+    if type(value) is _Weights:
+        tensor = value.ref()
+        return tensor is not None and all(tensor is not each for each in read)
     return value is None or isinstance(value, (tuple, int, _This))
 
 

@@ -57,6 +57,18 @@ def translate(program: torch.export.ExportedProgram, batched: tuple[bool, ...], 
     return _Translation(program, batched, occluded).build()
 
 
+def _needed(output: torch.fx.Node) -> set[torch.fx.Node]:
+    """All that an output is computed from, and itself."""
+    found: set[torch.fx.Node] = set()
+    open_ones = [output]
+    while open_ones:
+        fx_node = open_ones.pop()
+        if fx_node not in found:
+            found.add(fx_node)
+            open_ones += fx_node.all_input_nodes
+    return found
+
+
 class _Translation:
     """An exported program on its way to a graph, node by node."""
 
@@ -83,11 +95,16 @@ class _Translation:
         user_inputs = self.user_inputs
         inputs: dict[str, int] = {}
         sources: list[weakref.ref[Tensor]] = []
-        output: Any = None
+        # What else a program returns are new contents of buffers, which no output reads.
+        *_, last = self.program.graph_module.graph.nodes
+        asked = [item for item in last.args[0] if getattr(item, "name", None) in signature.user_outputs]
+        if len(signature.user_outputs) != 1 or len(asked) != 1:
+            raise CaptureError("the forward function does not return a single tensor")
+        needed = _needed(asked[0])
         for fx_node in self.program.graph_module.graph.nodes:
+            if fx_node not in needed and fx_node.name not in user_inputs:
+                continue
             if fx_node.op == "placeholder":
-                if fx_node.name in held and not fx_node.users:
-                    continue
                 if fx_node.name in held:
                     tensor = state[held[fx_node.name]]
                     sources.append(weakref.ref(tensor))
@@ -100,14 +117,8 @@ class _Translation:
                     inputs[fx_node.name] = self.env[fx_node].node
             elif fx_node.op == "call_function":
                 self.env[fx_node] = self._call(fx_node)
-            elif fx_node.op == "output":
-                output = fx_node.args[0]
             else:
                 raise CaptureError(f"the exported program holds {fx_node.op}")
-        # What else a program returns are new contents of buffers, which no output reads.
-        asked = [item for item in output if getattr(item, "name", None) in signature.user_outputs]
-        if len(signature.user_outputs) != 1 or len(asked) != 1:
-            raise CaptureError("the forward function does not return a single tensor")
         result = self.env[asked[0]]
         _, batch = self.draft.shape_of(asked[0].meta["val"])
         if not batch or not batch[0] or any(batch[1:]):

@@ -110,14 +110,15 @@ class _Kept:
     def takes(self, other: _Kept) -> bool:
         """Whether a later capture says the same, so that what has changed meanwhile does not count.
 
-        Only numbers, collections and results come to be idle. Graphs share their weights with the model, and
-        so with each other: a stale one looks like that which follows it.
+        Only numbers, collections, results and buffers that no graph reads come to be idle. Graphs share their
+        weights with the model, and so with each other: a stale one looks like that which follows it.
         """
         if self.key != other.key or self.is_stale() or not self.same(other):
             return False
         changed = differences(self.state, other.state)
         states = (self.state, other.state)
-        if not all(may_be_idle(state.get(name)) for name in changed for state in states):
+        read = [source() for each in (self.graph, other.graph) if each is not None for source in each.sources]
+        if not all(may_be_idle(state.get(name), read) for name in changed for state in states):
             return False
         if not changed <= self.idle:
             self.changes = 0

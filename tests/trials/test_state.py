@@ -441,6 +441,30 @@ def test_counters_and_logs_are_captured_ever_more_seldom(image, exports):
     assert len(exports) <= 4, "now and then once more, ever more seldom"
 
 
+class CountedInABuffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = SmallCNN()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.eval()
+
+    def forward(self, x):
+        self.calls += 1
+        return self.model(x)
+
+
+def test_a_buffer_that_no_output_reads_is_a_counter(image, exports):
+    model = CountedInABuffer()
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        for _ in range(6):
+            assert_right(model, image, occlusion=occlusion)
+        assert len(exports) <= 4
+        with torch.no_grad():
+            model.model.head.weight.mul_(-2)
+        assert_right(model, image, occlusion=occlusion)
+
+
 class Plain(nn.Module):
     """Without a batch norm: the graph's weights are the model's own."""
 

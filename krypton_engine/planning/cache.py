@@ -303,15 +303,17 @@ class Source:
         for apart in (False, True)[: 1 + (len(x) == 1)]:
             try:
                 program = export(function, modules, self.tensors, batched, apart=apart)
-                held = (*program.state_dict.values(), *program.constants.values())
-                versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
-                exported = translate(program, batched, self.occluded)
-                graph = simplified(exported)
-                break
             except ExportError as error:
                 first = str(error).strip().splitlines()
                 if not apart:
                     return without(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+                continue
+            held = (*program.state_dict.values(), *program.constants.values())
+            versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
+            try:
+                exported = translate(program, batched, self.occluded)
+                graph = simplified(exported)
+                break
             except CaptureError as error:
                 reason = reason or str(error)
             except Exception as error:  # what the translation did not foresee

@@ -16,8 +16,9 @@ from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Linearised, Plan
 
-_LEAST_GAIN = 1.3
-"""Work of an exact position over that of a linearised one that is worth while: some are measured by both."""
+_LEAST_GAIN = 0.5
+"""Work in full over that of a linearised position, before anything is trimmed, that is worth a try: the first
+positions are measured by both, and decide."""
 
 
 def linearised_plan(graph: Graph, window: SlidingWindow) -> tuple[Graph, Plan] | None:

@@ -20,8 +20,9 @@ from krypton_engine.graph.tokens.steps import Tokens
 from krypton_engine.plan.measured import Costs
 
 _EFFECT = 7.0
-"""Effects over a patch that trimming by 1 takes for small, in multiples of what is usual. A DINOv2 trimmed by .3
-computes 16 of 256 patches beside those that a window touches, in a tenth of the time, and keeps .93 to .99."""
+"""Effects over a patch that trimming by 1 takes for small, in multiples of what is usual. A DINOv2 trimmed by
+.3 computes 16 of 256 patches beside those that a window touches, in a tenth of the time, and keeps .93 to
+.99."""
 
 _MOST_ALIKE = 1.3
 """Patches of a position, in multiples of those of another beside it, which takes as many then."""
@@ -123,8 +124,8 @@ def _counts(effects: Tensor, epsilon: float) -> Tensor:
 
     Args:
         effects: By change and patch, infinite where the patch is computed in any case.
-        epsilon: Effects up to `_EFFECT` times this, in multiples of the root mean square of the finite ones, are
-            small; 0 if none is.
+        epsilon: Effects up to `_EFFECT` times this, in multiples of the root mean square of the finite ones,
+            are small; 0 if none is.
 
     Returns:
         ``(changes,)``, int64.
@@ -139,4 +140,5 @@ def _counts(effects: Tensor, epsilon: float) -> Tensor:
     certain = effects.isinf()
     finite = effects.double().masked_fill(certain, 0.0)
     usual = finite.norm(dim=1, keepdim=True) / (~certain).sum(1, keepdim=True).clamp_min(1).sqrt()
-    return certain.sum(1) + (finite > _EFFECT * epsilon * usual).sum(1)
+    counts: Tensor = certain.sum(1) + (finite > _EFFECT * epsilon * usual).sum(1)
+    return counts

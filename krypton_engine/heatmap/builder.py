@@ -112,10 +112,11 @@ class MapBuilder:
         if base.ndim == 2 and classify:
             self._base_outputs = _copied(base[0])
             self._classes = torch.full((count,), -1, dtype=torch.int64, device="cpu")
-            self._class_values = torch.full((count,), math.nan, dtype=base.dtype, device="cpu")
+            known = base.dtype if base.is_floating_point() else torch.float64
+            self._class_values = torch.full((count,), math.nan, dtype=known, device="cpu")
             if keep_outputs:
                 shape = (count, base.shape[1])
-                self._outputs = torch.full(shape, math.nan, dtype=base.dtype, device="cpu")
+                self._outputs = torch.full(shape, math.nan, dtype=known, device="cpu")
 
     def record(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:
         """Note outputs of the model.
@@ -140,9 +141,9 @@ class MapBuilder:
             # Of numbers that are not all finite, the largest is of no class.
             known = best.values.isfinite()
             self._classes[where] = torch.where(known, best.indices, -1).cpu()
-            self._class_values[where] = best.values.cpu()
+            self._class_values[where] = best.values.cpu().to(self._class_values.dtype)
         if self._outputs is not None:
-            self._outputs[where] = outputs.cpu()
+            self._outputs[where] = outputs.cpu().to(self._outputs.dtype)
         self._last = time.perf_counter()
 
     def record_cheaply(self, positions: IntArray, outputs: Tensor, effects: Floats | None = None) -> None:

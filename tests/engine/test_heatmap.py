@@ -97,6 +97,21 @@ def test_a_negative_target(image, occlusion, outputs, scale):
     assert_close(occlusion.heatmap(image, WINDOW, STRIDES, target=-2).values, outputs[..., -2], scale)
 
 
+@pytest.mark.parametrize("wanted", [{}, {"classes": "all"}, {"ssim_target": 0.9}], ids=str)
+def test_outputs_may_be_integers(cnn, image, wanted):
+    def votes(x):
+        return (cnn(x) * 1000).round().long()
+
+    heatmap = KryptonOcclusion(votes).heatmap(image, WINDOW, STRIDES, target=1, **wanted)
+    outputs = brute_force(votes, image, *geometry(heatmap)).reshape(*heatmap.values.shape, -1)
+    known = heatmap.measured
+    assert_close(heatmap.values[known], outputs[known][:, 1].double(), scale=1e6)  # one vote, at a tie
+    assert_close(heatmap.class_values[known], outputs[known].amax(-1).double(), scale=1e6)
+    if heatmap.outputs is not None:
+        assert_close(heatmap.outputs, outputs.double(), scale=1e6)
+        assert heatmap.for_target(3).values.tolist() == heatmap.outputs[..., 3].tolist()
+
+
 # --- every output -------------------------------------------------------------------------------------
 
 

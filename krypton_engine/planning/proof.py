@@ -144,6 +144,8 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
     for i, other in enumerate(others):
         # The input itself stands in neither the first nor the last row.
         rows = [other.to(x.dtype), x, mixed]
+        # Far from the images that a network is made for its rounding is of any size: what others are beside a
+        # wild row tells, not what that row is beside them.
         beyond = rows[0] if other is wild else None
         try:
             alone = [in_full.alone(row) for row in rows]
@@ -156,8 +158,9 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
             raise Unprovable(f"its graph fails beside other inputs: {error}") from error
         for rows, alone, together in orders:
             if together.shape[:1] != (len(rows),) or not all(
-                _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own), row is beyond)
+                _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own))
                 for row, beside, own in zip(rows, together, alone, strict=True)
+                if row is not beyond
             ):
                 return False
         if not thoroughly:
@@ -172,23 +175,13 @@ def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
 
 
 def _undisturbed(
-    output: Callable[[Tensor], Tensor],
-    row: Tensor,
-    beside: Tensor,
-    alone: Tensor,
-    eps: float,
-    is_beyond: bool,
+    output: Callable[[Tensor], Tensor], row: Tensor, beside: Tensor, alone: Tensor, eps: float
 ) -> bool:
-    """Whether a row's output in a batch equals its output alone, but for rounding.
-
-    Of an image beyond those that a deep network is made for, rounding may be all of the output: such a row
-    tells nothing of those beside it, while they tell of it.
-    """
+    """Whether a row's output in a batch equals its output alone, but for rounding."""
     tolerance = summation(eps) * largest(alone)
     if agree(beside, alone, tolerance):
         return True
-    noise = Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance)
-    return (is_beyond and noise > MOST_NOISE_OF_OUTPUT * largest(alone)) or agree(beside, alone, noise)
+    return agree(beside, alone, Noise(lambda moved: output(*moved), (row,), 0, eps).measured(tolerance))
 
 
 @dataclass(frozen=True)

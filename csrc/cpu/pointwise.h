@@ -107,7 +107,7 @@ void combine_rows(const Combine& o) {
             if (OPERATION == kMaximum || OPERATION == kMinimum) {
                 const Lanes b = load(o.b[row] + c);
                 // NaN stays NaN, from either side.
-                x = (OPERATION == kMaximum ? b > x : b < x) | (b != b) ? b : x;
+                x = ((OPERATION == kMaximum ? b > x : b < x) | (b != b)) ? b : x;
             }
             if (o.scale) x = x * load(o.scale + c) + load(o.shift + c);
             if (o.slope) x = x < 0.0f ? x * load(o.slope + c) : x;

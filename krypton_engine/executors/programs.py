@@ -36,7 +36,7 @@ def kept(graph: Graph, name: str, make: Callable[[Graph], Made]) -> Made:
         try:
             made[name] = make(copy.copy(graph))
         except Unsupported as error:
-            made[name] = error.with_traceback(None)
+            made[name] = Unsupported(str(error))  # its causes keep the frames that they passed
     found: Made | Unsupported = made[name]
     if isinstance(found, Unsupported):
         raise Unsupported(str(found))

@@ -128,7 +128,8 @@ def test_full_inference_skips_what_changes_nothing_too():
     model, calls = SmallViT(), []
 
     def forward(x):
-        calls.extend(x)
+        if not torch._C._functorch.is_functorch_wrapped_tensor(x):  # the recorder's
+            calls.extend(x)
         return model(x) if float(x.sum()) < 1e9 else x  # a branch on values: there is no graph
 
     x = torch.zeros(1, 3, 24, 24)

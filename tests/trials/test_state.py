@@ -917,7 +917,7 @@ def test_an_array_of_numbers_counts(image):
 
 def test_what_has_no_graph_says_why(image):
     with pytest.raises(CaptureError, match="reads across the batch"):
-        capture(Source(lambda x: x - x.mean(), (image,)))
+        capture(Source(lambda x: x - x.mean(), (torch.cat([image, image]),)))
 
 
 @pytest.mark.parametrize("place", [in_slots, in_a_global])

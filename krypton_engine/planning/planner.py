@@ -206,7 +206,8 @@ class Preparer:
 
         waiting = [session(0)]
         if ready.graph is not graph:
-            self._warn_full(
+            self.warn(
+                "occlusion runs as batched full inference wherever it is exact: "
                 f"incremental work would not pay (full over incremental: {ready.expected.gain:.2f})"
             )
 

@@ -132,11 +132,14 @@ class Sampling:
         known = np.full(left.shape, True) if trend is None else np.isfinite(trend).ravel()
         unseen = left if forecast.drifted is None else left & ~known
         grid = self._sets(self._grid(2), unseen) or self._sets(self._grid(1), unseen)
-        early = scale is cheap_scale is None or (bool(grid) and self.cheap is not None)
+        unchecked = [] if grid or forecast.drifted is None else self._sets(self._largest(trend), left)
+        early = scale is cheap_scale is None or (bool(grid) and self.cheap is not None) or bool(unchecked)
         compared = None if early else forecast
         if compared is not None and self.rule is not None and self.rule.stops(forecast):
             return self._over(compared, so_far, reached=True)
-        exactly, cheaply = self._chosen(forecast, measured, left, known, grid)
+        exactly, cheaply = (
+            (unchecked, []) if unchecked else self._chosen(forecast, measured, left, known, grid)
+        )
         draws = so_far.drawn
         if self.cheap is not None:
             spent = len(exactly) + self.cheap.cost * len(cheaply) + self._spent(forecast)
@@ -200,6 +203,16 @@ class Sampling:
         if not len(exactly) and not len(cheaply):  # nothing is expected to be wrong: any cells will do
             exactly = np.flatnonzero(left)[:fewest]
         return self._sets(exactly, left), self._sets(np.concatenate([exactly, cheaply]), left & ~known)
+
+    def _largest(self, cheap: Floats | None) -> IntArray:
+        """The cell of the largest change by the cheap map, which is not relied on before that is measured.
+
+        A small thing that changes much is met by few draws, and there a first order is at its worst.
+        """
+        if cheap is None or self.cheap is None:
+            return NOWHERE
+        changes = np.nan_to_num(np.abs(cheap - self.cheap.base), nan=-1.0)
+        return np.array([changes.argmax()], dtype=np.int64)
 
     def _spent(self, forecast: Forecast) -> float:
         """The cost of all that has been measured, in exact sets."""

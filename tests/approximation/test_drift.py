@@ -179,6 +179,26 @@ def test_a_useless_cheap_map_costs_little():
     assert np.mean(shares) < 0.1
 
 
+def spot(seed):
+    """A map of noise but for one thing, and its first order, which is right but for that thing."""
+    truth = 1e-3 * np.random.default_rng(seed).normal(size=SHAPE)
+    row, column = np.random.default_rng(seed).integers(4, 20, 2)
+    thing, cheap = np.s_[row : row + 5, column : column + 4], truth.copy()
+    cheap[thing], truth[thing] = 2.3, 3.1
+    inside = np.s_[row + 1 : row + 4, column + 1 : column + 3]
+    cheap[inside], truth[inside] = 0.3, 9.0
+    return truth, cheap
+
+
+def test_what_is_too_small_for_the_draws_is_checked_before_it_is_believed():
+    found = []
+    for seed in range(8):
+        truth, cheap = spot(seed)
+        forecasts, _, _ = sampled(truth, cheap, 0.25, until=0.95)
+        found.append(ssim(torch.from_numpy(forecasts[-1].prediction.values), torch.from_numpy(truth)))
+    assert min(found) > 0.94
+
+
 def test_no_clock_and_no_chance_decide():
     truth = smooth_map(1, SHAPE, 2.0)
     cheap = cheap_map("smooth", truth, 2)

@@ -98,10 +98,14 @@ def _record(function: Forward, tensors: tuple[Tensor, ...], as_written: bool) ->
     modules = [function] if isinstance(function, nn.Module) else []
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
-        # A named function: a module of TorchScript has no signature to read.
-        return make_fx(lambda *given: function(*given), tracing_mode="real", pre_dispatch=as_written)(
-            *tensors
-        )
+        # A named function: a module of TorchScript has no signature to read. Inputs are fake, since what is
+        # decided by their values (`tolist`, NumPy) would be recorded as decided for good; weights are real.
+        return make_fx(
+            lambda *given: function(*given),
+            tracing_mode="fake",
+            pre_dispatch=as_written,
+            _allow_non_fake_inputs=True,
+        )(*tensors)
     finally:
         for buffer, before in buffers:
             if not torch.equal(buffer, before):

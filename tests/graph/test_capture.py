@@ -9,6 +9,7 @@ import threading
 import warnings
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from support.tiny_models import (
     output_scale,
     settle,
 )
+from support.truth import brute_force
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -363,6 +365,27 @@ def test_a_branch_on_the_values(image):
 
     with full_inference():
         assert_like_captum(forward, x, WINDOW, STRIDES, target=1)
+
+
+READS_VALUES = {
+    "tolist": lambda y: max(y.flatten().tolist()),
+    "numpy": lambda y: y.detach().numpy().max(),
+    "array": lambda y: np.asarray(y.detach()).max(),
+    "item": lambda y: y.max().item(),
+}
+
+
+@pytest.mark.parametrize("kind", READS_VALUES)
+def test_a_decision_by_values_that_no_operator_shows(kind):
+    """What is decided while a graph is recorded would be decided for good."""
+    model, x = SmallCNN(), 0.1 * torch.randn(1, 3, 24, 20)
+    x[..., 4:6, 4:6] += 6
+    forward = lambda y: model(y) if READS_VALUES[kind](y) > 3 else -model(y)  # noqa: E731
+    with pytest.warns(FallbackWarning, match="full inference"):
+        found = KryptonOcclusion(forward).heatmap(x, (3, 8, 8), (3, 4, 4), target=1)
+    truth = brute_force(forward, x, (3, 8, 8), (3, 4, 4))[:, 1]
+    assert float(truth.max()) * float(truth.min()) < 0, "both branches are taken"
+    torch.testing.assert_close(found.values.flatten(), truth, rtol=0, atol=1e-5)
 
 
 def test_a_batch_size_written_down(image):

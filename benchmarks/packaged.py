@@ -105,16 +105,14 @@ def _dinov2() -> Any:
         state[f"patch_embed.proj.{name}"] = tensors[f"backbone.embeddings.patch_embeddings.projection.{name}"]
         state[f"norm.{name}"] = tensors[f"backbone.layernorm.{name}"]
     for i in range(12):
-        state |= _layer(f"blocks.{i}.", f"encoder.layer.{i}", tensors, products)
+        state |= _layer(i, tensors, products)
     model.load_state_dict(state)
     return model.eval()
 
 
-def _layer(
-    ours: str, theirs: str, tensors: Mapping[str, Tensor], products: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _layer(number: int, tensors: Mapping[str, Tensor], products: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a layer by timm's names; those of linear layers go by the nodes that multiply."""
-    own, node = f"backbone.{theirs}.", f"/backbone/{theirs}/"
+    own, node = f"backbone.encoder.layer.{number}.", f"/backbone/encoder/layer.{number}/"
     parts = [f"attention/attention/{name}" for name in ("query", "key", "value")]
     found = {
         "attn.qkv.weight": torch.cat([products[node + part] for part in parts]),
@@ -128,7 +126,7 @@ def _layer(
     for mine, part in linear.items():
         found[f"{mine}.weight"] = products[node + part]
         found[f"{mine}.bias"] = tensors[own + part.replace("/", ".") + ".bias"]
-    return {ours + name: value for name, value in found.items()}
+    return {f"blocks.{number}.{name}": value for name, value in found.items()}
 
 
 NETWORKS: dict[str, Callable[[Sequence[Image.Image]], nn.Module]] = {

@@ -25,7 +25,7 @@ from torch.export import Dim
 
 from krypton_engine.common.calling import Forward
 from krypton_engine.graph.spellings import spellings
-from krypton_engine.graph.tracing import one_by_one, readable, recorded
+from krypton_engine.graph.tracing import one_by_one, readable, recorded, restored
 
 _ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
 """The logger that gives advice on a forward function which cannot be exported."""
@@ -285,13 +285,15 @@ def export(
     with torch.no_grad(), whole(), _gate.export(), _quiet(), readable():
         try:
             if apart:
-                return exported(one_by_one(function, tensors, batched), [])
+                with restored(modules):
+                    return exported(one_by_one(function, tensors, batched), [])
             return exported(function, modules)
         except ExportError as error:
             first = error
         except Exception as error:  # torch.export fails in as many ways as there are models
             first = ExportError(f"{type(error).__name__}: {error}")
         for trace in (recorded, one_by_one) if not apart else ():
-            with suppress(Exception):  # then the reason is the one that torch.export gives
+            # Where that fails too, the reason is the one that torch.export gives.
+            with suppress(Exception), restored(modules):
                 return exported(trace(function, tensors, batched), [])
         raise first

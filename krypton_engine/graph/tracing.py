@@ -9,7 +9,7 @@ each other: of loops over rows, say, two records have different lengths.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -20,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from krypton_engine.graph.ir import Rows
+from krypton_engine.graph.state import version_of
 
 aten = torch.ops.aten
 
@@ -95,21 +96,33 @@ def _rows(tensors: tuple[Tensor, ...], batched: tuple[bool, ...], count: int) ->
 
 def _record(function: Forward, tensors: tuple[Tensor, ...], as_written: bool) -> fx.GraphModule:
     """The operators of one run: those that the callable names, or those that PyTorch makes of them."""
-    modules = [function] if isinstance(function, nn.Module) else []
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    # A named function: a module of TorchScript has no signature to read. Inputs are fake, since what is
+    # decided by their values (`tolist`, NumPy) would be recorded as decided for good; weights are real.
+    return make_fx(
+        lambda *given: function(*given),
+        tracing_mode="fake",
+        pre_dispatch=as_written,
+        _allow_non_fake_inputs=True,
+    )(*tensors)
+
+
+@contextmanager
+def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, modules may write their buffers or put others in their places; afterwards all is as before."""
+    held = [
+        (module, name, buffer, version_of(buffer), buffer.clone())
+        for root in modules
+        for module in root.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     try:
-        # A named function: a module of TorchScript has no signature to read. Inputs are fake, since what is
-        # decided by their values (`tolist`, NumPy) would be recorded as decided for good; weights are real.
-        return make_fx(
-            lambda *given: function(*given),
-            tracing_mode="fake",
-            pre_dispatch=as_written,
-            _allow_non_fake_inputs=True,
-        )(*tensors)
+        yield
     finally:
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
+        for module, name, buffer, version, content in held:
+            if getattr(module, name) is not buffer:
+                setattr(module, name, buffer)
+            if version_of(buffer) != version:
+                buffer.copy_(content)
 
 
 def _merged(few: fx.GraphModule, more: fx.GraphModule, batched: tuple[bool, ...]) -> fx.GraphModule:

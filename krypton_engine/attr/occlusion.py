@@ -358,7 +358,7 @@ class KryptonOcclusion(Occlusion):
                 additional = additional_arguments(additional_forward_args) or ()
                 graph = capture(Source(self.forward_func, (x,), 0, additional))
                 plan = self._preparer.plan(graph, window, x.device).plan
-                return replace(plan, linearised=linearised_work(graph, window))
+                return replace(plan, linearised=linearised_work(graph, plan))
             except CaptureError as error:
                 raise InputError(
                     "forward_func", "run as batched full inference", problem=str(error), verb="would be"

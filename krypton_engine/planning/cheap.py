@@ -13,7 +13,6 @@ from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
 from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, Total
 from krypton_engine.graph.rewrites.linearise import linearised
-from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Linearised, Plan
 
 _LEAST_GAIN = 0.5
@@ -21,22 +20,23 @@ _LEAST_GAIN = 0.5
 positions are measured by both, and decide."""
 
 
-def linearised_plan(graph: Graph, window: SlidingWindow) -> tuple[Graph, Plan] | None:
+def linearised_plan(graph: Graph, exact: Plan) -> tuple[Graph, Plan] | None:
     """A graph with gates and norms over the image linearised, and its plan; None where that saves little.
 
     Args:
         graph: The exact one.
-        window: The sliding window.
+        exact: Its plan.
     """
     made = kept(graph, "linearised", linearised)
-    plan = Plan.of(made, window)
-    pays = made.sites and plan.gain >= _LEAST_GAIN * max(Plan.of(graph, window).gain, 1.0)
-    return (made, plan) if pays else None
+    if not made.sites:
+        return None
+    plan = Plan.of(made, exact.window)
+    return (made, plan) if plan.gain >= _LEAST_GAIN * max(exact.gain, 1.0) else None
 
 
 def cheap_session(
     graph: Graph,
-    window: SlidingWindow,
+    exact: Plan,
     program: Callable[[Graph, Plan], Program],
     inputs: tuple[Tensor, ...],
     baseline: Tensor,
@@ -47,7 +47,7 @@ def cheap_session(
 
     Args:
         graph: The exact one.
-        window: The sliding window.
+        exact: Its plan.
         program: The program of the first executor that takes a graph and its plan.
         inputs: The tensors of the example, first dimension 1 where they are batched.
         baseline: What replaces the occluded cells; broadcasts against the occluded input.
@@ -58,26 +58,26 @@ def cheap_session(
         InputError: The budget does not hold the gradients, or the views and one position.
     """
     with suppress(Unsupported):
-        if found := linearised_plan(graph, window):
+        if found := linearised_plan(graph, exact):
             made, plan = found
             return program(made, plan).open(plan, inputs, baseline, memory_budget, head)
     with suppress(Unsupported):
-        return open_tokens(graph, window, inputs, baseline, memory_budget, head)
+        return open_tokens(graph, exact.window, inputs, baseline, memory_budget, head)
     return None
 
 
-def linearised_work(graph: Graph, window: SlidingWindow) -> Linearised | None:
+def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
     """What `cheap_session` computes to the first order, and what that costs; None where there is no session.
 
     Args:
         graph: The exact one.
-        window: The sliding window.
+        exact: Its plan.
     """
-    if found := linearised_plan(graph, window):
+    if found := linearised_plan(graph, exact):
         made, plan = found
         taken = {node.operands for node in made.nodes if isinstance(node.on_box, Total)}
         met = sum(min(source) < max(made.sites) for source in taken)
         return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
     with suppress(Unsupported):
-        return kept(graph, "tokens", TokenProgram).work(window)
+        return kept(graph, "tokens", TokenProgram).work(exact.window)
     return None

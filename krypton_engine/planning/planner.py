@@ -218,7 +218,7 @@ class Preparer:
             assert row is not None
             inputs, baseline = question.tensors(row), question.baseline(occluded, row)
             free = budget - ready.physical.bytes_views
-            return cheap_session(graph, question.windows[occluded], program, inputs, baseline, free, head)
+            return cheap_session(graph, ready.expected, program, inputs, baseline, free, head)
 
         def program(made: Graph, plan: Plan) -> Program:
             return self._program(made, plan, device)[0]

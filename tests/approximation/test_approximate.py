@@ -15,10 +15,11 @@ import torch
 from captum.attr import Occlusion
 from support.sessions import answers
 from support.tiny_models import Segmenter, SmallCNN, SmallViT, peak_bytes
+from support.wide import STRIDES, WINDOW, Wide, blobs, calibrated
 from torch import nn
 from torchvision.models import densenet121, mobilenet_v2
 
-from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning, zoo
+from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, Tuning
 from krypton_engine.approximation.compensation import compensated
 from krypton_engine.approximation.interpolation import Prediction
 from krypton_engine.approximation.ssim import SPREAD, ssim
@@ -45,44 +46,12 @@ from krypton_engine.tuning.curves import Curve, Way
 from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.tuning import WAYS
 
-WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
 EXECUTORS = ["native", "reference"]
-
-
-class Wide(nn.Module):
-    """Deep enough that boxes outgrow what changes, on images of 64 x 64."""
-
-    def __init__(self):
-        super().__init__()
-        layers, channels = [], 3
-        for out in (12, 16, 24):
-            layers += [
-                nn.Conv2d(channels, out, 3, padding=1),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-            channels = out
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(24 * 64, 5)
-
-    def forward(self, x):
-        return self.head(self.features(x).flatten(1))
 
 
 @pytest.fixture(scope="module")
 def wide():
-    torch.manual_seed(5)
-    model = Wide().eval()
-    zoo.calibrate_batch_norm(model, (3, 64, 64))
-    return model
-
-
-def blobs(seed: int) -> torch.Tensor:
-    """An image of smooth random structure: ``(1, 3, 64, 64)``."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(1, 3, 9, 9, generator=generator)
-    return nn.functional.interpolate(coarse, (64, 64), mode="bicubic")
+    return calibrated()
 
 
 @pytest.fixture(scope="module")

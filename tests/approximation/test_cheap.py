@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 from support.tiny_transformers import awake
 from support.truth import brute_force
+from support.wide import STRIDES, WINDOW, Wide, blobs, calibrated
 from torch import nn
 
-from krypton_engine import Heatmap, KryptonOcclusion, zoo
+from krypton_engine import Heatmap, KryptonOcclusion
 from krypton_engine.approximation.ssim import SsimEstimate, ssim
 from krypton_engine.attr import explain
 from krypton_engine.attr.request import heatmap_request
@@ -36,8 +37,6 @@ from krypton_engine.tuning.curves import Way
 from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.replay import curves_of, replay
 from krypton_engine.tuning.tuning import Tuning
-
-WINDOW, STRIDES = (3, 8, 8), (3, 2, 2)
 
 
 class Table:
@@ -136,38 +135,9 @@ def test_a_cheap_map_that_is_not_finite_is_not_relied_on():
 # --- of a model ---------------------------------------------------------------------------------------
 
 
-class Wide(nn.Module):
-    """Deep enough that boxes outgrow what changes, on images of 64 x 64."""
-
-    def __init__(self):
-        super().__init__()
-        layers, channels = [], 3
-        for out in (12, 16, 24):
-            layers += [
-                nn.Conv2d(channels, out, 3, padding=1),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-                nn.MaxPool2d(2),
-            ]
-            channels = out
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(24 * 64, 5)
-
-    def forward(self, x):
-        return self.head(self.features(x).flatten(1))
-
-
 @pytest.fixture(scope="module")
 def wide():
-    torch.manual_seed(5)
-    model = Wide().eval()
-    zoo.calibrate_batch_norm(model, (3, 64, 64))
-    return model
-
-
-def blobs(seed):
-    coarse = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
-    return nn.functional.interpolate(coarse, (64, 64), mode="bicubic")
+    return calibrated()
 
 
 RULE = StoppingRule(0.8, 1.5, epsilon=0.3, drift=True, cost=0.25)

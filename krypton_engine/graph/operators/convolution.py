@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from krypton_engine.graph.ir import BATCH, Convolution, TransposedConvolution
+from krypton_engine.graph.ir import BATCH, Convolution, Node, Ref, TransposedConvolution
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 from krypton_engine.graph.regions import SpreadMap
@@ -22,12 +22,22 @@ base.declare(aten.conv_transpose2d.input, base.Facts(fresh=True))
 base.declare(aten.conv_transpose3d.input, base.Facts(fresh=True))
 
 
-@base.rule(*CONVOLUTIONS)
-def _convolution(call: base.Call) -> base.Local:
+def _operands(call: base.Call) -> tuple[Node, Ref, Ref | None]:
+    """What a convolution reads: cells, weight and bias.
+
+    Raises:
+        NotLocal: The cells are not local, or the weights change.
+    """
     node = base.local_operand(call, call["input"])
     weight, bias = call["weight"], call["bias"]
     if any(call.node(ref).depends for ref in (weight, bias) if ref is not None):
         raise base.NotLocal("convolution with changing weights")
+    return node, weight, bias
+
+
+@base.rule(*CONVOLUTIONS)
+def _convolution(call: base.Call) -> base.Local:
+    node, weight, bias = _operands(call)
     count = len(call.shape) - 2
     stride, dilation = per_dim(call["stride"], count), per_dim(call["dilation"], count)
     kernel = call.node(weight).shape[2:]
@@ -51,10 +61,7 @@ def _convolution(call: base.Call) -> base.Local:
 
 @base.rule(*TRANSPOSED)
 def _transposed(call: base.Call) -> base.Local:
-    node = base.local_operand(call, call["input"])
-    weight, bias = call["weight"], call["bias"]
-    if any(call.node(ref).depends for ref in (weight, bias) if ref is not None):
-        raise base.NotLocal("transposed convolution with changing weights")
+    node, weight, bias = _operands(call)
     count = len(call.shape) - 2
     names = ("stride", "padding", "output_padding", "dilation")
     stride, padding, after, dilation = (per_dim(call[name], count) for name in names)

@@ -292,8 +292,7 @@ def export(
             first = error
         except Exception as error:  # torch.export fails in as many ways as there are models
             first = ExportError(f"{type(error).__name__}: {error}")
-        for trace in (recorded, one_by_one) if not apart else ():
-            # Where that fails too, the reason is the one that torch.export gives.
+        if not apart:  # where that fails too, the reason is the one that torch.export gives
             with suppress(Exception), restored(modules):
-                return exported(trace(function, tensors, batched), [])
+                return exported(recorded(function, tensors, batched), [])
         raise first

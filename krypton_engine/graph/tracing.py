@@ -2,8 +2,8 @@
 
 `recorded` runs a callable twice, on two rows and on three, and writes down what it does. Where both records
 differ in numbers alone, such as a size that was taken for an ``int``, those numbers follow from the number of
-rows. `one_by_one` does so with the callable on each row by itself, which is right wherever rows do not feel
-each other: of loops over rows, say, two records have different lengths.
+rows. `one_by_one` does so with the callable on each row by itself, which tells what it says of an only row,
+whatever rows do to each other: of loops over rows, say, two records have different lengths.
 """
 
 from __future__ import annotations

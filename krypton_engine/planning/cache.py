@@ -7,7 +7,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -194,10 +194,19 @@ def _memory(function: Forward) -> list[_Kept]:
         return []
 
 
-def _recall(memory: list[_Kept], key: Hashable, state: State, exactly: bool = False) -> _Kept | None:
-    """The capture in this state, or else one since which nothing but idle values has changed."""
+def _recall(
+    memory: list[_Kept], keys: Sequence[Hashable], state: State, exactly: bool = False
+) -> _Kept | None:
+    """The capture in this state, or else one since which nothing but idle values has changed.
+
+    Args:
+        memory: Captures of a function.
+        keys: What the capture may be for, the preferred one first.
+        state: The function's.
+        exactly: Whether no value may have changed.
+    """
     with _remembering:
-        since = [(kept, kept.changes_since(key, state)) for kept in reversed(memory)]
+        since = [(kept, kept.changes_since(key, state)) for key in keys for kept in reversed(memory)]
         found = next((kept for kept, changed in since if changed is not None and not changed), None)
         if found is None and not exactly:
             found = next((kept for kept, changed in since if changed and changed <= kept.idle), None)
@@ -228,10 +237,10 @@ def _remember(memory: list[_Kept], new: _Kept) -> _Kept:
         return kept
 
 
-def _forget(memory: list[_Kept], key: Hashable) -> None:
-    """Forget graphs that were made for ``key``: one of them is wrong."""
+def _forget(memory: list[_Kept], keys: Sequence[Hashable]) -> None:
+    """Forget graphs that were made for some keys: one of them is wrong."""
     with _remembering:
-        memory[:] = [kept for kept in memory if kept.key != key or kept.graph is None]
+        memory[:] = [kept for kept in memory if kept.key not in keys or kept.graph is None]
 
 
 @dataclass(frozen=True)
@@ -276,6 +285,17 @@ class Source:
         fixed = tuple(type(a).__name__ for a in self.additional if not isinstance(a, Tensor))
         return self.occluded, shapes, fixed, environment(self.inputs[self.occluded].device)
 
+    @property
+    def key_of_one_row(self) -> Hashable:
+        """The key of a capture of each row by itself, which tells what the callable says of its only row."""
+        return self.key, "one row"
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """Keys of captures that tell what the callable says of these inputs."""
+        alone = len(self.inputs[self.occluded]) == 1
+        return (self.key_of_one_row, self.key) if alone else (self.key,)
+
     def observed(self) -> State:
         """The state of the callable and of those of its arguments that are no tensors."""
         others = (a for a in self.additional if not isinstance(a, Tensor))
@@ -298,15 +318,15 @@ class Source:
         if x.is_complex() or short or not batched[self.occluded] or math.prod(x.shape) == 0:
             return without("the input has no axis that windows could slide along incrementally")
         function = self if self.additional else self.function
-        reason = ""
+        reason, final = "", True
         # What a function says of its only row is its answer, even if more rows would feel each other.
-        for apart in (False, True)[: 1 + (len(x) == 1)]:
+        for key in reversed(self.keys):
             try:
-                program = export(function, modules, self.tensors, batched, apart=apart)
+                program = export(function, modules, self.tensors, batched, apart=key != self.key)
             except ExportError as error:
                 first = str(error).strip().splitlines()
-                if not apart:
-                    return without(f"torch.export failed: {first[0] if first else ''}"[:300], final=False)
+                final = final and bool(reason)
+                reason = reason or f"torch.export failed: {first[0] if first else ''}"[:300]
                 continue
             held = (*program.state_dict.values(), *program.constants.values())
             versions = {id(tensor): version_of(tensor) for tensor in held if isinstance(tensor, Tensor)}
@@ -320,8 +340,8 @@ class Source:
                 beyond = f"the exported program is beyond us: {type(error).__name__}: {error}"[:300]
                 reason = reason or beyond
         else:
-            return without(reason)
-        found = _Kept(self.key, graph, "", state)
+            return without(reason, final)
+        found = _Kept(key, graph, "", state)
         found.end_with(modules)
         found.versions = tuple(versions[id(source())] for source in graph.sources)
         proofs_of(graph).exported = exported
@@ -355,17 +375,17 @@ def capture(source: Source, *, again: bool = False) -> Graph:
         >>> capture(Source(model, (x + 1,))) is graph
         True
     """
-    memory, key, state = _memory(source.function), source.key, source.observed()
+    memory, keys, state = _memory(source.function), source.keys, source.observed()
     if again:
-        _forget(memory, key)
-    kept = _recall(memory, key, state)
+        _forget(memory, keys)
+    kept = _recall(memory, keys, state)
     if kept is None:
         try:
             settled()
         except ExportError as error:
             raise CaptureError(str(error)) from None
         with _capturing:  # what another thread has captured meanwhile need not be captured again
-            kept = _recall(memory, key, state, exactly=True) or _remember(memory, source.capture(state))
+            kept = _recall(memory, keys, state, exactly=True) or _remember(memory, source.capture(state))
     graph = kept.graph
     if graph is None:
         raise CaptureError(kept.reason)
@@ -377,6 +397,6 @@ def refuse(source: Source, reason: str) -> None:
 
     Something that changes in the callable or its arguments ends that, as it ends the life of a graph.
     """
-    memory, key, state = _memory(source.function), source.key, source.observed()
-    _forget(memory, key)
-    _remember(memory, _Kept(key, None, reason, state))
+    memory, state = _memory(source.function), source.observed()
+    _forget(memory, source.keys)
+    _remember(memory, _Kept(source.key, None, reason, state))

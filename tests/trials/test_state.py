@@ -26,7 +26,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import Occlusion
-from support.tiny_models import SmallCNN, full_inference, incremental
+from support.tiny_models import SmallCNN, assert_like_captum, full_inference, incremental
 from torch import nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
@@ -92,6 +92,19 @@ def test_rows_that_feel_each_other(kind, executor, image):
         # Some are recorded row by row, and need no full inference.
         warnings.simplefilter("ignore", FallbackWarning)
         assert_right(forward, spot(image), occlusion=KryptonOcclusion(forward, executor=executor))
+
+
+@pytest.mark.parametrize("kind", READS_ACROSS)
+def test_rows_of_a_batch_that_feel_each_other(kind, image):
+    """Of several rows, what each says depends on the others for good: no graph of one row says that."""
+    forward = READS_ACROSS[kind](SmallCNN())
+    occlusion, images = KryptonOcclusion(forward, executor="reference"), torch.cat([image, image.flip(3)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FallbackWarning)
+        assert_right(forward, image, occlusion=occlusion)
+        assert_right(forward, images, occlusion=occlusion)
+    with full_inference():
+        assert_like_captum(forward, images, WINDOW, STRIDES, target=1)
 
 
 COMPARES_ROWS = {

@@ -165,6 +165,7 @@ def test_an_export_within_an_export_keeps_other_threads_out():
                 export.export(inner.forward, [inner], (x,), (True,))
             inside.set()
             time.sleep(0.5)
+            over.append(True)
         return a.relu()
 
     def other():
@@ -175,7 +176,6 @@ def test_an_export_within_an_export_keeps_other_threads_out():
     thread.start()
     with contextlib.suppress(export.ExportError):
         export.export(forward, [], (x,), (True,))
-    over.append(True)
     thread.join(60)
     assert came == [True]
 

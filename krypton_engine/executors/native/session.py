@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +15,13 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.prepared import Prepared
 from krypton_engine.executors.native.sums import Float32s
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.native.program import NativeProgram
 
 
 class Standby:
@@ -78,7 +76,7 @@ class NativeSession:
 
     def __init__(
         self,
-        program: NativeProgram,
+        program: Prepared,
         plan: Plan,
         inputs: tuple[Tensor, ...],
         baseline: Tensor,

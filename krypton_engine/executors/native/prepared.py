@@ -1,0 +1,165 @@
+"""A graph as sessions of the C++ engine read it, and what of it is left to PyTorch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.figures import mebibytes
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.lowering import Lowering
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
+from krypton_engine.executors.tail import Tail, constants_of
+from krypton_engine.graph.ir import BATCH, Graph, refs
+from krypton_engine.plan.measured import Costs
+from krypton_engine.plan.plan import Plan
+
+LARGEST_BATCH = 256
+"""Positions of one call into the engine: enough for one pass over the weights of large linear layers."""
+
+Times = tuple[list[tuple[float, int]], list[tuple[float, int]]]
+"""What the engine measured, by image and by vector: seconds of all threads, and cells."""
+
+
+class Prepared:
+    """A graph made ready for the engine.
+
+    Attributes:
+        graph: Of which it is a program.
+        program: The engine's own.
+        exits: Nodes that are computed there and read here, with their numbers.
+        vectors: Those of the exits that are vectors.
+        kept: The numbers of the exits that are images.
+        values: The node that each of the engine's images was built for; constants among them.
+        shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
+        sites: The numbers of the nodes that meet global values.
+        tail: The rest of the model.
+        constants: Weights of the tail.
+        foreign: Names of the operators that PyTorch computes on the engine's boxes.
+        reason: Why the engine stops before the output; empty if it does not.
+
+    Raises:
+        Unsupported: A site of a linearised graph is left to PyTorch.
+    """
+
+    def __init__(self, graph: Graph, isa: str = "") -> None:
+        channels, height, width = graph.input.shape[1:]
+        self.graph = graph
+        self.program = engine._native.Program(isa, height, width, channels)
+        lowering = Lowering(graph, self.program)
+        self.reason = lowering.reason
+        if not lowering.lowered.issuperset(graph.sites):
+            raise Unsupported(f"the C++ engine lacks {self.reason}")
+        rest = [node for node in graph.nodes if node.depends and node.index not in lowering.lowered]
+        wanted = {i for node in rest for i in refs((node.args, node.kwargs))} | {graph.output}
+        self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
+        self.vectors = {i for i in self.exits if lowering.is_vector(i)}
+        self.flat = lowering.flat & set(self.exits)
+        self.kept = [number for index, number in self.exits.items() if index not in self.vectors]
+        self.values = lowering.nodes
+        self.shrinkable = {
+            node.index: number
+            for number, node in lowering.nodes.items()
+            if number > 0 and node.axes and lowering.values.get(node.index) == number
+        }
+        self.sites = lowering.sites
+        self._begins = lowering.begins
+        self._of_vectors = {number: index for index, number in sorted(lowering.vectors.items(), reverse=True)}
+        self.foreign = tuple(lowering.foreign)
+        self.tail = Tail(graph, rest)
+        self.constants = constants_of(graph, rest)
+
+    def extents(self, plan: Plan) -> IntArray:
+        """The largest box of every value of the engine: ``(values, 2)``."""
+        out = np.zeros((len(self.values), 2), dtype=np.int64)
+        for value, node in self.values.items():
+            if node.depends:
+                largest = plan.extents(node)
+                out[value] = [int(largest[axis].max()) if node.axes else 1 for axis in (ROWS, COLUMNS)]
+        return out
+
+    def largest_batch(self, plan: Plan, budget: int) -> int:
+        """Positions that fit a budget in bytes, beside weights, views and what the threads need.
+
+        Raises:
+            InputError: Not even one does.
+        """
+        extents = self.extents(plan)
+        run = [self.program.run_bytes(extents, self.kept, engine.threads(), n) for n in (0, 1)]
+        fixed = self.program.weight_bytes + self.program.view_bytes + self.program.outside_bytes + run[0]
+        fixed += sum(value.numel() * value.element_size() for value in self.constants.values())
+        each = run[1] - run[0] + sum(self.graph.nodes[i].numel() * 4 for i in self.exits)
+        each += 2 * sum(sorted((node.numel() * 4 for node in self.tail.nodes), reverse=True)[:3])
+        if budget < fixed + each:
+            raise InputError(
+                "memory_budget",
+                mebibytes(budget),
+                problem="this model and window take "
+                f"{mebibytes(fixed)} for views, weights and boxes, and {mebibytes(each)} a "
+                "position",
+            )
+        return int(min(LARGEST_BATCH, (budget - fixed) // max(each, 1)))
+
+    def describe(self, plan: Plan) -> str:
+        """The engine's instruction set, threads and memory, in words."""
+        run = self.program.run_bytes(self.extents(plan), self.kept, engine.threads(), LARGEST_BATCH) / 2**20
+        weights = self.program.weight_bytes / 2**20
+        words = (
+            f"native ({self.program.isa}, {engine.threads()} threads; packed weights take {weights:.0f} MiB, "
+            f"{LARGEST_BATCH} positions {run:.0f} MiB)"
+        )
+        words += f"; PyTorch on its boxes for {', '.join(self.foreign)}" if self.foreign else ""
+        return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
+
+    def charge(self, costs: Costs, times: Times) -> None:
+        """Count what the engine measured of a run; a fused operator counts for the first of its nodes.
+
+        Args:
+            costs: Takes it.
+            times: By image and by vector of the engine: seconds, and cells.
+        """
+        values, vectors = times
+        for number, (seconds, cells) in enumerate(values):
+            node = self.values[number]
+            if node.depends:
+                costs.add(self._begins.get(node.index, node.index), seconds, cells if number else 0)
+        for number, (seconds, _) in enumerate(vectors):
+            index = self._of_vectors[number]
+            costs.add(self._begins.get(index, index), seconds)
+
+    def sizes(self, index: int) -> tuple[int, ...]:
+        """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""
+        if index in self.vectors:
+            return (self.graph.nodes[index].numel(),)
+        node = self.values[self.exits[index]]
+        if not node.axes:
+            return (1, 1, node.numel())
+        cells = node.size(ROWS), node.size(COLUMNS)
+        return (*cells, node.numel() // math.prod(cells))
+
+    def as_node(self, index: int, given: Tensor) -> Tensor:
+        """The engine's answer for an exit, in the shape of its node."""
+        node = self.graph.nodes[index]
+        given = given.to(node.dtype)
+        if index in self.vectors or not self.values[self.exits[index]].axes:
+            return given.reshape(-1, *node.shape[1:])
+        if index in self.flat:
+            return given.permute(0, 3, 1, 2).reshape(len(given), -1)
+        place = {BATCH: 0, ROWS: 1, COLUMNS: 2}
+        order = [3 if role is None else place.get(role, 3) for role in node.roles]
+        return (given if len(order) == 4 else given.squeeze(3)).permute(order)
+
+    def as_image(self, index: int, value: Tensor) -> Float32s:
+        """A node's value for one copy as the engine lays it out: NHWC without the batch."""
+        node = self.graph.nodes[index]
+        axes = [node.roles.index(axis) for axis in (ROWS, COLUMNS)]
+        rest = [dim for dim in range(1, len(node.shape)) if dim not in axes]
+        height, width = (node.shape[dim] for dim in axes)
+        moved = value.detach().to(torch.float32).expand(1, *node.shape[1:]).permute(0, *axes, *rest)
+        return np.ascontiguousarray(moved.reshape(height, width, -1).numpy())

@@ -5,7 +5,7 @@ counted in windows, and what was measured within a few of them predicts the rest
 kriging (Matérn covariance of smoothness 3/2, length one window) on the nearest measured positions.
 
 How rough the map is differs from place to place: a saturated probability is flat with sharp edges. Two things
-tell it, both in units of what a map of variance 1 would have: by how much the measured positions around are
+show it, both in units of what a map of variance 1 would have: by how much the measured positions around are
 missed when the others predict them, and by how much they differ from what they predict here (after the
 interpolation variance of Yamamoto, Mathematical Geology 32, 2000). The larger scales the expected error. But
 positions on an even slope differ and yet predict each other: so where the second overstated the first, it is
@@ -120,7 +120,12 @@ class Grid:
 
     @staticmethod
     def of(window: SlidingWindow) -> Grid:
-        """The grid of a sliding window."""
+        """The grid of a sliding window.
+
+        Examples:
+            >>> Grid.of(SlidingWindow((8,), (4,), (1,))).places(np.array([0, 4])).tolist()
+            [[0.0], [1.0]]
+        """
         scales = [
             step / size
             for axis, (size, step) in enumerate(zip(window.shape, window.strides, strict=True))
@@ -129,11 +134,21 @@ class Grid:
         return Grid(window.grid_shape, np.array(scales))
 
     def places(self, positions: IntArray) -> Floats:
-        """Coordinates of some positions, in windows: ``(n, axes)``."""
+        """Coordinates of some positions, in windows: ``(n, axes)``.
+
+        Examples:
+            >>> Grid((2, 3), np.array([0.5, 0.25])).places(np.array([5])).tolist()
+            [[0.5, 0.5]]
+        """
         return np.stack(np.unravel_index(positions, self._shape), 1) * self._scales
 
     def covariances(self, positions: IntArray) -> Floats:
-        """Between some positions ``(n, some)``, each row's with one another: ``(n, some, some)``."""
+        """Covariances within each row of positions ``(n, some)``: ``(n, some, some)``.
+
+        Examples:
+            >>> Grid((3,), np.array([0.5])).covariances(np.array([[0, 2]])).round(3).tolist()
+            [[[1.0, 0.483], [0.483, 1.0]]]
+        """
         offsets = np.zeros((), dtype=np.int32)
         for along, size in zip(np.unravel_index(positions, self._shape), self._shape, strict=True):
             near = along.astype(np.int32)
@@ -176,12 +191,18 @@ def krige(
 
     Args:
         grid: The positions.
-        sources: Which are known, ``(n,)``.
-        heights: Values there.
-        targets: Which are asked for, ``(m,)``.
+        sources: Positions that are known, ``(n,)``.
+        heights: Their values, ``(n,)``.
+        targets: Positions to be predicted, ``(m,)``.
         skip: How many of the nearest sources not to use.
         level_known: Whether the map's mean is 0 (simple kriging), or unknown (ordinary kriging).
         nugget: Share of the variance that changes from one position to the next.
+
+    Examples:
+        >>> grid, sources = Grid((3,), np.array([1.0])), np.array([0, 2])
+        >>> found = krige(grid, sources, np.array([1.0, 3.0]), np.array([1]), skip=0)
+        >>> found.predicted.round(6).tolist(), found.closeness.tolist()
+        ([2.0], [[0.5, 0.5]])
     """
     from scipy.spatial import cKDTree
 

@@ -36,8 +36,13 @@ class ChangedCells:
     def boxes(self, positions: IntArray) -> IntArray:
         """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes.
 
-        Two positions with the same box change the same cells: the window holds the box, so what changes
-        in the window is what differs in the box.
+        Two positions with the same box change the same cells: the window holds the box, so the cells that
+        change in the window are those that differ from the baseline within the box.
+
+        Examples:
+            >>> differs = np.array([True, False, True, True])
+            >>> ChangedCells(SlidingWindow((4,), (2,), (1,)), differs).boxes(np.array([0, 1, 2])).tolist()
+            [[[0, 1]], [[2, 3]], [[2, 4]]]
         """
         return self._boxes[positions]
 

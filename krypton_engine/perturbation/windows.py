@@ -75,7 +75,12 @@ class SlidingWindow:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """Number of positions along every axis."""
+        """Number of positions along every axis.
+
+        Examples:
+            >>> SlidingWindow((3, 24, 20), (3, 7, 6), (3, 5, 4)).counts
+            (1, 5, 5)
+        """
         return tuple(
             math.ceil((n - k) / s) + 1
             for n, k, s in zip(self.input_shape, self.shape, self.strides, strict=True)
@@ -83,32 +88,64 @@ class SlidingWindow:
 
     @cached_property
     def grid_shape(self) -> tuple[int, ...]:
-        """``counts`` without the axes that the window spans: the shape of a heatmap."""
+        """``counts`` without the axes that the window spans: the shape of a heatmap.
+
+        Examples:
+            >>> SlidingWindow((3, 24, 20), (3, 7, 6), (3, 5, 4)).grid_shape
+            (5, 5)
+        """
         return tuple(n for axis, n in enumerate(self.counts) if not self.spans(axis))
 
     def spans(self, axis: int) -> bool:
-        """Whether the window covers the whole of ``axis``."""
+        """Whether the window covers the whole of ``axis``.
+
+        Examples:
+            >>> window = SlidingWindow((3, 24, 20), (3, 7, 6), (3, 5, 4))
+            >>> window.spans(0), window.spans(1)
+            (True, False)
+        """
         return self.shape[axis] == self.input_shape[axis]
 
     def __len__(self) -> int:
         return math.prod(self.counts)
 
     def starts(self, axis: int) -> IntArray:
-        """First cell of every window along ``axis``."""
+        """First cell of every window along ``axis``.
+
+        Examples:
+            >>> SlidingWindow((10,), (4,), (3,)).starts(0).tolist()
+            [0, 3, 6]
+        """
         return np.arange(self.counts[axis], dtype=np.int64) * self.strides[axis]
 
     def stops(self, axis: int) -> IntArray:
-        """The cell after the last one of every window along ``axis``."""
+        """The cell after the last one of every window along ``axis``.
+
+        Examples:
+            >>> SlidingWindow((9,), (4,), (3,)).stops(0).tolist()  # the last window is cut
+            [4, 7, 9]
+        """
         return np.minimum(self.starts(axis) + self.shape[axis], self.input_shape[axis])
 
     def coordinates(self, positions: IntArray) -> tuple[IntArray, ...]:
-        """Grid coordinates of ``positions``, one array per axis of the input."""
+        """Grid coordinates of ``positions``, one array per axis of the input.
+
+        Examples:
+            >>> rows, columns = SlidingWindow((4, 6), (2, 2), (2, 2)).coordinates(np.array([0, 2, 3]))
+            >>> rows.tolist(), columns.tolist()
+            ([0, 0, 1], [0, 2, 0])
+        """
         if not self.counts:
             return ()
         return np.unravel_index(positions, self.counts)
 
     def boxes(self, positions: IntArray) -> IntArray:
-        """Cells that the windows at ``positions`` cover: ``(positions, axes, 2)``, half-open."""
+        """Cells that the windows at ``positions`` cover: ``(positions, axes, 2)``, half-open.
+
+        Examples:
+            >>> SlidingWindow((4, 6), (2, 2), (2, 2)).boxes(np.array([5])).tolist()
+            [[[2, 4], [4, 6]]]
+        """
         boxes = np.empty((len(positions), len(self.counts), 2), dtype=np.int64)
         for axis, index in enumerate(self.coordinates(positions)):
             boxes[:, axis, 0] = self.starts(axis)[index]
@@ -125,6 +162,13 @@ class SlidingWindow:
 
         Raises:
             InputError: The region does not fit the input or touches no window.
+
+        Examples:
+            >>> window = SlidingWindow((4, 6), (2, 2), (2, 2))
+            >>> window.touching((0, 3, 2, 5)).tolist()
+            [1, 2]
+            >>> window.touching(torch.eye(4, 6) > 0).tolist()
+            [0, 4]
         """
         mask = self._region_mask(region)
         touched = mask.numpy().astype(np.int64)

@@ -1,13 +1,23 @@
-"""Names that the examples in docstrings use without making them: a small model and an image."""
+"""Names that the examples in docstrings use without making them: a small model, an image, a map, a tuning."""
 
 import numpy as np
 import pytest
 import torch
 
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.tuning.curves import Curve
+from krypton_engine.tuning.fingerprint import Fingerprint
+from krypton_engine.tuning.tuning import Tuning
+
 
 @pytest.fixture(autouse=True)
 def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
-    """``torch``, ``np``, ``model`` (five classes) and ``x``, anew for every docstring, in an empty folder."""
+    """The names, anew for every docstring, in an empty folder.
+
+    ``torch`` and ``np``; ``model``, which tells five classes apart, and ``x``, an image for it; ``heatmap``,
+    four values around a base of 1; ``tuning``, made on ten images that are alike.
+    """
     if not isinstance(request.node, pytest.DoctestItem):
         return
     monkeypatch.chdir(tmp_path_factory.mktemp("example"))
@@ -21,4 +31,27 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
         torch.nn.Flatten(),
         torch.nn.Linear(8 * 12 * 10, 5),
     ).eval()
-    doctest_namespace |= {"torch": torch, "np": np, "model": model, "x": torch.rand(1, 3, 24, 20)}
+    x = torch.rand(1, 3, 24, 20)
+    doctest_namespace |= {
+        "torch": torch, "np": np, "model": model, "x": x, "heatmap": _heatmap(), "tuning": _tuning(),
+    }  # fmt: skip
+
+
+def _heatmap() -> Heatmap:
+    """A map of class 0 on a grid of two by two positions; one of them raises the value."""
+    window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
+    values = torch.tensor([[0.5, 1.0], [1.0, 1.25]])
+    return Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window, target=0)
+
+
+def _tuning() -> Tuning:
+    """A tuning whose samples all take 2 s in full, and reach an SSIM of 0.97 after 60 of 100 positions."""
+    curves = [
+        Curve(
+            f"image {number}", 0.0, 100, computed=(20, 40, 60), expected=(0.8, 0.9, 0.95),
+            ssim=(0.82, 0.88, 0.97), seconds=2.0, look_seconds=0.01, open_seconds=0.0, exact_seconds=2.0,
+        )
+        for number in range(10)
+    ]  # fmt: skip
+    fingerprint = Fingerprint((3, 24, 20), (3, 8, 8), (3, 4, 4), (0.5, 0.5, 0.5), None, (0.25, 0.75))
+    return Tuning(fingerprint, tuple(curves))

@@ -1,10 +1,10 @@
 """Adaptive sampling as a pure step: from a part of a map to the positions to measure next, or to a stop.
 
 First come a position in every two windows along each axis, then one in every window, borders included;
-after that those cells whose measuring saves most of the SSIM that expected errors cost, a few each time. What
-a step finds is compared with its forecast, and scales the errors that the next forecast expects.
+after that those cells whose measuring saves most of the SSIM that expected errors cost, a few each time. The
+values of a step are compared with its forecast, and scale the errors that the next forecast expects.
 
-A run and the replay of a tuning take the same steps, so that what the one promises is what the other does.
+A run and the replay of a tuning take the same steps, so that the one keeps what the other promises.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class StoppingRule:
 
     Attributes:
         ssim_target: The SSIM with the exact map that it must have.
-        factor: The expected loss ``1 - SSIM`` times this is what must be small enough.
+        factor: Number that the expected loss ``1 - SSIM`` is multiplied by before it must be small enough.
         spread: The true loss in multiples of the expected one: least, middle, most.
-        basis: Where that is known from; see `SsimEstimate`.
-        epsilon: What to trim; 0 nothing. See `krypton_engine.executors.base.Session`.
-        at_once: How many sets of positions a step measures at least; None as suits the session.
+        basis: Source of ``spread``; see `SsimEstimate`.
+        epsilon: Threshold of trimming; 0 trims nothing. See `krypton_engine.executors.base.Session`.
+        at_once: Sets of positions that a step measures at least; None as suits the session.
         drift: Whether a cheap session gives the trend of the map, and exact values correct it; see
             `krypton_engine.run.loop.trend_of`.
-        cost: Of a cheap position, in exact ones; None as measured on the way.
+        cost: Cost of a cheap position, in exact ones; None as measured on the way.
 
     Examples:
         >>> rule = StoppingRule(ssim_target=0.9, factor=2.0)
@@ -65,11 +65,25 @@ class StoppingRule:
     cost: float | None = None
 
     def stops(self, forecast: Forecast) -> bool:
-        """Whether a map of this forecast is good enough."""
+        """Whether a map of this forecast is good enough.
+
+        Examples:
+            >>> from krypton_engine.approximation.interpolation import Prediction
+            >>> forecast = Forecast(Prediction(np.zeros(4), np.zeros(4)), 0.96, 4, np.zeros(4))
+            >>> [StoppingRule(0.9, factor).stops(forecast) for factor in (2.0, 3.0)]
+            [True, False]
+        """
         return 1 - self.factor * (1 - forecast.ssim) >= self.ssim_target
 
     def estimate(self, forecast: Forecast) -> SsimEstimate:
-        """The SSIM of a map of this forecast: where a tuning stops, its target is promised, no more."""
+        """The SSIM of a map of this forecast; where a tuning stops, no more than its target is promised.
+
+        Examples:
+            >>> from krypton_engine.approximation.interpolation import Prediction
+            >>> forecast = Forecast(Prediction(np.zeros(4), np.zeros(4)), 0.95, 4, np.zeros(4))
+            >>> [round(StoppingRule(0.8, basis=b).estimate(forecast).low, 3) for b in ("online", "tuned")]
+            [0.895, 0.8]
+        """
         found = SsimEstimate.of(forecast.ssim, self.basis, self.spread)
         return replace(found, low=min(found.low, self.ssim_target)) if self.basis == "tuned" else found
 
@@ -80,9 +94,9 @@ class Sampling:
 
     Args:
         window: The sliding window.
-        work: The positions wanted, by what they change: those that change nothing are free, and those that
-            change the same cells come together.
-        rule: When to stop; None for never.
+        work: The positions wanted, by the cells that they change: positions that change nothing are free,
+            and positions that change the same cells are measured together.
+        rule: Stopping rule; None to measure everything.
         at_once: Sets of positions that take hardly longer than one; a step has as many at least.
         cheap: The cheap fidelity; None for exact values alone.
 

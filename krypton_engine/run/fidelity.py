@@ -69,7 +69,14 @@ def rounded_cost(cheap_seconds: float, exact_seconds: float) -> float:
 
 
 def worth_while(work: Work) -> bool:
-    """Whether a map has enough sets of positions for a cheap map."""
+    """Whether a map has enough sets of positions for a cheap map.
+
+    Examples:
+        >>> from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+        >>> changed = ChangedCells(SlidingWindow((100,), (2,), (1,)), np.ones(100, dtype=bool))
+        >>> [worth_while(distinct_work(changed, np.arange(count))) for count in (10, 64)]
+        [False, True]
+    """
     return len(work.positions) >= _FEWEST_SETS
 
 
@@ -78,6 +85,13 @@ def drawn(window: SlidingWindow, work: Work) -> IntArray:
 
     The order depends on the map alone: the sets are strung on a curve that stays close to itself (Morton's),
     from a start that their boxes decide, in steps of the golden ratio.
+
+    Examples:
+        >>> from krypton_engine.perturbation.changed import ChangedCells, distinct_work
+        >>> window = SlidingWindow((65,), (2,), (1,))
+        >>> work = distinct_work(ChangedCells(window, np.ones(65, dtype=bool)), np.arange(64))
+        >>> int(np.diff(np.sort(drawn(window, work)[:8])).min()) >= 5  # the first 8 of 64 lie apart
+        True
     """
     firsts = np.array([alike[0] for alike in work.positions], dtype=np.int64)
     where = np.unravel_index(firsts, window.grid_shape)
@@ -99,6 +113,10 @@ def to_be_drawn(spent: float, relied_on: bool) -> int:
     Args:
         spent: Cost of all that is measured, in exact sets.
         relied_on: Whether the cheap map is of use.
+
+    Examples:
+        >>> to_be_drawn(40, relied_on=False), [to_be_drawn(cost, relied_on=True) for cost in (40, 800)]
+        (8, [16, 100])
     """
     return max(_FEWEST_RELIED_ON if relied_on else FEWEST_DRAWN, int(spent) // _SHARE_DRAWN)
 
@@ -113,17 +131,24 @@ def chosen_by_rate(
 ) -> tuple[IntArray, IntArray]:
     """The cells to measure cheaply and those to measure exactly, by what each saves for what it costs.
 
-    Measuring exactly takes away both parts of a cell's error, and a cell that is measured exactly is measured
-    cheaply too: that is how the two maps are compared.
+    Measuring exactly takes away both parts of a cell's error. A cell that is measured exactly is measured
+    cheaply too, so that the two maps can be compared.
 
     Args:
         window: The sliding window of the map.
         costs: What the expected errors of the cheap map cost by cell, and those of the residual; 0 where that
             fidelity cannot be measured.
         measured: Where the cheap map is known, and where the exact one.
-        price: Of a cheap cell, in exact ones.
-        budget: What all of it may cost, in exact cells.
+        price: Cost of a cheap cell, in exact ones.
+        budget: Cost of all chosen cells at most, in exact ones.
         fewest: Cells of a fidelity that take hardly longer than one.
+
+    Examples:
+        >>> window, first = SlidingWindow((8,), (2,), (2,)), np.array([True, False, False, False])
+        >>> costs = np.array([0, 0, 4.0, 0]), np.array([0, 3.0, 0, 0])
+        >>> cheaply, exactly = chosen_by_rate(window, costs, (first, first), 0.25, budget=0.25, fewest=1)
+        >>> cheaply.tolist(), exactly.tolist()  # 4 for a quarter rather than 3 for one and a quarter
+        ([2], [])
     """
     cheap, rest = (Savings(window, *each) for each in zip(costs, measured, strict=True))
     both = 1 + price * ~measured[0]

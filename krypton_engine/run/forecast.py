@@ -20,10 +20,10 @@ class Forecast:
 
     Attributes:
         prediction: The whole map.
-        ssim: What its SSIM with the exact map probably is.
-        computed: How many sets of changed cells have been computed.
-        prices: What a unit of error variance costs of the SSIM, by cell of the grid.
-        cheaply: How many sets have been computed cheaply.
+        ssim: Its probable SSIM with the exact map.
+        computed: Number of sets of changed cells that have been computed.
+        prices: SSIM that a unit of error variance costs, by cell of the grid.
+        cheaply: Number of sets that have been computed cheaply.
         drifted: The two maps behind the prediction; None without a cheap one, or where it is of no use.
         scales: Errors in multiples of the variance expected, of the exact map and of the cheap one.
     """
@@ -37,7 +37,18 @@ class Forecast:
     scales: tuple[float, float] = (1.0, 1.0)
 
     def losses(self, left: Flags) -> tuple[Floats, Floats]:
-        """What the expected errors of the cheap map cost of the SSIM, by cell, and those of the residual."""
+        """Loss of SSIM by the expected errors of the cheap map, by cell, and by those of the residual.
+
+        Args:
+            left: Cells that count, a flat array of truth values; others lose nothing.
+
+        Examples:
+            >>> exact = Prediction(np.zeros(2), np.array([5.0, 1.0]))
+            >>> drifted = Drifted(exact, Prediction(np.zeros(2), np.ones(2)), slope=2.0)
+            >>> forecast = Forecast(exact, 0.9, computed=1, prices=np.array([10.0, 10.0]), drifted=drifted)
+            >>> [each.tolist() for each in forecast.losses(np.array([True, False]))]
+            [[40.0, 0.0], [10.0, 0.0]]
+        """
         assert self.drifted is not None
         prices = self.prices * left.reshape(self.prices.shape)
         return prices * self.drifted.cheaply * self.scales[1], prices * self.drifted.rest * self.scales[0]
@@ -51,12 +62,12 @@ class Trajectory:
         steps: Steps taken.
         scale: Errors in multiples of the variance that a forecast expects; None as long as none has
             been compared with measurements.
-        forecast: Of the map before the last step's positions were measured; None before the first forecast.
+        forecast: Forecast of the map before the last step's positions were measured; None before the first.
         measured: The first position of every set that the last step measures.
         cheap_scale: Errors of the cheap map in multiples of the variance that interpolation expects; None as
             ``scale``.
         cheaply: The first position of every set that the last step measures cheaply.
-        drawn: How many sets have been drawn at random.
+        drawn: Number of sets that have been drawn at random.
     """
 
     steps: int = 0
@@ -68,7 +79,14 @@ class Trajectory:
     drawn: int = 0
 
     def compared(self, values: Floats, cheap: Floats | None) -> tuple[float | None, float | None]:
-        """``scale`` and ``cheap_scale`` after the last step's values have been measured."""
+        """``scale`` and ``cheap_scale`` after the last step's values have been measured.
+
+        Examples:
+            >>> forecast = Forecast(Prediction(np.zeros(2), np.ones(2)), 0.9, computed=1, prices=np.ones(2))
+            >>> trajectory = Trajectory(steps=1, forecast=forecast, measured=np.array([1]))
+            >>> trajectory.compared(np.array([0.0, 3.0]), None)  # 3 squared, where 1 was expected
+            (9.0, None)
+        """
         before, scale, cheap_scale = self.forecast, self.scale, self.cheap_scale
         if before is not None and len(self.measured):
             scale = _missed(before.prediction, before.prices, values, self.measured)
@@ -82,13 +100,13 @@ class NextStep:
     """The step that follows from a part of a map.
 
     Attributes:
-        positions: To be measured next, ``(n,)``, int64: whole sets of those that change the same cells.
-        forecast: Of the map so far; None before a forecast has been compared with
-            measurements, and where values are not finite.
+        positions: Positions to be measured next, ``(n,)``, int64: whole sets that change the same cells.
+        forecast: Forecast of the map so far; None before a forecast has been compared with measurements,
+            and where values are not finite.
         over: Whether sampling is over: all is measured, or ``reached``.
         reached: Whether the stopping rule ended it.
-        trajectory: Where the step after goes on from.
-        cheaply: To be measured by the cheap session, as ``positions``.
+        trajectory: The course that the step after this one continues.
+        cheaply: Positions to be measured by the cheap session, as ``positions``.
     """
 
     positions: IntArray

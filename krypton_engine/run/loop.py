@@ -68,6 +68,11 @@ class Watch:
 
         Raises:
             OcclusionCancelled: ``on_progress`` returned False.
+
+        Examples:
+            >>> watch = Watch(4, lambda _, done, total: print(done, "of", total), show_progress=False)
+            >>> watch.advance(3, lambda: heatmap)
+            3 of 4
         """
         self.done += count
         self._bar.update(count)
@@ -79,18 +84,41 @@ class Watch:
             self.seconds += time.perf_counter() - began
 
     def expect(self, more: int) -> None:
-        """Count on ``more`` positions beyond those asked for."""
+        """Count on ``more`` positions beyond those asked for.
+
+        Examples:
+            >>> watch = Watch(4, None, show_progress=False)
+            >>> watch.expect(2)
+            >>> watch.total
+            6
+        """
         self.total += more
         self._bar.total = self.total
 
     def rewind(self, done: int) -> None:
-        """Count from ``done`` again: later positions are computed once more."""
+        """Count from ``done`` again: later positions are computed once more.
+
+        Examples:
+            >>> watch = Watch(4, None, show_progress=False)
+            >>> watch.advance(3, lambda: heatmap)
+            >>> watch.rewind(1)
+            >>> watch.done
+            1
+        """
         if self.done != done:
             self.done = self._bar.n = done
             self._bar.refresh()
 
     def finish(self) -> None:
-        """Count what is done as all: the map was good enough before its end."""
+        """Count what is done as all: the map was good enough before its end.
+
+        Examples:
+            >>> watch = Watch(4, None, show_progress=False)
+            >>> watch.advance(3, lambda: heatmap)
+            >>> watch.finish()
+            >>> watch.total
+            3
+        """
         self.total = self._bar.total = self.done
         self._bar.refresh()
 
@@ -128,11 +156,24 @@ class Pace:
         self.limit = 1 if watched else at_most
 
     def part(self, count: int) -> int:
-        """The number of sets, of ``count``, that are handed to the session at once."""
+        """The number of sets, of ``count``, that are handed to the session at once.
+
+        Examples:
+            >>> [Pace(watched, at_most=None).part(100) for watched in (True, False)]
+            [8, 100]
+        """
         return min(count, 8 * self.limit) if self.watched and self.limit else count
 
     def took(self, count: int, seconds: float) -> None:
-        """Follow the pace of the last ``count`` sets; the limit at most doubles."""
+        """Follow the pace of the last ``count`` sets; the limit at most doubles.
+
+        Examples:
+            >>> pace = Pace(watched=True, at_most=None)
+            >>> pace.took(1, seconds=0.001)
+            >>> pace.took(2, seconds=0.002)
+            >>> pace.limit
+            4
+        """
         if self.watched and self.limit is not None:
             fits = max(1, min(2 * self.limit, int(count * WATCHED_SECONDS / max(seconds, 1e-9))))
             self.limit = fits if self.at_most is None else min(fits, self.at_most)
@@ -243,6 +284,18 @@ def refine(
 
     Raises:
         OcclusionCancelled: As `run`.
+
+    Examples:
+        >>> from krypton_engine.executors.full import FullSession
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 2, 2))
+        >>> with torch.no_grad(), Watch(len(window), None, show_progress=False) as watch:
+        ...     session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 8)
+        ...     builder = MapBuilder(window, session.base, lambda out: out[:, 0], fill=np.arange(len(window)))
+        ...     refine(session, np.arange(len(window)), builder, watch, StoppingRule(ssim_target=0.5))
+        >>> heatmap = builder.heatmap()
+        >>> bool(heatmap.measured.all()), bool(heatmap.values.isfinite().all())
+        (False, True)
     """
     work = distinct_work(session.changed, positions)
     sampling = Sampling(session.window, work, rule, rule.at_once or session.at_once)
@@ -299,6 +352,13 @@ def trend_of(session: Session, epsilon: float, linearise: Opener, head: Head) ->
 
     Raises:
         InputError: The memory budget does not hold the gradients.
+
+    Examples:
+        >>> from krypton_engine.executors.full import FullSession
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
+        >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 4)
+        >>> trend_of(session, 0.3, lambda head: None, head=lambda outputs: outputs[:, 0])  # drops nothing
     """
     linearised = linearise(head)
     if linearised is not None:

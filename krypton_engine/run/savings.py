@@ -47,7 +47,17 @@ class Savings:
         self.left: Floats = self._padded[tuple(slice(n, -n) for n in self._reach)]
 
     def take(self, cell: int) -> None:
-        """Count a cell as measured."""
+        """Count a cell as measured.
+
+        Examples:
+            >>> window, measured = SlidingWindow((8,), (2,), (2,)), np.array([True, False, False, False])
+            >>> savings = Savings(window, np.array([0, 4.0, 0, 0]), measured)
+            >>> savings.left.tolist()
+            [0.0, 4.0, 0.0, 0.0]
+            >>> savings.take(1)
+            >>> savings.left.tolist()
+            [0.0, 0.0, 0.0, 0.0]
+        """
         corner = np.unravel_index(cell, self.left.shape)
         around = tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, self._reach, strict=True))
         self._padded[around] *= self._remaining

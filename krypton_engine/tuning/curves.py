@@ -16,9 +16,9 @@ class Way:
     """A way to measure a map.
 
     Attributes:
-        epsilon: What is trimmed; see `krypton_engine.executors.base.Session`.
+        epsilon: Threshold of trimming; see `krypton_engine.executors.base.Session`.
         drift: Whether a cheap session gives the trend of the map, see `krypton_engine.run.loop.trend_of`;
-            else what is measured is trimmed.
+            else the measured positions themselves are trimmed.
     """
 
     epsilon: float = 0.0
@@ -31,9 +31,9 @@ class Stop:
 
     Attributes:
         computed: Distinct positions computed by then.
-        expected: SSIM expected then.
-        ssim: SSIM with the exact map then.
-        seconds: Time until then.
+        expected: Expected SSIM at that point.
+        ssim: SSIM with the exact map at that point.
+        seconds: Time until that point.
         cheaply: Distinct positions computed cheaply by then.
     """
 
@@ -50,20 +50,20 @@ class Curve:
 
     Attributes:
         image: Fingerprint of the input.
-        epsilon: What was trimmed; see `Way`.
+        epsilon: Threshold of trimming; see `Way`.
         positions: Distinct positions that change something.
-        computed: How many of them had been computed.
-        expected: SSIM expected then.
-        ssim: SSIM with the exact map then.
+        computed: Number of them that had been computed, by forecast.
+        expected: Expected SSIM, by forecast.
+        ssim: SSIM with the exact map, by forecast.
         seconds: Time of all positions, from the first on.
         look_seconds: Time of one forecast.
         open_seconds: Time before the first position: gradients.
         exact_seconds: Time of the exact map.
         at_once: Positions that a step measured at least; see `krypton_engine.executors.base.Session`.
         drift: Whether a cheap session gave the trend; see `Way`.
-        cheaply: How many positions had been computed cheaply; none without a drift.
+        cheaply: Number of positions that had been computed cheaply, by forecast; empty without a drift.
         cheap_seconds: Time of all positions by the cheap session.
-        cost: Of a cheap position, in exact ones, which the steps were chosen by.
+        cost: Cost of a cheap position, in exact ones, by which the steps were chosen.
 
     Examples:
         >>> curve = Curve(
@@ -94,11 +94,23 @@ class Curve:
 
     @property
     def way(self) -> Way:
-        """The way that the map came about."""
+        """The way in which the map was measured.
+
+        Examples:
+            >>> tuning.curves[0].way
+            Way(epsilon=0.0, drift=False)
+        """
         return Way(self.epsilon, self.drift)
 
     def is_whole(self) -> bool:
-        """Whether every number is there and possible, as in a curve that `tune` made."""
+        """Whether every number is present and possible, as in a curve that a tuning made.
+
+        Examples:
+            >>> from dataclasses import replace
+            >>> curve = tuning.curves[0]
+            >>> curve.is_whole(), replace(curve, seconds=-1.0).is_whole()
+            (True, False)
+        """
         steps = self.computed, self.expected, self.ssim
         times = (
             self.seconds, self.look_seconds, self.open_seconds, self.exact_seconds, self.cheap_seconds
@@ -130,6 +142,13 @@ class Curve:
 
         Returns:
             0 where no factor stops below the target; infinity where every one does.
+
+        Examples:
+            >>> curve = tuning.curves[0]
+            >>> curve.expected, curve.ssim
+            ((0.8, 0.9, 0.95), (0.82, 0.88, 0.97))
+            >>> curve.factor(target=0.9)  # less would stop at the second, whose SSIM is 0.88
+            1.0
         """
         early = [e for e, s in zip(self.expected, self.ssim, strict=True) if s < target]
         return max(
@@ -143,6 +162,13 @@ class Curve:
         Args:
             target: SSIM that is asked for.
             factor: On the expected loss ``1 - SSIM``.
+
+        Examples:
+            >>> curve = tuning.curves[0]
+            >>> curve.computed, curve.expected
+            ((20, 40, 60), (0.8, 0.9, 0.95))
+            >>> [curve.stop(target=0.85, factor=factor).computed for factor in (1.0, 2.0, 4.0)]
+            [40, 60, 100]
         """
         steps = zip(self.computed, self.expected, self.ssim, self.counts, strict=True)
         for looks, (n, e, s, cheaply) in enumerate(steps, 1):
@@ -155,10 +181,23 @@ class Curve:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Positions computed cheaply by every forecast, zeros without a drift."""
+        """Positions computed cheaply by every forecast, zeros without a drift.
+
+        Examples:
+            >>> tuning.curves[0].counts
+            (0, 0, 0)
+        """
         return self.cheaply or (0,) * len(self.computed)
 
     def seconds_of(self, computed: int, looks: int, cheaply: int = 0) -> float:
-        """Time of so many positions, and so many cheap ones, with so many forecasts on the way."""
+        """Time of so many positions, and so many cheap ones, with so many forecasts on the way.
+
+        Examples:
+            >>> curve = tuning.curves[0]
+            >>> curve.positions, curve.seconds, curve.look_seconds
+            (100, 2.0, 0.01)
+            >>> curve.seconds_of(50, looks=2)
+            1.02
+        """
         work = self.seconds * computed + self.cheap_seconds * cheaply
         return self.open_seconds + work / max(1, self.positions) + looks * self.look_seconds

@@ -24,7 +24,7 @@ class Fingerprint:
         input_shape: Of one example.
         window: Shape of the sliding window.
         strides: Its steps.
-        baseline: What covers the cells; see `krypton_engine.heatmap.identity.described`.
+        baseline: The values that cover the cells, as `krypton_engine.heatmap.identity.described` has them.
         target: The target of every sample; None for the predicted class.
         answer: Outputs of the model, with its activation, for a fixed image of noise.
     """
@@ -48,6 +48,12 @@ class Fingerprint:
             baseline: Of the same shape.
             target: As given; None for the predicted class.
             model: From inputs to (activated) outputs.
+
+        Examples:
+            >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4))
+            >>> found = Fingerprint.of(window, x, torch.full_like(x, 0.5), None, model)
+            >>> found.strides, found.baseline, len(found.answer)
+            ((3, 4, 4), (0.5, 0.5, 0.5), 5)
         """
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.rand(x.shape, generator=generator, device="cpu")
@@ -63,7 +69,13 @@ class Fingerprint:
         )
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """The differences from another fingerprint, in words; empty where there are none."""
+        """The differences from another fingerprint, in words; empty where there are none.
+
+        Examples:
+            >>> from dataclasses import replace
+            >>> tuning.fingerprint.differences(replace(tuning.fingerprint, strides=(3, 2, 2)))
+            ['strides ((3, 4, 4) there, (3, 2, 2) here)']
+        """
         mine, theirs = (
             torch.tensor(each.answer, dtype=torch.float64, device="cpu") for each in (self, other)
         )
@@ -73,6 +85,12 @@ class Fingerprint:
         return words
 
     def arguments_that_differ(self, other: Fingerprint) -> list[str]:
-        """Names of what differs from another fingerprint, the model aside."""
+        """Names of what differs from another fingerprint, the model aside.
+
+        Examples:
+            >>> from dataclasses import replace
+            >>> tuning.fingerprint.arguments_that_differ(replace(tuning.fingerprint, target=1, answer=()))
+            ['target']
+        """
         names = ("input_shape", "window", "strides", "baseline", "target")
         return [name for name in names if getattr(self, name) != getattr(other, name)]

@@ -1,4 +1,4 @@
-"""An approximate map replayed on the exact one: what each refinement expects, and what is true."""
+"""An approximate map replayed on the exact one: the SSIM that each refinement expects, and the true one."""
 
 from __future__ import annotations
 
@@ -63,14 +63,22 @@ def replay(
     Args:
         window: The sliding window.
         work: All positions, by what they change.
-        measurable: What measuring gives, on the grid.
+        measurable: Values that measuring would give, on the grid.
         exact: The exact map.
         at_once: Sets of positions that a step measures at least.
         cheap: The cheap fidelity; None without one.
-        cheaply: What the cheap session gives, on the grid.
+        cheaply: Values that the cheap session gives, on the grid; None without one.
 
     Returns:
         Every forecast on the way to the end; the steps are those of a run without a stopping rule.
+
+    Examples:
+        >>> from krypton_engine.perturbation.changed import ChangedCells
+        >>> window, exact = SlidingWindow((33,), (2,), (1,)), np.arange(32.0)
+        >>> work = distinct_work(ChangedCells(window, np.ones(33, dtype=bool)), np.arange(32))
+        >>> looks = replay(window, work, exact, exact)
+        >>> looks[0].computed < looks[-1].computed < 32, round(looks[-1].ssim, 2)  # even slopes are foreseen
+        (True, 1.0)
     """
     if not (np.isfinite(exact).all() and np.isfinite(measurable).all()):
         return [_HOPELESS]
@@ -132,14 +140,24 @@ def curves_of(
         session: On that image.
         positions: The positions wanted.
         builder: Makes a map builder, from the time at which a run began.
-        ways: The ways, that of exact values alone first.
+        ways: The ways; exact values alone come first.
         at_once: Positions that a step measures at least.
-        costs: By way, of a cheap position in exact ones; as this sample says where not given.
-        deadline: When to give up, of ``time.perf_counter``.
+        costs: Cost of a cheap position in exact ones, by way; measured on this sample where not given.
+        deadline: Value of ``time.perf_counter`` after which to give up.
         linearise: Opens the linearised session.
 
     Raises:
         OcclusionCancelled: The deadline has passed.
+
+    Examples:
+        >>> from krypton_engine.executors.full import FullSession
+        >>> window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
+        >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 4)
+        >>> builder = lambda began: MapBuilder(window, session.base, lambda outputs: outputs[:, 0])
+        >>> with torch.no_grad():
+        ...     (curve,) = curves_of("an image", session, np.arange(4), builder, [Way()], at_once=1)
+        >>> curve.way, curve.positions
+        (Way(epsilon=0.0, drift=False), 4)
     """
 
     def in_time(*_: object) -> bool:

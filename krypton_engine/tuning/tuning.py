@@ -7,8 +7,8 @@ refinement the expected and the true SSIM. For a target it then takes the smalle
 that would not have stopped too early on all but a share of the images, counted so that the next image of the
 same kind (exchangeable with the samples) meets the target with at least the stated confidence, whatever the
 distribution: conformal risk control with the loss "the target is missed" (Angelopoulos et al., ICLR 2024,
-theorem 1). What is trimmed is chosen by time, on the same samples, where there are enough of them; ranks over
-all that is tried make up for that.
+theorem 1). The way of measuring is chosen by time, on the same samples, where these are enough; ranks over
+all ways tried make up for that choice.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Choice:
     """The way to reach a target.
 
     Attributes:
-        way: What is measured, and how.
-        factor: On the expected loss ``1 - SSIM``.
-        stops: Where each sample stops then.
+        way: The way in which the map is measured.
+        factor: Number that the expected loss ``1 - SSIM`` is multiplied by.
+        stops: Point at which each sample stops with it.
     """
 
     way: Way
@@ -85,7 +85,7 @@ class Tuning(Value):
     """The cost of approximation on images of a kind, and stopping rules for them.
 
     Attributes:
-        fingerprint: What the tuning is valid for.
+        fingerprint: Model, window, baseline and target that the tuning is valid for.
         curves: One for every sample and every way.
         confidence: Probability with which the next image meets its target.
     """
@@ -101,25 +101,46 @@ class Tuning(Value):
 
     @property
     def ways(self) -> tuple[Way, ...]:
-        """Ways that may be chosen: those that every sample has a curve of, exact values alone first."""
+        """Ways that may be chosen: those that every sample has a curve of, exact values alone first.
+
+        Examples:
+            >>> tuning.ways
+            (Way(epsilon=0.0, drift=False),)
+        """
         times = Counter(curve.way for curve in self.curves)
         return tuple(sorted(way for way in times if times[way] == times[Way()])) or WAYS
 
     @property
     def costs(self) -> dict[Way, float]:
-        """By way with a drift: the cost of a cheap position in exact ones, on the samples and every image."""
+        """Cost of a cheap position in exact ones, on the samples and every image, for each way with a drift.
+
+        Examples:
+            >>> drifting = replace(tuning.curves[0], drift=True, cost=0.25)
+            >>> replace(tuning, curves=(*tuning.curves, drifting)).costs
+            {Way(epsilon=0.0, drift=True): 0.25}
+        """
         return {curve.way: curve.cost for curve in reversed(self.curves) if curve.drift}
 
     @property
     def fewest(self) -> int:
-        """The fewest samples that the confidence takes."""
+        """The fewest samples that the confidence takes.
+
+        Examples:
+            >>> [replace(tuning, confidence=confidence).fewest for confidence in (0.5, 0.9, 0.95)]
+            [1, 9, 19]
+        """
         return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
 
     def of(self, way: Way) -> list[Curve]:
         """The samples' curves of a way, at the pace that is usual among them.
 
-        A position takes about as long in every image; what once took longer, the machine being busy, is not
-        the price of a way.
+        A position takes about as long in every image; a sample that took longer while the machine was busy
+        does not make its way dearer.
+
+        Examples:
+            >>> slow = replace(tuning.curves[0], seconds=60.0)
+            >>> [curve.seconds for curve in replace(tuning, curves=(slow, *tuning.curves[1:3])).of(Way())]
+            [2.0, 2.0, 2.0]
         """
         curves = [curve for curve in self.curves if curve.way == way]
         told = [curve for curve in curves if curve.positions] or curves
@@ -159,6 +180,12 @@ class Tuning(Value):
         there are samples, k is so much larger that most tunings keep the confidence by themselves: the share
         of images that are content with the k-th of n has a beta distribution (Vovk, ACML 2012). No factor is
         below 1: the first looks at a map are the least reliable, and they are where a low target stops.
+
+        Examples:
+            >>> tuning.factors(0.9)
+            {Way(epsilon=0.0, drift=False): 1.0}
+            >>> replace(tuning, curves=tuning.curves[:8]).factors(0.9)  # too few
+            {Way(epsilon=0.0, drift=False): inf}
         """
         from scipy.special import betainc
 
@@ -184,6 +211,11 @@ class Tuning(Value):
         Args:
             ssim_target: SSIM with the exact map.
             trims: Whether anything but exact values may be measured on the way.
+
+        Examples:
+            >>> choice = tuning.choose(0.9)
+            >>> choice.way, choice.stops[0].computed, choice.stops[0].ssim
+            (Way(epsilon=0.0, drift=False), 60, 0.97)
         """
         choices = [
             Choice(way, factor, tuple(curve.stop(ssim_target, factor) for curve in self.of(way)))
@@ -205,6 +237,11 @@ class Tuning(Value):
 
         Returns:
             None for the exact map, where nothing less is sure enough.
+
+        Examples:
+            >>> rule = tuning.goal(0.9)
+            >>> rule.factor, rule.spread  # every sample lost 0.03 where 0.05 was expected
+            (1.0, (0.6, 0.6, 0.6))
         """
         choice = self.choose(ssim_target, trims)
         if not math.isfinite(choice.factor):
@@ -236,8 +273,12 @@ class Tuning(Value):
     def with_curves(self, curves: Sequence[Curve]) -> Tuning:
         """The tuning with one sample more, which has a curve for each of `ways` that its memory allows.
 
-        The first sample's times decide what trimming is worth trying on others. Its similarities do not, so
-        that the ranks of `factors` stay what they are.
+        The first sample's times decide which trimming is worth trying on others. Its similarities do not, so
+        that the ranks of `factors` stay unbiased.
+
+        Examples:
+            >>> len(tuning.with_curves([replace(tuning.curves[0], image="another")]).images)
+            11
         """
         if not self.curves and curves[0].positions:
             plain = curves[0].seconds
@@ -254,6 +295,11 @@ class Tuning(Value):
 
         Raises:
             InputError: Model, activation, window, baseline or target differ.
+
+        Examples:
+            >>> tuning.check(replace(tuning.fingerprint, strides=(3, 2, 2)))
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: tuning is one of 10 images, ...different are strides...
         """
         if words := self.fingerprint.differences(found):
             raise InputError(
@@ -296,6 +342,10 @@ class Tuning(Value):
 
         Raises:
             InputError: There is no sample.
+
+        Examples:
+            >>> tuning.figure(ssim_target=0.95).axes[0].get_ylabel()
+            'SSIM with the exact map'
         """
         if not self.curves:
             raise InputError("tuning", "no samples to draw", "a tuning of at least one", verb="has")
@@ -308,6 +358,11 @@ class Tuning(Value):
         Raises:
             InputError: No path, another ending, or a folder that does not exist.
             OSError: Writing fails; what was there is still there.
+
+        Examples:
+            >>> tuning.save("birds.json")
+            >>> Tuning.load("birds.json") == tuning
+            True
         """
         given, ending = files.destination(path, ENDINGS)
         if ending == ".png":
@@ -344,6 +399,11 @@ class Tuning(Value):
 
         Raises:
             ValueError: A number is impossible; the message names the attribute.
+
+        Examples:
+            >>> replace(tuning, confidence=1.5).validate()
+            Traceback (most recent call last):
+            ValueError: confidence is none that a tuning has
         """
         found = self.fingerprint
         saved_window(found.input_shape, found.window, found.strides)
@@ -364,7 +424,12 @@ class Tuning(Value):
 
 
 def in_brief(tuning: Tuning) -> str:
-    """A tuning in a few words, for messages."""
+    """A tuning in a few words, for messages.
+
+    Examples:
+        >>> in_brief(tuning)
+        'one of 10 images'
+    """
     return f"one of {len(tuning.images)} image{'s' * (len(tuning.images) != 1)}"
 
 

@@ -9,6 +9,8 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.curves import Curve
 from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.tuning import Tuning
+from krypton_engine.zoo.load import ZooModel
+from krypton_engine.zoo.preprocess import Preprocess
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +18,8 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     """The names, anew for every docstring, in an empty folder.
 
     ``torch`` and ``np``; ``model``, which tells five classes apart, and ``x``, an image for it; ``heatmap``,
-    four values around a base of 1; ``tuning``, made on ten images that are alike.
+    four values around a base of 1; ``tuning``, made on ten images that are alike; ``zoo_model``, the model
+    with its preprocessing and the names of its classes.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -34,6 +37,7 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     x = torch.rand(1, 3, 24, 20)
     doctest_namespace |= {
         "torch": torch, "np": np, "model": model, "x": x, "heatmap": _heatmap(), "tuning": _tuning(),
+        "zoo_model": _zoo_model(model),
     }  # fmt: skip
 
 
@@ -42,6 +46,12 @@ def _heatmap() -> Heatmap:
     window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
     values = torch.tensor([[0.5, 1.0], [1.0, 1.25]])
     return Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window, target=0)
+
+
+def _zoo_model(model: torch.nn.Module) -> ZooModel:
+    """The model for pictures of any size, whose pixels it takes from -2 (black) to 2 (white)."""
+    preprocess, names = Preprocess((24, 20), (0.5,) * 3, (0.25,) * 3), ["cat", "dog", "fox", "hen", "owl"]
+    return ZooModel("a model", model, preprocess, (3, 24, 20), names, "random weights", preprocess.picture)
 
 
 def _tuning() -> Tuning:

@@ -40,7 +40,12 @@ class InputError(ValueError, AssertionError):
         return said + f"; accepted: {self.accepted}" * bool(self.accepted)
 
     def named(self, argument: str) -> Self:
-        """This error for an argument that its giver knows under another name, such as an option."""
+        """This error for an argument that its giver knows under another name, such as an option.
+
+        Examples:
+            >>> print(InputError("strides", "5", "at most the window").named("--stride"))
+            --stride is 5; accepted: at most the window
+        """
         return type(self)(argument, *self.args[1:])
 
 

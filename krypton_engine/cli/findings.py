@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
-    """Print the extremes of a heatmap and its changes of class, of measured positions alone."""
+    """Print the extremes of a heatmap and its changes of class, of measured positions alone.
+
+    Examples:
+        >>> show_findings(heatmap, zoo_model, "cat")
+        drop        of cat, 1 for the whole picture; the colours end at 0.5
+                    most 0.5, at rows 0 to 11, columns 0 to 9: occluded, 1 becomes 0.5
+                    least -0.25, at rows 12 to 23, columns 10 to 19: occluded, 1 becomes 1.25
+    """
     drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
     measured = heatmap.measured.reshape(-1)
     finite = (measured & drops.isfinite()).nonzero()[:, 0]
@@ -53,7 +60,13 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
 
 
 def approximate(heatmap: Heatmap) -> str:
-    """Counts of values by how they were come by, in words; empty where all are exact."""
+    """Counts of exact, trimmed, linearised and interpolated values, in words; empty where all are exact.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> approximate(replace(heatmap, measured=torch.tensor([[True, True], [True, False]])))
+        '75% of 4 positions measured (3 exact, 1 interpolated)'
+    """
     from krypton_engine.heatmap.status import Status
 
     counts = heatmap.status.flatten().bincount(minlength=len(Status)).tolist()
@@ -76,7 +89,14 @@ def approximate(heatmap: Heatmap) -> str:
 
 
 def similarity(heatmap: Heatmap) -> str:
-    """The estimated SSIM with the exact map, for a title; nothing if there is none."""
+    """The estimated SSIM with the exact map, for a title; nothing if there is none.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from krypton_engine.approximation.ssim import SsimEstimate
+        >>> similarity(replace(heatmap, ssim_estimate=SsimEstimate(0.9, 0.8, 0.95, "online")))
+        ', SSIM about 0.900 (0.800 to 0.950)'
+    """
     estimate = heatmap.ssim_estimate
     return "" if estimate is None else f", SSIM about {estimate.value:.3f} ({_range(estimate)})"
 
@@ -86,7 +106,12 @@ def _range(estimate: SsimEstimate) -> str:
 
 
 def reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
-    """The similarity of a finished map with the exact one, and how it is known, in words."""
+    """The similarity of a finished map with the exact one, and the source of that number, in words.
+
+    Examples:
+        >>> reached(heatmap, 0.9, None)
+        'exact: all was measured, since nothing less was sure enough'
+    """
     estimate = heatmap.ssim_estimate
     if not approximate(heatmap):
         told = "exact: all was measured"

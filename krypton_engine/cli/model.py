@@ -39,7 +39,15 @@ def load(arguments: argparse.Namespace, weights: str) -> ZooModel:
 def question_of_picture(
     model: ZooModel, x: Tensor, window: SlidingWindow, baseline: Tensor, name: str
 ) -> tuple[Question, Tensor]:
-    """The question about a picture, and the model's outputs for the whole picture, one number a class."""
+    """The question about a picture, and the model's outputs for the whole picture, one number a class.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4))
+        >>> question, outputs = question_of_picture(zoo_model, x, window, torch.zeros_like(x), "bird.png")
+        >>> outputs.shape
+        torch.Size([5])
+    """
     import torch
 
     from krypton_engine.attr.request import question_of
@@ -77,7 +85,14 @@ def _explainable(outputs: Tensor, name: str) -> Tensor:
 
 
 def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
-    """The name of the activation: as given, else what is usual for such outputs."""
+    """The name of the activation: as given, else what is usual for such outputs.
+
+    Examples:
+        >>> import torch
+        >>> arguments = argparse.Namespace(activation=None)
+        >>> [activation_of(arguments, torch.tensor(row)) for row in ([3.0, -1.0], [0.25, 0.75])]
+        ['softmax', 'none']
+    """
     from krypton_engine.common.outputs import usual_activation
 
     activation: str = arguments.activation or usual_activation(outputs[None]) or "none"
@@ -100,7 +115,12 @@ def scores_of(outputs: Tensor, activation: str) -> Tensor:
 
 
 def hint_probabilities(activation: str, outputs: Tensor) -> None:
-    """Print a hint if a softmax is to be applied to what looks like probabilities."""
+    """Print a hint if a softmax is to be applied to what looks like probabilities.
+
+    Examples:
+        >>> hint_probabilities("softmax", torch.tensor([0.25, 0.75]))
+        (the outputs look like probabilities already: --activation none?)
+    """
     from krypton_engine.common.outputs import are_probabilities
 
     if activation == "softmax" and are_probabilities(outputs[None]):
@@ -108,26 +128,47 @@ def hint_probabilities(activation: str, outputs: Tensor) -> None:
 
 
 def preparer_of(arguments: argparse.Namespace) -> Preparer:
-    """The opener of sessions that the options ask for."""
+    """The `Preparer` of sessions that the options ask for.
+
+    Examples:
+        >>> preparer_of(argparse.Namespace(executor="auto", memory_budget=0.5)).memory_budget
+        524288
+    """
     from krypton_engine.planning.planner import Preparer
 
     return Preparer(arguments.executor, _budget(arguments))
 
 
 def class_name(model: ZooModel, index: int) -> str:
-    """The name of a class, or its number."""
+    """The name of a class, or its number.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> class_name(zoo_model, 1), class_name(replace(zoo_model, class_names=None), 1)
+        ('dog', 'class 1')
+    """
     return f"class {index}" if model.class_names is None else model.class_names[index]
 
 
 def best_classes(model: ZooModel, scores: Tensor) -> str:
-    """The three best classes and their scores."""
+    """The three best classes and their scores.
+
+    Examples:
+        >>> best_classes(zoo_model, torch.tensor([0.1, 0.5, 0.0, 0.15, 0.25]))
+        'dog 0.5, owl 0.25, hen 0.15'
+    """
     best = scores.topk(min(3, len(scores)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return ", ".join(f"{class_name(model, index)} {figure(value)}" for index, value in pairs)
 
 
 def target_of(given: str, model: ZooModel, classes: int) -> int:
-    """The class that ``--target`` names; a number is an index, from the end if negative."""
+    """The class that ``--target`` names; a number is an index, from the end if negative.
+
+    Examples:
+        >>> target_of("Dog", zoo_model, 5), target_of("-1", zoo_model, 5)
+        (1, 4)
+    """
     names = model.class_names or []
     folded = [name.casefold() for name in names]
     named = [i for i, name in enumerate(names) if name == given]

@@ -20,7 +20,14 @@ WEIGHTS_HELP = '"pretrained", "random", or a checkpoint of yours (pretrained)'
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is asked of which model."""
+    """Add the options for the model, the window and the class that are asked about.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_question_options(parser)
+        >>> parser.parse_args(["--model", "resnet18", "--target", "dog"]).target
+        'dog'
+    """
     parser.add_argument("--model", metavar="M", required=True, help=MODEL_HELP)
     add_window_options(parser)
     parser.add_argument(
@@ -49,12 +56,26 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add ``--out``, which may be given several times."""
+    """Add ``--out``, which may be given several times.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_out(parser, "where to write")
+        >>> [path.name for path in parser.parse_args(["-o", "map.png", "-o", "map.npz"]).out]
+        ['map.png', 'map.npz']
+    """
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, action="append", help=text)
 
 
 def add_window_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--window`` and ``--stride``."""
+    """Add ``--window`` and ``--stride``.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_window_options(parser)
+        >>> parser.parse_args(["--window", "16,24"])
+        Namespace(window=(16, 24), stride=(4, 4))
+    """
     parser.add_argument(
         "--window", metavar="N", type=sizes, default=(16, 16), help="pixels, or height,width (16)"
     )
@@ -62,7 +83,14 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser, weights: str) -> None:
-    """Add the options that describe a model besides its name."""
+    """Add the options that describe a model besides its name.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_model_options(parser, weights="a checkpoint")
+        >>> parser.parse_args(["--size", "224", "--mean", "0.5"]).size
+        (224, 224)
+    """
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="W", help=weights)
     group.add_argument("--size", metavar="N", type=sizes, help="of the input: pixels, or height,width")

@@ -43,7 +43,13 @@ class _Help(argparse.HelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``krypton`` and of every command."""
+    """The parser of ``krypton`` and of every command.
+
+    Examples:
+        >>> arguments = build_parser().parse_args(["plan", "resnet18", "--window", "32"])
+        >>> arguments.model, arguments.window, arguments.stride
+        ('resnet18', (32, 32), (4, 4))
+    """
     parser = _Parser(
         prog="krypton",
         description="Occlusion explanations of CNNs by incremental inference: Captum's numbers, sooner.",

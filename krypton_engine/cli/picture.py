@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 
 def pictures_of(given: Sequence[str]) -> list[str]:
-    """Names of pictures: as given, or all that a folder holds; but for what Krypton itself has drawn."""
+    """Names of pictures, those in a folder in its place; pictures that Krypton has drawn are left out.
+
+    Examples:
+        >>> import PIL.Image
+        >>> for name in ("b.png", "a.png"):
+        ...     PIL.Image.new("L", (4, 4)).save(name)
+        >>> pictures_of(["."])
+        ['a.png', 'b.png']
+    """
     from PIL import Image as PILImage
 
     endings = PILImage.registered_extensions()
@@ -57,7 +65,13 @@ def _is_drawn(path: str) -> bool:
 
 
 def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
-    """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages."""
+    """The model's input, ``(1, C, H, W)``; ``name`` is the picture's, for messages.
+
+    Examples:
+        >>> import PIL.Image
+        >>> input_of(zoo_model, PIL.Image.new("RGB", (60, 50)), "bird.png").shape
+        torch.Size([1, 3, 24, 20])
+    """
     import torch
 
     from krypton_engine.zoo.preprocess import as_taken
@@ -74,7 +88,14 @@ def input_of(model: ZooModel, image: Image, name: str) -> Tensor:
 
 
 def baseline_of(given: str, model: ZooModel, image: Image, x: Tensor) -> Tensor:
-    """The picture that covers a window, as an input: ``(1, C, H, W)``."""
+    """The picture that covers a window, as an input: ``(1, C, H, W)``.
+
+    Examples:
+        >>> import PIL.Image
+        >>> image = PIL.Image.new("RGB", (60, 50), "white")
+        >>> [float(baseline_of(given, zoo_model, image, x).mean()) for given in ("black", "mean", "0.5")]
+        [-2.0, 2.0, 0.5]
+    """
     import torch
 
     from krypton_engine.zoo.patches import COLOURS, patch
@@ -107,6 +128,10 @@ def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> Slidin
 
     Raises:
         InputError: Sizes that do not fit the input, in the words in which they were typed.
+
+    Examples:
+        >>> window_of((8, 8), (4, 4), x).grid_shape
+        (5, 4)
     """
     from krypton_engine.perturbation.windows import SlidingWindow
 

@@ -24,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after ``krypton``; by default the process's own.
 
     Returns:
-        The exit status: 0, 2 after an error that was told on stderr, 130 after Ctrl-C, 141 (as after SIGPIPE)
+        The exit status: 0, 2 after an error (stderr says which), 130 after Ctrl-C, 141 (as after SIGPIPE)
         where nobody read the text to its end; files are written all the same.
+
+    Examples:
+        >>> main(["explain", "bird.png"])  # without --model, as stderr says
+        2
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdin, sys.stdout, sys.stderr):

@@ -25,7 +25,14 @@ def request_for(
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
 ) -> MapRequest:
-    """The request for a heatmap whose positions come coarse to fine."""
+    """The request for a heatmap whose positions come coarse to fine.
+
+    Examples:
+        >>> from krypton_engine.attr.request import question_of
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
+        >>> request_for(question, 2, "softmax", ssim_target=0.9).rule.ssim_target
+        0.9
+    """
     from krypton_engine.attr import checks
     from krypton_engine.attr.request import map_request
 
@@ -58,12 +65,22 @@ def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[
 
 
 def progress(heatmap: Heatmap) -> str:
-    """The number of positions of a heatmap that have been measured, in words."""
+    """The number of positions of a heatmap that have been measured, in words.
+
+    Examples:
+        >>> progress(heatmap)
+        '4 of 4 positions'
+    """
     return f"{int(heatmap.measured.sum())} of {counted(heatmap.measured.numel(), 'position')}"
 
 
 def interrupted(heatmap: Heatmap, outputs: Sequence[Path]) -> int:
-    """Print what an interrupted run has left where, and return the exit status."""
+    """Print how far an interrupted run came and which files hold it, and return the exit status.
+
+    Examples:
+        >>> interrupted(heatmap, [Path("map.png")])
+        130
+    """
     tell(
         f"krypton: interrupted; the {progress(heatmap)} measured so far are in {', '.join(map(str, outputs))}"
     )

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def check_outputs(paths: Sequence[Path], endings: dict[str, str], images: Sequence[str]) -> None:
-    """Refuse files that cannot be written, before the work and not after."""
+    """Refuse files that cannot be written, before the work and not after.
+
+    Examples:
+        >>> check_outputs([Path("map.gif")], {".png": "a picture"}, images=["bird.png"])
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: --out is 'map.gif'; accepted: names that end in .png (a picture)
+    """
     for path in paths:
         if any(_same_file(path, image) for image in images):
             raise InputError("--out", repr(str(path)), problem="an IMAGE, which would be lost")
@@ -47,7 +53,13 @@ def _same_file(path: Path, other: str) -> bool:
 
 
 def save(heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike, title: str) -> None:
-    """Write a heatmap to all paths, the numbers first; a path that fails spares the others."""
+    """Write a heatmap to all paths, the numbers first; a path that fails spares the others.
+
+    Examples:
+        >>> save(heatmap, [Path("map.npz")], np.zeros((24, 20, 3), np.uint8), title="cat")
+        >>> Path("map.npz").exists()
+        True
+    """
     faults = []
     for path in sorted(paths, key=ending):
         try:
@@ -60,7 +72,13 @@ def save(heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike, title: str
 
 
 def read_tuning(option: str, path: str | Path) -> Tuning:
-    """The tuning in a file, which ``option`` names."""
+    """The tuning in a file, for the option of that name.
+
+    Examples:
+        >>> tuning.save("birds.json")
+        >>> read_tuning("--tuning", "birds.json") == tuning
+        True
+    """
     from krypton_engine.tuning.tuning import Tuning
 
     try:

@@ -29,7 +29,14 @@ class Text:
         self.fault: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write what the stream takes of a text."""
+        r"""Write what the stream takes of a text.
+
+        Examples:
+            >>> import io
+            >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+            >>> Text(stream).write("a café"), stream.buffer.getvalue()
+            (6, b'a caf\\xe9')
+        """
         encoding = self._stream.encoding or "utf-8"
         self._try(lambda: self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
         return len(text)
@@ -83,18 +90,36 @@ def command_lines(line: str, width: int, indent: str = "") -> list[str]:
 
 
 def say(*lines: str, indent: str = "    ") -> None:
-    """Print lines; one that does not fit into the terminal goes on below, indented."""
+    """Print lines; one that does not fit into the terminal goes on below, indented.
+
+    Examples:
+        >>> say("one line", "another")
+        one line
+        another
+    """
     for line in lines:
         print(line if len(line) <= width() else "\n".join(wrapped(line, width(), indent)), flush=True)
 
 
 def paragraph(text: str) -> None:
-    """Print prose, between empty lines, in columns that are read with ease."""
+    """Print prose, between empty lines, in columns that are read with ease.
+
+    Examples:
+        >>> paragraph("Red is what the answer rests on.")
+        <BLANKLINE>
+        Red is what the answer rests on.
+        <BLANKLINE>
+    """
     say("", *wrapped(text, min(width(), _WIDEST)), "")
 
 
 def row(name: str, value: object) -> None:
-    """Print a name and its value, as a row of a table."""
+    """Print a name and its value, as a row of a table.
+
+    Examples:
+        >>> row("model", "resnet18")
+        model       resnet18
+    """
     say(f"{name:12}{value}", indent=" " * 12)
 
 
@@ -105,7 +130,12 @@ def tell(message: str) -> None:
 
 
 def printable(name: str) -> str:
-    """A name without what no encoding holds: bytes of a file's name that are not UTF-8."""
+    r"""A name whose bytes that are not UTF-8, which no encoding holds, are written as escapes.
+
+    Examples:
+        >>> printable(b"scan\xff.png".decode(errors="surrogateescape"))
+        'scan\\udcff.png'
+    """
     return name.encode("utf-8", "backslashreplace").decode()
 
 

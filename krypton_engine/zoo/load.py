@@ -35,13 +35,13 @@ class ZooModel:
     """A model and what is needed to use it.
 
     Attributes:
-        name: What it was asked for by.
+        name: Name by which the model was asked for.
         model: In eval mode; takes float ``(N, C, H, W)``, returns one row of class scores an image: logits,
             except that a model of the user's returns whatever it returns.
         preprocess: Turns a picture into the model's input ``(C, H, W)``.
         input_shape: The shape of that input.
         class_names: One a column of the output, or ``None`` where they are not known.
-        note: One line: where the weights come from, or that they are random and what follows.
+        note: Source of the weights in one line, or that they are random and what follows.
         display: Turns an input ``(C, H, W)`` into an RGB picture, uint8 ``(H, W, 3)``, to lay maps over.
     """
 

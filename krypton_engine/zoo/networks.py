@@ -59,6 +59,10 @@ def recipe_of(spec: str) -> Recipe:
 
     Raises:
         InputError: No network has that name.
+
+    Examples:
+        >>> recipe_of("resnet18").preprocess.shorter_side, recipe_of("resnet18").preprocess.size
+        (256, (224, 224))
     """
     if spec in _OWN_RECIPES:
         return _OWN_RECIPES[spec]()
@@ -130,7 +134,12 @@ def _torchvision_recipe(name: str) -> Recipe:
 
 @functools.lru_cache(maxsize=1)
 def imagenet_names() -> list[str]:
-    """The names of ImageNet's thousand classes, in order."""
+    """The names of ImageNet's thousand classes, in order.
+
+    Examples:
+        >>> imagenet_names()[:2], len(imagenet_names())
+        (['tench', 'goldfish'], 1000)
+    """
     return list(imported("torchvision.models").VGG16_Weights.DEFAULT.meta["categories"])
 
 
@@ -206,9 +215,14 @@ class _EfficientNetLite0(nn.Module):
 
 
 def same_padding(kernel: int, stride: int) -> tuple[nn.Module, int]:
-    """TensorFlow's "same": ``(module, padding)``, the module being what the convolution cannot do itself.
+    """TensorFlow's padding "same": a module to run before the convolution, and the convolution's own padding.
 
-    At stride 2 on an even size there is one row less to pad than at stride 1, and it is left out in front.
+    At stride 2 on an even size, TensorFlow pads one row less in front than at stride 1, which no padding of
+    a convolution can express.
+
+    Examples:
+        >>> same_padding(3, 1), same_padding(3, 2)
+        ((Identity(), 1), (ZeroPad2d((0, 1, 0, 1)), 0))
     """
     half = kernel // 2
     if stride == 1:

@@ -72,6 +72,10 @@ class Pixels:
 
         Raises:
             InputError: The image is none.
+
+        Examples:
+            >>> Pixels.of(torch.zeros(3, 4, 5)).shape, Pixels.of(np.zeros((4, 5))).shape
+            ((4, 5, 3), (4, 5, 1))
         """
         from PIL import Image
 
@@ -86,7 +90,12 @@ class Pixels:
         return _of_cells(image, name)
 
     def solid(self, level: float | Shares) -> ImageLike:
-        """An image of one colour: a share, or one for every channel."""
+        """An image of one colour: a share, or one for every channel.
+
+        Examples:
+            >>> Pixels.of(np.zeros((1, 1, 3), np.uint8)).solid(np.array([1.0, 0.0, 0.2])).tolist()
+            [[[255, 0, 51]]]
+        """
         return self.like(np.broadcast_to(np.asarray(level, dtype=np.float32), self.shape).copy())
 
 

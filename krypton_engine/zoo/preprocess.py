@@ -53,7 +53,12 @@ class Preprocess:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the input."""
+        """Channels, height and width of the input.
+
+        Examples:
+            >>> Preprocess((24, 20), mean=(0.5,), std=(0.25,)).input_shape
+            (1, 24, 20)
+        """
         return (len(self.mean), *self.size)
 
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
@@ -72,7 +77,13 @@ class Preprocess:
         return (tensor - self._column(self.mean)) / self._column(self.std)
 
     def picture(self, tensor: torch.Tensor) -> NDArray[np.uint8]:
-        """Undoes the normalisation: a model input ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``."""
+        """Undoes the normalisation: a model input ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``.
+
+        Examples:
+            >>> preprocess = Preprocess((1, 1), mean=(0.5,) * 3, std=(0.25,) * 3)
+            >>> preprocess.picture(torch.tensor([2.0, 0.4, -2.0]).reshape(3, 1, 1)).tolist()
+            [[[255, 153, 0]]]
+        """
         pixels = tensor.detach().cpu().float() * self._column(self.std) + self._column(self.mean)
         return rgb(pixels)
 

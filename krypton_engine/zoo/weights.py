@@ -28,6 +28,11 @@ def read_state_dict(weights: str | os.PathLike[str], own: Iterable[str] = ()) ->
 
     Raises:
         InputError: The file is missing, or holds no state dict of plain numbers.
+
+    Examples:
+        >>> torch.save({"state_dict": {"module.weight": torch.ones(2)}}, "best.pt")
+        >>> read_state_dict("best.pt")
+        {'weight': tensor([1., 1.])}
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise InputError(
@@ -93,6 +98,12 @@ def load_state_dict(
 
     Raises:
         InputError: Names, shapes or kinds of numbers differ from the model's.
+
+    Examples:
+        >>> layer = nn.Linear(2, 1)
+        >>> load_state_dict(layer, {"weight": torch.ones(1, 2), "bias": torch.ones(1)}, "best.pt")
+        >>> layer(torch.ones(2)).tolist()
+        [3.0]
     """
     own = model.state_dict()
     faults = {

@@ -20,7 +20,7 @@ class MapKey:
     """All that a map's measured values depend on.
 
     Attributes:
-        image: Which of the images.
+        image: Number of the image.
         window: Side of the patch, in pixels of the model's input.
         stride: Its step.
         baseline: The patch's colour.
@@ -41,8 +41,8 @@ class Aim:
     Attributes:
         target: The class explained.
         region: Where to look, by its fingerprint; None for everywhere.
-        tuned_for: The SSIM target that a tuning chose it for; None without one: then the course is the same
-            for all of them, and only its end differs.
+        tuned_for: SSIM target for which a tuning chose the course; None without a tuning: then the course is
+            the same for every target, and only its end differs.
     """
 
     target: int
@@ -59,14 +59,22 @@ class Course:
         self._last: Heatmap | None = None
 
     def begin(self) -> None:
-        """Begin a run, perhaps not where the last one stopped."""
+        """Begin a run, which need not continue the last one."""
         self._last = None
 
     def note(self, so_far: Heatmap) -> None:
         """Take the map of a run on its way: a new estimate of SSIM belongs to the map before.
 
-        A tuning's word counts only where its run ends, and that everything has been measured says nothing of
-        the map before.
+        A tuning's estimate counts only where its run ends, and an estimate of 1, once everything is measured,
+        says nothing of the map before.
+
+        Examples:
+            >>> from krypton_engine.approximation.ssim import SsimEstimate
+            >>> course = Course()
+            >>> course.note(heatmap)
+            >>> course.note(replace(heatmap, ssim_estimate=SsimEstimate(0.9, 0.8, 0.95, "online")))
+            >>> [stage.ssim_estimate.value for stage in course.stages]  # of the first map
+            [0.9]
         """
         before, self._last = self._last, so_far
         estimate = so_far.ssim_estimate
@@ -81,7 +89,14 @@ class Course:
         self.stages.append(self._ends[ssim_target])
 
     def reached(self, ssim_target: float) -> Heatmap | None:
-        """The first map that was good enough."""
+        """The first map that was good enough.
+
+        Examples:
+            >>> course = Course()
+            >>> course.end(heatmap, ssim_target=0.9)
+            >>> course.reached(0.9) == heatmap, course.reached(0.95)
+            (True, None)
+        """
         if ssim_target in self._ends:
             return self._ends[ssim_target]
         for stage in self.stages:
@@ -97,30 +112,56 @@ class Known:
     """The measured values under one key, and the courses of approximate maps.
 
     Attributes:
-        heatmap: The one with the most exact positions.
-        courses: By their aim.
+        heatmap: The map with the most exact positions.
+        courses: Courses by their aim.
     """
 
     heatmap: Heatmap | None = None
     courses: dict[Aim, Course] = field(default_factory=dict)
 
     def note(self, heatmap: Heatmap) -> None:
-        """Take a heatmap; keep the one in which more is exact, the newer of two equals."""
+        """Take a heatmap; keep the one in which more is exact, the newer of two equals.
+
+        Examples:
+            >>> known, less = Known(), replace(heatmap, measured=torch.zeros(2, 2, dtype=torch.bool))
+            >>> known.note(heatmap)
+            >>> known.note(less)
+            >>> known.heatmap is heatmap
+            True
+        """
         if self.heatmap is None or _exact(heatmap).sum() >= _exact(self.heatmap).sum():
             self.heatmap = heatmap
 
     def course(self, aim: Aim) -> Course:
-        """The course to ``aim``, perhaps one that has not begun."""
+        """The course to ``aim``, perhaps one that has not begun.
+
+        Examples:
+            >>> known = Known()
+            >>> known.course(Aim(0, None)) is known.course(Aim(0, None)), len(known.courses)
+            (True, 1)
+        """
         return self.courses.setdefault(aim, Course())
 
     def of(self, target: int) -> Heatmap | None:
-        """The measured map, seen by a class."""
+        """The measured map, with the values of a class.
+
+        Examples:
+            >>> kept = replace(heatmap, outputs=torch.rand(2, 2, 5), base_outputs=torch.rand(5))
+            >>> Known(kept).of(0) is kept, Known(kept).of(3).target
+            (True, 3)
+        """
         if self.heatmap is None or self.heatmap.target == target:
             return self.heatmap
         return self.heatmap.for_target(target)
 
     def covers(self, wanted: Flags) -> bool:
-        """Whether all positions wanted have been measured exactly."""
+        """Whether all positions wanted have been measured exactly.
+
+        Examples:
+            >>> wanted = np.ones((2, 2), dtype=bool)
+            >>> Known().covers(wanted), Known(heatmap).covers(wanted)
+            (False, True)
+        """
         if self.heatmap is None:
             return False
         return bool((on_grid(self.heatmap, _exact(self.heatmap)) | ~wanted).all())
@@ -128,8 +169,14 @@ class Known:
     def approximate(self, aim: Aim, ssim_target: float) -> Heatmap | None:
         """The approximate map that was good enough, by the class that is explained.
 
-        Where the map is exact for all classes, that of another class will do: the same positions, seen by
-        this one. Nobody knows before comparing how good it is.
+        Where the map is exact for all classes, the course of another class serves: its positions, with the
+        values of this one. The SSIM of such a map is unknown before a comparison.
+
+        Examples:
+            >>> known = Known()
+            >>> known.course(Aim(0, None)).end(heatmap, ssim_target=0.9)
+            >>> known.approximate(Aim(0, None), 0.9) == heatmap, known.approximate(Aim(1, None), 0.9)
+            (True, None)
         """
         found = self.course(aim).reached(ssim_target)
         exact = self.of(aim.target)
@@ -147,7 +194,14 @@ def _exact(heatmap: Heatmap) -> Tensor:
 
 
 def untrimmed(heatmap: Heatmap) -> Heatmap:
-    """The exact part of a map; its seconds count if there is one."""
+    """The exact part of a map; the part has cost no time where no position is exact.
+
+    Examples:
+        >>> trimmed = torch.tensor([[True, False], [False, False]])
+        >>> untrimmed(replace(heatmap, trimmed=trimmed)).values
+        tensor([[   nan, 1.0000],
+                [1.0000, 1.2500]])
+    """
     if heatmap.trimmed is None or not bool(heatmap.trimmed.any()):
         return heatmap
     kept = _exact(heatmap)
@@ -175,7 +229,14 @@ def untrimmed(heatmap: Heatmap) -> Heatmap:
 
 
 def part(exact: Heatmap, like: Heatmap) -> Heatmap:
-    """The map ``exact`` as if only the positions of ``like`` had been measured."""
+    """The map ``exact`` as if only the positions of ``like`` had been measured.
+
+    Examples:
+        >>> less = replace(heatmap, measured=torch.tensor([[True, False], [False, False]]))
+        >>> part(heatmap, less).values  # a single value, everywhere
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
     values = torch.where(like.measured, exact.values, torch.tensor(math.nan, dtype=exact.values.dtype))
     return replace(
         exact, values=values, measured=like.measured, seconds=like.seconds, ssim_estimate=None
@@ -194,7 +255,14 @@ class Memory:
         self._known: OrderedDict[MapKey, Known] = OrderedDict()
 
     def of(self, key: MapKey) -> Known:
-        """The values known under ``key``, which is now the latest; the oldest are forgotten."""
+        """The values known under ``key``, which is now the latest; the oldest are forgotten.
+
+        Examples:
+            >>> memory, key = Memory(largest=2**20), MapKey(0, 12, 12, "grey")
+            >>> memory.of(key).note(heatmap)
+            >>> memory.of(key).heatmap is heatmap, memory.of(MapKey(0, 8, 4, "grey")).heatmap
+            (True, None)
+        """
         known = self._known.setdefault(key, Known())
         self._known.move_to_end(key)
         while len(self._known) > 1 and self.size > self._largest:
@@ -203,7 +271,14 @@ class Memory:
 
     @property
     def size(self) -> int:
-        """Bytes of all maps together."""
+        """Bytes of all maps together.
+
+        Examples:
+            >>> memory = Memory(largest=2**20)
+            >>> memory.of(MapKey(0, 12, 12, "grey")).note(heatmap)
+            >>> memory.size  # four values of 4 bytes, four truth values of 1
+            20
+        """
         return sum(map(_bytes, self._known.values()))
 
     def forget(self) -> None:

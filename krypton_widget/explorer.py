@@ -71,14 +71,14 @@ class OcclusionExplorer(anywidget.AnyWidget):
         class_names: One a class, in their order or by their index (as Hugging Face's ``id2label``).
         target: The class explained; None for the predicted one.
         window: Side of the patch, in pixels of the model's input.
-        stride: Its step. It never exceeds the window: it is lowered with it.
-        ssim_target: How similar to the exact map (`krypton_engine.approximation.ssim.ssim`) to make it,
-            above 0 and at most 1: positions are measured coarse to fine, then where the map is least certain,
-            until the map probably is; those between are interpolated, and said to be.
+        stride: Step of the patch. The stride never exceeds the window, and is lowered with it.
+        ssim_target: SSIM with the exact map (`krypton_engine.approximation.ssim.ssim`) to reach, above 0
+            and at most 1: positions are measured coarse to fine, then where the map is least certain,
+            until the map probably has it; positions between are interpolated, and marked so.
         exact: Measure every position.
-        tuning: What `KryptonOcclusion.tune` found for images of this kind, with this patch, stride, colour
-            and class: it says when a map is similar enough. For other choices the similarity is estimated
-            on the way, and said to be.
+        tuning: Result of `KryptonOcclusion.tune` for images of this kind, with this patch, stride, colour
+            and class, by which a map is known to be similar enough. For other choices the similarity is
+            estimated on the way, and marked so.
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred).
         region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
@@ -211,13 +211,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Return when the latest run has ended, or been cancelled.
 
         Raises:
-            TimeoutError: It has not after ``timeout`` seconds.
-            Exception: What the run raised.
+            TimeoutError: The run has not ended after ``timeout`` seconds.
+            Exception: The run's own error.
         """
         self._worker.wait(timeout)
 
     def cancel(self) -> None:
-        """Stop the run; what it measured stays, and the next run goes on from there."""
+        """Stop the run; its measurements stay, and the next run goes on from there."""
         with self._page.lock:
             if self._worker.cancel():  # it will not run, so nobody else will say that it has ended
                 self._page.keep_only(*self._controls())
@@ -361,7 +361,12 @@ def _distinct(names: list[str]) -> list[str]:
 
 
 def in_words(error: BaseException) -> str:
-    """An error as a person may read it."""
+    """An error as a person may read it.
+
+    Examples:
+        >>> in_words(KeyError("layer")), in_words(InputError("stride", "0", "integers from 1"))
+        ("The run failed with KeyError: 'layer'", 'stride is 0; accepted: integers from 1')
+    """
     text = str(error).strip() or type(error).__name__
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
         return f"Out of memory. A larger stride or a smaller model input takes less. ({text.splitlines()[0]})"

@@ -91,7 +91,13 @@ class Look:
     limit: float
 
     def end(self, shown: Shown) -> float:
-        """The change at the end of the colours."""
+        """The change at the end of the colours.
+
+        Examples:
+            >>> shown = Shown(heatmap, task=None, largest=0.5, shared=0.75)
+            >>> [Look(0.85, "coolwarm", scale, limit=2.0).end(shown) for scale in ("own", "shared", "fixed")]
+            [0.5, 0.75, 2.0]
+        """
         return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
 
 
@@ -107,6 +113,13 @@ def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_name
 
     Raises:
         InputError: Another ending.
+
+    Examples:
+        >>> shown, look = Shown(heatmap, None, 0.5, shared=0.75), Look(1.0, "coolwarm", "own", 1.0)
+        >>> Path("map.npz").write_bytes(map_file(".npz", shown, look, np.zeros((24, 20, 3)), ["cat"])) > 0
+        True
+        >>> Heatmap.load("map.npz") == heatmap
+        True
     """
     if ending not in ENDINGS:
         raise InputError("path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html")
@@ -129,6 +142,10 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
         heatmap: The map.
         wanted: Where to look (rows, columns).
         class_names: One a class.
+
+    Examples:
+        >>> title(heatmap, np.ones((2, 2), dtype=bool), ["cat"])
+        'cat: 1, 12 x 12 patch, exact'
     """
     name = class_names[heatmap.target] if isinstance(heatmap.target, int) else "output"
     status = maps.on_grid(heatmap, heatmap.status)[wanted]
@@ -147,6 +164,10 @@ def html(state: Sent, static: Path) -> bytes:
     Args:
         state: The widget's traits by name.
         static: Folder of the built front end.
+
+    Examples:
+        >>> html({"window": 16}, Path(__file__).parent / "static")[:15]
+        b'<!doctype html>'
     """
     kept = {
         k: v for k, v in state.items() if k not in ("_esm", "_css", "_anywidget_id", "layout", "tabbable")
@@ -164,7 +185,12 @@ def html(state: Sent, static: Path) -> bytes:
 
 
 def to_json(value: object) -> str:
-    """JSON that may stand inside a script element; bytes as base64."""
+    """JSON that may stand inside a script element; bytes as base64.
+
+    Examples:
+        >>> to_json({"limit": float("nan"), "pixels": b"abc"})
+        '{"limit": null, "pixels": {"$bytes": "YWJj"}}'
+    """
 
     def encode(item: object) -> object:
         if isinstance(item, (bytes, bytearray, memoryview)):

@@ -17,14 +17,19 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 
 Sent: TypeAlias = dict[str, Any]
-"""Values for the page, or from it, by name: what JSON has, and bytes."""
+"""Values for the page, or from it, by name: JSON's types, and bytes."""
 
 Region = tuple[int, ...] | Flags | None
 """A part of the image: None (all of it), a box (top, left, bottom, right), or a mask (height, width)."""
 
 
 def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
-    """One number a position as an array (rows, columns), one cell where the window spans an axis."""
+    """One number a position as an array (rows, columns), one cell where the window spans an axis.
+
+    Examples:
+        >>> on_grid(heatmap, heatmap.values).tolist()
+        [[0.5, 1.0], [1.0, 1.25]]
+    """
     return cells.reshape(heatmap.window.counts[1:]).numpy()
 
 
@@ -33,6 +38,11 @@ def wanted(window: SlidingWindow, region: Region) -> Flags:
 
     Raises:
         InputError: The region does not fit the image.
+
+    Examples:
+        >>> wanted(SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10)), (0, 0, 5, 20))
+        array([[ True,  True],
+               [False, False]])
     """
     rows, columns = window.counts[1:]
     if region is None:
@@ -43,38 +53,74 @@ def wanted(window: SlidingWindow, region: Region) -> Flags:
 
 
 def as_engine(region: Region) -> Tensor | tuple[int, ...] | None:
-    """A region as `KryptonOcclusion.heatmap` takes it."""
+    """A region as `KryptonOcclusion.heatmap` takes it.
+
+    Examples:
+        >>> as_engine((0, 0, 5, 20)), as_engine(np.array([[True]])), as_engine(None)
+        ((0, 0, 5, 20), tensor([[True]]), None)
+    """
     return torch.from_numpy(region) if isinstance(region, np.ndarray) else region
 
 
 def region_to_page(region: Region) -> Sent | None:
-    """A region as the page has it."""
+    r"""A region as the page has it.
+
+    Examples:
+        >>> region_to_page((0, 0, 5, 20)), region_to_page(np.array([[True, False]]))
+        ({'box': [0, 0, 5, 20]}, {'mask': b'\x01\x00'})
+    """
     if isinstance(region, np.ndarray):
         return {"mask": region.astype(np.uint8).tobytes()}
     return None if region is None else {"box": list(region)}
 
 
 def fingerprint(region: Region) -> bytes | None:
-    """Bytes that are the same for equal regions only; None for everywhere."""
+    """Bytes that are the same for equal regions only; None for everywhere.
+
+    Examples:
+        >>> mask = np.array([[True, False]])
+        >>> fingerprint(mask) == fingerprint(mask.copy()), fingerprint(mask) == fingerprint(~mask)
+        (True, False)
+    """
     if region is None:
         return None
     return region.tobytes() if isinstance(region, np.ndarray) else str(region).encode()
 
 
 def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
-    """The part of a map at wanted positions (rows, columns), as it is on the page."""
+    """The part of a map at wanted positions (rows, columns), as it is on the page.
+
+    Examples:
+        >>> within(heatmap, np.array([[True, True], [False, False]])).values
+        tensor([[0.5000, 1.0000],
+                [   nan,    nan]])
+    """
     where = torch.from_numpy(wanted.reshape(heatmap.measured.shape))
     values = torch.where(where, heatmap.values, torch.tensor(math.nan, dtype=heatmap.values.dtype))
     return replace(heatmap, values=values, measured=heatmap.measured & where)
 
 
 def not_finite(heatmap: Heatmap, wanted: Flags) -> int:
-    """The number of measured positions among those wanted (rows, columns) that gave no finite change."""
+    """The number of measured positions among those wanted (rows, columns) that gave no finite change.
+
+    Examples:
+        >>> strange = replace(heatmap, values=torch.tensor([[torch.inf, torch.nan], [1.0, 1.0]]))
+        >>> not_finite(strange, np.array([[True, False], [True, False]]))
+        1
+    """
     return int((on_grid(heatmap, heatmap.measured & ~heatmap.drop.isfinite()) & wanted).sum())
 
 
 def largest_drop(heatmap: Heatmap, target: int | None) -> float:
-    """The largest measured finite change of the target, or of the map's own where only that was kept."""
+    """The largest measured finite change of a target, or of the map's own target where no other was kept.
+
+    Examples:
+        >>> heatmap.base - heatmap.values
+        tensor([[ 0.5000,  0.0000],
+                [ 0.0000, -0.2500]])
+        >>> largest_drop(heatmap, target=0)
+        0.5
+    """
     values, base = heatmap.values, heatmap.base
     if heatmap.outputs is not None and heatmap.base_outputs is not None and target is not None:
         values, base = heatmap.outputs[..., target], heatmap.base_outputs[target]
@@ -90,8 +136,13 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
     """A map for the page: numbers as little-endian bytes, row by row.
 
     Args:
-        heatmap: What to show.
-        wanted: Where (rows, columns); elsewhere nothing is known.
+        heatmap: The map to show.
+        wanted: Positions to show (rows, columns); of others the page learns nothing.
+
+    Examples:
+        >>> page = to_page(heatmap, np.array([[True, True], [True, False]]))
+        >>> np.frombuffer(page["values"], dtype="<f4").tolist(), page["done"], page["largest"]
+        ([0.5, 1.0, 1.0, nan], 3, 0.5)
     """
     window = heatmap.window
     status = np.where(wanted, on_grid(heatmap, heatmap.status), Status.UNKNOWN).astype(np.uint8)
@@ -132,14 +183,28 @@ def _base(heatmap: Heatmap) -> float | None:
 
 
 def estimate(heatmap: Heatmap, wanted: Flags) -> Sent | None:
-    """The expected SSIM of an approximate map; None where it is unknown, or the map exact."""
+    """The expected SSIM of an approximate map; None where it is unknown, or the map exact.
+
+    Examples:
+        >>> from krypton_engine.approximation.ssim import SsimEstimate
+        >>> everywhere, measured = np.ones((2, 2), dtype=bool), torch.tensor([[True, True], [True, False]])
+        >>> probable = SsimEstimate(0.9, 0.8, 0.95, "online")
+        >>> estimate(replace(heatmap, measured=measured, ssim_estimate=probable), everywhere)
+        {'value': 0.9, 'low': 0.8, 'high': 0.95, 'basis': 'online'}
+        >>> estimate(heatmap, everywhere)
+    """
     exact = on_grid(heatmap, heatmap.status == Status.EXACT)
     known = None if heatmap.ssim_estimate is None else asdict(heatmap.ssim_estimate)
     return None if known is None or exact[wanted].all() or finite(known) != known else known
 
 
 def finite(value: object) -> object:
-    """A value with numbers that JSON has: None for those that are not finite, in dicts and lists too."""
+    """A value with numbers that JSON has: None for those that are not finite, in dicts and lists too.
+
+    Examples:
+        >>> finite({"values": [1.0, math.nan], "count": 2})
+        {'values': [1.0, None], 'count': 2}
+    """
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -151,9 +216,14 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
     """The approximate map beside the exact one, and the cost of each.
 
     Args:
-        approximate: As it was shown, for the class explained.
-        exact: The same measured everywhere.
-        pass_seconds: What full inference takes for a position; None if not timed yet.
+        approximate: The map as it was shown, for the class explained.
+        exact: The same map measured everywhere.
+        pass_seconds: Seconds of full inference for a position; None if not timed yet.
+
+    Examples:
+        >>> found = comparison(replace(heatmap, seconds=0.5), replace(heatmap, seconds=2.0), pass_seconds=1.5)
+        >>> found["ssim"], found["speedUp"], found["fullSeconds"], found["fullSpeedUp"]
+        (1.0, 4.0, 6.0, 12.0)
     """
     positions = exact.measured.numel()
     seconds, exact_seconds = approximate.seconds, exact.seconds

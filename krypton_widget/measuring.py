@@ -40,7 +40,7 @@ class Measurer:
         subject: The model and its images.
         occlusion: The engine, with the subject's model.
         activation: Makes probabilities of outputs.
-        tuning: Where approximate maps may stop; None without a tuning.
+        tuning: Tuning that says where approximate maps may stop; None without one.
     """
 
     def __init__(
@@ -54,14 +54,15 @@ class Measurer:
     def run(self, key: MapKey, wish: Wish, turn: Turn, stopped: Cancelled, asked_model: bool = False) -> None:
         """Measure and show the part of a map that a wish still lacks.
 
-        The model is asked first whether it is the one that was measured; if not, all begins anew.
+        The model's answer to the image is compared with the earlier one first; where it differs, all begins
+        anew.
 
         Args:
             key: All that the map's values depend on.
             wish: The controls beside it.
             turn: The run's right to draw.
-            stopped: Whether to end.
-            asked_model: Whether it is known that the model is the one that was measured.
+            stopped: Function that says whether to end.
+            asked_model: Whether that comparison has been made.
 
         Raises:
             InputError: The image, its size or the model cannot be used.

@@ -27,7 +27,7 @@ class Shown:
 
     Attributes:
         heatmap: The map, filled where that is wanted.
-        task: What it is for.
+        task: Task that the map answers.
         largest: Its largest change.
         shared: The largest change of all the maps that are remembered.
     """
@@ -41,7 +41,7 @@ class Shown:
 class Page:
     """A page's picture, the map of it, and the comparison with the exact map.
 
-    One lock is around every change; what belongs to an older run is dropped inside it (`Turn`).
+    One lock is around every change; an older run's changes are dropped inside the lock (`Turn`).
 
     Args:
         subject: The model and its images.
@@ -63,12 +63,27 @@ class Page:
         self._send = send
 
     def next_turn(self) -> Turn:
-        """The right to draw, taken from whoever had it. The caller holds the lock."""
+        """The right to draw, taken from whoever had it. The caller holds the lock.
+
+        Examples:
+            >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: None)
+            >>> first, second = page.next_turn(), page.next_turn()
+            >>> first.lasts(), second.lasts()
+            (False, True)
+        """
         self.turns += 1
         return Turn(self, self.turns)
 
     def begin(self, key: MapKey) -> None:
-        """Show the picture of a map to come, and no comparison. The caller holds the lock."""
+        """Show the picture of a map to come, and no comparison. The caller holds the lock.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
+            >>> page.begin(MapKey(0, 8, 4, "grey"))
+            comparison []
+            view ['baseline', 'height']
+        """
         self._put("comparison", {})
         self._put("view", self._seen(key))
 
@@ -84,11 +99,11 @@ class Page:
         """Show a map, filled. The caller holds the lock.
 
         Args:
-            task: What it is for.
+            task: Task that the map answers.
             heatmap: The map.
             shared: The largest change of all the maps that are remembered.
-            left: Seconds to come at most; None where nobody knows.
-            finished: Whether it is what was asked for.
+            left: Remaining seconds, at most; None where unknown.
+            finished: Whether the map is all that was asked for.
         """
         heatmap = _filled(heatmap, task.wanted)
         drawn = maps.to_page(heatmap, task.wanted)
@@ -116,13 +131,20 @@ class Page:
         self._put("comparison", found | {"ssimTarget": task.ssim_target})
 
     def clear(self) -> None:
-        """Take the map off the page. The caller holds the lock."""
+        """Take the map off the page. The caller holds the lock.
+
+        Examples:
+            >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: print(part, content))
+            >>> page.clear()
+            frame {}
+            comparison {}
+        """
         self.shown = None
         self._put("frame", {})
         self._put("comparison", {})
 
     def answers(self, key: MapKey, wish: Wish) -> bool:
-        """Whether the page is about this map, however much of it is there."""
+        """Whether the page shows this map or a part of it."""
         return self._map_answers(key, wish) and self._parts["view"].get("image") == key.image
 
     def keep_only(self, key: MapKey, wish: Wish) -> None:
@@ -181,7 +203,17 @@ class Turn:
 
     @contextmanager
     def drawing(self) -> Iterator[Page | None]:
-        """The page, which changes for nobody else meanwhile; None for a run whose turn is over."""
+        """The page, which changes for nobody else meanwhile; None for a run whose turn is over.
+
+        Examples:
+            >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: None)
+            >>> first, second = page.next_turn(), page.next_turn()
+            >>> for turn in (first, second):
+            ...     with turn.drawing() as drawn:
+            ...         print(drawn is page)
+            False
+            True
+        """
         with self.page.lock:
             yield self.page if self.lasts() else None
 

@@ -63,7 +63,12 @@ class ModelInput:
 
     @property
     def remedy(self) -> str:
-        """Advice where the model takes no such input."""
+        """Advice for a user whose model refuses the input.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).remedy
+            'The image was read as 24 x 20 (height x width) of 3 channels; ...'
+        """
         height, width, channels = self._pixels.shape
         volume = "" if channels <= max(CHANNELS) else "; of a volume give one slice, or a list of them"
         return (
@@ -72,13 +77,25 @@ class ModelInput:
         )
 
     def patch(self, baseline: str) -> Tensor:
-        """The covering of all windows: ``(1, C, H, W)``, the cells of a whole picture of that colour."""
+        """The covering of all windows: ``(1, C, H, W)``, the cells of a whole picture of that colour.
+
+        Examples:
+            >>> given = ModelInput(np.zeros((24, 20, 3), np.uint8), None)
+            >>> given.patch("black").shape, float(given.patch("black").max())
+            (torch.Size([1, 3, 24, 20]), 0.0)
+        """
         if baseline not in self._patches:
             self._patches[baseline] = self._prepared(covered(self._pixels, baseline))
         return self._patches[baseline]
 
     def seen(self, x: Tensor) -> Picture:
-        """A model's input as an RGB picture, uint8 ``(H, W, 3)``."""
+        """A model's input as an RGB picture, uint8 ``(H, W, 3)``.
+
+        Examples:
+            >>> given = ModelInput(np.full((1, 1, 3), 51, np.uint8), None)
+            >>> given.seen(given.x).tolist(), given.seen(torch.ones(1, 3, 1, 1)).tolist()
+            ([[[51, 51, 51]]], [[[255, 255, 255]]])
+        """
         low, high = (self._black, self._white) if self._affine else (self.x.min(), self.x.max())
         span = high - low
         return rgb(torch.where(span == 0, 0.0, (x - low) / torch.where(span == 0, 1.0, span))[0])
@@ -113,7 +130,13 @@ class ModelInput:
 
 
 def png(pixels: Picture, largest: int | None = None) -> bytes:
-    """A picture as a PNG file, shrunk to ``largest`` pixels on its longer side."""
+    """A picture as a PNG file, shrunk to ``largest`` pixels on its longer side.
+
+    Examples:
+        >>> from PIL import Image
+        >>> Image.open(io.BytesIO(png(np.zeros((40, 20, 3), np.uint8), largest=10))).size
+        (5, 10)
+    """
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -125,7 +148,13 @@ def png(pixels: Picture, largest: int | None = None) -> bytes:
 
 
 def thumbnail(image: ImageLike, largest: int = 96) -> bytes:
-    """A small PNG of an image; empty where it is none, which its picking reports."""
+    """A small PNG of an image; empty for anything else, which an error reports once it is picked.
+
+    Examples:
+        >>> from PIL import Image
+        >>> Image.open(io.BytesIO(thumbnail(np.zeros((192, 96, 3), np.uint8)))).size, thumbnail("no image")
+        ((48, 96), b'')
+    """
     from PIL import Image
 
     try:
@@ -139,10 +168,15 @@ def thumbnail(image: ImageLike, largest: int = 96) -> bytes:
 
 
 def colour_table(name: str) -> bytes:
-    """256 colours, three bytes each, of one of Matplotlib's maps.
+    r"""256 colours, three bytes each, of one of Matplotlib's maps.
 
     Raises:
         InputError: Matplotlib has no such map.
+
+    Examples:
+        >>> table = colour_table("gray")
+        >>> len(table), table[:3], table[-3:]
+        (768, b'\x00\x00\x00', b'\xff\xff\xff')
     """
     from matplotlib import colormaps
 

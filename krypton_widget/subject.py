@@ -44,6 +44,10 @@ class Subject:
 
         Raises:
             InputError: The image is none, or cannot be preprocessed.
+
+        Examples:
+            >>> Subject(model, [np.zeros((24, 20, 3), np.uint8)], None).input(0).x.shape
+            torch.Size([1, 3, 24, 20])
         """
         if index not in self._inputs:
             name = f"image[{index}]" if len(self.images) > 1 else "image"
@@ -51,17 +55,33 @@ class Subject:
         return self._inputs[index]
 
     def shape(self, index: int) -> tuple[int, ...]:
-        """Channels, height and width of an image as the model sees it."""
+        """Channels, height and width of an image as the model sees it.
+
+        Examples:
+            >>> Subject(model, [x[0]], None).shape(0)
+            (3, 24, 20)
+        """
         return tuple(self.input(index).x.shape[1:])
 
     def x(self, index: int) -> Tensor:
-        """The model's input ``(1, C, H, W)``, on the model's device and in its type."""
+        """The model's input ``(1, C, H, W)``, on the model's device and in its type.
+
+        Examples:
+            >>> Subject(model.double(), [x[0]], None).x(0).dtype
+            torch.float64
+        """
         x = self.input(index).x
         # While a model is exported, its parameters are fakes.
         return evaluated(lambda: as_taken(self.model, x))
 
     def answer(self, index: int) -> Tensor:
-        """The model's outputs for an image as it is, ``(1, classes)``; asked for once."""
+        """The model's outputs for an image as it is, ``(1, classes)``; asked for once.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.answer(0).shape, subject.answer(0) is subject.answer(0)
+            (torch.Size([1, 5]), True)
+        """
         if index not in self._answers:
             self._answers[index] = self.ask(index)
         return self._answers[index]
@@ -71,6 +91,11 @@ class Subject:
 
         Raises:
             InputError: The model raises, or gives no row of classes.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> torch.equal(subject.ask(0), model(x))
+            True
         """
         given = self.input(index)
         try:
@@ -92,7 +117,14 @@ class Subject:
         return outputs.cpu()
 
     def forget_answers(self, index: int, answer: Tensor) -> None:
-        """Forget an older model's answers, in favour of today's to one image."""
+        """Forget an older model's answers, in favour of today's to one image.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.forget_answers(0, torch.zeros(1, 5))
+            >>> subject.answer(0)
+            tensor([[0., 0., 0., 0., 0.]])
+        """
         self._answers = {index: answer}
 
     def pass_seconds(self, shape: tuple[int, ...]) -> float | None:
@@ -100,7 +132,15 @@ class Subject:
         return self._pass_seconds.get(shape)
 
     def time_full_inference(self, index: int, stopped: Cancelled) -> None:
-        """Measure the seconds of full inference for an image, in the best batch; nothing if stopped."""
+        """Measure the seconds of full inference for an image, in the best batch; nothing if stopped.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.pass_seconds((3, 24, 20))
+            >>> subject.time_full_inference(0, lambda: False)
+            >>> subject.pass_seconds((3, 24, 20)) > 0
+            True
+        """
         best = float("inf")
         for batch in _FULL_BATCHES:
             x = self.x(index).expand(batch, -1, -1, -1).contiguous()

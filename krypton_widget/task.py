@@ -22,7 +22,14 @@ LARGEST_KEPT = 256 * 2**20
 
 @dataclass(frozen=True)
 class Wish:
-    """The controls of a map that no measured value depends on."""
+    """The controls of a map that no measured value depends on.
+
+    Attributes:
+        ssim_target: SSIM with the exact map that is wanted at least; 1 for the exact map.
+        exact: Whether every position is to be measured.
+        region: Part of the image to look at.
+        target: The class to explain; None for the predicted one.
+    """
 
     ssim_target: float
     exact: bool
@@ -40,12 +47,12 @@ class Task:
         x: The model's input.
         patch: The covering of all windows, of the same shape.
         window: The sliding window.
-        wanted: Where to look (rows, columns).
+        wanted: Positions to look at (rows, columns).
         wish: The other controls.
         exact: Whether to measure everything.
-        ssim_target: How similar the approximate map should be; None if there is to be none.
-        tuning: Where it may stop; None without one that fits.
-        note: Why the tuning does not serve, in words; empty where it does.
+        ssim_target: SSIM that the approximate map should have; None without an approximate map.
+        tuning: Tuning that says where it may stop; None without one that fits.
+        note: Reason why the tuning does not serve, in words; empty where it does.
         aim: All that the course of the approximate map depends on.
         keep_all: Whether all classes are kept.
     """
@@ -65,15 +72,15 @@ class Task:
     keep_all: bool
 
     def approximate(self) -> Heatmap | None:
-        """The approximate map, once it is there."""
+        """The approximate map; None as long as it has not been measured."""
         return None if self.ssim_target is None else self.known.approximate(self.aim, self.ssim_target)
 
     def complete(self) -> bool:
-        """Whether all that is wanted has been measured exactly."""
+        """Whether all positions wanted have been measured exactly."""
         return self.known.covers(self.wanted)
 
     def so_far(self) -> Heatmap | None:
-        """All that has been measured, seen by the class explained."""
+        """The positions measured so far, with the values of the class explained."""
         return self.known.of(self.aim.target)
 
     def lacks_approximate(self) -> bool:
@@ -90,14 +97,26 @@ class Task:
 
 
 def window_for(key: MapKey, shape: tuple[int, ...]) -> SlidingWindow:
-    """The window on an image of that shape, cut down to the image where it is larger."""
+    """The window on an image of that shape, cut down to the image where it is larger.
+
+    Examples:
+        >>> window = window_for(MapKey(0, window=32, stride=4, baseline="grey"), (3, 24, 20))
+        >>> window.shape, window.strides
+        ((3, 20, 20), (3, 4, 4))
+    """
     side = min(key.window, *shape[1:])
     stride = min(key.stride, side)
     return SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
 
 
 def keeps_all(window: SlidingWindow, outputs: Tensor) -> bool:
-    """Whether there is room for all classes of every position, of outputs ``(1, classes)``."""
+    """Whether there is room for all classes of every position, of outputs ``(1, classes)``.
+
+    Examples:
+        >>> window = window_for(MapKey(0, window=8, stride=1, baseline="grey"), (3, 224, 224))
+        >>> keeps_all(window, torch.zeros(1, 1000)), keeps_all(window, torch.zeros(1, 1))
+        (True, False)
+    """
     size = len(window) * outputs.numel() * outputs.element_size()
     return outputs.shape[1] > 1 and size <= LARGEST_KEPT
 
@@ -112,8 +131,14 @@ def task_for(
         wish: The other controls.
         known: The values measured so far.
         subject: The model and its images.
-        tuning: Where approximate maps may stop; None without one.
+        tuning: Tuning that says where approximate maps may stop; None without one.
         keep_all: Whether all classes are kept.
+
+    Examples:
+        >>> key, wish = MapKey(0, 8, 4, "grey"), Wish(ssim_target=0.9, exact=False, region=None, target=2)
+        >>> task = task_for(key, wish, Known(), Subject(model, [x[0]], None), None, keep_all=True)
+        >>> task.window.counts, task.aim.target, task.lacks_approximate(), task.lacks_exact()
+        ((1, 5, 4), 2, True, False)
     """
     predicted = int(subject.answer(key.image).argmax())
     target = predicted if wish.target is None else wish.target
@@ -165,9 +190,14 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
     Args:
         tuning: The tuning.
         window: The sliding window asked for.
-        patch: What covers the cells, ``(1, channels, height, width)``.
+        patch: Values that cover the cells, ``(1, channels, height, width)``.
         target: The class explained.
         predicted: The class predicted.
+
+    Examples:
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 2, 2))
+        >>> unfit(tuning, window, torch.full((1, 3, 24, 20), 0.5), target=1, predicted=1)
+        'the tuning is for another stride'
     """
     there = tuning.fingerprint
     here = replace(
@@ -183,7 +213,13 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
 
 
 def asked(key: MapKey, wish: Wish) -> Sent:
-    """The controls that a map answers, by their names: the page compares them with where they stand."""
+    """The controls that a map answers, by name: the page compares them with its controls as they stand now.
+
+    Examples:
+        >>> controls = asked(MapKey(0, 8, 4, "grey"), Wish(0.9, False, (0, 0, 8, 8), None))
+        >>> controls["window"], controls["region"]
+        (8, {'box': [0, 0, 8, 8]})
+    """
     return {
         "image_index": key.image,
         "window": key.window,

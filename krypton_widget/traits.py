@@ -51,6 +51,13 @@ class Control(traitlets.BaseDescriptor):
 
         Raises:
             ControlError: Always.
+
+        Examples:
+            >>> class Controls(traitlets.HasTraits):
+            ...     window = Whole(8)
+            >>> Controls(window=1.5)
+            Traceback (most recent call last):
+            krypton_widget.traits.ControlError: window is 1.5; accepted: integers
         """
         raise ControlError(str(self.name), repr(value), self.accepted)
 
@@ -73,6 +80,10 @@ class Whole(Control, traitlets.Int[Any, Any]):
 
         Raises:
             ControlError: The value is none.
+
+        Examples:
+            >>> Whole().validate(None, np.int64(3))
+            3
         """
         number = whole(value)
         if number is None:
@@ -92,6 +103,10 @@ class Real(Control, traitlets.Float[float, float]):
 
         Raises:
             ControlError: The value is none.
+
+        Examples:
+            >>> Real(0.5, lambda share: 0 <= share <= 1, "shares").validate(None, np.float32(0.25))
+            0.25
         """
         number = real(value)
         if number is None or not math.isfinite(number) or not self._fits(number):
@@ -111,6 +126,10 @@ class OneOf(Control, traitlets.Enum[str]):
 
         Raises:
             ControlError: The value is none of them.
+
+        Examples:
+            >>> OneOf(("own", "fixed"), "own").validate(None, "fixed")
+            'fixed'
         """
         if not isinstance(value, str):
             self.error(obj, value)
@@ -127,6 +146,10 @@ class Switch(Control, traitlets.Bool[bool, bool]):
 
         Raises:
             ControlError: The value is none.
+
+        Examples:
+            >>> Switch().validate(None, np.False_)
+            False
         """
         return bool(super().validate(obj, bool(value) if isinstance(value, np.bool_) else value))
 
@@ -150,7 +173,12 @@ class Side(Whole):
         self._size = size
 
     def fitted(self, widget: object, value: int) -> int:
-        """The side, no longer than the image's shorter one."""
+        """The side, no longer than the image's shorter one.
+
+        Examples:
+            >>> Side(8, lambda widget: (24, 20)).fitted(None, 20)
+            20
+        """
         height, width = self._size(widget)
         if not 1 <= value <= min(height, width):
             raise InputError(
@@ -175,7 +203,13 @@ class Step(Whole):
         self._side = side
 
     def fitted(self, widget: object, value: int) -> int:
-        """The step, at most the patch's side."""
+        """The step, at most the patch's side.
+
+        Examples:
+            >>> step = Step(4, lambda widget: 8)
+            >>> step.fitted(None, 6), step.fitted(None, 12)
+            (6, 8)
+        """
         if value < 1:
             raise InputError(str(self.name), f"{value}", "integers from 1")
         return min(value, self._side(widget))
@@ -193,7 +227,12 @@ class ClassIndex(Whole):
         self._count = count
 
     def fitted(self, widget: object, value: int | None) -> int | None:
-        """The class, if the model has so many."""
+        """The class, if the model has so many.
+
+        Examples:
+            >>> ClassIndex(lambda widget: 5).fitted(None, 4)
+            4
+        """
         count = self._count(widget)
         if value is not None and not 0 <= value < count:
             raise InputError(
@@ -216,7 +255,12 @@ class ImageIndex(Whole):
         self._count = count
 
     def fitted(self, widget: object, value: int) -> int:
-        """The index, if there are so many images."""
+        """The index, if there are so many images.
+
+        Examples:
+            >>> ImageIndex(lambda widget: 2).fitted(None, 1)
+            1
+        """
         count = self._count(widget)
         if not 0 <= value < count:
             raise InputError(str(self.name), f"{value}", f"0 to {count - 1}")
@@ -240,7 +284,13 @@ class Area(Control, traitlets.Any):
         self.tag(to_json=lambda value, _: maps.region_to_page(value), from_json=self._from_page)
 
     def fitted(self, widget: object, value: Any) -> Region:
-        """The region, as a tuple or an array of booleans, if it touches the image."""
+        """The region, as a tuple or an array of booleans, if it touches the image.
+
+        Examples:
+            >>> area = Area(lambda widget: (3, 24, 20))
+            >>> area.fitted(None, [0, 0, 8, 8]), area.fitted(None, torch.ones(24, 20, dtype=torch.bool)).shape
+            ((0, 0, 8, 8), (24, 20))
+        """
         if value is None:
             return None
         shape = tuple(self._input_shape(widget))

@@ -21,7 +21,7 @@ class _Job:
 class LatestWins:
     """A worker thread for jobs of which only the newest matters.
 
-    A job gets a function that tells whether it has been cancelled, and should look often. A new job cancels
+    A job gets a function that says whether it has been cancelled, and should call it often. A new job cancels
     the one that runs and takes the place of the one that waits.
 
     Args:
@@ -43,7 +43,17 @@ class LatestWins:
         return self._running is not None or self._waiting is not None
 
     def submit(self, work: Callable[[Cancelled], None]) -> bool:
-        """Cancel what runs and do ``work`` as soon as that has stopped; False once closed: it will not."""
+        """Cancel the running job and do ``work`` once that has stopped; False, and no work, after `close`.
+
+        Examples:
+            >>> worker, done = LatestWins("example"), []
+            >>> worker.submit(lambda cancelled: done.append(cancelled()))
+            True
+            >>> worker.wait()
+            >>> done
+            [False]
+            >>> worker.close()
+        """
         with self._changed:
             if self._closed:
                 return False
@@ -57,7 +67,18 @@ class LatestWins:
             return True
 
     def cancel(self) -> bool:
-        """Ask the running job to stop, and drop the one that waits; returns whether one did."""
+        """Ask the running job to stop, and drop the one that waits; returns whether one did.
+
+        Examples:
+            >>> worker = LatestWins("example")
+            >>> def count(cancelled):
+            ...     while not cancelled():
+            ...         pass
+            >>> _ = worker.submit(count)
+            >>> _ = worker.cancel()
+            >>> worker.wait(timeout=10)
+            >>> worker.close()
+        """
         with self._changed:
             dropped, self._waiting = self._waiting is not None, None
             if self._running is not None:
@@ -66,11 +87,19 @@ class LatestWins:
             return dropped
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when there is nothing left to do.
+        """Return when no job runs or waits.
 
         Raises:
-            TimeoutError: There still is after ``timeout`` seconds.
-            BaseException: What the latest job raised.
+            TimeoutError: A job still runs or waits after ``timeout`` seconds.
+            BaseException: The error of the latest job.
+
+        Examples:
+            >>> worker = LatestWins("example")
+            >>> _ = worker.submit(lambda cancelled: 1 / 0)
+            >>> worker.wait()
+            Traceback (most recent call last):
+            ZeroDivisionError: division by zero
+            >>> worker.close()
         """
         with self._changed:
             if not self._changed.wait_for(lambda: not self.busy, timeout):
@@ -79,7 +108,14 @@ class LatestWins:
                 raise self._latest.error
 
     def close(self, timeout: float = 2.0) -> None:
-        """Cancel everything and end the thread, waiting for it at most ``timeout`` seconds."""
+        """Cancel everything and end the thread, waiting for it at most ``timeout`` seconds.
+
+        Examples:
+            >>> worker = LatestWins("example")
+            >>> worker.close()
+            >>> worker.submit(lambda cancelled: None)
+            False
+        """
         with self._changed:
             self._closed = True
         self.cancel()
@@ -106,14 +142,20 @@ class LatestWins:
 
 
 class Pace:
-    """Lets something happen at most every ``seconds``."""
+    """A limit on how often something happens: once in so many ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last = -float("inf")
 
     def ready(self) -> bool:
-        """Whether the event may happen now; if so, it counts as happened."""
+        """Whether the event may happen now; if so, it counts as happened.
+
+        Examples:
+            >>> pace = Pace(60.0)
+            >>> pace.ready(), pace.ready()
+            (True, False)
+        """
         now = time.monotonic()
         if now - self._last < self._seconds:
             return False

@@ -126,6 +126,13 @@ class MapBuilder:
             outputs: For these positions: ``(n, *output_shape)``.
             effects: First-order effects, on `scalar`, of what trimming dropped: ``(n,)``; None for exact
                 outputs.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([0, 3]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+            >>> builder.heatmap().values
+            tensor([[2., nan],
+                    [nan, 4.]])
         """
         where = torch.from_numpy(positions)
         outputs = outputs if self._activate is None else self._activate(outputs)
@@ -151,6 +158,12 @@ class MapBuilder:
 
         Args:
             positions, outputs, effects: As in `record`.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record_cheaply(np.array([3]), torch.tensor([[3.0, 4.0]]))
+            >>> builder.cheap().tolist()
+            [[nan, nan], [nan, 4.0]]
         """
         outputs = outputs if self._activate is None else self._activate(outputs)
         values = self._of_target(outputs, effects)
@@ -168,7 +181,12 @@ class MapBuilder:
 
     @property
     def base(self) -> float:
-        """The target's value of the un-occluded input, where it is one number."""
+        """The target's value of the un-occluded input, where it is one number.
+
+        Examples:
+            >>> MapBuilder(heatmap.window, torch.tensor([[0.25, 0.75]]), lambda outputs: outputs[:, 1]).base
+            0.75
+        """
         return float(self._base)
 
     @property
@@ -177,37 +195,84 @@ class MapBuilder:
         return self._last - self._made
 
     def exact(self, *, resumed: bool = False) -> IntArray:
-        """Positions whose values are exact: those measured since, or those that were resumed."""
+        """Positions whose values are exact: those measured since, or those that were resumed.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([2]), torch.zeros(1, 2))
+            >>> builder.exact().tolist(), builder.exact(resumed=True).tolist()
+            ([2], [])
+        """
         trimmed = torch.zeros_like(self._measured) if self._trimmed is None else self._trimmed
         return np.flatnonzero((self._measured & ~trimmed & (self._resumed == resumed)).numpy())
 
     def drops(self) -> Tensor:
-        """The change of the target by position (the largest of several values); NaN where unknown."""
+        """The change of the target by position (the largest of several values); NaN where unknown.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([2]), torch.tensor([[3.0, 4.0]]))
+            >>> builder.drops()
+            tensor([nan, nan, 4., nan])
+        """
         return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
 
     def kept(self) -> tuple[Tensor, Tensor]:
-        """Numbers that are kept of every position, ``(positions, numbers)``, and those of the base."""
+        """Numbers that are kept of every position, ``(positions, numbers)``, and those of the base.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.ones(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.kept()[0].shape, builder.kept()[1]
+            (torch.Size([4, 1]), tensor([1.]))
+        """
         if self._outputs is None or self._base_outputs is None:
             return self._values.reshape(len(self._values), -1), self._base.reshape(-1)
         return self._outputs, self._base_outputs
 
     def kept_of(self, outputs: Tensor) -> Tensor:
-        """Numbers that are kept of some outputs of the model: ``(positions, numbers)``."""
+        """Numbers that are kept of some outputs of the model: ``(positions, numbers)``.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.ones(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.kept_of(torch.tensor([[3.0, 4.0]]))
+            tensor([[4.]])
+        """
         outputs = outputs if self._activate is None else self._activate(outputs)
         return (self._select(outputs) if self._outputs is None else outputs).reshape(len(outputs), -1).cpu()
 
     def scalar(self, outputs: Tensor) -> Tensor:
-        """The scalar that first-order effects change: the target's value, of a probability its log-odds."""
+        """The scalar that first-order effects change: the target's value, of a probability its log-odds.
+
+        Examples:
+            >>> probabilities, logits = torch.tensor([[0.5, 0.5]]), torch.tensor([[2.0, -1.0]])
+            >>> bases = probabilities, logits
+            >>> [MapBuilder(heatmap.window, b, lambda out: out[:, 0]).scalar(b).item() for b in bases]
+            [0.0, 2.0]
+        """
         outputs = outputs.double() if self._activate is None else self._activate(outputs.double())
         values = self._select(outputs)
         return values.logit() if self._odds else values
 
     def trimmed(self) -> IntArray:
-        """Positions whose values are trimmed."""
+        """Positions whose values are trimmed.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([2]), torch.zeros(1, 2), effects=np.array([0.25]))
+            >>> builder.trimmed().tolist(), builder.drops().tolist()[2]  # the dropped effect is added back
+            ([2], 0.25)
+        """
         return np.empty(0, dtype=np.int64) if self._trimmed is None else np.flatnonzero(self._trimmed.numpy())
 
     def so_far(self) -> tuple[Floats, Flags]:
-        """The target's values on the grid, and where they have been measured."""
+        """The target's values on the grid, and where they have been measured.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([2]), torch.tensor([[3.0, 4.0]]))
+            >>> [each.tolist() for each in builder.so_far()]
+            [[[nan, nan], [4.0, nan]], [[False, False], [True, False]]]
+        """
         grid = self._window.grid_shape
         return self._values.double().numpy().reshape(grid), self._measured.numpy().reshape(grid)
 
@@ -216,7 +281,16 @@ class MapBuilder:
         return None if self._cheap is None else self._cheap.double().numpy().reshape(self._window.grid_shape)
 
     def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
-        """Note the estimate for the map so far, and the values predicted where nothing has been measured."""
+        """Note the estimate for the map so far, and the values predicted where nothing has been measured.
+
+        Examples:
+            >>> base, everywhere = torch.zeros(1, 2), np.arange(4)
+            >>> builder = MapBuilder(heatmap.window, base, lambda out: out[:, 1], fill=everywhere)
+            >>> builder.record(np.array([2]), torch.tensor([[3.0, 4.0]]))
+            >>> builder.expect(SsimEstimate(0.9, 0.8, 0.95, "online"), np.full((2, 2), 3.5))
+            >>> builder.heatmap().values.tolist()
+            [[3.5, 3.5], [4.0, 3.5]]
+        """
         self._estimate, self._predicted = estimate, predicted
 
     def resume(self, heatmap: Heatmap, name: str = "resume") -> None:
@@ -229,6 +303,14 @@ class MapBuilder:
         Raises:
             InputError: The part is of another map.
             OutdatedError: The part's un-occluded output is not this call's.
+
+        Examples:
+            >>> base, select = torch.zeros(1, 2), lambda outputs: outputs[:, 1]
+            >>> builder, other = (MapBuilder(heatmap.window, base, select) for _ in range(2))
+            >>> other.record(np.array([2]), torch.tensor([[3.0, 4.0]]))
+            >>> builder.resume(other.heatmap())
+            >>> builder.drops()
+            tensor([nan, nan, 4., nan])
         """
         self.resumed_as = name
         mine = self.heatmap()

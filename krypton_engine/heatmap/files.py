@@ -24,7 +24,7 @@ from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.perturbation.windows import SlidingWindow
 
 ENDINGS = {".png": "a picture", ".npz": "the numbers"}
-"""Of the files that a map is saved to."""
+"""Endings of the files that a map is saved to, and what each holds."""
 
 TENSORS = (
     "values", "base", "measured", "trimmed", "cheap", "classes", "class_values", "outputs", "base_outputs",
@@ -131,12 +131,8 @@ def packed(fields: Fields) -> bytes:
         fields: The attributes of the map by name, all of `FIELDS`.
 
     Examples:
-        >>> from krypton_engine.heatmap.heatmap import Heatmap
-        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
-        >>> everywhere = torch.ones(2, 2, dtype=torch.bool)
-        >>> heatmap = Heatmap(torch.zeros(2, 2), torch.tensor(1.0), everywhere, window)
         >>> _ = Path("map.npz").write_bytes(packed(vars(heatmap)))
-        >>> read(Path("map.npz"))["window"] == window
+        >>> read(Path("map.npz"))["window"] == heatmap.window
         True
     """
     tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
@@ -172,6 +168,12 @@ def read(path: Path) -> Fields:
     Raises:
         ValueError: The file is no saved map; the message says why.
         Exception: Any other of `DAMAGED`.
+
+    Examples:
+        >>> from krypton_engine.heatmap.heatmap import Heatmap
+        >>> heatmap.save("map.npz")
+        >>> Heatmap(**read(Path("map.npz"))) == heatmap
+        True
     """
     if path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError("it is no .npz archive")

@@ -84,8 +84,8 @@ class Heatmap(Value):
             axis for every input axis that the window does not span (an image: rows, columns); NaN where
             nothing is known. A target with several values has their dimensions after the grid's.
         base: The target's output for the un-occluded input.
-        measured: Which positions were computed: boolean tensor on the grid. Others are NaN, or
-            interpolated (``ssim_target=``); ``status`` tells.
+        measured: Which positions were computed: boolean tensor on the grid. Values of others are NaN, or
+            interpolated (``ssim_target=``); see ``status``.
         window: The sliding window: ``shape``, ``strides``, ``input_shape``.
         target: The target class or index, as given or predicted; None if there was none.
         classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured, or
@@ -95,11 +95,11 @@ class Heatmap(Value):
         base_outputs: All outputs for the un-occluded input, if the model gives one row of classes.
         image: The occluded input without its batch dimension, to draw over.
         seconds: Time from the call to the last value.
-        plan: What was planned; None where full inference ran without a captured graph.
-        trimmed: Which of the measured positions had small changes dropped on the way; None if none had.
-        ssim_estimate: What the SSIM with the exact map probably is, of a map measured with ``ssim_target=``.
-        baseline: What covered the cells: a number a channel, or the fingerprint of an image; None where that
-            is not known.
+        plan: The plan of the run; None where full inference ran without a captured graph.
+        trimmed: Which of the measured positions had small changes dropped on the way; None where none had.
+        ssim_estimate: The probable SSIM with the exact map, of a map measured with ``ssim_target=``.
+        baseline: Values that covered the cells: a number a channel, or the fingerprint of an image; None
+            where unknown.
         origin: A token of the call that made it; None for a map out of a file or of another process.
         cheap: Values by a cheap session, which the map is predicted with where it has not been ``measured``:
             NaN where that session was not asked. None without one, and where all is measured.
@@ -125,7 +125,13 @@ class Heatmap(Value):
 
     @property
     def status(self) -> Tensor:
-        """The origin of each value: a uint8 tensor of `Status` on the grid."""
+        """The origin of each value: a uint8 tensor of `Status` on the grid.
+
+        Examples:
+            >>> half = replace(heatmap, measured=torch.tensor([[True, True], [False, False]]))
+            >>> [Status(status).name for status in half.status.flatten().tolist()]
+            ['EXACT', 'EXACT', 'INTERPOLATED', 'INTERPOLATED']
+        """
         unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
         status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
         status[unknown] = Status.UNKNOWN
@@ -138,12 +144,23 @@ class Heatmap(Value):
 
     @property
     def drop(self) -> Tensor:
-        """``base - values``: how much the target loses when the window at a position is occluded."""
+        """``base - values``: how much the target loses when the window at a position is occluded.
+
+        Examples:
+            >>> heatmap.drop
+            tensor([[ 0.5000,  0.0000],
+                    [ 0.0000, -0.2500]])
+        """
         return self.base - self.values
 
     @property
     def positions(self) -> Tensor:
-        """First cell of the window at every position of the grid: int64 ``(*grid, axes)``."""
+        """First cell of the window at every position of the grid: int64 ``(*grid, axes)``.
+
+        Examples:
+            >>> heatmap.positions.tolist()
+            [[[0, 0], [0, 10]], [[12, 0], [12, 10]]]
+        """
         starts = self.window.boxes(np.arange(len(self.window), dtype=np.int64))[..., 0]
         kept = [axis for axis in range(len(self.window.shape)) if not self.window.spans(axis)]
         return torch.from_numpy(starts[:, kept].reshape(*self.window.grid_shape, len(kept)))
@@ -156,10 +173,9 @@ class Heatmap(Value):
             NaN where no known window covers a cell.
 
         Examples:
-            >>> from krypton_engine import KryptonOcclusion
-            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
-            >>> heatmap.attribution().shape
-            torch.Size([3, 24, 20])
+            >>> attribution = heatmap.attribution()
+            >>> attribution.shape, attribution[0, 0, 0], attribution[0, 23, 19]
+            (torch.Size([3, 24, 20]), tensor(0.5000), tensor(-0.2500))
         """
         grid = len(self.window.grid_shape)
         drop = self.drop.flatten(0, grid - 1) if grid else self.drop[None]
@@ -170,7 +186,13 @@ class Heatmap(Value):
         return total / self.window.average(known.double())
 
     def missing(self, positions: IntArray) -> IntArray:
-        """Positions, of those given, whose values are not exact yet."""
+        """Positions, of those given, whose values are not exact yet.
+
+        Examples:
+            >>> half = replace(heatmap, measured=torch.tensor([[True, True], [False, False]]))
+            >>> half.missing(np.array([0, 2, 3])).tolist()
+            [2, 3]
+        """
         left: IntArray = positions[(self.status.reshape(-1) != Status.EXACT).numpy()[positions]]
         return left
 
@@ -184,10 +206,9 @@ class Heatmap(Value):
             InputError: The outputs were not kept, or the model has no such class.
 
         Examples:
-            >>> from krypton_engine import KryptonOcclusion
-            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4), classes="all")
-            >>> [heatmap.for_target(target).target for target in (0, -1)]
-            [0, 4]
+            >>> kept = replace(heatmap, outputs=torch.ones(2, 2, 5), base_outputs=torch.arange(5.0))
+            >>> kept.for_target(-1).target, kept.for_target(-1).drop[0, 0]
+            (4, tensor(3.))
         """
         if self.outputs is None or self.base_outputs is None:
             raise InputError(
@@ -214,6 +235,11 @@ class Heatmap(Value):
 
         Args:
             wanted: Positions to fill, truth values on the grid; None for all.
+
+        Examples:
+            >>> half = replace(heatmap, measured=torch.tensor([[True, False], [False, False]]))
+            >>> half.filled().values.tolist()  # a single measured value predicts itself
+            [[0.5, 0.5], [0.5, 0.5]]
         """
         if self.values.shape != self.measured.shape:
             return self
@@ -236,7 +262,7 @@ class Heatmap(Value):
         if self.cheap is None:
             return predict(self.window, values, measured)
         cheap, base = self.cheap.double().numpy(), float(self.base)
-        # Where nothing changes both are the same, and tell nothing of each other.
+        # Where nothing changes both are the same, and neither predicts the other.
         both = np.flatnonzero(measured & np.isfinite(cheap) & (cheap != base))
         drifted = predict_by_drift(self.window, values, measured, cheap, base, both)
         return predict(self.window, values, measured) if drifted is None else drifted.exact
@@ -252,12 +278,9 @@ class Heatmap(Value):
                 exact everywhere that this one is known.
 
         Examples:
-            >>> from krypton_engine import KryptonOcclusion
-            >>> occlusion = KryptonOcclusion(model)
-            >>> exact = occlusion.heatmap(x, (3, 8, 8), (3, 2, 2))
-            >>> found = occlusion.heatmap(x, (3, 8, 8), (3, 2, 2), ssim_target=0.8)
-            >>> found.compare(exact).ssim <= 1.0
-            True
+            >>> guessed = replace(heatmap, values=heatmap.values - torch.eye(2) / 8)
+            >>> heatmap.compare(heatmap).ssim, guessed.compare(heatmap).max_error
+            (1.0, 0.125)
         """
         if not isinstance(exact, Heatmap):
             raise InputError("exact", repr(exact), "the exact heatmap of the same call")
@@ -287,10 +310,11 @@ class Heatmap(Value):
     def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
 
-        The sample is random, so that its errors are those of all such positions but for chance. Those of
-        interpolated ones, each part of them predicted without it, scale what is expected of the rest,
-        together with what is usual, which counts as 16 positions more; of trimmed ones their mean square
-        stands for the rest. Chance gives the range (90 %, by resampling). What was measured stays in the map.
+        The sample is random, so that its errors are those of all such positions but for chance. Errors of
+        interpolated positions, each part of the sample predicted without itself, scale the errors expected
+        elsewhere, together with errors usual of other maps, which count as 16 positions more; the mean
+        squared error of trimmed positions stands for the others. Chance gives the range (90 %, by
+        resampling). The measured values stay in the map.
 
         Args:
             occlusion: The `KryptonOcclusion` that made the map, or another of the same model. For a map out
@@ -352,9 +376,7 @@ class Heatmap(Value):
             InputError: The input is no 2-D image, or ``image`` does not fit it.
 
         Examples:
-            >>> from krypton_engine import KryptonOcclusion
-            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
-            >>> heatmap.overlay(scale=1.0, opacity=0.5).size
+            >>> heatmap.overlay(np.zeros((24, 20), np.uint8), scale=1.0, opacity=0.5).size
             (20, 24)
         """
         return picture.overlay(self, image, scale, cmap, opacity)
@@ -366,10 +388,8 @@ class Heatmap(Value):
             scale: As in `overlay`.
 
         Examples:
-            >>> from krypton_engine import KryptonOcclusion
-            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
-            >>> heatmap.limits(0.5), heatmap.limits((-1.0, 2.0))
-            ((-0.5, 0.5), (-1.0, 2.0))
+            >>> heatmap.limits(), heatmap.limits(2.0), heatmap.limits((-1.0, 2.0))
+            ((-0.5, 0.5), (-2.0, 2.0), (-1.0, 2.0))
         """
         return picture.limits(self, scale)
 
@@ -387,8 +407,6 @@ class Heatmap(Value):
             OSError: Writing fails; what was there is still there.
 
         Examples:
-            >>> from krypton_engine import Heatmap, KryptonOcclusion
-            >>> heatmap = KryptonOcclusion(model).heatmap(x, (3, 8, 8), (3, 4, 4))
             >>> heatmap.save("map.npz")
             >>> Heatmap.load("map.npz") == heatmap
             True
@@ -408,6 +426,11 @@ class Heatmap(Value):
 
         Raises:
             InputError: The file is missing or no heatmap.
+
+        Examples:
+            >>> heatmap.save("map.npz")
+            >>> Heatmap.load("map.npz").drop.equal(heatmap.drop)
+            True
         """
         try:
             return Heatmap(**saved.read(Path(path)))

@@ -50,7 +50,13 @@ class Drawing(TypedDict, total=False):
 
 
 def overlay(heatmap: Heatmap, image: object, scale: Scale, cmap: str, opacity: float) -> Image:
-    """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments."""
+    """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments.
+
+    Examples:
+        >>> drawn = overlay(heatmap, np.zeros((24, 20), np.uint8), None, COLORMAP, opacity=1.0)
+        >>> drawn.size, drawn.getpixel((0, 0)), drawn.getpixel((19, 0))  # red for 0.5, bare for 0
+        ((20, 24), (103, 0, 31), (0, 0, 0))
+    """
     from PIL import Image as PILImage
 
     share = real(opacity)
@@ -67,16 +73,15 @@ def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
 
     Args:
         heatmap: The map.
-        scale: What was asked for.
+        scale: Ends that were asked for; see `krypton_engine.Heatmap.overlay`.
 
     Raises:
         InputError: The scale is none, or the input is no picture.
 
     Examples:
-        >>> from krypton_engine.heatmap.heatmap import Heatmap
-        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
-        >>> values = torch.tensor([[0.5, 1.0], [1.0, 1.25]])
-        >>> heatmap = Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window)
+        >>> heatmap.base - heatmap.values
+        tensor([[ 0.5000,  0.0000],
+                [ 0.0000, -0.2500]])
         >>> limits(heatmap, None), limits(heatmap, 2.0)
         ((-0.5, 0.5), (-2.0, 2.0))
     """
@@ -159,11 +164,9 @@ def not_finite(heatmap: Heatmap, words: str) -> str:
         The words, such as ``"2 positions are not finite"``; empty where every drop is finite.
 
     Examples:
-        >>> from krypton_engine.heatmap.heatmap import Heatmap
-        >>> window = SlidingWindow((3, 8, 8), (3, 4, 4), (3, 4, 4))
-        >>> values = torch.tensor([[torch.inf, 1.0], [1.0, 1.25]])
-        >>> heatmap = Heatmap(values, torch.tensor(1.0), torch.ones(2, 2, dtype=torch.bool), window)
-        >>> not_finite(heatmap, "hatched: {} not finite")
+        >>> from dataclasses import replace
+        >>> strange = replace(heatmap, values=torch.tensor([[torch.inf, 1.0], [1.0, 1.25]]))
+        >>> not_finite(strange, "hatched: {} not finite")
         'hatched: 1 position is not finite'
     """
     odd = ~heatmap.drop.isfinite().reshape(*heatmap.measured.shape, -1).all(-1)

@@ -67,6 +67,14 @@ class Sample:
 
         Returns:
             The map with a new ``ssim_estimate``: None where a value is not finite, so that no SSIM exists.
+
+        Examples:
+            >>> part = replace(heatmap, measured=torch.eye(2, dtype=torch.bool))
+            >>> sample = Sample(part, fraction=0.5, seed=0)
+            >>> sample.positions.tolist()
+            [1, 2]
+            >>> sample.judged(heatmap) == heatmap  # all of it is exact now
+            True
         """
         known = self._heatmap.status != Status.UNKNOWN
         if bool((verified.status == Status.EXACT)[known].all()):

@@ -1,4 +1,4 @@
-"""A plan as people read it: what is expected of every layer, what a run of it took, and the totals."""
+"""A plan as people read it: expected cost of every layer, cost that a run measured, and the totals."""
 
 from __future__ import annotations
 
@@ -51,11 +51,20 @@ def _lines(columns: Sequence[_Column[Item]], items: Sequence[Item], width: int) 
 
 
 def table(plan: Plan, width: int = WIDTH) -> str:
-    """A plan as text: one line for every step that computes, the totals, and what was measured.
+    r"""A plan as text: one line for every step that computes, the totals, and the times that were measured.
 
     Args:
         plan: The plan.
         width: Characters of a line; columns that do not fit are left out.
+
+    Examples:
+        >>> print("\n".join(table(plan, width=44).splitlines()[:6]))
+        window 3x8x8, stride 3x4x4, input 3x24x20:
+        20 positions
+        <BLANKLINE>
+        step               largest box incremental
+        0                        10x10        0.02
+        3                          8x8        0.03
     """
     window = plan.window
     listed = [step for step in plan.steps if step.macs or step.reason or step.index == plan.output]
@@ -204,7 +213,13 @@ def _by(sizes: tuple[int, ...]) -> str:
 
 
 def describe(plan: Plan) -> Mapping[str, float]:
-    """The totals of a plan, for tables and JSON."""
+    """The totals of a plan, for tables and JSON.
+
+    Examples:
+        >>> totals = describe(plan)
+        >>> totals["positions"], round(totals["mmacs_full"], 3), round(totals["redundancy_ratio"], 1)
+        (20, 0.178, 3.3)
+    """
     return {
         "positions": len(plan.window),
         "mmacs_full": plan.macs / 1e6,

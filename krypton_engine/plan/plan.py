@@ -35,17 +35,17 @@ class Step:
 
     Attributes:
         index: Number of the operator in the graph.
-        name: What the model calls it.
-        op: What it does.
-        shape: Of its value, the batch first.
+        name: The model's name for it.
+        op: Name of the operator, such as ``"conv2d"``.
+        shape: Shape of its value, the batch first.
         local: Whether it is computed on boxes.
-        cells: Of the value, along the axes that boxes run along; 1 for a full computation.
+        cells: Cells of the value, along the axes that boxes run along; 1 for a full computation.
         box: Largest box over all positions, one extent per axis; empty for a full computation.
         share: Share of the cells in a box, the mean over all positions; 1 for a full computation.
         macs: Multiply-accumulates of the full computation of one position (paper eq. 16).
-        macs_incremental: The same on the boxes, the mean over all positions (paper eq. 18).
-        bytes: Upper bound of what the step holds for one position.
-        reason: Why the computation is full from here on; empty elsewhere.
+        macs_incremental: Multiply-accumulates on the boxes, the mean over all positions (paper eq. 18).
+        bytes: Upper bound of the memory that the step holds for one position.
+        reason: Reason why the computation is full from here on; empty elsewhere.
     """
 
     index: int
@@ -63,7 +63,13 @@ class Step:
 
     @property
     def numel(self) -> int:
-        """Elements of the value."""
+        """Elements of the value.
+
+        Examples:
+            >>> convolution = plan.steps[1]
+            >>> convolution.shape, convolution.numel
+            ((1, 8, 24, 20), 3840)
+        """
         return math.prod(self.shape)
 
     @property
@@ -71,6 +77,11 @@ class Step:
         """Expected time of one position, the mean over all, in multiply-accumulates.
 
         Every element that is written or gathered counts too.
+
+        Examples:
+            >>> relu = plan.steps[2]  # no multiplication, but a fifth of 3840 elements is written
+            >>> relu.share, relu.work == 24 * 2 * 3840 * relu.share
+            (0.19, True)
         """
         return self.macs_incremental + _MACS_PER_ELEMENT * 2 * self.numel * self.share
 
@@ -80,7 +91,7 @@ class Linearised:
     """The cheap map of a network that sees the whole image, which a map with an SSIM target begins with.
 
     Attributes:
-        operators: What is computed to the first order, in words.
+        operators: Operators that are computed to the first order, in words.
         macs: Multiply-accumulates of one position, the mean over all positions.
         bound: ``"at most"`` where less is left once the map is trimmed, ``"at least"`` where important tokens
             come on top.
@@ -93,7 +104,7 @@ class Linearised:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Graph x window: an upper bound of every box, and what that costs. ``print(plan)`` explains it.
+    """Graph x window: an upper bound of every box, and its cost. ``print(plan)`` explains both.
 
     A value: nothing of the graph or the model is kept.
 
@@ -109,12 +120,12 @@ class Plan:
             frontier.
         largest_box_tensor: Bytes of the largest tensor on the way to the frontier, for one position.
         bytes_views: Upper bound of the memory of the materialised views.
-        bytes_weights: Memory of weights that the plan holds beside the model's own (batch norm folded,
-            layouts).
+        bytes_weights: Memory of weights beside the model's own (batch norm folded, layouts).
         boxes: By operator and axis, the extent of its box for every window along that axis.
-        executor: Who runs it, and why; empty until that is settled.
-        measured: What a run of it took, step by step; None of a plan that was not run, or not timed.
-        linearised: What an SSIM target begins with; None where every map is measured exactly, or not asked.
+        executor: The executor that runs the plan, and why; empty until one is chosen.
+        measured: Times of a run, step by step; None of a plan that was not run, or not timed.
+        linearised: The cheap map that a map with an SSIM target begins with; None where every map is
+            measured exactly, and where nobody asked.
 
     Examples:
         >>> from krypton_engine import KryptonOcclusion
@@ -140,7 +151,13 @@ class Plan:
 
     @staticmethod
     def of(graph: Graph, window: SlidingWindow) -> Plan:
-        """The plan of a graph and a sliding window over its occluded input."""
+        """The plan of a graph and a sliding window over its occluded input.
+
+        Examples:
+            >>> plan = Plan.of(graph, SlidingWindow((3, 24, 20), (3, 4, 4), (3, 4, 4)))
+            >>> len(plan.window), plan.steps[0].box, plan.steps[1].box
+            (30, (3, 4, 4), (6, 6))
+        """
         boxes: dict[int, dict[int, IntArray]] = {}
         for axis in range(len(window.input_shape)):
             changed = propagate(graph, axis, window.starts(axis), window.stops(axis))
@@ -178,34 +195,65 @@ class Plan:
         )
 
     def extents(self, node: Node) -> dict[int, IntArray]:
-        """Extent of the box of ``node`` for every window along every axis."""
+        """Extent of the box of ``node`` for every window along every axis.
+
+        Examples:
+            >>> plan.extents(graph.nodes[7])[2].tolist()  # columns: 8 pixels and their neighbours
+            [9, 10, 10, 9]
+        """
         return {axis: self.boxes[node.index][axis] for axis in node.axes}
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one full forward pass, Q of paper eq. 17."""
+        """Multiply-accumulates of one full forward pass, Q of paper eq. 17.
+
+        Examples:
+            >>> plan.macs == 24 * 20 * 8 * 27 + 12 * 10 * 8 * 72 + 960 * 5  # convolutions, linear layer
+            True
+        """
         return sum(step.macs for step in self.steps)
 
     @property
     def macs_incremental(self) -> float:
-        """Multiply-accumulates of one position, the mean over all positions, Q_inc of paper eq. 19."""
+        """Multiply-accumulates of one position, the mean over all positions, Q_inc of paper eq. 19.
+
+        Examples:
+            >>> plan.macs_incremental == sum(step.macs_incremental for step in plan.steps) < plan.macs
+            True
+        """
         return sum(step.macs_incremental for step in self.steps)
 
     @property
     def redundancy_ratio(self) -> float:
-        """R = Q / Q_inc (paper eq. 20): the bound of what direct convolution on boxes can gain."""
+        """R = Q / Q_inc (paper eq. 20): the bound of what direct convolution on boxes can gain.
+
+        Examples:
+            >>> round(plan.redundancy_ratio, 2) == round(plan.macs / plan.macs_incremental, 2)
+            True
+        """
         return self.macs / self.macs_incremental if self.macs_incremental else 1.0
 
     @property
     def gain(self) -> float:
-        """Full over incremental work, with every element that is written or gathered counted too."""
+        """Full over incremental work, with every element that is written or gathered counted too.
+
+        Examples:
+            >>> plan.gain < plan.redundancy_ratio  # writing is saved less than multiplying
+            True
+        """
         full = sum(step.macs + _MACS_PER_ELEMENT * step.numel for step in self.steps)
         incremental = sum(step.work for step in self.steps) + _MACS_PER_ELEMENT * self.frontiers
         return full / incremental if incremental else 1.0
 
     @property
     def incremental(self) -> bool:
-        """Whether incremental work pays; if not, batched full inference runs."""
+        """Whether incremental work pays; if not, batched full inference runs.
+
+        Examples:
+            >>> whole = Plan.of(graph, SlidingWindow((3, 24, 20), (3, 24, 20), (3, 24, 20)))
+            >>> plan.incremental, whole.incremental
+            (True, False)
+        """
         return self.gain >= MINIMUM_GAIN
 
     def __str__(self) -> str:

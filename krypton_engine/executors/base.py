@@ -44,6 +44,23 @@ class Computed:
     dropped: Floats | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """The example that a session is opened on, and the means that the session has.
+
+    Attributes:
+        inputs: The tensors of the example, first dimension 1 where they are batched.
+        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        memory_budget: Bytes that the session may add to the process.
+        head: The scalar that first-order effects are effects on; None where nothing is linearised.
+    """
+
+    inputs: tuple[Tensor, ...]
+    baseline: Tensor
+    memory_budget: int
+    head: Head | None = None
+
+
 class Session(Protocol):
     """A model on one input: outputs for any list of changes to it.
 
@@ -102,22 +119,12 @@ class Program(Protocol):
     def describe(self, plan: Plan) -> str:
         """The executor that runs a plan, and its hardware, in words that begin with the executor's name."""
 
-    def open(
-        self,
-        plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        head: Head | None = None,
-    ) -> Session:
+    def open(self, plan: Plan, opening: Opening) -> Session:
         """A session on one example.
 
         Args:
             plan: Graph x window.
-            inputs: The tensors of the example, first dimension 1 where they are batched.
-            baseline: What replaces the occluded cells; broadcasts against the occluded input.
-            memory_budget: Bytes that the session may add to the process.
-            head: The scalar that a linearised graph tells effects on; of no use to others.
+            opening: The example, a budget, and for a linearised graph a scalar.
 
         Raises:
             InputError: The budget does not hold the views and one position.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.layout import Layout, View, column_axes
 from krypton_engine.executors.outside import Outside, sensitivities
 from krypton_engine.executors.tail import channels_last, last_uses, repeated
@@ -28,8 +29,7 @@ class Basis:
         graph: The graph.
         constants: Its weights, by node.
         window: The sliding window.
-        inputs: The tensors of the example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        opening: The example.
         gradients: By node: the gradient of a scalar by its value, kept beside the view; of a site (see
             `krypton_engine.graph.ir.Graph.sites`) what follows from it.
         place: Puts all that boxes read where recorded work finds it; None where nothing is recorded.
@@ -49,13 +49,12 @@ class Basis:
         graph: Graph,
         constants: Mapping[int, Tensor],
         window: SlidingWindow,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
+        opening: Opening,
         gradients: Mapping[int, Tensor],
         place: Place | None = None,
     ) -> None:
-        self.x = channels_last(inputs[graph.occluded])
-        self.baseline = baseline.to(self.x).expand(self.x.shape)
+        self.x = channels_last(opening.inputs[graph.occluded])
+        self.baseline = opening.baseline.to(self.x).expand(self.x.shape)
         self.changed = ChangedCells(window, (self.x != self.baseline)[0].cpu().numpy())
         self.views: dict[int, View] = {}
         self.gradients: dict[int, View] = {}
@@ -65,7 +64,7 @@ class Basis:
         self._columns = column_axes(graph, window)
         self._others: dict[int, Tensor] = {}
         self._place = place
-        self.output = self._run(inputs, gradients)
+        self.output = self._run(opening.inputs, gradients)
         if place is not None:
             self._others = {i: place(("other", i), value.clone()) for i, value in self._others.items()}
             for node in graph.nodes:

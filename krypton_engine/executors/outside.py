@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Floats, IntArray
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.layout import on_device
-from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.gradients import first_order
 from krypton_engine.graph.ir import Graph, Node
 
 
@@ -72,16 +72,12 @@ class Outside:
         return found
 
 
-def site_gradients(
-    graph: Graph, inputs: tuple[Tensor, ...], head: Head | None, memory_budget: int
-) -> dict[int, Tensor]:
+def site_gradients(graph: Graph, opening: Opening) -> dict[int, Tensor]:
     """The scalar's gradient by the value of every site: nothing where a graph has none.
 
     Args:
         graph: The graph.
-        inputs: The tensors of the example.
-        head: The scalar; of no use to a graph without sites.
-        memory_budget: Bytes that the passes may take.
+        opening: The example, the scalar, and bytes that the passes may take.
 
     Raises:
         InputError: The budget does not hold them.
@@ -89,8 +85,8 @@ def site_gradients(
     """
     if not graph.sites:
         return {}
-    assert head is not None
-    effects = first_order(graph, inputs, graph.sites, head, memory_budget)
+    assert opening.head is not None
+    effects = first_order(graph, opening.inputs, graph.sites, opening.head, opening.memory_budget)
     if not effects:
         raise Unsupported("the target has no gradient here")
     return {node: gradient for node, (_, gradient) in effects.items()}

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from torch import Tensor
-
-from krypton_engine.executors.base import Program, Session, Unsupported
+from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
-from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, Total
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.plan.plan import Linearised, Plan
@@ -38,10 +35,7 @@ def cheap_session(
     graph: Graph,
     exact: Plan,
     program: Callable[[Graph, Plan], Program],
-    inputs: tuple[Tensor, ...],
-    baseline: Tensor,
-    memory_budget: int,
-    head: Head,
+    opening: Opening,
 ) -> Session | None:
     """A session whose outputs are right to the first order, in much less time; None where there is none.
 
@@ -49,10 +43,7 @@ def cheap_session(
         graph: The exact one.
         exact: Its plan.
         program: The program of the first executor that takes a graph and its plan.
-        inputs: The tensors of the example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        memory_budget: Bytes that the session may add to the process.
-        head: The scalar that first-order effects are effects on.
+        opening: The example, a budget, and the scalar that first-order effects are effects on.
 
     Raises:
         InputError: The budget does not hold the gradients, or the views and one position.
@@ -60,9 +51,9 @@ def cheap_session(
     with suppress(Unsupported):
         if found := linearised_plan(graph, exact):
             made, plan = found
-            return program(made, plan).open(plan, inputs, baseline, memory_budget, head)
+            return program(made, plan).open(plan, opening)
     with suppress(Unsupported):
-        return open_tokens(graph, exact.window, inputs, baseline, memory_budget, head)
+        return open_tokens(graph, exact.window, opening)
     return None
 
 

@@ -11,11 +11,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from krypton_engine.errors import FallbackWarning, OutdatedError, RoundingWarning
 from krypton_engine.executors import registry
-from krypton_engine.executors.base import Program, Session, Unsupported
+from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.memory import beside
 from krypton_engine.executors.programs import kept
@@ -95,9 +94,9 @@ class Ready:
     def _run_by(self, executor: str) -> Plan:
         return replace(self.expected, executor=f"{executor} ({self.why})" if self.why else executor)
 
-    def open(self, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int) -> Session:
+    def open(self, opening: Opening) -> Session:
         """A session on one example; see `krypton_engine.executors.base.Program.open`."""
-        return self.program.open(self.physical, inputs, baseline, memory_budget)
+        return self.program.open(self.physical, opening)
 
 
 _BUDGET = 2 * 2**30
@@ -189,7 +188,7 @@ class Preparer:
 
         def session(row: int | None) -> Session:
             assert row is not None
-            opened = ready.open(question.tensors(row), question.baseline(occluded, row), budget)
+            opened = ready.open(Opening(question.tensors(row), question.baseline(occluded, row), budget))
             try:
                 self._prove(question, occluded, row, ready, opened, watched)
             except Unprovable as error:
@@ -217,8 +216,8 @@ class Preparer:
         def cheap(row: int | None, head: Head) -> Session | None:
             assert row is not None
             inputs, baseline = question.tensors(row), question.baseline(occluded, row)
-            free = budget - ready.physical.bytes_views
-            return cheap_session(graph, ready.expected, program, inputs, baseline, free, head)
+            opening = Opening(inputs, baseline, budget - ready.physical.bytes_views, head)
+            return cheap_session(graph, ready.expected, program, opening)
 
         def program(made: Graph, plan: Plan) -> Program:
             return self._program(made, plan, device)[0]

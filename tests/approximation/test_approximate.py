@@ -26,6 +26,7 @@ from krypton_engine.approximation.ssim import SPREAD, ssim
 from krypton_engine.attr import explain
 from krypton_engine.attr.request import heatmap_request
 from krypton_engine.common.outputs import are_probabilities
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
@@ -404,7 +405,7 @@ def test_the_reference_drops_as_a_loop_does(rank, epsilon):
         exact = model(x)
         graph = capture(Source(model, (x,)))
         plan = Plan.of(graph, window)
-        session = ReferenceSession(ReferenceProgram(graph), plan, (x,), torch.zeros(1), 2**30)
+        session = ReferenceSession(ReferenceProgram(graph), plan, Opening((x,), torch.zeros(1), 2**30))
         dropping = session.trimmed(epsilon, lambda outputs: outputs[:, 1])
         found = answers(dropping)
     expected, effects = dropping_loop(model, x, window, epsilon, 1)
@@ -429,7 +430,7 @@ def test_executors_drop_the_same(seed):
         graph = capture(Source(model, (x,)))
         native, reference = NativeProgram(graph), ReferenceProgram(graph)
         assert set(native.shrinkable) == set(reference.shrinkable)
-        example = Plan.of(graph, window), (x,), torch.zeros(1), 2**30
+        example = Plan.of(graph, window), Opening((x,), torch.zeros(1), 2**30)
         mine = ReferenceSession(reference, *example)
         theirs = NativeSession(native, *example, Standby(lambda: mine))
         for epsilon in (0.02, 0.2, 1.0):
@@ -453,11 +454,13 @@ def test_the_reference_drops_at_any_value():
     program, plan = ReferenceProgram(graph), Plan.of(graph, window)
     assert set(program.shrinkable) < set(effects)
     with torch.no_grad():
-        exact = answers(ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30)).outputs
+        exact = answers(ReferenceSession(program, plan, Opening((x,), torch.zeros(1), 2**30))).outputs
         for factor, tolerance in ((1e-13, 1e-9), (0.02, 0.02)):
             shrinks = {i: factor * rms for i, (rms, _) in effects.items()}
             gradients = {i: gradient for i, (_, gradient) in effects.items()}
-            session = ReferenceSession(program, plan, (x,), torch.zeros(1), 2**30, shrinks, gradients)
+            session = ReferenceSession(
+                program, plan, Opening((x,), torch.zeros(1), 2**30), shrinks, gradients
+            )
             dropping = answers(session)
             found = dropping.outputs[:, 0] + torch.from_numpy(dropping.dropped)
             assert float((found - exact[:, 0]).abs().max()) <= tolerance * float(exact[:, 0].std())
@@ -533,14 +536,15 @@ def test_trimming_keeps_the_budget(executor):
     window = SlidingWindow((3, 200, 160), (3, 16, 16), (3, 16, 16))
     with torch.no_grad():
         graph = capture(Source(model, (x,), 0, ()))
-        plan, rest = Plan.of(graph, window), ((x,), torch.zeros(1))
+        plan = Plan.of(graph, window)
         mine, theirs = ReferenceProgram(graph), NativeProgram(graph)
 
     def trim(budget):
+        opening = Opening((x,), torch.zeros(1), budget)
         session = (
-            ReferenceSession(mine, plan, *rest, budget)
+            ReferenceSession(mine, plan, opening)
             if executor == "reference"
-            else NativeSession(theirs, plan, *rest, budget, Standby(lambda: None))
+            else NativeSession(theirs, plan, opening, Standby(lambda: None))
         )
         with suppress(InputError):
             return session.trimmed(0.1, lambda outputs: outputs.flatten(1)[:, 1]) is not session

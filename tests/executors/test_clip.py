@@ -9,7 +9,7 @@ from support import sessions
 from torch import nn
 
 from krypton_engine import InputError
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
@@ -102,7 +102,9 @@ def opened(rank):
 
 
 def answers(graph, x, window, epsilon=0.0):
-    session = ReferenceSession(ReferenceProgram(graph), Plan.of(graph, window), (x,), torch.zeros(1), 2**30)
+    session = ReferenceSession(
+        ReferenceProgram(graph), Plan.of(graph, window), Opening((x,), torch.zeros(1), 2**30)
+    )
     if epsilon:
         session = session.trimmed(epsilon, lambda outputs: outputs[:, 0])
     return sessions.answers(session).outputs
@@ -168,7 +170,7 @@ def test_the_engine_clips_alike(tau):
     graph = clipped(capture(Source(model.float(), (x,))), tau)
     plan = Plan.of(graph, window)
     program = NATIVE.program(graph, plan, x.device)
-    session = NativeSession(program, plan, (x,), torch.zeros(1), 2**30, Standby(pytest.fail))
+    session = NativeSession(program, plan, Opening((x,), torch.zeros(1), 2**30), Standby(pytest.fail))
     torch.testing.assert_close(sessions.answers(session).outputs, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -28,7 +28,7 @@ from test_native_kernels import release
 from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.cuda import cuts, engine
 from krypton_engine.executors.cuda.clock import Clock
 from krypton_engine.executors.cuda.convolutions import Convolutions
@@ -95,7 +95,7 @@ def way(request, monkeypatch):
 def opened_session(graph, window, x, kind=CudaSession, program=None):
     if program is None:
         program = CUDA.program(graph, Plan.of(graph, window), x.device)
-    return kind(program, Plan.of(graph, window), (x,), torch.zeros(1, device=x.device), 2**30)
+    return kind(program, Plan.of(graph, window), Opening((x,), torch.zeros(1, device=x.device), 2**30))
 
 
 def answers(session, positions=None):
@@ -386,7 +386,7 @@ def test_weights_that_are_an_input(device, monkeypatch):
         graph = graph or capture(Source(model, (x,), 0, (weights,)))
         program = CUDA.program(graph, Plan.of(graph, window), x.device)
         session = CudaSession(
-            program, Plan.of(graph, window), (x, weights), torch.zeros(1, device=device), 2**30
+            program, Plan.of(graph, window), Opening((x, weights), torch.zeros(1, device=device), 2**30)
         )
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
         torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))

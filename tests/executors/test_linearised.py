@@ -9,7 +9,7 @@ from support.gates import GATES, Gated
 from support.sessions import answers
 from support.truth import brute_force, occlude, windows
 
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.reference.executor import EXECUTOR
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -24,7 +24,7 @@ def opened(model, x, size, stride, baseline=0.0, head=lambda outputs: outputs[:,
     assert graph.sites
     plan = Plan.of(graph, SlidingWindow(SHAPE, (3, *size), (3, *stride)))
     program = EXECUTOR.program(graph, plan, x.device)
-    return program.open(plan, (x,), torch.as_tensor(baseline, dtype=x.dtype), 2**30, head)
+    return program.open(plan, Opening((x,), torch.as_tensor(baseline, dtype=x.dtype), 2**30, head))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from support.truth import brute_force
 from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession, Standby
@@ -136,7 +137,10 @@ def test_instruction_sets(isa):
         for shape, strides in (((3, 5, 6), (3, 3, 4)), ((1, 4, 4), (1, 4, 4))):
             window = SlidingWindow((3, 21, 23), shape, strides)
             session = NativeSession(
-                program, Plan.of(graph, window), (x,), torch.tensor(0.5), 2**30, Standby(no_reference)
+                program,
+                Plan.of(graph, window),
+                Opening((x,), torch.tensor(0.5), 2**30),
+                Standby(no_reference),
             )
             copies = x.repeat(len(window), 1, 1, 1)
             for copied, box in zip(copies, window.boxes(np.arange(len(window))), strict=True):
@@ -154,7 +158,10 @@ def test_any_list_of_positions():
         graph = capture(Source(model, (x,)))
         window = SlidingWindow((3, 21, 23), (3, 4, 4), (3, 2, 2))
         session = NativeSession(
-            NativeProgram(graph), Plan.of(graph, window), (x,), torch.zeros(1), 2**30, Standby(no_reference)
+            NativeProgram(graph),
+            Plan.of(graph, window),
+            Opening((x,), torch.zeros(1), 2**30),
+            Standby(no_reference),
         )
         asked = np.arange(0, len(window), 7)[::-1]
         alone = torch.stack([sessions.answers(session, [p]).outputs[p] for p in asked])
@@ -191,7 +198,11 @@ def test_shrinking_drops_rims_and_tells_their_effect():
 
         def session(shrinks):
             return NativeSession(
-                program, Plan.of(graph, window), (x,), torch.zeros(1), 2**30, Standby(no_reference), shrinks
+                program,
+                Plan.of(graph, window),
+                Opening((x,), torch.zeros(1), 2**30),
+                Standby(no_reference),
+                shrinks,
             )
 
         def answers(shrinks):

@@ -15,6 +15,7 @@ from support.truth import brute_force
 from torch import Tensor, nn
 
 from krypton_engine import FallbackWarning, Heatmap, KryptonOcclusion
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
 from krypton_engine.executors.native.program import NativeProgram
@@ -213,7 +214,7 @@ def test_trimmed_too():
     x = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(5))
     graph = capture(Source(Between(MODULES["softmax over channels"]), (x,)))
     plan = Plan.of(graph, SlidingWindow(x.shape[1:], (3, 6, 6), (3, 5, 5)))
-    session = NATIVE.program(graph, plan, x.device).open(plan, (x,), torch.zeros(()), 2**30)
+    session = NATIVE.program(graph, plan, x.device).open(plan, Opening((x,), torch.zeros(()), 2**30))
     exact, trimmed = answers(session), answers(session.trimmed(0.8, lambda outputs: outputs[:, 2]))
     error = exact.outputs[:, 2] - trimmed.outputs[:, 2]
     assert float(error.abs().max()) > 1e-5

@@ -11,7 +11,7 @@ from support.truth import brute_force
 from torch import nn
 
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
 from krypton_engine.executors.reference.executor import EXECUTOR as REFERENCE
@@ -39,7 +39,7 @@ def opened(executor, model, x, baseline=0.0, memory_budget=2**30, head=head):
     assert graph.sites
     plan = Plan.of(graph, SlidingWindow(x.shape[1:], (3, 6, 6), (3, 5, 5)))
     program = executor.program(graph, plan, x.device)
-    return program.open(plan, (x,), torch.as_tensor(baseline), memory_budget, head)
+    return program.open(plan, Opening((x,), torch.as_tensor(baseline), memory_budget, head))
 
 
 def compare(native, reference):

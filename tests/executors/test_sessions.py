@@ -10,6 +10,7 @@ from support.tiny_models import SmallCNN
 from support.truth import brute_force
 from torch import nn
 
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.native.program import NativeProgram
 from krypton_engine.executors.native.session import NativeSession, Standby
@@ -26,12 +27,14 @@ WINDOW = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
 
 def reference(model, x):
     graph = capture(Source(model, (x,)))
-    return ReferenceSession(ReferenceProgram(graph), Plan.of(graph, WINDOW), (x,), torch.zeros(1), 2**30)
+    return ReferenceSession(
+        ReferenceProgram(graph), Plan.of(graph, WINDOW), Opening((x,), torch.zeros(1), 2**30)
+    )
 
 
 def native(model, x):
     graph = capture(Source(model, (x,)))
-    example = Plan.of(graph, WINDOW), (x,), torch.zeros(1), 2**30
+    example = Plan.of(graph, WINDOW), Opening((x,), torch.zeros(1), 2**30)
     return NativeSession(NativeProgram(graph), *example, Standby(lambda: reference(model, x)))
 
 
@@ -103,7 +106,7 @@ def test_a_session_that_hands_over_answers_the_rest():
     baseline[:, :, 17] = 0
     with torch.no_grad():
         graph = capture(Source(model, (x,)))
-        example = Plan.of(graph, WINDOW), (x,), baseline, 2**30
+        example = Plan.of(graph, WINDOW), Opening((x,), baseline, 2**30)
         opened = []
 
         def instead():

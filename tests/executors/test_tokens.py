@@ -11,7 +11,7 @@ from support.tiny_transformers import SPELLINGS, Signal, awake
 from support.truth import brute_force, occlude, windows
 
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.reference.tokens import open_tokens
 from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.graph.tokens.steps import NoTokens
@@ -28,7 +28,7 @@ def target(outputs):
 
 def opened(graph, x, epsilon=0.0, baseline=None, window=WINDOW, budget=BUDGET):
     baseline = torch.zeros(1, dtype=x.dtype) if baseline is None else baseline
-    session = open_tokens(graph, window, (x,), baseline, budget, target)
+    session = open_tokens(graph, window, Opening((x,), baseline, budget, target))
     return session.trimmed(epsilon, target) if epsilon else session
 
 
@@ -151,9 +151,8 @@ def test_outputs_without_a_gradient(plain):
     session = opened(graph, plain.x)
     assert (computed(session)[0] - plain.truth().round()).abs().max() < 1e-10
     with pytest.raises(Unsupported, match="gradient"):
-        open_tokens(
-            plain.graph, WINDOW, (plain.x,), torch.zeros(1).double(), BUDGET, lambda y: y.sum(1) * torch.inf
-        )
+        flat = Opening((plain.x,), torch.zeros(1).double(), BUDGET, lambda y: y.sum(1) * torch.inf)
+        open_tokens(plain.graph, WINDOW, flat)
 
 
 SWIN = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from torch import Tensor
-
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.session import CudaSession
@@ -26,15 +25,13 @@ class CudaProgram(Prepared):
         super().__init__(graph, kernels)
         self._chosen: dict[SlidingWindow, tuple[Prepared, Plan]] = {}
 
-    def open(
-        self, plan: Plan, inputs: tuple[Tensor, ...], baseline: Tensor, memory_budget: int
-    ) -> CudaSession:
+    def open(self, plan: Plan, opening: Opening) -> CudaSession:
         """A session that computes in full from where that measures faster on this device.
 
         The first one of a window measures; see `CudaSession.measured_cut`.
         """
         if plan.window not in self._chosen:
-            trial = CudaSession(self, plan, inputs, baseline, memory_budget)
+            trial = CudaSession(self, plan, opening)
             cut = trial.measured_cut()
             if cut is None:
                 self._chosen[plan.window] = self, plan
@@ -47,7 +44,7 @@ class CudaProgram(Prepared):
             less.executor = f"cuda; in full after {cut.op} ({cut.name}), which measures faster"
             self._chosen[plan.window] = less, Plan.of(graph, plan.window)
         program, plan = self._chosen[plan.window]
-        return CudaSession(program, plan, inputs, baseline, memory_budget)
+        return CudaSession(program, plan, opening)
 
     def describe(self, plan: Plan) -> str:
         """See `krypton_engine.executors.base.Program.describe`."""

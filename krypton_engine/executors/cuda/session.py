@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed
+from krypton_engine.executors.base import Computed, Opening
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import give_back, lease
 from krypton_engine.executors.cuda.cuts import Race
@@ -49,7 +49,7 @@ class CudaSession:
 
     Args:
         program: The graph made ready.
-        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
+        plan, opening: As in `krypton_engine.executors.base.Program.open`.
         shrinks: By node of ``program.shrinkable``: the threshold below which changes are dropped at the rim
             of its boxes, and the gradient of a scalar by the node's value.
 
@@ -69,12 +69,10 @@ class CudaSession:
         self,
         program: Prepared,
         plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
+        opening: Opening,
         shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
     ) -> None:
-        graph, x = program.graph, inputs[program.graph.occluded]
+        graph, x = program.graph, opening.inputs[program.graph.occluded]
         stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
         # What was made in inference mode cannot be written outside of it.
         key = plan.window, bool(shrinks), threading.get_ident(), stream, torch.is_inference_mode_enabled()
@@ -87,7 +85,7 @@ class CudaSession:
         gradients = {index: gradient for index, (_, gradient) in shrinks.items()}
         with torch.cuda.device_of(x):
             batches = Batches.of(
-                plan, memory_budget, gradients.values(), self.largest_batch, self.largest_tensor,
+                plan, opening.memory_budget, gradients.values(), self.largest_batch, self.largest_tensor,
                 program.tail.batch,
             )  # fmt: skip
             unfolds = min(_UNFOLDED_BYTES, batches.free // 8)
@@ -96,19 +94,17 @@ class CudaSession:
             boxes = max(1, min(batches.boxes, (batches.free - unfolds) // 2 // each))
             self._batches = replace(batches, boxes=boxes)
             self._sizes = [boxes >> k for k in range(boxes.bit_length())]
-            self.basis = Basis(
-                graph, program.constants, plan.window, inputs, baseline, gradients, self.arena.table
-            )
+            self.basis = Basis(graph, program.constants, plan.window, opening, gradients, self.arena.table)
             self._walk = Walk(program, self.basis, self.arena, unfolds, self.largest_batch)
         self.changed, self.base = self.basis.changed, self.basis.output
         self._shrinking: Shrinking | None = None
         if shrinks:
             thresholds = {index: threshold for index, (threshold, _) in shrinks.items()}
             self._shrinking = Shrinking(program, plan, self.basis, self._walk, thresholds, batches.free)
-        self._inputs = inputs
+        self._inputs = opening.inputs
         # The views of a second session come on top of these.
-        beside = memory_budget - plan.bytes_views
-        self._again = partial(CudaSession, program, plan, inputs, baseline, beside)
+        beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
+        self._again = partial(CudaSession, program, plan, beside)
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs group by group; the GPU has the next group before somebody waits for the last."""

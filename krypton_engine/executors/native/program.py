@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from krypton_engine.executors import registry
-from krypton_engine.executors.base import Session
+from krypton_engine.executors.base import Opening, Session
 from krypton_engine.executors.native.prepared import Prepared
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.outside import site_gradients
-from krypton_engine.graph.gradients import Head
 from krypton_engine.plan.plan import Plan
 
 SPEED = 2.0
@@ -19,24 +16,15 @@ SPEED = 2.0
 class NativeProgram(Prepared):
     """A prepared graph that opens sessions."""
 
-    def open(
-        self,
-        plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        head: Head | None = None,
-    ) -> NativeSession:
+    def open(self, plan: Plan, opening: Opening) -> NativeSession:
         """See `krypton_engine.executors.base.Program.open`; the executor that runs every graph stands by."""
-        device = inputs[self.graph.occluded].device
+        device = opening.inputs[self.graph.occluded].device
 
         def last_resort() -> Session:
-            program = registry.preferred(device)[-1].program(self.graph, plan, device)
-            return program.open(plan, inputs, baseline, memory_budget, head)
+            return registry.preferred(device)[-1].program(self.graph, plan, device).open(plan, opening)
 
-        standby = Standby(last_resort)
-        gradients = site_gradients(self.graph, inputs, head, memory_budget)
-        return NativeSession(self, plan, inputs, baseline, memory_budget, standby, gradients=gradients)
+        gradients = site_gradients(self.graph, opening)
+        return NativeSession(self, plan, opening, Standby(last_resort), gradients=gradients)
 
     def pays(self, plan: Plan) -> bool:
         """Whether this is faster than the reference executor, which computes the rest in boxes too."""

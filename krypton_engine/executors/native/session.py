@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed, Session
+from krypton_engine.executors.base import Computed, Opening, Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.prepared import Prepared
 from krypton_engine.executors.native.sums import Float32s
@@ -52,7 +52,7 @@ class NativeSession:
 
     Args:
         program: The graph made ready.
-        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
+        plan, opening: As in `krypton_engine.executors.base.Program.open`.
         standby: The reference executor's session on the same example. It takes over for good where the engine
             computes a number that is not finite: sums of changes and Winograd's tiles carry NaN and infinity
             further than PyTorch does.
@@ -78,35 +78,33 @@ class NativeSession:
         self,
         program: Prepared,
         plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
+        opening: Opening,
         standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor | None]] = MappingProxyType({}),
         gradients: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> None:
-        x = inputs[program.graph.occluded]
-        baseline = baseline.to(x).expand(x.shape)
+        x = opening.inputs[program.graph.occluded]
+        baseline = opening.baseline.to(x).expand(x.shape)
         self.program = program
         self.window = plan.window
         self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
         # Integers are the engine's from where the model makes numbers of float32 of them.
         x, baseline = x.float(), baseline.float()
-        self._constant = unchanging(program.graph, inputs, program.constants)
+        self._constant = unchanging(program.graph, opening.inputs, program.constants)
         self._approximate = bool(shrinks) or bool(gradients)
         self.costs: Costs | None = None
-        self._inputs = inputs
-        # Its views come on top of these.
-        beside = memory_budget - program.program.view_bytes
-        self._again = partial(NativeSession, program, plan, inputs, baseline, beside, standby)
-        self._free = beside - program.program.weight_bytes
+        self._inputs = opening.inputs
+        # The views of a second session come on top of these.
+        beside = replace(opening, memory_budget=opening.memory_budget - program.program.view_bytes)
+        self._again = partial(NativeSession, program, plan, beside, standby)
+        self._free = beside.memory_budget - program.program.weight_bytes
         armed = [
             (program.shrinkable[node], threshold, None if g is None else program.as_image(node, g))
             for node, (threshold, g) in shrinks.items()
         ]
         sites = [(program.sites[node], program.as_image(node, g)) for node, g in gradients.items()]
         held = sum(g.nbytes for _, _, g in armed if g is not None) + sum(g.nbytes for _, g in sites)
-        self.batch = program.largest_batch(plan, memory_budget - held)
+        self.batch = program.largest_batch(plan, opening.memory_budget - held)
         self._standby = standby
         self._plan = plan
         self._session: engine._native.Session | None = engine._native.Session(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -10,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed
+from krypton_engine.executors.base import Computed, Opening
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Grouping
 from krypton_engine.executors.memory import Batches
@@ -27,7 +28,7 @@ class ReferenceSession:
 
     Args:
         program: The graph made ready.
-        plan, inputs, baseline, memory_budget: As in `krypton_engine.executors.base.Program.open`.
+        plan, opening: As in `krypton_engine.executors.base.Program.open`.
         shrinks: By node: what its boxes are cut down to, the bounding box of the cells of which an element
             changes by the threshold at least. Axes that a window spans are left alone.
         gradients: Of a scalar by the value of every node whose boxes are cut down, and of every site: they
@@ -51,26 +52,24 @@ class ReferenceSession:
         self,
         program: Prepared,
         plan: Plan,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
+        opening: Opening,
         shrinks: Mapping[int, float] = MappingProxyType({}),
         gradients: Mapping[int, Tensor] = MappingProxyType({}),
     ) -> None:
         self.program = program
         self.window = plan.window
         self._batches = Batches.of(
-            plan, memory_budget, gradients.values(), self.largest_batch, self.largest_tensor,
+            plan, opening.memory_budget, gradients.values(), self.largest_batch, self.largest_tensor,
             program.tail.batch,
         )  # fmt: skip
-        self._basis = Basis(program.graph, program.constants, plan.window, inputs, baseline, gradients)
+        self._basis = Basis(program.graph, program.constants, plan.window, opening, gradients)
         self.changed, self.base = self._basis.changed, self._basis.output
         self._thresholds = shrinks
         self.costs: Costs | None = None
-        self._inputs = inputs
+        self._inputs = opening.inputs
         # The views of a second session come on top of these.
-        beside = memory_budget - plan.bytes_views
-        self._again = partial(ReferenceSession, program, plan, inputs, baseline, beside)
+        beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
+        self._again = partial(ReferenceSession, program, plan, beside)
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs group by group; what follows the frontier waits for several groups.

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.attention import Kept
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.token_rows import Example, by_head
 from krypton_engine.executors.reference.token_session import TokenSession
 from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
-from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.graph.gradients import first_order
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
@@ -30,14 +30,7 @@ _LARGEST_BATCH = 32
 """Positions computed together: products gain little beyond."""
 
 
-def open_tokens(
-    graph: Graph,
-    window: SlidingWindow,
-    inputs: tuple[Tensor, ...],
-    baseline: Tensor,
-    memory_budget: int,
-    head: Head,
-) -> TokenSession:
+def open_tokens(graph: Graph, window: SlidingWindow, opening: Opening) -> TokenSession:
     """A session on the tokens of one example: exact, and linearised once it is trimmed.
 
     At every position the patches that the window touches, the fixed tokens (a class token, registers) and
@@ -47,17 +40,13 @@ def open_tokens(
     Args:
         graph: The model.
         window: The sliding window.
-        inputs: The tensors of the example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
-        memory_budget: Bytes that the session may add to the process.
-        head: The scalar that first-order effects are effects on.
+        opening: The example, a budget and a scalar.
 
     Raises:
         Unsupported: The graph has no tokens that can be taken one by one, or its output no gradient.
         InputError: The budget does not hold the gradients, or what is kept and one position.
     """
-    made = kept(graph, "tokens", TokenProgram)
-    return made.open(window, inputs, baseline, memory_budget, head)
+    return kept(graph, "tokens", TokenProgram).open(window, opening)
 
 
 class TokenProgram:
@@ -79,35 +68,29 @@ class TokenProgram:
         self._constants = weights_of(tokens.graph)
         self._tail = Tail(tokens.graph, tokens.after)
 
-    def open(
-        self,
-        window: SlidingWindow,
-        inputs: tuple[Tensor, ...],
-        baseline: Tensor,
-        memory_budget: int,
-        head: Head,
-    ) -> TokenSession:
+    def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
         """A session; see `open_tokens`."""
         tokens, plan = self.tokens, Plan.of(self.before, window)
         held, needed = _held(tokens), _needed(tokens, tokens.patches)
-        free = memory_budget - held
+        free = opening.memory_budget - held
         if free < needed:
             raise InputError(
                 "memory_budget",
-                mebibytes(memory_budget),
+                mebibytes(opening.memory_budget),
                 problem=(
                     f"the tokens of this model take {mebibytes(held)} for what is kept of them and "
                     f"{mebibytes(needed)} for one position"
                 ),
             )
+        assert opening.head is not None
         results = [attention.node.index for attention in tokens.attentions]
-        effects = first_order(self.graph, inputs, results, head, free)
+        effects = first_order(self.graph, opening.inputs, results, opening.head, free)
         if not effects:
             raise Unsupported("the target has no gradient here")
-        front = self._front.open(plan, inputs, baseline, free)
-        constant = unchanging(tokens.graph, inputs, self._constants)
+        front = self._front.open(plan, replace(opening, memory_budget=free))
+        constant = unchanging(tokens.graph, opening.inputs, self._constants)
         gradients = {node: gradient for node, (_, gradient) in effects.items()}
-        example = _example(self.graph, tokens, inputs, constant, gradients)
+        example = _example(self.graph, tokens, opening.inputs, constant, gradients)
 
         def fitting(patches: int) -> int:
             return max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
+from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.graph.ir import NO_EPILOGUE, Node, Ref
 
@@ -61,14 +62,14 @@ def move(to: Lowering, node: Node) -> None:
         images, channels = images + picks.images, channels + picks.channels
     moved = computed(node, values, lambda i, _: to.known(i), (1, 1, 1))
     to.picks[node.index] = Picks(images, channels, moved)
-    if to.is_image(node):
+    if is_image(node):
         _wait(to, node, [(images[n], channels[n]) for n in as_cells(node, moved).flatten().tolist()])
 
 
 def repeated(to: Lowering, item: Ref, count: int) -> int:
     """The engine's value of an image that has ``count`` channels, or the same one so often."""
     node, value = to.graph.nodes[item.node], to.value(item)
-    height, width, channels = to.shape_of(node)
+    height, width, channels = shape_of(node)
     if channels == count:
         return value
     windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
@@ -85,8 +86,8 @@ def add_up(to: Lowering, node: Node, item: Ref) -> None:
         Unsupported: Over something else.
     """
     source = to.graph.nodes[item.node]
-    height, width, count = to.shape_of(source)
-    if not stays(node) or to.shape_of(node) != (height, width, 1) or node.dtype != source.dtype:
+    height, width, count = shape_of(source)
+    if not stays(node) or shape_of(node) != (height, width, 1) or node.dtype != source.dtype:
         raise Unsupported("a sum of something else than all channels")
     windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
     weight = np.full((1, count, 1, 1), 1 if node.op == "sum" else 1 / count, dtype=np.float32)
@@ -98,14 +99,14 @@ def _picks(to: Lowering, index: int) -> Picks:
     if index in to.picks and not to.is_built(index):
         return to.picks[index]
     node = to.graph.nodes[index]
-    image, count = to.value(Ref(index)), to.shape_of(node)[2]
+    image, count = to.value(Ref(index)), shape_of(node)[2]
     every = torch.arange(count).reshape(1, 1, 1, count)
     return Picks((image,) * count, tuple(range(count)), as_value(node, every))
 
 
 def _wait(to: Lowering, node: Node, picked: list[tuple[int, int]]) -> None:
     """``node`` is these channels of images side by side."""
-    height, width, _ = to.shape_of(node)
+    height, width, _ = shape_of(node)
     starts = [0, *(i + 1 for i, ((a, c), (b, d)) in enumerate(pairwise(picked)) if (a, c + 1) != (b, d))]
     runs = [(picked[i], j - i) for i, j in pairwise([*starts, len(picked)])]
     images, ranges = [run[0] for run, _ in runs], [(run[1], run[1] + size) for run, size in runs]

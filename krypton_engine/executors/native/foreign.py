@@ -15,6 +15,7 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import CELLS, as_cells, as_value, computed, stays
+from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
 from krypton_engine.executors.tail import repeated
 from krypton_engine.graph.ir import Node, Ref, refs
@@ -84,10 +85,10 @@ def write(to: Lowering, node: Node) -> None:
         else:
             constants[index] = read, to.known(index)
     to.along[node.index] = frozenset(along)
-    if node.dtype != torch.float32 or not to.is_image(node):
+    if node.dtype != torch.float32 or not is_image(node):
         return
     step = Step(nodes, (to.graph.nodes[i] for i in reads), constants)
-    height, width, channels = to.shape_of(node)
+    height, width, channels = shape_of(node)
 
     def build(_: Sum) -> int:
         to.foreign = list(dict.fromkeys([*to.foreign, *(each.op for each in nodes)]))

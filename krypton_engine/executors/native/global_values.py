@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.images import is_global, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
-from krypton_engine.graph.ir import Convolution, Node, Ref, Total
+from krypton_engine.graph.ir import Convolution, Node, Ref
 from krypton_engine.graph.operators import arguments
 from krypton_engine.graph.rewrites import linearise
 
@@ -30,16 +31,6 @@ _MEETINGS = {"mul": "factor", "add": "summand"}
 """What a global value does to cells, by operator."""
 
 
-def is_global(node: Node) -> bool:
-    """Whether a node is a global value."""
-    return node.depends and node.local and not node.axes
-
-
-def is_statistic(node: Node) -> bool:
-    """Whether the engine has no value of a global value by itself."""
-    return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
-
-
 def mean_of_cells(to: Lowering, node: Node) -> None:
     """``node`` is the mean of an image over its cells.
 
@@ -50,7 +41,7 @@ def mean_of_cells(to: Lowering, node: Node) -> None:
     if node.target is not linearise.mean:
         raise Unsupported("made of sums in another way than the mean")
     image = to.graph.nodes[sums.operands[0]]
-    if node.numel() != to.shape_of(image)[2]:
+    if node.numel() != shape_of(image)[2]:
         raise Unsupported("a mean over channels")
     to.remember(node, to.program.moments(to.value(Ref(image.index)), False))
 
@@ -62,7 +53,7 @@ def between_channels(to: Lowering, node: Node, convolution: Convolution) -> tupl
         Unsupported: It slides over something else than channels.
     """
     weight = to.constant(Ref(convolution.weight))
-    channels, source = to.shape_of(node)[2], to.graph.nodes[node.operands[0]]
+    channels, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]
     if math.prod(weight.shape[2:]) == 1 and node.shape[1] == channels:
         return weight.reshape(*weight.shape[:2], 1, 1), convolution.groups
     if weight.dim() != 3 or weight.shape[:2] != (1, 1) or source.shape[:2] != (1, 1):
@@ -92,7 +83,7 @@ def meet(to: Lowering, node: Node) -> None:
     if arguments(node.target, node.args, node.kwargs).get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     (met,) = (i for i in node.operands if i not in images)
-    if to.shape_of(to.graph.nodes[met])[2] != to.shape_of(node)[2]:
+    if shape_of(to.graph.nodes[met])[2] != shape_of(node)[2]:
         raise Unsupported("a global value of another number of channels")
     _wait(to, node, to.value(Ref(images[0])), to.value(Ref(met)), meeting)
 
@@ -106,7 +97,7 @@ def _norm(to: Lowering, node: Node) -> None:
     if any(to.graph.nodes[total.node].operands != (item.node,) for total in (sums, squares)):
         raise Unsupported("a norm by another image's statistics")
     by_channel = [None if each is None else to.constant(each).contiguous().numpy() for each in (weight, bias)]
-    image, channels = to.value(item), to.shape_of(node)[2]
+    image, channels = to.value(item), shape_of(node)[2]
     moments = to.program.moments(image, True)
     to.remember(to.graph.nodes[sums.node], moments)
     norm = to.program.norm(moments, channels, groups, epsilon, *by_channel)
@@ -120,15 +111,3 @@ def _wait(to: Lowering, node: Node, image: int, met: int, meeting: str) -> None:
         return to.sites[node.index]
 
     to.wait(node, Sum(build, "meeting"))
-
-
-def as_one_cell(node: Node) -> tuple[int, int, int]:
-    """Height, width and channels of a global value.
-
-    Raises:
-        Unsupported: It is no vector.
-    """
-    sizes = [n for n in node.shape[1:] if n != 1]
-    if len(sizes) > 1:
-        raise Unsupported("a global value of several dimensions")
-    return 1, 1, math.prod(sizes)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels, foreign, global_values
+from krypton_engine.executors.native.images import is_global, is_statistic, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.graph.ir import (
@@ -151,7 +152,7 @@ class Lowering:
         node = self.graph.nodes[item.node]
         if not node.depends:
             raise Unsupported("an operand that is a constant")
-        if global_values.is_statistic(node):
+        if is_statistic(node):
             raise Unsupported("a statistic by itself")
         if self.is_vector(item.node) or item.node in self.flat or not self.has_value(item.node):
             raise Unsupported("something else where an image was expected")
@@ -231,30 +232,8 @@ class Lowering:
         value: Tensor = node.computed(self.known)
         return value
 
-    def is_image(self, node: Node) -> bool:
-        """Whether the engine can hold the cells of ``node``."""
-        try:
-            self.shape_of(node)
-        except Unsupported:
-            return False
-        return True
-
-    def shape_of(self, node: Node) -> tuple[int, int, int]:
-        """Height, width and channels of an image, however its dimensions lie."""
-        if global_values.is_global(node):
-            return global_values.as_one_cell(node)
-        others = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
-        if (
-            not node.local
-            or sorted(node.axes)[-2:] != [ROWS, COLUMNS]
-            or len(node.shape) != 3 + len(others)
-            or len(others) > 1
-        ):
-            raise Unsupported("a value that is no image")
-        return node.size(ROWS), node.size(COLUMNS), math.prod(node.shape[dim] for dim in others)
-
     def _lower(self, node: Node) -> None:
-        if global_values.is_statistic(node):
+        if is_statistic(node):
             return None
         if node.dtype != torch.float32:
             raise Unsupported(f"it computes in float32, not {node.dtype}")
@@ -268,8 +247,8 @@ class Lowering:
         if node.index in self.graph.sites:
             return global_values.meet(self, node)
         rule = RULES.get(node.op)
-        if global_values.is_global(node):
-            if global_values.is_statistic(self.graph.nodes[node.operands[0]]):
+        if is_global(node):
+            if is_statistic(self.graph.nodes[node.operands[0]]):
                 return global_values.mean_of_cells(self, node)
             rule = rule if node.op in global_values.SPELT_ALIKE else None
         epilogue = epilogue_of(node)
@@ -282,7 +261,7 @@ class Lowering:
 
     def _convolution(self, node: Node, convolution: Convolution) -> None:
         weight, groups = self.constant(Ref(convolution.weight)), convolution.groups
-        if global_values.is_global(node):
+        if is_global(node):
             weight, groups = global_values.between_channels(self, node, convolution)
             maps, limits = [(1, 1, 1, 1, 0, 1)] * 2, {}
         elif node.roles != (BATCH, None, ROWS, COLUMNS):
@@ -334,7 +313,7 @@ class Lowering:
             self.value(Ref(node.operands[0])),
             y,
             x,
-            self.shape_of(node)[2],
+            shape_of(node)[2],
             divisors,
             numbers(NO_EPILOGUE),
             **_limits(node),
@@ -356,13 +335,13 @@ class Lowering:
         self.remember(
             node,
             self.program.reindex(
-                value, sources[0], sources[1], self.shape_of(node)[2], reindex.fill, numbers(NO_EPILOGUE)
+                value, sources[0], sources[1], shape_of(node)[2], reindex.fill, numbers(NO_EPILOGUE)
             ),
         )
 
     def by_channel(self, node: Node, item: Any) -> Float32s:
         """A number, or a constant that varies only by channel, for every channel of ``node``."""
-        channels = self.shape_of(node)[2]
+        channels = shape_of(node)[2]
         if isinstance(item, (int, float)) and not isinstance(item, bool):
             return np.full(channels, item, dtype=np.float32)
         constant = self.constant(item)
@@ -396,7 +375,7 @@ class Lowering:
         epilogue: Epilogue = NO_EPILOGUE,
     ) -> None:
         """``(a op b) * scale + shift``, cell by cell; scale and shift by channel."""
-        height, width, channels = self.shape_of(node)
+        height, width, channels = shape_of(node)
 
         def build(done: Sum) -> int:
             return self.program.combine(

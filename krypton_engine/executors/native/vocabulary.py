@@ -11,6 +11,7 @@ import numpy as np
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels
+from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
 from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
@@ -56,7 +57,7 @@ def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
     if node.local:
-        alike = to.is_image(node) and to.is_image(source) and to.shape_of(node) == to.shape_of(source)
+        alike = is_image(node) and is_image(source) and shape_of(node) == shape_of(source)
         if alike and to.has_value(source.index):
             return to.alias(node, source.index)
         return channels.move(to, node)
@@ -80,7 +81,7 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     if arguments.get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
-    ones = np.ones(to.shape_of(node)[2], dtype=np.float32)
+    ones = np.ones(shape_of(node)[2], dtype=np.float32)
     if changing == [True, False]:
         return to.affine(node, left, ones, sign * to.by_channel(node, right))
     if changing == [False, True]:
@@ -99,7 +100,7 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     left, right = arguments["self"], arguments["other"]
     changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
-    zeros = np.zeros(to.shape_of(node)[2], dtype=np.float32)
+    zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
     if arguments.get("rounding_mode") is not None:
         raise Unsupported("a division that rounds")
     if changing == [True, False]:
@@ -113,8 +114,8 @@ def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None
 
 
 def _cell_by_cell(to: Lowering, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
-    height, width, count = to.shape_of(node)
-    shapes = [to.shape_of(to.graph.nodes[x.node]) for x in (left, right)]
+    height, width, count = shape_of(node)
+    shapes = [shape_of(to.graph.nodes[x.node]) for x in (left, right)]
     alike = all(shape[:2] == (height, width) and shape[2] in (1, count) for shape in shapes)
     if not alike or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
@@ -140,7 +141,7 @@ def _square(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 @_rule("neg")
 def _negation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
-    zeros = np.zeros(to.shape_of(node)[2], dtype=np.float32)
+    zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
     to.affine(node, arguments["self"], zeros - 1, zeros)
 
 
@@ -149,7 +150,7 @@ def _prelu(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     item, weight = arguments["self"], to.constant(arguments["weight"])
     if weight.numel() == 1:
         return end(to, node, Epilogue(function="leaky_relu", parameter=float(weight)))
-    if node.roles[1] not in (None, 0) or weight.numel() != to.shape_of(node)[2]:
+    if node.roles[1] not in (None, 0) or weight.numel() != shape_of(node)[2]:
         raise Unsupported("slopes by something else than channels")
     value, slope = to.value(item), weight.flatten().contiguous().numpy()
     to.wait(node, Sum(lambda done: to.program.prelu(value, slope, numbers(done.epilogue)), "combine"))
@@ -175,7 +176,7 @@ def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
         for name in ("weight", "bias")
     )
     value = to.value(arguments["input"])
-    shape = to.shape_of(node)
+    shape = shape_of(node)
     to.remember(
         node, to.program.layer_norm(value, *shape, arguments["eps"], weight, bias, numbers(NO_EPILOGUE))
     )
@@ -191,7 +192,7 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
     if node.local:
         if node.roles[-1] not in (None, 0):
             raise Unsupported("a linear layer along an axis")
-        height, width, _ = to.shape_of(node)
+        height, width, _ = shape_of(node)
         operand = to.value(item)
         maps = [(n, n, 1, 1, 0, 1) for n in (height, width)]
         to.convolve(node, operand, np.ascontiguousarray(weight[:, :, None, None]), bias, maps, 1)

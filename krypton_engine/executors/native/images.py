@@ -1,0 +1,55 @@
+"""Values that the engine can hold: images, and global values, which are images of one cell."""
+
+from __future__ import annotations
+
+import math
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.graph.ir import Node, Total
+from krypton_engine.graph.rewrites import linearise
+
+
+def is_global(node: Node) -> bool:
+    """Whether a node is a global value."""
+    return node.depends and node.local and not node.axes
+
+
+def is_statistic(node: Node) -> bool:
+    """Whether the engine has no value of a global value by itself."""
+    return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
+
+
+def is_image(node: Node) -> bool:
+    """Whether the engine can hold the cells of a node."""
+    try:
+        shape_of(node)
+    except Unsupported:
+        return False
+    return True
+
+
+def shape_of(node: Node) -> tuple[int, int, int]:
+    """Height, width and channels of an image, however its dimensions lie.
+
+    Raises:
+        Unsupported: The value is none.
+    """
+    if is_global(node):
+        return _as_one_cell(node)
+    others = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
+    if (
+        not node.local
+        or sorted(node.axes)[-2:] != [ROWS, COLUMNS]
+        or len(node.shape) != 3 + len(others)
+        or len(others) > 1
+    ):
+        raise Unsupported("a value that is no image")
+    return node.size(ROWS), node.size(COLUMNS), math.prod(node.shape[dim] for dim in others)
+
+
+def _as_one_cell(node: Node) -> tuple[int, int, int]:
+    sizes = [n for n in node.shape[1:] if n != 1]
+    if len(sizes) > 1:
+        raise Unsupported("a global value of several dimensions")
+    return 1, 1, math.prod(sizes)

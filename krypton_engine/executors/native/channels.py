@@ -6,22 +6,17 @@ place. One mover after the other, all of them are one copy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
+from krypton_engine.executors.native.writer import Picks, Writer
 from krypton_engine.graph.ir import NO_EPILOGUE, Node, Ref
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.native.lowering import Lowering
 
 MOVES = (
     "cat", "channel_shuffle", "expand", "flip", "index", "index_select", "native_channel_shuffle",
@@ -30,22 +25,7 @@ MOVES = (
 """Operators that may do so."""
 
 
-@dataclass(frozen=True)
-class Picks:
-    """Channels of images in another order.
-
-    Attributes:
-        images: The engine's value that each of the numbered channels is of.
-        channels: Which channel of that image it is.
-        numbers: What a node holds of these, by number; shaped like the node, of one cell and one copy.
-    """
-
-    images: tuple[int, ...]
-    channels: tuple[int, ...]
-    numbers: Tensor
-
-
-def move(to: Lowering, node: Node) -> None:
+def move(to: Writer, node: Node) -> None:
     """``node`` holds channels of what it reads.
 
     Raises:
@@ -66,7 +46,7 @@ def move(to: Lowering, node: Node) -> None:
         _wait(to, node, [(images[n], channels[n]) for n in as_cells(node, moved).flatten().tolist()])
 
 
-def repeated(to: Lowering, item: Ref, count: int) -> int:
+def repeated(to: Writer, item: Ref, count: int) -> int:
     """The engine's value of an image that has ``count`` channels, or the same one so often."""
     node, value = to.graph.nodes[item.node], to.value(item)
     height, width, channels = shape_of(node)
@@ -79,7 +59,7 @@ def repeated(to: Lowering, item: Ref, count: int) -> int:
     return number
 
 
-def add_up(to: Lowering, node: Node, item: Ref) -> None:
+def add_up(to: Writer, node: Node, item: Ref) -> None:
     """``node`` is the sum or the mean over all channels of an image.
 
     Raises:
@@ -94,7 +74,7 @@ def add_up(to: Lowering, node: Node, item: Ref) -> None:
     to.convolve(node, to.value(item), weight, None, windows, 1)
 
 
-def _picks(to: Lowering, index: int) -> Picks:
+def _picks(to: Writer, index: int) -> Picks:
     """The channels of an operand: of what it is made of, if no image of its own is there."""
     if index in to.picks and not to.is_built(index):
         return to.picks[index]
@@ -104,7 +84,7 @@ def _picks(to: Lowering, index: int) -> Picks:
     return Picks((image,) * count, tuple(range(count)), as_value(node, every))
 
 
-def _wait(to: Lowering, node: Node, picked: list[tuple[int, int]]) -> None:
+def _wait(to: Writer, node: Node, picked: list[tuple[int, int]]) -> None:
     """``node`` is these channels of images side by side."""
     height, width, _ = shape_of(node)
     starts = [0, *(i + 1 for i, ((a, c), (b, d)) in enumerate(pairwise(picked)) if (a, c + 1) != (b, d))]

@@ -7,7 +7,6 @@ several dimensions) is no value, but part of the step of whoever reads it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +16,9 @@ from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import CELLS, as_cells, as_value, computed, stays
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
+from krypton_engine.executors.native.writer import Writer
 from krypton_engine.executors.tail import repeated
 from krypton_engine.graph.ir import Node, Ref, refs
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.native.lowering import Lowering
 
 
 class Step:
@@ -64,7 +61,7 @@ class Step:
             torch.from_numpy(out).copy_(as_cells(node, values[node.index]))
 
 
-def write(to: Lowering, node: Node) -> None:
+def write(to: Writer, node: Node) -> None:
     """``node``, for which there is no other word, as a step in PyTorch.
 
     Raises:
@@ -100,7 +97,7 @@ def write(to: Lowering, node: Node) -> None:
         to.begins[node.index] = nodes[0].index
 
 
-def _computed_with(to: Lowering, index: int) -> frozenset[int]:
+def _computed_with(to: Writer, index: int) -> frozenset[int]:
     """What is computed along with the reader of a node: nothing where that is an image of the engine's."""
     if index in to.picks and not to.has_value(index):
         read = (_computed_with(to, i) for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
@@ -110,7 +107,7 @@ def _computed_with(to: Lowering, index: int) -> frozenset[int]:
     return frozenset()
 
 
-def constant_image(to: Lowering, index: int, node: Node, channels: int = -1) -> int:
+def constant_image(to: Writer, index: int, node: Node, channels: int = -1) -> int:
     """The engine's value of a constant that ``node`` reads at its own cells.
 
     Raises:

@@ -7,7 +7,6 @@ of the engine, but part of one that is made of them.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,12 +14,10 @@ from torch import Tensor
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.images import is_global, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
+from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.ir import Convolution, Node, Ref
 from krypton_engine.graph.operators import arguments
 from krypton_engine.graph.rewrites import linearise
-
-if TYPE_CHECKING:
-    from krypton_engine.executors.native.lowering import Lowering
 
 SPELT_ALIKE = frozenset(
     {"_to_copy", "add", "div", "linear", "mul", "permute", "reshape", "sub", "transpose", "unsqueeze"}
@@ -31,7 +28,7 @@ _MEETINGS = {"mul": "factor", "add": "summand"}
 """What a global value does to cells, by operator."""
 
 
-def mean_of_cells(to: Lowering, node: Node) -> None:
+def mean_of_cells(to: Writer, node: Node) -> None:
     """``node`` is the mean of an image over its cells.
 
     Raises:
@@ -46,7 +43,7 @@ def mean_of_cells(to: Lowering, node: Node) -> None:
     to.remember(node, to.program.moments(to.value(Ref(image.index)), False))
 
 
-def between_channels(to: Lowering, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
+def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
     """A convolution of a global value as weights between channels, ``(out, in / groups, 1, 1)``, and groups.
 
     Raises:
@@ -68,7 +65,7 @@ def between_channels(to: Lowering, node: Node, convolution: Convolution) -> tupl
     return banded[:, :, None, None], 1
 
 
-def meet(to: Lowering, node: Node) -> None:
+def meet(to: Writer, node: Node) -> None:
     """``node`` is a site: an image whose cells meet global values.
 
     Raises:
@@ -88,7 +85,7 @@ def meet(to: Lowering, node: Node) -> None:
     _wait(to, node, to.value(Ref(images[0])), to.value(Ref(met)), meeting)
 
 
-def _norm(to: Lowering, node: Node) -> None:
+def _norm(to: Writer, node: Node) -> None:
     summand, item, factor = node.args
     shift = to.graph.nodes[summand.node]
     if shift.target is not linearise.shift or to.graph.nodes[factor.node].target is not linearise.scale:
@@ -105,7 +102,7 @@ def _norm(to: Lowering, node: Node) -> None:
     _wait(to, node, image, norm, "both")
 
 
-def _wait(to: Lowering, node: Node, image: int, met: int, meeting: str) -> None:
+def _wait(to: Writer, node: Node, image: int, met: int, meeting: str) -> None:
     def build(done: Sum) -> int:
         to.sites[node.index] = to.program.meet(image, met, meeting, numbers(done.epilogue))
         return to.sites[node.index]

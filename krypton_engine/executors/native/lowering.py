@@ -10,389 +10,105 @@ of a step that other executors round by itself.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import channels, foreign, global_values
-from krypton_engine.executors.native.images import is_global, is_statistic, shape_of
-from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum, numbers
+from krypton_engine.executors.native import foreign, global_values, sliding
+from krypton_engine.executors.native.images import is_global, is_statistic
 from krypton_engine.executors.native.vocabulary import RULES, end
-from krypton_engine.graph.ir import (
-    BATCH,
-    NO_EPILOGUE,
-    Convolution,
-    Epilogue,
-    Graph,
-    Node,
-    Pool,
-    Ref,
-    Reindex,
-    refs,
-)
+from krypton_engine.executors.native.writer import Writer
+from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, refs
 from krypton_engine.graph.operators import arguments, epilogue_of
-from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 from krypton_engine.graph.rewrites import fused
 
 if TYPE_CHECKING:
     from krypton_engine import _native
 
-_VECTORS = ("mean", "cells", "dense")
-"""Kinds of sums that are one vector for every position."""
 
-
-class Lowering:
-    """Nodes of ``graph`` written, one after the other, into a program of the engine.
+def lowered(graph: Graph, program: _native.Program) -> Writer:
+    """A graph written into a program of the engine, as far as the engine has words for it.
 
     Args:
-        graph: What is lowered.
+        graph: The graph.
         program: An empty program for the occluded input.
-
-    Attributes:
-        values: The engine's number of every node that is an image, once it is built.
-        vectors: The same for nodes that are vectors.
-        nodes: The node that each of the engine's values was built for.
-        begins: Of every node that is fused with others before it, the first of them.
-        lowered: Nodes that are written, or wait to be.
-        flat: Nodes that are an image laid out as one vector.
-        picks: Nodes that are channels of others in another order.
-        along: Of nodes that PyTorch computes on boxes: what the same step computes, themselves included.
-        foreign: Names of the operators that are so computed.
-        sites: Values of the nodes that meet global values, once they are built.
-        reason: Why the first node that is not lowered could not be.
     """
+    to = Writer(graph, program)
+    whole = fused(graph)
+    for node in whole.nodes:
+        if node.depends and node.index not in whole.absorbed and node.index != graph.input.index:
+            steps = node.on_box.steps if isinstance(node.on_box, Convolution) else ()
+            if _writes(to, node):
+                to.lowered |= set(steps)
+                if steps:
+                    to.continues(node, steps[0])
+            else:  # what it is made of, one by one, as far as that goes
+                for step in steps:
+                    _writes(to, graph.nodes[step])
+    # What is no value of the engine can only be read here; whoever else reads it makes it anew.
+    read_elsewhere = {graph.output}
+    for node in reversed(graph.nodes):
+        here = node.index in to.lowered and not to.has_value(node.index)
+        if here and node.index in read_elsewhere:
+            to.lowered.discard(node.index)
+        if node.depends and node.index not in to.lowered:
+            read_elsewhere |= set(refs((node.args, node.kwargs)))
+    return to
 
-    def __init__(self, graph: Graph, program: _native.Program) -> None:
-        self.graph = graph
-        self.program = program
-        self.values = {graph.input.index: 0}
-        self.vectors: dict[int, int] = {}
-        self.nodes = {0: graph.input}
-        self.begins: dict[int, int] = {}
-        self.lowered = {graph.input.index}
-        self.reason = ""
-        self.flat: set[int] = set()
-        self.picks: dict[int, channels.Picks] = {}
-        self.along: dict[int, frozenset[int]] = {}
-        self.foreign: list[str] = []
-        self.sites: dict[int, int] = {}
-        self._sums: dict[int, Sum] = {}
-        self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
-        self._uses[graph.output] += 1
-        whole = fused(graph)
-        for node in whole.nodes:
-            if node.depends and node.index not in whole.absorbed and node.index != graph.input.index:
-                steps = node.on_box.steps if isinstance(node.on_box, Convolution) else ()
-                if self._writes(node):
-                    self.lowered |= set(steps)
-                    if steps:
-                        self._continues(node, steps[0])
-                else:  # what it is made of, one by one, as far as that goes
-                    for step in steps:
-                        self._writes(graph.nodes[step])
-        # What is no value of the engine can only be read here; whoever else reads it makes it anew.
-        read_elsewhere = {graph.output}
-        for node in reversed(graph.nodes):
-            here = node.index in self.lowered and not self.has_value(node.index)
-            if here and node.index in read_elsewhere:
-                self.lowered.discard(node.index)
-            if node.depends and node.index not in self.lowered:
-                read_elsewhere |= set(refs((node.args, node.kwargs)))
 
-    def _writes(self, node: Node) -> bool:
-        """Whether ``node`` is lowered now; if not, the reason is kept unless that is another node's."""
-        is_fused = isinstance(node.on_box, Convolution) and node.on_box.steps
-        read = node.operands if is_fused else refs((node.args, node.kwargs))
-        if not all(i in self.lowered for i in read if self.graph.nodes[i].depends):
+def _writes(to: Writer, node: Node) -> bool:
+    """Whether ``node`` is lowered now; if not, the reason is kept unless that is another node's."""
+    is_fused = isinstance(node.on_box, Convolution) and node.on_box.steps
+    read = node.operands if is_fused else refs((node.args, node.kwargs))
+    if not all(i in to.lowered for i in read if to.graph.nodes[i].depends):
+        return False
+    try:
+        _write(to, node)
+    except Unsupported as reason:
+        if is_fused or not _writes_foreign(to, node):
+            to.reason = to.reason or ("" if is_fused else f"{node.op} ({node.name}): {reason}")
             return False
-        try:
-            self._lower(node)
-        except Unsupported as reason:
-            if is_fused or not self._writes_foreign(node):
-                self.reason = self.reason or ("" if is_fused else f"{node.op} ({node.name}): {reason}")
-                return False
-        self.lowered.add(node.index)
-        return True
-
-    def _writes_foreign(self, node: Node) -> bool:
-        try:
-            foreign.write(self, node)
-        except Unsupported:
-            return False
-        return True
-
-    def build(self, index: int) -> int:
-        """The engine's number of a lowered node, built now if it was waiting."""
-        if index in self._sums:
-            waiting = self._sums.pop(index)
-            number = waiting.build(waiting)
-            if waiting.kind in _VECTORS:
-                self.vectors[index] = number
-            else:
-                self.remember(self.graph.nodes[index], number)
-        return self.vectors[index] if index in self.vectors else self.values[index]
-
-    # -- what rules ask and tell -----------------------------------------------------------------------
-
-    def remember(self, node: Node, value: int) -> None:
-        """``node`` is a value of the engine."""
-        self.values[node.index] = value
-        self.nodes[value] = node
-
-    def value(self, item: Any) -> int:
-        """Value of an operand."""
-        if not isinstance(item, Ref):
-            raise Unsupported("an operand that is no value")
-        node = self.graph.nodes[item.node]
-        if not node.depends:
-            raise Unsupported("an operand that is a constant")
-        if is_statistic(node):
-            raise Unsupported("a statistic by itself")
-        if self.is_vector(item.node) or item.node in self.flat or not self.has_value(item.node):
-            raise Unsupported("something else where an image was expected")
-        return self.build(item.node)
-
-    def wait(self, node: Node, total: Sum) -> None:
-        """``node`` is built when it is read."""
-        self._sums[node.index] = total
-
-    def join(self, node: Node, item: Ref, total: Sum) -> None:
-        """``node`` and what it reads are one sum."""
-        del self._sums[item.node]
-        self._sums[node.index] = total
-        self._continues(node, item.node)
-
-    def _continues(self, node: Node, index: int) -> None:
-        """``node`` is fused with another, and with what that one is fused with."""
-        self.begins[node.index] = self.begins.get(index, index)
-
-    def is_vector(self, index: int) -> bool:
-        """Whether a lowered node is one vector for every position."""
-        return index in self.vectors or (index in self._sums and self._sums[index].kind in _VECTORS)
-
-    def has_value(self, index: int) -> bool:
-        """Whether a lowered node is, or will be, a value of the engine."""
-        return index in self._sums or index in self.values or index in self.vectors
-
-    def is_built(self, index: int) -> bool:
-        """Whether the engine has computed a lowered node by itself."""
-        return index in self.values or index in self.vectors
-
-    def waits_for_one(self, index: int) -> bool:
-        """Whether a lowered node is not built yet, and read once."""
-        return index in self._sums and self._uses[index] == 1
-
-    def alias(self, node: Node, index: int) -> None:
-        """``node`` is what another node is."""
-        if not self.has_value(index):
-            raise Unsupported("no value of the engine")
-        if index in self._sums:
-            if self._uses[index] > 1:
-                self.build(index)
-            else:
-                self._sums[node.index] = self._sums.pop(index)
-                self._continues(node, index)
-                return
-        if index in self.flat:
-            self.flat.add(node.index)
-        if index in self.vectors:
-            self.vectors[node.index] = self.vectors[index]
-        if index in self.values:
-            self.values[node.index] = self.values[index]
-
-    def joinable(self, item: Any, *kinds: str) -> Sum | None:
-        """The sum that ``item`` still is, if nobody else reads it and nothing happened to it yet."""
-        if not isinstance(item, Ref) or self._uses[item.node] > 1:
-            return None
-        found = self._sums.get(item.node)
-        return found if found is not None and found.epilogue == NO_EPILOGUE and found.kind in kinds else None
-
-    def constant(self, item: Any) -> Tensor:
-        """A float32 constant on the CPU."""
-        node = self.graph.nodes[item.node] if isinstance(item, Ref) else None
-        if node is None or node.value is None:
-            raise Unsupported("an operand that is not known beforehand")
-        if node.value.dtype != torch.float32 or node.value.device.type != "cpu":
-            raise Unsupported(f"a constant of {node.value.dtype} on {node.value.device}")
-        return node.value.detach()
-
-    def known(self, index: int) -> Tensor:
-        """A value that no input changes."""
-        node = self.graph.nodes[index]
-        if node.value is not None:
-            return node.value.detach()
-        if index in self.graph.inputs:
-            raise Unsupported("another input")
-        value: Tensor = node.computed(self.known)
-        return value
-
-    def _lower(self, node: Node) -> None:
-        if is_statistic(node):
-            return None
-        if node.dtype != torch.float32:
-            raise Unsupported(f"it computes in float32, not {node.dtype}")
-        if node.local:
-            if isinstance(node.on_box, Convolution):
-                return self._convolution(node, node.on_box)
-            if isinstance(node.on_box, Pool):
-                return self._pool(node, node.on_box)
-            if isinstance(node.on_box, Reindex):
-                return self._reindex(node, node.on_box)
-        if node.index in self.graph.sites:
-            return global_values.meet(self, node)
-        rule = RULES.get(node.op)
-        if is_global(node):
-            if is_statistic(self.graph.nodes[node.operands[0]]):
-                return global_values.mean_of_cells(self, node)
-            rule = rule if node.op in global_values.SPELT_ALIKE else None
-        epilogue = epilogue_of(node)
-        if epilogue is not None:
-            end(self, node, epilogue)
-        elif rule is not None:
-            rule(self, node, arguments(node.target, node.args, node.kwargs))
-        else:
-            raise Unsupported("not in its vocabulary")
-
-    def _convolution(self, node: Node, convolution: Convolution) -> None:
-        weight, groups = self.constant(Ref(convolution.weight)), convolution.groups
-        if is_global(node):
-            weight, groups = global_values.between_channels(self, node, convolution)
-            maps, limits = [(1, 1, 1, 1, 0, 1)] * 2, {}
-        elif node.roles != (BATCH, None, ROWS, COLUMNS):
-            raise Unsupported("dimensions in another order")
-        else:
-            maps, limits = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)], _limits(node)
-        bias = None if convolution.bias is None else self.constant(Ref(convolution.bias)).contiguous().numpy()
-        value, *others = [self.value(Ref(operand)) for operand in node.operands]
-        self.convolve(node, value, weight.contiguous().numpy(), bias, maps, groups, **limits)
-        done = replace(self._sums[node.index], epilogue=convolution.epilogue)
-        self._sums[node.index] = replace(done, residual=others[0]) if convolution.residual else done
-
-    def convolve(
-        self,
-        node: Node,
-        operand: int,
-        weight: Float32s,
-        bias: Float32s | None,
-        maps: list[Any],
-        groups: int,
-        **limits: Any,
-    ) -> None:
-        """``node`` is a convolution of an image by ``(out, in / groups, height, width)`` weights."""
-
-        def build(done: Sum) -> int:
-            operands = [operand] + ([] if done.residual is None else [done.residual])
-            return self.program.convolution(
-                operands,
-                maps[0],
-                maps[1],
-                groups,
-                done.required_weight,
-                done.bias,
-                numbers(done.epilogue),
-                **limits,
-            )
-
-        self.wait(node, Sum(build, "convolution", weight, bias))
-
-    def _pool(self, node: Node, pool: Pool) -> None:
-        y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
-        if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
-            raise Unsupported("dimensions in another order")
-        divisors = None
-        if not pool.maximum:
-            rows, columns = ([float(n) for n in counts] for counts in pool.divisors)
-            divisors = rows, columns
-        value = self.program.pool(
-            self.value(Ref(node.operands[0])),
-            y,
-            x,
-            shape_of(node)[2],
-            divisors,
-            numbers(NO_EPILOGUE),
-            **_limits(node),
-        )
-        self.remember(node, value)
-
-    def _reindex(self, node: Node, reindex: Reindex) -> None:
-        if len(node.operands) != 1 or node.whole:
-            raise Unsupported("cells from several values")
-        sources = []
-        for axis in (ROWS, COLUMNS):
-            step = node.maps[0].get(axis)
-            if step is not None and not isinstance(step, IndexMap):
-                raise Unsupported("cells that are not moved one by one")
-            sources.append(list(range(node.size(axis))) if step is None else list(step.source))
-        if set(node.maps[0]) - {ROWS, COLUMNS}:
-            raise Unsupported("cells moved along the channels")
-        value = self.value(Ref(node.operands[0]))
-        self.remember(
-            node,
-            self.program.reindex(
-                value, sources[0], sources[1], shape_of(node)[2], reindex.fill, numbers(NO_EPILOGUE)
-            ),
-        )
-
-    def by_channel(self, node: Node, item: Any) -> Float32s:
-        """A number, or a constant that varies only by channel, for every channel of ``node``."""
-        channels = shape_of(node)[2]
-        if isinstance(item, (int, float)) and not isinstance(item, bool):
-            return np.full(channels, item, dtype=np.float32)
-        constant = self.constant(item)
-        constant = constant.reshape((1,) * (len(node.shape) - constant.dim()) + tuple(constant.shape))
-        dims = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
-        if constant.numel() != math.prod(constant.shape[dim] for dim in dims):
-            raise Unsupported("a constant that varies over the image")
-        return np.ascontiguousarray(constant.reshape(-1).expand(channels).numpy())
-
-    def affine(self, node: Node, item: Any, scale: Float32s, shift: Float32s) -> None:
-        """``item * scale + shift``, by channel."""
-        waiting = self.joinable(item, "convolution", "concat")
-        if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
-            assert waiting.weight is not None
-            weight = (waiting.weight.astype(np.float64) * scale[:, None, None, None]).astype(np.float32)
-            bias = shift if waiting.bias is None else waiting.bias * scale + shift
-            self.join(node, item, replace(waiting, weight=weight, bias=bias))
-            return
-        if waiting is not None and waiting.kind == "concat" and waiting.scale is None:
-            self.join(node, item, replace(waiting, scale=scale, shift=shift))
-            return
-        self.combine(node, "add", (self.value(item),), scale, shift)
-
-    def combine(
-        self,
-        node: Node,
-        arithmetic: str,
-        operands: tuple[int, ...],
-        scale: Float32s | None = None,
-        shift: Float32s | None = None,
-        epilogue: Epilogue = NO_EPILOGUE,
-    ) -> None:
-        """``(a op b) * scale + shift``, cell by cell; scale and shift by channel."""
-        height, width, channels = shape_of(node)
-
-        def build(done: Sum) -> int:
-            return self.program.combine(
-                arithmetic, list(operands), height, width, channels, scale, shift, numbers(done.epilogue)
-            )
-
-        self.wait(node, Sum(build, "combine", epilogue=epilogue))
+    to.lowered.add(node.index)
+    return True
 
 
-def _window(step: AxisMap) -> tuple[int, int, int, int, int, int]:
-    if not isinstance(step, WindowMap):
-        raise Unsupported("a kernel over cells that were moved")
-    return (step.n_in, step.n_out, step.kernel, step.stride, step.padding, step.dilation)
+def _writes_foreign(to: Writer, node: Node) -> bool:
+    try:
+        foreign.write(to, node)
+    except Unsupported:
+        return False
+    return True
 
 
-def _limits(node: Node) -> dict[str, Any]:
-    """The engine's arguments for a window that is clipped; see `krypton_engine.graph.ir.clipped`."""
-    steps = (node.maps[0][axis] for axis in (ROWS, COLUMNS))
-    limits = tuple(step.limit if isinstance(step, WindowMap) else None for step in steps)
-    return {} if limits == (None, None) else {"limits": limits}
+def _write(to: Writer, node: Node) -> None:
+    """``node`` as its rule has it.
+
+    Raises:
+        Unsupported: No rule has it.
+    """
+    if is_statistic(node):
+        return None
+    if node.dtype != torch.float32:
+        raise Unsupported(f"it computes in float32, not {node.dtype}")
+    if node.local:
+        if isinstance(node.on_box, Convolution):
+            return sliding.convolution(to, node, node.on_box)
+        if isinstance(node.on_box, Pool):
+            return sliding.pool(to, node, node.on_box)
+        if isinstance(node.on_box, Reindex):
+            return sliding.reindex(to, node, node.on_box)
+    if node.index in to.graph.sites:
+        return global_values.meet(to, node)
+    rule = RULES.get(node.op)
+    if is_global(node):
+        if is_statistic(to.graph.nodes[node.operands[0]]):
+            return global_values.mean_of_cells(to, node)
+        rule = rule if node.op in global_values.SPELT_ALIKE else None
+    epilogue = epilogue_of(node)
+    if epilogue is not None:
+        end(to, node, epilogue)
+    elif rule is not None:
+        rule(to, node, arguments(node.target, node.args, node.kwargs))
+    else:
+        raise Unsupported("not in its vocabulary")

@@ -13,7 +13,7 @@ from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.lowering import Lowering
+from krypton_engine.executors.native.lowering import lowered
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import BATCH, Graph, refs
@@ -52,26 +52,26 @@ class Prepared:
         channels, height, width = graph.input.shape[1:]
         self.graph = graph
         self.program = engine._native.Program(isa, height, width, channels)
-        lowering = Lowering(graph, self.program)
-        self.reason = lowering.reason
-        if not lowering.lowered.issuperset(graph.sites):
+        written = lowered(graph, self.program)
+        self.reason = written.reason
+        if not written.lowered.issuperset(graph.sites):
             raise Unsupported(f"the C++ engine lacks {self.reason}")
-        rest = [node for node in graph.nodes if node.depends and node.index not in lowering.lowered]
+        rest = [node for node in graph.nodes if node.depends and node.index not in written.lowered]
         wanted = {i for node in rest for i in refs((node.args, node.kwargs))} | {graph.output}
-        self.exits = {i: lowering.build(i) for i in sorted(wanted & lowering.lowered)}
-        self.vectors = {i for i in self.exits if lowering.is_vector(i)}
-        self.flat = lowering.flat & set(self.exits)
+        self.exits = {i: written.build(i) for i in sorted(wanted & written.lowered)}
+        self.vectors = {i for i in self.exits if written.is_vector(i)}
+        self.flat = written.flat & set(self.exits)
         self.kept = [number for index, number in self.exits.items() if index not in self.vectors]
-        self.values = lowering.nodes
+        self.values = written.nodes
         self.shrinkable = {
             node.index: number
-            for number, node in lowering.nodes.items()
-            if number > 0 and node.axes and lowering.values.get(node.index) == number
+            for number, node in written.nodes.items()
+            if number > 0 and node.axes and written.values.get(node.index) == number
         }
-        self.sites = lowering.sites
-        self._begins = lowering.begins
-        self._of_vectors = {number: index for index, number in sorted(lowering.vectors.items(), reverse=True)}
-        self.foreign = tuple(lowering.foreign)
+        self.sites = written.sites
+        self._begins = written.begins
+        self._of_vectors = {number: index for index, number in sorted(written.vectors.items(), reverse=True)}
+        self.foreign = tuple(written.foreign)
         self.tail = Tail(graph, rest)
         self.constants = constants_of(graph, rest)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,12 @@ from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
+from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites.fusion import adds_residual
 
-if TYPE_CHECKING:
-    from krypton_engine.executors.native.lowering import Lowering
-
-Rule = Callable[["Lowering", Node, dict[str, Any]], None]
+Rule = Callable[[Writer, Node, dict[str, Any]], None]
 RULES: dict[str, Rule] = {}
 
 
@@ -36,7 +34,7 @@ def _first(arguments: dict[str, Any]) -> Any:
     return next(iter(arguments.values()))
 
 
-def end(to: Lowering, node: Node, epilogue: Epilogue) -> None:
+def end(to: Writer, node: Node, epilogue: Epilogue) -> None:
     """``node`` is an activation: the end of the sum that it reads, or a sum of its own."""
     item = node.args[0]
     kinds = ("convolution", "concat", "combine", "meeting", "mean", "cells", "dense")
@@ -48,12 +46,12 @@ def end(to: Lowering, node: Node, epilogue: Epilogue) -> None:
 
 
 @_rule("_to_copy")
-def _in_float32(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _in_float32(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     to.alias(node, _first(arguments).node)
 
 
 @_rule("permute", "transpose", "reshape", "unsqueeze")
-def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _rearrangement(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
     if node.local:
@@ -76,7 +74,7 @@ def _rearrangement(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("add", "sub")
-def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _addition(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     left, right, sign = arguments["self"], arguments["other"], 1.0 if node.op == "add" else -1.0
     if arguments.get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
@@ -97,7 +95,7 @@ def _addition(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("mul", "div")
-def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _multiplication(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     left, right = arguments["self"], arguments["other"]
     changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
     zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
@@ -113,7 +111,7 @@ def _multiplication(to: Lowering, node: Node, arguments: dict[str, Any]) -> None
     _cell_by_cell(to, node, "multiply" if node.op == "mul" else "divide", left, right)
 
 
-def _cell_by_cell(to: Lowering, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
+def _cell_by_cell(to: Writer, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
     height, width, count = shape_of(node)
     shapes = [shape_of(to.graph.nodes[x.node]) for x in (left, right)]
     alike = all(shape[:2] == (height, width) and shape[2] in (1, count) for shape in shapes)
@@ -124,7 +122,7 @@ def _cell_by_cell(to: Lowering, node: Node, arithmetic: str, left: Ref, right: R
 
 
 @_rule("maximum", "minimum")
-def _extremum(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _extremum(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     left, right = arguments["self"], arguments["other"]
     if not (to.graph.nodes[left.node].depends and to.graph.nodes[right.node].depends):
         raise Unsupported("an operand that is a constant")
@@ -132,7 +130,7 @@ def _extremum(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("square", "pow")
-def _square(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _square(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item = arguments["self"]
     if arguments.get("exponent", 2) != 2:
         raise Unsupported("a power")
@@ -140,13 +138,13 @@ def _square(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("neg")
-def _negation(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _negation(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
     to.affine(node, arguments["self"], zeros - 1, zeros)
 
 
 @_rule("prelu", "_prelu_kernel")
-def _prelu(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _prelu(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item, weight = arguments["self"], to.constant(arguments["weight"])
     if weight.numel() == 1:
         return end(to, node, Epilogue(function="leaky_relu", parameter=float(weight)))
@@ -157,18 +155,18 @@ def _prelu(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("batch_norm")
-def _batch_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _batch_norm(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     shift, x, scale = node.args[:3]  # captured as addcmul
     to.affine(node, x, to.by_channel(node, scale), to.by_channel(node, shift))
 
 
 @_rule(*channels.MOVES)
-def _moved_channels(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _moved_channels(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     channels.move(to, node)
 
 
 @_rule("layer_norm")
-def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _layer_norm(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if node.roles[-1] not in (None, 0) or len(arguments["normalized_shape"]) != 1:
         raise Unsupported("normalised along axes")
     weight, bias = (
@@ -183,7 +181,7 @@ def _layer_norm(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("linear")
-def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _linear(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item = arguments["input"]
     weight = to.constant(arguments["weight"]).contiguous().numpy()
     bias = None
@@ -226,14 +224,14 @@ def _linear(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
 
 
 @_rule("sum", "mean")
-def _sum(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _sum(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if not node.local:
         return _global_average(to, node, arguments)
     channels.add_up(to, node, arguments["self"])
 
 
 @_rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
-def _global_average(to: Lowering, node: Node, arguments: dict[str, Any]) -> None:
+def _global_average(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
     if node.local or source.roles[2:] != (ROWS, COLUMNS) or not averages_cells(node, source):

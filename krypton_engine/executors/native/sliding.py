@@ -1,0 +1,98 @@
+"""Operators that read other cells than their own: convolutions, pools, rows and columns that are moved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.global_values import between_channels
+from krypton_engine.executors.native.images import is_global, shape_of
+from krypton_engine.executors.native.sums import COLUMNS, ROWS, numbers
+from krypton_engine.executors.native.writer import Writer
+from krypton_engine.graph.ir import BATCH, NO_EPILOGUE, Convolution, Node, Pool, Ref, Reindex
+from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
+
+
+def convolution(to: Writer, node: Node, on_box: Convolution) -> None:
+    """``node`` is a convolution, of an image or between the channels of a global value.
+
+    Raises:
+        Unsupported: It reads cells in another order, or its weights are not known beforehand.
+    """
+    weight, groups = to.constant(Ref(on_box.weight)), on_box.groups
+    if is_global(node):
+        weight, groups = between_channels(to, node, on_box)
+        maps, limits = [(1, 1, 1, 1, 0, 1)] * 2, {}
+    elif node.roles != (BATCH, None, ROWS, COLUMNS):
+        raise Unsupported("dimensions in another order")
+    else:
+        maps, limits = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)], _limits(node)
+    bias = None if on_box.bias is None else to.constant(Ref(on_box.bias)).contiguous().numpy()
+    value, *others = [to.value(Ref(operand)) for operand in node.operands]
+    residual = others[0] if on_box.residual else None
+    to.convolve(
+        node, value, weight.contiguous().numpy(), bias, maps, groups, residual, on_box.epilogue, **limits
+    )
+
+
+def pool(to: Writer, node: Node, on_box: Pool) -> None:
+    """``node`` is a maximum or an average over windows of an image.
+
+    Raises:
+        Unsupported: The dimensions of the image are in another order.
+    """
+    y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
+    if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
+        raise Unsupported("dimensions in another order")
+    divisors = None
+    if not on_box.maximum:
+        rows, columns = ([float(n) for n in counts] for counts in on_box.divisors)
+        divisors = rows, columns
+    value = to.program.pool(
+        to.value(Ref(node.operands[0])),
+        y,
+        x,
+        shape_of(node)[2],
+        divisors,
+        numbers(NO_EPILOGUE),
+        **_limits(node),
+    )
+    to.remember(node, value)
+
+
+def reindex(to: Writer, node: Node, on_box: Reindex) -> None:
+    """``node`` is an image whose rows and columns are moved, repeated, left out or padded.
+
+    Raises:
+        Unsupported: Cells come from several values, or are moved along the channels.
+    """
+    if len(node.operands) != 1 or node.whole:
+        raise Unsupported("cells from several values")
+    sources = []
+    for axis in (ROWS, COLUMNS):
+        step = node.maps[0].get(axis)
+        if step is not None and not isinstance(step, IndexMap):
+            raise Unsupported("cells that are not moved one by one")
+        sources.append(list(range(node.size(axis))) if step is None else list(step.source))
+    if set(node.maps[0]) - {ROWS, COLUMNS}:
+        raise Unsupported("cells moved along the channels")
+    value = to.value(Ref(node.operands[0]))
+    to.remember(
+        node,
+        to.program.reindex(
+            value, sources[0], sources[1], shape_of(node)[2], on_box.fill, numbers(NO_EPILOGUE)
+        ),
+    )
+
+
+def _window(step: AxisMap) -> tuple[int, int, int, int, int, int]:
+    if not isinstance(step, WindowMap):
+        raise Unsupported("a kernel over cells that were moved")
+    return (step.n_in, step.n_out, step.kernel, step.stride, step.padding, step.dilation)
+
+
+def _limits(node: Node) -> dict[str, Any]:
+    """The engine's arguments for a window that is clipped; see `krypton_engine.graph.ir.clipped`."""
+    steps = (node.maps[0][axis] for axis in (ROWS, COLUMNS))
+    limits = tuple(step.limit if isinstance(step, WindowMap) else None for step in steps)
+    return {} if limits == (None, None) else {"limits": limits}

@@ -1,0 +1,255 @@
+"""A program of the C++ engine while it is being written: values that are there, and sums that wait."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native.images import is_statistic, shape_of
+from krypton_engine.executors.native.sums import Float32s, Sum, numbers
+from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Graph, Node, Ref, refs
+
+if TYPE_CHECKING:
+    from krypton_engine import _native
+
+_VECTORS = ("mean", "cells", "dense")
+"""Kinds of sums that are one vector for every position."""
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Channels of images in another order.
+
+    Attributes:
+        images: The engine's value that each of the numbered channels is of.
+        channels: Which channel of that image it is.
+        numbers: What a node holds of these, by number; shaped like the node, of one cell and one copy.
+    """
+
+    images: tuple[int, ...]
+    channels: tuple[int, ...]
+    numbers: Tensor
+
+
+class Writer:
+    """Nodes of ``graph`` written, one after the other, into a program of the engine.
+
+    Args:
+        graph: The graph.
+        program: An empty program for the occluded input.
+
+    Attributes:
+        values: The engine's number of every node that is an image, once it is built.
+        vectors: The same for nodes that are vectors.
+        nodes: The node that each of the engine's values was built for.
+        begins: Of every node that is fused with others before it, the first of them.
+        lowered: Nodes that are written, or wait to be.
+        flat: Nodes that are an image laid out as one vector.
+        picks: Nodes that are channels of others in another order.
+        along: Of nodes that PyTorch computes on boxes: what the same step computes, themselves included.
+        foreign: Names of the operators that are so computed.
+        sites: Values of the nodes that meet global values, once they are built.
+        reason: Why the first node that is not lowered could not be.
+    """
+
+    def __init__(self, graph: Graph, program: _native.Program) -> None:
+        self.graph = graph
+        self.program = program
+        self.values = {graph.input.index: 0}
+        self.vectors: dict[int, int] = {}
+        self.nodes = {0: graph.input}
+        self.begins: dict[int, int] = {}
+        self.lowered = {graph.input.index}
+        self.reason = ""
+        self.flat: set[int] = set()
+        self.picks: dict[int, Picks] = {}
+        self.along: dict[int, frozenset[int]] = {}
+        self.foreign: list[str] = []
+        self.sites: dict[int, int] = {}
+        self._sums: dict[int, Sum] = {}
+        self._uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
+        self._uses[graph.output] += 1
+
+    def build(self, index: int) -> int:
+        """The engine's number of a lowered node, built now if it was waiting."""
+        if index in self._sums:
+            waiting = self._sums.pop(index)
+            number = waiting.build(waiting)
+            if waiting.kind in _VECTORS:
+                self.vectors[index] = number
+            else:
+                self.remember(self.graph.nodes[index], number)
+        return self.vectors[index] if index in self.vectors else self.values[index]
+
+    def remember(self, node: Node, value: int) -> None:
+        """``node`` is a value of the engine."""
+        self.values[node.index] = value
+        self.nodes[value] = node
+
+    def value(self, item: Any) -> int:
+        """Value of an operand."""
+        if not isinstance(item, Ref):
+            raise Unsupported("an operand that is no value")
+        node = self.graph.nodes[item.node]
+        if not node.depends:
+            raise Unsupported("an operand that is a constant")
+        if is_statistic(node):
+            raise Unsupported("a statistic by itself")
+        if self.is_vector(item.node) or item.node in self.flat or not self.has_value(item.node):
+            raise Unsupported("something else where an image was expected")
+        return self.build(item.node)
+
+    def wait(self, node: Node, total: Sum) -> None:
+        """``node`` is built when it is read."""
+        self._sums[node.index] = total
+
+    def join(self, node: Node, item: Ref, total: Sum) -> None:
+        """``node`` and what it reads are one sum."""
+        del self._sums[item.node]
+        self._sums[node.index] = total
+        self.continues(node, item.node)
+
+    def continues(self, node: Node, index: int) -> None:
+        """``node`` is fused with another, and with what that one is fused with."""
+        self.begins[node.index] = self.begins.get(index, index)
+
+    def is_vector(self, index: int) -> bool:
+        """Whether a lowered node is one vector for every position."""
+        return index in self.vectors or (index in self._sums and self._sums[index].kind in _VECTORS)
+
+    def has_value(self, index: int) -> bool:
+        """Whether a lowered node is, or will be, a value of the engine."""
+        return index in self._sums or index in self.values or index in self.vectors
+
+    def is_built(self, index: int) -> bool:
+        """Whether the engine has computed a lowered node by itself."""
+        return index in self.values or index in self.vectors
+
+    def waits_for_one(self, index: int) -> bool:
+        """Whether a lowered node is not built yet, and read once."""
+        return index in self._sums and self._uses[index] == 1
+
+    def alias(self, node: Node, index: int) -> None:
+        """``node`` is what another node is."""
+        if not self.has_value(index):
+            raise Unsupported("no value of the engine")
+        if index in self._sums:
+            if self._uses[index] > 1:
+                self.build(index)
+            else:
+                self._sums[node.index] = self._sums.pop(index)
+                self.continues(node, index)
+                return
+        if index in self.flat:
+            self.flat.add(node.index)
+        if index in self.vectors:
+            self.vectors[node.index] = self.vectors[index]
+        if index in self.values:
+            self.values[node.index] = self.values[index]
+
+    def joinable(self, item: Any, *kinds: str) -> Sum | None:
+        """The sum that ``item`` still is, if nobody else reads it and nothing happened to it yet."""
+        if not isinstance(item, Ref) or self._uses[item.node] > 1:
+            return None
+        found = self._sums.get(item.node)
+        return found if found is not None and found.epilogue == NO_EPILOGUE and found.kind in kinds else None
+
+    def constant(self, item: Any) -> Tensor:
+        """A float32 constant on the CPU."""
+        node = self.graph.nodes[item.node] if isinstance(item, Ref) else None
+        if node is None or node.value is None:
+            raise Unsupported("an operand that is not known beforehand")
+        if node.value.dtype != torch.float32 or node.value.device.type != "cpu":
+            raise Unsupported(f"a constant of {node.value.dtype} on {node.value.device}")
+        return node.value.detach()
+
+    def known(self, index: int) -> Tensor:
+        """A value that no input changes."""
+        node = self.graph.nodes[index]
+        if node.value is not None:
+            return node.value.detach()
+        if index in self.graph.inputs:
+            raise Unsupported("another input")
+        value: Tensor = node.computed(self.known)
+        return value
+
+    def convolve(
+        self,
+        node: Node,
+        operand: int,
+        weight: Float32s,
+        bias: Float32s | None,
+        maps: list[Any],
+        groups: int,
+        residual: int | None = None,
+        epilogue: Epilogue = NO_EPILOGUE,
+        **limits: Any,
+    ) -> None:
+        """``node`` is a convolution of an image by ``(out, in / groups, height, width)`` weights."""
+
+        def build(done: Sum) -> int:
+            operands = [operand] + ([] if done.residual is None else [done.residual])
+            return self.program.convolution(
+                operands,
+                maps[0],
+                maps[1],
+                groups,
+                done.required_weight,
+                done.bias,
+                numbers(done.epilogue),
+                **limits,
+            )
+
+        self.wait(node, Sum(build, "convolution", weight, bias, residual=residual, epilogue=epilogue))
+
+    def by_channel(self, node: Node, item: Any) -> Float32s:
+        """A number, or a constant that varies only by channel, for every channel of ``node``."""
+        channels = shape_of(node)[2]
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            return np.full(channels, item, dtype=np.float32)
+        constant = self.constant(item)
+        constant = constant.reshape((1,) * (len(node.shape) - constant.dim()) + tuple(constant.shape))
+        dims = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
+        if constant.numel() != math.prod(constant.shape[dim] for dim in dims):
+            raise Unsupported("a constant that varies over the image")
+        return np.ascontiguousarray(constant.reshape(-1).expand(channels).numpy())
+
+    def affine(self, node: Node, item: Any, scale: Float32s, shift: Float32s) -> None:
+        """``item * scale + shift``, by channel."""
+        waiting = self.joinable(item, "convolution", "concat")
+        if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
+            assert waiting.weight is not None
+            weight = (waiting.weight.astype(np.float64) * scale[:, None, None, None]).astype(np.float32)
+            bias = shift if waiting.bias is None else waiting.bias * scale + shift
+            self.join(node, item, replace(waiting, weight=weight, bias=bias))
+            return
+        if waiting is not None and waiting.kind == "concat" and waiting.scale is None:
+            self.join(node, item, replace(waiting, scale=scale, shift=shift))
+            return
+        self.combine(node, "add", (self.value(item),), scale, shift)
+
+    def combine(
+        self,
+        node: Node,
+        arithmetic: str,
+        operands: tuple[int, ...],
+        scale: Float32s | None = None,
+        shift: Float32s | None = None,
+        epilogue: Epilogue = NO_EPILOGUE,
+    ) -> None:
+        """``(a op b) * scale + shift``, cell by cell; scale and shift by channel."""
+        height, width, channels = shape_of(node)
+
+        def build(done: Sum) -> int:
+            return self.program.combine(
+                arithmetic, list(operands), height, width, channels, scale, shift, numbers(done.epilogue)
+            )
+
+        self.wait(node, Sum(build, "combine", epilogue=epilogue))

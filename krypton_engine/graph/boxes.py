@@ -38,7 +38,14 @@ def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, 
 
 
 def reached(node: Node, axis: int, changed: Mapping[int, Interval]) -> Interval:
-    """Changed intervals of a local node along ``axis``, from those of its operands that have any."""
+    """Changed intervals of a local node along ``axis``, from those of its operands that have any.
+
+    Examples:
+        >>> rows = {graph.input.index: (np.array([4]), np.array([8]))}
+        >>> lo, hi = reached(graph.nodes[7], axis=1, changed=rows)  # a convolution of 3 x 3
+        >>> lo.tolist(), hi.tolist()
+        ([3], [9])
+    """
     intervals = []
     for i, operand in enumerate(node.operands):
         if operand in changed:

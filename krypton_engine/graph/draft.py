@@ -1,4 +1,4 @@
-"""A graph on its way: nodes that are added one by one, and calls with their arguments bound to names."""
+"""A graph under construction: nodes added one by one, and calls whose arguments are bound to names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def name_of(target: torch._ops.OpOverload) -> str:
 
 
 class Nodes(Protocol):
-    """Nodes that calls refer to, on their way to a graph."""
+    """Nodes of a graph under construction, which calls refer to."""
 
     def node(self, ref: Ref) -> Node:
         """See `krypton_engine.graph.operators.Call`."""
@@ -46,12 +46,12 @@ class BoundCall:
     """A call with its arguments under the names of its operator's schema.
 
     Args:
-        nodes: What the arguments refer to.
+        nodes: Nodes that the arguments refer to.
         target: The operator.
-        args: As they are given.
-        kwargs: As they are given.
-        shape: Of the result, for one copy; empty for a call that gives no tensor.
-        batch_dims: Which of its dimensions are exactly the batch.
+        args: Positional arguments of the call.
+        kwargs: Its keyword arguments.
+        shape: Shape of the result, for one copy; empty for a call that gives no tensor.
+        batch_dims: Which of the result's dimensions are exactly the batch.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class BoundCall:
 
 
 class Draft:
-    """A graph on its way: its nodes so far, and sizes as functions of the number of copies.
+    """A graph under construction: its nodes so far, and sizes as functions of the number of copies.
 
     Args:
         symbol: The size of the batch in the exported program.
@@ -101,7 +101,14 @@ class Draft:
         self.nodes: list[Node] = []
 
     def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
-        """A reference to a new node; ``fields`` are those of `Node`."""
+        """A reference to a new node; ``fields`` are those of `Node`.
+
+        Examples:
+            >>> draft = Draft(symbol=None)
+            >>> image = draft.add("x", "input", (1, 3, 8, 8), (BATCH, None, 0, 1))
+            >>> image, draft.node(image).axes
+            (Ref(node=0), (0, 1))
+        """
         node = Node(len(self.nodes), name, op, shape, roles, fields.pop("dtype", None), **fields)
         self.nodes.append(replace(node, macs=macs(node, self.nodes.__getitem__)))
         return Ref(node.index)
@@ -122,7 +129,12 @@ class Draft:
         return value
 
     def shape_of(self, value: Tensor) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """Shape with 1 for the batch, and which dimensions are exactly the batch."""
+        """Shape with 1 for the batch, and which dimensions are exactly the batch.
+
+        Examples:
+            >>> Draft(symbol=None).shape_of(torch.zeros(2, 3))  # no dimension depends on the batch
+            ((2, 3), (False, False))
+        """
         shape, batch = [], []
         for size in value.shape:
             if isinstance(size, int):
@@ -140,7 +152,12 @@ class Draft:
         return len(counted) == 1 and counted[0].extra == 0
 
     def rows(self, size: Any) -> Rows:
-        """A symbolic size as a function of the number of copies."""
+        """A symbolic size as a function of the number of copies.
+
+        Examples:
+            >>> Draft(symbol=None).rows(8)
+            Rows(per_copy=0, extra=8)
+        """
         if isinstance(size, int):
             return Rows(0, size)
         expression = size.node.expr
@@ -151,15 +168,21 @@ class Draft:
         return rows
 
     def align(self, ref: Ref, roles: Roles, shape: tuple[int, ...]) -> Ref:
-        """The constant of `krypton_engine.graph.operators.Call`; its own node where roles differ."""
+        """See `krypton_engine.graph.operators.Call`; a new node where the constant's roles differ."""
         fields = aligned(self.node(ref), roles)
         return ref if fields is None else self.add(**fields)
 
 
 def aligned(node: Node, roles: Roles) -> dict[str, Any] | None:
-    """Fields of the node that follows the roles of the value that ``node``, a constant, is broadcast against.
+    """Fields of a node that follows the roles of the value that ``node``, a constant, is broadcast against.
 
-    None where ``node`` itself does.
+    None where the roles of ``node`` agree already.
+
+    Examples:
+        >>> row = Node(0, "row", "constant", (20,), (None,), None, value=torch.zeros(20))
+        >>> fields = aligned(row, (BATCH, None, 1, 2))
+        >>> fields["shape"], fields["roles"]
+        ((1, 1, 1, 20), (None, None, None, 2))
     """
     pad = len(roles) - len(node.shape)
     full = (1,) * pad + node.shape

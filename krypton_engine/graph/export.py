@@ -1,8 +1,8 @@
 """torch.export for a process with other things to do: one export at a time, whole, and in silence.
 
 An export is neither thread-safe nor interruptible: while one runs, the model's parameters are fakes, and
-an exception out of a signal handler leaves PyTorch's modes on for good. What other threads print, log and
-warn of meanwhile is none of its business.
+an exception out of a signal handler leaves PyTorch's modes on for good. Other threads print, log and warn
+as ever meanwhile.
 """
 
 from __future__ import annotations
@@ -177,6 +177,10 @@ def evaluated(call: Callable[[], T]) -> T:
 
     No other thread exports meanwhile: the parameters of what is being exported are fakes. The exception is an
     export that stands still: it may wait for this very thread.
+
+    Examples:
+        >>> evaluated(lambda: model(x)).shape
+        torch.Size([1, 5])
     """
     return _gate.evaluated(call)
 
@@ -185,7 +189,7 @@ def settled() -> None:
     """Wait for an export of another thread to end.
 
     Raises:
-        ExportError: It stands still, maybe since it waits for this thread.
+        ExportError: That export stands still, maybe since it waits for this thread.
     """
     if not _gate.ended():
         raise ExportError(_STANDS)
@@ -260,14 +264,19 @@ def export(
     """``function(*tensors)`` as functional operators, for any number of rows.
 
     Args:
-        function: Of tensors alone.
-        modules: Those that it calls.
+        function: Function of tensors alone.
+        modules: Modules that the function calls.
         tensors: Its arguments.
-        batched: For each of them, whether its first dimension is the rows.
+        batched: For each argument, whether its first dimension is the rows.
         apart: Whether each row is to be the only one of a call, whatever the function does to several.
 
     Raises:
         ExportError: With the reason.
+
+    Examples:
+        >>> program = export(lambda x: x.relu(), [], (x,), (True,))
+        >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
+        ['relu']
     """
     # Batch 2, not 1: export would take 1 for a constant and specialise on it.
     example = tuple(

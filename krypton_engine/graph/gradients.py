@@ -25,17 +25,22 @@ def first_order(
 
     Args:
         graph: The model.
-        inputs: Its tensors, first dimension 1 where they are batched.
-        nodes: Whose values are asked about.
+        inputs: The model's tensors, first dimension 1 where they are batched.
+        nodes: Numbers of the nodes whose values are asked about.
         head: The scalar.
         memory_budget: Bytes that the two passes may take.
 
     Returns:
-        By node. Nothing where there is no gradient, or one that is not finite: a saturated probability, a
-        model whose weights were made in inference mode.
+        Root mean square and gradient by node. Empty where a gradient does not exist or is not finite: a
+        saturated probability, a model whose weights were made in inference mode.
 
     Raises:
         InputError: The budget does not hold the passes.
+
+    Examples:
+        >>> found = first_order(graph, (x,), [graph.output], lambda outputs: outputs[:, 0], 2**20)
+        >>> found[graph.output][1].tolist()  # the gradient of the first output by all outputs
+        [[1.0, 0.0, 0.0, 0.0, 0.0]]
     """
     wanted = set(nodes)
     taken = _bytes(graph, wanted)

@@ -433,10 +433,8 @@ def in_full(graph: Graph, after: Node | None = None) -> Graph:
     Every position is a full computation from there on.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = in_full(capture(Source(model, (x,))))
-        >>> [node.op for node in graph.nodes if node.local]
-        ['input']
+        >>> [node.op for node in in_full(graph, after=graph.nodes[8]).nodes if node.local]
+        ['input', 'conv2d', 'relu']
     """
     last = (after or graph.input).index
     nodes = [
@@ -467,8 +465,6 @@ def clipped(graph: Graph, tau: float) -> Graph:
         InputError: Another ``tau``.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = capture(Source(model, (x,)))
         >>> graph.clips, clipped(graph, 0.5).clips
         (False, True)
     """

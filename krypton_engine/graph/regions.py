@@ -78,23 +78,48 @@ class WindowMap:
         return first, np.where(hi > lo, last, first)
 
     def clipped(self, tau: float) -> WindowMap:
-        """This map with at most ``tau`` of its outputs changed, but never fewer than one."""
+        """This map with at most ``tau`` of its outputs changed, but never fewer than one.
+
+        Examples:
+            >>> WindowMap(n_in=8, n_out=8, kernel=3, padding=1).clipped(0.5).limit
+            4
+        """
         return replace(self, limit=max(1, math.floor(tau * self.n_out + 1e-9)))
 
     def extent_read(self, extent: int) -> int:
-        """Length of the input interval that ``extent`` neighbouring outputs read."""
+        """Length of the input interval that ``extent`` neighbouring outputs read.
+
+        Examples:
+            >>> WindowMap(n_in=10, n_out=5, kernel=3, stride=2, padding=1).extent_read(2)
+            5
+        """
         return (extent - 1) * self.stride + self.dilation * (self.kernel - 1) + 1
 
     def first_read(self, lo: IntArray) -> IntArray:
-        """First input cell that output ``lo`` reads; negative where that is padding."""
+        """First input cell that output ``lo`` reads; negative where that is padding.
+
+        Examples:
+            >>> WindowMap(10, 5, kernel=3, stride=2, padding=1).first_read(np.array([0, 1])).tolist()
+            [-1, 1]
+        """
         return lo * self.stride - self.padding
 
     def sources(self, outputs: IntArray) -> IntArray:
-        """See `AxisMap`."""
+        """See `AxisMap`.
+
+        Examples:
+            >>> WindowMap(n_in=10, n_out=5, kernel=3, stride=2, padding=1).sources(np.array([0, 1])).tolist()
+            [[-1, 0, 1], [1, 2, 3]]
+        """
         return self.first_read(outputs)[..., None] + self.dilation * np.arange(self.kernel)
 
     def is_identity(self) -> bool:
-        """See `AxisMap`."""
+        """See `AxisMap`.
+
+        Examples:
+            >>> WindowMap(8, 8, kernel=1).is_identity(), WindowMap(8, 8, kernel=3, padding=1).is_identity()
+            (True, False)
+        """
         return self.kernel == 1 and self.stride == 1 and self.padding == 0 and self.n_in == self.n_out
 
 
@@ -139,7 +164,12 @@ class IndexMap:
         return np.where(empty, 0, out[..., 0]), np.where(empty, 0, out[..., 1])
 
     def sources(self, outputs: IntArray) -> IntArray:
-        """See `AxisMap`."""
+        """See `AxisMap`.
+
+        Examples:
+            >>> IndexMap(3, (2, 1, 0, -1)).sources(np.array([0, 3])).tolist()
+            [2, -1]
+        """
         return np.asarray(self.source, dtype=np.int64)[outputs]
 
     def is_identity(self) -> bool:
@@ -174,19 +204,40 @@ class SpreadMap:
         return first, np.where(hi > lo, last, first)
 
     def first_read(self, lo: IntArray) -> IntArray:
-        """First input cell that output ``lo`` reads; negative where that is padding."""
+        """First input cell that output ``lo`` reads; negative where that is padding.
+
+        Examples:
+            >>> SpreadMap(n_in=4, n_out=8, stride=2, reach=3, padding=1).first_read(np.array([0, 3])).tolist()
+            [-1, 1]
+        """
         return -((self._width - self.padding - lo) // self.stride)
 
     def extent_read(self, extent: int) -> int:
-        """Length of an input interval that holds what any ``extent`` neighbouring outputs read."""
+        """Length of an input interval that holds what any ``extent`` neighbouring outputs read.
+
+        Examples:
+            >>> step = SpreadMap(n_in=4, n_out=8, stride=2, reach=3, padding=1)
+            >>> step.extent_read(1), step.extent_read(2)
+            (2, 3)
+        """
         return (extent - 1 + self._width) // self.stride + 1
 
     def first_written(self, cell: IntArray) -> IntArray:
-        """First output that input ``cell`` is written to; negative where that is cut off."""
+        """First output that input ``cell`` is written to; negative where that is cut off.
+
+        Examples:
+            >>> SpreadMap(4, 8, stride=2, reach=3, padding=1).first_written(np.array([0, 1])).tolist()
+            [-1, 1]
+        """
         return cell * self.stride - self.padding
 
     def extent_written(self, extent: int) -> int:
-        """Length of the output interval that belongs to ``extent`` neighbouring inputs."""
+        """Length of the output interval that belongs to ``extent`` neighbouring inputs.
+
+        Examples:
+            >>> SpreadMap(n_in=4, n_out=8, stride=2, reach=3, padding=1).extent_written(2)
+            6
+        """
         return (extent - 1) * self.stride + self._width + 1
 
     def sources(self, outputs: IntArray) -> IntArray:
@@ -230,7 +281,12 @@ class SpanMap:
 
     @property
     def longest(self) -> int:
-        """Number of inputs that an output reads at most."""
+        """Number of inputs that an output reads at most.
+
+        Examples:
+            >>> SpanMap(n_in=4, first=(0, 0, 1, 2, 2, 3), end=(1, 2, 2, 3, 4, 4)).longest
+            2
+        """
         first, end = self._bounds
         return int((end - first).max())
 
@@ -247,12 +303,22 @@ class SpanMap:
         return found
 
     def extent_read(self, extent: int) -> int:
-        """Length of an input interval that holds what any ``extent`` neighbouring outputs read."""
+        """Length of an input interval that holds what any ``extent`` neighbouring outputs read.
+
+        Examples:
+            >>> SpanMap(n_in=4, first=(0, 1, 2), end=(2, 3, 4)).extent_read(2)
+            3
+        """
         firsts, ends = self._bounds
         return int((ends[extent - 1 :] - firsts[: len(firsts) - extent + 1]).max())
 
     def sources(self, outputs: IntArray) -> IntArray:
-        """See `AxisMap`; an output that reads fewer than others reads its last one several times."""
+        """See `AxisMap`; an output that reads fewer than others reads its last one several times.
+
+        Examples:
+            >>> SpanMap(n_in=4, first=(0, 0, 1), end=(1, 2, 3)).sources(np.array([0, 2])).tolist()
+            [[0, 0], [1, 2]]
+        """
         firsts, ends = self._bounds
         cells = firsts[outputs][..., None] + np.arange(self.longest)
         read: IntArray = np.minimum(cells, ends[outputs][..., None] - 1)

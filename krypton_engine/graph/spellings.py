@@ -1,4 +1,4 @@
-"""Operators that are others in another spelling, written as those before a program is translated."""
+"""Operators that others express, such as ``addmm`` by ``linear``, rewritten before translation."""
 
 from __future__ import annotations
 
@@ -181,10 +181,10 @@ _AS_THEY_ARE: Mapping[Any, Callable[[torch.fx.Node], bool]] = {
     aten.col2im.default: _overlaps,
     **dict.fromkeys(_ADAPTIVE, lambda call: set(_sizes(call)) == {1} or _reads_another(call)),
 }
-"""Calls that are no other operator's."""
+"""Conditions on which calls stay as they are, since no other operator expresses them."""
 
 _MADE_BY_FUNCTIONALISATION = {aten.select_scatter.default}
-"""Operators that a program has only once it writes nothing in place any more."""
+"""Operators that appear in a program only once its in-place writes have been removed."""
 
 
 def spellings(program: torch.export.ExportedProgram) -> dict[Any, Spelling]:
@@ -210,6 +210,12 @@ def alone(
         target: The other operator.
         args: Its arguments.
         sizes: Cells of its first operand and of its first result, by spatial dimension.
+
+    Examples:
+        >>> target = aten.max_pool2d_with_indices.default
+        >>> found, arguments = alone(target, ("x", [2, 2]), sizes=[[8, 8], [4, 4]])
+        >>> found is aten.max_pool2d.default, arguments
+        (True, ('x', [2, 2]))
     """
     if target in _POOLS:
         return _POOLS[target], args

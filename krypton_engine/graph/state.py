@@ -30,7 +30,7 @@ _ITEMS_AT_EACH_END = 32
 """Items of a long list that are looked at, at either end of it."""
 
 _LARGEST_ARRAY = 2**20
-"""Bytes of the largest NumPy array whose content is compared; of a larger one it is its place in memory."""
+"""Bytes of the largest NumPy array whose content is compared; of a larger one, its place in memory is."""
 
 _MOST_SAMPLED = 1024
 """Numbers of a tensor that are looked at."""
@@ -128,7 +128,12 @@ def version_of(tensor: Tensor) -> int:
 
 
 def place_of(tensor: Tensor) -> int:
-    """Address of a tensor's memory; 0 where that has several pieces, or none."""
+    """Address of a tensor's memory; 0 where that has several pieces, or none.
+
+    Examples:
+        >>> place_of(x) == place_of(x.flatten()), place_of(x) == place_of(x.clone())
+        (True, False)
+    """
     try:
         return tensor.data_ptr()
     except Exception:  # every layout and subclass refuses in its own words
@@ -147,11 +152,11 @@ def modules_of(function: Forward) -> list[nn.Module]:
 
 
 def observe(function: Forward, *arguments: object) -> State:
-    """The state that an answer may depend on, as far as Python lets one see it.
+    """The state that an answer may depend on, as far as Python shows it.
 
     Args:
-        function: Is to answer.
-        arguments: Further arguments of it that are no tensors.
+        function: The callable.
+        arguments: Further arguments of the callable that are no tensors.
 
     Examples:
         >>> gain = 2.0
@@ -219,7 +224,14 @@ def differences(mine: State, other: State) -> Set[str]:
 
 
 def environment(device: torch.device) -> tuple[object, ...]:
-    """Global flags that decide what PyTorch computes: a capture made under others is another one."""
+    """Global flags that decide PyTorch's results: under other flags, another capture is needed.
+
+    Examples:
+        >>> before = environment(torch.device("cpu"))
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     before == environment(torch.device("cpu"))
+        False
+    """
     autocasts = dict.fromkeys(["cpu", device.type])
     return (
         *((kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in autocasts),

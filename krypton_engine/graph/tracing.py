@@ -2,8 +2,9 @@
 
 `recorded` runs a callable twice, on two rows and on three, and writes down what it does. Where both records
 differ in numbers alone, such as a size that was taken for an ``int``, those numbers follow from the number of
-rows. `one_by_one` does so with the callable on each row by itself, which tells what it says of an only row,
-whatever rows do to each other: of loops over rows, say, two records have different lengths.
+rows. `one_by_one` does so with the callable on each row by itself, so that the record holds
+its answer to an only row, whatever rows do to each other: of loops over rows, say, two records have
+different lengths.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _Told(TorchFunctionMode):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Within, an exporter sees what small constants hold, and what is done past the operators."""
+    """Within, an exporter sees the numbers of small constants, and changes made past the operators."""
     with ExitStack() as stack:
         for module in ("torch._subclasses.fake_tensor", "torch.fx.experimental.proxy_tensor"):
             stack.enter_context(mock.patch(f"{module}.CONSTANT_NUMEL_LIMIT", _LARGEST_KNOWN, create=True))
@@ -57,22 +58,33 @@ def readable() -> Iterator[None]:
 
 
 def recorded(function: Forward, tensors: tuple[Tensor, ...], batched: tuple[bool, ...]) -> fx.GraphModule:
-    """What ``function(*tensors)`` does, for any number of rows.
+    """The operators of ``function(*tensors)``, for any number of rows.
 
     Args:
-        function: Of tensors alone.
+        function: Function of tensors alone.
         tensors: Its arguments; of those that are ``batched``, one row is enough.
-        batched: For each of them, whether its first dimension is the rows.
+        batched: For each argument, whether its first dimension is the rows.
 
     Raises:
-        ValueError: It does something else for more rows.
+        ValueError: The function does something else for more rows.
+
+    Examples:
+        >>> made = recorded(lambda x: x.reshape(int(x.shape[0]), -1), (x,), (True,))
+        >>> made(torch.ones(5, 3, 24, 20)).shape
+        torch.Size([5, 1440])
     """
     few, more = (_record(function, _rows(tensors, batched, n), True) for n in (_FEW, _MORE))
     return _merged(few, more, batched)
 
 
 def one_by_one(function: Forward, tensors: tuple[Tensor, ...], batched: tuple[bool, ...]) -> fx.GraphModule:
-    """What ``function`` does to every row by itself, for any number of rows; see `recorded`."""
+    """The operators of ``function`` on every row by itself, for any number of rows; see `recorded`.
+
+    Examples:
+        >>> made = one_by_one(lambda rows: rows - rows.mean(0), (torch.ones(1, 2),), (True,))
+        >>> made(torch.rand(3, 2)).tolist()  # each row is its own mean
+        [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    """
 
     def one(*rows: Tensor) -> Tensor:
         given = (row[None] if each else row for row, each in zip(rows, batched, strict=True))
@@ -108,7 +120,15 @@ def _record(function: Forward, tensors: tuple[Tensor, ...], as_written: bool) ->
 
 @contextmanager
 def restored(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, modules may write their buffers or put others in their places; afterwards all is as before."""
+    """Within, modules may write or replace their buffers; afterwards all buffers are as before.
+
+    Examples:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with restored([norm]):
+        ...     _ = norm(torch.rand(4, 2))
+        >>> norm.running_mean
+        tensor([0., 0.])
+    """
     held = [
         (module, name, buffer, version_of(buffer), buffer.clone())
         for root in modules

@@ -53,6 +53,12 @@ def translate(program: torch.export.ExportedProgram, batched: tuple[bool, ...], 
 
     Raises:
         CaptureError: With the reason.
+
+    Examples:
+        >>> from krypton_engine.graph.export import export
+        >>> made = translate(export(lambda x: x.relu(), [], (x,), (True,)), (True,), occluded=0)
+        >>> [(node.op, node.roles) for node in made.nodes]
+        [('input', (-1, 0, 1, 2)), ('relu', (-1, 0, 1, 2))]
     """
     return _Translation(program, batched, occluded).build()
 

@@ -10,10 +10,8 @@ def needs_view(graph: Graph, node: Node) -> bool:
     """Whether a reader takes cells of a local node outside its box, or an operand writes its part there.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = capture(Source(model, (x,)))
-        >>> needs_view(graph, graph.input)
-        True
+        >>> needs_view(graph, graph.input), needs_view(graph, graph.nodes[7])  # a relu reads its own cells
+        (True, False)
     """
     if not node.operands or facts(node).joins or isinstance(node.on_box, Total):
         return True

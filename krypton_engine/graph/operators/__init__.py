@@ -1,4 +1,4 @@
-"""Operators, one file a family: which calls are local, and on what terms.
+"""Operators, one file a family: which calls can be computed on boxes, and how.
 
 `localise` answers for a call by the rule of its operator. A new operator needs a rule in the file of its
 family; elementwise operators need none if PyTorch tags them so.
@@ -68,6 +68,17 @@ def localise(call: Call) -> Local:
 
     Raises:
         NotLocal: With the reason.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> from krypton_engine.graph.ir import Apply
+        >>> draft = Draft(None)
+        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
+        >>> localise(BoundCall(draft, torch.ops.aten.relu.default, (image,), {}, (1, 8, 9))).roles
+        (-1, 0, 1)
+        >>> localise(BoundCall(draft, torch.ops.aten.mean.dim, (image, [1, 2]), {}, (1,)))
+        Traceback (most recent call last):
+        krypton_engine.graph.operators.base.NotLocal: mean reads every axis from end to end
     """
     local = bounded(call)
     if not any(role is not None and role != BATCH for role in local.roles):
@@ -76,7 +87,7 @@ def localise(call: Call) -> Local:
 
 
 def bounded(call: Call) -> Local:
-    """As `localise`, also for a call that leaves no axis: its result is a global value, all of it one box.
+    """As `localise`, also for a call that leaves no axis, whose result is a global value without cells.
 
     Raises:
         NotLocal: With the reason.

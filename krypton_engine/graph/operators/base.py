@@ -91,7 +91,7 @@ RULES: dict[str, Rule] = {}
 
 
 ROW_BY_ROW: set[str] = set()
-"""Names of operators that, in full too, compare no rows: what they mix shows in a batch of any order."""
+"""Names of operators that compare no rows even when computed in full."""
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
@@ -110,10 +110,10 @@ class Facts:
 
     Attributes:
         fresh: Whether the result lies in memory of its own, so that its reader may write over it.
-        in_place: A variant that writes the result over the first operand.
-        out: A variant that writes the result into the tensor that its argument ``out`` names.
+        in_place: Variant that writes the result over the first operand; None if there is none.
+        out: Variant that writes the result into its argument ``out``; None if there is none.
         joins: Whether the result is the operands side by side, each of them unchanged.
-        epilogue: A function from arguments by name to the epilogue that a convolution may end with instead of
+        epilogue: Function from arguments by name to the epilogue that a convolution may end with instead of
             the operator; to None where arguments make that impossible.
     """
 
@@ -134,7 +134,7 @@ def declare(target: Hashable, facts: Facts) -> None:
 
 
 def facts(node: Node) -> Facts:
-    """Facts of the operator of ``node``; those of an operator without an entry say nothing.
+    """Facts of the operator of ``node``; the defaults of `Facts` for an operator without an entry.
 
     Examples:
         >>> relu = Node(1, "relu", "relu", (1, 3), (-1, None), torch.float32, torch.ops.aten.relu.default)
@@ -194,7 +194,11 @@ def touched(roles: Roles, dims: Sequence[int]) -> frozenset[int]:
 
 
 def only_dependent(call: Call) -> Node:
-    """The one operand that windows change, which must be local."""
+    """The one operand that windows change.
+
+    Raises:
+        NotLocal: Several operands change, or the one is not on boxes.
+    """
     dependent = [i for i in dict.fromkeys(refs((call.args, dict(call.kwargs)))) if call.node(Ref(i)).depends]
     if len(dependent) != 1:
         raise NotLocal(f"{call.name} of several changed values")
@@ -202,7 +206,11 @@ def only_dependent(call: Call) -> Node:
 
 
 def local_operand(call: Call, ref: object) -> Node:
-    """The node behind ``ref``, which windows must change, on boxes."""
+    """The node behind ``ref``.
+
+    Raises:
+        NotLocal: The node is a constant, or not on boxes.
+    """
     if not isinstance(ref, Ref):
         raise NotLocal(f"{call.name} of a constant")
     node = call.node(ref)

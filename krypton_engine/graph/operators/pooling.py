@@ -78,7 +78,7 @@ def _pool(
 def _divisors(
     call: base.Call, node: Node, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
-    """Cells that count for each output, dimension by dimension, as ``torch.nn.AvgPool2d`` counts them."""
+    """Number of cells that each output divides by, by dimension, as ``torch.nn.AvgPool2d`` counts them."""
     bound = call.bound
     override = bound.get("divisor_override")
     out = []
@@ -96,7 +96,14 @@ def _divisors(
 
 
 def averages_cells(node: Node, source: Node) -> bool:
-    """Whether ``node`` is the average of ``source`` over all cells of its axes, channel by channel."""
+    """Whether ``node`` is the average of ``source`` over all cells of its axes, channel by channel.
+
+    Examples:
+        >>> from krypton_engine.graph.ir import Ref
+        >>> args, source = (Ref(11), [2, 3]), graph.nodes[11]
+        >>> averages_cells(Node(12, "mean", "mean", (1, 8), (BATCH, None), None, args=args), source)
+        True
+    """
     axes = list(range(2, len(source.shape)))
     if source.roles[0] != BATCH or not all(source.roles[dim] in source.axes for dim in axes):
         return False

@@ -1,7 +1,7 @@
 """Rewrites of a graph: the same values from fewer operators.
 
 A rewrite is a pure function from a graph to a graph. `SIMPLIFICATIONS` is run once on every captured graph,
-in its order, before anybody plans or runs it. `FUSIONS` is for engines that compute what follows a
+in its order, before the graph is planned or run. `FUSIONS` is for engines that compute what follows a
 convolution where they compute the convolution.
 """
 
@@ -21,7 +21,7 @@ class Rewrite:
     """One rule, and why it stands where it does in its list.
 
     Attributes:
-        name: What it does.
+        name: The change, in words.
         apply: The function.
         place: The reason for its place.
     """

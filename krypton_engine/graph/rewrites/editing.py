@@ -29,7 +29,16 @@ class Edit:
         return Ref(self._count - 1)
 
     def constant(self, before: int, name: str, value: Tensor, like: Node | None = None) -> Ref:
-        """A reference to a further constant; its dimensions run along the axes of those of ``like``."""
+        """A reference to a further constant; its dimensions run along the axes of those of ``like``.
+
+        Examples:
+            >>> edit = Edit(graph)
+            >>> gain = edit.constant(8, "gain", torch.ones(8, 1, 1))
+            >>> edit.put(replace(graph.nodes[8], op="mul", args=(Ref(7), gain)))
+            >>> made = edit.done()
+            >>> made.nodes[8].name, made.nodes[9].args
+            ('gain', (Ref(node=7), Ref(node=8)))
+        """
         roles: tuple[int | None, ...] = (None,) * value.dim()
         if like is not None:
             last = like.roles[len(like.roles) - value.dim() :]
@@ -41,15 +50,34 @@ class Edit:
         return self.add(before, Node(-1, name, "constant", shape, roles, value.dtype, value=value))
 
     def put(self, node: Node) -> None:
-        """Replace the node of the same number."""
+        """Replace the node of the same number.
+
+        Examples:
+            >>> edit = Edit(graph)
+            >>> edit.put(replace(graph.nodes[8], op="tanh"))
+            >>> edit.done().nodes[8].op, graph.nodes[8].op
+            ('tanh', 'relu')
+        """
         self._put[node.index] = node
 
     def forward(self, index: int, to: int) -> None:
-        """Let the readers of a node read another one, which comes earlier."""
+        """Let the readers of a node read another one, which comes earlier.
+
+        Examples:
+            >>> edit = Edit(graph)
+            >>> edit.forward(8, to=7)  # a convolution in place of the activation that reads it
+            >>> [node.op for node in edit.done().nodes[6:10]]
+            ['input', 'conv2d', 'max_pool2d', 'conv2d']
+        """
         self._forwards[index] = to
 
     def done(self) -> Graph:
-        """The edited graph; the original one where nothing was edited."""
+        """The edited graph; the original one where nothing was edited.
+
+        Examples:
+            >>> Edit(graph).done() is graph
+            True
+        """
         if not self._put and not self._forwards:
             return self._graph
         nodes = []
@@ -63,14 +91,25 @@ class Edit:
 
 
 def reads_of(graph: Graph) -> Counter[int]:
-    """The number of readings of each value, by node; the output of the graph counts as one more."""
+    """The number of readings of each value, by node; the output of the graph counts as one more.
+
+    Examples:
+        >>> reads = reads_of(graph)
+        >>> reads[graph.input.index], reads[graph.output]
+        (1, 1)
+    """
     counted = Counter(i for node in graph.nodes for i in refs((node.args, node.kwargs)))
     counted[graph.output] += 1
     return counted
 
 
 def pruned(graph: Graph) -> Graph:
-    """``graph`` without nodes that its output does not need, renumbered."""
+    """``graph`` without nodes that its output does not need, renumbered.
+
+    Examples:
+        >>> [node.op for node in pruned(replace(graph, output=8)).nodes]
+        ['constant', 'constant', 'input', 'conv2d', 'relu']
+    """
     needed = {graph.output, *graph.inputs}
     for node in reversed(graph.nodes):
         if node.index in needed:

@@ -18,6 +18,13 @@ def fuse_additions(graph: Graph) -> Graph:
 
     Of two convolutions that are added, the one of the larger boxes takes the other in: its boxes are those of
     the sum, while those of a shortcut stay as small as they are.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once, twice = (torch.nn.Conv2d(3, 3, size, padding=size // 2) for size in (1, 3))
+        >>> made = fuse_additions(capture(Source(lambda x: twice(y := once(x)) + y, (x,))))
+        >>> made.nodes[made.output].op, made.nodes[made.output].on_box.residual
+        ('add', True)
     """
     fused: dict[int, Node] = {}
     cells = _cells_changed(graph)
@@ -34,7 +41,13 @@ def fuse_additions(graph: Graph) -> Graph:
 
 
 def fuse_epilogues(graph: Graph) -> Graph:
-    """Every convolution ends with the activation that alone reads it."""
+    """Every convolution ends with the activation that alone reads it.
+
+    Examples:
+        >>> made = fuse_epilogues(graph)
+        >>> made.nodes[8].on_box.epilogue.low, made.nodes[8].on_box.steps, made.nodes[7].local
+        (0.0, (7, 8), False)
+    """
     fused: dict[int, Node] = {}
     for convolution in graph.nodes:
         if _takes_in(graph, convolution):
@@ -47,7 +60,14 @@ def fuse_epilogues(graph: Graph) -> Graph:
 
 
 def adds_residual(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` adds two changing values cell by cell, so that either's operator may add the other."""
+    """Whether ``node`` adds two changing values cell by cell, so that either's operator may add the other.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> sum_of_two = capture(Source(lambda x: x.relu() + x, (x,)))
+        >>> [adds_residual(sum_of_two, node) for node in sum_of_two.nodes]
+        [False, False, True]
+    """
     # A sum that is clipped may not be recomputed where its box ends and that of the other value goes on.
     return (
         not graph.clips

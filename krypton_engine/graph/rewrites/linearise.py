@@ -71,12 +71,22 @@ def mean(sums: Tensor, cells: int, dims: Sequence[int], keepdim: bool, dtype: to
 
 
 def added(sums: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -> Tensor:
-    """Sums over further dimensions."""
+    """Sums over further dimensions.
+
+    Examples:
+        >>> added(torch.tensor([[6.0, 2.0]]), [1], keepdim=False, dtype=torch.float32)
+        tensor([8.])
+    """
     return sums.sum(tuple(dims), keepdim).to(dtype)
 
 
 def root(sums: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -> Tensor:
-    """Euclidean norms from sums of squares."""
+    """Euclidean norms from sums of squares.
+
+    Examples:
+        >>> root(torch.tensor([[9.0, 16.0]]), [1], keepdim=False, dtype=torch.float32)
+        tensor([5.])
+    """
     return sums.sum(tuple(dims), keepdim).sqrt().to(dtype)
 
 
@@ -89,16 +99,21 @@ def scale(
     weight: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The factor of every channel by which a norm multiplies.
+    """The factor by which a norm multiplies every channel.
 
     Args:
-        sums: Of every channel: ``(copies, channels, 1, ...)``.
-        squares: Their sums of squares.
-        cells: How many cells were summed.
-        groups: Of channels that share their statistics.
-        eps: Added to the variance.
-        weight: By channel.
-        dtype: Of the result.
+        sums: Sums of every channel: ``(copies, channels, 1, ...)``.
+        squares: Sums of squares, of the same shape.
+        cells: Number of cells that were summed.
+        groups: Number of groups of channels that share their statistics.
+        eps: Number added to the variance.
+        weight: Factors by channel; None for 1.
+        dtype: Dtype of the result.
+
+    Examples:
+        >>> sums, squares = torch.tensor([[4.0]]), torch.tensor([[16.0]])  # of 0 and 4: variance 4
+        >>> scale(sums, squares, cells=2, groups=1, eps=0.0, weight=None, dtype=torch.float32)
+        tensor([[0.5000]])
     """
     _, variance = _moments(sums, squares, cells, groups)
     factor = (variance + eps).rsqrt()
@@ -116,7 +131,13 @@ def shift(
     bias: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The summand of every channel that a norm adds after `scale`, whose arguments it shares."""
+    """The summand that a norm adds to every channel after `scale`; arguments as there.
+
+    Examples:
+        >>> sums, squares = torch.tensor([[4.0]]), torch.tensor([[16.0]])  # of 0 and 4: mean 2, variance 4
+        >>> shift(sums, squares, 2, groups=1, eps=0.0, weight=None, bias=None, dtype=torch.float32)
+        tensor([[-1.]])
+    """
     average, _ = _moments(sums, squares, cells, groups)
     moved = -average * scale(sums, squares, cells, groups, eps, weight, torch.float64)
     return (moved if bias is None else moved + _by_channel(bias, sums)).to(dtype)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from krypton_engine.plan.measured import Measured
-    from krypton_engine.plan.plan import Plan, Step
+    from krypton_engine.plan.plan import Plan
+    from krypton_engine.plan.steps import Step
 
 WIDTH = 80
 """Columns of a plan as text: those of the narrowest usual terminal."""

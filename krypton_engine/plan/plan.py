@@ -2,88 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.boxes import propagate
-from krypton_engine.graph.ir import Graph, Node, Total, refs
-from krypton_engine.graph.regions import IntervalMap
+from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.state import place_of
-from krypton_engine.graph.views import needs_view
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.explain import table
 from krypton_engine.plan.measured import Measured
+from krypton_engine.plan.steps import MACS_PER_ELEMENT, Boxes, Step, bytes_read, most_held, step_of
 
 MINIMUM_GAIN = 1.1
 """Below this ratio of full to incremental work, bookkeeping eats the gain and full inference runs."""
-
-_MACS_PER_ELEMENT = 24
-"""Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
-
-
-Boxes = Mapping[int, Mapping[int, IntArray]]
-"""By operator and axis: extents of boxes, one for every window along the axis."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One row of a plan.
-
-    Attributes:
-        index: Number of the operator in the graph.
-        name: The model's name for it.
-        op: Name of the operator, such as ``"conv2d"``.
-        shape: Shape of its value, the batch first.
-        local: Whether it is computed on boxes.
-        cells: Cells of the value, along the axes that boxes run along; 1 for a full computation.
-        box: Largest box over all positions, one extent per axis; empty for a full computation.
-        share: Share of the cells in a box, the mean over all positions; 1 for a full computation.
-        macs: Multiply-accumulates of the full computation of one position (paper eq. 16).
-        macs_incremental: Multiply-accumulates on the boxes, the mean over all positions (paper eq. 18).
-        bytes: Upper bound of the memory that the step holds for one position.
-        reason: Reason why the computation is full from here on; empty elsewhere.
-    """
-
-    index: int
-    name: str
-    op: str
-    shape: tuple[int, ...]
-    local: bool
-    cells: int
-    box: tuple[int, ...]
-    share: float
-    macs: int
-    macs_incremental: float
-    bytes: int
-    reason: str
-
-    @property
-    def numel(self) -> int:
-        """Elements of the value.
-
-        Examples:
-            >>> convolution = plan.steps[1]
-            >>> convolution.shape, convolution.numel
-            ((1, 8, 24, 20), 3840)
-        """
-        return math.prod(self.shape)
-
-    @property
-    def work(self) -> float:
-        """Expected time of one position, the mean over all, in multiply-accumulates.
-
-        Every element that is written or gathered counts too.
-
-        Examples:
-            >>> relu = plan.steps[2]  # no multiplication, but a fifth of 3840 elements is written
-            >>> relu.share, relu.work == 24 * 2 * 3840 * relu.share
-            (0.19, True)
-        """
-        return self.macs_incremental + _MACS_PER_ELEMENT * 2 * self.numel * self.share
 
 
 @dataclass(frozen=True)
@@ -164,11 +97,11 @@ class Plan:
             for index, (lo, hi) in changed.items():
                 boxes.setdefault(index, {})[axis] = np.maximum(hi - lo, 0)
         nodes = graph.nodes
-        steps = tuple(_step(graph, node, boxes) for node in nodes if node.depends)
+        steps = tuple(step_of(graph, node, boxes) for node in nodes if node.depends)
         boxed = [step for step in steps if step.local and nodes[step.index].operands]
-        gathered = {step.index: _gathered(graph, nodes[step.index], boxes) for step in boxed}
+        read = {step.index: bytes_read(graph, nodes[step.index], boxes) for step in boxed}
         tensors = [
-            max(step.bytes, gathered.get(step.index, 0))
+            max(step.bytes, read.get(step.index, 0))
             for step in steps
             if step.local and step.index != graph.input.index
         ]
@@ -181,7 +114,7 @@ class Plan:
             steps=steps,
             output=graph.output,
             frontiers=sum(node.numel() for node in graph.frontiers),
-            bytes_per_position=_held(graph, boxed, gathered),
+            bytes_per_position=most_held(graph, boxed, read),
             frontier_bytes=frontier_bytes,
             tail_bytes_per_position=2 * sum(full[:3]) + frontier_bytes,
             largest_box_tensor=max(tensors, default=0),
@@ -241,8 +174,8 @@ class Plan:
             >>> plan.gain < plan.redundancy_ratio  # writing is saved less than multiplying
             True
         """
-        full = sum(step.macs + _MACS_PER_ELEMENT * step.numel for step in self.steps)
-        incremental = sum(step.work for step in self.steps) + _MACS_PER_ELEMENT * self.frontiers
+        full = sum(step.macs + MACS_PER_ELEMENT * step.numel for step in self.steps)
+        incremental = sum(step.work for step in self.steps) + MACS_PER_ELEMENT * self.frontiers
         return full / incremental if incremental else 1.0
 
     @property
@@ -264,55 +197,3 @@ class Plan:
             f"Plan(window={self.window.shape}, strides={self.window.strides}, positions={len(self.window)}, "
             f"redundancy_ratio={self.redundancy_ratio:.2f}, incremental={self.incremental})"
         )
-
-
-def _step(graph: Graph, node: Node, boxes: Boxes) -> Step:
-    about = (node.index, node.name, node.op, node.shape, node.local)
-    if not node.local:
-        starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
-        reason = node.reason if starts else ""
-        return Step(*about, 1, (), 1.0, node.macs, float(node.macs), node.bytes(), reason)
-    extents = [boxes[node.index][axis] for axis in node.axes]
-    mean = math.prod(float(extent.mean()) for extent in extents)
-    largest = tuple(int(extent.max()) for extent in extents)
-    held = math.prod(largest) * (node.bytes() // node.cells)
-    incremental = node.macs_of_cell * mean
-    return Step(*about, node.cells, largest, mean / node.cells, node.macs, incremental, held, "")
-
-
-def _held(graph: Graph, boxed: Sequence[Step], gathered: Mapping[int, int]) -> int:
-    """The most bytes that one position holds at once on its way to the frontier."""
-    last_use = {operand: step.index for step in boxed for operand in graph.nodes[step.index].operands}
-    last_use |= {node.index: len(graph.nodes) for node in graph.frontiers}
-    held: dict[int, int] = {}
-    in_views = most = 0
-    for step in boxed:
-        node = graph.nodes[step.index]
-        held[step.index] = step.bytes
-        in_views += step.bytes * needs_view(graph, node)
-        most = max(most, in_views + sum(held.values()) + gathered[step.index])
-        for operand in node.operands:
-            if last_use[operand] == step.index:
-                held.pop(operand, None)
-    return most
-
-
-def _gathered(graph: Graph, node: Node, boxes: Boxes) -> int:
-    """Bytes of the operands of one box, with the context that they need."""
-    extents = {axis: int(boxes[node.index][axis].max()) for axis in node.axes}
-    total = 0
-    for i, operand in enumerate(node.operands):
-        source = graph.nodes[operand]
-        size = source.bytes()
-        if isinstance(node.on_box, Total):  # the box that changed, before and after, in float64
-            box = math.prod(int(boxes[operand][axis].max()) for axis in source.axes)
-            total += 4 * size * box // math.prod(source.size(axis) for axis in source.axes)
-            continue
-        for axis in source.axes:
-            step = node.maps[i].get(axis)
-            read = extents.get(axis, source.size(axis))
-            if isinstance(step, IntervalMap) and axis in extents:
-                read = step.extent_read(max(read, 1))
-            size = size * read // source.size(axis)
-        total += size
-    return total

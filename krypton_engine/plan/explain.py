@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from krypton_engine.plan.measured import Measured
-    from krypton_engine.plan.plan import Plan
-    from krypton_engine.plan.steps import Step
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.measured import Measured
+from krypton_engine.plan.steps import Step
 
 WIDTH = 80
 """Columns of a plan as text: those of the narrowest usual terminal."""
@@ -51,25 +50,17 @@ def _lines(columns: Sequence[_Column[Item]], items: Sequence[Item], width: int) 
     ]
 
 
-def table(plan: Plan, width: int = WIDTH) -> str:
-    r"""A plan as text: one line for every step that computes, the totals, and the times that were measured.
+def listing(window: SlidingWindow, steps: Sequence[Step], output: int, width: int) -> list[str]:
+    """Lines of text: the window, and a table of all steps that compute.
 
     Args:
-        plan: The plan.
+        window: The sliding window.
+        steps: Every step of the plan.
+        output: Number of the operator that gives the result, which is listed in any case.
         width: Characters of a line; columns that do not fit are left out.
-
-    Examples:
-        >>> print("\n".join(table(plan, width=44).splitlines()[:6]))
-        window 3x8x8, stride 3x4x4, input 3x24x20:
-        20 positions
-        <BLANKLINE>
-        step               largest box incremental
-        0                        10x10        0.02
-        3                          8x8        0.03
     """
-    window = plan.window
-    listed = [step for step in plan.steps if step.macs or step.reason or step.index == plan.output]
-    steps: list[_Column[Step]] = [
+    listed = [step for step in steps if step.macs or step.reason or step.index == output]
+    columns: list[_Column[Step]] = [
         _Column(("step",), -18, lambda step: _last(step.name, 18)),
         _Column(("operator",), -13, lambda step: step.op[:13], 2),
         _Column(("output",), 13, lambda step: _by(step.shape[1:]), 4),
@@ -77,44 +68,20 @@ def table(plan: Plan, width: int = WIDTH) -> str:
         _Column(("MMACs",), 9, lambda step: f"{step.macs / 1e6:.2f}", 3),
         _Column(("incremental",), 11, lambda step: f"{step.macs_incremental / 1e6:.2f}"),
     ]
-    head, *rows = _lines(steps, listed, width)
-    lines = [
-        *_indented(
-            "",
-            f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}: "
-            f"{len(window)} positions",
-            width,
-        ),
-        "",
-        head,
-    ]
+    head, *rows = _lines(columns, listed, width)
+    sizes = f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}"
+    lines = [*_indented("", f"{sizes}: {len(window)} positions", width), "", head]
     for step, row in zip(listed, rows, strict=True):
         lines.append(row)
         if step.reason:
             lines += _indented("    ", f"full from here: {step.reason}", width)
-    skipped = len(plan.steps) - len(listed)
-    totals = [
-        ("full forward pass", f"{plan.macs / 1e6:12.1f} MMACs a position"),
-        ("incremental", f"{plan.macs_incremental / 1e6:12.1f} MMACs a position, the mean"),
-        ("redundancy ratio", f"{plan.redundancy_ratio:12.2f}  (paper eq. 20)"),
-        ("with memory traffic", f"{plan.gain:12.2f}"),
-        ("materialised views", f"{plan.bytes_views / 2**20:12.1f} MiB at most"),
-        ("one position", f"{(plan.bytes_per_position + plan.frontier_bytes) / 2**20:12.1f} MiB at most"),
-        ("runs", "incrementally" if plan.incremental else "as batched full inference"),
-    ]
-    lines += _indented("", f"({skipped} steps that only touch elements are not listed)", width)
-    if plan.linearised is not None:
-        found = plan.linearised
-        cost = f"{found.macs / 1e6:.1f} MMACs a position {found.bound}, the mean"
-        totals.append(("with an SSIM target", f"a map to the first order in {found.operators}: {cost}"))
-    if plan.executor:
-        totals.append(("executor", plan.executor))
-    lines.append("")
-    for name, value in totals:
-        lines += _indented(f"{name:23}", value, width)
-    if plan.measured is not None:
-        lines += ["", *_analysis(plan, plan.measured, width)]
-    return "\n".join(lines)
+    skipped = len(steps) - len(listed)
+    return [*lines, *_indented("", f"({skipped} steps that only touch elements are not listed)", width)]
+
+
+def totals(named: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Lines of text: the name of each total, and beside it the words for it, wrapped."""
+    return [line for name, words in named for line in _indented(f"{name:23}", words, width)]
 
 
 @dataclass(frozen=True)
@@ -146,14 +113,20 @@ class _Line:
         return self.measured / self.expected if self.expected else 1.0
 
 
-def _analysis(plan: Plan, measured: Measured, width: int) -> list[str]:
-    """The measured time and cells of every step, beside the expected ones."""
-    ran = f"{measured.positions} of {len(plan.window)} positions in {measured.seconds:.2f} s"
-    lines = _indented(f"{'measured':23}", ran, width)
+def analysis(steps: Sequence[Step], measured: Measured, positions: int, width: int) -> list[str]:
+    """Lines of text: the measured time and cells of every step, beside the expected ones.
+
+    Args:
+        steps: Every step of the plan.
+        measured: A run of it.
+        positions: Positions of the window.
+        width: Characters of a line; columns that do not fit are left out.
+    """
+    ran = f"{measured.positions} of {positions} positions in {measured.seconds:.2f} s"
     if not measured.costs:
-        return [*lines, *_indented(" " * 23, "(this executor tells no step from another)", width)]
+        return totals([("measured", ran), ("", "(this executor tells no step from another)")], width)
     total = sum(cost.seconds for cost in measured.costs.values())
-    lines += _indented(f"{'steps':23}", f"{total:.2f} s, all threads together", width)
+    lines = totals([("measured", ran), ("steps", f"{total:.2f} s, all threads together")], width)
     columns: list[_Column[_Line]] = [
         _Column(("", "step"), -18, lambda line: _last(line.name, 18)),
         _Column(("", "operator"), -10, lambda line: line.first.op[:10], 4),
@@ -164,7 +137,7 @@ def _analysis(plan: Plan, measured: Measured, width: int) -> list[str]:
         _Column(("cells", "expected"), 8, lambda line: f"{line.boxes[0]:.1%}" if line.boxes else "", 3),
         _Column(("", "measured"), 8, lambda line: f"{line.boxes[1]:.1%}" if line.boxes else "", 2),
     ]
-    found = _measured_lines(plan, measured)
+    found = _measured_lines(steps, measured)
     worst = max(found, key=lambda line: line.measured - line.expected)
     return [
         *lines,
@@ -180,24 +153,24 @@ def _analysis(plan: Plan, measured: Measured, width: int) -> list[str]:
     ]
 
 
-def _measured_lines(plan: Plan, measured: Measured) -> list[_Line]:
+def _measured_lines(steps: Sequence[Step], measured: Measured) -> list[_Line]:
     """The lines of an analysis; each begins where a step multiplies, or has another grid of cells."""
     groups: list[list[Step]] = []
-    for step in plan.steps:
+    for step in steps:
         if not groups or step.macs or step.cells != groups[-1][-1].cells:
             groups.append([])
         groups[-1].append(step)
-    work = sum(step.work for step in plan.steps)
+    work = sum(step.work for step in steps)
     total = sum(cost.seconds for cost in measured.costs.values())
     positions = max(measured.positions, 1)
     lines = []
-    for steps in groups:
-        costs = [(step, measured.costs[step.index]) for step in steps if step.index in measured.costs]
+    for group in groups:
+        costs = [(step, measured.costs[step.index]) for step in group if step.index in measured.costs]
         took = sum(cost.seconds for _, cost in costs)
         boxes = [(step.share, cost.cells / positions / step.cells) for step, cost in costs if cost.cells]
-        expected = sum(step.work for step in steps) / work
+        expected = sum(step.work for step in group) / work
         share = took / total if total else 0.0
-        lines.append(_Line(steps[0], expected, share, took / positions, boxes[0] if boxes else None))
+        lines.append(_Line(group[0], expected, share, took / positions, boxes[0] if boxes else None))
     return lines
 
 
@@ -211,20 +184,3 @@ def _last(name: str, length: int) -> str:
 
 def _by(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes))
-
-
-def describe(plan: Plan) -> Mapping[str, float]:
-    """The totals of a plan, for tables and JSON.
-
-    Examples:
-        >>> totals = describe(plan)
-        >>> totals["positions"], round(totals["mmacs_full"], 3), round(totals["redundancy_ratio"], 1)
-        (20, 0.178, 3.3)
-    """
-    return {
-        "positions": len(plan.window),
-        "mmacs_full": plan.macs / 1e6,
-        "mmacs_incremental": plan.macs_incremental / 1e6,
-        "redundancy_ratio": plan.redundancy_ratio,
-        "gain": plan.gain,
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.state import place_of
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.plan.explain import table
+from krypton_engine.plan import explain
 from krypton_engine.plan.measured import Measured
 from krypton_engine.plan.steps import MACS_PER_ELEMENT, Boxes, Step, bytes_read, most_held, step_of
 
@@ -189,8 +190,46 @@ class Plan:
         """
         return self.gain >= MINIMUM_GAIN
 
+    def table(self, width: int = explain.WIDTH) -> str:
+        r"""The plan as text: a line for every step that computes, the totals, and what a run measured.
+
+        Args:
+            width: Characters of a line; columns that do not fit are left out.
+
+        Examples:
+            >>> print("\n".join(plan.table(width=44).splitlines()[:6]))
+            window 3x8x8, stride 3x4x4, input 3x24x20:
+            20 positions
+            <BLANKLINE>
+            step               largest box incremental
+            0                        10x10        0.02
+            3                          8x8        0.03
+        """
+        lines = explain.listing(self.window, self.steps, self.output, width)
+        lines += ["", *explain.totals(self._totals(), width)]
+        if self.measured is not None:
+            lines += ["", *explain.analysis(self.steps, self.measured, len(self.window), width)]
+        return "\n".join(lines)
+
+    def _totals(self) -> Iterator[tuple[str, str]]:
+        """Names and words of all that is said of the plan as a whole."""
+        yield "full forward pass", f"{self.macs / 1e6:12.1f} MMACs a position"
+        yield "incremental", f"{self.macs_incremental / 1e6:12.1f} MMACs a position, the mean"
+        yield "redundancy ratio", f"{self.redundancy_ratio:12.2f}  (paper eq. 20)"
+        yield "with memory traffic", f"{self.gain:12.2f}"
+        yield "materialised views", f"{self.bytes_views / 2**20:12.1f} MiB at most"
+        one = self.bytes_per_position + self.frontier_bytes
+        yield "one position", f"{one / 2**20:12.1f} MiB at most"
+        yield "runs", "incrementally" if self.incremental else "as batched full inference"
+        if self.linearised is not None:
+            found = self.linearised
+            cost = f"{found.macs / 1e6:.1f} MMACs a position {found.bound}, the mean"
+            yield "with an SSIM target", f"a map to the first order in {found.operators}: {cost}"
+        if self.executor:
+            yield "executor", self.executor
+
     def __str__(self) -> str:
-        return table(self)
+        return self.table()
 
     def __repr__(self) -> str:
         return (

@@ -10,7 +10,6 @@ import torch
 from support.tiny_models import incremental
 
 from krypton_engine import KryptonOcclusion, OcclusionCancelled
-from krypton_engine.plan.explain import table
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
 
@@ -83,7 +82,7 @@ def test_the_shares_are_of_all_the_time(analyzed):
 
 @pytest.mark.parametrize("width", [80, 79, 66, 60])
 def test_lines_fit_the_terminal(analyzed, width):
-    lines = table(analyzed.plan, width).splitlines()
+    lines = analyzed.plan.table(width).splitlines()
     assert max(map(len, lines)) <= width
     assert any(line.startswith("step ") and line.endswith("incremental") for line in lines)
     assert any(line.startswith("step ") and line.endswith("measured") for line in lines)

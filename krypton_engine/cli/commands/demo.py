@@ -38,7 +38,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     from krypton_engine import KryptonOcclusion, zoo
     from krypton_engine.heatmap.files import ENDINGS
-    from krypton_engine.plan.explain import describe
     from krypton_engine.planning.planner import Preparer
 
     folder: Path = arguments.out
@@ -71,14 +70,13 @@ def _demo(arguments: argparse.Namespace) -> int:
     if not whole:
         return interrupted(heatmap, [picture, numbers])
     show_findings(heatmap, model, name)
-    if heatmap.plan is not None:
-        cost = describe(heatmap.plan)
+    if (plan := heatmap.plan) is not None:
         row(
             "plan",
-            f"{cost['mmacs_full']:.0f} million multiply-adds a full pass, {cost['mmacs_incremental']:.0f} "
-            f"incrementally: {cost['redundancy_ratio']:.1f}x fewer",
+            f"{plan.macs / 1e6:.0f} million multiply-adds a full pass, {plan.macs_incremental / 1e6:.0f} "
+            f"incrementally: {plan.redundancy_ratio:.1f}x fewer",
         )
-        row("", f"{heatmap.plan.bytes_views / 2**20:.0f} MiB of kept activations; `krypton plan` tells more")
+        row("", f"{plan.bytes_views / 2**20:.0f} MiB of kept activations; `krypton plan` tells more")
     each = heatmap.seconds / max(covered, 1)
     row("Krypton", f"{duration(heatmap.seconds)} in all, {1000 * each:.0f} ms a position that changes")
 

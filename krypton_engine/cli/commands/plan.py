@@ -28,7 +28,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     import torch
 
     from krypton_engine import KryptonOcclusion
-    from krypton_engine.plan.explain import table
     from krypton_engine.zoo.preprocess import as_taken
 
     # What comes out of a factory has weights anyhow.
@@ -42,7 +41,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         heatmap = occlusion.heatmap(*question, show_progress=sys.stderr.isatty(), analyze=True)
         plan = heatmap.plan or plan
     say(f"{model.name}{', random weights: the cost does not depend on them' * (weights == 'random')}")
-    say(*table(plan, width()).splitlines())
+    say(*plan.table(width()).splitlines())
     return 0
 
 

@@ -22,10 +22,17 @@ def fingerprint(
     """The fingerprint of a call on one example, which its tuning has too; the model runs once, on noise.
 
     Args:
-        question: Holds the example.
-        row: Its number.
-        target: As a tuning keeps it.
+        question: Question that holds the example.
+        row: Number of the example.
+        target: The target, as a tuning keeps it.
         activate: The activation of the model's outputs.
+
+    Examples:
+        >>> from krypton_engine.attr.request import question_of
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
+        >>> found = fingerprint(question, 0, 2, None)
+        >>> found.strides, found.baseline, found.target
+        ((3, 4, 4), (0.5, 0.5, 0.5), 2)
     """
     inputs, additional = question.example(row)
 
@@ -43,12 +50,19 @@ def accept(
 
     Args:
         tuning: The tuning.
-        question: What is asked now.
-        target: Of all its examples.
+        question: The question that is asked now.
+        target: Target of all its examples.
         activate: The activation of the model's outputs.
 
     Raises:
         InputError: Model, activation, window, baseline or target differ, or there are several inputs.
+
+    Examples:
+        >>> from krypton_engine.attr.request import question_of
+        >>> question = question_of(model, x, (3, 8, 8), (3, 2, 2), baselines=0.5, additional=None)
+        >>> accept(tuning, question, None, None)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: tuning is one of 10 images, ...different are ...strides...
     """
     if len(question.inputs) > 1:
         raise InputError(

@@ -41,20 +41,32 @@ def memory_budget_of(forward_func: object, executor: object, memory_budget: obje
 
 
 def check_callable(name: str, given: object) -> None:
-    """Refuse what cannot be called.
+    """Refuse an argument that cannot be called.
 
     Raises:
         InputError: No callable, nor None.
+
+    Examples:
+        >>> check_callable("on_progress", print)
+        >>> check_callable("on_progress", 3)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: on_progress is 3; accepted: a callable, or None
     """
     if given is not None and not callable(given):
         raise InputError(name, repr(given), "a callable, or None")
 
 
 def check_one_example(x: object) -> None:
-    """Refuse what is no tensor of one example.
+    """Refuse an argument that is no tensor of one example.
 
     Raises:
         InputError: No tensor, or another first dimension than 1.
+
+    Examples:
+        >>> check_one_example(torch.zeros(1, 3, 8, 8))
+        >>> check_one_example(torch.zeros(2, 3, 8, 8))
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: x is (2, 3, 8, 8); accepted: one example, ...
     """
     if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != 1:
         raise InputError(
@@ -65,7 +77,7 @@ def check_one_example(x: object) -> None:
 
 
 def check_choice(name: str, given: object, accepted: tuple[str, ...]) -> None:
-    """Refuse what is none of a few words.
+    """Refuse an argument that is none of a few words.
 
     Raises:
         InputError: Something else.
@@ -85,6 +97,10 @@ def activation_of(activation: Activation) -> Activate:
 
     Raises:
         InputError: Neither a known name nor a callable.
+
+    Examples:
+        >>> activation_of("softmax") is softmax, activation_of(torch.sigmoid) is torch.sigmoid
+        (True, True)
     """
     if isinstance(activation, str) and activation == "softmax":
         return softmax

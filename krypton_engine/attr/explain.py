@@ -39,8 +39,8 @@ def attributions(
 
     Args:
         preparer: Opens the sessions.
-        request: What is asked for.
-        began: When the call began, of ``time.perf_counter``.
+        request: The checked arguments.
+        began: Value of ``time.perf_counter`` when the call began.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
 
@@ -107,7 +107,7 @@ def heatmap(
     """The heatmap that a request asks for.
 
     Args:
-        request: What is asked for.
+        request: The checked arguments.
         preparer, began, on_progress, show_progress: As in `attributions`.
         origin: Of the map.
 
@@ -137,10 +137,10 @@ def verified(
     Args:
         preparer: Opens the sessions.
         heatmap: The map.
-        request: What the map was asked for.
+        request: Checked arguments of the call that made the map.
         sample: The positions.
-        began: When the call began, of ``time.perf_counter``.
-        origin: Of the new map.
+        began: Value of ``time.perf_counter`` when the call began.
+        origin: Token of the new map.
 
     Raises:
         InputError: A map of another model, image or baseline.

@@ -97,6 +97,11 @@ def learning_request(
 
     Raises:
         InputError: A share or a time that is none, or a target of several values.
+
+    Examples:
+        >>> request = learning_request((), None, 0.95, max_seconds=None, known=tuning)
+        >>> request.confidence, request.seconds
+        (0.95, inf)
     """
     if confidence is None:
         confidence = CONFIDENCE if known is None else known.confidence
@@ -122,7 +127,7 @@ def learn(
     """The tuning that samples make.
 
     Args:
-        request: What is asked for.
+        request: The checked arguments.
         on_progress: See `OnSample`.
         preparer, began, show_progress: As in `krypton_engine.attr.explain.attributions`.
 

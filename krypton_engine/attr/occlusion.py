@@ -350,6 +350,11 @@ class KryptonOcclusion(Occlusion):
         Raises:
             InputError: An argument that cannot be used, or a forward function without a graph (it would run
                 as batched full inference; the message says why).
+
+        Examples:
+            >>> plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
+            >>> len(plan.window), plan.incremental
+            (20, True)
         """
         check_one_example(x)
         (window,) = windows_of((x,), sliding_window_shapes, strides)

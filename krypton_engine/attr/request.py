@@ -57,9 +57,9 @@ class AttributionRequest:
     """The checked arguments of `KryptonOcclusion.attribute`.
 
     Attributes:
-        question: What is asked of the forward function.
-        target: What is selected of its outputs, for all examples.
-        rule: When a map is good enough; None for exact ones.
+        question: The question to the forward function.
+        target: Index of the outputs that are explained, for all examples.
+        rule: Stopping rule of the maps; None for exact maps.
         per_evaluation: Largest number of positions computed together; None for the planner's choice.
     """
 
@@ -74,15 +74,15 @@ class MapRequest:
     """The checked arguments of a heatmap.
 
     Attributes:
-        question: What is asked of the forward function, about one example.
+        question: The question to the forward function, about one example.
         activate: The function applied to its outputs.
-        target: What is selected of them.
-        shape: Of the selected values; empty if that is one number.
-        wanted: Positions.
+        target: Index of the outputs that are explained.
+        shape: Shape of the explained values; empty for one number.
+        wanted: Positions of the map that are asked for: ``(n,)``, int64.
         classes: Number of classes, if the outputs are one row of them.
         keep_outputs: Whether to keep all outputs.
         schedule: The order of positions of an exact map.
-        rule: When the map is good enough; None for the exact one.
+        rule: Stopping rule of the map; None for the exact one.
         known: A part of the map that was measured before.
         fills: Whether positions that are not measured are interpolated.
         analyze: Whether every step is timed.
@@ -105,7 +105,7 @@ class MapRequest:
         """Refuse a target of several values, whose maps have no SSIM.
 
         Raises:
-            InputError: It is one.
+            InputError: The target has several values.
         """
         if self.shape:
             raise InputError(
@@ -136,6 +136,12 @@ def attribution_request(
 
     Raises:
         InputError: An argument that cannot be used.
+
+    Examples:
+        >>> arguments = model, x, (3, 8, 8), (3, 4, 4), 0.5, 2, None, 4, None, None, None
+        >>> request = attribution_request(*arguments)
+        >>> request.question.windows[0].grid_shape, request.target, request.per_evaluation
+        ((5, 4), 2, 4)
     """
     per_evaluation = None if perturbations_per_eval is None else whole(perturbations_per_eval) or 0
     if per_evaluation is not None and per_evaluation < 1:
@@ -188,6 +194,12 @@ def heatmap_request(
 
     Raises:
         InputError: An argument that cannot be used.
+
+    Examples:
+        >>> arguments = model, x, (3, 8, 8), (3, 4, 4), 0.5, 2, None, "softmax", lambda device: 2**30
+        >>> request = heatmap_request(*arguments, region=(0, 0, 8, 4), ssim_target=0.9)
+        >>> request.wanted.tolist(), request.classes, request.rule.ssim_target
+        ([0, 4], 5, 0.9)
     """
     check_choice("classes", classes, ("predicted", "all"))
     check_choice("schedule", schedule, ("rows", "coarse to fine"))
@@ -228,8 +240,8 @@ def map_request(
         region: Cells that positions have to touch.
         keep_outputs: Whether to keep all outputs.
         schedule: The order of positions of an exact map.
-        rule: When the map is good enough.
-        tuning: The tuning that the rule is of.
+        rule: Stopping rule of the map.
+        tuning: Tuning that the rule comes from.
         known: A part of the map that was measured before.
 
     Raises:

@@ -250,7 +250,7 @@ class Source:
     Args:
         function: Anything that Captum takes as ``forward_func``.
         inputs: Tensors whose first dimension is the batch.
-        occluded: Which of them the windows occlude.
+        occluded: Number of the input that windows occlude.
         additional: Further arguments; tensors whose first dimension is the batch are batched too.
 
     Examples:
@@ -277,7 +277,13 @@ class Source:
 
     @property
     def key(self) -> Hashable:
-        """All that a capture depends on beside the callable's state: shapes, dtypes, devices, flags."""
+        """All that a capture depends on beside the callable's state: shapes, dtypes, devices, flags.
+
+        Examples:
+            >>> source, other, smaller = (Source(model, (each,)) for each in (x, -x, x[..., :8]))
+            >>> source.key == other.key, source.key == smaller.key
+            (True, False)
+        """
         shapes = tuple(
             (tuple(t.shape[1:] if b else t.shape), t.dtype, t.device, b)
             for t, b in zip(self.tensors, self.batched, strict=True)
@@ -287,12 +293,12 @@ class Source:
 
     @property
     def key_of_one_row(self) -> Hashable:
-        """The key of a capture of each row by itself, which tells what the callable says of its only row."""
+        """The key of a capture of each row by itself, which holds the answer to an only row."""
         return self.key, "one row"
 
     @property
     def keys(self) -> tuple[Hashable, ...]:
-        """Keys of captures that tell what the callable says of these inputs."""
+        """Keys of captures that answer for these inputs, the preferred one first."""
         alone = len(self.inputs[self.occluded]) == 1
         return (self.key_of_one_row, self.key) if alone else (self.key,)
 
@@ -362,7 +368,7 @@ def capture(source: Source, *, again: bool = False) -> Graph:
 
     Args:
         source: The callable and its arguments.
-        again: Forget the capture that is kept, which was wrong, and make another.
+        again: Whether to make another capture in place of the kept one, which was wrong.
 
     Raises:
         CaptureError: With the reason; it is kept too. A failing export is tried twice, since what failed may
@@ -396,6 +402,12 @@ def refuse(source: Source, reason: str) -> None:
     """Keep ``reason``, which `capture` raises from now on, in place of a graph that was wrong twice.
 
     Something that changes in the callable or its arguments ends that, as it ends the life of a graph.
+
+    Examples:
+        >>> refuse(Source(model, (x,)), "its graph was wrong twice")
+        >>> capture(Source(model, (x,)))
+        Traceback (most recent call last):
+        krypton_engine.graph.draft.CaptureError: its graph was wrong twice
     """
     memory, state = _memory(source.function), source.observed()
     _forget(memory, source.keys)

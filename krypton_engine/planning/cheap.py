@@ -23,6 +23,9 @@ def linearised_plan(graph: Graph, exact: Plan) -> tuple[Graph, Plan] | None:
     Args:
         graph: The exact one.
         exact: Its plan.
+
+    Examples:
+        >>> linearised_plan(graph, plan)  # nothing in the model sees the whole image
     """
     made = kept(graph, "linearised", linearised)
     if not made.sites:
@@ -58,11 +61,20 @@ def cheap_session(
 
 
 def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
-    """What `cheap_session` computes to the first order, and what that costs; None where there is no session.
+    """Operators that `cheap_session` computes to the first order, and their cost; None without a session.
 
     Args:
         graph: The exact one.
         exact: Its plan.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> def gated(x):
+        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
+        ...     return y * y.mean((2, 3), keepdim=True).sigmoid()
+        >>> gate = capture(Source(gated, (x,)))
+        >>> linearised_work(gate, Plan.of(gate, plan.window)).operators
+        'gates and norms over the image (1)'
     """
     if found := linearised_plan(graph, exact):
         made, plan = found

@@ -45,11 +45,11 @@ class Answer:
         rows: The examples that have a session of their own; ``[None]`` if all share one.
         open: Opens the session of a row; raises `Disagreement` if it contradicts the user's own forward
             function. Views live as long as a session, so open one after the other.
-        plan: What was planned for a session, and who answered; None without a graph.
-        recall: Raises `OutdatedError` if what a builder of a map of the one example resumed is not what the
-            user's own forward function says today.
-        confirm: Raises `Disagreement` if what a session answered for a row contradicts the user's own forward
-            function where it matters: at the largest drop that was recorded.
+        plan: Plan of a session, with the executor that answered; None without a graph.
+        recall: Raises `OutdatedError` if values that a builder resumed contradict the user's own forward
+            function of today.
+        confirm: Raises `Disagreement` if a session's answers for a row contradict the user's own forward
+            function where differences matter: at the largest drop that was recorded.
         cheap: Opens a session on a row that answers to the first order only, in much less time, given the
             scalar that first-order effects are on; None where there is none.
     """
@@ -67,12 +67,13 @@ class Ready:
     """An executor's program for a window.
 
     Attributes:
-        expected: What incremental work would cost.
+        expected: Plan of incremental work.
         captured: The graph as it was captured.
-        graph: What is run: that graph, or its full inference where incremental work does not pay.
-        physical: The plan of that graph.
-        program: Runs it.
-        why: Why no other executor does; empty for the first choice.
+        graph: The graph that is run: the captured one, or its full inference where incremental work does not
+            pay.
+        physical: Plan of the graph that is run.
+        program: Program that runs it.
+        why: Reason why no other executor runs it; empty for the first choice.
     """
 
     expected: Plan
@@ -139,10 +140,10 @@ class Preparer:
     ) -> Answered:
         """The result of ``work`` on sessions that have proved themselves, for one occluded input.
 
-        Work is done again where it comes to nothing because a graph disagrees with what it was captured from:
-        once with a new capture, for the old one may be stale; then the callable is random, or beyond us, and
-        runs in full. Of work that is watched, and so may be seen or cut short before its end, more is proved
-        before it begins.
+        Work is repeated where a graph disagrees with the callable that it was captured from: once with a new
+        capture, for the old one may be stale; after that the callable runs in full, being random or beyond
+        us. More is proved before the beginning of watched work, which may be seen, or cut short, before its
+        end.
         """
         question = question.as_occluded(occluded)
         for again in (False, True):
@@ -226,7 +227,13 @@ class Preparer:
         return Answer(rows, open_session, ready.ran, recall, confirm, cheap)
 
     def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
-        """The program that runs ``window`` on ``graph``, and the plan that names its executor."""
+        """The program that runs ``window`` on ``graph``, and the plan that names its executor.
+
+        Examples:
+            >>> ready = Preparer("reference", None).plan(graph, plan.window, torch.device("cpu"))
+            >>> ready.plan.steps == plan.steps, ready.plan.executor.split()[0]
+            (True, 'reference')
+        """
         plan = Plan.of(graph, window)
         if self.executor == "auto" and not plan.incremental:
             every = kept(graph, "in full", in_full)

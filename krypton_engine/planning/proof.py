@@ -121,13 +121,17 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
     """Whether the output for a row of a batch is the same as for the row alone, whatever rows are beside it.
 
     Args:
-        graph: Computed in full, as PyTorch does. Its local operators, which look at one row at a time, run so
+        graph: The graph, computed in full as PyTorch does. Its local operators run on one row at a time
             where the memory does not hold several rows.
-        inputs: Of one example.
+        inputs: Tensors of one example.
         memory: Bytes that rows computed together may take.
 
     Raises:
         Unprovable: The graph computes nothing of other rows, or the memory does not hold them.
+
+    Examples:
+        >>> separable(graph, (x,), memory=2**20)
+        True
     """
     in_full = InFull(graph, inputs, memory)
     if in_full.needed(_ROWS) > in_full.memory:
@@ -189,9 +193,9 @@ class Noise:
     """The distance by which rounding may move an answer of the user's own forward function.
 
     Args:
-        ask: From the inputs of one example to its answer.
-        inputs: Those of the answer in question.
-        moved: The number of the input that is moved to find out.
+        ask: Function from the inputs of one example to its answer.
+        inputs: Inputs of the answer in question.
+        moved: Number of the input whose last digits are moved.
         eps: See `precision`.
 
     Examples:
@@ -208,13 +212,13 @@ class Noise:
     def measured(self, random: float) -> float:
         """The largest difference between two answers that rounding explains.
 
-        That is how far ``_AMPLIFIED_ROUNDINGS`` of the input move the answer: all cells in one direction,
-        then each in its own, since sums add up the one and average out the other. It is also as many times
-        what comes of summing in another order, as kernels do where the channels lie side by side.
+        The largest of three: the changes of the answer where ``_AMPLIFIED_ROUNDINGS`` move all cells of the
+        input in one direction, and each in its own, since sums add up the one and average out the other; and
+        as many times the change by another order of summation, as kernels have it for channels last.
 
         Args:
-            random: A function whose answers to the same input differ by more than this is random: nothing is
-                explained then.
+            random: Difference of two answers to the same input above which the function is random, so that
+                rounding explains nothing.
         """
         x, nudge = self.inputs[self.moved], _AMPLIFIED_ROUNDINGS * self.eps
         generator = torch.Generator("cpu").manual_seed(0)

@@ -22,12 +22,12 @@ class Question:
     """Questions to a callable: everything that a call asks for but the target.
 
     Attributes:
-        forward_func: What the user wants explained.
+        forward_func: The forward function that is explained.
         inputs: Its tensor inputs, first dimension the examples.
-        baselines: What replaces occluded cells, one tensor for each input that broadcasts against it.
+        baselines: Values that replace occluded cells: one tensor for each input, broadcast against it.
         windows: The sliding window over each input.
         additional: Further arguments of ``forward_func``; None if there are none.
-        base: What the user's own forward function says of the un-occluded inputs.
+        base: Outputs of the forward function for the un-occluded inputs.
 
     Examples:
         >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
@@ -46,7 +46,15 @@ class Question:
     base: Tensor
 
     def example(self, row: int) -> tuple[tuple[Tensor, ...], tuple[object, ...]]:
-        """Inputs and additional arguments of one example."""
+        """Inputs and additional arguments of one example.
+
+        Examples:
+            >>> images, base = torch.cat([x, -x]), torch.zeros(2, 5)
+            >>> question = Question(model, (images,), (torch.zeros(1),), (heatmap.window,), (0.5,), base)
+            >>> inputs, additional = question.example(1)
+            >>> torch.equal(inputs[0], -x), additional
+            (True, (0.5,))
+        """
         rows = self.inputs[0].shape[0]
 
         def cut(item: T) -> T | Tensor:
@@ -66,7 +74,14 @@ class Question:
         return Source(self.forward_func, self.inputs, occluded, self.additional or ())
 
     def as_occluded(self, occluded: int) -> Question:
-        """This question with one input in the type of its occluded copies, which its baseline may widen."""
+        """This question with one input in the type of its occluded copies, which its baseline may widen.
+
+        Examples:
+            >>> words, half = torch.zeros(1, 3, 24, 20, dtype=torch.int64), torch.tensor([0.5])
+            >>> question = Question(model, (words,), (half,), (heatmap.window,), None, torch.zeros(1, 5))
+            >>> question.as_occluded(0).inputs[0].dtype
+            torch.float32
+        """
         x = self.inputs[occluded]
         x = x.to(torch.result_type(x, self.baselines[occluded]))
         return replace(self, inputs=(*self.inputs[:occluded], x, *self.inputs[occluded + 1 :]))
@@ -83,5 +98,11 @@ class Question:
         return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
 
     def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
-        """The answer of the user's own forward function to other inputs in place of an example's."""
+        """The answer of the user's own forward function to other inputs in place of an example's.
+
+        Examples:
+            >>> question = Question(model, (x,), (torch.zeros(1),), (heatmap.window,), None, model(x))
+            >>> torch.equal(question.ask((x / 2,), row=0), model(x / 2))
+            True
+        """
         return evaluate(self.forward_func, inputs, self.example(row)[1] or None)

@@ -16,13 +16,12 @@ class InFull:
     """A graph in full on rows of its occluded input, one by one or together, within a budget of memory.
 
     Args:
-        graph: As it was captured: its local operators are those that look at one row at a time.
+        graph: Graph as captured, whose local operators look at one row at a time.
         inputs: Tensors of one example.
         memory: Bytes that rows may take.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> in_full = InFull(capture(Source(model, (x,))), (x,), memory=2**20)
+        >>> in_full = InFull(graph, (x,), memory=2**20)
         >>> torch.allclose(in_full.together([x, -x]), model(torch.cat([x, -x])), atol=1e-5)
         True
     """
@@ -42,7 +41,12 @@ class InFull:
         self.memory = memory - sum(value.nbytes for value in copies)
 
     def alone(self, row: Tensor) -> Tensor:
-        """The output of one row."""
+        """The output of one row.
+
+        Examples:
+            >>> torch.allclose(InFull(graph, (x,), memory=2**20).alone(x), model(x), atol=1e-5)
+            True
+        """
         return self._all.run({self._graph.input.index: row}, 1, self._constant)
 
     def together(self, rows: Sequence[Tensor]) -> Tensor:
@@ -57,7 +61,13 @@ class InFull:
         return self._rest.run(values, len(rows), self._constant)
 
     def needed(self, rows: int) -> int:
-        """Bytes of a number of rows that are computed together as far as they have to be."""
+        """Bytes of a number of rows that are computed together where they have to be.
+
+        Examples:
+            >>> in_full = InFull(graph, (x,), memory=2**20)
+            >>> in_full.needed(3) == 3 * in_full.needed(1)
+            True
+        """
         return rows * (0 if self._rest is None else self._rest.held(self._graph, self._frontiers))
 
     def _before_the_rest(self, row: Tensor) -> dict[int, Tensor]:

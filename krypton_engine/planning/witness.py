@@ -44,19 +44,20 @@ class Witness:
     """The user's own forward function, asked about a map where a difference would show.
 
     Args:
-        question: What is asked.
-        occluded: Which input is.
-        row: Of which example the map is.
-        builder: Of the map.
-        positions: Those of it that count, each of which changes other cells.
+        question: Question that the map answers.
+        occluded: Number of the occluded input.
+        row: Number of the map's example.
+        builder: Builder of the map.
+        positions: Positions of the map that count, each of which changes other cells.
         eps: See `krypton_engine.planning.proof.precision`.
-        warn: Gets `UNPROVABLE` or `MAY_BE_STALE`, the largest drop, and the rounding that may hide something.
-        known: Of the graph, if it is an earlier call's. It may differ by twice as much as when it was new; of
-            more, a new capture has to show that rounding is the cause. None for one that was captured for
-            this question: there, `Noise` says what rounding may cause.
-        exported: The graph before it was rewritten; None without one. In full it says what the function said
-            when it was captured, to the last digit: where rounding may hide that the function has changed
-            since, the two are compared.
+        warn: Function that is told `UNPROVABLE` or `MAY_BE_STALE`, the largest drop, and the rounding that
+            may hide a difference.
+        known: Proofs of a graph of an earlier call, which may differ by twice as much as when it was new;
+            beyond that, a new capture has to show that rounding is the cause. None for a graph that was
+            captured for this question: there, `Noise` bounds the effect of rounding.
+        exported: The graph before it was rewritten; None without one. In full it gives the function's answer
+            at the time of the capture, to the last digit: compared where rounding may hide that the function
+            has changed since.
 
     Attributes:
         largest: The position of the largest drop.
@@ -92,9 +93,9 @@ class Witness:
         """Ask about the base, the largest drop and, as time allows, further positions, each time others.
 
         Args:
-            session: Whose answers the map holds.
+            session: Session whose answers the map holds.
             boxes: Changed cells of the positions, ``(positions, axes, 2)``.
-            number: Of the proofs of this graph.
+            number: Number of this proof among those of the graph.
 
         Raises:
             Disagreement: The function says something else.
@@ -118,11 +119,11 @@ class Witness:
             self._compare(mine, self._ask(inputs), inputs)
 
     def examine_resumed(self, session: Session) -> None:
-        """Compare what the map holds of an earlier call, at the largest drop, with what is said there today.
+        """Compare an earlier call's value at the largest drop with the answers of today.
 
         Args:
-            session: Answers today. Rounding may have done to the map what it does to that: twice as much, or
-                as when the graph was new, is granted.
+            session: Session of today. Its difference from the function bounds the effect of rounding on the
+                map: twice as much, or as much as when the graph was new, is granted.
 
         Raises:
             Disagreement: The function says something else than the map, or the graph than the function.
@@ -142,7 +143,7 @@ class Witness:
             self._warn(MAY_BE_STALE, self._span, granted)
 
     def examine_graph(self) -> None:
-        """Compare an earlier call's graph with the function where the map says nothing against a stale one.
+        """Compare an earlier call's graph with the function where the map could not show that it is stale.
 
         Raises:
             Disagreement: The function says something else.

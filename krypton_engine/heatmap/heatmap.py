@@ -347,6 +347,10 @@ class Heatmap(Value):
 
     # -- pictures --------------------------------------------------------------------------------------
 
+    @property
+    def _shown(self) -> picture.Shown:
+        return picture.Shown(self.drop, self.status, self.base, self.window, self.image)
+
     def overlay(
         self,
         image: object = None,
@@ -379,7 +383,7 @@ class Heatmap(Value):
             >>> heatmap.overlay(np.zeros((24, 20), np.uint8), scale=1.0, opacity=0.5).size
             (20, 24)
         """
-        return picture.overlay(self, image, scale, cmap, opacity)
+        return picture.overlay(self._shown, image, scale, cmap, opacity)
 
     def limits(self, scale: picture.Scale = None) -> tuple[float, float]:
         """Drops at the ends of the colour scale.
@@ -391,7 +395,7 @@ class Heatmap(Value):
             >>> heatmap.limits(), heatmap.limits(2.0), heatmap.limits((-1.0, 2.0))
             ((-0.5, 0.5), (-2.0, 2.0), (-1.0, 2.0))
         """
-        return picture.limits(self, scale)
+        return picture.limits(self._shown, scale)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -417,7 +421,7 @@ class Heatmap(Value):
     def content(self, ending: str, **drawing: Unpack[picture.Drawing]) -> bytes:
         """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
         if ending == ".png":
-            return picture.png(self, **drawing)
+            return picture.png(self._shown, repr(self), **drawing)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
 
     @staticmethod
@@ -449,7 +453,7 @@ class Heatmap(Value):
         return (
             f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
             f"measured={share:.0%}, {self.seconds:.2f} s"
-            + picture.not_finite(self, ", {} not finite")
+            + picture.not_finite(self._shown, ", {} not finite")
             + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
             + ")"
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from krypton_engine.common import files
 from krypton_engine.common.arguments import real
@@ -20,8 +22,6 @@ from krypton_engine.perturbation.windows import SlidingWindow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from krypton_engine.heatmap.heatmap import Heatmap
 
 Scale = tuple[float, float] | float | None
 """Drops at the two ends of a colour map, or one number for both signs; None for the largest drop."""
@@ -39,8 +39,27 @@ _STRIPES = 112
 """Stripes along the longer side of a large picture, where narrower ones would run into one grey."""
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The part of a heatmap that pictures show.
+
+    Attributes:
+        drop: How much the target loses at every position, on the grid.
+        status: The origin of each value: uint8 of `krypton_engine.heatmap.status.Status`, on the grid.
+        base: The target's output for the un-occluded input.
+        window: The sliding window.
+        image: The un-occluded input without its batch dimension; None where the map holds none.
+    """
+
+    drop: Tensor
+    status: Tensor
+    base: Tensor
+    window: SlidingWindow
+    image: Tensor | None
+
+
 class Drawing(TypedDict, total=False):
-    """Arguments of `png` beside the map, each of which may be left out."""
+    """Arguments of `png` beside the map and its caption, each of which may be left out."""
 
     title: str | None
     image: object
@@ -49,11 +68,12 @@ class Drawing(TypedDict, total=False):
     opacity: float
 
 
-def overlay(heatmap: Heatmap, image: object, scale: Scale, cmap: str, opacity: float) -> Image:
+def overlay(shown: Shown, image: object, scale: Scale, cmap: str, opacity: float) -> Image:
     """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments.
 
     Examples:
-        >>> drawn = overlay(heatmap, np.zeros((24, 20), np.uint8), None, COLORMAP, opacity=1.0)
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
+        >>> drawn = overlay(shown, np.zeros((24, 20), np.uint8), None, COLORMAP, opacity=1.0)
         >>> drawn.size, drawn.getpixel((0, 0)), drawn.getpixel((19, 0))  # red for 0.5, bare for 0
         ((20, 24), (103, 0, 31), (0, 0, 0))
     """
@@ -62,30 +82,31 @@ def overlay(heatmap: Heatmap, image: object, scale: Scale, cmap: str, opacity: f
     share = real(opacity)
     if share is None or not 0 <= share <= 1:
         raise InputError("opacity", repr(opacity), "numbers from 0 to 1")
-    colours, weight = _colours(heatmap, scale, cmap)
-    grey = np.asarray(PILImage.fromarray(_below(heatmap, image)).convert("L"))[..., None]
+    colours, weight = _colours(shown, scale, cmap)
+    grey = np.asarray(PILImage.fromarray(_below(shown, image)).convert("L"))[..., None]
     mix = (weight * share)[..., None]
     return PILImage.fromarray((grey * (1 - mix) + colours * mix + 0.5).astype(np.uint8))
 
 
-def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
+def limits(shown: Shown, scale: Scale) -> tuple[float, float]:
     """Drops at the two ends of the colour map.
 
     Args:
-        heatmap: The map.
+        shown: The map.
         scale: Ends that were asked for; see `krypton_engine.Heatmap.overlay`.
 
     Raises:
         InputError: The scale is none, or the input is no picture.
 
     Examples:
-        >>> heatmap.base - heatmap.values
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
+        >>> shown.drop
         tensor([[ 0.5000,  0.0000],
                 [ 0.0000, -0.2500]])
-        >>> limits(heatmap, None), limits(heatmap, 2.0)
+        >>> limits(shown, None), limits(shown, 2.0)
         ((-0.5, 0.5), (-2.0, 2.0))
     """
-    drops = _drops(heatmap)[0]
+    drops = _drops(shown)[0]
     if scale is None:
         finite = np.abs(drops[np.isfinite(drops)])
         scale = float(finite.max(initial=0.0)) or 1.0
@@ -99,7 +120,8 @@ def limits(heatmap: Heatmap, scale: Scale) -> tuple[float, float]:
 
 
 def png(
-    heatmap: Heatmap,
+    shown: Shown,
+    caption: str,
     title: str | None = None,
     image: object = None,
     *,
@@ -110,8 +132,9 @@ def png(
     """A PNG of the input beside the overlay, with a legend.
 
     Args:
-        heatmap: The map.
-        title: Words above; None for the map's own.
+        shown: The map.
+        caption: The map's own words.
+        title: Words above; None for the caption.
         image: As for `overlay`, like all that follow.
         scale: Ends of the colour map.
         cmap: Name of the colour map.
@@ -123,14 +146,14 @@ def png(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import MaxNLocator
 
-    drawn = overlay(heatmap, image, scale, cmap, opacity)
-    low, high = limits(heatmap, scale)
+    drawn = overlay(shown, image, scale, cmap, opacity)
+    low, high = limits(shown, scale)
     figure = Figure(figsize=(9.6, 4.75), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     left, right = figure.subplots(1, 2)
-    left.imshow(_below(heatmap, image))
+    left.imshow(_below(shown, image))
     left.set_title("input", fontsize=10, color="0.3")
     right.imshow(drawn)
-    headings = ["drop when occluded", not_finite(heatmap, "hatched: {} not finite"), _unknown(heatmap)]
+    headings = ["drop when occluded", not_finite(shown, "hatched: {} not finite"), _unknown(shown)]
     right.set_title("\n".join(filter(None, headings)), fontsize=10, color="0.3")
     for axes in (left, right):
         axes.set_axis_off()
@@ -142,9 +165,9 @@ def png(
     bar.set_ticks(ticks, labels=figures(ticks))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)
-    bar.set_label(f"f(x) - f(x occluded), f(x) = {figure_of(float(heatmap.base))}", fontsize=9)
+    bar.set_label(f"f(x) - f(x occluded), f(x) = {figure_of(float(shown.base))}", fontsize=9)
     # A title is words, not formulas; names of files may hold what no text can.
-    words = str(title or repr(heatmap)).encode("utf-8", "replace").decode()
+    words = str(title or caption).encode("utf-8", "replace").decode()
     figure.suptitle(
         words, fontsize=12 if title else 10, fontweight="bold" if title else None, parse_math=False
     )
@@ -153,11 +176,11 @@ def png(
     return buffer.getvalue()
 
 
-def not_finite(heatmap: Heatmap, words: str) -> str:
+def not_finite(shown: Shown, words: str) -> str:
     """The number of known positions whose drop is not finite.
 
     Args:
-        heatmap: The map.
+        shown: The map.
         words: With braces for the positions: ``"{} not finite"``.
 
     Returns:
@@ -165,18 +188,19 @@ def not_finite(heatmap: Heatmap, words: str) -> str:
 
     Examples:
         >>> from dataclasses import replace
-        >>> strange = replace(heatmap, values=torch.tensor([[torch.inf, 1.0], [1.0, 1.25]]))
-        >>> not_finite(strange, "hatched: {} not finite")
+        >>> drop = torch.tensor([[torch.inf, 1.0], [1.0, 1.25]])
+        >>> shown = Shown(drop, heatmap.status, heatmap.base, heatmap.window, None)
+        >>> not_finite(shown, "hatched: {} not finite")
         'hatched: 1 position is not finite'
     """
-    odd = ~heatmap.drop.isfinite().reshape(*heatmap.measured.shape, -1).all(-1)
-    count = int((odd & (heatmap.status != Status.UNKNOWN)).sum())
+    odd = ~shown.drop.isfinite().reshape(*shown.status.shape, -1).all(-1)
+    count = int((odd & (shown.status != Status.UNKNOWN)).sum())
     return words.format(_positions(count)) if count else ""
 
 
-def _unknown(heatmap: Heatmap) -> str:
+def _unknown(shown: Shown) -> str:
     """A note on how many positions are bare in a picture since nothing is known there; empty if none is."""
-    count = int((heatmap.status == Status.UNKNOWN).sum())
+    count = int((shown.status == Status.UNKNOWN).sum())
     return f"bare: {_positions(count)} unknown" if count else ""
 
 
@@ -184,21 +208,21 @@ def _positions(count: int) -> str:
     return f"{count} position{'s are' if count > 1 else ' is'}"
 
 
-def _drops(heatmap: Heatmap) -> tuple[Floats, Flags]:
+def _drops(shown: Shown) -> tuple[Floats, Flags]:
     """The drop at every place of the picture, rows by columns, and where anything is known."""
-    window = heatmap.window
+    window = shown.window
     rows, columns, channels = _axes_of_picture(window)
-    if heatmap.values.shape != heatmap.measured.shape:
+    if shown.drop.shape != shown.status.shape:
         raise InputError(
             "target",
-            f"values of shape {tuple(heatmap.base.shape)} for every position",
+            f"values of shape {tuple(shown.base.shape)} for every position",
             "for an overlay, one number",
             verb="selects",
         )
     order = (*channels, rows, columns)
     drops, known = (
         each.numpy().reshape(window.counts).transpose(order)
-        for each in (heatmap.drop.double(), heatmap.status != Status.UNKNOWN)
+        for each in (shown.drop.double(), shown.status != Status.UNKNOWN)
     )
     if not channels:
         return drops, known
@@ -217,18 +241,18 @@ def _spread(window: SlidingWindow, places: AnyArray) -> AnyArray:
     return places
 
 
-def _colours(heatmap: Heatmap, scale: Scale, cmap: str) -> tuple[Floats, Floats]:
+def _colours(shown: Shown, scale: Scale, cmap: str) -> tuple[Floats, Floats]:
     """Colour of every pixel, ``(height, width, 3)`` from 0 to 255, and its share in what is drawn."""
     from matplotlib import colormaps
 
     if not isinstance(cmap, str) or cmap not in colormaps:
         raise InputError("cmap", repr(cmap), "Matplotlib's colour maps, such as 'RdBu_r'")
-    low, high = limits(heatmap, scale)
-    drops, known = (_spread(heatmap.window, each) for each in _drops(heatmap))
+    low, high = limits(shown, scale)
+    drops, known = (_spread(shown.window, each) for each in _drops(shown))
     finite = np.isfinite(drops)
-    shown = np.where(finite, drops, 0.0)
-    share = (shown - low) / (high - low)
-    weight = np.abs(shown / max(abs(low), abs(high))).clip(0, 1) ** 0.75
+    numbers = np.where(finite, drops, 0.0)
+    share = (numbers - low) / (high - low)
+    weight = np.abs(numbers / max(abs(low), abs(high))).clip(0, 1) ** 0.75
     colours = colormaps[cmap](share)[..., :3] * 255
     colours = np.where(finite[..., None], colours, _hatching(drops.shape)[..., None])
     return colours, np.where(known, np.where(finite, weight, 1.0), 0.0)
@@ -240,14 +264,14 @@ def _hatching(shape: tuple[int, ...]) -> Floats:
     return np.where(np.add.outer(*map(np.arange, shape)) // width % 2, 160.0, 96.0)
 
 
-def _below(heatmap: Heatmap, image: object) -> npt.NDArray[np.uint8]:
+def _below(shown: Shown, image: object) -> npt.NDArray[np.uint8]:
     """The picture to draw over: height x width x 3."""
     from PIL import Image as PILImage
 
     from krypton_engine.zoo.preprocess import stretched
 
-    rows, columns, channels = _axes_of_picture(heatmap.window)
-    size = heatmap.window.input_shape[rows], heatmap.window.input_shape[columns]
+    rows, columns, channels = _axes_of_picture(shown.window)
+    size = shown.window.input_shape[rows], shown.window.input_shape[columns]
     if isinstance(image, PILImage.Image):
         image = image.convert("RGB")
     if image is not None:
@@ -264,9 +288,9 @@ def _below(heatmap: Heatmap, image: object) -> npt.NDArray[np.uint8]:
             )
         picture = picture[..., None] if picture.ndim == 2 else picture
     else:
-        if heatmap.image is None:
+        if shown.image is None:
             raise InputError("image", "None", "a picture, since this map holds none to draw over")
-        return stretched(heatmap.image.permute(*channels, rows, columns).reshape(-1, *size))
+        return stretched(shown.image.permute(*channels, rows, columns).reshape(-1, *size))
     picture = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].repeat(3, axis=-1)
     return np.ascontiguousarray(picture.astype(np.uint8))
 

@@ -15,8 +15,8 @@ from krypton_engine.attr.targets import of_example
 from krypton_engine.common.calling import Target
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
-from krypton_engine.heatmap.heatmap import Heatmap, Origin
-from krypton_engine.heatmap.identity import described
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import Origin, described
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.measured import Costs

@@ -31,7 +31,8 @@ from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.draft import CaptureError
-from krypton_engine.heatmap.heatmap import Heatmap, Origin
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture

@@ -46,7 +46,7 @@ def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[
     import torch
 
     from krypton_engine.attr import explain
-    from krypton_engine.heatmap.heatmap import Origin
+    from krypton_engine.heatmap.identity import Origin
 
     so_far: Heatmap | None = None
 

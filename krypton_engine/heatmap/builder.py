@@ -21,8 +21,8 @@ from krypton_engine.common.calling import Target
 from krypton_engine.common.outputs import are_probabilities
 from krypton_engine.common.values import same
 from krypton_engine.errors import InputError, OutdatedError
-from krypton_engine.heatmap.heatmap import Heatmap, Origin
-from krypton_engine.heatmap.identity import Described, same_outputs
+from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.identity import Described, Origin, same_outputs
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from krypton_engine.approximation.drift import predict_by_drift
 from krypton_engine.approximation.interpolation import Prediction, predict
-from krypton_engine.approximation.ssim import SsimEstimate, ssim
+from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.common import files
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, IntArray
@@ -24,8 +23,9 @@ from krypton_engine.common.values import Value, same
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap import files as saved
 from krypton_engine.heatmap import picture
-from krypton_engine.heatmap.identity import Described
-from krypton_engine.heatmap.status import Status
+from krypton_engine.heatmap.comparison import Comparison, compared
+from krypton_engine.heatmap.identity import Described, Origin
+from krypton_engine.heatmap.status import Status, status_of
 from krypton_engine.perturbation.windows import SlidingWindow
 
 if TYPE_CHECKING:
@@ -42,34 +42,6 @@ class Verifier(Protocol):
 
     def verify(self, heatmap: Heatmap, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """See `Heatmap.verify`."""
-
-
-class Origin:
-    """The call that made a map: an empty token, which an occlusion knows its own maps by.
-
-    Copies within the process have the same; a pickle has none.
-    """
-
-    def __deepcopy__(self, _: object) -> Origin:
-        return self
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(None), ()
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison(Value):
-    """An approximate map against the exact one.
-
-    Attributes:
-        ssim: `krypton_engine.approximation.ssim.ssim` of the two.
-        max_error: Largest absolute difference.
-        difference: Approximate minus exact, on the grid.
-    """
-
-    ssim: float
-    max_error: float
-    difference: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +104,7 @@ class Heatmap(Value):
             >>> [Status(status).name for status in half.status.flatten().tolist()]
             ['EXACT', 'EXACT', 'INTERPOLATED', 'INTERPOLATED']
         """
-        unknown = self.values.isnan().reshape(*self.measured.shape, -1).all(-1)
-        status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
-        status[unknown] = Status.UNKNOWN
-        status[self.measured] = Status.EXACT
-        if self.trimmed is not None:
-            status[self.measured & self.trimmed] = Status.TRIMMED
-        if self.cheap is not None:
-            status[~self.measured & ~self.cheap.isnan() & ~unknown] = Status.LINEARISED
-        return status.to(torch.uint8)
+        return status_of(self.values, self.measured, self.trimmed, self.cheap)
 
     @property
     def drop(self) -> Tensor:
@@ -301,11 +265,7 @@ class Heatmap(Value):
             )
         if not bool(known.any()):
             raise InputError("this map", "known nowhere")
-        difference = torch.where(known, self.values - exact.values, math.nan)
-        # Outside a region both are the same, whatever that is.
-        part, level = bounding(known.numpy()), exact.values[known].mean()
-        mine, truth = (torch.where(known, m.values, level)[part] for m in (self, exact))
-        return Comparison(ssim(mine, truth), float(difference[known].abs().max()), difference)
+        return compared(self.values, exact.values, known)
 
     def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
@@ -457,14 +417,3 @@ class Heatmap(Value):
             + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
             + ")"
         )
-
-
-def bounding(cells: Flags) -> tuple[slice, ...]:
-    """The smallest part of the grid that holds all of ``cells``.
-
-    Examples:
-        >>> bounding(np.array([[False, False, False], [False, True, True]]))
-        (slice(1, 2, None), slice(1, 3, None))
-    """
-    found = np.nonzero(cells) if cells.ndim else ()
-    return tuple(slice(int(where.min()), int(where.max()) + 1) for where in found)

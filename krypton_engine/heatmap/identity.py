@@ -1,4 +1,4 @@
-"""Identity of images, baselines and models' answers: what tells one from another."""
+"""Identity of images, baselines, models' answers and calls: what tells one from another."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ Described = tuple[float, ...] | str
 
 _LARGEST_DIFFERENCE = 1e-3
 """Share of the largest output by which two runs of one model may differ, on any two machines."""
+
+
+class Origin:
+    """The call that made a map: an empty token, which an occlusion knows its own maps by.
+
+    Copies within the process have the same; a pickle has none.
+    """
+
+    def __deepcopy__(self, _: object) -> Origin:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
 
 
 def described(baseline: Tensor) -> Described:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import torch
+from torch import Tensor
+
 
 class Status(IntEnum):
     """The origin of a position's value, least sure first.
@@ -23,3 +26,31 @@ class Status(IntEnum):
     """Measured, with small changes of activations dropped on the way."""
     EXACT = 4
     """Measured: the value of the full computation, within rounding."""
+
+
+def status_of(values: Tensor, measured: Tensor, trimmed: Tensor | None, cheap: Tensor | None) -> Tensor:
+    """The origin of each value of a map.
+
+    Args:
+        values: The map, on the grid, of one number a position or several; NaN where nothing is known.
+        measured: Which positions were computed.
+        trimmed: Which of these had small changes dropped; None if none had.
+        cheap: Values by a cheap session, NaN where that was not asked; None without one.
+
+    Returns:
+        uint8 of `Status`, on the grid.
+
+    Examples:
+        >>> values, measured = torch.tensor([1.0, 2.0, torch.nan]), torch.tensor([True, False, False])
+        >>> [Status(each).name for each in status_of(values, measured, None, None).tolist()]
+        ['EXACT', 'INTERPOLATED', 'UNKNOWN']
+    """
+    unknown = values.isnan().reshape(*measured.shape, -1).all(-1)
+    status = torch.full_like(unknown, Status.INTERPOLATED, dtype=torch.uint8)
+    status[unknown] = Status.UNKNOWN
+    status[measured] = Status.EXACT
+    if trimmed is not None:
+        status[measured & trimmed] = Status.TRIMMED
+    if cheap is not None:
+        status[~measured & ~cheap.isnan() & ~unknown] = Status.LINEARISED
+    return status.to(torch.uint8)

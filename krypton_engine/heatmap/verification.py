@@ -11,7 +11,8 @@ from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssi
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
-from krypton_engine.heatmap.heatmap import Heatmap, bounding
+from krypton_engine.heatmap.comparison import bounding
+from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 
 _PRIOR_POSITIONS = 16

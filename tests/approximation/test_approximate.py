@@ -32,7 +32,7 @@ from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
 from krypton_engine.graph.gradients import first_order
-from krypton_engine.heatmap.heatmap import Origin
+from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.perturbation.windows import SlidingWindow

@@ -25,7 +25,7 @@ from krypton_engine.attr.request import heatmap_request
 from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled
 from krypton_engine.executors.base import Computed
 from krypton_engine.heatmap.builder import MapBuilder
-from krypton_engine.heatmap.heatmap import Origin
+from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.changed import ChangedCells, distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow

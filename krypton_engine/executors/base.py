@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Unsupported(Exception):
-    """Why an executor cannot run something, in words that end a sentence."""
+    """The reason why an executor cannot run something, in words that end a sentence."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Session(Protocol):
         window: The sliding window whose positions the session answers.
         changed: The cells that every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
-        at_once: How many changes a device computes in about the time of one.
-        costs: Takes the time and the cells of every step, of trimmed sessions too. None, as it is at first,
-            measures nothing; executors that tell no step from another leave it empty.
+        at_once: Number of changes that a device computes in about the time of one.
+        costs: Costs that the time and the cells of every step are added to, of trimmed sessions too. None, as
+            at first, measures nothing; executors that tell no step from another leave the costs empty.
     """
 
     window: SlidingWindow
@@ -162,8 +162,8 @@ class Executor(Protocol):
         """
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
-        """Nothing, where this executor is the better choice over those of lower preference.
+        """Return where this executor is a better choice than those of lower preference.
 
         Raises:
-            Unsupported: It is not, or it cannot run the graph within a budget in bytes.
+            Unsupported: Another executor is, or this one cannot run the graph within a budget in bytes.
         """

@@ -1,4 +1,4 @@
-"""One example without occlusion: the values that boxes are put together from, and all that is constant."""
+"""One example without occlusion: the values that boxes are put together from, and the constants."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Basis:
 
     Args:
         graph: The graph.
-        constants: Its weights, by node.
+        constants: Weights of the graph, by node.
         window: The sliding window.
         opening: The example.
-        gradients: By node: the gradient of a scalar by its value, kept beside the view; of a site (see
-            `krypton_engine.graph.ir.Graph.sites`) what follows from it.
-        place: Puts all that boxes read where recorded work finds it; None where nothing is recorded.
+        gradients: Gradients of a scalar by the values of nodes, kept beside the views; of a site (see
+            `krypton_engine.graph.ir.Graph.sites`) the sensitivities that follow from it.
+        place: Function that puts values where recorded work finds them; None where nothing is recorded.
 
     Attributes:
         x: The occluded input, channels last.
-        baseline: Of its shape.
+        baseline: Baseline in the shape of ``x``.
         changed: The cells that every window really changes.
-        output: Of the un-occluded input, ``(1, *output_shape)``.
+        output: Output for the un-occluded input, ``(1, *output_shape)``.
         views: The un-occluded values that boxes read, by node.
         gradients: The gradients, laid out as the views.
-        outside: By site and by global value that it meets: effects of what is left out.
+        outside: Sensitivities by site and by global value that it meets.
     """
 
     def __init__(
@@ -74,13 +74,28 @@ class Basis:
                         self.view(source)
 
     def constant(self, index: int, copies: int) -> Tensor:
-        """The value of a node that no window changes, for a number of copies."""
+        """The value of a node that no window changes, for a number of copies.
+
+        Examples:
+            >>> from krypton_engine.executors.tail import weights_of
+            >>> opening = Opening((x,), torch.zeros(1), 2**30)
+            >>> Basis(graph, weights_of(graph), plan.window, opening, {}).constant(1, copies=3).shape
+            torch.Size([8])
+        """
         value = self._constants.get(index)
         value = self._others[index] if value is None else value
         return repeated(self._graph.nodes[index], value, copies)
 
     def view(self, node: Node) -> View:
-        """The cells of a value as rows; a value that no window changes is laid out on the first call."""
+        """The cells of a value as rows; a value that no window changes is laid out on the first call.
+
+        Examples:
+            >>> from krypton_engine.executors.tail import weights_of
+            >>> basis = Basis(graph, weights_of(graph), plan.window, Opening((x,), torch.zeros(1), 2**30), {})
+            >>> view = basis.view(graph.nodes[9])
+            >>> view.layout.sizes, view.table.shape, view.fills  # a row for every cell, and one of padding
+            ((12, 10), torch.Size([121, 8]), {0.0: 120})
+        """
         if node.index not in self.views:
             self.views[node.index] = self._view(node, self.constant(node.index, 1), frozenset(), "view")
         return self.views[node.index]

@@ -1,4 +1,4 @@
-"""The user's own forward function on occluded copies: for what has no graph or is not separable."""
+"""The user's own forward function on occluded copies, for functions without a graph that can be trusted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def evaluate(
 ) -> Tensor:
     """The outputs of the user's own forward function, in the form that Captum makes of them.
 
-    The function gets copies of the tensors: what is written into them stays its own affair.
+    The function gets copies of the tensors, so that its writes do not reach the caller's.
 
     Examples:
         >>> evaluate(lambda images, scale: scale * images.sum((1, 2, 3)), (torch.ones(2, 3, 4, 4),), (0.5,))
@@ -44,7 +44,7 @@ def as_numbers(name: str, output: object) -> Tensor:
     """The result of ``name`` as a tensor of real numbers.
 
     Raises:
-        InputError: It is something else, such as a tuple or a dataclass of outputs.
+        InputError: The result is something else, such as a tuple or a dataclass of outputs.
 
     Examples:
         >>> as_numbers("forward_func", 3.0)
@@ -94,15 +94,15 @@ class FullSession:
     they are that row.
 
     Args:
-        forward_func: What the user wants explained.
+        forward_func: The forward function that is explained.
         inputs: Its tensor inputs.
-        occluded: Which of them the windows occlude.
+        occluded: Number of the input that windows occlude.
         window: The sliding window over that input.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        baseline: Values that replace the occluded cells; broadcast against the occluded input.
         additional: Further arguments of ``forward_func``.
         base: Outputs for the un-occluded inputs.
-        per_evaluation: Positions an evaluation; more than one wants a function that does not read across
-            its batch.
+        per_evaluation: Number of positions an evaluation; above 1 only for a function that does not read
+            across its batch.
     """
 
     at_once = 1
@@ -133,7 +133,15 @@ class FullSession:
         self.costs: Costs | None = None
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
-        """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`."""
+        """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`.
+
+        Examples:
+            >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
+            >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 2)
+            >>> changes = window.boxes(np.array([0, 1, 2]))
+            >>> [(part.which.tolist(), tuple(part.outputs.shape)) for part in session.compute(changes)]
+            [([0, 1], (2, 5)), ([2], (1, 5))]
+        """
         count = self.per_evaluation if limit is None else min(limit, self.per_evaluation)
         for start in range(0, len(changes), count):
             some = changes[start : start + count]

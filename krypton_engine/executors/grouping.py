@@ -95,7 +95,13 @@ class Grouping:
         return Group(members, self._boxes[members], lo, hi, extents)
 
     def largest(self, node: Node) -> dict[int, int]:
-        """Extents that hold the box of a node at every position."""
+        """Extents that hold the box of a node at every position.
+
+        Examples:
+            >>> windows = plan.window.boxes(np.array([0, 6]))
+            >>> Grouping(graph, windows, batch=2).largest(graph.nodes[7])  # 8 pixels and their neighbours
+            {1: 10, 2: 10}
+        """
         sides = {axis: self._intervals[axis][node.index] for axis in node.axes}
         return {axis: max(int((hi - lo).max()), 0) for axis, (lo, hi) in sides.items()}
 
@@ -131,12 +137,12 @@ class Grouping:
 
 
 class WindowBins:
-    """Bins of a window's positions, and for each the box that holds all that they change of any image.
+    """Bins of a window's positions, and for each bin the size of a box that holds every change of any image.
 
     Args:
         graph: The graph.
         window: The sliding window.
-        batch: Positions of a bin, about.
+        batch: Number of positions of a bin, about.
     """
 
     def __init__(self, graph: Graph, window: SlidingWindow, batch: int) -> None:
@@ -153,12 +159,23 @@ class WindowBins:
         ]
 
     def labels(self, axis: int, lo: IntArray, hi: IntArray) -> IntArray:
-        """The bins of intervals of changed cells: those of the first window that holds each."""
+        """The bins of intervals of changed cells: those of the first window that holds each.
+
+        Examples:
+            >>> bins = WindowBins(graph, plan.window, batch=20)
+            >>> bins.labels(1, np.array([0, 4]), np.array([8, 12])).tolist()  # one bin for all windows
+            [0, 0]
+        """
         size, step = self._window.shape[axis], self._window.strides[axis]
         return self._of_window[axis][np.maximum(0, -((size - hi) // step))]
 
     def extents(self, node: int, axis: int, label: int) -> int:
-        """The extent that a bin shares."""
+        """The extent that a bin shares.
+
+        Examples:
+            >>> WindowBins(graph, plan.window, batch=20).extents(7, axis=1, label=0)
+            10
+        """
         return int(self._extents[axis][node][label])
 
 
@@ -168,8 +185,8 @@ class WindowGrouping(Grouping):
     Args:
         graph: The graph.
         boxes: As `Grouping`'s; each lies in a window.
-        sizes: Positions that a group may have, falling; what is left over makes one of fewer.
-        bins: Those of the window.
+        sizes: Positions that a group may have, falling; the last group of a bin may have fewer.
+        bins: Bins of the window.
     """
 
     def __init__(self, graph: Graph, boxes: IntArray, sizes: Sequence[int], bins: WindowBins) -> None:

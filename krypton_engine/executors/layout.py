@@ -36,7 +36,14 @@ class Layout:
 
     @classmethod
     def of(cls, node: Node, columns: frozenset[int]) -> Layout:
-        """The layout of ``node`` with some of its axes among the columns."""
+        """The layout of ``node`` with some of its axes among the columns.
+
+        Examples:
+            >>> node = Node(0, "x", "input", (1, 3, 24, 20), (-1, 0, 1, 2), torch.float32)
+            >>> layout = Layout.of(node, columns=frozenset({0}))
+            >>> layout.axes, layout.sizes, layout.columns
+            ((1, 2), (24, 20), (3,))
+        """
         axes = tuple(axis for axis in node.axes if axis not in columns)
         rows = [node.roles.index(axis) for axis in axes]
         rest = [dim for dim in range(1, len(node.shape)) if dim not in rows]
@@ -50,11 +57,24 @@ class Layout:
         )
 
     def stride(self, k: int) -> int:
-        """Rows from one cell to the next along the k-th axis."""
+        """Rows from one cell to the next along the k-th axis.
+
+        Examples:
+            >>> node = Node(0, "x", "input", (1, 3, 24, 20), (-1, 0, 1, 2), torch.float32)
+            >>> layout = Layout.of(node, columns=frozenset({0}))
+            >>> layout.stride(0), layout.stride(1)
+            (20, 1)
+        """
         return math.prod(self.sizes[k + 1 :])
 
     def as_value(self, rows: Tensor, box: tuple[int, ...]) -> Tensor:
-        """Rows that hold the cells of ``box``, in the dimensions of the value."""
+        """Rows that hold the cells of ``box``, in the dimensions of the value.
+
+        Examples:
+            >>> node = Node(0, "x", "input", (1, 3, 24, 20), (-1, 0, 1, 2), torch.float32)
+            >>> Layout.of(node, frozenset({0})).as_value(torch.zeros(2 * 4 * 5, 3), box=(2, 4, 5)).shape
+            torch.Size([2, 3, 4, 5])
+        """
         return rows.view(*box, *self.columns).permute(self.back)
 
     def as_rows(self, value: Tensor) -> Tensor:

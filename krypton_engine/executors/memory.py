@@ -19,17 +19,32 @@ _SCRATCH_BYTES = 128 * 2**20
 
 
 def held_throughout(plan: Plan) -> int:
-    """Bytes of views, weights and workspaces, however few positions run together."""
+    """Bytes of views, weights and workspaces, however few positions run together.
+
+    Examples:
+        >>> held_throughout(plan) - plan.bytes_views - plan.bytes_weights == 128 * 2**20  # PyTorch's own
+        True
+    """
     return plan.bytes_views + plan.bytes_weights + _SCRATCH_BYTES
 
 
 def for_one_position(plan: Plan) -> int:
-    """Bytes that a session needs beside `held_throughout`."""
+    """Bytes that a session needs beside `held_throughout`.
+
+    Examples:
+        >>> for_one_position(plan) > plan.frontier_bytes == 8 * 12 * 10 * 4
+        True
+    """
     return plan.bytes_per_position + plan.frontier_bytes + plan.tail_bytes_per_position
 
 
 def beside(plan: Plan, memory_budget: int) -> int:
-    """Bytes of a budget that an open session leaves: `for_one_position` at least, or it were not open."""
+    """Bytes of a budget that an open session leaves: `for_one_position` at least, or it were not open.
+
+    Examples:
+        >>> beside(plan, 2**30) == 2**30 - held_throughout(plan), beside(plan, 0) == for_one_position(plan)
+        (True, True)
+    """
     return max(for_one_position(plan), memory_budget - held_throughout(plan))
 
 
@@ -60,15 +75,23 @@ class Batches:
         """The division of a budget: half for the boxes, half for the frontier and the layers after it.
 
         Args:
-            plan: What is held, and what a position takes.
+            plan: Plan of the window: memory of views, weights and a position.
             memory_budget: Bytes that the session may add to the process.
-            held: What the session holds that is not planned.
+            held: Tensors of the session that the plan does not count.
             largest_batch: Positions of a batch of boxes, at most.
             largest_tensor: Bytes of the largest tensor of boxes that a batch should make.
             largest_tail: Positions of a batch after the frontier, at most.
 
         Raises:
-            InputError: The budget does not hold what is held and one position.
+            InputError: The budget does not hold these and one position.
+
+        Examples:
+            >>> batches = Batches.of(plan, 2**28, [], 64, largest_tensor=2**20, largest_tail=128)
+            >>> batches.boxes, batches.tail
+            (64, 128)
+            >>> Batches.of(plan, 2**20, [], 64, largest_tensor=2**20, largest_tail=128)
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: memory_budget is 1 MiB, this model and window take 128 MiB...
         """
         fixed = held_throughout(plan) + sum(tensor.numel() * tensor.element_size() for tensor in held)
         free, needed = memory_budget - fixed, for_one_position(plan)

@@ -44,14 +44,19 @@ def run_on_boxes(
 
     Args:
         node: The node.
-        fetched: What its boxes read of every operand, by node: ``(copies, ...)``.
+        fetched: Cells of every operand that its boxes read, by node: ``(copies, ...)``.
         start: By axis, the first cell of every box.
         extents: By axis, the size that all boxes share.
-        copies: How many boxes there are.
-        constant: Gives the value of a node that no position changes, for a number of copies.
+        copies: Number of boxes.
+        constant: Function that gives the value of a node that no position changes, for a number of copies.
         in_place: Whether the first operand may be written over.
-        padded: Whether what was fetched brings the padding along the axes with it.
-        into: Where an operator that can writes its result.
+        padded: Whether the fetched cells include the padding along the axes.
+        into: Tensor that an operator writes its result into, if it can; None for a new one.
+
+    Examples:
+        >>> relu, fetched = graph.nodes[8], {7: torch.tensor([[[[-1.0, 2.0]]]])}
+        >>> run_on_boxes(relu, fetched, start={}, extents={1: 1, 2: 2}, copies=1, constant=None)
+        tensor([[[[0., 2.]]]])
     """
     operator = node.on_box
     if isinstance(operator, (Convolution, Pool)):

@@ -30,8 +30,8 @@ class Outside:
 
     Attributes:
         axes: The axes that cells run along.
-        sizes: One more than there are cells along each.
-        sums: Of all sensitivities before a cell, ``(product of sizes, elements)``, float64.
+        sizes: Number of cells along each axis, plus one.
+        sums: Sums of all sensitivities before a cell, ``(product of sizes, elements)``, float64.
     """
 
     axes: tuple[int, ...]
@@ -40,21 +40,26 @@ class Outside:
 
     @classmethod
     def of(cls, axes: tuple[int, ...], sensitivities: Tensor) -> Outside:
-        """From sensitivities by cell and element, ``(*cells, elements)``."""
+        """The sums of sensitivities that are given by cell and element, ``(*cells, elements)``.
+
+        Examples:
+            >>> Outside.of((0,), torch.tensor([[1.0], [2.0], [3.0]])).sums.flatten().tolist()
+            [0.0, 1.0, 3.0, 6.0]
+        """
         sums = torch.nn.functional.pad(sensitivities.double(), [0, 0, *[1, 0] * len(axes)])
         for dim in range(len(axes)):
             sums = sums.cumsum(dim)
         return cls(axes, tuple(sums.shape[:-1]), sums.flatten(0, -2))
 
     def effect(self, change: Tensor, lo: Mapping[int, IntArray], hi: Mapping[int, IntArray]) -> Floats:
-        """The effect of what is outside boxes.
+        """The effect of a changed global value on the cells outside boxes.
 
         Args:
-            change: Of the global value: ``(copies, elements)``.
+            change: Change of the global value: ``(copies, elements)``.
             lo, hi: The boxes: by axis, the first cell of each and one past its last.
 
         Returns:
-            By copy: ``(copies,)``.
+            Effects by copy: ``(copies,)``, float64.
 
         Examples:
             >>> lo, hi = {0: np.array([1])}, {0: np.array([3])}
@@ -73,15 +78,19 @@ class Outside:
 
 
 def site_gradients(graph: Graph, opening: Opening) -> dict[int, Tensor]:
-    """The scalar's gradient by the value of every site: nothing where a graph has none.
+    """The scalar's gradient by the value of every site, by node; empty for a graph without sites.
 
     Args:
         graph: The graph.
         opening: The example, the scalar, and bytes that the passes may take.
 
     Raises:
-        InputError: The budget does not hold them.
+        InputError: The budget does not hold the passes.
         Unsupported: The scalar has no gradient on this example.
+
+    Examples:
+        >>> site_gradients(graph, Opening((x,), torch.zeros(1), 2**30))
+        {}
     """
     if not graph.sites:
         return {}
@@ -98,10 +107,10 @@ def sensitivities(
     """The scalar's sensitivities to the global values that ``node`` meets, by node.
 
     Args:
-        graph: Linearised.
+        graph: A linearised graph.
         node: One of its sites.
         values: Un-occluded values, by node.
-        gradient: Of the scalar by the value of ``node``.
+        gradient: Gradient of the scalar by the value of ``node``.
     """
     met = graph.globals_of(node)
     of_cells = [dim for dim, role in enumerate(node.roles) if role in node.axes]

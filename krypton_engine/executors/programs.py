@@ -25,8 +25,6 @@ def kept(graph: Graph, name: str, make: Callable[[Graph], Made]) -> Made:
             programs refer to theirs, would keep it alive, and so both for good.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = capture(Source(model, (x,)))
         >>> count = kept(graph, "count", lambda graph: len(graph.nodes))
         >>> kept(graph, "count", lambda graph: 0) == count == len(graph.nodes)
         True

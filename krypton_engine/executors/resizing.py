@@ -1,4 +1,4 @@
-"""Boxes of values that are larger or smaller than what they are made of, as PyTorch computes them."""
+"""Boxes of values that are larger or smaller than their operands, as PyTorch computes them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ _TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.co
 
 
 def resizes(node: Node) -> bool:
-    """Whether the boxes of a node are not put together from cells of its operand one by one."""
+    """Whether a node resizes an axis by weights, so that its boxes are no gathers of its operand's cells.
+
+    Examples:
+        >>> resizes(graph.nodes[7]), resizes(graph.nodes[9])
+        (False, False)
+    """
     steps = (step for maps in node.maps for step in maps.values())
     return any(isinstance(step, (SpreadMap, SpanMap)) for step in steps)
 
@@ -25,7 +30,7 @@ def resizes(node: Node) -> bool:
 def transposed(
     node: Node, operator: TransposedConvolution, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """A transposed convolution of boxes, with all cells that these are written to; see `cropped`."""
+    """A transposed convolution of boxes: all cells that the boxes are written to; see `cropped`."""
     padding, after = list(operator.padding), list(operator.output_padding)
     for dim, role in enumerate(node.roles[2:]):
         step = None if role is None else node.maps[0][role]
@@ -36,7 +41,7 @@ def transposed(
 
 
 def cropped(node: Node, value: Tensor, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor:
-    """The boxes of a node out of those of which each begins where its first operand's cell is written to."""
+    """The boxes of a node, cut out of results that begin where the operand's first cell is written to."""
     for axis, step in node.maps[0].items():
         if not isinstance(step, SpreadMap) or step.is_identity():
             continue

@@ -43,8 +43,12 @@ _FASTER: dict[object, Callable[..., Tensor]] = {aten.linear.default: _linear}
 def overwriting(graph: Graph) -> frozenset[int]:
     """Nodes that may overwrite their first operand: a fresh result that they alone read.
 
-    Fresh is what an operator made for the positions at hand. What the occluded input does not change is made
-    once, for one copy, and shared by all of them.
+    A result is fresh if an operator made it for the positions at hand. Values that the occluded input does
+    not change are made once, for one copy, and shared by all positions.
+
+    Examples:
+        >>> sorted(overwriting(graph))  # both activations, each over the convolution that it alone reads
+        [8, 11]
     """
     uses = Counter(i for node in graph.nodes for i in set(refs((node.args, node.kwargs))))
     found = set()
@@ -89,8 +93,6 @@ def values_in_full(graph: Graph, inputs: tuple[Tensor, ...], wanted: Collection[
         wanted: Numbers of the nodes; other values go as soon as nothing reads them any more.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> graph = capture(Source(model, (x,)))
         >>> output = values_in_full(graph, (x,), {graph.output})[graph.output]
         >>> torch.allclose(output, model(x), atol=1e-5)
         True
@@ -132,15 +134,15 @@ def _counting(graph: Graph, nodes: Sequence[Node]) -> list[Node]:
 
 
 class Tail:
-    """Nodes of a graph that run as PyTorch runs them, and what counts the copies for them.
+    """Nodes of a graph that run as PyTorch runs them, and the nodes that count the copies for them.
 
     Args:
         graph: The graph.
-        nodes: Those of its nodes that depend on the occluded input, in order.
+        nodes: Nodes to run, all of which depend on the occluded input, in order.
         largest_tensor: Bytes of the largest tensor that a batch should make; None for ``LARGEST_TENSOR``.
 
     Attributes:
-        batch: How many positions run together at most, so that no tensor is larger than that.
+        batch: Number of positions that run together at most, so that no tensor is larger than that.
     """
 
     def __init__(self, graph: Graph, nodes: Sequence[Node], largest_tensor: int | None = None) -> None:
@@ -159,6 +161,11 @@ class Tail:
         Args:
             graph: The graph.
             given: Nodes whose values are there to begin with.
+
+        Examples:
+            >>> tail = Tail(graph, graph.nodes[12:])  # a reshape, and a linear layer
+            >>> tail.held(graph, [11]) == 2 * 960 * 4
+            True
         """
         now = {index: graph.nodes[index].bytes() for index in given}
         most = sum(now.values())
@@ -184,6 +191,13 @@ class Tail:
             copies: Number of positions.
             constant: Gives the value of a node that no position changes, for a number of copies.
             costs: Takes the time of every node.
+
+        Examples:
+            >>> constant = unchanging(graph, (x,), constants_of(graph, graph.nodes))
+            >>> y = torch.rand(3, 8, 12, 10)
+            >>> outputs = Tail(graph, graph.nodes[12:]).run({11: y}, 3, constant)
+            >>> torch.allclose(outputs, model[5:](y), atol=1e-6)
+            True
         """
         parts = [
             self._run(
@@ -212,6 +226,13 @@ class Tail:
             at_once: Largest number of positions to compute together.
             constant: As `run` takes it.
             costs: As `run` takes it.
+
+        Examples:
+            >>> constant = unchanging(graph, (x,), constants_of(graph, graph.nodes))
+            >>> members, values = np.array([4, 1, 7]), {11: torch.rand(3, 8, 12, 10)}
+            >>> parts = Tail(graph, graph.nodes[12:]).outputs(members, values, 2, constant)
+            >>> [(some.tolist(), tuple(outputs.shape)) for some, outputs in parts]
+            [([4, 1], (2, 5)), ([7], (1, 5))]
         """
         if not self.nodes:
             yield members, values[self._output]
@@ -281,12 +302,22 @@ def joined(
 
 
 def weights_of(graph: Graph) -> dict[int, Tensor]:
-    """All constants of a graph in channels-last layout, by node."""
+    """All constants of a graph in channels-last layout, by node.
+
+    Examples:
+        >>> {index: tuple(weight.shape) for index, weight in weights_of(graph).items()}[0]
+        (8, 3, 3, 3)
+    """
     return {node.index: channels_last(node.value) for node in graph.nodes if node.value is not None}
 
 
 def constants_of(graph: Graph, nodes: Sequence[Node]) -> dict[int, Tensor]:
-    """Constants that ``nodes`` read, or that other unchanging values are made of, in channels-last layout."""
+    """Constants that ``nodes`` read, or that other unchanging values are made of, in channels-last layout.
+
+    Examples:
+        >>> sorted(constants_of(graph, graph.nodes[12:]))  # weight and bias of the linear layer
+        [4, 5]
+    """
     readers = [*nodes, *(node for node in graph.nodes if not node.depends)]
     read = {i for node in readers for i in refs((node.args, node.kwargs))}
     return {
@@ -299,7 +330,13 @@ def constants_of(graph: Graph, nodes: Sequence[Node]) -> dict[int, Tensor]:
 def unchanging(
     graph: Graph, inputs: tuple[Tensor, ...], constants: Mapping[int, Tensor]
 ) -> Callable[[int, int], Tensor]:
-    """Values that no window changes, as `Tail.run` takes them: constants, other inputs and what follows."""
+    """Values that no window changes, as `Tail.run` takes them: constants, other inputs, and results of both.
+
+    Examples:
+        >>> constant = unchanging(graph, (x,), constants_of(graph, graph.nodes))
+        >>> constant(5, 3).shape  # a bias is the same for any number of copies
+        torch.Size([5])
+    """
     values: dict[int, Tensor] = {**constants, **dict(zip(graph.inputs, inputs, strict=True))}
     for node in graph.nodes:
         if not node.depends and node.value is None and node.index not in values:
@@ -308,7 +345,13 @@ def unchanging(
 
 
 def repeated(node: Node, value: Tensor, copies: int) -> Tensor:
-    """``value`` of ``node`` for a number of copies."""
+    """``value`` of ``node`` for a number of copies.
+
+    Examples:
+        >>> node = Node(0, "gain", "input", (1, 5), (BATCH, None), torch.float32)
+        >>> repeated(node, torch.ones(1, 5), copies=3).shape
+        torch.Size([3, 5])
+    """
     if BATCH not in node.roles:
         return value
     return value.expand([copies if role == BATCH else -1 for role in node.roles])

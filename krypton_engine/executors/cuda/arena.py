@@ -1,4 +1,4 @@
-"""Memory of sessions on a GPU, and what was recorded to read it."""
+"""Memory of sessions on a GPU, and the work that was recorded to read it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MOST_ARENAS = 4
 
 
 class Arena:
-    """Views at addresses that stay, and what was recorded to read them.
+    """Views at addresses that stay, and the work that was recorded to read them.
 
-    It belongs to one thread and one stream, so that what comes later on the stream finds it done with.
+    An arena belongs to one thread and one stream, so that later work on the stream finds its values read.
 
     Args:
-        owner: Whose sessions it serves.
-        key: Which of them.
-        device: Where it lies.
+        owner: Program whose sessions the arena serves.
+        key: Kind of session.
+        device: Device that the memory is on.
     """
 
     def __init__(self, owner: object, key: Hashable, device: torch.device) -> None:
@@ -53,7 +53,14 @@ class Arena:
         self._aside: Any = None
 
     def table(self, key: Hashable, rows: Tensor) -> Tensor:
-        """Rows copied to where the rows of ``key`` lie, so that recorded work reads them."""
+        """Rows copied to where the rows of ``key`` lie, so that recorded work reads them.
+
+        Examples:
+            >>> arena = Arena("a program", "a window", torch.device("cpu"))
+            >>> first = arena.table("view", torch.zeros(2, 3))
+            >>> arena.table("view", torch.ones(2, 3)) is first, first.sum()
+            (True, tensor(6.))
+        """
         mine = self._tables.get(key)
         if mine is None or (mine.shape, mine.dtype) != (rows.shape, rows.dtype):
             self._tables[key] = mine = rows
@@ -63,7 +70,14 @@ class Arena:
         return mine
 
     def constant(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """A tensor made once and shared by all sessions."""
+        """A tensor made once and shared by all sessions.
+
+        Examples:
+            >>> arena = Arena("a program", "a window", torch.device("cpu"))
+            >>> first = arena.constant("ones", lambda: torch.ones(2))
+            >>> arena.constant("ones", lambda: torch.ones(2)) is first
+            True
+        """
         if key not in self._constants:
             self._constants[key] = make()
         return self._constants[key]
@@ -80,6 +94,11 @@ class Arena:
             key: Equal for calls that do the same.
             coordinates: Numbers that change from call to call, ``(rows, copies)``.
             compute: Works on the current stream, without waiting for it.
+
+        Examples:
+            >>> arena = Arena("a program", "a window", torch.device("cpu"))
+            >>> arena.run("twice", np.array([[3, 5]], dtype=np.int32), lambda table: {7: 2 * table})
+            {7: tensor([[ 6, 10]], dtype=torch.int32)}
         """
         table = on_device(coordinates, self.device)
         if self.device.type != "cuda":
@@ -141,7 +160,14 @@ _FREE: deque[Arena] = deque(maxlen=_MOST_ARENAS)
 
 
 def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
-    """Memory for a session; one that was given back, if it fits."""
+    """Memory for a session; one that was given back, if it fits.
+
+    Examples:
+        >>> arena = lease("a program", "a window", torch.device("cpu"))
+        >>> give_back(arena)
+        >>> lease("a program", "a window", torch.device("cpu")) is arena
+        True
+    """
     found, others = None, []
     with contextlib.suppress(IndexError):
         while found is None:  # other threads do the same, so that only single steps are safe
@@ -160,7 +186,16 @@ def give_back(arena: Arena) -> None:
 
 
 def drop(owner: object) -> None:
-    """Forget the arenas that wait for sessions of ``owner``."""
+    """Forget the arenas that wait for sessions of ``owner``.
+
+    Examples:
+        >>> program = object()
+        >>> arena = lease(program, "a window", torch.device("cpu"))
+        >>> give_back(arena)
+        >>> drop(program)
+        >>> lease(program, "a window", torch.device("cpu")) is arena
+        False
+    """
     for _ in range(len(_FREE)):
         with contextlib.suppress(IndexError):
             arena = _FREE.popleft()

@@ -1,4 +1,4 @@
-"""The boxes of a group of positions on their way through the graph."""
+"""The boxes of a group of positions, node by node through the graph."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ChangedBoxes:
     """The changed cells of one value: a box of shared ``extents`` for every copy.
 
     Attributes:
-        value: In the value's own dimensions, if a reader of the same cells may take it as it is.
-        extents: By axis.
-        place: By copy: which of the boxes is its own; None for the copy's number.
-        rows: The same as rows, once somebody asked for them.
+        value: The boxes in the value's own dimensions; None where no reader may take them as they are.
+        extents: Sizes of the boxes, by axis.
+        place: Number of each copy's box; None where it is the copy's own.
+        rows: The boxes as rows; None until a reader asks for them.
     """
 
     value: Tensor | None
@@ -29,13 +29,13 @@ class ChangedBoxes:
 
 
 class Boxes:
-    """The boxes of one group on their way through the graph.
+    """The boxes of one group at every node of the graph.
 
     Args:
-        table: Where they lie, on the device: int32 ``(3 * slots, copies)``, start, lo and hi for each slot.
-        slots: Number of a node's axis.
-        extents: Their size, by node and axis.
-        changed: The changed cells that were computed and are still to be read.
+        table: Places of the boxes, on the device: int32 ``(3 * slots, copies)``, start, lo and hi by slot.
+        slots: Number of the slot of a node's axis, by node and axis.
+        extents: Sizes of the boxes, by node and axis.
+        changed: Changed cells that were computed and are still to be read, by node.
     """
 
     def __init__(
@@ -52,7 +52,14 @@ class Boxes:
         self._slots = slots
 
     def of(self, node: int, axis: int) -> tuple[int, int, int]:
-        """Addresses of start, lo and hi; zeros for an axis without boxes."""
+        """Addresses of start, lo and hi; zeros for an axis without boxes.
+
+        Examples:
+            >>> boxes = Boxes(torch.zeros(3, 2, dtype=torch.int32), {(7, 1): 0}, {}, {})
+            >>> start, lo, hi = boxes.of(7, 1)
+            >>> lo - start, hi - lo, boxes.of(7, 0)  # bytes of two copies
+            (8, 8, (0, 0, 0))
+        """
         slot = self._slots.get((node, axis))
         if slot is None:
             return 0, 0, 0
@@ -67,12 +74,12 @@ class Waiting:
 
     Attributes:
         node: The dominator.
-        extents: Of all their boxes, by axis.
-        start: By axis, where each box begins.
-        place: Which box is each position's.
+        extents: Sizes that all their boxes share, by axis.
+        start: First cell of each box, by axis.
+        place: Number of each position's box.
         rows: The boxes, ``(boxes, *extents, columns)``.
-        left: What is left of each, ``(boxes, axes, 2)``.
-        effect: What the rest would have done, ``(boxes,)``.
+        left: The part of each box that is kept, ``(boxes, axes, 2)``.
+        effect: First-order effect of the part that is dropped, ``(boxes,)``.
     """
 
     node: Node

@@ -16,7 +16,7 @@ class Clock:
 
     Args:
         device: The device.
-        ahead: Ticks for which it is kept busy first.
+        ahead: Clock ticks for which the device is kept busy first.
     """
 
     def __init__(self, device: torch.device, ahead: int = AHEAD) -> None:
@@ -37,7 +37,16 @@ class Clock:
             self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Seconds from the beginning to every later mark; waits for the device."""
+        """Seconds from the beginning to every later mark; waits for the device.
+
+        Examples:
+            >>> clock = Clock(torch.device("cpu"))
+            >>> clock.mark()
+            >>> clock.mark()
+            >>> first, second = clock.seconds()
+            >>> 0 <= first <= second
+            True
+        """
         if self._device.type != "cuda":
             return [mark - self._times[0] for mark in self._times[1:]]
         first, *later = self._events

@@ -1,4 +1,4 @@
-"""Convolutions on boxes, each in the way that measures faster, and what they have taken in."""
+"""Convolutions on boxes with their residuals and epilogues, each in the way that measures faster."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Convolutions:
     Nothing waits for the GPU but `faster`, where it has not measured yet.
 
     Args:
-        program: The graph made ready; what was measured is kept with it.
+        program: The graph made ready; the measurements are kept with it.
         basis: The example.
-        arena: Its memory.
-        reader: Of its values.
+        arena: Memory of the example.
+        reader: Reader of the example's values.
         unfolds: Bytes of the rows that a convolution multiplies at a time.
     """
 
@@ -46,7 +46,7 @@ class Convolutions:
         self._unfolds = unfolds
 
     def convolved(self, node: Node, convolution: Convolution, at: Boxes) -> Tensor:
-        """A convolution, and what it has taken in, on its boxes."""
+        """A convolution on its boxes, with the residual and the epilogue that were fused into it."""
         ways = [self.by_pytorch]
         if self._is_product(node, convolution, at):
             ways.append(self.as_product)
@@ -189,5 +189,10 @@ class Convolutions:
 
 
 def is_pointwise(convolution: Node) -> bool:
-    """Whether every cell of a convolution reads one cell, the same."""
+    """Whether every cell of a convolution reads its own cell alone.
+
+    Examples:
+        >>> is_pointwise(graph.nodes[7])  # 3 x 3
+        False
+    """
     return None not in convolution.roles[2:] and convolution.same_cells(0)

@@ -25,8 +25,8 @@ class Race:
     Attributes:
         program: The graph made ready.
         basis: The example.
-        walk: What computes its boxes.
-        batches: Its memory.
+        walk: The walk that computes boxes of the example.
+        batches: Division of the memory.
         group: The positions.
     """
 

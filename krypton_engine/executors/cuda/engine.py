@@ -1,4 +1,4 @@
-"""The module of ``csrc/cuda``, where it is installed, and what it runs on."""
+"""The module of ``csrc/cuda``, where it is installed, and the devices that it runs on."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def about(devices: int) -> str:
     """The compute capabilities that the engine was built for, in words.
 
     Args:
-        devices: How many GPUs PyTorch sees.
+        devices: Number of GPUs that PyTorch sees.
 
     Raises:
         Unsupported: The engine is missing, or there is no GPU.

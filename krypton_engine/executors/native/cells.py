@@ -15,14 +15,24 @@ CELLS = frozenset({ROWS, COLUMNS})
 
 
 def as_cells(node: Node, value: Tensor) -> Tensor:
-    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis."""
+    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis.
+
+    Examples:
+        >>> as_cells(graph.nodes[7], torch.zeros(2, 8, 24, 20)).shape
+        torch.Size([2, 24, 20, 8])
+    """
     _, order = _order(node)
     sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in (ROWS, COLUMNS)]
     return value.permute(order).reshape(len(value), *sizes, -1)
 
 
 def as_value(node: Node, cells: Tensor) -> Tensor:
-    """The inverse of `as_cells`."""
+    """The inverse of `as_cells`.
+
+    Examples:
+        >>> as_value(graph.nodes[7], torch.zeros(2, 24, 20, 8)).shape
+        torch.Size([2, 8, 24, 20])
+    """
     others, order = _order(node)
     for dim, axis in ((1, ROWS), (2, COLUMNS)):
         if axis not in node.roles:
@@ -39,7 +49,12 @@ def _order(node: Node) -> tuple[list[int], list[int]]:
 
 
 def stays(node: Node) -> bool:
-    """Whether a local node reads its operands at its own cells, and all of their channels at will."""
+    """Whether a local node reads its operands at its own cells, and all of their channels at will.
+
+    Examples:
+        >>> [(node.op, stays(node)) for node in graph.nodes[7:10]]
+        [('conv2d', False), ('relu', True), ('max_pool2d', False)]
+    """
     if not CELLS.issubset(node.axes) or CELLS & node.whole or isinstance(node.on_box, Total):
         return False
     moves = [step for maps in node.maps for axis, step in maps.items() if axis in CELLS]
@@ -56,9 +71,13 @@ def computed(
 
     Args:
         node: The node.
-        values: What it reads, of boxes of one size.
-        constant: Gives other values that it refers to, for a number of copies.
-        sizes: How many boxes, and their rows and columns.
+        values: Operands on boxes of one size, by node.
+        constant: Function that gives other values that the node refers to, for a number of copies.
+        sizes: Number of boxes, and their rows and columns.
+
+    Examples:
+        >>> computed(graph.nodes[8], {7: torch.tensor([[[[-1.0, 2.0]]]])}, lambda i, copies: None, (1, 1, 2))
+        tensor([[[[0., 2.]]]])
     """
     copies, height, width = sizes
     if isinstance(node.on_box, Reindex):  # of channels, all of which are here

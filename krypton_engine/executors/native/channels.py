@@ -1,7 +1,7 @@
 """Operators that move channels about (shuffles, slices, flips, values side by side), repeat or add them up.
 
-Which channels of which images the value of a mover holds is found by running the operator on numbers in their
-place. One mover after the other, all of them are one copy.
+The channels that an operator moves are found by running the operator on their numbers in their place. Several
+such operators in a row make one copy.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MOVES = (
     "cat", "channel_shuffle", "expand", "flip", "index", "index_select", "native_channel_shuffle",
     "repeat", "repeat_interleave", "roll", "select", "slice", "stack",
 )  # fmt: skip
-"""Operators that may do so."""
+"""Operators that may move channels."""
 
 
 def move(to: Writer, node: Node) -> None:
-    """``node`` holds channels of what it reads.
+    """Note ``node`` as channels of its operands.
 
     Raises:
-        Unsupported: It moves cells, or reads something that is no image.
+        Unsupported: The node moves cells, or reads something that is no image.
     """
     if not stays(node):
         raise Unsupported("cells that change their place")
@@ -47,7 +47,7 @@ def move(to: Writer, node: Node) -> None:
 
 
 def repeated(to: Writer, item: Ref, count: int) -> int:
-    """The engine's value of an image that has ``count`` channels, or the same one so often."""
+    """The engine's value of an image of ``count`` channels, made of one channel where it has no more."""
     node, value = to.graph.nodes[item.node], to.value(item)
     height, width, channels = shape_of(node)
     if channels == count:

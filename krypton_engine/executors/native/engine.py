@@ -1,4 +1,4 @@
-"""The C++ engine, where it is installed, and what it runs on."""
+"""The C++ engine, where it is installed, its instruction sets and its threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ def instruction_sets() -> list[str]:
 
 
 def threads() -> int:
-    """Threads to use: PyTorch's number, and no more processors than the process may use."""
+    """Threads to use: PyTorch's number, and no more processors than the process may use.
+
+    Examples:
+        >>> 1 <= threads() <= torch.get_num_threads()
+        True
+    """
     allowed: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -55,8 +55,8 @@ class NativeExecutor:
         """See `krypton_engine.executors.base.Executor.pays`.
 
         Raises:
-            Unsupported: PyTorch is faster on boxes than on what the engine leaves to it, or the budget holds
-                less than the engine takes.
+            Unsupported: PyTorch on boxes is faster than the engine and PyTorch in full on the rest, or the
+                budget does not hold the engine's memory.
         """
         if _packed_bytes(graph) > memory_budget:
             raise Unsupported("memory_budget does not hold the C++ engine's packed weights")
@@ -80,7 +80,7 @@ def _program(graph: Graph) -> NativeProgram:
 
 
 def _packed_bytes(graph: Graph) -> int:
-    """About what the packed weights of ``graph`` take at most: Winograd makes 9 numbers 36."""
+    """An upper bound, about, of the bytes of a graph's packed weights: Winograd makes 9 numbers 36."""
     return sum(
         node.value.numel() * node.value.element_size() * (4 if node.value.dim() == 4 else 1)
         for node in graph.nodes

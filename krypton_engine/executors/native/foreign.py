@@ -25,7 +25,7 @@ class Step:
     """Nodes computed one after the other on the engine's boxes, in PyTorch.
 
     Args:
-        nodes: In the order of the graph; the last one is the step's value.
+        nodes: Nodes in the order of the graph; the last one is the step's value.
         reads: Nodes that the engine gives boxes of.
         constants: The other values that the nodes refer to, with their nodes.
     """
@@ -43,8 +43,8 @@ class Step:
         """Compute boxes of one size.
 
         Args:
-            given: What ``reads`` hold there: ``(boxes, height, width, channels)``.
-            out: Takes the value, laid out alike.
+            given: Boxes of the values of ``reads``: ``(boxes, height, width, channels)``.
+            out: Array that the result is written into, laid out alike.
         """
         copies, height, width, _ = out.shape
         values = {
@@ -62,7 +62,7 @@ class Step:
 
 
 def write(to: Writer, node: Node) -> None:
-    """``node``, for which there is no other word, as a step in PyTorch.
+    """Write ``node``, for which no other rule exists, as a step in PyTorch.
 
     Raises:
         Unsupported: It reads other cells than its own, or something that is no image.

@@ -16,12 +16,17 @@ def is_global(node: Node) -> bool:
 
 
 def is_statistic(node: Node) -> bool:
-    """Whether the engine has no value of a global value by itself."""
+    """Whether a global value has no value in the engine by itself."""
     return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
 
 
 def is_image(node: Node) -> bool:
-    """Whether the engine can hold the cells of a node."""
+    """Whether the engine can hold the cells of a node.
+
+    Examples:
+        >>> is_image(graph.nodes[7]), is_image(graph.nodes[13])
+        (True, False)
+    """
     try:
         shape_of(node)
     except Unsupported:
@@ -33,7 +38,11 @@ def shape_of(node: Node) -> tuple[int, int, int]:
     """Height, width and channels of an image, however its dimensions lie.
 
     Raises:
-        Unsupported: The value is none.
+        Unsupported: The value is no image.
+
+    Examples:
+        >>> shape_of(graph.nodes[7])
+        (24, 20, 8)
     """
     if is_global(node):
         return _as_one_cell(node)

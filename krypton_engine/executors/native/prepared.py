@@ -1,4 +1,4 @@
-"""A graph as sessions of the C++ engine read it, and what of it is left to PyTorch."""
+"""A graph as sessions of the C++ engine read it, and the part of it that is left to PyTorch."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ LARGEST_BATCH = 256
 """Positions of one call into the engine: enough for one pass over the weights of large linear layers."""
 
 Times = tuple[list[tuple[float, int]], list[tuple[float, int]]]
-"""What the engine measured, by image and by vector: seconds of all threads, and cells."""
+"""Times that the engine measured, by image and by vector: seconds of all threads, and cells."""
 
 
 class Prepared:
     """A graph made ready for the engine.
 
     Attributes:
-        graph: Of which it is a program.
-        program: The engine's own.
-        exits: Nodes that are computed there and read here, with their numbers.
-        vectors: Those of the exits that are vectors.
+        graph: The graph.
+        program: The engine's own program of it.
+        exits: Numbers in the engine, by node, of values that PyTorch reads.
+        vectors: Exits that are vectors.
         kept: The numbers of the exits that are images.
         values: The node that each of the engine's images was built for; constants among them.
-        shrinkable: The numbers of these but the input, by node: what is not fused into what follows.
+        shrinkable: Numbers of images, by node, that are not fused into their reader; without the input.
         sites: The numbers of the nodes that meet global values.
         tail: The rest of the model.
         constants: Weights of the tail.
@@ -85,10 +85,10 @@ class Prepared:
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:
-        """Positions that fit a budget in bytes, beside weights, views and what the threads need.
+        """Positions that fit a budget in bytes, beside weights, views and memory of the threads.
 
         Raises:
-            InputError: Not even one does.
+            InputError: Not even one position does.
         """
         extents = self.extents(plan)
         run = [self.program.run_bytes(extents, self.kept, engine.threads(), n) for n in (0, 1)]
@@ -118,10 +118,10 @@ class Prepared:
         return words + (f"; PyTorch in full from {self.reason}" if self.reason else "")
 
     def charge(self, costs: Costs, times: Times) -> None:
-        """Count what the engine measured of a run; a fused operator counts for the first of its nodes.
+        """Add the engine's times of a run to the costs; a fused operator counts for the first of its nodes.
 
         Args:
-            costs: Takes it.
+            costs: The costs.
             times: By image and by vector of the engine: seconds, and cells.
         """
         values, vectors = times

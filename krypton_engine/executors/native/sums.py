@@ -38,5 +38,10 @@ class Sum:
 
 
 def numbers(epilogue: Epilogue) -> tuple[float, float, str, float]:
-    """An epilogue as the engine takes it."""
+    """An epilogue as the engine takes it.
+
+    Examples:
+        >>> numbers(Epilogue(low=0.0))  # ReLU
+        (0.0, inf, 'identity', 0.0)
+    """
     return epilogue.low, epilogue.high, epilogue.function, epilogue.parameter

@@ -1,4 +1,4 @@
-"""Attention of some tokens to all, and what those do to the attention of all others, to the first order.
+"""Attention of some tokens to all, and their effect on the attention of all others, to the first order.
 
 Everything is computed head by head: ``H`` heads, ``T`` tokens on the un-occluded input, ``n`` copies of ``s``
 tokens each that were computed anew.
@@ -15,7 +15,7 @@ _LARGEST_EXPONENT = 60.0
 """Growth of a key's weight, as a logarithm, that leaves nothing to other keys; exp() of it is finite."""
 
 _LEAST_REST = 1e-6
-"""Share of a query's old weights below which what is left of them is rounding."""
+"""Share of a query's old weights below which the rest of them is rounding."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Kept:
         q: Queries, times the scale of the products: ``(H, T, channels)``.
         k: Keys: ``(H, T, channels)``.
         v: Values: ``(H, T, channels)``.
-        bias: Added to the scores: ``(H or 1, T, T)``; None for nothing.
-        gradient: Of a scalar by the attention's result: ``(H, T, channels)``.
+        bias: Numbers added to the scores: ``(H or 1, T, T)``; None for none.
+        gradient: Gradient of a scalar by the attention's result: ``(H, T, channels)``.
         result: Sum over channels of gradient times result: ``(H, T)``.
         weight: Logarithm of the sum of the exponentials of a query's scores: ``(H, T)``.
         influence: Bound of the first-order effect that an unmasked token (second dimension) has on the scalar
@@ -45,7 +45,14 @@ class Kept:
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, gradient: Tensor) -> Kept:
-        """What is kept; no more than one head's scores are there at a time."""
+        """The attention of un-occluded queries, keys and values; scores are in memory for one head at a time.
+
+        Examples:
+            >>> k = v = torch.rand(1, 4, 2)
+            >>> kept = Kept.of(torch.zeros(1, 4, 2), k, v, None, gradient=torch.ones(1, 4, 2))
+            >>> kept.weight.exp()  # all scores are 0
+            tensor([[4., 4., 4., 4.]])
+        """
         results, logarithms, influence = [], [], q.new_zeros(q.shape[1], k.shape[1])
         for head in range(len(q)):
             scores = q[head] @ k[head].T
@@ -77,11 +84,18 @@ def attended(kept: Kept, q: Tensor, k: Tensor, v: Tensor, asking: Tensor, rows: 
         q: New queries, times the scale: ``(H, n, queries, channels)``.
         k: New keys: ``(H, n, s, channels)``.
         v: New values, likewise.
-        asking: Which tokens the queries are, int64: ``(n, queries)``.
-        rows: Which tokens keys and values are, int64: ``(n, s)``.
+        asking: Numbers of the tokens of the queries, int64: ``(n, queries)``.
+        rows: Numbers of the tokens of keys and values, int64: ``(n, s)``.
 
     Returns:
         ``(H, n, queries, channels)``.
+
+    Examples:
+        >>> q, k, v = torch.rand(3, 1, 4, 2)
+        >>> kept, first = Kept.of(q, k, v, None, torch.ones(1, 4, 2)), torch.tensor([[0]])
+        >>> result = attended(kept, torch.zeros(1, 1, 1, 2), k[:, None, :1], v[:, None, :1], first, first)
+        >>> torch.allclose(result[0, 0], v.mean(1))  # a query of zeros gives all tokens the same weight
+        True
     """
     scores = (q.flatten(1, 2) @ kept.k.transpose(1, 2)).view(*q.shape[:3], -1)
     own = q @ k.transpose(2, 3)
@@ -96,18 +110,24 @@ def attended(kept: Kept, q: Tensor, k: Tensor, v: Tensor, asking: Tensor, rows: 
 
 
 def effect(kept: Kept, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
-    """First-order effect on the scalar of what new tokens do to the attention of all others.
+    """First-order effect on the scalar of new tokens by way of the attention of all others.
 
-    The change of the others' weights and results is exact; the gradient makes a number of it.
+    The change of the others' weights and results is exact; its product with the gradient is the effect.
 
     Args:
         kept: The attention on the un-occluded input.
         k: New keys: ``(H, n, s, channels)``.
         v: New values, likewise.
-        rows: Which tokens they are, int64: ``(n, s)``.
+        rows: Numbers of these tokens, int64: ``(n, s)``.
 
     Returns:
         ``(n,)``, float64.
+
+    Examples:
+        >>> q, k, v = torch.rand(3, 1, 4, 2)
+        >>> kept, second = Kept.of(q, k, v, None, torch.ones(1, 4, 2)), torch.tensor([[1]])
+        >>> abs(effect(kept, k[:, None, 1:2], v[:, None, 1:2], second).item()) < 1e-5  # a token as it was
+        True
     """
     heads, copies, count, _ = k.shape
     grown = kept.q @ k.flatten(1, 2).transpose(1, 2)

@@ -41,7 +41,13 @@ class ChangedBoxes:
         )
 
     def changes_all(self) -> bool:
-        """Whether every member's box changes from end to end."""
+        """Whether every member's box changes from end to end.
+
+        Examples:
+            >>> first, end, place = {0: np.array([1])}, {0: np.array([4])}, np.array([0])
+            >>> [ChangedBoxes(first, end, first, {0: size}, place, None).changes_all() for size in (3, 5)]
+            [True, False]
+        """
         return all(
             np.array_equal(self.lo[axis], first) and np.array_equal(self.hi[axis], first + self.extents[axis])
             for axis, first in self.start.items()

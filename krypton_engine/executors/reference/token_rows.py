@@ -1,4 +1,4 @@
-"""Some tokens of a batch of positions on their way from the patches to where tokens end."""
+"""The changed tokens of a batch of positions, computed from the patches to the last value of tokens."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from krypton_engine.graph.tokens.steps import (
 
 @dataclass(frozen=True)
 class Example:
-    """All that is known of the tokens of the un-occluded input.
+    """The tokens of the un-occluded input.
 
     Attributes:
         constant: Gives the value of a node that no position changes, for a number of copies.
@@ -49,8 +49,12 @@ def by_head(value: Tensor, copies: int, *, transposed: bool = False) -> Tensor:
 
     Args:
         value: ``(copies and heads ..., tokens, channels)``; channels before tokens if ``transposed``.
-        copies: How many there are.
+        copies: Number of copies.
         transposed: See ``value``.
+
+    Examples:
+        >>> by_head(torch.zeros(2 * 3, 4, 8), copies=2).shape
+        torch.Size([3, 2, 4, 8])
     """
     value = value.transpose(-1, -2) if transposed else value
     value = value.to(torch.promote_types(value.dtype, torch.float32))
@@ -61,9 +65,9 @@ def picked(value: Tensor, roles: tuple[int | None, ...], rows: Tensor) -> Tensor
     """Tokens of a value, other ones for every copy.
 
     Args:
-        value: Of one copy or of as many as ``rows``.
-        roles: Those of its dimensions or, for a constant, of what it meets.
-        rows: Which tokens, int64: ``(copies, s)``.
+        value: A value of one copy, or of as many as ``rows``.
+        roles: Roles of its dimensions or, for a constant, of the value that it meets.
+        rows: Numbers of the tokens, int64: ``(copies, s)``.
 
     Examples:
         >>> value, rows = torch.tensor([[0.5, 1.5, 2.5]]), torch.tensor([[0, 2], [1, 2]])
@@ -82,11 +86,11 @@ class Rows:
 
     Args:
         tokens: The tokens of the graph.
-        example: Those of the un-occluded input.
-        patches: Which patches are computed, rising: ``(copies, count)``.
+        example: Tokens of the un-occluded input.
+        patches: Numbers of the patches that are computed, rising: ``(copies, count)``.
 
     Attributes:
-        dropped: First-order effect of what the tokens did to all others so far: ``(copies,)``, float64.
+        dropped: First-order effect of the tokens by way of all others so far: ``(copies,)``, float64.
     """
 
     def __init__(self, tokens: Tokens, example: Example, patches: Tensor) -> None:
@@ -97,7 +101,7 @@ class Rows:
         self.dropped = torch.zeros(self._copies, dtype=torch.float64, device=patches.device)
 
     def ends(self, start: Tensor) -> Mapping[int, Tensor]:
-        """Values that are left where tokens end, by node.
+        """Values that later nodes read of the tokens, by node.
 
         Args:
             start: The value that tokens begin at: ``(copies, ...)``.

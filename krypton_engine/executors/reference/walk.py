@@ -1,4 +1,4 @@
-"""One group of positions on its way from the input to the frontier, box by box."""
+"""One group of positions, computed from the input to the frontier, box by box."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Walk:
     Args:
         program: The graph made ready.
         basis: The example.
-        group: The positions, and bounds of what they change.
-        thresholds: By node: elements that change by less are cut off at the rim of its boxes.
+        group: The positions, and bounds of their changes.
+        thresholds: Thresholds by node; elements at the rim of a box that change by less are cut off.
         costs: Takes the time and the cells of every node; None measures nothing.
 
     Attributes:
-        dropped: By member of the group: the first-order effect of what was cut off.
+        dropped: First-order effect of the elements cut off, by member of the group.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Walk:
     ) -> tuple[Tensor | None, bool]:
         """The memory that an operator writes its boxes to, if it can, and whether its own view holds it.
 
-        What a concatenation alone reads lies in the concatenation's table, if both have the same boxes.
+        A value that a concatenation alone reads lies in the concatenation's table, if both boxes agree.
         """
         if node.index not in self._program.into_view:
             return None, False

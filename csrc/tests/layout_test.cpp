@@ -137,11 +137,10 @@ void test_schedule(int64_t seed) {
 
 int main(int argc, char** argv) {
     using namespace krypton;
-    const int64_t rounds = argc > 1 ? std::atol(argv[1]) : 150, seed = argc > 2 ? std::atol(argv[2]) : 1;
     testing::test_chain_takes_two_boxes();
     testing::test_values_that_stay();
     testing::test_no_operators();
     testing::test_small_boxes_go_together();
-    for (int64_t i = seed; i < seed + rounds; ++i) testing::test_schedule(i);
+    for (int64_t seed : testing::seeds(argc, argv, 150)) testing::test_schedule(seed);
     return testing::report("layout");
 }

@@ -331,10 +331,10 @@ void test_sealed() {
 
 int main(int argc, char** argv) {
     using namespace krypton;
-    const int64_t rounds = argc > 1 ? std::atol(argv[1]) : 150, seed = argc > 2 ? std::atol(argv[2]) : 1;
+    const std::vector<int64_t> seeds = testing::seeds(argc, argv, 150);
     testing::test_sealed();
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
-        for (int64_t i = seed; i < seed + rounds; ++i) testing::test_random_program(*isa, i);
+        for (int64_t seed : seeds) testing::test_random_program(*isa, seed);
         testing::test_shrinking(*isa);
         testing::test_costs(*isa);
         testing::test_cancel(*isa);

@@ -69,7 +69,6 @@ void test_shrunk(int64_t seed) {
 
 int main(int argc, char** argv) {
     using namespace krypton;
-    const int64_t rounds = argc > 1 ? std::atol(argv[1]) : 600, seed = argc > 2 ? std::atol(argv[2]) : 1;
-    for (int64_t i = seed; i < seed + rounds; ++i) testing::test_shrunk(i);
+    for (int64_t seed : testing::seeds(argc, argv, 600)) testing::test_shrunk(seed);
     return testing::report("shrink");
 }

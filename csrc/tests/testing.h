@@ -8,11 +8,19 @@
 #include <iomanip>
 #include <iostream>
 #include <numbers>
+#include <numeric>
 #include <vector>
 
 #include "operators/operators.h"
 
 namespace krypton::testing {
+
+// Seeds of random cases, as a test's arguments `[rounds] [first seed]` have them.
+inline std::vector<int64_t> seeds(int argc, char** argv, int64_t rounds) {
+    std::vector<int64_t> out(argc > 1 ? std::atol(argv[1]) : rounds);
+    std::iota(out.begin(), out.end(), argc > 2 ? std::atol(argv[2]) : 1);
+    return out;
+}
 
 // The same numbers on every machine.
 class Random {

@@ -1,5 +1,5 @@
 // The class explained: the five likeliest with their probabilities, or those whose names hold what is typed.
-import { h, type Listening, unique } from "./dom";
+import { group, h, type Listening, set, unique } from "./dom";
 import { figure } from "./figures";
 import type { Scene } from "./scene";
 import { best } from "./map";
@@ -25,10 +25,9 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
   const [id, listId] = [unique("search"), unique("classes")];
   list.id = listId;
   // The likeliest stands for "whatever is predicted", so that another image is asked for its own.
-  const set = (target: number) => {
+  const choose = (target: number) => {
     search.value = "";
-    model.set("target", target === scene.predicted ? null : target);
-    model.save_changes();
+    set(model, "target", target === scene.predicted ? null : target);
     draw(); // also where that is the class explained already
   };
   const search = h("input", {
@@ -42,7 +41,7 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
     onkeydown: (event: KeyboardEvent) => {
       if (event.key === "Enter") {
         const [first] = found();
-        if (first !== undefined) set(first);
+        if (first !== undefined) choose(first);
       } else if (event.key === "Escape") {
         search.value = "";
         draw();
@@ -75,7 +74,7 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
             "data-target": index,
             "aria-pressed": String(index === target),
             disabled: !live,
-            onclick: () => set(index),
+            onclick: () => choose(index),
           },
           h("span", {}, scene.name(index)),
           h("b", {}, figure(shares[index] ?? NaN)),
@@ -97,5 +96,5 @@ export function classes(listening: Listening, scene: Scene, live: boolean): HTML
   listening.to(["_class_names"], () => {
     find.hidden = !live || model.get("_class_names").length <= SHOWN;
   });
-  return h("div", { class: "kr-group" }, h("h3", {}, "Class explained"), list, find);
+  return group("Class explained", list, find);
 }

@@ -19,6 +19,17 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
+/** A group of controls under a heading. */
+export function group(heading: string, ...children: (Node | string)[]): HTMLElement {
+  return h("div", { class: "kr-group" }, h("h3", {}, heading), ...children);
+}
+
+/** Sets a trait, here and in the kernel. */
+export function set<K extends keyof State>(model: Model, name: K, value: State[K]): void {
+  model.set(name, value);
+  model.save_changes();
+}
+
 /** A name that no other element has: random, since each widget of a page loads this file anew, counters and all. */
 export function unique(prefix: string): string {
   return `krypton-${prefix}-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;

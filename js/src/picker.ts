@@ -1,5 +1,5 @@
 // The pictures to pick from, if there are several.
-import { h, type Listening, png, unique } from "./dom";
+import { h, type Listening, png, set, unique } from "./dom";
 
 export function picker(listening: Listening): HTMLElement {
   const { model } = listening;
@@ -14,10 +14,7 @@ export function picker(listening: Listening): HTMLElement {
           name: group,
           "aria-label": `Image ${index + 1}`,
           "data-lm-suppress-shortcuts": "true",
-          onchange: () => {
-            model.set("image_index", index);
-            model.save_changes();
-          },
+          onchange: () => set(model, "image_index", index),
         });
         const label = h("label", {}, input);
         if (bytes.byteLength) {

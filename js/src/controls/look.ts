@@ -1,6 +1,6 @@
 // How a map looks: opacity, colours and their scale.
 import { octets } from "../bytes";
-import { h, type Listening, unique } from "../dom";
+import { group, h, type Listening, set, unique } from "../dom";
 import { gradient } from "../paint";
 import { choice } from "./choice";
 import { slider } from "./slider";
@@ -12,10 +12,7 @@ export function lookControls(listening: Listening): HTMLElement {
     id,
     "data-trait": "colormap",
     "data-lm-suppress-shortcuts": "true",
-    onchange: () => {
-      model.set("colormap", select.value);
-      model.save_changes();
-    },
+    onchange: () => set(model, "colormap", select.value),
   });
   const strip = h("i", { class: "kr-strip" });
   listening.to(["colormap", "_colours"], () => {
@@ -33,10 +30,8 @@ export function lookControls(listening: Listening): HTMLElement {
     "data-trait": "limit",
     "data-lm-suppress-shortcuts": "true",
     onchange: () => {
-      if (Number(limit.value) > 0) {
-        model.set("limit", Number(limit.value));
-        model.save_changes();
-      } else limit.value = String(model.get("limit"));
+      if (Number(limit.value) > 0) set(model, "limit", Number(limit.value));
+      else limit.value = String(model.get("limit"));
     },
   });
   const limitRow = h("div", { class: "kr-row" }, h("label", { for: limitId }, "Colours end at ±"), limit);
@@ -44,10 +39,8 @@ export function lookControls(listening: Listening): HTMLElement {
     limitRow.hidden = model.get("scale") !== "fixed";
     limit.value = String(model.get("limit"));
   });
-  return h(
-    "div",
-    { class: "kr-group" },
-    h("h3", {}, "Look"),
+  return group(
+    "Look",
     slider(listening, {
       name: "opacity",
       label: "Opacity",
@@ -66,10 +59,7 @@ export function lookControls(listening: Listening): HTMLElement {
         { value: "fixed", label: "fixed" },
       ] as const,
       () => model.get("scale"),
-      (value) => {
-        model.set("scale", value);
-        model.save_changes();
-      },
+      (value) => set(model, "scale", value),
       ["scale"],
     ),
     limitRow,

@@ -1,20 +1,13 @@
 // What is measured: the patch, and how precisely.
-import { h, type Listening } from "../dom";
-import type { State } from "../messages";
+import { group, h, type Listening, set } from "../dom";
 import { choice } from "./choice";
 import { slider } from "./slider";
 
 export function measuringControls(listening: Listening): HTMLElement {
   const { model } = listening;
   const side = () => Math.min(model.get("_view").height ?? 64, model.get("_view").width ?? 64);
-  const set = <K extends keyof State>(name: K, value: State[K]) => {
-    model.set(name, value);
-    model.save_changes();
-  };
-  return h(
-    "div",
-    { class: "kr-group" },
-    h("h3", {}, "Patch"),
+  return group(
+    "Patch",
     slider(listening, {
       name: "window",
       label: "Size",
@@ -39,7 +32,7 @@ export function measuringControls(listening: Listening): HTMLElement {
       "Colour",
       ["grey", "black", "mean", "blur"].map((value) => ({ value, label: value, swatch: value })),
       () => model.get("baseline"),
-      (value) => set("baseline", value),
+      (value) => set(model, "baseline", value),
       ["baseline"],
     ),
     h("h3", {}, "Precision"),
@@ -62,10 +55,7 @@ function exactToggle(listening: Listening): HTMLElement {
     role: "switch",
     "data-trait": "exact",
     "data-lm-suppress-shortcuts": "true",
-    onchange: () => {
-      model.set("exact", input.checked);
-      model.save_changes();
-    },
+    onchange: () => set(model, "exact", input.checked),
   });
   listening.to(["exact"], () => {
     input.checked = model.get("exact");

@@ -1,5 +1,5 @@
 // The map over the picture: a canvas that draws, listens, and speaks.
-import { h, type Listening, onRepaint, unique } from "../dom";
+import { h, type Listening, onRepaint, set, unique } from "../dom";
 import { describe } from "../inspector";
 import { legend } from "../legend";
 import type { Scene } from "../scene";
@@ -36,10 +36,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
   };
   const apply = () => {
     const { region } = sketch;
-    if (region) {
-      model.set("region", region);
-      model.save_changes();
-    }
+    if (region) set(model, "region", region);
     giveUp();
   };
   const say = () => {

@@ -1,5 +1,5 @@
 // The toolbar: what the pointer and the keys do on the stage.
-import { h, type Listening } from "../dom";
+import { h, type Listening, set } from "../dom";
 import type { Tool } from "./sketch";
 
 const TOOLS: readonly { name: Tool; label: string; help: string }[] = [
@@ -41,10 +41,7 @@ export function toolbar(listening: Listening, choose: (tool: Tool, help: string)
       type: "button",
       class: "kr-tool",
       "data-tool": "everywhere",
-      onclick: () => {
-        model.set("region", null);
-        model.save_changes();
-      },
+      onclick: () => set(model, "region", null),
     },
     "Whole image",
   );

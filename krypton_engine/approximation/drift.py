@@ -53,6 +53,13 @@ class Drifted:
         exact: The exact map.
         cheap: The cheap map.
         slope: What the cheap map is multiplied by.
+
+    Examples:
+        >>> flat = np.zeros(2)
+        >>> exact, cheap = Prediction(flat, np.array([5.0, 1.0])), Prediction(flat, np.array([1.0, 1.0]))
+        >>> drifted = Drifted(exact, cheap, slope=2.0)
+        >>> drifted.cheaply.tolist(), drifted.rest.tolist()
+        ([4.0, 1.0], [1.0, 0.0])
     """
 
     exact: Prediction
@@ -61,26 +68,12 @@ class Drifted:
 
     @property
     def cheaply(self) -> Floats:
-        """The part of the exact map's variance that measuring the cheap one would take away.
-
-        Examples:
-            >>> flat = np.zeros(2)
-            >>> exact, cheap = Prediction(flat, np.array([5.0, 1.0])), Prediction(flat, np.array([1.0, 1.0]))
-            >>> Drifted(exact, cheap, slope=2.0).cheaply.tolist()
-            [4.0, 1.0]
-        """
+        """The part of the exact map's variance that measuring the cheap one would take away."""
         return np.minimum(self.slope**2 * self.cheap.variance, self.exact.variance)
 
     @property
     def rest(self) -> Floats:
-        """The part that only measuring the exact map would take away.
-
-        Examples:
-            >>> flat = np.zeros(2)
-            >>> exact, cheap = Prediction(flat, np.array([5.0, 1.0])), Prediction(flat, np.array([1.0, 1.0]))
-            >>> Drifted(exact, cheap, slope=2.0).rest.tolist()
-            [1.0, 0.0]
-        """
+        """The part that only measuring the exact map would take away."""
         return self.exact.variance - self.cheaply
 
 

@@ -452,6 +452,14 @@ class TestWindows:
             )
 
 
+def check_two_images(device, **question):
+    model = TwoViews().to(device)
+    inputs = (torch.randn(2, 3, 20, 16).to(device), torch.randn(2, 1, 18, 22).to(device))
+    windows, strides = ((3, 5, 4), (1, 6, 5)), ((3, 4, 4), (1, 5, 4))
+    with incremental():
+        assert_like_captum(model, inputs, windows, strides, occlusion=reference(model), **question)
+
+
 class TestInputs:
     @pytest.mark.parametrize(
         "make",
@@ -512,19 +520,8 @@ class TestInputs:
             assert_like_captum(lambda x: cnn(x.float() / 255), x, WINDOW, STRIDES, baselines=127.5, target=1)
 
     def test_two_images(self):
-        model = TwoViews()
-        inputs = (torch.randn(2, 3, 20, 16), torch.randn(2, 1, 18, 22))
-        with incremental():
-            assert_like_captum(
-                model,
-                inputs,
-                ((3, 5, 4), (1, 6, 5)),
-                ((3, 4, 4), (1, 5, 4)),
-                occlusion=reference(model),
-                evaluations=(None, 1, 3),
-                baselines=(torch.randn(2, 3, 20, 16), 0.5),
-                target=[1, 3],
-            )
+        baselines = (torch.randn(2, 3, 20, 16), 0.5)
+        check_two_images("cpu", evaluations=(None, 1, 3), baselines=baselines, target=[1, 3])
 
     def test_an_image_and_a_row_of_numbers(self, cnn):
         inputs = (torch.randn(2, 3, 24, 20), torch.randn(2, 5))
@@ -751,18 +748,7 @@ class TestOnCuda:
             assert_like_captum(model, images.cuda(), WINDOW, STRIDES, baselines=0.2, target=[1, 2, 3])
 
     def test_two_images(self):
-        model = TwoViews().cuda()
-        inputs = (torch.randn(2, 3, 20, 16).cuda(), torch.randn(2, 1, 18, 22).cuda())
-        with incremental():
-            assert_like_captum(
-                model,
-                inputs,
-                ((3, 5, 4), (1, 6, 5)),
-                ((3, 4, 4), (1, 5, 4)),
-                occlusion=reference(model),
-                evaluations=(None, 1),
-                target=1,
-            )
+        check_two_images("cuda", evaluations=(None, 1), target=1)
 
     def test_a_heatmap_is_on_the_cpu(self, image):
         model = SmallCNN().cuda()

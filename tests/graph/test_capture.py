@@ -135,30 +135,16 @@ def python_attribute(model):
     return forward, change
 
 
-def closure_number(model):
-    gain = 1.0
-
-    def forward(x):
-        return model(x) * gain
-
+def closure_number(model, gain=1.0, other=3.0):
     def change():
         nonlocal gain
-        gain = 3.0
+        gain = other
 
-    return forward, change
+    return lambda x: model(x) * gain, change
 
 
 def closure_tensor(model):
-    gain = torch.tensor(1.0)
-
-    def forward(x):
-        return model(x) * gain
-
-    def change():
-        nonlocal gain
-        gain = torch.tensor(3.0)
-
-    return forward, change
+    return closure_number(model, torch.tensor(1.0), torch.tensor(3.0))
 
 
 def closure_module(model):

@@ -67,6 +67,14 @@ def bounds(cells):
     return (min(cells), max(cells) + 1) if cells else None
 
 
+def drawn_box(step, data):
+    """A box of outputs: how many, the cells that they read, and where these begin by the step itself."""
+    lo = data.draw(st.integers(0, step.n_out - 1))
+    extent = data.draw(st.integers(1, step.n_out - lo))
+    read = step.sources(np.arange(lo, lo + extent))
+    return extent, read, int(step.first_read(np.array([lo]))[0])
+
+
 # --- windows ------------------------------------------------------------------------------------------
 
 
@@ -113,10 +121,7 @@ def test_all_intervals_at_once(step, data):
 
 @given(window_maps(), st.data())
 def test_a_box_reads_one_interval(step, data):
-    first = data.draw(st.integers(0, step.n_out - 1))
-    extent = data.draw(st.integers(1, step.n_out - first))
-    read = step.sources(np.arange(first, first + extent))
-    start = int(step.first_read(np.array([first]))[0])
+    extent, read, start = drawn_box(step, data)
     assert (start, start + step.extent_read(extent)) == (read.min(), read.max() + 1)
 
 
@@ -176,10 +181,7 @@ def test_a_spans_changes_are_bounded_exactly(step, data):
 
 @given(span_maps(), st.data())
 def test_a_span_reads_one_interval(step, data):
-    lo = data.draw(st.integers(0, step.n_out - 1))
-    extent = data.draw(st.integers(1, step.n_out - lo))
-    read = step.sources(np.arange(lo, lo + extent))
-    first = int(step.first_read(np.array([lo]))[0])
+    extent, read, first = drawn_box(step, data)
     assert first == read.min() and read.max() < first + step.extent_read(extent)
     spans = [list(range(a, b)) for a, b in zip(step.first, step.end, strict=True)]
     assert [sorted(set(row)) for row in step.sources(np.arange(step.n_out)).tolist()] == spans

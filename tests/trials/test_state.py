@@ -434,6 +434,14 @@ def exports(monkeypatch):
     return calls
 
 
+def explained_six_times(model, image):
+    occlusion = KryptonOcclusion(model)
+    with incremental():
+        for _ in range(6):
+            assert_right(model, image, occlusion=occlusion)
+    return occlusion
+
+
 class Counted(nn.Module):
     def __init__(self):
         super().__init__()
@@ -448,11 +456,7 @@ class Counted(nn.Module):
 
 
 def test_counters_and_logs_are_captured_ever_more_seldom(image, exports):
-    model = Counted()
-    occlusion = KryptonOcclusion(model)
-    with incremental():
-        for _ in range(6):
-            assert_right(model, image, occlusion=occlusion)
+    explained_six_times(Counted(), image)
     assert len(exports) <= 4, "now and then once more, ever more seldom"
 
 
@@ -470,11 +474,9 @@ class CountedInABuffer(nn.Module):
 
 def test_a_buffer_that_no_output_reads_is_a_counter(image, exports):
     model = CountedInABuffer()
-    occlusion = KryptonOcclusion(model)
+    occlusion = explained_six_times(model, image)
+    assert len(exports) <= 4
     with incremental():
-        for _ in range(6):
-            assert_right(model, image, occlusion=occlusion)
-        assert len(exports) <= 4
         with torch.no_grad():
             model.model.head.weight.mul_(-2)
         assert_right(model, image, occlusion=occlusion)

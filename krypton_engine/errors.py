@@ -6,16 +6,16 @@ from typing import Any, Self
 
 
 class InputError(ValueError, AssertionError):
-    """An argument that cannot be used: its name, what was given and what is accepted.
+    """An argument that cannot be used: its name, the given value and the accepted ones.
 
     The arguments are attributes too, and make the message: ``argument verb given, problem; accepted: ...``.
     The error is both a ``ValueError`` and an ``AssertionError`` because callers of Captum catch the latter.
 
     Args:
         argument: Name of the argument, such as ``"strides"``.
-        given: What was given, in words: a value as Python writes it, or its shape or type.
-        accepted: What is accepted in its place, in words; empty where ``problem`` says so.
-        problem: What is wrong with ``given``, in words; empty where ``accepted`` says enough.
+        given: The given value, in words: as Python writes it, or its shape or type.
+        accepted: Accepted values, in words; empty where ``problem`` says enough.
+        problem: The fault of ``given``, in words; empty where ``accepted`` says enough.
         verb: Between the name and ``given``: ``"is"``, ``"has"``, ``"returns"``.
 
     Examples:
@@ -40,7 +40,7 @@ class InputError(ValueError, AssertionError):
         return said + f"; accepted: {self.accepted}" * bool(self.accepted)
 
     def named(self, argument: str) -> Self:
-        """This error for an argument that its giver knows under another name, such as an option.
+        """The same error for an argument that the user knows under another name, such as an option.
 
         Examples:
             >>> print(InputError("strides", "5", "at most the window").named("--stride"))
@@ -50,7 +50,7 @@ class InputError(ValueError, AssertionError):
 
 
 class OutdatedError(InputError):
-    """A map to be resumed that the forward function no longer gives: what it depends on has changed since."""
+    """A map to be resumed that the forward function no longer gives: the model or its weights changed."""
 
 
 class FallbackWarning(UserWarning):

@@ -22,7 +22,7 @@ class MapKey:
     Attributes:
         image: Number of the image.
         window: Side of the patch, in pixels of the model's input.
-        stride: Its step.
+        stride: Step of the patch.
         baseline: The patch's colour.
         target: The class, if only its output is kept; None where all are.
     """
@@ -40,7 +40,7 @@ class Aim:
 
     Attributes:
         target: The class explained.
-        region: Where to look, by its fingerprint; None for everywhere.
+        region: Fingerprint of the region; None for everywhere.
         tuned_for: SSIM target for which a tuning chose the course; None without a tuning: then the course is
             the same for every target, and only its end differs.
     """

@@ -82,8 +82,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred).
         region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
-        opacity: Of the colours, 0 to 1.
-        colormap: One of Matplotlib's.
+        opacity: Opacity of the colours, 0 to 1.
+        colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
             maps seen; ``"fixed"``: at ``limit``.
         limit: See ``scale``.

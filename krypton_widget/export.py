@@ -79,8 +79,8 @@ class Look:
     """The look of a map on the page.
 
     Attributes:
-        opacity: Of the colours, 0 to 1.
-        colormap: One of Matplotlib's.
+        opacity: Opacity of the colours, 0 to 1.
+        colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``, ``"shared"`` or ``"fixed"``; see `OcclusionExplorer`.
         limit: The end of a fixed scale.
     """
@@ -105,10 +105,10 @@ def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_name
     """The map on the page as a picture (``".png"``) or as numbers (``".npz"``).
 
     Args:
-        ending: Of the file.
+        ending: Ending of the file's name.
         shown: The map.
-        look: How the page draws it.
-        picture: What it is drawn over.
+        look: Look of the map on the page.
+        picture: Picture under the map.
         class_names: One a class.
 
     Raises:
@@ -140,7 +140,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
 
     Args:
         heatmap: The map.
-        wanted: Where to look (rows, columns).
+        wanted: Positions to look at (rows, columns).
         class_names: One a class.
 
     Examples:

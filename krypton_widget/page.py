@@ -63,7 +63,7 @@ class Page:
         self._send = send
 
     def next_turn(self) -> Turn:
-        """The right to draw, taken from whoever had it. The caller holds the lock.
+        """The right to draw, taken from the run that had it. The caller holds the lock.
 
         Examples:
             >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: None)

@@ -18,7 +18,7 @@ class Stopped(BaseException):
 class Stoppable(TorchFunctionMode):
     """A context whose computation ends between two operators: a pass may take longer than a slider waits.
 
-    It does so once, so that what is put in order on the way out is; and an export comes to its end.
+    The context ends a computation once, so that its cleaning up is not cut short; an export runs to its end.
     """
 
     def __init__(self, stopped: Cancelled) -> None:

@@ -1,4 +1,4 @@
-"""The types of an explorer's controls: each checks and converts a value, and names what it refuses.
+"""The types of an explorer's controls: each checks and converts a value, and names a value that it refuses.
 
 A value is checked by itself when it is set (`validate`), and against the image and the other controls once
 all that is set together has been set (`Control.fitted`), so that no order of setting them matters.

@@ -25,7 +25,7 @@ class LatestWins:
     the one that runs and takes the place of the one that waits.
 
     Args:
-        name: Of the thread.
+        name: Name of the thread.
     """
 
     def __init__(self, name: str) -> None:

@@ -9,7 +9,7 @@ def compensated(values: Tensor, effects: Tensor, odds: bool) -> Tensor:
     """Values with first-order effects added: ``h^-1(h(value) + effect)``.
 
     Args:
-        values: Of the target: ``(n,)``.
+        values: Values of the target: ``(n,)``.
         effects: On ``h``, of the same shape.
         odds: Whether ``h`` is the log-odds of a probability, else the value itself.
 

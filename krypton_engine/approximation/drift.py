@@ -7,9 +7,9 @@ error is that of its cheap value and that of its residual (the recursive form of
 Garnier, International Journal for Uncertainty Quantification 4, 2014).
 
 What holds everywhere, slope, offset and size of the residual, comes from a random sample of the positions
-that have both values: positions chosen because errors were expected there would tell of themselves only. The
+that have both values: positions chosen because errors were expected there are no sample of the map. The
 sample is small: a line that differs from the identity counts as far as it foresees each place of the sample
-from the others, and a cheap map that foresees them worse than exact values around do is not used.
+from the rest, and a cheap map that foresees them worse than exact values around do is not used.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Drifted:
     Attributes:
         exact: The exact map.
         cheap: The cheap map.
-        slope: What the cheap map is multiplied by.
+        slope: Number that the cheap map is multiplied by.
 
     Examples:
         >>> flat = np.zeros(2)
@@ -85,7 +85,7 @@ def predict_by_drift(
     Args:
         window: The sliding window of both maps.
         values: Exact values on its grid; ignored where not measured.
-        measured: Where they are, truth values on the grid, at least one of them true.
+        measured: Truth values on the grid, true where an exact value was measured; at least one is.
         cheap: Cheap values on the grid; NaN where they are not known. At least one is known.
         base: The value of both maps where nothing changes.
         sample: Positions of the random sample, measured: ``(n,)``, int64, in rising order.
@@ -142,9 +142,9 @@ class _Line:
     """The line from cheap to exact changes.
 
     Attributes:
-        slope: Of the line.
-        offset: Where nothing changes by the cheap map.
-        missed: By how much each place of the sample is missed by the line through all others.
+        slope: Slope of the line.
+        offset: Exact change where nothing changes by the cheap map.
+        missed: Distance of each place of the sample from the line through all others.
     """
 
     slope: float
@@ -165,7 +165,7 @@ def _line(cheap: Floats, exact: Floats, sizes: Floats) -> _Line:
     Args:
         cheap: Changes by the cheap map: ``(n,)``.
         exact: True ones.
-        sizes: What errors are proportional to.
+        sizes: Numbers that errors are proportional to: ``(n,)``.
     """
     columns = np.stack([cheap, np.ones_like(cheap)], 1)
     lines, misses = [], []

@@ -105,7 +105,7 @@ class Grid:
     """Positions by number, how far apart they are, and the covariances between them.
 
     Args:
-        shape: Of the grid.
+        shape: Shape of the grid.
         scales: Windows from one position to the next, by axis.
     """
 
@@ -162,11 +162,11 @@ class Kriged:
 
     Attributes:
         predicted: Best linear unbiased prediction.
-        variance: Its expected squared error, of a map of variance 1.
-        discord: How far these sources are from it, squared, over what that is in a map of variance 1.
+        variance: Expected squared error of the prediction, of a map of variance 1.
+        discord: Squared distance of the sources from the prediction, over that of a map of variance 1.
         nearest: The sources ``(targets, some)``.
-        near: How near they are: squared covariances with the target.
-        closeness: Weights by how near they are; they sum to 1.
+        near: Squared covariances of the sources with the target.
+        closeness: Weights of the sources by ``near``, of sum 1.
     """
 
     predicted: Floats
@@ -194,7 +194,7 @@ def krige(
         sources: Positions that are known, ``(n,)``.
         heights: Their values, ``(n,)``.
         targets: Positions to be predicted, ``(m,)``.
-        skip: How many of the nearest sources not to use.
+        skip: Number of the nearest sources that are not used.
         level_known: Whether the map's mean is 0 (simple kriging), or unknown (ordinary kriging).
         nugget: Share of the variance that changes from one position to the next.
 

@@ -55,7 +55,7 @@ class SsimEstimate:
         """The estimate for an expected SSIM.
 
         Args:
-            expected: By `expected_ssim`.
+            expected: SSIM that `expected_ssim` gives.
             basis: Source of the estimate.
             spread: The true loss in multiples of the expected one: least, middle, most.
 

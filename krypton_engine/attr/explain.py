@@ -109,7 +109,7 @@ def heatmap(
     Args:
         request: The checked arguments.
         preparer, began, on_progress, show_progress: As in `attributions`.
-        origin: Of the map.
+        origin: Token of the map.
 
     Raises:
         InputError: The known part is of another map.
@@ -165,10 +165,10 @@ def _measured(
     origin: Origin,
     known_as: str = "resume",
 ) -> Heatmap:
-    """A heatmap, from what is known of it on.
+    """A heatmap, from its known part on.
 
-    ``way`` measures by an answer's session and lets the builder note the outputs; ``known_as`` is the
-    argument that gave what is known.
+    ``way`` measures by an answer's session and lets the builder note the outputs; ``known_as`` is the name of
+    the argument that gave the known part.
     """
 
     def measure(answer: Answer) -> Heatmap:
@@ -192,14 +192,14 @@ def _measured(
 def builder_for(
     request: MapRequest, session: Session, answer: Answer, began: float, origin: Origin | None = None
 ) -> MapBuilder:
-    """A map builder that notes what a request asks for.
+    """A map builder that notes the values that a request asks for.
 
     Args:
-        request: What is asked for.
-        session: Answers for positions.
-        answer: Opened the session.
-        began: When the run began, of ``time.perf_counter``.
-        origin: Of the map.
+        request: The checked arguments.
+        session: Session that answers for positions.
+        answer: Answer that opened the session.
+        began: Value of ``time.perf_counter`` when the run began.
+        origin: Token of the map.
     """
     return MapBuilder(
         session.window,

@@ -1,4 +1,4 @@
-"""A tuning out of samples: what is asked for, and its running."""
+"""A tuning out of samples: the request, and how it is carried out."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class TuningRequest:
 
     Attributes:
         samples: The request for the map of every sample.
-        target: What the tuning is for; None for each sample's predicted class.
+        target: Target of every sample; None for each sample's predicted class.
         confidence: Share of images that are to meet their target.
-        seconds: Time after which no more work begins; infinite if nobody said.
+        seconds: Time after which no more work begins; infinity for no end.
         known: A tuning that gets more samples.
     """
 

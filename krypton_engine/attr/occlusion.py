@@ -200,7 +200,7 @@ class KryptonOcclusion(Occlusion):
                 a box ``(top, left, bottom, right)``, half-open.
             classes: ``"all"`` keeps every output, so that ``Heatmap.for_target`` costs nothing.
             schedule: Of an exact map: ``"coarse to fine"`` measures every 8th position along each axis first,
-                then halves the step; what is computed in the end is the same.
+                then halves the step; the final map is the same.
             resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
                 what it measured is not computed again, and its seconds count. Not with a ``tuning``, whose
                 promise is for maps from their first position on.
@@ -212,7 +212,7 @@ class KryptonOcclusion(Occlusion):
                 ``Heatmap.status`` says which values were measured, ``Heatmap.ssim_estimate`` how similar the
                 map probably is. Positions are measured
                 coarse to fine, then where the map is least certain. None or 1: the exact map.
-            tuning: What `tune` found for images of this kind; without it the similarity is estimated on
+            tuning: Result of `tune` for images of this kind; without one the similarity is estimated on
                 the way, cautiously.
             analyze: Time every step on the way, which takes a little longer: ``print(heatmap.plan)`` then
                 sets the time and the cells of every layer beside what was expected of them.

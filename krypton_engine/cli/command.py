@@ -15,7 +15,7 @@ class Command:
 
     Attributes:
         name: The word.
-        help: What the command does, in one line.
+        help: Purpose of the command, in one line.
         add_options: Gives a parser the command's options.
         run: Does the work, given the options' values, and returns the exit status. Heavy packages are
             imported in here, so that ``krypton --help`` is quick.

@@ -85,7 +85,7 @@ def _explainable(outputs: Tensor, name: str) -> Tensor:
 
 
 def activation_of(arguments: argparse.Namespace, outputs: Tensor) -> str:
-    """The name of the activation: as given, else what is usual for such outputs.
+    """The name of the activation: the given one, else the usual one of such outputs.
 
     Examples:
         >>> import torch

@@ -20,8 +20,8 @@ _WIDEST = 100
 class Text:
     """A stream on which printing never fails.
 
-    What cannot be written, since nobody reads it or the disk is full, is left out, and so keeps nothing from
-    being computed; ``fault`` says why. What the stream's encoding lacks is written as an escape.
+    Text that cannot be written, since nobody reads it or the disk is full, is left out, so that a computation
+    goes on; ``fault`` says why. Characters that the stream's encoding lacks are written as escapes.
     """
 
     def __init__(self, stream: TextIO | None) -> None:

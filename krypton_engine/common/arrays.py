@@ -1,4 +1,4 @@
-"""NumPy arrays by what they hold."""
+"""Types of NumPy arrays, by their content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IntArray = npt.NDArray[np.int64]
 """Positions, cells, sizes: int64."""
 
 Floats = npt.NDArray[np.float64]
-"""Values on a grid of positions, and what is computed of them: float64."""
+"""Values on a grid of positions, and results of arithmetic on them: float64."""
 
 Flags = npt.NDArray[np.bool_]
 """A truth value for every cell or position."""

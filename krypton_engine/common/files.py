@@ -20,7 +20,7 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
 
     Args:
         path: As a user gives it.
-        endings: What is accepted, and what each holds.
+        endings: Accepted endings, each with the content of such a file in words.
 
     Raises:
         InputError: No path, another ending, or a folder that does not exist.
@@ -45,8 +45,8 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
 def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Put ``content`` into a file, in one step: until then, and where that fails, what was there stays.
 
-    A link stays a link, and a file keeps its permissions. What is no file, such as ``/dev/stdout``, is
-    written to as it is.
+    A link stays a link, and a file keeps its permissions. A path that is no file, such as ``/dev/stdout``,
+    is written to directly.
 
     Raises:
         OSError: There is no such folder, no permission or no room.

@@ -1,4 +1,4 @@
-"""Dataclasses of tensors and numbers that compare by what they hold."""
+"""Dataclasses of tensors and numbers that compare by content."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Opening:
 
     Attributes:
         inputs: The tensors of the example, first dimension 1 where they are batched.
-        baseline: What replaces the occluded cells; broadcasts against the occluded input.
+        baseline: Values that replace the occluded cells; broadcast against the occluded input.
         memory_budget: Bytes that the session may add to the process.
         head: The scalar that first-order effects are effects on; None where nothing is linearised.
     """
@@ -86,7 +86,7 @@ class Session(Protocol):
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
         """Outputs for every change, in any order, as they become known.
 
-        A session neither merges equal changes nor looks for empty ones: whoever asks has done so; see
+        A session neither merges equal changes nor looks for empty ones: its caller has done so; see
         `krypton_engine.perturbation.changed.distinct_work`.
 
         Args:
@@ -106,7 +106,7 @@ class Session(Protocol):
             head: The scalar.
 
         Returns:
-            This session itself where nothing can be dropped.
+            The session itself where nothing can be dropped.
 
         Raises:
             InputError: The memory budget does not hold the gradients.

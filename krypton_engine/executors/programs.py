@@ -16,13 +16,13 @@ _made: weakref.WeakKeyDictionary[Graph, dict[str, Any]] = weakref.WeakKeyDiction
 
 
 def kept(graph: Graph, name: str, make: Callable[[Graph], Made]) -> Made:
-    """What ``make`` makes of a graph, made once; an `Unsupported` from it is raised again each time.
+    """The result of ``make`` for a graph, made once; its `Unsupported` is raised again each time.
 
     Args:
         graph: The graph whose life the result shares.
-        name: What is made: an executor's name for its program.
-        make: Takes a copy of ``graph`` that shares its nodes. A result that referred to ``graph`` itself, as
-            programs refer to theirs, would keep it alive, and so both for good.
+        name: Name of the result: an executor's name for its program.
+        make: Function of a copy of ``graph`` that shares its nodes. A result that referred to ``graph``
+            itself, as programs refer to their graph, would keep it alive, and so both for good.
 
     Examples:
         >>> count = kept(graph, "count", lambda graph: len(graph.nodes))

@@ -222,7 +222,7 @@ class Tail:
 
         Args:
             members: Numbers of the positions.
-            values: By node, ``(positions, ...)``.
+            values: Frontier values by node, ``(positions, ...)``.
             at_once: Largest number of positions to compute together.
             constant: As `run` takes it.
             costs: As `run` takes it.

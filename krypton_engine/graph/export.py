@@ -98,8 +98,8 @@ def _deliver(came: list[tuple[int, FrameType | None]], handlers: Mapping[int, Ha
 class _Gate:
     """Many evaluations of forward functions at a time, or one export, which goes first where it waits.
 
-    What an interrupt must not leave behind is held by locks and ``with``, between which and what follows no
-    handler of a signal runs.
+    States that an interrupt must not leave behind are held by locks and ``with``, after which no handler of a
+    signal runs before the next statement.
 
     Attributes:
         exporting: The thread that exports, or is to as soon as evaluations have ended.
@@ -175,8 +175,8 @@ if hasattr(os, "register_at_fork"):
 def evaluated(call: Callable[[], T]) -> T:
     """The result of ``call``, which evaluates a user's forward function or looks at its state.
 
-    No other thread exports meanwhile: the parameters of what is being exported are fakes. The exception is an
-    export that stands still: it may wait for this very thread.
+    No other thread exports meanwhile, since an export makes fakes of the model's parameters. The exception is
+    an export that stands still, which may wait for this very thread.
 
     Examples:
         >>> evaluated(lambda: model(x)).shape

@@ -75,17 +75,17 @@ NO_EPILOGUE = Epilogue()
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution, and in a fused graph what alone follows it.
+    """A convolution, in a fused graph with the addition and the activation that alone follow it.
 
     Attributes:
         weight: Node of the weights.
         bias: Node of the bias, if there is one.
-        stride: By spatial dimension, as the others.
-        padding: Counts along opaque dimensions only; along axes the boxes bring it.
+        stride: Stride by spatial dimension, as ``padding`` and ``dilation``.
+        padding: Padding along opaque dimensions; along axes it is part of the boxes.
         dilation: See ``stride``.
-        groups: Of channels.
+        groups: Number of groups of channels.
         residual: Whether the second operand is added to the result.
-        epilogue: What is made of each element then.
+        epilogue: Function applied to each element of the result.
         steps: Nodes that a fused one is made of, itself the last; see `krypton_engine.graph.rewrites.fused`.
     """
 
@@ -122,8 +122,8 @@ class Resample:
     """Weighted sums of neighbouring cells, along one axis after the other.
 
     Attributes:
-        weights: By axis, for every output the weights of the cells that its span holds; zeros at the end of
-            those that hold fewer than others. See `krypton_engine.graph.regions.SpanMap`.
+        weights: Weights of the cells in every output's span, by axis; shorter spans end with zeros. See
+            `krypton_engine.graph.regions.SpanMap`.
     """
 
     weights: Mapping[int, tuple[tuple[float, ...], ...]]
@@ -208,7 +208,12 @@ class Node:
 
     @cached_property
     def axes(self) -> tuple[int, ...]:
-        """The input axes that the value still runs along, in the order of its dimensions."""
+        """The input axes that the value still runs along, in the order of its dimensions.
+
+        Examples:
+            >>> graph.input.axes, graph.nodes[7].axes, graph.nodes[13].axes
+            ((0, 1, 2), (1, 2), ())
+        """
         return tuple(role for role in self.roles if role is not None and role != BATCH)
 
     def size(self, axis: int) -> int:
@@ -222,7 +227,12 @@ class Node:
 
     @property
     def macs_of_cell(self) -> int:
-        """Multiply-accumulates of one of the ``cells``, over all channels."""
+        """Multiply-accumulates of one of the ``cells``, over all channels.
+
+        Examples:
+            >>> graph.nodes[7].macs_of_cell  # 3 x 3 x 3 weights for each of 8 channels
+            216
+        """
         return self.macs // self.cells
 
     def numel(self) -> int:
@@ -240,7 +250,7 @@ class Node:
 
         Args:
             value: Gives the values of the nodes that it refers to, for as many copies.
-            copies: How many occluded inputs run together.
+            copies: Number of occluded inputs that run together.
             target: Another operator that computes the same; None for the node's own.
         """
         run = target or self.target
@@ -248,7 +258,12 @@ class Node:
         return run(*resolve(self.args, value, copies), **resolve(self.kwargs, value, copies))
 
     def same_cells(self, operand: int) -> bool:
-        """Whether operand number ``operand`` is read exactly at the output's own cells."""
+        """Whether operand number ``operand`` is read exactly at the output's own cells.
+
+        Examples:
+            >>> graph.nodes[7].same_cells(0), graph.nodes[8].same_cells(0)  # a convolution, a ReLU
+            (False, True)
+        """
         return not self.whole and all(m.is_identity() for m in self.maps[operand].values())
 
 
@@ -296,10 +311,10 @@ def resolve(args: Any, values: Callable[[int], Any], copies: int) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A captured model for one occluded input of one shape; the others keep their value.
+    """A captured model for one occluded input of one shape; other inputs keep their value.
 
-    A graph is a value. Beside it are kept its programs, in `krypton_engine.executors.programs`, and what is
-    proved of it, in `krypton_engine.planning.cache`.
+    A graph is a value. Its programs are kept beside it, in `krypton_engine.executors.programs`, and its
+    proofs in `krypton_engine.planning.cache`.
 
     Attributes:
         nodes: In an order in which operands come first.
@@ -332,7 +347,12 @@ class Graph:
 
     @cached_property
     def frontiers(self) -> list[Node]:
-        """Local values that the full computation goes on from."""
+        """Local values that the full computation goes on from.
+
+        Examples:
+            >>> [node.index for node in graph.frontiers]  # the reshape reads it in full
+            [11]
+        """
         needed = {self.output} | {
             index
             for node in self.nodes
@@ -353,9 +373,13 @@ class Graph:
 
     @cached_property
     def dominators(self) -> list[Node]:
-        """Local values through which all goes that the occluded input changes: what follows reads them alone.
+        """Local values through which all changes pass.
 
-        Nothing that comes before one of them is read after it.
+        After one of them, nothing that changes before it is read.
+
+        Examples:
+            >>> [node.index for node in graph.dominators]  # of a chain, all
+            [6, 7, 8, 9, 10, 11]
         """
         last_use: dict[int, int] = {self.output: len(self.nodes)}
         for node in self.nodes:
@@ -372,7 +396,13 @@ class Graph:
         return found
 
     def between(self, first: Node, last: Node | None = None) -> Graph:
-        """The way on boxes from one of the ``dominators``, which is its input, to another or to the end."""
+        """The way on boxes from one of the ``dominators``, which is its input, to another or to the end.
+
+        Examples:
+            >>> part = graph.between(graph.nodes[8], graph.nodes[10])
+            >>> part.input.index, part.output, [node.op for node in part.nodes if node.local]
+            (8, 10, ['input', 'max_pool2d', 'conv2d'])
+        """
         end = len(self.nodes) if last is None else last.index
         nodes = [
             node if first.index < node.index <= end or not node.local else _in_full(node)
@@ -389,8 +419,8 @@ class Graph:
         """Nodes of a linearised graph that meet a box with a global value; see `rewrites.linearise`.
 
         A global value changes with the position and has no cells: a gate, the statistics of a norm. On a box
-        the node is computed with the new global value; what that does to the cells outside the box is left
-        out, and told of to the first order.
+        the node is computed with the new global value; its effect on the cells outside the box is left out,
+        and known to the first order.
         """
         return tuple(node.index for node in self.nodes if self.globals_of(node))
 

@@ -2,7 +2,7 @@
 
 Intervals are half-open and come as two integer arrays ``lo`` and ``hi`` of any one shape, so that all
 positions of a sliding window are handled at once. ``hi <= lo`` is the empty interval. Every axis is
-independent of the others: a box is empty as soon as one of its intervals is.
+independent of the rest: a box is empty as soon as one of its intervals is.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class WindowMap:
         return first, np.where(hi > lo, last, first)
 
     def clipped(self, tau: float) -> WindowMap:
-        """This map with at most ``tau`` of its outputs changed, but never fewer than one.
+        """The same map with at most ``tau`` of its outputs changed, but never fewer than one.
 
         Examples:
             >>> WindowMap(n_in=8, n_out=8, kernel=3, padding=1).clipped(0.5).limit
@@ -144,7 +144,7 @@ class IndexMap:
 
     @cached_property
     def _reader_bounds(self) -> tuple[IntArray, IntArray]:
-        """First and last reader of every input cell; ``n_out`` and -1 where nobody reads it."""
+        """First and last reader of every input cell; ``n_out`` and -1 for a cell without readers."""
         first = np.full(self.n_in, self.n_out, dtype=np.int64)
         last = np.full(self.n_in, -1, dtype=np.int64)
         for output, cell in enumerate(self.source):

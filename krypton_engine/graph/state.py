@@ -194,7 +194,7 @@ def may_be_idle(value: object, read: Iterable[Tensor | None] = ()) -> bool:
     """Whether a value of a state may change without changing what is computed: counters, logs, results.
 
     Args:
-        value: Of a state.
+        value: A value of a state.
         read: Parameters and buffers whose memory a graph shares: it cannot hold their old and new content.
 
     Examples:

@@ -35,7 +35,7 @@ _FEW, _MORE = 2, 3
 
 
 class _Told(TorchFunctionMode):
-    """What is no operator is said by one: ``.data``, and a random number between equal limits."""
+    """Operators in place of ``.data``, and of random numbers between equal limits, which are none."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -47,9 +47,9 @@ def translate(program: torch.export.ExportedProgram, batched: tuple[bool, ...], 
     """The graph of an exported program.
 
     Args:
-        program: Of functional operators, with a dynamic batch.
+        program: Exported program of functional operators, with a dynamic batch.
         batched: For every tensor input, whether its first dimension is the batch.
-        occluded: Which input the windows occlude.
+        occluded: Number of the input that windows occlude.
 
     Raises:
         CaptureError: With the reason.
@@ -360,7 +360,7 @@ class _Translation:
     def _results(
         self, fx_node: torch.fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, ...] | None:
-        """What is read of an operator with several results, one by one, if that computes none twice."""
+        """The results that are read of an operator with several, on boxes if that computes none twice."""
         target, values = fx_node.target, fx_node.meta["val"]
         read = [i for i in range(len(values)) if any(user.args[1] == i for user in fx_node.users)]
         operands = [self.draft.nodes[i].shape for i in refs(args)]

@@ -41,15 +41,15 @@ class MapBuilder:
     Args:
         window: The sliding window.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
-        select: From (activated) outputs to the target's values.
-        activate: Applied to the outputs before anything else.
-        target: What ``select`` selects; a class from the end has its own index in the map.
+        select: Function from (activated) outputs to the target's values.
+        activate: Function applied to the outputs before anything else.
+        target: Target that ``select`` selects; a class from the end has its own index in the map.
         keep_outputs: Whether to keep every output of a model that gives one row of classes.
         classify: Whether to note the predicted class of every position.
         image: The occluded input without its batch dimension.
-        baseline: What covers its cells; see `described`.
-        plan: Gives the plan, which names who has answered so far.
-        began: When the call began, of ``time.perf_counter``.
+        baseline: Values that cover its cells; see `described`.
+        plan: Function that gives the plan, which names the executor that has answered so far.
+        began: Value of ``time.perf_counter`` when the call began.
         fill: Positions to interpolate where they have not been measured.
         origin: See `Heatmap`.
 
@@ -122,8 +122,8 @@ class MapBuilder:
         """Note outputs of the model.
 
         Args:
-            positions: Of the grid: ``(n,)``, int64.
-            outputs: For these positions: ``(n, *output_shape)``.
+            positions: Positions of the grid: ``(n,)``, int64.
+            outputs: Outputs for these positions: ``(n, *output_shape)``.
             effects: First-order effects, on `scalar`, of what trimming dropped: ``(n,)``; None for exact
                 outputs.
 

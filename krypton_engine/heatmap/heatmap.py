@@ -282,7 +282,7 @@ class Heatmap(Value):
                 an image as baseline, ``activation``, ``additional_forward_args``.
             fraction: Share of the interpolated and of the trimmed positions to measure, above 0 and at most
                 1; at least two of each.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Returns:
             The map with these positions measured, and its new ``ssim_estimate``.
@@ -331,7 +331,7 @@ class Heatmap(Value):
                 pictures. By default the largest drop, with either sign.
             cmap: Name of a Matplotlib colour map; the default is red where occluding lowers the target.
             opacity: 0 (image only) to 1 (full colour at the ends of the scale; the smaller a drop, the
-                more of the image shows). What is not known stays bare, and what is not finite is hatched.
+                more of the image shows). Unknown places stay bare, and drops that are not finite are hatched.
 
         Returns:
             PIL image of the input's height and width.
@@ -363,7 +363,7 @@ class Heatmap(Value):
         """Write the heatmap as a picture (``.png``) or as numbers (``.npz``).
 
         Args:
-            path: Where to; the ending decides.
+            path: Path of the file; its ending decides.
             **drawing: For a PNG, the arguments of `overlay` and ``title``.
 
         Raises:

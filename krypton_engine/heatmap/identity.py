@@ -31,7 +31,7 @@ def described(baseline: Tensor) -> Described:
     """A description of a baseline that tells it from others.
 
     Args:
-        baseline: Of an input's shape, ``(1, *input_shape)``.
+        baseline: Baseline of an input's shape, ``(1, *input_shape)``.
 
     Examples:
         >>> described(torch.full((1, 3, 8, 8), 0.5))

@@ -30,7 +30,7 @@ COLORMAP = "RdBu_r"
 """Red where occluding lowers the target."""
 
 OPACITY = 0.85
-"""Share of the colour, at the ends of the scale, in what is drawn."""
+"""Share of the colour in a picture, at the ends of the scale."""
 
 _NARROWEST_STRIPE = 2
 """Width in pixels of the stripes that mark a number which is not finite, in a small picture."""
@@ -44,7 +44,7 @@ class Shown:
     """The part of a heatmap that pictures show.
 
     Attributes:
-        drop: How much the target loses at every position, on the grid.
+        drop: Loss of the target at every position, on the grid.
         status: The origin of each value: uint8 of `krypton_engine.heatmap.status.Status`, on the grid.
         base: The target's output for the un-occluded input.
         window: The sliding window.
@@ -242,7 +242,7 @@ def _spread(window: SlidingWindow, places: AnyArray) -> AnyArray:
 
 
 def _colours(shown: Shown, scale: Scale, cmap: str) -> tuple[Floats, Floats]:
-    """Colour of every pixel, ``(height, width, 3)`` from 0 to 255, and its share in what is drawn."""
+    """Colour of every pixel, ``(height, width, 3)`` from 0 to 255, and its share in the picture."""
     from matplotlib import colormaps
 
     if not isinstance(cmap, str) or cmap not in colormaps:

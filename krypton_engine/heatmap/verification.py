@@ -32,10 +32,10 @@ class Sample:
     Args:
         heatmap: The map.
         fraction: See `Heatmap.verify`.
-        seed: Of the choice.
+        seed: Seed of the choice.
 
     Attributes:
-        positions: To be measured: ``(n,)``, int64; empty where all is exact.
+        positions: Positions to be measured: ``(n,)``, int64; empty where all is exact.
 
     Raises:
         InputError: The fraction or the seed cannot be used.

@@ -93,7 +93,7 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
 
     Args:
         changed: The cells that every window changes.
-        positions: Of its window, in any order.
+        positions: Positions of its window, in any order.
 
     Examples:
         >>> window = SlidingWindow((6,), (2,), (1,))

@@ -267,7 +267,7 @@ def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:
 
     Args:
         x: ``(examples, *input_shape)``.
-        baseline: Of the same shape.
+        baseline: Baseline of the same shape.
         boxes: ``(copies, axes, 2)``.
 
     Returns:

@@ -22,10 +22,10 @@ class _Column(Generic[Item]):
     """A column of a table.
 
     Attributes:
-        heading: Its lines of heading, top to bottom.
+        heading: Lines of the heading, top to bottom.
         width: Characters; negative for text that begins at the left.
-        cell: Its text for an item.
-        rank: Among the columns of its table, as a narrow terminal drops them: the highest first.
+        cell: Function that gives the text for an item.
+        rank: Order in which a narrow terminal drops the columns of the table: the highest first.
     """
 
     heading: tuple[str, ...]
@@ -86,7 +86,7 @@ def totals(named: Iterable[tuple[str, str]], width: int) -> list[str]:
 
 @dataclass(frozen=True)
 class _Line:
-    """Steps of a plan that are one line of its analysis: one that computes, and what is done to its result.
+    """Steps of a plan that are one line of its analysis: one that computes, and those on its result.
 
     Attributes:
         first: The step that names it.

@@ -63,8 +63,8 @@ class Measured:
     Attributes:
         positions: Distinct positions that were computed.
         seconds: Time of the run, from the call to the last value.
-        costs: By number of the operator; operators that an executor fuses count for the first of them. Empty
-            where the executor tells no step from another.
+        costs: Costs by number of the operator; operators that an executor fuses count for the first of them.
+            Empty where the executor tells no step from another.
     """
 
     positions: int

@@ -55,7 +55,7 @@ class Plan:
         largest_box_tensor: Bytes of the largest tensor on the way to the frontier, for one position.
         bytes_views: Upper bound of the memory of the materialised views.
         bytes_weights: Memory of weights beside the model's own (batch norm folded, layouts).
-        boxes: By operator and axis, the extent of its box for every window along that axis.
+        boxes: Extents of boxes by operator and axis, one for every window along that axis.
         executor: The executor that runs the plan, and why; empty until one is chosen.
         measured: Times of a run, step by step; None of a plan that was not run, or not timed.
         linearised: The cheap map that a map with an SSIM target begins with; None where every map is

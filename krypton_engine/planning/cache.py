@@ -50,13 +50,13 @@ class _Kept:
     """A capture, or why there is none.
 
     Attributes:
-        key: What the capture is for.
+        key: Shapes, dtypes, devices and flags that the capture is for.
         graph: None where there is none, or its weights are gone.
         reason: Why there is no graph.
         state: The callable's when the capture was made.
         final: Whether another try in this state would end in the same.
         idle: Names of values in the state, such as counters, which changed once, and the graph did not.
-        changes: How often one of these has changed since.
+        changes: Number of changes of these values since.
         versions: Version counters of the graph's sources, as they were before any of these was read.
     """
 
@@ -73,7 +73,7 @@ class _Kept:
     def end_with(self, modules: list[nn.Module]) -> None:
         """Let go of the graph as soon as one of its weights is gone.
 
-        The memory lives as long as the first module that a function names, and the others may go before.
+        The memory lives as long as the first module that a function names; other modules may go before.
         """
         this = weakref.ref(self)
 
@@ -150,7 +150,7 @@ class Proofs:
 
     Attributes:
         windows: Windows for which outputs were compared.
-        count: How often outputs were compared, so that each time other positions are chosen.
+        count: Number of comparisons, so that each time other positions are chosen.
         differed: Largest difference when the graph was new, in roundings of the largest output.
         differed_in_full: The same of ``exported``: 0 wherever PyTorch rounds the same way each time.
         exported: The graph before it was rewritten; its weights are the callable's own.
@@ -184,8 +184,8 @@ if hasattr(os, "register_at_fork"):
 def _memory(function: Forward) -> list[_Kept]:
     """Captures of ``function``, the one used last at the end.
 
-    They live as long as the first module that the callable closes over, else as long as the callable; a graph
-    as long as all its weights.
+    Captures live as long as the first module that the callable closes over, else as long as the callable; a
+    graph as long as all its weights.
     """
     anchors = list(modules_of(function))
     try:
@@ -201,7 +201,7 @@ def _recall(
 
     Args:
         memory: Captures of a function.
-        keys: What the capture may be for, the preferred one first.
+        keys: Keys that the capture may have, the preferred one first.
         state: The function's.
         exactly: Whether no value may have changed.
     """

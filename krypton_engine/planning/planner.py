@@ -101,12 +101,12 @@ class Ready:
 
 
 _BUDGET = 2 * 2**30
-"""Bytes that a call may add to the process, unless somebody said how many."""
+"""Bytes that a call may add to the process where the user gives no number."""
 
 
 @dataclass
 class Preparer:
-    """Opens sessions and remembers what it has warned of.
+    """The opener of sessions; each warning is given once.
 
     Args:
         executor: ``"auto"`` runs full inference where incremental work would not pay; a named executor runs
@@ -311,7 +311,8 @@ class Preparer:
     ) -> None:  # fmt: skip
         """Compare a map with the user's own forward function, where a difference would show.
 
-        That is the base, the position of the largest drop, and others as time allows, each time others.
+        Compared are the base, the position of the largest drop, and other positions as time allows, each time
+        others.
 
         Raises:
             Disagreement: They differ by more than a hundredth of the largest drop, and more than rounding
@@ -374,8 +375,8 @@ class Preparer:
     def full(self, question: Question, occluded: int, per_evaluation: int | None, reason: str) -> Answer:
         """One session that runs the user's own forward function, and a warning that says why.
 
-        Nobody can tell whether a function without a graph reads across its batch, so it sees one
-        perturbation at a time, unless the user gave a number: Captum's default, and Captum's answer.
+        A function without a graph may read across its batch, so it is given one perturbation at a time,
+        unless the user gave a number: Captum's default, and Captum's answer.
         """
         window = question.windows[occluded]
         if question.inputs[occluded].ndim > 2 and len(window) > 1:

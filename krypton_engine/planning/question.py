@@ -74,7 +74,7 @@ class Question:
         return Source(self.forward_func, self.inputs, occluded, self.additional or ())
 
     def as_occluded(self, occluded: int) -> Question:
-        """This question with one input in the type of its occluded copies, which its baseline may widen.
+        """The same question with one input in the type of its occluded copies, which its baseline may widen.
 
         Examples:
             >>> words, half = torch.zeros(1, 3, 24, 20, dtype=torch.int64), torch.tensor([0.5])

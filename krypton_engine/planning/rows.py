@@ -71,7 +71,7 @@ class InFull:
         return rows * (0 if self._rest is None else self._rest.held(self._graph, self._frontiers))
 
     def _before_the_rest(self, row: Tensor) -> dict[int, Tensor]:
-        """Of one row, the values that what is not local reads."""
+        """The frontier values of one row."""
         values = {self._graph.input.index: row}
         for node in self._local:
             values[node.index] = node.computed(lambda i: values[i] if i in values else self._constant(i, 1))

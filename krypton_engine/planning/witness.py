@@ -62,7 +62,7 @@ class Witness:
     Attributes:
         largest: The position of the largest drop.
         differed: The largest difference met, in roundings of the largest output.
-        differed_in_full: That of the exported graph.
+        differed_in_full: Largest difference of the exported graph, in the same unit.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Witness:
             self._warn(UNPROVABLE, self._span, noise)
 
     def _compare_exported(self, theirs: Tensor, inputs: tuple[Tensor, ...]) -> None:
-        """Compare what the function said when it was captured with what it says today."""
+        """Compare the function's answer when it was captured with its answer today."""
         if self._exported is None or not self._rounding:
             return
         others = self._question.tensors(self._row)[len(inputs) :]

@@ -126,7 +126,7 @@ class Sampling:
 
         Args:
             values: The target's values, on the grid; ignored where not measured.
-            measured: Where they have been measured.
+            measured: Truth values on the grid, true where a value has been measured.
             so_far: The trajectory of the step before, all of whose positions are measured by now; None for
                 the first step.
             cheap: The cheap map: NaN where it has not been measured, infinite where it is not finite. None
@@ -191,8 +191,8 @@ class Sampling:
         """The sets to measure exactly and those to measure cheaply.
 
         Args:
-            forecast: Of the map so far.
-            measured: Where it has been measured exactly.
+            forecast: Forecast of the map so far.
+            measured: Truth values on the grid, true where the map has been measured exactly.
             left: Positions that have not.
             known: Positions whose cheap values are known, or not to be had.
             grid: Sets that are looked at first, by either fidelity.
@@ -266,7 +266,7 @@ class Sampling:
         return [self.work.positions[i] for i in np.unique(self._set[positions[left[positions]]])]
 
     def _grid(self, windows: int) -> IntArray:
-        """A position in every so many windows along each axis of what is wanted, the last one too."""
+        """A position in every so many windows along each axis of the wanted part, its last one too."""
         shape = self.window.grid_shape
         chosen = np.ones(shape, dtype=bool)
         steps = windows_apart(self.window, windows)
@@ -288,7 +288,7 @@ class Sampling:
 
         Args:
             values: The target's values.
-            measured: Where they have been measured.
+            measured: Truth values on the grid, true where a value has been measured.
             trend: The cheap map, as far as known; None without one.
             scales: As `Forecast` has them.
             draws: Sets that were drawn at random.

@@ -30,8 +30,8 @@ DEAREST = 0.5
 """Cost of a cheap position, in exact ones, that a cheap map is worth while for where no tuning says so."""
 
 USUAL_EPSILON = 0.3
-"""What is trimmed of a linearised session where no tuning says how much: a position of an EfficientNet-B0
-then takes a third of the time, and a map of them keeps an SSIM of .997."""
+"""Threshold of trimming of a linearised session where no tuning gives one: a position of an EfficientNet-B0
+then takes a third of the time, and a map keeps an SSIM of .997."""
 
 _GOLDEN_RATIO = 0.618034
 """Its multiples, modulo 1, fall evenly."""
@@ -46,7 +46,7 @@ class Cheap:
 
     Attributes:
         base: The value of both maps where nothing changes.
-        cost: Of a cheap position, in exact ones; see `rounded_cost`.
+        cost: Cost of a cheap position, in exact ones; see `rounded_cost`.
     """
 
     base: float
@@ -129,16 +129,16 @@ def chosen_by_rate(
     budget: float,
     fewest: int,
 ) -> tuple[IntArray, IntArray]:
-    """The cells to measure cheaply and those to measure exactly, by what each saves for what it costs.
+    """The cells to measure cheaply and the cells to measure exactly, by saving for the cost.
 
     Measuring exactly takes away both parts of a cell's error. A cell that is measured exactly is measured
     cheaply too, so that the two maps can be compared.
 
     Args:
         window: The sliding window of the map.
-        costs: What the expected errors of the cheap map cost by cell, and those of the residual; 0 where that
-            fidelity cannot be measured.
-        measured: Where the cheap map is known, and where the exact one.
+        costs: SSIM that the expected errors of the cheap map cost, by cell, and those of the residual; 0
+            where that fidelity cannot be measured.
+        measured: Cells where the cheap map is known, and cells where the exact map is.
         price: Cost of a cheap cell, in exact ones.
         budget: Cost of all chosen cells at most, in exact ones.
         fewest: Cells of a fidelity that take hardly longer than one.

@@ -44,10 +44,10 @@ WATCHED_SECONDS = 0.1
 
 
 class Watch:
-    """Progress of a run, or of several that count as one, and whoever watches.
+    """Progress of a run, or of several that count as one, shown to a watcher.
 
     Args:
-        total: Positions of all runs together.
+        total: Number of positions of all runs together.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
 
@@ -110,7 +110,7 @@ class Watch:
             self._bar.refresh()
 
     def finish(self) -> None:
-        """Count what is done as all: the map was good enough before its end.
+        """Count the positions so far as all: the map was good enough before its end.
 
         Examples:
             >>> watch = Watch(4, None, show_progress=False)
@@ -189,10 +189,10 @@ def run(
     """Work through ``stages``, recording every output.
 
     Args:
-        session: Answers for positions.
+        session: Session that answers for positions.
         stages: Lists of positions, worked through in turn.
-        builder: Takes the outputs.
-        watch: Who watches.
+        builder: Builder that takes the outputs.
+        watch: Progress of the run.
         at_most: Largest number of positions to compute together.
 
     Raises:
@@ -247,7 +247,7 @@ def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray,
 
     Args:
         computed: The outputs of some changes.
-        alike: By change, the positions that make it.
+        alike: Positions that make each change.
     """
     each = [alike[change] for change in computed.which]
     positions, outputs, dropped = np.concatenate(each), computed.outputs, computed.dropped
@@ -274,13 +274,13 @@ def refine(
     """Measure ``positions`` where that matters, until the map is good enough; the rest is predicted.
 
     Args:
-        session: Answers for positions.
+        session: Session that answers for positions.
         positions: The positions wanted.
-        builder: Takes the outputs, and what is expected of the map.
-        watch: Who watches.
-        rule: When to stop.
+        builder: Builder that takes the outputs, and the forecast of the map.
+        watch: Progress of the run.
+        rule: Stopping rule.
         at_most: Largest number of positions to compute together.
-        cheap: Opens the session that gives the map's trend, where the rule asks for one.
+        cheap: Function that opens the session for the map's trend, where the rule asks for one.
 
     Raises:
         OcclusionCancelled: As `run`.
@@ -343,7 +343,7 @@ def trend_of(session: Session, epsilon: float, linearise: Opener, head: Head) ->
 
     Args:
         session: The exact one.
-        epsilon: What is trimmed; 0 as usual of linearised networks, of others nothing.
+        epsilon: Threshold of trimming; 0 for the usual one of linearised networks, and none for others.
         linearise: Opens the linearised session.
         head: The scalar that first-order effects are effects on.
 

@@ -74,7 +74,7 @@ def drill_down(window: SlidingWindow, drops: Floats, *, s1: int, s2: int, r: flo
 
     Args:
         window: The sliding window.
-        drops: How far each value is from the base, on the grid; read where stage one measured.
+        drops: Distance of each value from the base, on the grid; read where stage one measured.
         s1: Step of stage one, in positions.
         s2: Step of stage two.
         r: Share of the coarse cells to look at in detail, 0 to 1.

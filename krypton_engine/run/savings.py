@@ -31,8 +31,8 @@ class Savings:
 
     Args:
         window: The sliding window of the map.
-        costs: What the expected error of every cell costs, on the grid; 0 where there is none.
-        measured: Which cells are measured.
+        costs: SSIM that the expected error of every cell costs, on the grid; 0 without an error.
+        measured: Truth values on the grid, true for measured cells.
 
     Attributes:
         left: The savings now, on the grid.
@@ -66,13 +66,13 @@ class Savings:
 def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
     """The loss of SSIM that measuring a cell would save, in the cell and around it.
 
-    What a measured cell explains of another falls off over the distance to those measured already: where they
-    are dense it explains little but itself.
+    The share of another cell's error that a measured cell explains falls off over the distance to the cells
+    measured already: where those are dense, a cell explains little but itself.
 
     Args:
-        costs: What the expected error of every cell costs; 0 where there is none.
+        costs: SSIM that the expected error of every cell costs; 0 without an error.
         away: Distances within a window around a cell, in windows.
-        measured: Which cells are measured.
+        measured: Truth values, true for measured cells.
     """
     from scipy.ndimage import distance_transform_edt
 

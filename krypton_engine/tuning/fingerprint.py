@@ -21,9 +21,9 @@ class Fingerprint:
     """The purpose of a tuning: window, baseline, target and model.
 
     Attributes:
-        input_shape: Of one example.
+        input_shape: Shape of one example.
         window: Shape of the sliding window.
-        strides: Its steps.
+        strides: Steps of the window.
         baseline: The values that cover the cells, as `krypton_engine.heatmap.identity.described` has them.
         target: The target of every sample; None for the predicted class.
         answer: Outputs of the model, with its activation, for a fixed image of noise.
@@ -45,7 +45,7 @@ class Fingerprint:
         Args:
             window: The sliding window.
             x: An input, ``(1, *input_shape)``; its dtype and device count, not its values.
-            baseline: Of the same shape.
+            baseline: Baseline of the same shape.
             target: As given; None for the predicted class.
             model: From inputs to (activated) outputs.
 

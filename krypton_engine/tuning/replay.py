@@ -62,7 +62,7 @@ def replay(
 
     Args:
         window: The sliding window.
-        work: All positions, by what they change.
+        work: All positions, by the cells that they change.
         measurable: Values that measuring would give, on the grid.
         exact: The exact map.
         at_once: Sets of positions that a step measures at least.

@@ -439,7 +439,7 @@ def _session_seconds(curve: Curve) -> float:
 
 
 def _in_words(way: Way) -> str:
-    """What is trimmed, with a sign of being only the trend; ``-`` for exact values alone."""
+    """The threshold of trimming, after ``~`` where it is of the trend alone; ``-`` for exact values alone."""
     if way.drift:
         return f"~{way.epsilon:g}" if way.epsilon else "linear"
     return f"{way.epsilon:g}" if way.epsilon else "-"

@@ -40,8 +40,8 @@ def calibrate_batch_norm(model: nn.Module, shape: Sequence[int], *, batch: int =
 
     Args:
         model: Changed in place; its training flags and momenta are as before afterwards.
-        shape: Of one input, without the batch dimension.
-        batch: How many noise inputs are used.
+        shape: Shape of one input, without the batch dimension.
+        batch: Number of noise inputs.
 
     Examples:
         >>> norm = torch.nn.BatchNorm2d(3)

@@ -32,7 +32,7 @@ _RANDOM_NOTE = "random weights (seed 0, BatchNorm statistics from noise): the ma
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model and what is needed to use it.
+    """A model with its preprocessing, its class names and the way back to pictures.
 
     Attributes:
         name: Name by which the model was asked for.

@@ -148,7 +148,7 @@ def plain_input(image: ImageLike, name: str = "image") -> Tensor:
         name: How errors call the image.
 
     Raises:
-        InputError: Numbers of which nobody knows what is white.
+        InputError: Numbers whose white is unknown.
 
     Examples:
         >>> plain_input(np.full((4, 5, 3), 255, np.uint8)).shape

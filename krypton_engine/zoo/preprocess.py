@@ -180,7 +180,7 @@ def as_taken(model: object, x: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: A module, or any callable.
-        x: Of whatever shape.
+        x: An input of any shape.
 
     Examples:
         >>> as_taken(torch.nn.Linear(2, 2).double(), torch.zeros(1, 2)).dtype
@@ -196,7 +196,7 @@ def as_taken(model: object, x: torch.Tensor) -> torch.Tensor:
 def stretched(cells: torch.Tensor) -> NDArray[np.uint8]:
     """Numbers ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``, their range stretched to black and white.
 
-    What is not a number is drawn as the smallest one, and infinities as the ends.
+    NaN is drawn as the smallest number, and infinities as the ends.
 
     Examples:
         >>> stretched(torch.tensor([[[-1.0, 0.0, 1.0]]]))[0, :, 0]

@@ -7,8 +7,8 @@ import time
 import torch
 
 AHEAD = 200_000_000
-"""Clock ticks, about a tenth of a second, for which a device is kept busy while PyTorch queues what is timed:
-it then runs without gaps, as a recorded graph does."""
+"""Clock ticks, about a tenth of a second, for which a device is kept busy while PyTorch queues the work that
+is timed: the device then runs without gaps, as it runs a recorded graph."""
 
 
 class Clock:

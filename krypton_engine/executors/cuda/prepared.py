@@ -25,21 +25,21 @@ class Prepared:
         kernels: The module of ``csrc/cuda``.
 
     Attributes:
-        graph: The fused one.
-        constants: Its weights, channels last.
+        graph: The fused graph.
+        constants: Weights of the fused graph, channels last.
         in_place: Nodes that may write over their first operand.
         tail: The rest of the model.
         shrinkable: Nodes whose boxes may be cut.
-        last_read: Who reads a value last.
+        last_read: Last reader of every value, by node.
         averages: Nodes after the frontier that average one of its values over all cells, and which.
-        exits: What is computed here and read by the rest of the model.
+        exits: Nodes that are computed here and read by the rest of the model.
         same_box: A number by node, equal for those whose boxes are always the same.
-        faster: What was measured: by a convolution, its size and PyTorch's settings, which way to compute it.
-        bins: Those of windows, by window and by how many positions a bin should have.
+        faster: Number of the faster way, as measured, by a convolution, its size and PyTorch's settings.
+        bins: Bins of positions, by window and by the number of positions that a bin should have.
         segments: Parts of the graph after each of which sessions that shrink cut their boxes.
-        rest: What comes after them.
-        executor: Who runs the graph, in words.
-        source: The graph before what follows its convolutions was fused into them.
+        rest: The part of the graph after all segments.
+        executor: The executor that runs the graph, in words.
+        source: The graph before the fusion.
     """
 
     def __init__(self, graph: Graph, kernels: ModuleType) -> None:

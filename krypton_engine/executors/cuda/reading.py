@@ -30,10 +30,10 @@ class Reader:
     Args:
         program: The graph made ready.
         basis: The example.
-        arena: Its memory.
+        arena: Memory of the example.
 
     Attributes:
-        device: Of the example.
+        device: Device of the example.
     """
 
     def __init__(self, program: Prepared, basis: Basis, arena: Arena) -> None:
@@ -132,16 +132,16 @@ class Reader:
         into: Tensor | None = None,
         overlay: bool = False,
     ) -> Tensor:
-        """Cells of a box, from the view and what changed, in the value's dimensions.
+        """Cells of a box, from the view and the changed cells, in the value's dimensions.
 
         Args:
-            view: Of the value.
-            cells: Where its cells lie; see `cells`.
-            reads: How the box reads them, by axis; see `read`.
+            view: View of the value.
+            cells: Places of the value's cells; see `cells`.
+            reads: Reads of these cells by the box, by axis; see `read`.
             box: The size of the box, by axis.
-            copies: How many boxes there are.
-            fill: What cells outside the value hold.
-            into: Rows to write instead, ``(cells, columns)``.
+            copies: Number of boxes.
+            fill: Number that cells outside the value hold.
+            into: Rows that are written, ``(cells, columns)``; None for new ones.
             overlay: Whether cells that have no source stay as they are.
         """
         columns = view.table.shape[1]

@@ -50,12 +50,12 @@ class CudaSession:
     Args:
         program: The graph made ready.
         plan, opening: As in `krypton_engine.executors.base.Program.open`.
-        shrinks: By node of ``program.shrinkable``: the threshold below which changes are dropped at the rim
-            of its boxes, and the gradient of a scalar by the node's value.
+        shrinks: For nodes of ``program.shrinkable``, the threshold below which changes are dropped at the rim
+            of their boxes, and the gradient of a scalar by the node's value.
 
     Attributes:
         basis: The example.
-        arena: Where all lies that recorded groups read.
+        arena: Memory of all that recorded groups read.
 
     Raises:
         InputError: The budget does not hold the views and one position.
@@ -107,7 +107,7 @@ class CudaSession:
         self._again = partial(CudaSession, program, plan, beside)
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
-        """Outputs group by group; the GPU has the next group before somebody waits for the last."""
+        """Outputs group by group; the GPU is given the next group before the last one is waited for."""
         batch = self._batches.boxes if limit is None else min(limit, self._batches.boxes)
         at_once = self._batches.tail if limit is None else batch
         waiting: Computed | None = None

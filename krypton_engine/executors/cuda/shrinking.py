@@ -1,4 +1,4 @@
-"""Positions whose boxes are cut at every dominator, and grouped anew by what is left."""
+"""Positions whose boxes are cut at every dominator, and grouped anew by the size of the rest."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Shrinking:
         program: The graph made ready, and its segments.
         plan: Graph x window.
         basis: The example.
-        walk: What computes its boxes.
-        thresholds: By node at the end of a segment: elements that change by less are cut off at the rim.
-        free: Bytes for what waits and what is on the way.
+        walk: Walk that computes boxes of the example.
+        thresholds: Thresholds by node at the end of a segment; elements that change by less are cut off.
+        free: Bytes for boxes that wait and boxes that are being computed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Shrinking:
     def _shrinking(
         self, members: IntArray, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats
     ) -> Iterator[tuple[IntArray, Tensor]]:
-        """Outputs of positions whose boxes are cut at every dominator, and grouped anew by what is left.
+        """Outputs of positions that are cut at every dominator, and grouped anew by the size of the rest.
 
         All of them go to a dominator before one goes on.
         """
@@ -130,7 +130,7 @@ class Shrinking:
     def _regrouped(self, following: Waiting) -> tuple[IntArray, Floats]:
         """The rests of the boxes, ``(positions, axes of the input, 2)``, and the effects of what was cut off.
 
-        The one place where a session that has measured what is faster waits for the GPU.
+        Here alone a session waits for the GPU, once it has measured which ways are faster.
         """
         node, layout = following.node, self._basis.views[following.node.index].layout
         left, effect = following.left.cpu().numpy(), following.effect.cpu().numpy()

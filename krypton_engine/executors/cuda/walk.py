@@ -28,12 +28,12 @@ from krypton_engine.graph.regions import WindowMap, slide_inwards
 
 
 class Walk:
-    """The way of one example's boxes through the graph, for any group of positions.
+    """The boxes of one example, computed node by node for any group of positions.
 
     Args:
         program: The graph made ready.
         basis: The example.
-        arena: Its memory.
+        arena: Memory of the example.
         unfolds: Bytes of the rows that a convolution multiplies at a time.
         largest_batch: Positions of a group, at most.
     """
@@ -54,12 +54,12 @@ class Walk:
         self._joined = {node.index for node in self._graph.nodes if self._joins_channels(node)}
 
     def started(self, group: Group, waiting: Waiting | None = None, part: IntArray | None = None) -> Boxes:
-        """The boxes of a group, with the changed cells that their way begins with.
+        """The boxes of a group, with the changed cells of the value that the walk begins with.
 
         Args:
             group: The positions.
-            waiting: The value that the way begins with; None for the occluded input.
-            part: Which of the positions that wait there the group is.
+            waiting: Positions at the value that the walk begins with; None for the occluded input.
+            part: Numbers, among the waiting positions, of those in the group.
         """
         if waiting is None or part is None:
             return self.at(on_device(self.coordinates(group), self._reader.device), group.extents)
@@ -74,7 +74,7 @@ class Walk:
         """Boxes that begin with the occluded input.
 
         Args:
-            table: What `coordinates` made, on the device.
+            table: Result of `coordinates`, on the device.
             extents: The size of the boxes, by node and axis.
         """
         return Boxes(table, self._slots, extents, {self._graph.input.index: self._occluded()})
@@ -84,7 +84,7 @@ class Walk:
         nodes: Sequence[Node],
         at: Boxes,
     ) -> None:
-        """Boxes of ``nodes`` from those of what they read; each stays until its last reader has run."""
+        """Boxes of ``nodes`` from those of their operands; each stays until its last reader has run."""
         last_read = self._program.last_read
         for node in nodes:
             if not node.local or not node.operands:

@@ -75,7 +75,7 @@ def add_up(to: Writer, node: Node, item: Ref) -> None:
 
 
 def _picks(to: Writer, index: int) -> Picks:
-    """The channels of an operand: of what it is made of, if no image of its own is there."""
+    """The channels of an operand; those of the images that it is made of, if the engine has not built it."""
     if index in to.picks and not to.is_built(index):
         return to.picks[index]
     node = to.graph.nodes[index]

@@ -1,7 +1,7 @@
-"""Operators that the engine has no word for, at their own cells: PyTorch computes them on the engine's boxes.
+"""Operators that the engine lacks, at their own cells: PyTorch computes them on the engine's boxes.
 
-An engine's value is a float32 image. What else such operators make on the way (masks, integers, channels in
-several dimensions) is no value, but part of the step of whoever reads it.
+An engine's value is a float32 image. Other results of such operators (masks, integers, channels in several
+dimensions) are no values of the engine, but part of the step of their reader.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write(to: Writer, node: Node) -> None:
     """Write ``node``, for which no other rule exists, as a step in PyTorch.
 
     Raises:
-        Unsupported: It reads other cells than its own, or something that is no image.
+        Unsupported: The node reads other cells than its own, or something that is no image.
     """
     if node.index in to.graph.sites or not stays(node):
         raise Unsupported("other cells than its own")
@@ -98,7 +98,7 @@ def write(to: Writer, node: Node) -> None:
 
 
 def _computed_with(to: Writer, index: int) -> frozenset[int]:
-    """What is computed along with the reader of a node: nothing where that is an image of the engine's."""
+    """Nodes that are computed along with the reader of a node; none where the engine has that as an image."""
     if index in to.picks and not to.has_value(index):
         read = (_computed_with(to, i) for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
         return frozenset({index}).union(*read)
@@ -111,7 +111,8 @@ def constant_image(to: Writer, index: int, node: Node, channels: int = -1) -> in
     """The engine's value of a constant that ``node`` reads at its own cells.
 
     Raises:
-        Unsupported: It is not known beforehand, float32 does not hold it, or it cannot have ``channels``.
+        Unsupported: The constant is not known beforehand, float32 does not hold it, or it cannot have
+            ``channels``.
     """
     constant, value = to.graph.nodes[index], to.known(index)
     cells = as_cells(constant, value)[0].float()

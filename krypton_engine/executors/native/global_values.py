@@ -25,11 +25,11 @@ SPELT_ALIKE = frozenset(
 """Operators on global values whose rule is that of images."""
 
 _MEETINGS = {"mul": "factor", "add": "summand"}
-"""What a global value does to cells, by operator."""
+"""Role of a global value that meets cells, by operator."""
 
 
 def mean_of_cells(to: Writer, node: Node) -> None:
-    """``node`` is the mean of an image over its cells.
+    """Write ``node`` as the mean of an image over its cells.
 
     Raises:
         Unsupported: Something else is made of totals.
@@ -47,7 +47,7 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
     """A convolution of a global value as weights between channels, ``(out, in / groups, 1, 1)``, and groups.
 
     Raises:
-        Unsupported: It slides over something else than channels.
+        Unsupported: The convolution slides over something else than channels.
     """
     weight = to.constant(Ref(convolution.weight))
     channels, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]

@@ -1,11 +1,11 @@
-"""Graph -> program of the C++ engine: which nodes it has words for, and what is fused into what.
+"""Graph -> program of the C++ engine: the nodes that the engine can compute, and those fused into others.
 
-Convolutions come with what `krypton_engine.graph.rewrites.fused` has fused into them. A *sum* (a linear
-layer, a concatenation, an average, ...) waits until somebody reads it, so that the scale, residual or
-activation that alone follows it becomes part of it. These joins are no rewrites of the graph, since they hold
+Convolutions come as `krypton_engine.graph.rewrites.fused` has fused them. A *sum* (a linear layer, a
+concatenation, an average, ...) waits until a node reads it, so that the scale, residual or activation that
+alone follows the sum becomes part of it. These joins are no rewrites of the graph, since they hold
 for this engine alone: a linear layer on boxes is a convolution here, a concatenation or an average ends with
-an activation in the kernel that computes it, and a scale goes into the weights of what it follows, in place
-of a step that other executors round by itself.
+an activation in the kernel that computes it, and a scale goes into the weights of the layer before it, in
+place of a step that other executors round by itself.
 """
 
 from __future__ import annotations

@@ -56,15 +56,15 @@ class NativeSession:
         standby: The reference executor's session on the same example. It takes over for good where the engine
             computes a number that is not finite: sums of changes and Winograd's tiles carry NaN and infinity
             further than PyTorch does.
-        shrinks: By node: rows and columns at the rim of its boxes are dropped where no element changes by the
-            threshold; 0 drops nothing. The gradient of a scalar by the node's value, shaped like it, tells
-            what that does to the scalar; None to ignore it.
-        gradients: Of a scalar by the value of every site, see `krypton_engine.graph.ir.Graph.sites`: what
-            global values do elsewhere is told of.
+        shrinks: Threshold and gradient by node. Rows and columns at the rim of the node's boxes are dropped
+            where no element changes by the threshold; 0 drops nothing. The gradient of a scalar by the
+            node's value, of the same shape, gives the effect of that on the scalar; None ignores it.
+        gradients: Gradients of a scalar by the value of every site (see
+            `krypton_engine.graph.ir.Graph.sites`), for the effects of global values outside boxes.
 
     Attributes:
-        window: The sliding window whose positions it answers.
-        changed: Which cells every window really changes.
+        window: The sliding window whose positions the session answers.
+        changed: The cells that every window really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
 
     Raises:

@@ -14,10 +14,10 @@ from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 
 
 def convolution(to: Writer, node: Node, on_box: Convolution) -> None:
-    """``node`` is a convolution, of an image or between the channels of a global value.
+    """Write ``node``, a convolution of an image or between the channels of a global value.
 
     Raises:
-        Unsupported: It reads cells in another order, or its weights are not known beforehand.
+        Unsupported: The node reads cells in another order, or its weights are not known beforehand.
     """
     weight, groups = to.constant(Ref(on_box.weight)), on_box.groups
     if is_global(node):

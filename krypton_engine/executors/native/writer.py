@@ -28,9 +28,9 @@ class Picks:
     """Channels of images in another order.
 
     Attributes:
-        images: The engine's value that each of the numbered channels is of.
-        channels: Which channel of that image it is.
-        numbers: What a node holds of these, by number; shaped like the node, of one cell and one copy.
+        images: Number of the engine's value that each channel belongs to.
+        channels: Number of each channel within that value.
+        numbers: Numbers of the channels that a node holds; shaped like the node, of one cell and one copy.
     """
 
     images: tuple[int, ...]
@@ -49,14 +49,14 @@ class Writer:
         values: The engine's number of every node that is an image, once it is built.
         vectors: The same for nodes that are vectors.
         nodes: The node that each of the engine's values was built for.
-        begins: Of every node that is fused with others before it, the first of them.
+        begins: First of the fused nodes, by the last of them.
         lowered: Nodes that are written, or wait to be.
         flat: Nodes that are an image laid out as one vector.
         picks: Nodes that are channels of others in another order.
-        along: Of nodes that PyTorch computes on boxes: what the same step computes, themselves included.
-        foreign: Names of the operators that are so computed.
+        along: For nodes that PyTorch computes on boxes, all nodes of the same step.
+        foreign: Names of the operators that PyTorch computes on boxes.
         sites: Values of the nodes that meet global values, once they are built.
-        reason: Why the first node that is not lowered could not be.
+        reason: Reason why the first node that is not lowered could not be.
     """
 
     def __init__(self, graph: Graph, program: _native.Program) -> None:
@@ -89,12 +89,12 @@ class Writer:
         return self.vectors[index] if index in self.vectors else self.values[index]
 
     def remember(self, node: Node, value: int) -> None:
-        """``node`` is a value of the engine."""
+        """Note the number of the value of ``node`` in the engine."""
         self.values[node.index] = value
         self.nodes[value] = node
 
     def value(self, item: Any) -> int:
-        """Value of an operand."""
+        """The engine's number of an operand that is an image."""
         if not isinstance(item, Ref):
             raise Unsupported("an operand that is no value")
         node = self.graph.nodes[item.node]
@@ -107,17 +107,17 @@ class Writer:
         return self.build(item.node)
 
     def wait(self, node: Node, total: Sum) -> None:
-        """``node`` is built when it is read."""
+        """Leave ``node`` to be built when it is read."""
         self._sums[node.index] = total
 
     def join(self, node: Node, item: Ref, total: Sum) -> None:
-        """``node`` and what it reads are one sum."""
+        """Note that ``node`` has become part of the sum that it reads."""
         del self._sums[item.node]
         self._sums[node.index] = total
         self.continues(node, item.node)
 
     def continues(self, node: Node, index: int) -> None:
-        """``node`` is fused with another, and with what that one is fused with."""
+        """Note that ``node`` is fused with another node, and with all nodes fused into that."""
         self.begins[node.index] = self.begins.get(index, index)
 
     def is_vector(self, index: int) -> bool:
@@ -137,7 +137,7 @@ class Writer:
         return index in self._sums and self._uses[index] == 1
 
     def alias(self, node: Node, index: int) -> None:
-        """``node`` is what another node is."""
+        """Note that ``node`` has the same value as another node."""
         if not self.has_value(index):
             raise Unsupported("no value of the engine")
         if index in self._sums:
@@ -155,7 +155,7 @@ class Writer:
             self.values[node.index] = self.values[index]
 
     def joinable(self, item: Any, *kinds: str) -> Sum | None:
-        """The sum that ``item`` still is, if nobody else reads it and nothing happened to it yet."""
+        """The sum of ``item``, of one of ``kinds``, that its only reader may still join; None without one."""
         if not isinstance(item, Ref) or self._uses[item.node] > 1:
             return None
         found = self._sums.get(item.node)

@@ -44,7 +44,7 @@ class Prepared:
         ]
 
     def _only_passed_on(self, node: Node) -> bool:
-        """Whether ``node`` is read once, cell by cell: what is small of it is small of its reader too."""
+        """Whether ``node`` is read once, cell by cell, so that cutting its reader's boxes cuts as much."""
         if node.index in self.frontiers or len(self.graph.readers[node.index]) != 1:
             return False
         ((reader, i),) = self.graph.readers[node.index]

@@ -29,10 +29,10 @@ class ReferenceSession:
     Args:
         program: The graph made ready.
         plan, opening: As in `krypton_engine.executors.base.Program.open`.
-        shrinks: By node: what its boxes are cut down to, the bounding box of the cells of which an element
-            changes by the threshold at least. Axes that a window spans are left alone.
-        gradients: Of a scalar by the value of every node whose boxes are cut down, and of every site: they
-            tell what the change of all other cells does to the scalar.
+        shrinks: Thresholds by node. The node's boxes are cut down to the cells of which an element changes by
+            the threshold at least. Axes that a window spans are left alone.
+        gradients: Gradients of a scalar by the value of every node whose boxes are cut down, and of every
+            site, for the effect of all other cells on the scalar.
 
     Raises:
         InputError: The budget does not hold the views and one position.

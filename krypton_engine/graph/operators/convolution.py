@@ -23,7 +23,7 @@ base.declare(aten.conv_transpose3d.input, base.Facts(fresh=True))
 
 
 def _operands(call: base.Call) -> tuple[Node, Ref, Ref | None]:
-    """What a convolution reads: cells, weight and bias.
+    """The operands of a convolution: cells, weight and bias.
 
     Raises:
         NotLocal: The cells are not local, or the weights change.

@@ -18,8 +18,8 @@ def macs(node: Node, nodes: Callable[[int], Node]) -> int:
     Everything but convolutions and products of matrices counts as nothing, as in the paper.
 
     Args:
-        node: An operator as it is captured.
-        nodes: Gives what it refers to, of which the shapes matter alone.
+        node: An operator as captured.
+        nodes: Function that gives the nodes that it refers to; their shapes alone matter.
 
     Examples:
         >>> from krypton_engine.graph.ir import Ref

@@ -120,7 +120,7 @@ def _joined(convolution: Node, after: Node, operands: tuple[int, ...], **fields:
 
 
 def _with(graph: Graph, fused: Mapping[int, Node]) -> Graph:
-    """``graph`` with fused nodes; what they have taken in keeps its number, and is no longer local."""
+    """``graph`` with fused nodes; nodes that they have taken in keep their numbers, and are local no more."""
     nodes = [fused.get(node.index, node) for node in graph.nodes]
     for node in fused.values():
         assert isinstance(node.on_box, Convolution)

@@ -3,8 +3,8 @@
 A gate, or a norm over the image, takes a *global value* from all cells, numbers without cells, and meets
 every cell with it. A small change somewhere changes all of its output, but little. So global values are
 computed for every position, their totals updated by what the box changes; where they meet cells, boxes are
-computed with the new ones, and the cells outside stay as they are. `krypton_engine.executors.outside` says
-what that leaves out of a scalar of the output, to the first order. Such a graph is an approximation.
+computed with the new ones, and the cells outside stay as they are. `krypton_engine.executors.outside` gives
+the effect of these cells on a scalar of the output, to the first order. Such a graph is an approximation.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def _meeting(call: BoundCall) -> Local:
 
 
 _Reduction = tuple[int, Callable[..., Tensor], Sequence[int], bool]
-"""Power, what is made of the sums, dimensions, and whether these are kept."""
+"""Power of the elements, function of their sums, dimensions, and whether these are kept."""
 
 
 def _mean(call: BoundCall, source: Node) -> _Reduction:

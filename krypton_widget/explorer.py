@@ -66,8 +66,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         model: A module (or any callable) from a batch of images to one row of classes for each.
         image: PIL image, NumPy array (height, width[, channels]), tensor (channels, height, width), or a list
             of these to pick from.
-        preprocess: From one of these images to the model's input (channels, height, width); None for uint8
-            height x width x channels to float channels x height x width / 255, and nothing else.
+        preprocess: Function from one of these images to the model's input (channels, height, width); None for
+            uint8 height x width x channels to float channels x height x width / 255, and nothing else.
         class_names: One a class, in their order or by their index (as Hugging Face's ``id2label``).
         target: The class explained; None for the predicted one.
         window: Side of the patch, in pixels of the model's input.
@@ -87,8 +87,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
             maps seen; ``"fixed"``: at ``limit``.
         limit: See ``scale``.
-        activation: Makes probabilities of outputs; ``"auto"`` is softmax, unless the rows are probabilities
-            already or have one number.
+        activation: Function that makes probabilities of outputs; ``"auto"`` is softmax, unless the rows are
+            probabilities already or have one number.
         executor: As of `krypton_engine.KryptonOcclusion`.
 
     Raises:

@@ -39,7 +39,7 @@ class Measurer:
     Args:
         subject: The model and its images.
         occlusion: The engine, with the subject's model.
-        activation: Makes probabilities of outputs.
+        activation: Activation that makes probabilities of outputs.
         tuning: Tuning that says where approximate maps may stop; None without one.
     """
 

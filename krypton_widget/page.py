@@ -45,9 +45,9 @@ class Page:
 
     Args:
         subject: The model and its images.
-        activation: Makes probabilities of outputs.
-        send: Takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``) and its new
-            content.
+        activation: Activation that makes probabilities of outputs.
+        send: Function that takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``)
+            and its new content.
 
     Attributes:
         lock: Held while the page changes.

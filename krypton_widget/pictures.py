@@ -1,4 +1,4 @@
-"""From a user's picture to the model's input and back; colours and small pictures for the page."""
+"""A user's picture as the model's input, and back; colours and small pictures for the page."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ModelInput:
     Args:
         image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height, width);
             an array of 1, 3 or 4 channels may have them first too, and bytes of a tensor last.
-        preprocess: From an image of the same kind to a tensor; None for the plain conversion.
-        name: How errors call the image.
+        preprocess: Function from an image of the same kind to a tensor; None for the plain conversion.
+        name: Name of the image in errors.
 
     Attributes:
         x: The model's input, ``(1, C, H, W)``.

@@ -27,9 +27,9 @@ class Subject:
     """A model and the images that it is asked about, each prepared when it is first looked at.
 
     Args:
-        model: From a batch of images to one row of classes for each.
-        images: As users have them; see `ModelInput`.
-        preprocess: From one of these to the model's input; None for the plain conversion.
+        model: Function from a batch of images to one row of classes for each.
+        images: Images as users have them; see `ModelInput`.
+        preprocess: Function from one of these to the model's input; None for the plain conversion.
     """
 
     def __init__(self, model: Forward, images: Sequence[ImageLike], preprocess: ToInput | None) -> None:

@@ -164,7 +164,7 @@ class Side(Whole):
     """The side of a patch, in pixels of the image as the model sees it.
 
     Args:
-        default: At first.
+        default: First value.
         size: Height and width of that image.
     """
 
@@ -194,7 +194,7 @@ class Step(Whole):
     """The step of a patch, which misses no pixel: a larger one becomes the patch's side.
 
     Args:
-        default: At first.
+        default: First value.
         side: The patch's side.
     """
 

@@ -6,10 +6,10 @@ elsewhere. The cheap map itself may be known in part only, and is kriged between
 error is that of its cheap value and that of its residual (the recursive form of co-kriging; Le Gratiet and
 Garnier, International Journal for Uncertainty Quantification 4, 2014).
 
-What holds everywhere, slope, offset and size of the residual, comes from a random sample of the positions
-that have both values: positions chosen because errors were expected there are no sample of the map. The
-sample is small: a line that differs from the identity counts as far as it foresees each place of the sample
-from the rest, and a cheap map that foresees them worse than exact values around do is not used.
+The numbers that hold everywhere, slope, offset and size of the residual, come from a random sample of the
+positions that have both values: positions chosen because errors were expected there are no sample of the map.
+The sample is small: a line that differs from the identity counts as far as it foresees each place of the
+sample from the rest, and a cheap map that foresees them worse than exact values around do is not used.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.windows import SlidingWindow
 
 _NUGGET = 0.5
-"""Variance of the residual that neighbours have not in common, in multiples of what they have: residuals are
-rougher than maps."""
+"""Variance of the residual of each position by itself, in multiples of the variance that neighbours share:
+residuals are rougher than maps."""
 
 _FEWEST = 4
 """Places of a sample that a line is drawn through at least."""
@@ -38,8 +38,8 @@ _SINGULAR = 1e-6
 """Share below which a number counts as none: a sample whose cheap values are all alike has no slope."""
 
 _UNSEEN = 2.0
-"""Residuals that count as if the sample had them too, each a `_SHARE_UNSEEN` of the map's variance: what is
-rare but large, a small sample may have missed."""
+"""Number of residuals, each a `_SHARE_UNSEEN` of the map's variance, that count as if the sample had them
+too: a small sample may have missed large but rare ones."""
 
 _SHARE_UNSEEN = 0.01
 """See `_UNSEEN`."""

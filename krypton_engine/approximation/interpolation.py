@@ -23,7 +23,7 @@ from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.windows import SlidingWindow
 
 NEIGHBOURS = 12
-"""Measured positions that predict another, and tell how rough the map is there."""
+"""Number of measured positions that predict another, and show how rough the map is around it."""
 
 _NUGGET = 1e-6
 """Share of the variance that a measured value may be off, which keeps the equations well posed."""
@@ -91,7 +91,7 @@ def covariance(distance: Floats) -> Floats:
     """Matérn covariance of smoothness 3/2 and length one.
 
     Args:
-        distance: In windows.
+        distance: Distances in windows, of any shape.
 
     Examples:
         >>> covariance(np.array([0.0, 0.5, 1.0, 3.0])).round(3).tolist()

@@ -199,8 +199,8 @@ class KryptonOcclusion(Occlusion):
             region: Compute only positions whose window touches it: a boolean mask of the input's shape, or
                 a box ``(top, left, bottom, right)``, half-open.
             classes: ``"all"`` keeps every output, so that ``Heatmap.for_target`` costs nothing.
-            schedule: Of an exact map: ``"coarse to fine"`` measures every 8th position along each axis first,
-                then halves the step; the final map is the same.
+            schedule: Order of an exact map's positions: ``"coarse to fine"`` measures every 8th position
+                along each axis first, then halves the step; the final map is the same.
             resume: A heatmap of the same call that was cut short, such as `OcclusionCancelled.partial`:
                 what it measured is not computed again, and its seconds count. Not with a ``tuning``, whose
                 promise is for maps from their first position on.
@@ -294,7 +294,7 @@ class KryptonOcclusion(Occlusion):
     ) -> Tuning:
         """Learn on images of a kind when an approximate map is similar enough to the exact one.
 
-        For every sample the exact map is computed, and it is replayed how an approximate one comes about. An
+        For every sample the exact map is computed, and the course of an approximate map is replayed on it. An
         image of the same kind then meets ``ssim_target`` with probability ``confidence``, if it is to the
         samples as they are to each other; see `krypton_engine.tuning.tuning`.
 

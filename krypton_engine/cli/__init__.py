@@ -1,4 +1,4 @@
-"""``krypton ...``: the command line. A command is a file in ``commands/``; what several need stands here."""
+"""``krypton ...``: the command line. A command is a file in ``commands/``; shared parts stand beside."""
 
 from krypton_engine.cli.program import main
 

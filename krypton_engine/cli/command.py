@@ -16,9 +16,9 @@ class Command:
     Attributes:
         name: The word.
         help: Purpose of the command, in one line.
-        add_options: Gives a parser the command's options.
-        run: Does the work, given the options' values, and returns the exit status. Heavy packages are
-            imported in here, so that ``krypton --help`` is quick.
+        add_options: Function that gives a parser the command's options.
+        run: Function that does the work, given the options' values, and returns the exit status. Heavy
+            packages are imported inside, so that ``krypton --help`` is quick.
     """
 
     name: str

@@ -55,7 +55,7 @@ def message(error: Exception) -> str:
 
 
 def _of_argument(error: InputError) -> str:
-    """The message, with what is accepted on a line of its own where one line would be long."""
+    """The message of an error; accepted values have a line of their own where one line would be long."""
     whole = str(error)
     if not error.accepted or len(whole) <= _LONGEST_LINE:
         return whole

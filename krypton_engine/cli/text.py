@@ -29,7 +29,7 @@ class Text:
         self.fault: OSError | None = None
 
     def write(self, text: str) -> int:
-        r"""Write what the stream takes of a text.
+        r"""Write a text as far as the stream takes it.
 
         Examples:
             >>> import io
@@ -42,7 +42,7 @@ class Text:
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered."""
+        """Write the text in the buffer."""
         self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], object]) -> None:

@@ -1,1 +1,1 @@
-"""Small things that every room uses: numbers as users give them and read them, files written whole."""
+"""Helpers that every room uses: numbers as users give them and read them, files written whole."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 DIGITS = 3
-"""Significant digits that are shown, where that tells the numbers of a group apart."""
+"""Number of significant digits, where these distinguish the numbers of a group."""
 
 DIGITS_APART = 2
 """Significant digits of the difference between two numbers of a group."""
@@ -52,7 +52,7 @@ def figures(values: Sequence[float]) -> list[str]:
 
 
 def together(*groups: Sequence[float]) -> list[list[str]]:
-    """Groups of numbers in one notation; those of one group are told apart, as by `figures`.
+    """Groups of numbers in one notation, with digits enough to distinguish those of a group, as in `figures`.
 
     Examples:
         >>> together([0.5], [1e7, 2.0])
@@ -65,7 +65,7 @@ def together(*groups: Sequence[float]) -> list[list[str]]:
 
 
 def _rounded(value: float, group: Sequence[float]) -> tuple[float, int]:
-    """A number of as many digits as tell it from the nearest of its group, and how many these are."""
+    """A number in as many digits as distinguish it from the nearest of its group, and their count."""
     gaps = (abs(value - float(other)) for other in group)
     gap = min((gap for gap in gaps if gap and math.isfinite(gap)), default=0.0)
     digits = DIGITS

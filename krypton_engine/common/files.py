@@ -19,7 +19,7 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
     """The path of a file to be written, and its ending in small letters.
 
     Args:
-        path: As a user gives it.
+        path: The path that a user gives.
         endings: Accepted endings, each with the content of such a file in words.
 
     Raises:

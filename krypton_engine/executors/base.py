@@ -70,7 +70,7 @@ class Session(Protocol):
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         at_once: Number of changes that a device computes in about the time of one.
         costs: Costs that the time and the cells of every step are added to, of trimmed sessions too. None, as
-            at first, measures nothing; executors that tell no step from another leave the costs empty.
+            at first, measures nothing; executors that cannot time single steps leave the costs empty.
     """
 
     window: SlidingWindow
@@ -142,10 +142,10 @@ class Executor(Protocol):
     name: str
 
     def about(self) -> str:
-        """The engine and the hardware that it runs on here, for ``krypton info``.
+        """The engine and its hardware on this machine, for ``krypton info``.
 
         Raises:
-            Unsupported: Nothing runs here, and why.
+            Unsupported: The executor does not run on this machine.
         """
 
     def preference(self, device: torch.device) -> int | None:

@@ -148,7 +148,7 @@ class FullSession:
             yield Computed(np.arange(start, start + len(some)), self._evaluate(some))
 
     def trimmed(self, epsilon: float, head: Head) -> FullSession:
-        """This session: a full computation has no boxes to drop anything of."""
+        """The session itself: a full computation has no boxes to cut."""
         return self
 
     def _evaluate(self, boxes: IntArray) -> Tensor:

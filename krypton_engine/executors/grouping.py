@@ -7,7 +7,7 @@ cheapest merge first.
 On VGG16 (window 16, stride 4) this wastes 3 % of the multiply-accumulates of boxes of their own size,
 4x8 tiles of neighbours 14 %; on ResNet18 2 % and 9 %.
 
-What can be prepared for a shape of batch, as a GPU's program can, wants the same shapes for every image:
+An executor that prepares work for a shape of batch, as on a GPU, needs the same shapes for every image:
 `WindowGrouping` has them.
 """
 
@@ -106,7 +106,7 @@ class Grouping:
         return {axis: max(int((hi - lo).max()), 0) for axis, (lo, hi) in sides.items()}
 
     def _labels(self, batch: int) -> list[IntArray]:
-        """By axis: the bin of every interval."""
+        """The bin of every interval, by axis."""
         sliding = sum(which.max(initial=0) > 0 for which in self._which)
         bins = max(1, round((len(self._boxes) / batch) ** (1 / max(sliding, 1))))
         return [
@@ -184,7 +184,7 @@ class WindowGrouping(Grouping):
 
     Args:
         graph: The graph.
-        boxes: As `Grouping`'s; each lies in a window.
+        boxes: Boxes as of `Grouping`; each lies in a window.
         sizes: Positions that a group may have, falling; the last group of a bin may have fewer.
         bins: Bins of the window.
     """

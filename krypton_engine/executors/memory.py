@@ -53,7 +53,7 @@ class Batches:
     """The division of a session's memory.
 
     Attributes:
-        free: Bytes beside what is held throughout.
+        free: Bytes beside views, weights and workspaces.
         boxes: Positions whose boxes are computed together.
         tail: Positions that the full computation after the frontier runs on together.
     """

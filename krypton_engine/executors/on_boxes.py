@@ -45,8 +45,8 @@ def run_on_boxes(
     Args:
         node: The node.
         fetched: Cells of every operand that its boxes read, by node: ``(copies, ...)``.
-        start: By axis, the first cell of every box.
-        extents: By axis, the size that all boxes share.
+        start: First cell of every box, by axis.
+        extents: Size that all boxes share, by axis.
         copies: Number of boxes.
         constant: Function that gives the value of a node that no position changes, for a number of copies.
         in_place: Whether the first operand may be written over.

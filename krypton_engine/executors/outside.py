@@ -1,7 +1,7 @@
 """Effects of a changed global value on the cells outside a box, on a scalar, to the first order.
 
 Where a graph is linearised, an operator meets every cell with a global value. On a box it is computed with
-the new one; what that would do to the other cells is a product of the change and of *sensitivities*, the
+the new one; its effect on the other cells is a product of the change and of *sensitivities*, the
 scalar's derivatives by the global value, one for every cell that meets it. Their sums from the first cell on
 (an integral image) give the sum over a box, and so outside it, from its corners.
 """

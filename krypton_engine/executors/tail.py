@@ -189,8 +189,9 @@ class Tail:
         Args:
             computed: Values by node.
             copies: Number of positions.
-            constant: Gives the value of a node that no position changes, for a number of copies.
-            costs: Takes the time of every node.
+            constant: Function that gives the value of a node that no position changes, for a number of
+                copies.
+            costs: Costs that the time of every node is added to; None measures nothing.
 
         Examples:
             >>> constant = unchanging(graph, (x,), constants_of(graph, graph.nodes))
@@ -277,7 +278,7 @@ def joined(
 
     Args:
         groups: Numbers of positions.
-        compute: Gives the values of a group by node, ``(positions, ...)``.
+        compute: Function that gives the values of a group by node, ``(positions, ...)``.
         at_once: Positions to put together, unless one group has more.
 
     Examples:

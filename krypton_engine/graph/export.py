@@ -1,4 +1,4 @@
-"""torch.export for a process with other things to do: one export at a time, whole, and in silence.
+"""torch.export in a process with other threads: one export at a time, whole, and in silence.
 
 An export is neither thread-safe nor interruptible: while one runs, the model's parameters are fakes, and
 an exception out of a signal handler leaves PyTorch's modes on for good. Other threads print, log and warn
@@ -239,7 +239,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Root(nn.Module):
-    """Makes a module of any callable, so that it can be exported."""
+    """Any callable as a module, so that it can be exported."""
 
     def __init__(self, function: Forward, modules: list[nn.Module]) -> None:
         super().__init__()

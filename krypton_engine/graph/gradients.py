@@ -15,7 +15,7 @@ from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators.convolution import CONVOLUTIONS
 
 Head = Callable[[Tensor], Tensor]
-"""From outputs ``(n, *output_shape)`` to one scalar for each, ``(n,)``."""
+"""A function from outputs ``(n, *output_shape)`` to one scalar for each, ``(n,)``."""
 
 
 def first_order(

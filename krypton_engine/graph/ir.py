@@ -19,7 +19,7 @@ BATCH = -1
 """Role of the dimension along which occluded copies are stacked; other roles are an axis or None."""
 
 Roles = tuple[int | None, ...]
-"""For every dimension of a value: ``BATCH``, the input axis that it still runs along, or None (opaque)."""
+"""Role of every dimension of a value: ``BATCH``, the input axis that it runs along, or None (opaque)."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class Node:
         """The node's value in full.
 
         Args:
-            value: Gives the values of the nodes that it refers to, for as many copies.
+            value: Function that gives the values of the nodes it refers to, for as many copies.
             copies: Number of occluded inputs that run together.
             target: Another operator that computes the same; None for the node's own.
         """
@@ -317,7 +317,7 @@ class Graph:
     proofs in `krypton_engine.planning.cache`.
 
     Attributes:
-        nodes: In an order in which operands come first.
+        nodes: Operators, each after its operands.
         inputs: Node of every tensor input; ``inputs[occluded]`` is the one that windows occlude.
         output: Node of the result; its first dimension is the batch.
         batched: For every input, whether its first dimension is the batch.
@@ -363,7 +363,7 @@ class Graph:
 
     @cached_property
     def readers(self) -> dict[int, list[tuple[int, int]]]:
-        """By node: the local nodes that read it, and which of their operands it is."""
+        """Local readers of every node, and the number of the node among their operands."""
         found: dict[int, list[tuple[int, int]]] = {node.index: [] for node in self.nodes}
         for node in self.nodes:
             if node.local:

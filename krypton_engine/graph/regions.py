@@ -47,7 +47,7 @@ class AxisMap(Protocol):
 class WindowMap:
     """A convolution or a pooling: output ``o`` reads ``o * stride - padding + dilation * [0, kernel)``.
 
-    ``n_out`` is the exported size and never computed here (``ceil_mode``); what is read past the end is
+    ``n_out`` is the exported size and never computed anew (``ceil_mode``); cells read past the end are
     padding, so padding on the right needs no number of its own. ``limit`` is the largest number of outputs
     that count as changed, those in the middle; None for all, which alone is exact.
 

@@ -188,7 +188,7 @@ _MADE_BY_FUNCTIONALISATION = {aten.select_scatter.default}
 
 
 def spellings(program: torch.export.ExportedProgram) -> dict[Any, Spelling]:
-    """By operator: the function that a program's calls of it are to be replaced by."""
+    """Functions by operator that a program's calls of the operator are to be replaced by."""
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     kept = {call.target for call in calls if call.target in _AS_THEY_ARE and _AS_THEY_ARE[call.target](call)}
     found = {call.target for call in calls} - kept | _MADE_BY_FUNCTIONALISATION

@@ -21,7 +21,7 @@ from krypton_engine.common.calling import Forward
 T = TypeVar("T")
 
 State = Mapping[str, object]
-"""By a name such as ``"closure.gain"``: a value that equals another exactly where nothing has changed."""
+"""Values by a name such as ``"closure.gain"``; a value equals a later one exactly where nothing changed."""
 
 _LARGEST_DEPTH = 3
 """Objects within objects that are looked into."""
@@ -47,7 +47,7 @@ _LIBRARIES = {"torch", "torchvision", "timm", "monai", "transformers"}
 
 
 class _This:
-    """A tensor as it is now: equal to the same tensor for as long as nobody writes to it."""
+    """A tensor at one moment: equal to the same tensor later for as long as the tensor is not written to."""
 
     __slots__ = ("now", "ref")
 

@@ -1,4 +1,4 @@
-"""From an exported program to a Graph, operator by operator."""
+"""The translation of an exported program into a Graph, operator by operator."""
 
 from __future__ import annotations
 

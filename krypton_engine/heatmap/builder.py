@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from krypton_engine.plan.plan import Plan
 
 Select = Callable[[Tensor], Tensor]
-"""From outputs ``(positions, *output_shape)`` to the target's values ``(positions, *value_shape)``."""
+"""A function from outputs ``(positions, *output_shape)`` to the target's values, ``(positions, ...)``."""
 
 _RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 
 
 class MapBuilder:
-    """Makes a heatmap of the outputs of a run, as they come.
+    """A heatmap under construction from the outputs of a run.
 
     Args:
         window: The sliding window.

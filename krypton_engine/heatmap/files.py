@@ -1,6 +1,6 @@
 """The saved form of a heatmap: tensors and plain numbers in one archive, checked when they are read.
 
-This file handles numbers by name; `krypton_engine.heatmap.heatmap` makes a heatmap of them.
+This module handles numbers by name; `krypton_engine.heatmap.heatmap` makes a heatmap of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FIELDS = (*TENSORS, "window", "target", "seconds", "ssim_estimate", "baseline")
 """The attributes of a map that are saved."""
 
 Fields: TypeAlias = Mapping[str, Any]
-"""These attributes by name, as a map has them."""
+"""The saved attributes of a map, by name."""
 
 DAMAGED = (
     OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, AttributeError,

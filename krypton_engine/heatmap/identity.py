@@ -1,4 +1,4 @@
-"""Identity of images, baselines, models' answers and calls: what tells one from another."""
+"""Identity of images, baselines, models' answers and calls: how one is known from another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Origin:
 
 
 def described(baseline: Tensor) -> Described:
-    """A description of a baseline that tells it from others.
+    """A description of a baseline by which others differ.
 
     Args:
         baseline: Baseline of an input's shape, ``(1, *input_shape)``.
@@ -45,7 +45,7 @@ def described(baseline: Tensor) -> Described:
 
 
 def fingerprint_of_image(x: Tensor) -> str:
-    """Sixteen hexadecimal digits that tell one input from another: the start of a SHA-256 of its bytes.
+    """Sixteen hexadecimal digits by which inputs differ: the start of a SHA-256 of the input's bytes.
 
     Examples:
         >>> fingerprint_of_image(torch.zeros(1, 1, 2, 2))

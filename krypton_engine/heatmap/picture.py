@@ -135,7 +135,7 @@ def png(
         shown: The map.
         caption: The map's own words.
         title: Words above; None for the caption.
-        image: As for `overlay`, like all that follow.
+        image: Picture to draw over, as for `overlay`.
         scale: Ends of the colour map.
         cmap: Name of the colour map.
         opacity: Share of the colour.
@@ -232,7 +232,7 @@ def _drops(shown: Shown) -> tuple[Floats, Flags]:
 
 
 def _spread(window: SlidingWindow, places: AnyArray) -> AnyArray:
-    """For every pixel the entry of the place whose window is centred nearest."""
+    """Entries by pixel, each of the place whose window is centred nearest."""
     for dim, axis in enumerate(_axes_of_picture(window)[:2]):
         size, stride = window.shape[axis], window.strides[axis]
         pixels = np.arange(window.input_shape[axis]) + 0.5
@@ -299,7 +299,7 @@ def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
     """The axes of the input that are the rows and columns of a picture, and that of its channels, if any.
 
     Channels come first, or last where there are 1, 3 or 4 of these, and of rows another number; without
-    any, the window must slide along both axes, or nobody could tell a picture from a signal.
+    any, the window must slide along both axes, or a picture could not be known from a signal.
 
     Raises:
         InputError: The input is no picture.

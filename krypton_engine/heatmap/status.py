@@ -33,8 +33,8 @@ def status_of(values: Tensor, measured: Tensor, trimmed: Tensor | None, cheap: T
 
     Args:
         values: The map, on the grid, of one number a position or several; NaN where nothing is known.
-        measured: Which positions were computed.
-        trimmed: Which of these had small changes dropped; None if none had.
+        measured: Truth values on the grid, true for positions that were computed.
+        trimmed: True for those of them that had small changes dropped; None if none had.
         cheap: Values by a cheap session, NaN where that was not asked; None without one.
 
     Returns:

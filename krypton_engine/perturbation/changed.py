@@ -79,7 +79,7 @@ class Work:
 
     Attributes:
         boxes: ``(distinct, axes, 2)``, half-open intervals of int64, none of them empty.
-        positions: For every box, those that change just its cells.
+        positions: Positions that change just the cells of a box, by box.
         unchanged: Positions at which nothing changes.
     """
 

@@ -64,7 +64,7 @@ class Measured:
         positions: Distinct positions that were computed.
         seconds: Time of the run, from the call to the last value.
         costs: Costs by number of the operator; operators that an executor fuses count for the first of them.
-            Empty where the executor tells no step from another.
+            Empty where the executor cannot time single steps.
     """
 
     positions: int

@@ -59,7 +59,7 @@ class Plan:
         executor: The executor that runs the plan, and why; empty until one is chosen.
         measured: Times of a run, step by step; None of a plan that was not run, or not timed.
         linearised: The cheap map that a map with an SSIM target begins with; None where every map is
-            measured exactly, and where nobody asked.
+            measured exactly, or before the question is asked.
 
     Examples:
         >>> from krypton_engine import KryptonOcclusion

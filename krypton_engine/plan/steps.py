@@ -15,7 +15,7 @@ MACS_PER_ELEMENT = 24
 """Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
 
 Boxes = Mapping[int, Mapping[int, IntArray]]
-"""By operator and axis: extents of boxes, one for every window along the axis."""
+"""Extents of boxes by operator and axis, one for every window along the axis."""
 
 
 @dataclass(frozen=True)

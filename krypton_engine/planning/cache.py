@@ -271,7 +271,7 @@ class Source:
 
     @property
     def batched(self) -> tuple[bool, ...]:
-        """For each of ``tensors``, whether its first dimension is the batch."""
+        """Whether the first dimension is the batch, for each of ``tensors``."""
         rows = self.inputs[0].shape[0]
         return tuple(t.ndim > 0 and t.shape[0] == rows for t in self.tensors)
 

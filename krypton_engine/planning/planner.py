@@ -267,11 +267,11 @@ class Preparer:
     ) -> None:
         """Compare an example's base, and windows of a kind that is new, with the user's forward function.
 
-        For a window that the graph has not met: two occluded positions, computed together; one, each time
-        another, of work that is watched. For a graph that has met none: its rows, beside others.
+        A window that is new to the graph is proved by two occluded positions, computed together; watched work
+        by one, each time another; a new graph by its rows beside others.
 
         Raises:
-            Disagreement: The graph is wrong, or cannot be told from a wrong one.
+            Disagreement: The graph is wrong, or cannot be known from a wrong one.
         """
         if question.base.shape[:1] != (len(question.inputs[0]),):
             raise Disagreement(proof.DISAGREES)

@@ -49,7 +49,7 @@ class Disagreement(Exception):
 
 
 class Unprovable(Disagreement):
-    """The outputs for this input cannot tell a right graph from a wrong one."""
+    """The outputs for this input cannot show whether a graph is right."""
 
 
 DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
@@ -174,7 +174,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
 
 
 def _each_row_by_itself(nodes: Sequence[Node]) -> bool:
-    """Whether no operator may compare the rows of a batch, as far as their names tell."""
+    """Whether no operator may compare the rows of a batch, by the operators' names."""
     return all(node.local or node.op in ROW_BY_ROW for node in nodes)
 
 

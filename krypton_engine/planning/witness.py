@@ -20,7 +20,7 @@ from krypton_engine.planning.proof import Disagreement, Noise, agree, largest
 from krypton_engine.planning.question import Question
 
 GOLDEN_RATIO = 0.618034
-"""Its multiples, modulo 1, fall evenly: each proof looks at other places."""
+"""A number whose multiples, modulo 1, fall evenly, so that each proof looks at other places."""
 
 _SHARE_OF_TIME_TO_PROVE = 0.02
 """Share of a map's time that goes into more than one question to the user's own forward function about it."""
@@ -50,7 +50,7 @@ class Witness:
         builder: Builder of the map.
         positions: Positions of the map that count, each of which changes other cells.
         eps: See `krypton_engine.planning.proof.precision`.
-        warn: Function that is told `UNPROVABLE` or `MAY_BE_STALE`, the largest drop, and the rounding that
+        warn: Function that takes `UNPROVABLE` or `MAY_BE_STALE`, the largest drop, and the rounding that
             may hide a difference.
         known: Proofs of a graph of an earlier call, which may differ by twice as much as when it was new;
             beyond that, a new capture has to show that rounding is the cause. None for a graph that was

@@ -221,7 +221,7 @@ class Sampling:
     def _largest(self, cheap: Floats | None) -> IntArray:
         """The cell of the largest change by the cheap map, which is not relied on before that is measured.
 
-        A small thing that changes much is met by few draws, and there a first order is at its worst.
+        A small part of large changes is met by few draws, and the first order is at its worst there.
         """
         if cheap is None or self.cheap is None:
             return NOWHERE
@@ -243,7 +243,7 @@ class Sampling:
 
     @cached_property
     def _set(self) -> IntArray:
-        """By position: the number of its set of changed cells; -1 where it is free or not wanted."""
+        """Number of the set of changed cells, by position; -1 where nothing changes, or it is not wanted."""
         numbers = np.full(len(self.window), -1, dtype=np.int64)
         for i, alike in enumerate(self.work.positions):
             numbers[alike] = i
@@ -290,7 +290,7 @@ class Sampling:
             values: The target's values.
             measured: Truth values on the grid, true where a value has been measured.
             trend: The cheap map, as far as known; None without one.
-            scales: As `Forecast` has them.
+            scales: Scales of the expected errors; see `Forecast`.
             draws: Sets that were drawn at random.
         """
         wanted = (self._set >= 0).reshape(values.shape)

@@ -34,10 +34,10 @@ USUAL_EPSILON = 0.3
 then takes a third of the time, and a map keeps an SSIM of .997."""
 
 _GOLDEN_RATIO = 0.618034
-"""Its multiples, modulo 1, fall evenly."""
+"""A number whose multiples, modulo 1, fall evenly."""
 
 _LEAST_COST = 2.0**-10
-"""Of a cheap position in exact ones: nothing is free."""
+"""Least cost of a cheap position, in exact ones: no position is free."""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Watch:
 class Pace:
     """The number of positions that are computed together.
 
-    In a watched run that is one at first, then what takes about ``WATCHED_SECONDS``.
+    In a watched run the number is one at first, then as many as take about ``WATCHED_SECONDS``.
 
     Args:
         watched: Whether anybody watches.
@@ -259,7 +259,7 @@ def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray,
 
 
 Opener = Callable[[Head], Session | None]
-"""From the scalar that first-order effects are on to a cheap session; None where there is none."""
+"""A function from the scalar of first-order effects to a cheap session; None where there is none."""
 
 
 def refine(

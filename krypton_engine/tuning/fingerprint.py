@@ -46,8 +46,8 @@ class Fingerprint:
             window: The sliding window.
             x: An input, ``(1, *input_shape)``; its dtype and device count, not its values.
             baseline: Baseline of the same shape.
-            target: As given; None for the predicted class.
-            model: From inputs to (activated) outputs.
+            target: Target as given; None for the predicted class.
+            model: Function from inputs to (activated) outputs.
 
         Examples:
             >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4))

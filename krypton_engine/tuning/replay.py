@@ -139,7 +139,7 @@ def curves_of(
         image: Fingerprint of the image.
         session: On that image.
         positions: The positions wanted.
-        builder: Makes a map builder, from the time at which a run began.
+        builder: Function from the time at which a run began to a map builder.
         ways: The ways; exact values alone come first.
         at_once: Positions that a step measures at least.
         costs: Cost of a cheap position in exact ones, by way; measured on this sample where not given.

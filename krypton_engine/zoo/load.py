@@ -36,8 +36,8 @@ class ZooModel:
 
     Attributes:
         name: Name by which the model was asked for.
-        model: In eval mode; takes float ``(N, C, H, W)``, returns one row of class scores an image: logits,
-            except that a model of the user's returns whatever it returns.
+        model: The model in eval mode; takes float ``(N, C, H, W)``, returns one row of class scores an image:
+            logits, except that a model of the user's returns whatever it returns.
         preprocess: Turns a picture into the model's input ``(C, H, W)``.
         input_shape: The shape of that input.
         class_names: One a column of the output, or ``None`` where they are not known.

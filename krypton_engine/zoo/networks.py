@@ -28,10 +28,10 @@ class Recipe:
     """The making of a network that is known by name.
 
     Attributes:
-        build: From the number of classes (None: the usual one) to a freshly initialised network.
-        pretrained: Makes the network with its weights.
-        preprocess: From a picture to its input.
-        class_names: Makes the names of its usual classes.
+        build: Function from the number of classes (None: the usual one) to a freshly initialised network.
+        pretrained: Function that makes the network with its weights.
+        preprocess: Preprocessing of its pictures.
+        class_names: Function that gives the names of its usual classes.
         note: One line on where the weights come from.
         ignored_keys: Beginnings of names in checkpoints that only training needs.
     """

@@ -36,7 +36,7 @@ def packaged(package: str, file: str, distribution: str) -> Path:
     """A file in an installed package, found without importing the package.
 
     Args:
-        package: As it is imported.
+        package: Name by which the package is imported.
         file: Path inside the package.
         distribution: The package's name on PyPI.
 

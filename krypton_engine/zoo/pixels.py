@@ -46,8 +46,8 @@ class Pixels:
 
     Attributes:
         shape: Height, width, channels.
-        shares: Makes the shares. Not kept: photographs are large.
-        like: From shares to an image of the kind that was given.
+        shares: Function that makes the shares, which are not kept: photographs are large.
+        like: Function from shares to an image of the kind that was given.
 
     Examples:
         >>> pixels = Pixels.of(np.array([[0, 51], [102, 255]], np.uint8))
@@ -68,7 +68,7 @@ class Pixels:
         Args:
             image: PIL image, NumPy array (height, width[, channels]) or tensor ([1,] channels, height,
                 width); an array of 1, 3 or 4 channels may have them first too, and bytes of a tensor last.
-            name: How errors call the image.
+            name: Name of the image in errors.
 
         Raises:
             InputError: The image is none.
@@ -145,7 +145,7 @@ def plain_input(image: ImageLike, name: str = "image") -> Tensor:
 
     Args:
         image: As of `Pixels.of`.
-        name: How errors call the image.
+        name: Name of the image in errors.
 
     Raises:
         InputError: Numbers whose white is unknown.

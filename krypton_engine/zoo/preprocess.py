@@ -1,4 +1,4 @@
-"""From pictures to inputs of a model, and back to pictures."""
+"""Preprocessing: pictures as inputs of a model, and back."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Preprocess:
         return (len(self.mean), *self.size)
 
     def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
-        """Gives the model input, float32 ``(C, H, W)``."""
+        """The model's input, float32 ``(C, H, W)``."""
         from PIL.Image import Resampling
 
         height, width = self.size

@@ -93,7 +93,7 @@ def load_state_dict(
 
     Args:
         model: Changed in place.
-        state: As `read_state_dict` gives it.
+        state: State dict that `read_state_dict` gave.
         weights: The file, for the message.
 
     Raises:

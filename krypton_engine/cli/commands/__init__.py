@@ -1,4 +1,4 @@
-"""The commands of ``krypton``, one file each; a new one is a file with a ``COMMAND`` and a line here."""
+"""The commands of ``krypton``, one file each; a new one is a file with a ``COMMAND`` and a line below."""
 
 from krypton_engine.cli.commands import demo, explain, info, plan, tune
 

@@ -51,7 +51,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _about(name: str) -> str:
-    """Whether an executor runs here, and on what or why not."""
+    """Whether an executor runs on this machine, and its hardware or the reason why not."""
     from krypton_engine.executors import registry
     from krypton_engine.executors.base import Unsupported
 

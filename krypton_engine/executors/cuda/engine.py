@@ -94,7 +94,7 @@ def capabilities(architectures: str) -> str:
 
 
 def padded(items: Sequence[T], more: Callable[[], T]) -> list[T]:
-    """One item for every axis that the kernels know.
+    """Items for all axes of the kernels, of which some are given.
 
     Examples:
         >>> padded([8, 6], lambda: 1)

@@ -59,7 +59,7 @@ class CudaExecutor:
         return kept(graph, self.name, lambda own: CudaProgram(own, engine._cuda))
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
-        """Nothing: graphs that run here run best here, since sessions leave boxes that do not pay."""
+        """Return for every graph that runs on a GPU: sessions leave boxes that do not pay by themselves."""
 
 
 EXECUTOR = CudaExecutor()

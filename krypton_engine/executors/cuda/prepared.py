@@ -32,7 +32,7 @@ class Prepared:
         shrinkable: Nodes whose boxes may be cut.
         last_read: Last reader of every value, by node.
         averages: Nodes after the frontier that average one of its values over all cells, and which.
-        exits: Nodes that are computed here and read by the rest of the model.
+        exits: Nodes that are computed on boxes and read by the rest of the model.
         same_box: A number by node, equal for those whose boxes are always the same.
         faster: Number of the faster way, as measured, by a convolution, its size and PyTorch's settings.
         bins: Bins of positions, by window and by the number of positions that a bin should have.

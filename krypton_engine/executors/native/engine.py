@@ -18,7 +18,7 @@ else:
 
 
 def instruction_sets() -> list[str]:
-    """Instruction sets that the engine's kernels can run on here, best first."""
+    """Instruction sets of this machine that the engine has kernels for, best first."""
     return [] if MISSING else _native.instruction_sets()
 
 

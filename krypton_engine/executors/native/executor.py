@@ -34,7 +34,7 @@ class NativeExecutor:
 
         Raises:
             Unsupported: The engine is missing, or the input is no float32 image on the CPU, or the engine
-                would have to clip what comes after its part.
+                would have to clip layers after its part.
         """
         if engine.MISSING:
             raise Unsupported(engine.MISSING)

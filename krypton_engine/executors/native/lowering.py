@@ -2,8 +2,8 @@
 
 Convolutions come as `krypton_engine.graph.rewrites.fused` has fused them. A *sum* (a linear layer, a
 concatenation, an average, ...) waits until a node reads it, so that the scale, residual or activation that
-alone follows the sum becomes part of it. These joins are no rewrites of the graph, since they hold
-for this engine alone: a linear layer on boxes is a convolution here, a concatenation or an average ends with
+alone follows the sum becomes part of it. These joins are no rewrites of the graph, since they hold for this
+engine alone: a linear layer on boxes is a convolution in the engine, a concatenation or an average ends with
 an activation in the kernel that computes it, and a scale goes into the weights of the layer before it, in
 place of a step that other executors round by itself.
 """

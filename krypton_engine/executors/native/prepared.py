@@ -122,7 +122,7 @@ class Prepared:
 
         Args:
             costs: The costs.
-            times: By image and by vector of the engine: seconds, and cells.
+            times: Seconds and cells, by image and by vector of the engine.
         """
         values, vectors = times
         for number, (seconds, cells) in enumerate(values):

@@ -19,7 +19,7 @@ Float32s = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sum:
-    """A convolution, a concatenation or a vector before it is built, so that what follows can join it."""
+    """A convolution, a concatenation or a vector before it is built, so that its reader can join it."""
 
     build: Callable[[Sum], int]
     kind: str

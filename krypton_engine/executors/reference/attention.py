@@ -112,7 +112,7 @@ def attended(kept: Kept, q: Tensor, k: Tensor, v: Tensor, asking: Tensor, rows: 
 def effect(kept: Kept, k: Tensor, v: Tensor, rows: Tensor) -> Tensor:
     """First-order effect on the scalar of new tokens by way of the attention of all others.
 
-    The change of the others' weights and results is exact; its product with the gradient is the effect.
+    The change of their weights and results is exact; its product with the gradient is the effect.
 
     Args:
         kept: The attention on the un-occluded input.

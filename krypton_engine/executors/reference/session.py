@@ -72,7 +72,7 @@ class ReferenceSession:
         self._again = partial(ReferenceSession, program, plan, beside)
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
-        """Outputs group by group; what follows the frontier waits for several groups.
+        """Outputs group by group; the layers after the frontier wait for several groups.
 
         See `krypton_engine.executors.base.Session.compute`.
         """

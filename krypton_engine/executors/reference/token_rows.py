@@ -29,12 +29,12 @@ class Example:
     """The tokens of the un-occluded input.
 
     Attributes:
-        constant: Gives the value of a node that no position changes, for a number of copies.
-        attentions: By node of the result.
+        constant: Function that gives the value of a node that no position changes, for a number of copies.
+        attentions: Attentions by node of the result.
         values: Values of tokens whose sum is taken, and the sums or means, by node; of one copy.
         influence: Bound of the effect of a patch (second dimension) on the scalar by way of another (first):
             ``(patches, patches)``.
-        output: Of the model, ``(1, *output_shape)``.
+        output: Output of the model, ``(1, *output_shape)``.
     """
 
     constant: Callable[[int, int], Any]

@@ -32,7 +32,7 @@ class Walk:
         basis: The example.
         group: The positions, and bounds of their changes.
         thresholds: Thresholds by node; elements at the rim of a box that change by less are cut off.
-        costs: Takes the time and the cells of every node; None measures nothing.
+        costs: Costs that the time and the cells of every node are added to; None measures nothing.
 
     Attributes:
         dropped: First-order effect of the elements cut off, by member of the group.

@@ -2,7 +2,7 @@
 
 A rule looks at one call and answers with a `Local`: how the call runs on a box. A rule raises `NotLocal` when
 the call mixes cells along the last axis it has, or is not known; the call then is part of the full
-computation. Nothing here is keyed on models or modules, only on operators.
+computation. Rules are keyed on operators, never on models or modules.
 
 `Facts` hold what executors ask of an operator beside its locality.
 """
@@ -87,7 +87,7 @@ class Call(Protocol):
 
 Rule = Callable[[Call], Local]
 RULES: dict[str, Rule] = {}
-"""By an operator's name, without its overload."""
+"""Rules by the operator's name, without its overload."""
 
 
 ROW_BY_ROW: set[str] = set()

@@ -39,7 +39,7 @@ base.ROW_BY_ROW.add("reshape")
 
 @base.rule("expand")
 def _expand(call: base.Call) -> base.Local:
-    """One cell along an axis may be repeated: nothing of that axis is left then."""
+    """Repeating the one cell along an axis is allowed: the result no longer runs along that axis."""
     node = base.only_dependent(call)
     if len(call.shape) != len(node.shape) or not call.batch_dims[0]:
         raise base.NotLocal("expand adds a dimension in front, or repeats rows")

@@ -18,7 +18,7 @@ from krypton_engine.graph.rewrites.fusion import fuse_additions, fuse_epilogues
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One rule, and why it stands where it does in its list.
+    """One rule, and the reason for its place in the list.
 
     Attributes:
         name: The change, in words.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +12,14 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.draft import BoundCall, CaptureError, Draft, name_of
+from krypton_engine.graph.emit import RESHAPES, emit, label
 from krypton_engine.graph.ir import (
     BATCH,
     Apply,
     Graph,
     Ref,
     Roles,
-    holds_rows,
     refs,
-    resolve,
 )
 from krypton_engine.graph.operators import NotLocal, Result, arguments, localise
 from krypton_engine.graph.operators.pointwise import IDENTITIES
@@ -29,7 +27,6 @@ from krypton_engine.graph.spellings import alone
 
 aten = torch.ops.aten
 
-_RESHAPES = {aten.view.default, aten._unsafe_view.default}
 _FILLED = {
     **dict.fromkeys(["new_zeros", "zeros_like", "new_empty", "empty_like", "new_full", "full_like"], 0),
     **dict.fromkeys(["new_ones", "ones_like"], 1),
@@ -209,24 +206,24 @@ class _Translation:
             if isinstance(fill, Ref):
                 raise CaptureError(f"{name} takes its number from a value of the image")
             kinds = {"dtype": value.dtype, "device": value.device}
-            return self._emit(fx_node, aten.full.default, (sizes, fill), kinds)
+            return emit(self.draft, fx_node, aten.full.default, (sizes, fill), kinds)
         if name == "fill" and isinstance(value, Tensor) and (number := self._number(args[1])) is not None:
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
             kinds = {"dtype": value.dtype, "device": value.device}
-            return self._emit(fx_node, aten.full.default, (sizes, number), kinds)
+            return emit(self.draft, fx_node, aten.full.default, (sizes, number), kinds)
         if name == "index_put" and (mask := self._mask(args, kwargs)) is not None:
-            return self._emit(fx_node, aten.where.self, (mask, args[2], args[0]), {})
+            return emit(self.draft, fx_node, aten.where.self, (mask, args[2], args[0]), {})
         if name in {"split", "split_with_sizes", "chunk", "unbind"}:
             return self._pieces(fx_node, args, kwargs)
         if isinstance(value, (tuple, list)) and (results := self._results(fx_node, args, kwargs)):
             return results
-        if fx_node.target in _RESHAPES and isinstance(value, Tensor) and self._is_padded_wave(fx_node, value):
-            return self._emit(fx_node, aten.unsqueeze.default, (args[0], 1), {}, value.transpose(0, 1))
+        if fx_node.target in RESHAPES and isinstance(value, Tensor) and self._is_padded_wave(fx_node, value):
+            return emit(self.draft, fx_node, aten.unsqueeze.default, (args[0], 1), {}, value.transpose(0, 1))
         # ``squeeze`` of a box would also drop axes that happen to be of size 1 there.
         if name in _RESHAPED and isinstance(value, Tensor):
             sizes = [size if isinstance(size, int) else self.draft.rows(size) for size in value.shape]
-            return self._emit(fx_node, aten.reshape.default, (args[0], sizes), {})
-        return self._emit(fx_node, fx_node.target, args, kwargs)
+            return emit(self.draft, fx_node, aten.reshape.default, (args[0], sizes), {})
+        return emit(self.draft, fx_node, fx_node.target, args, kwargs)
 
     def _left_as_it_is(self, name: str, args: tuple[Any, ...], value: Tensor) -> Ref | None:
         """The operand that a call returns as it is; None for a call that does something."""
@@ -246,80 +243,6 @@ class _Translation:
         )
         return first if idle else None
 
-    def _emit(
-        self,
-        fx_node: torch.fx.Node,
-        target: Any,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, object],
-        value: Any = None,
-    ) -> Any:
-        """``target`` in the place of ``fx_node``, with a result like ``value``, by default like its."""
-        if target in _RESHAPES:
-            target, args = aten.reshape.default, (self._before_reshape(args[0]), *args[1:])
-        value = fx_node.meta["val"] if value is None else value
-        operands = list(dict.fromkeys(refs((args, dict(kwargs)))))
-        depends = any(self.draft.nodes[i].depends for i in operands)
-        has_rows = holds_rows((args, dict(kwargs)))
-        is_tensor = isinstance(value, Tensor)
-        name = name_of(target)
-        if not depends and not has_rows and all(self.draft.nodes[i].value is not None for i in operands):
-            with torch.no_grad():
-                folded = target(*resolve(args, self.draft.value, 1), **resolve(kwargs, self.draft.value, 1))
-            if is_tensor:
-                return self.draft.constant(fx_node.name, folded)
-            if isinstance(folded, (bool, int, float)):  # of a parameter: the graph is stale once that changes
-                return folded
-            return tuple(self.draft.constant(fx_node.name, part) for part in folded)
-        shape, batch_dims = self.draft.shape_of(value) if isinstance(value, Tensor) else ((), ())
-        call = BoundCall(self.draft, target, args, kwargs, shape, batch_dims)
-        common: dict[str, object] = {
-            "target": target,
-            "args": args,
-            "kwargs": dict(kwargs),
-            "depends": depends,
-            "dtype": value.dtype if is_tensor else None,
-        }
-        if not depends:
-            if not is_tensor:
-                raise CaptureError(f"{name} of what no window changes gives several values")
-            roles: Roles = tuple(BATCH if is_batch else None for is_batch in call.batch_dims)
-            return self.draft.add(_name_of(fx_node), name, call.shape, roles, **common)
-        reason = f"{name} gives several values"
-        if is_tensor:
-            if not self.draft.keeps_rows_apart(value):
-                raise CaptureError(f"{name} reads across the batch")
-            try:
-                local = localise(call)
-            except NotLocal as not_local:
-                reason = str(not_local)
-            else:
-                return self.draft.add(
-                    _name_of(fx_node),
-                    name,
-                    call.shape,
-                    local.roles,
-                    on_box=local.on_box,
-                    operands=local.operands,
-                    maps=local.maps or ({},) * len(local.operands),
-                    whole=local.whole,
-                    **{
-                        **common,
-                        "args": args if local.args is None else local.args,
-                        "kwargs": dict(kwargs) if local.kwargs is None else local.kwargs,
-                    },
-                )
-        opaque: Roles = (None,) * len(call.shape)
-        return self.draft.add(_name_of(fx_node), name, call.shape, opaque, reason=reason, **common)
-
-    def _before_reshape(self, ref: Ref) -> Ref:
-        """The operand of the reshape that a value is, which another one of it may undo; or the value."""
-        node = self.draft.nodes[ref.node]
-        if node.target is not aten.reshape.default or not node.depends or node.local:
-            return ref
-        operand: Ref = node.args[0]
-        return operand
-
     def _is_padded_wave(self, fx_node: torch.fx.Node, value: Tensor) -> bool:
         """Whether waves ``(rows, cells)`` are the channels of one signal, only so that these are padded."""
         shape, batch = self.draft.shape_of(value)
@@ -329,7 +252,7 @@ class _Translation:
             batch == (False, True, False)
             and shape[0] == 1
             and all("pad" in str(pad.target) for pad in pads)
-            and all(reader.target in _RESHAPES and reader.meta["val"].ndim == 2 for reader in readers)
+            and all(reader.target in RESHAPES and reader.meta["val"].ndim == 2 for reader in readers)
         )
 
     def _number(self, item: Any) -> float | int | bool | None:
@@ -367,12 +290,12 @@ class _Translation:
         sizes = operands[0][2:], self.draft.shape_of(values[0])[0][2:]
         first = alone(target, args, sizes) if read == [0] else None
         if first is not None:
-            return (functools.partial(self._emit, target=first[0], args=first[1], kwargs={}),)
+            return (functools.partial(emit, self.draft, target=first[0], args=first[1], kwargs={}),)
         local = all(self._is_local(Result(target, i), values[i], args, kwargs) for i in read)
         if not local and len(read) > 1:
             return None
         return tuple(
-            functools.partial(self._emit, target=Result(target, i), args=args, kwargs=kwargs)
+            functools.partial(emit, self.draft, target=Result(target, i), args=args, kwargs=kwargs)
             for i in range(len(values))
         )
 
@@ -393,7 +316,7 @@ class _Translation:
             return item(fx_node) if callable(item) else item
         node = self.draft.nodes[source.node]
         return self.draft.add(
-            _name_of(fx_node),
+            label(fx_node),
             "getitem",
             self.draft.shape_of(fx_node.meta["val"])[0],
             (None,) * fx_node.meta["val"].ndim,
@@ -411,7 +334,7 @@ class _Translation:
             if call.name == "unbind":
                 pieces.append(
                     functools.partial(
-                        self._emit, target=aten.select.int, args=(args[0], dim, start), kwargs={}
+                        emit, self.draft, target=aten.select.int, args=(args[0], dim, start), kwargs={}
                     )
                 )
                 start += 1
@@ -421,7 +344,8 @@ class _Translation:
                 raise CaptureError(f"{call.name} along the batch")
             pieces.append(
                 functools.partial(
-                    self._emit,
+                    emit,
+                    self.draft,
                     target=aten.slice.Tensor,
                     args=(args[0], dim, start, start + length),
                     kwargs={},
@@ -439,9 +363,9 @@ class _Translation:
         training, cudnn = bound.get("training", False), bound.get("cudnn_enabled", True)
         last = (training, bound["momentum"], bound["eps"], cudnn)
         if not several:
-            return self._emit(fx_node, aten.batch_norm.default, (*args, *last), {})
+            return emit(self.draft, fx_node, aten.batch_norm.default, (*args, *last), {})
         value = fx_node.meta["val"][0]
-        return (self._emit(fx_node, aten.batch_norm.default, (*args, *last), {}, value),)
+        return (emit(self.draft, fx_node, aten.batch_norm.default, (*args, *last), {}, value),)
 
 
 def _gives_one(fx_node: torch.fx.Node) -> bool:
@@ -449,14 +373,6 @@ def _gives_one(fx_node: torch.fx.Node) -> bool:
     return isinstance(fx_node.meta["val"], Tensor) or all(
         user.target is operator.getitem and user.args[1] == 0 for user in fx_node.users
     )
-
-
-def _name_of(fx_node: torch.fx.Node) -> str:
-    """The user's name of the module that an operator belongs to; the exporter's name where there is none."""
-    stack = fx_node.meta.get("nn_module_stack") or {"": ("", None)}
-    path, _ = list(stack.values())[-1]
-    named = re.fullmatch(r"(?:function|found\.\d+)\.(.+)", path)
-    return named[1] if named else fx_node.name
 
 
 def _takes_all(args: tuple[Any, ...], shape: tuple[int, ...]) -> bool:

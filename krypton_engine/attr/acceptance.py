@@ -28,7 +28,7 @@ def fingerprint(
         activate: The activation of the model's outputs.
 
     Examples:
-        >>> from krypton_engine.attr.request import question_of
+        >>> from krypton_engine.attr.inputs import question_of
         >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
         >>> found = fingerprint(question, 0, 2, None)
         >>> found.strides, found.baseline, found.target
@@ -58,7 +58,7 @@ def accept(
         InputError: Model, activation, window, baseline or target differ, or there are several inputs.
 
     Examples:
-        >>> from krypton_engine.attr.request import question_of
+        >>> from krypton_engine.attr.inputs import question_of
         >>> question = question_of(model, x, (3, 8, 8), (3, 2, 2), baselines=0.5, additional=None)
         >>> accept(tuning, question, None, None)
         Traceback (most recent call last):

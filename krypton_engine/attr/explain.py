@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.attr.request import AttributionRequest, MapRequest, select
-from krypton_engine.attr.targets import of_example
+from krypton_engine.attr.request import AttributionRequest, MapRequest
+from krypton_engine.attr.targets import of_example, select
 from krypton_engine.common.calling import Target
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder

@@ -16,17 +16,9 @@ from torch import Tensor
 
 from krypton_engine.attr import explain
 from krypton_engine.attr.checks import Activation, check_one_example, memory_budget_of
+from krypton_engine.attr.inputs import Shapes, Strides, additional_arguments, windows_of
 from krypton_engine.attr.learn import OnSample, learn, tuning_request
-from krypton_engine.attr.request import (
-    MapRequest,
-    Schedule,
-    Shapes,
-    Strides,
-    additional_arguments,
-    attribution_request,
-    heatmap_request,
-    windows_of,
-)
+from krypton_engine.attr.request import MapRequest, Schedule, attribution_request, heatmap_request
 from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate

@@ -1,7 +1,4 @@
-"""Requests: the arguments of every call, checked once, as values that the rest relies on.
-
-Arguments take the forms that Captum gives them, by its private helpers in `krypton_engine.common.captum`.
-"""
+"""Requests: the arguments of every call, checked once, as values that the rest relies on."""
 
 from __future__ import annotations
 
@@ -21,34 +18,22 @@ from krypton_engine.attr.checks import (
     check_callable,
     check_choice,
     check_one_example,
-    python_numbers,
-    python_sizes,
     rule_of,
-    shape_or_type,
     softmax,
 )
-from krypton_engine.attr.targets import indices, of_example
+from krypton_engine.attr.inputs import Shapes, Strides, question_of
+from krypton_engine.attr.targets import indices, of_example, selected_of
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.common.calling import Baseline, Baselines, Forward, Target
-from krypton_engine.common.captum import (
-    format_additional_forward_args,
-    format_and_verify_sliding_window_shapes,
-    format_and_verify_strides,
-    format_input_baseline,
-    select_targets,
-)
+from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
-from krypton_engine.executors.full import as_numbers, evaluate
+from krypton_engine.executors.full import as_numbers
 from krypton_engine.heatmap.heatmap import Heatmap
-from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.question import Question
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.tuning import Tuning, in_brief
 
-Shapes = tuple[int, ...] | tuple[tuple[int, ...], ...]
-Strides = int | tuple[int, ...] | tuple[int | tuple[int, ...], ...] | None
 Schedule = Literal["rows", "coarse to fine"]
 
 
@@ -116,9 +101,6 @@ class MapRequest:
             )
 
 
-# -- calls ---------------------------------------------------------------------------------------------------
-
-
 def attribution_request(
     forward_func: Forward,
     inputs: Tensor | tuple[Tensor, ...],
@@ -155,7 +137,7 @@ def attribution_request(
     examples = len(question.inputs[0])
     if rule is not None and target is None and question.base.shape[1:] == (1,):
         target = 0
-    selected = _selected(question.base, target, examples)
+    selected = selected_of(question.base, target, examples)
     if rule is not None and selected.shape != (examples,):
         raise InputError(
             "target",
@@ -256,7 +238,7 @@ def map_request(
     has_classes = base.ndim == 2 and base.shape[1] > 1
     if target is None and base.ndim == 2:
         target = int(base[0].argmax())
-    selected = _selected(base, target, 1)
+    selected = selected_of(base, target, 1)
     window = question.windows[0]
     wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
     request = MapRequest(
@@ -312,124 +294,6 @@ def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> No
     accept(tuning, request.question, request.target, request.activate)
 
 
-# -- arguments -----------------------------------------------------------------------------------------------
-
-
-def select(outputs: Tensor, target: Target) -> Tensor:
-    """The target's part of outputs ``(n, *output_shape)``, as Captum selects it.
-
-    Examples:
-        >>> select(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), 1)
-        tensor([0.9000, 0.8000])
-    """
-    selected: Tensor = select_targets(outputs, target)
-    return selected
-
-
-def additional_arguments(given: object) -> tuple[object, ...] | None:
-    """Further arguments of a forward function, in a tuple; None if there are none.
-
-    Examples:
-        >>> additional_arguments(0.5), additional_arguments((0.5, "mean")), additional_arguments(None)
-        ((0.5,), (0.5, 'mean'), None)
-    """
-    arguments: tuple[object, ...] | None = format_additional_forward_args(given)
-    return arguments
-
-
-def windows_of(
-    inputs: tuple[Tensor, ...], sliding_window_shapes: Shapes, strides: Strides
-) -> tuple[SlidingWindow, ...]:
-    """The sliding window over each input.
-
-    Raises:
-        InputError: Sizes that fit no input.
-
-    Examples:
-        >>> (window,) = windows_of((torch.zeros(1, 3, 24, 20),), (3, 8, 8), (3, 4, 4))
-        >>> window.counts
-        (1, 5, 4)
-    """
-    if not isinstance(sliding_window_shapes, tuple) or not sliding_window_shapes:
-        raise InputError(
-            "sliding_window_shapes",
-            repr(sliding_window_shapes),
-            f"a tuple with a size for every dimension of the input but its batch, "
-            f"{tuple(inputs[0].shape[1:])}, or a tuple of such for several inputs",
-        )
-    try:
-        steps = format_and_verify_strides(python_sizes(strides), inputs)
-        shapes = format_and_verify_sliding_window_shapes(python_sizes(sliding_window_shapes), inputs)
-    except (AssertionError, IndexError, TypeError) as error:
-        raise InputError(
-            "sliding_window_shapes", f"{sliding_window_shapes} and strides {strides}", problem=str(error)
-        ) from None
-    return tuple(
-        SlidingWindow(tuple(x.shape[1:]), shape, (step,) * (x.ndim - 1) if isinstance(step, int) else step)
-        for x, shape, step in zip(inputs, shapes, steps, strict=True)
-    )
-
-
-def question_of(
-    forward_func: Forward,
-    inputs: Tensor | tuple[Tensor, ...],
-    sliding_window_shapes: Shapes,
-    strides: Strides,
-    baselines: Baselines,
-    additional: object,
-) -> Question:
-    """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs.
-
-    Raises:
-        InputError: An argument that cannot be used.
-
-    Examples:
-        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
-        >>> question.base.shape, float(question.baseline(0, row=0).mean())
-        (torch.Size([1, 5]), 0.5)
-    """
-    for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
-        if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
-            raise InputError(
-                f"inputs[{i}]" if isinstance(inputs, tuple) else "inputs",
-                shape_or_type(tensor),
-                "a tensor with at least one example, or a tuple of such; what else forward_func takes goes "
-                "into additional_forward_args",
-            )
-    try:
-        tensors, formatted = format_input_baseline(inputs, python_numbers(baselines))
-    except (AssertionError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise InputError("baselines", shape_or_type(baselines), f"Captum's kinds ({said})") from None
-    if not tensors or len(formatted) != len(tensors):
-        raise InputError(
-            "inputs",
-            f"{len(tensors)} tensors and baselines {len(formatted)}",
-            "at least one tensor and a tuple of as many baselines, or None",
-            verb="has",
-        )
-    windows = windows_of(tensors, sliding_window_shapes, strides)
-    extra = additional_arguments(additional)
-    base = evaluate(forward_func, tensors, extra)
-    filled = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
-    return Question(forward_func, tensors, filled, windows, extra, base)
-
-
-def _baseline(i: int, baseline: Baseline, x: Tensor) -> Tensor:
-    """The values that replace the cells of ``x``, in its shape and in the type of Captum's copies."""
-    try:
-        if isinstance(baseline, Tensor):
-            return baseline.to(x.device).expand(x.shape)
-        exact = torch.float64 if isinstance(baseline, float) else torch.int64
-        tensor = torch.tensor(baseline, dtype=exact, device="cpu")
-        return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)
-    except (RuntimeError, ValueError):
-        given = f"of shape {tuple(baseline.shape)}" if isinstance(baseline, Tensor) else f"{baseline}"
-        raise InputError(
-            f"baselines[{i}]", given, f"what fits the input's {tuple(x.shape)}, {x.dtype}"
-        ) from None
-
-
 def _activated_row(base: Tensor, activate: Activate) -> Tensor:
     """The activated outputs for one example: one row."""
     if base.shape[:1] != (1,):
@@ -457,16 +321,3 @@ def _activated_row(base: Tensor, activate: Activate) -> Tensor:
             verb="makes",
         )
     return activated
-
-
-def _selected(base: Tensor, target: Target, examples: int) -> Tensor:
-    """The target's part of ``base``, or a clear error."""
-    try:
-        return select(base, target)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(
-            "target",
-            repr(target),
-            problem=f"which does not select from outputs of shape {tuple(base.shape)} for "
-            f"{examples} examples: {error}",
-        ) from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.calling import Target
+from krypton_engine.common.captum import select_targets
 from krypton_engine.errors import InputError
 
 
@@ -59,3 +60,27 @@ def as_kept(target: Target, classes: int | None) -> Target:
     if isinstance(target, list) and len(target) == 1:
         target = target[0]
     return target % classes if isinstance(target, int) and classes else target
+
+
+def select(outputs: Tensor, target: Target) -> Tensor:
+    """The target's part of outputs ``(n, *output_shape)``, as Captum selects it.
+
+    Examples:
+        >>> select(torch.tensor([[0.1, 0.9], [0.2, 0.8]]), 1)
+        tensor([0.9000, 0.8000])
+    """
+    selected: Tensor = select_targets(outputs, target)
+    return selected
+
+
+def selected_of(base: Tensor, target: Target, examples: int) -> Tensor:
+    """The target's part of ``base``, or a clear error."""
+    try:
+        return select(base, target)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            "target",
+            repr(target),
+            problem=f"which does not select from outputs of shape {tuple(base.shape)} for "
+            f"{examples} examples: {error}",
+        ) from None

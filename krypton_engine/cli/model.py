@@ -50,7 +50,7 @@ def question_of_picture(
     """
     import torch
 
-    from krypton_engine.attr.request import question_of
+    from krypton_engine.attr.inputs import question_of
 
     with torch.no_grad(), _faults_of(model, name):
         question = question_of(model.model, x, window.shape, window.strides, baseline, None)

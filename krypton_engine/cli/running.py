@@ -28,7 +28,7 @@ def request_for(
     """The request for a heatmap whose positions come coarse to fine.
 
     Examples:
-        >>> from krypton_engine.attr.request import question_of
+        >>> from krypton_engine.attr.inputs import question_of
         >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=0.5, additional=None)
         >>> request_for(question, 2, "softmax", ssim_target=0.9).rule.ssim_target
         0.9

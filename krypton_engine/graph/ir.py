@@ -314,7 +314,7 @@ class Graph:
     """A captured model for one occluded input of one shape; other inputs keep their value.
 
     A graph is a value. Its programs are kept beside it, in `krypton_engine.executors.programs`, and its
-    proofs in `krypton_engine.planning.cache`.
+    proofs in `krypton_engine.planning.memory`.
 
     Attributes:
         nodes: Operators, each after its operands.

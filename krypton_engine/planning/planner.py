@@ -26,8 +26,9 @@ from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
-from krypton_engine.planning.cache import capture, proofs_of, refuse
+from krypton_engine.planning.cache import capture, refuse
 from krypton_engine.planning.cheap import cheap_session
+from krypton_engine.planning.memory import proofs_of
 from krypton_engine.planning.proof import Disagreement, Noise, Unprovable, agree, largest
 from krypton_engine.planning.question import Question
 from krypton_engine.planning.witness import GOLDEN_RATIO, Witness

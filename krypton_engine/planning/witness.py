@@ -15,7 +15,7 @@ from krypton_engine.graph.ir import Graph
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.planning import proof
-from krypton_engine.planning.cache import Proofs
+from krypton_engine.planning.memory import Proofs
 from krypton_engine.planning.proof import Disagreement, Noise, agree, largest
 from krypton_engine.planning.question import Question
 

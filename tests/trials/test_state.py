@@ -856,7 +856,7 @@ def test_captures_of_many_image_sizes_are_forgotten(norm, monkeypatch):
     for size in range(16, 28):
         graph = capture(Source(model, (torch.rand(1, 3, size, 24),)))
         programs.append(weakref.ref(graph))
-        monkeypatch.setattr("krypton_engine.planning.cache._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
+        monkeypatch.setattr("krypton_engine.planning.memory._LARGEST_MEMORY", 3.5 * 5 * graph.constant_bytes)
     del graph
     gc.collect()
     assert [ref() is not None for ref in programs] == [False] * 8 + [True] * 4

@@ -47,7 +47,7 @@ class Grouping:
     """Groups of at most ``batch`` positions for ``boxes`` of shape ``(positions, axes, 2)``.
 
     Examples:
-        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.box_operators import Apply
         >>> signal = Node(0, "x", "input", (1, 8), (-1, 0), None, on_box=Apply(), depends=True)
         >>> graph = Graph([signal], (0,), occluded=0, output=0, batched=(True,))
         >>> grouping = Grouping(graph, np.array([[[0, 2]], [[6, 8]], [[1, 3]]]), batch=3)

@@ -100,7 +100,7 @@ def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]
     """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows.
 
     Examples:
-        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.box_operators import Apply
         >>> image = Node(0, "x", "input", (1, 3, 8, 8), (-1, 0, 1, 2), torch.float32, on_box=Apply())
         >>> graph = Graph([image], (0,), occluded=0, output=0, batched=(True,))
         >>> column_axes(graph, SlidingWindow((3, 8, 8), (3, 2, 2), (3, 2, 2)))

@@ -11,16 +11,8 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.resizing import cropped, resampled, resizes, transposed
-from krypton_engine.graph.ir import (
-    BATCH,
-    Apply,
-    Convolution,
-    Node,
-    Pool,
-    Resample,
-    TransposedConvolution,
-    resolve,
-)
+from krypton_engine.graph.box_operators import Apply, Convolution, Pool, Resample, TransposedConvolution
+from krypton_engine.graph.ir import BATCH, Node, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import SpreadMap
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.graph.ir import Node, Resample, TransposedConvolution
+from krypton_engine.graph.box_operators import Resample, TransposedConvolution
+from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import SpanMap, SpreadMap
 
 _TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}

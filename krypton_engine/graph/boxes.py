@@ -19,7 +19,7 @@ def propagate(graph: Graph, axis: int, lo: IntArray, hi: IntArray) -> dict[int, 
         hi: One past the last; ``hi <= lo`` where nothing changes.
 
     Examples:
-        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.box_operators import Apply
         >>> from krypton_engine.graph.regions import WindowMap
         >>> signal = Node(0, "x", "input", (1, 8), (-1, 0), None, on_box=Apply(), depends=True)
         >>> maps = ({0: WindowMap(n_in=8, n_out=4, kernel=2, stride=2)},)

@@ -11,16 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.graph.box_operators import Apply
 from krypton_engine.graph.draft import BoundCall, CaptureError, Draft, name_of
 from krypton_engine.graph.emit import RESHAPES, emit, label
-from krypton_engine.graph.ir import (
-    BATCH,
-    Apply,
-    Graph,
-    Ref,
-    Roles,
-    refs,
-)
+from krypton_engine.graph.ir import BATCH, Graph, Ref, Roles, refs
 from krypton_engine.graph.operators import NotLocal, Result, arguments, localise
 from krypton_engine.graph.operators.pointwise import IDENTITIES
 from krypton_engine.graph.spellings import alone

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from krypton_engine.graph.ir import Graph, Node, Reindex, Total
+from krypton_engine.graph.box_operators import Reindex, Total
+from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.operators import facts
 
 

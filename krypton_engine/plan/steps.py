@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.graph.ir import Graph, Node, Total, refs
+from krypton_engine.graph.box_operators import Total
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.regions import IntervalMap
 from krypton_engine.graph.views import needs_view
 

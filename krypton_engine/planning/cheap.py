@@ -8,7 +8,8 @@ from contextlib import suppress
 from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
-from krypton_engine.graph.ir import Graph, Total
+from krypton_engine.graph.box_operators import Total
+from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.plan.plan import Linearised, Plan
 

@@ -14,7 +14,8 @@ from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
 from krypton_engine.executors.native.session import NativeSession, Standby
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
-from krypton_engine.graph.ir import Convolution, Pool, clipped
+from krypton_engine.graph.box_operators import Convolution, Pool
+from krypton_engine.graph.ir import clipped
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.activations import FUNCTIONS, ends
 
-from krypton_engine.graph.ir import Epilogue
+from krypton_engine.graph.box_operators import Epilogue
 from krypton_engine.graph.operators.base import FACTS, arguments
 
 aten = torch.ops.aten

@@ -11,9 +11,10 @@ from support.random_cnns import build, networks
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from krypton_engine.graph.box_operators import Convolution
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.export import export
-from krypton_engine.graph.ir import Convolution, Graph, clipped
+from krypton_engine.graph.ir import Graph, clipped
 from krypton_engine.graph.rewrites import SIMPLIFICATIONS, fused, simplified
 from krypton_engine.graph.translate import translate
 from krypton_engine.perturbation.windows import SlidingWindow

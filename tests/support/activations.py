@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from krypton_engine import KryptonOcclusion
-from krypton_engine.graph.ir import NO_EPILOGUE, Convolution
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Convolution
 from krypton_engine.graph.operators.base import FACTS, arguments
 from krypton_engine.graph.rewrites import fused
 from krypton_engine.planning.cache import Source, capture

@@ -19,7 +19,8 @@ from krypton_engine.executors.cuda.reading import Reader
 from krypton_engine.executors.layout import Layout
 from krypton_engine.executors.on_boxes import CONVOLUTION
 from krypton_engine.executors.tail import channels_last
-from krypton_engine.graph.ir import Convolution, Node
+from krypton_engine.graph.box_operators import Convolution
+from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import WindowMap
 
 

@@ -10,7 +10,8 @@ from krypton_engine.executors.cuda.engine import AXES, ELEMENTS
 from krypton_engine.executors.cuda.program import CudaProgram
 from krypton_engine.executors.layout import Layout, column_axes
 from krypton_engine.executors.programs import kept
-from krypton_engine.graph.ir import Graph, Pool, Reindex
+from krypton_engine.graph.box_operators import Pool, Reindex
+from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.regions import SpanMap, SpreadMap
 from krypton_engine.plan.plan import Plan
 

@@ -10,7 +10,8 @@ from types import ModuleType
 from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.grouping import WindowBins
 from krypton_engine.executors.tail import Tail, overwriting, weights_of
-from krypton_engine.graph.ir import Convolution, Graph, Node, refs
+from krypton_engine.graph.box_operators import Convolution
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites import fused
 

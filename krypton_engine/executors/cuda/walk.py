@@ -22,7 +22,8 @@ from krypton_engine.executors.cuda.reading import Reader
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.layout import Layout, on_device
 from krypton_engine.executors.on_boxes import run_on_boxes
-from krypton_engine.graph.ir import Convolution, Node, Pool, Reindex, refs, resolve
+from krypton_engine.graph.box_operators import Convolution, Pool, Reindex
+from krypton_engine.graph.ir import Node, refs, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from krypton_engine.executors.native.sums import COLUMNS, ROWS
 from krypton_engine.executors.on_boxes import run_on_boxes
-from krypton_engine.graph.ir import Node, Reindex, Total
+from krypton_engine.graph.box_operators import Reindex, Total
+from krypton_engine.graph.ir import Node
 
 CELLS = frozenset({ROWS, COLUMNS})
 """The axes that the engine's boxes run along."""

@@ -16,7 +16,8 @@ from krypton_engine.executors.native.cells import as_cells, as_value, computed, 
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.executors.native.writer import Picks, Writer
-from krypton_engine.graph.ir import NO_EPILOGUE, Node, Ref
+from krypton_engine.graph.box_operators import NO_EPILOGUE
+from krypton_engine.graph.ir import Node, Ref
 
 MOVES = (
     "cat", "channel_shuffle", "expand", "flip", "index", "index_select", "native_channel_shuffle",

@@ -15,7 +15,8 @@ from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.images import is_global, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.executors.native.writer import Writer
-from krypton_engine.graph.ir import Convolution, Node, Ref
+from krypton_engine.graph.box_operators import Convolution
+from krypton_engine.graph.ir import Node, Ref
 from krypton_engine.graph.operators import arguments
 from krypton_engine.graph.rewrites import linearise
 

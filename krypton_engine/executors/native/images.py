@@ -6,7 +6,8 @@ import math
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.sums import COLUMNS, ROWS
-from krypton_engine.graph.ir import Node, Total
+from krypton_engine.graph.box_operators import Total
+from krypton_engine.graph.ir import Node
 from krypton_engine.graph.rewrites import linearise
 
 

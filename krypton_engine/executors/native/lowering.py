@@ -19,7 +19,8 @@ from krypton_engine.executors.native import foreign, global_values, sliding
 from krypton_engine.executors.native.images import is_global, is_statistic
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.executors.native.writer import Writer
-from krypton_engine.graph.ir import Convolution, Graph, Node, Pool, Reindex, refs
+from krypton_engine.graph.box_operators import Convolution, Pool, Reindex
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.rewrites import fused
 

@@ -9,7 +9,8 @@ from krypton_engine.executors.native.global_values import between_channels
 from krypton_engine.executors.native.images import is_global, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, numbers
 from krypton_engine.executors.native.writer import Writer
-from krypton_engine.graph.ir import BATCH, NO_EPILOGUE, Convolution, Node, Pool, Ref, Reindex
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Convolution, Pool, Reindex
+from krypton_engine.graph.ir import BATCH, Node, Ref
 from krypton_engine.graph.regions import AxisMap, IndexMap, WindowMap
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
 
 ROWS, COLUMNS = 1, 2
 """Axes of an image that boxes run along; its channels are axis 0."""

@@ -14,7 +14,8 @@ from krypton_engine.executors.native import channels
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
 from krypton_engine.executors.native.writer import Writer
-from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Node, Ref
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
+from krypton_engine.graph.ir import Node, Ref
 from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites.fusion import adds_residual
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.images import is_statistic, shape_of
 from krypton_engine.executors.native.sums import Float32s, Sum, numbers
-from krypton_engine.graph.ir import NO_EPILOGUE, Epilogue, Graph, Node, Ref, refs
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
+from krypton_engine.graph.ir import Graph, Node, Ref, refs
 
 if TYPE_CHECKING:
     from krypton_engine import _native

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from krypton_engine.executors.tail import Tail, last_uses, overwriting, weights_of
-from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, Pool, refs
+from krypton_engine.graph.box_operators import Apply, Convolution, Pool
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap
 from krypton_engine.graph.views import needs_view

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.reference.attention import Kept, attended, effect
-from krypton_engine.graph.ir import BATCH, Apply, Node, resolve
+from krypton_engine.graph.box_operators import Apply
+from krypton_engine.graph.ir import BATCH, Node, resolve
 from krypton_engine.graph.tokens.steps import (
     TOKENS,
     Attention,

@@ -17,8 +17,9 @@ from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
 from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.resizing import resizes
+from krypton_engine.graph.box_operators import Reindex, Total
 from krypton_engine.graph.boxes import reached
-from krypton_engine.graph.ir import Node, Reindex, Total
+from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import IntervalMap, slide_inwards
 from krypton_engine.perturbation.windows import occlude
 from krypton_engine.plan.measured import Costs

@@ -71,7 +71,7 @@ def localise(call: Call) -> Local:
 
     Examples:
         >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.box_operators import Apply
         >>> draft = Draft(None)
         >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
         >>> localise(BoundCall(draft, torch.ops.aten.relu.default, (image,), {}, (1, 8, 9))).roles

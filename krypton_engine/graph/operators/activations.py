@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Epilogue
+from krypton_engine.graph.box_operators import Epilogue
 from krypton_engine.graph.operators import base
 
 aten = torch.ops.aten

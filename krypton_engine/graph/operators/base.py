@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from krypton_engine.graph.ir import BATCH, Apply, BoxOperator, Epilogue, Node, Ref, Reindex, Roles, refs
+from krypton_engine.graph.box_operators import Apply, BoxOperator, Epilogue, Reindex
+from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, refs
 from krypton_engine.graph.regions import AxisMap, IndexMap
 
 Arguments: TypeAlias = Mapping[str, Any]

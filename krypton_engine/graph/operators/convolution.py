@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from krypton_engine.graph.ir import BATCH, Convolution, Node, Ref, TransposedConvolution
+from krypton_engine.graph.box_operators import Convolution, TransposedConvolution
+from krypton_engine.graph.ir import BATCH, Node, Ref
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.operators.sliding import per_dim, window_maps
 from krypton_engine.graph.regions import SpreadMap

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Convolution, Node, refs
+from krypton_engine.graph.box_operators import Convolution
+from krypton_engine.graph.ir import Node, refs
 
 
 def macs(node: Node, nodes: Callable[[int], Node]) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Reindex
+from krypton_engine.graph.box_operators import Reindex
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import IndexMap
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from krypton_engine.graph.ir import BATCH, Apply, Ref, Roles, refs
+from krypton_engine.graph.box_operators import Apply
+from krypton_engine.graph.ir import BATCH, Ref, Roles, refs
 from krypton_engine.graph.operators import base
 
 base.declare(torch.ops.aten.linear.default, base.Facts(fresh=True))

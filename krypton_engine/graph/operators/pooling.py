@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from krypton_engine.graph.ir import BATCH, Node, Pool
+from krypton_engine.graph.box_operators import Pool
+from krypton_engine.graph.ir import BATCH, Node
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.operators.resampling import averaged
 from krypton_engine.graph.operators.sliding import per_dim, window_maps

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Floats
-from krypton_engine.graph.ir import Node, Resample
+from krypton_engine.graph.box_operators import Resample
+from krypton_engine.graph.ir import Node
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import IndexMap, SpanMap
 

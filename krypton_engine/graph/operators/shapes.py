@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from krypton_engine.graph.ir import BATCH, Apply
+from krypton_engine.graph.box_operators import Apply
+from krypton_engine.graph.ir import BATCH
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import AxisMap, IndexMap, SpreadMap, WindowMap
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from krypton_engine.graph.ir import Apply
+from krypton_engine.graph.box_operators import Apply
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import WindowMap
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from krypton_engine.graph.ir import BoxOperator, Convolution, Graph, Node, Ref, TransposedConvolution, refs
+from krypton_engine.graph.box_operators import BoxOperator, Convolution, TransposedConvolution
+from krypton_engine.graph.ir import Graph, Node, Ref, refs
 
 
 class Edit:

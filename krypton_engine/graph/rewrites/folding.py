@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.ir import Apply, Convolution, Graph, Node, refs
+from krypton_engine.graph.box_operators import Apply, Convolution
+from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators.convolution import CONVOLUTIONS
 from krypton_engine.graph.operators.pooling import AVERAGE_POOLS
 from krypton_engine.graph.rewrites.editing import Edit, reads_of

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from krypton_engine.graph.box_operators import NO_EPILOGUE, Convolution
 from krypton_engine.graph.boxes import propagate
-from krypton_engine.graph.ir import NO_EPILOGUE, Convolution, Graph, Node
+from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.operators import epilogue_of
 
 

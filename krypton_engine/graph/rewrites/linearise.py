@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.graph.box_operators import Apply, Total
 from krypton_engine.graph.draft import BoundCall, aligned
-from krypton_engine.graph.ir import BATCH, Apply, Graph, Node, Ref, Roles, Rows, Total, refs
+from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, Roles, Rows, refs
 from krypton_engine.graph.operators import Local, NotLocal, arguments, base, bounded
 from krypton_engine.graph.operators.pointwise import is_pointwise
 from krypton_engine.graph.rewrites.editing import Edit, pruned

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import torch
 
+from krypton_engine.graph.box_operators import Apply, Reindex
 from krypton_engine.graph.draft import BoundCall, Draft
-from krypton_engine.graph.ir import BATCH, Apply, Graph, Node, Ref, Reindex, Roles, refs
+from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, Roles, refs
 from krypton_engine.graph.operators import Local, NotLocal
 from krypton_engine.graph.operators.base import RULES
 from krypton_engine.graph.operators.pointwise import pointwise

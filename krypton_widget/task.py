@@ -92,7 +92,14 @@ class Task:
         return self.exact and not self.complete()
 
     def lacks(self) -> bool:
-        """Whether anything is to be measured."""
+        """Whether anything is to be measured.
+
+        Examples:
+            >>> key, wish = MapKey(0, 8, 4, "grey"), Wish(ssim_target=1, exact=True, region=None, target=None)
+            >>> task = task_for(key, wish, Known(), Subject(model, [x[0]], None), None, keep_all=True)
+            >>> task.lacks_approximate(), task.lacks_exact(), task.lacks(), task.so_far()
+            (False, True, True, None)
+        """
         return self.lacks_approximate() or self.lacks_exact()
 
 

@@ -312,6 +312,11 @@ class KryptonOcclusion(Occlusion):
         Raises:
             InputError: An argument that cannot be used; nothing has been computed then.
             OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
+
+        Examples:
+            >>> tuning = KryptonOcclusion(model).tune([x, x / 2], (3, 8, 8), (3, 8, 8), confidence=0.5)
+            >>> len(tuning.images), tuning.fewest
+            (2, 1)
         """
         began = time.perf_counter()
         with self._evaluating():

@@ -58,6 +58,10 @@ def listing(window: SlidingWindow, steps: Sequence[Step], output: int, width: in
         steps: Every step of the plan.
         output: Number of the operator that gives the result, which is listed in any case.
         width: Characters of a line; columns that do not fit are left out.
+
+    Examples:
+        >>> listing(plan.window, plan.steps, plan.output, width=60)[0]
+        'window 3x8x8, stride 3x4x4, input 3x24x20: 20 positions'
     """
     listed = [step for step in steps if step.macs or step.reason or step.index == output]
     columns: list[_Column[Step]] = [
@@ -80,7 +84,12 @@ def listing(window: SlidingWindow, steps: Sequence[Step], output: int, width: in
 
 
 def totals(named: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Lines of text: the name of each total, and beside it the words for it, wrapped."""
+    """Lines of text: the name of each total, and beside it the words for it, wrapped.
+
+    Examples:
+        >>> totals([("views", "3 MiB")], width=40)
+        ['views                  3 MiB']
+    """
     return [line for name, words in named for line in _indented(f"{name:23}", words, width)]
 
 
@@ -92,7 +101,7 @@ class _Line:
         first: The step that names it.
         expected: Share of the expected time.
         measured: Share of the measured time.
-        seconds: Measured, for one position.
+        seconds: Measured seconds of one position.
         boxes: Share of the value's cells, expected and measured; None where no box was computed.
     """
 
@@ -118,9 +127,17 @@ def analysis(steps: Sequence[Step], measured: Measured, positions: int, width: i
 
     Args:
         steps: Every step of the plan.
-        measured: A run of it.
+        measured: A run of the plan.
         positions: Positions of the window.
         width: Characters of a line; columns that do not fit are left out.
+
+    Examples:
+        >>> from krypton_engine.plan.measured import Cost, Measured
+        >>> measured = Measured(20, 0.5, {7: Cost(0.1), 10: Cost(0.3)})
+        >>> for line in analysis(plan.steps, measured, 20, width=80)[:2]:
+        ...     print(line)
+        measured               20 of 20 positions in 0.50 s
+        steps                  0.40 s, all threads together
     """
     ran = f"{measured.positions} of {positions} positions in {measured.seconds:.2f} s"
     if not measured.costs:

@@ -77,7 +77,12 @@ class Step:
 
 
 def step_of(graph: Graph, node: Node, boxes: Boxes) -> Step:
-    """The row of a plan for one operator."""
+    """The row of a plan for one operator.
+
+    Examples:
+        >>> step_of(graph, graph.nodes[7], plan.boxes) == plan.steps[1]
+        True
+    """
     about = (node.index, node.name, node.op, node.shape, node.local)
     if not node.local:
         starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
@@ -109,7 +114,12 @@ def most_held(graph: Graph, boxed: Sequence[Step], read: Mapping[int, int]) -> i
 
 
 def bytes_read(graph: Graph, node: Node, boxes: Boxes) -> int:
-    """Bytes of the operands of one box, with the context that they need."""
+    """Bytes of the operands of one box, with the context that they need.
+
+    Examples:
+        >>> bytes_read(graph, graph.nodes[7], plan.boxes) == 12 * 12 * 3 * 4  # for 10 x 10 cells, by 3 x 3
+        True
+    """
     extents = {axis: int(boxes[node.index][axis].max()) for axis in node.axes}
     total = 0
     for i, operand in enumerate(node.operands):

@@ -12,7 +12,14 @@ from krypton_engine.graph.rewrites import linearise
 
 
 def is_global(node: Node) -> bool:
-    """Whether a node is a global value."""
+    """Whether a node is a global value.
+
+    Examples:
+        >>> from krypton_engine.graph.ir import Apply
+        >>> gate = Node(1, "gate", "sigmoid", (1, 8), (-1, None), None, on_box=Apply(), depends=True)
+        >>> is_global(gate), is_global(graph.nodes[7])
+        (True, False)
+    """
     return node.depends and node.local and not node.axes
 
 

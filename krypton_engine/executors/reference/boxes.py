@@ -61,7 +61,18 @@ def compose(
     copies: int,
     fill: float,
 ) -> Tensor:
-    """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions."""
+    """Cells of a value at ``coordinates`` (per axis ``(copies, cells)``), in its own dimensions.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.basis import Basis
+        >>> from krypton_engine.executors.tail import weights_of
+        >>> basis = Basis(graph, weights_of(graph), plan.window, Opening((x,), torch.zeros(1), 2**30), {})
+        >>> view, places = basis.view(graph.input), {1: np.array([[-1, 0, 1]]), 2: np.array([[4, 5]])}
+        >>> cells = compose(view, None, places, copies=1, fill=0.0)
+        >>> torch.equal(cells[:, :, 1:], x[:, :, :2, 4:6]), cells[:, :, 0].abs().sum()
+        (True, tensor(0.))
+    """
     if boxes is not None and not boxes.loaded and boxes.value is not None:
         _load(view, boxes)
     rank = len(view.layout.axes)

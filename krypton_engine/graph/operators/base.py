@@ -199,6 +199,13 @@ def only_dependent(call: Call) -> Node:
 
     Raises:
         NotLocal: Several operands change, or the one is not on boxes.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> draft = Draft(None)
+        >>> draft.nodes = graph.nodes
+        >>> only_dependent(BoundCall(draft, torch.ops.aten.mul.Tensor, (Ref(7), Ref(1)), {})).op
+        'conv2d'
     """
     dependent = [i for i in dict.fromkeys(refs((call.args, dict(call.kwargs)))) if call.node(Ref(i)).depends]
     if len(dependent) != 1:
@@ -268,6 +275,14 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
     """The way on boxes of a call whose operands, of one rank, meet cell by cell.
 
     Along the dimensions ``free`` their sizes need not agree.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> draft, node = Draft(None), graph.nodes[7]
+        >>> draft.nodes = graph.nodes
+        >>> call = BoundCall(draft, torch.ops.aten.add.Tensor, (Ref(7), Ref(8)), {}, node.shape)
+        >>> merged(call, [node, graph.nodes[8]], node.shape, free=()).operands
+        (7, 8)
     """
     roles = list(dependent[0].roles)
     for node in dependent:

@@ -24,7 +24,15 @@ class Edit:
         self._forwards: dict[int, int] = {}
 
     def add(self, before: int, node: Node) -> Ref:
-        """A reference to ``node`` as a further one, right before another."""
+        """A reference to ``node`` as a further one, right before another.
+
+        Examples:
+            >>> edit = Edit(graph)
+            >>> twice = edit.add(9, replace(graph.nodes[8], name="again", args=(Ref(8),)))
+            >>> edit.put(replace(graph.nodes[9], args=(twice, *graph.nodes[9].args[1:])))
+            >>> [node.name for node in edit.done().nodes[7:11]]
+            ['0', '1', 'again', '2']
+        """
         self._before.setdefault(before, []).append(replace(node, index=self._count))
         self._count += 1
         return Ref(self._count - 1)

@@ -17,7 +17,15 @@ aten = torch.ops.aten
 
 
 def fold_batch_norms(graph: Graph) -> Graph:
-    """Every convolution takes in the batch norm that alone reads it, computed in float64."""
+    """Every convolution takes in the batch norm that alone reads it, computed in float64.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture, proofs_of
+        >>> layers = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+        >>> exported = proofs_of(capture(Source(torch.nn.Sequential(*layers).eval(), (x,)))).exported
+        >>> [node.op for node in fold_batch_norms(exported).nodes if node.depends]
+        ['input', 'conv2d']
+    """
     edit, reads = Edit(graph), reads_of(graph)
     for norm in graph.nodes:
         if norm.target is not aten.batch_norm.default:
@@ -48,7 +56,15 @@ def fold_batch_norms(graph: Graph) -> Graph:
 
 
 def scale_batch_norms(graph: Graph) -> Graph:
-    """Batch norms that are left become one multiplication and one addition by channel."""
+    """Batch norms that are left become one multiplication and one addition by channel.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture, proofs_of
+        >>> norm = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.BatchNorm2d(3)).eval()
+        >>> exported = proofs_of(capture(Source(norm, (x,)))).exported
+        >>> scale_batch_norms(exported).nodes[-1].target is aten.addcmul.default
+        True
+    """
     edit = Edit(graph)
     for norm in graph.nodes:
         if norm.target is not aten.batch_norm.default or not norm.depends:
@@ -112,6 +128,14 @@ def pool_fewer_channels(graph: Graph) -> Graph:
 
     Such a convolution weighs channels only: the two commute, but for the bias, which comes after both, since
     a pooling that counts its padding would diminish it at the border.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture, proofs_of
+        >>> layers = torch.nn.Conv2d(3, 8, 3), torch.nn.AvgPool2d(3, 1, 1), torch.nn.Conv2d(8, 2, 1)
+        >>> exported = proofs_of(capture(Source(torch.nn.Sequential(*layers).eval(), (x,)))).exported
+        >>> made = pool_fewer_channels(exported)
+        >>> [node.op for node in made.nodes[-3:]], made.nodes[-2].shape[1]  # 2 channels, and then the bias
+        (['conv2d', 'avg_pool2d', 'add'], 2)
     """
     edit, reads = Edit(graph), reads_of(graph)
     for convolution in graph.nodes:

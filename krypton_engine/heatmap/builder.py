@@ -19,10 +19,9 @@ from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.common.calling import Target
 from krypton_engine.common.outputs import are_probabilities
-from krypton_engine.common.values import same
-from krypton_engine.errors import InputError, OutdatedError
 from krypton_engine.heatmap.heatmap import Heatmap
-from krypton_engine.heatmap.identity import Described, Origin, same_outputs
+from krypton_engine.heatmap.identity import Described, Origin
+from krypton_engine.heatmap.part import RECORDED, check_part
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 Select = Callable[[Tensor], Tensor]
 """A function from outputs ``(positions, *output_shape)`` to the target's values, ``(positions, ...)``."""
-
-_RECORDED = ("values", "measured", "classes", "class_values", "outputs")
 
 
 class MapBuilder:
@@ -313,33 +310,8 @@ class MapBuilder:
             tensor([nan, nan, 4., nan])
         """
         self.resumed_as = name
-        mine = self.heatmap()
-        tensors = [(getattr(mine, name), getattr(heatmap, name)) for name in _RECORDED]
-        if (mine.window, mine.target) != (heatmap.window, heatmap.target) or any(
-            (a is None) != (b is None) or (a is not None and (a.shape, a.dtype) != (b.shape, b.dtype))
-            for a, b in tensors
-        ):
-            raise InputError(
-                name,
-                repr(heatmap),
-                problem="which is no part of this call's map: window, target and classes must be the same",
-            )
-        if mine.image is not None and heatmap.image is not None and not same(mine.image, heatmap.image):
-            raise InputError(name, "the heatmap of another image")
-        if None not in (mine.baseline, heatmap.baseline) and mine.baseline != heatmap.baseline:
-            raise InputError(
-                name, f"a heatmap with another baseline ({heatmap.baseline} there, {mine.baseline} here)"
-            )
-        if not _alike(mine, heatmap):
-            raise OutdatedError(
-                name,
-                repr(heatmap),
-                problem=(
-                    "whose un-occluded output is not this call's: the model, its weights, activation= or "
-                    "additional_forward_args= are others than those it was made with"
-                ),
-            )
-        for name in _RECORDED:
+        check_part(name, heatmap, self.heatmap())
+        for name in RECORDED:
             known, noted = getattr(self, f"_{name}"), getattr(heatmap, name)
             if known is not None:
                 known.copy_(noted.reshape(known.shape))
@@ -397,11 +369,3 @@ class MapBuilder:
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-def _alike(mine: Heatmap, other: Heatmap) -> bool:
-    """Whether two heatmaps have the same un-occluded outputs."""
-    pairs = [(mine.base, other.base)]
-    if mine.base_outputs is not None and other.base_outputs is not None:
-        pairs.append((mine.base_outputs, other.base_outputs))
-    return all(same_outputs(a, b) for a, b in pairs)

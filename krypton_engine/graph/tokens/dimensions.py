@@ -1,4 +1,4 @@
-"""Dimensions that several things share, such as the copies and heads of an attention, through reshapes."""
+"""Dimensions that several roles share, such as the copies and heads of an attention, through reshapes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _FIRST_SHARED = 100
 
 
 class Regrouped(Exception):
-    """A reshape tears apart what belongs together."""
+    """A reshape that splits dimensions which have to stay whole."""
 
 
 class Dimensions:
-    """What the dimensions of values consist of, outermost factor first.
+    """The factors that the dimensions of values consist of, outermost first.
 
     Args:
         cells: Roles and sizes of the dimensions which, merged in this order, have a new role.
-        merged: That role.
+        merged: Role of the merged dimension.
 
     Examples:
         >>> dimensions = Dimensions([(10, 4), (11, 4)], merged=0)
@@ -42,7 +42,12 @@ class Dimensions:
         self._shared: list[tuple[Factor, ...]] = []
 
     def factors(self, role: int | None, size: int) -> tuple[Factor, ...]:
-        """The factors of a dimension."""
+        """The factors of a dimension.
+
+        Examples:
+            >>> Dimensions([(10, 4), (11, 4)], merged=0).factors(None, 24)
+            ((None, 24),)
+        """
         if role is not None and role >= _FIRST_SHARED:
             return self._shared[role - _FIRST_SHARED]
         return ((role, 1 if role == BATCH else size),)
@@ -60,8 +65,8 @@ class Dimensions:
         """Roles after a reshape, and whether ``cells`` were merged in it.
 
         Args:
-            roles: Before.
-            shape: Before.
+            roles: Roles before the reshape.
+            shape: Shape before the reshape.
             sizes: Arguments of the reshape: numbers, `Rows`, one of them perhaps -1.
 
         Raises:

@@ -18,9 +18,9 @@ class Scores:
     Attributes:
         q: Node of the queries.
         k: Node of the keys, channels before tokens.
-        scale: Of the products.
+        scale: Factor of the products.
         biases: Constants, by node, each with a factor.
-        weights: Whether they are weights.
+        weights: Whether a softmax has made weights of them.
     """
 
     q: int
@@ -30,10 +30,15 @@ class Scores:
     weights: bool = False
 
     def after(self, node: Node, graph: Graph) -> Scores:
-        """What ``node`` makes of them, its first operand.
+        """The scores after ``node``, whose first operand they are.
 
         Raises:
-            NoTokens: Something else than to scale or bias them, or to take the softmax.
+            NoTokens: The node does something else than to scale or bias scores, or to take the softmax.
+
+        Examples:
+            >>> halved = Node(2, "halved", "mul", (1, 4, 4), (-1, None, None), None, args=(Ref(1), 0.5))
+            >>> Scores(q=6, k=7, scale=0.5).after(halved, graph).scale
+            0.25
         """
         other = node.args[1] if len(node.args) > 1 else None
         number = _number(other, graph)

@@ -47,8 +47,7 @@ def find_tokens(graph: Graph) -> Tokens:
         NoTokens: The graph has none, or mixes them otherwise than by attention to all of them.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> find_tokens(capture(Source(model, (x,))))
+        >>> find_tokens(graph)
         Traceback (most recent call last):
             ...
         krypton_engine.graph.tokens.steps.NoTokens: no row of tokens is made of its cells, which reshape reads
@@ -80,7 +79,7 @@ class _Search:
         self.fixed = itertools.count()
 
     def found(self) -> Tokens:
-        """What the walk finds, up to the graph's output."""
+        """The tokens that the walk finds, up to the graph's output."""
         start = self.start
         roles: Roles = tuple(r if r in (BATCH, None) else _FIRST_CELLS + r for r in start.roles)
         if len(start.axes) == 1:

@@ -1,4 +1,4 @@
-"""The tokens of a graph as a value: their order, what is computed of them, and where they end."""
+"""The tokens of a graph as a value: their order, the steps on them, and the nodes after the last one."""
 
 from __future__ import annotations
 
@@ -44,13 +44,24 @@ class Layout:
         return len(self.before) + self.patches + len(self.after)
 
     def column(self, number: int) -> int:
-        """Place of a fixed token among ``before``, or after all patches counted backwards: negative."""
+        """Place of a fixed token among ``before``, or after all patches counted backwards: negative.
+
+        Examples:
+            >>> layout = Layout(before=(0,), patches=4, after=(1, 2))
+            >>> [layout.column(number) for number in (0, 1, 2)]
+            [0, -2, -1]
+        """
         if number in self.before:
             return self.before.index(number)
         return self.after.index(number) - len(self.after)
 
     def labels(self) -> list[tuple[bool, int]]:
-        """For every token, whether it is a patch, and its number among its kind."""
+        """For every token, whether it is a patch, and its number among its kind.
+
+        Examples:
+            >>> Layout(before=(0,), patches=2, after=()).labels()
+            [(False, 0), (True, 0), (True, 1)]
+        """
         fixed = [[(False, number) for number in part] for part in (self.before, self.after)]
         return [*fixed[0], *((True, i) for i in range(self.patches)), *fixed[1]]
 
@@ -60,6 +71,10 @@ class Layout:
 
         Raises:
             NoTokens: Some of the patches are missing, or out of their order.
+
+        Examples:
+            >>> Layout.of([(False, 0), (True, 0), (True, 1)], patches=2)
+            Layout(before=(0,), patches=2, after=())
         """
         where = [i for i, (patch, _) in enumerate(labels) if patch]
         first, last = (where[0], where[-1] + 1) if where else (len(labels), len(labels))
@@ -71,7 +86,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Step:
-    """Something that is computed of tokens: ``node`` is its result."""
+    """A step on tokens, whose result is ``node``."""
 
     node: Node
 
@@ -83,7 +98,7 @@ class _Step:
 
 @dataclass(frozen=True)
 class Begin(_Step):
-    """The first value with a dimension of tokens: of it, those at hand are picked."""
+    """The first value with a dimension of tokens, of which the tokens at hand are picked."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +112,9 @@ class Narrow(_Step):
 
     Attributes:
         source: Node of the value.
-        first: The first of them; negative numbers count from the end.
-        fixed: How many fixed tokens are among them.
-        patches: Whether the patches are.
+        first: Number of the first of them; negative numbers count from the end.
+        fixed: Number of fixed tokens among them.
+        patches: Whether the patches are among them.
     """
 
     source: int
@@ -116,7 +131,7 @@ class Attention(_Step):
         q: Node of the queries, ``(..., tokens, channels)`` with the copies and then the heads in front.
         k: Node of the keys, likewise; ``(..., channels, tokens)`` if ``transposed``.
         v: Node of the values, as the queries.
-        scale: Of the products.
+        scale: Factor of the products.
         biases: Constants that are added to the scores, by node, each with a factor.
         transposed: See ``k``.
     """
@@ -159,12 +174,12 @@ class Tokens:
 
     Attributes:
         graph: The graph, in which values of tokens have the role ``TOKENS``; behind all other nodes some
-            constants stand again, with the roles of what they meet.
+            constants are repeated with the roles of the values that they meet.
         start: The value whose cells become patches, in C order.
-        steps: All that is computed of tokens, in order.
-        layouts: Of every value of tokens, by node.
-        after: What follows the steps and is computed as ever.
-        dimensions: What dimensions consist of.
+        steps: All steps on tokens, in order.
+        layouts: Layouts of the values of tokens, by node.
+        after: Nodes after the steps, which run on whole values.
+        dimensions: Factors of the dimensions.
     """
 
     graph: Graph

@@ -14,14 +14,13 @@ all ways tried make up for that choice.
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +30,8 @@ from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import is_described, is_number, is_target, saved_window
 from krypton_engine.run.adaptive import StoppingRule
+from krypton_engine.tuning import files as saved
+from krypton_engine.tuning.confidence import fewest_samples, sure_factors
 from krypton_engine.tuning.curves import Curve, Stop, Way
 from krypton_engine.tuning.figure import trade_off
 from krypton_engine.tuning.fingerprint import Fingerprint
@@ -44,9 +45,6 @@ ENDINGS = {".json": "the tuning", ".png": "its figure"}
 CONFIDENCE = 0.9
 """Share of images that meet their target, unless a caller wants another."""
 
-_ASSURANCE = 0.8
-"""Share of tunings that keep their confidence by themselves, where there are samples enough for it."""
-
 WAYS = Way(), Way(0.0, True), Way(0.1), Way(0.3), Way(0.6), Way(0.6, True)
 """The ways that a tuning tries, as far as a model has them."""
 
@@ -59,10 +57,6 @@ a drift (true) they come on top of exact ones."""
 
 _TARGETS = 0.8, 0.9, 0.95
 """SSIM targets that a printed tuning lists."""
-
-_FORMAT = 2
-"""Version of the saved form. It rises whenever sampling takes other steps: an older tuning was found by
-replaying the steps of its time."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +123,7 @@ class Tuning(Value):
             >>> [replace(tuning, confidence=confidence).fewest for confidence in (0.5, 0.9, 0.95)]
             [1, 9, 19]
         """
-        return math.ceil(self.confidence / (1 - self.confidence) - 1e-9)
+        return fewest_samples(self.confidence)
 
     def of(self, way: Way) -> list[Curve]:
         """The samples' curves of a way, at the pace that is usual among them.
@@ -170,16 +164,9 @@ class Tuning(Value):
     def factors(self, ssim_target: float, trims: bool = True) -> dict[Way, float]:
         """Factors on the expected loss, by way.
 
-        Infinity (never stop) where nothing less is sure enough. A sample's rank is the highest that it has
-        for any way, by what it needs among the samples: up to the k-th smallest of these ranks k of
-        them are content whatever is chosen. For one way, with k the ceiling of
-        ``(n + 1) * confidence``, tunings keep the confidence in the mean. A new image may raise the ranks of
-        others by one, so that for several a little of that is lost, a tenth with nine samples whose needs
-        have nothing in common, nothing with twenty (simulated): so there is no choice among fewer, but the
-        linearised map as a drift where there is one, exact values alone where there is none. As far as
-        there are samples, k is so much larger that most tunings keep the confidence by themselves: the share
-        of images that are content with the k-th of n has a beta distribution (Vovk, ACML 2012). No factor is
-        below 1: the first looks at a map are the least reliable, and they are where a low target stops.
+        Infinity (never stop) where nothing less is sure enough; see
+        `krypton_engine.tuning.confidence.sure_factors`. Among few samples there is no choice of a way: the
+        linearised map as a drift where there is one, exact values alone where there is none.
 
         Examples:
             >>> tuning.factors(0.9)
@@ -187,23 +174,13 @@ class Tuning(Value):
             >>> replace(tuning, curves=tuning.curves[:8]).factors(0.9)  # too few
             {Way(epsilon=0.0, drift=False): inf}
         """
-        from scipy.special import betainc
-
         if not self.curves:
             return {}
         chooses = len(self.images) * (1 - self.confidence) >= _MISSES_TO_CHOOSE_BY - 1e-9
         usual = Way(0.0, True) if trims and Way(0.0, True) in self.ways else Way()
         ways = self.ways if chooses else (usual,)
         needed = np.array([[curve.factor(ssim_target) for curve in self.of(way)] for way in ways])
-        ranks = np.sort((needed[:, None, :] <= needed[:, :, None]).sum(-1).max(0))
-        count = len(ranks)
-        if count < self.fewest:
-            return dict.fromkeys(ways, math.inf)
-        enough = math.ceil((count + 1) * self.confidence - 1e-9)
-        while enough < count and 1 - betainc(enough, count + 1 - enough, self.confidence) < _ASSURANCE:
-            enough += 1
-        factors = np.sort(needed)[:, ranks[enough - 1] - 1].clip(1.0)
-        return dict(zip(ways, factors.tolist(), strict=True))
+        return dict(zip(ways, sure_factors(needed, self.confidence).tolist(), strict=True))
 
     def choose(self, ssim_target: float, trims: bool = True) -> Choice:
         """The quickest way to a target, by the mean time of the samples.
@@ -370,7 +347,7 @@ class Tuning(Value):
             self.figure().savefig(buffer, format="png", dpi=130, metadata=files.DRAWN)
             files.write(given, buffer.getvalue())
             return
-        files.write(given, (json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n").encode())
+        files.write(given, saved.packed(asdict(self)))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:
@@ -380,17 +357,14 @@ class Tuning(Value):
             InputError: The file is missing or no tuning.
         """
         try:
-            read = json.loads(Path(path).read_text(encoding="utf-8"))
-            if read.pop("format") != _FORMAT:
-                raise ValueError("its format is of another version")
-            read = _tuples(read)
+            read = saved.read(Path(path))
             tuning = Tuning(
                 Fingerprint(**read["fingerprint"]),
                 tuple(Curve(**curve) for curve in read["curves"]),
                 read["confidence"],
             )
             tuning.validate()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except saved.DAMAGED as error:
             raise InputError("path", repr(str(path)), problem=f"which is no saved tuning: {error}") from None
         return tuning
 
@@ -447,12 +421,3 @@ def _in_words(way: Way) -> str:
 
 def _times(sizes: tuple[int, ...]) -> str:
     return " x ".join(map(str, sizes))
-
-
-def _tuples(read: Any) -> Any:
-    """JSON's lists as tuples, all the way down."""
-    if isinstance(read, list):
-        return tuple(_tuples(item) for item in read)
-    if isinstance(read, dict):
-        return {key: _tuples(item) for key, item in read.items()}
-    return read

@@ -38,7 +38,7 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
         "zoo_model": _zoo_model(model),
     }  # fmt: skip
     lines = "\n".join(example.source for example in request.node.dtest.examples)
-    if re.search(r"(?<!\.)\b(graph|plan)\b(?!\.\w+ import)", lines):  # a capture takes a second
+    if re.search(r"(?<![.\"])\b(graph|plan)\b(?!\.\w+ import)", lines):  # a capture takes a second
         doctest_namespace["graph"], doctest_namespace["plan"] = _graph_and_plan()
 
 

@@ -115,7 +115,7 @@ def scores_of(outputs: Tensor, activation: str) -> Tensor:
 
 
 def hint_probabilities(activation: str, outputs: Tensor) -> None:
-    """Print a hint if a softmax is to be applied to what looks like probabilities.
+    """Print a hint if a softmax is to be applied to outputs that look like probabilities.
 
     Examples:
         >>> hint_probabilities("softmax", torch.tensor([0.25, 0.75]))

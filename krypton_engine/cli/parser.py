@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Breaks lines between words only, and commands so that a shell takes them."""
+    """Help whose lines break between words only, and whose commands break so that a shell takes them."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), width)

@@ -160,7 +160,7 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str, several: str = "") -> str:
-    """A number of things: ``1 picture``, ``3 pictures``.
+    """A count and its noun: ``1 picture``, ``3 pictures``.
 
     Examples:
         >>> counted(1, "picture"), counted(3, "picture"), counted(2, "copy", "copies")

@@ -96,7 +96,7 @@ class Session(Protocol):
         """
 
     def trimmed(self, epsilon: float, head: Head) -> Session:
-        """A session on the same input that drops small changes, and says what each drop does to a scalar.
+        """A session on the same input that drops small changes, and gives each drop's effect on a scalar.
 
         From the box of every value, rows and columns at the rim are dropped in which no element changes by
         ``epsilon`` times the root mean square of the un-occluded value.
@@ -133,7 +133,7 @@ class Program(Protocol):
 
 
 class Executor(Protocol):
-    """Something that can run graphs.
+    """An engine that can run graphs.
 
     Attributes:
         name: The name of the folder, which users write too.

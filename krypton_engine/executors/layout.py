@@ -127,7 +127,7 @@ def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]
 
 
 def on_device(array: AnyArray, device: torch.device) -> Tensor:
-    """Numbers as a tensor there; nothing waits for them.
+    """Numbers as a tensor on a device; the copy is not waited for.
 
     Examples:
         >>> on_device(np.array([3, 1]), torch.device("cpu"))

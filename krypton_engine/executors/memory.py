@@ -39,7 +39,7 @@ def for_one_position(plan: Plan) -> int:
 
 
 def beside(plan: Plan, memory_budget: int) -> int:
-    """Bytes of a budget that an open session leaves: `for_one_position` at least, or it were not open.
+    """Bytes of a budget that a session leaves: at least `for_one_position`, without which none is open.
 
     Examples:
         >>> beside(plan, 2**30) == 2**30 - held_throughout(plan), beside(plan, 0) == for_one_position(plan)

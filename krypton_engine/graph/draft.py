@@ -18,7 +18,7 @@ aten = torch.ops.aten
 
 
 class CaptureError(Exception):
-    """Why a callable has no graph."""
+    """The reason why a callable has no graph."""
 
 
 def name_of(target: torch._ops.OpOverload) -> str:

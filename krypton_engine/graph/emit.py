@@ -102,7 +102,7 @@ def emit(
 
 
 def _before_reshape(draft: Draft, ref: Ref) -> Ref:
-    """The operand of the reshape that a value is, which another one of it may undo; or the value."""
+    """The operand of the reshape that made a value, which another reshape may undo; else the value."""
     node = draft.nodes[ref.node]
     if node.target is not aten.reshape.default or not node.depends or node.local:
         return ref

@@ -52,7 +52,7 @@ Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
 class ExportError(Exception):
-    """Why there is no exported program."""
+    """The reason why there is no exported program."""
 
 
 @contextmanager

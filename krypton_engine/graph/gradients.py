@@ -88,7 +88,7 @@ def _source(value: object) -> object:
 
 
 def _bytes(graph: Graph, wanted: set[int]) -> int:
-    """Upper bound of what both passes hold at a time.
+    """Upper bound of the bytes that both passes hold at a time.
 
     Every value, as much again that is saved for the way back (a pool's indices, say), the gradients that are
     kept, and those of an operator's result and operands, with what it works in.
@@ -101,7 +101,7 @@ def _bytes(graph: Graph, wanted: set[int]) -> int:
 
 
 def _unfolded(graph: Graph, node: Node) -> int:
-    """Bytes of what PyTorch unfolds for a convolution, unless oneDNN may take it as it is."""
+    """Bytes of the windows that PyTorch unfolds for a convolution, unless oneDNN may take it as it is."""
     transposed = node.op.startswith("conv_transpose")
     if not (transposed or node.op in CONVOLUTIONS):
         return 0

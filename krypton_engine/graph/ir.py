@@ -314,7 +314,7 @@ class Graph:
 
     @property
     def clips(self) -> bool:
-        """Whether boxes leave out some of what changes; see `clipped`."""
+        """Whether boxes leave out some of the changed cells; see `clipped`."""
         steps = (step for node in self.nodes for steps in node.maps for step in steps.values())
         return any(isinstance(step, WindowMap) and step.limit is not None for step in steps)
 

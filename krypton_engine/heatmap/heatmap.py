@@ -386,7 +386,7 @@ class Heatmap(Value):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Heatmap:
-        """Read what `save` wrote to an ``.npz``.
+        """Read a heatmap that `save` wrote to an ``.npz``.
 
         Raises:
             InputError: The file is missing or no heatmap.

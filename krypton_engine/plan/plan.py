@@ -191,7 +191,7 @@ class Plan:
         return self.gain >= MINIMUM_GAIN
 
     def table(self, width: int = explain.WIDTH) -> str:
-        r"""The plan as text: a line for every step that computes, the totals, and what a run measured.
+        r"""The plan as text: a line for every step that computes, the totals, and the times of a run.
 
         Args:
             width: Characters of a line; columns that do not fit are left out.
@@ -212,7 +212,7 @@ class Plan:
         return "\n".join(lines)
 
     def _totals(self) -> Iterator[tuple[str, str]]:
-        """Names and words of all that is said of the plan as a whole."""
+        """Names and words of the totals of a plan."""
         yield "full forward pass", f"{self.macs / 1e6:12.1f} MMACs a position"
         yield "incremental", f"{self.macs_incremental / 1e6:12.1f} MMACs a position, the mean"
         yield "redundancy ratio", f"{self.redundancy_ratio:12.2f}  (paper eq. 20)"

@@ -106,7 +106,7 @@ class Source:
         return self.function(*tensors[: len(self.inputs)], *rest)
 
     def capture(self, state: State) -> Kept:
-        """The graph, or why there is none: in words, since an exception would keep what its frames hold."""
+        """The graph, or the reason why there is none, in words: an exception would keep its frames alive."""
 
         def without(reason: str, final: bool = True) -> Kept:
             return Kept(self.key, None, reason, state, final)

@@ -31,7 +31,7 @@ _DOUBTED = {4**n for n in range(16)}
 
 @dataclass(eq=False)
 class Kept:
-    """A capture, or why there is none.
+    """A capture, or the reason why there is none.
 
     Attributes:
         key: Shapes, dtypes, devices and flags that the capture is for.
@@ -81,7 +81,7 @@ class Kept:
         return any(tensor is not None and version_of(tensor) != version for tensor, version in now)
 
     def changes_since(self, key: Hashable, state: State) -> Set[str] | None:
-        """Names of what has changed since this capture; None for one of another key, or one that is stale."""
+        """Names of the values that have changed since; None for a capture of another key, or a stale one."""
         if self.key != key or not self.final or self.is_stale():
             return None
         return differences(self.state, state)

@@ -351,7 +351,7 @@ class Tuning(Value):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tuning:
-        """Read what `save` wrote.
+        """Read a tuning that `save` wrote.
 
         Raises:
             InputError: The file is missing or no tuning.

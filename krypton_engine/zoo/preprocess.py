@@ -24,7 +24,7 @@ it, only the centre is made, which may round otherwise."""
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Turns a picture into a model's input and back.
+    """The preprocessing of a model: from a picture to an input, and back.
 
     A picture is made grey or RGB, scaled to ``[0, 1]``, resized, and normalised by ``(x - mean) / std``.
 
@@ -77,7 +77,7 @@ class Preprocess:
         return (tensor - self._column(self.mean)) / self._column(self.std)
 
     def picture(self, tensor: torch.Tensor) -> NDArray[np.uint8]:
-        """Undoes the normalisation: a model input ``(C, H, W)`` as an RGB picture, uint8 ``(H, W, 3)``.
+        """A model input ``(C, H, W)`` without its normalisation: an RGB picture, uint8 ``(H, W, 3)``.
 
         Examples:
             >>> preprocess = Preprocess((1, 1), mean=(0.5,) * 3, std=(0.25,) * 3)

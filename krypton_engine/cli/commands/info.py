@@ -82,7 +82,7 @@ def memory(root: Path = Path("/")) -> str:
 
 
 def _container(root: Path) -> Iterator[tuple[int, int]]:
-    """Limits of memory of the control groups around this process, and what counts against each.
+    """Limits of memory of the control groups around this process, and the memory that counts against each.
 
     A container sees its own group as the uppermost one, whatever it is called outside.
     """

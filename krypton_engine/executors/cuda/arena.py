@@ -160,7 +160,7 @@ _FREE: deque[Arena] = deque(maxlen=_MOST_ARENAS)
 
 
 def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
-    """Memory for a session; one that was given back, if it fits.
+    """Memory for a session: an arena that was given back, if one fits, else a new one.
 
     Examples:
         >>> arena = lease("a program", "a window", torch.device("cpu"))

@@ -12,7 +12,7 @@ is timed: the device then runs without gaps, as it runs a recorded graph."""
 
 
 class Clock:
-    """Times of marks since it was made, on a device that works by itself.
+    """Times of marks since the clock was made, on a device that works by itself.
 
     Args:
         device: The device.

@@ -134,7 +134,7 @@ class Convolutions:
         return rows
 
     def _unfolded_bytes(self, node: Node, convolution: Convolution, at: Boxes) -> int:
-        """Bytes of what the windows of one copy's box read."""
+        """Bytes of the cells that the windows of one copy's box read."""
         table = self._basis.views[node.operands[0]].table
         taps = math.prod(self._basis.constant(convolution.weight, 1).shape[2:])
         return math.prod(at.extents[node.index].values()) * taps * table.shape[1] * table.element_size()

@@ -41,7 +41,7 @@ def probe(device: torch.device) -> None:
 
 @functools.cache
 def _refused(device: torch.device) -> str:
-    """Why a device cannot run the kernels; empty if it can."""
+    """The reason why a device cannot run the kernels; empty if it can."""
     x = torch.zeros(1, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
     try:

@@ -24,7 +24,7 @@ from krypton_engine.plan.plan import Plan
 
 
 class Shrinking:
-    """The way of one example through a graph in segments, after each of which boxes are cut.
+    """One example computed through a graph in segments, after each of which boxes are cut.
 
     Nothing waits for the GPU but the end of a segment.
 

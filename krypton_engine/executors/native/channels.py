@@ -61,7 +61,7 @@ def repeated(to: Writer, item: Ref, count: int) -> int:
 
 
 def add_up(to: Writer, node: Node, item: Ref) -> None:
-    """``node`` is the sum or the mean over all channels of an image.
+    """Write ``node`` as the sum or the mean over all channels of an image.
 
     Raises:
         Unsupported: Over something else.
@@ -86,7 +86,7 @@ def _picks(to: Writer, index: int) -> Picks:
 
 
 def _wait(to: Writer, node: Node, picked: list[tuple[int, int]]) -> None:
-    """``node`` is these channels of images side by side."""
+    """Leave ``node`` to be built of channels of images side by side."""
     height, width, _ = shape_of(node)
     starts = [0, *(i + 1 for i, ((a, c), (b, d)) in enumerate(pairwise(picked)) if (a, c + 1) != (b, d))]
     runs = [(picked[i], j - i) for i, j in pairwise([*starts, len(picked)])]

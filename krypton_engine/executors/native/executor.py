@@ -26,7 +26,7 @@ class NativeExecutor:
         return f"C++ for float32 images on the CPU, with {engine.instruction_sets()[0]} kernels"
 
     def preference(self, device: torch.device) -> int | None:
-        """Before the reference executor on a CPU."""
+        """1, above the reference executor, for a CPU; None for any other device."""
         return 1 if device.type == "cpu" else None
 
     def program(self, graph: Graph, plan: Plan, device: torch.device) -> NativeProgram:

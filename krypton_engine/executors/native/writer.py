@@ -193,7 +193,7 @@ class Writer:
         epilogue: Epilogue = NO_EPILOGUE,
         **limits: Any,
     ) -> None:
-        """``node`` is a convolution of an image by ``(out, in / groups, height, width)`` weights."""
+        """Write ``node`` as a convolution of an image by ``(out, in / groups, height, width)`` weights."""
 
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])

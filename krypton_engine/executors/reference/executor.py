@@ -28,7 +28,7 @@ class ReferenceExecutor:
         return kept(graph, self.name, ReferenceProgram)
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:
-        """Nothing: there is no executor of lower preference."""
+        """Return always: no executor has a lower preference."""
 
 
 EXECUTOR = ReferenceExecutor()

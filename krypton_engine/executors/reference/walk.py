@@ -85,7 +85,7 @@ class Walk:
         return whole.clone() if whole.untyped_storage().data_ptr() in tables else whole
 
     def _whole_boxes(self, node: Node) -> Tensor | None:
-        """The changed box of ``node`` if it is all of it, so that nothing need be composed."""
+        """The changed box of ``node`` if the box is the whole value, so that nothing has to be composed."""
         boxes = self._changed.get(node.index)
         if boxes is None or boxes.cut or boxes.value is None or boxes.value.shape[1:] != node.shape[1:]:
             return None
@@ -175,7 +175,7 @@ class Walk:
         return lo, hi, {axis: max(int((hi[axis] - lo[axis]).max()), 0) for axis in node.axes}
 
     def _cut(self, node: Node, boxes: ChangedBoxes, value: Tensor) -> Floats:
-        """Cut boxes down to what changes by the threshold; the effect of the rest."""
+        """Cut boxes down to the cells that change by the threshold, and return the effect of the others."""
         view, copies = self._basis.views[node.index], self._copies
         cells = {
             axis: boxes.start[axis][:, None] + np.arange(boxes.extents[axis]) for axis in view.layout.axes
@@ -238,7 +238,7 @@ class Walk:
         return compose(self._basis.view(source), boxes, coordinates, self._copies, node.fill)
 
     def _total(self, node: Node, power: int) -> Tensor:
-        """The un-occluded total, and what the changed cells of the operand's boxes add to it."""
+        """The un-occluded total with the changes of the operand's boxes added."""
         (operand,) = node.operands
         source, boxes = self._graph.nodes[operand], self._changed[operand]
         before = self._before(node)

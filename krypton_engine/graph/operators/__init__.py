@@ -87,7 +87,7 @@ def localise(call: Call) -> Local:
 
 
 def bounded(call: Call) -> Local:
-    """As `localise`, also for a call that leaves no axis, whose result is a global value without cells.
+    """The answer of `localise`, also for a call that leaves no axis: a global value without cells.
 
     Raises:
         NotLocal: With the reason.

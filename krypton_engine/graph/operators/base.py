@@ -28,7 +28,7 @@ def _no_epilogue(arguments: Arguments) -> Epilogue | None:
 
 
 class NotLocal(Exception):
-    """Why a call cannot be computed on a box."""
+    """The reason why a call cannot be computed on a box."""
 
 
 @dataclass(frozen=True)

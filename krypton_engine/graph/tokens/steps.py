@@ -18,7 +18,7 @@ KEYS = 1
 
 
 class NoTokens(Exception):
-    """Why tokens cannot be taken one by one, in words that end a sentence."""
+    """The reason why tokens cannot be taken one by one, in words that end a sentence."""
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,6 @@ class Plan:
             measured exactly, or before the question is asked.
 
     Examples:
-        >>> from krypton_engine import KryptonOcclusion
-        >>> plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
         >>> len(plan.window), plan.steps[1].op, plan.steps[1].box
         (20, 'conv2d', (10, 10))
     """

@@ -64,10 +64,11 @@ def adds_residual(graph: Graph, node: Node) -> bool:
     """Whether ``node`` adds two changing values cell by cell, so that either's operator may add the other.
 
     Examples:
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> sum_of_two = capture(Source(lambda x: x.relu() + x, (x,)))
-        >>> [adds_residual(sum_of_two, node) for node in sum_of_two.nodes]
-        [False, False, True]
+        >>> from krypton_engine.graph.ir import Ref
+        >>> relu, args = graph.nodes[8], (Ref(8), Ref(7))
+        >>> two = replace(relu, index=9, op="add", args=args, operands=(8, 7), maps=({}, {}))
+        >>> adds_residual(graph, relu), adds_residual(graph, two)
+        (False, True)
     """
     # A sum that is clipped may not be recomputed where its box ends and that of the other value goes on.
     return (

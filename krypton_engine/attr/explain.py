@@ -20,7 +20,8 @@ from krypton_engine.heatmap.identity import Origin, described
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.measured import Costs
-from krypton_engine.planning.planner import Answer, Preparer
+from krypton_engine.planning.answer import Answer
+from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.analysis import analyzed
 from krypton_engine.run.loop import OnProgress, Watch, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row

@@ -20,7 +20,8 @@ from krypton_engine.common.calling import Target
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.identity import fingerprint_of_image
-from krypton_engine.planning.planner import Answer, Preparer
+from krypton_engine.planning.answer import Answer
+from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.loop import declines
 from krypton_engine.tuning.curves import Curve
 from krypton_engine.tuning.replay import curves_of

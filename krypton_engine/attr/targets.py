@@ -74,7 +74,15 @@ def select(outputs: Tensor, target: Target) -> Tensor:
 
 
 def selected_of(base: Tensor, target: Target, examples: int) -> Tensor:
-    """The target's part of ``base``, or a clear error."""
+    """The target's part of ``base``, or a clear error.
+
+    Examples:
+        >>> selected_of(torch.tensor([[0.1, 0.9]]), 1, examples=1)
+        tensor([0.9000])
+        >>> selected_of(torch.tensor([[0.1, 0.9]]), 2, examples=1)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: target is 2, which does not select from outputs of shape (1, 2) ...
+    """
     try:
         return select(base, target)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:

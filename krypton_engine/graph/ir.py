@@ -98,7 +98,12 @@ class Node:
         return tuple(role for role in self.roles if role is not None and role != BATCH)
 
     def size(self, axis: int) -> int:
-        """Number of cells along ``axis``."""
+        """Number of cells along ``axis``.
+
+        Examples:
+            >>> graph.nodes[9].size(1), graph.nodes[9].size(2)  # half the image's rows and columns
+            (12, 10)
+        """
         return self.shape[self.roles.index(axis)]
 
     @property
@@ -166,7 +171,12 @@ def refs(args: Any) -> Iterator[int]:
 
 
 def holds_rows(args: Any) -> bool:
-    """Whether a nest of arguments holds a size that depends on the number of copies."""
+    """Whether a nest of arguments holds a size that depends on the number of copies.
+
+    Examples:
+        >>> holds_rows((Ref(0), [Rows(1), 8])), holds_rows((Ref(0), [1, 8]))
+        (True, False)
+    """
     if isinstance(args, Mapping):
         return any(holds_rows(item) for item in args.values())
     return isinstance(args, Rows) or (isinstance(args, (tuple, list)) and any(holds_rows(i) for i in args))
@@ -244,7 +254,12 @@ class Graph:
 
     @cached_property
     def readers(self) -> dict[int, list[tuple[int, int]]]:
-        """Local readers of every node, and the number of the node among their operands."""
+        """Local readers of every node, and the number of the node among their operands.
+
+        Examples:
+            >>> graph.readers[7], graph.readers[11]  # the reshape behind 11 is not local
+            ([(8, 0)], [])
+        """
         found: dict[int, list[tuple[int, int]]] = {node.index: [] for node in self.nodes}
         for node in self.nodes:
             if node.local:
@@ -325,7 +340,12 @@ class Graph:
         return sum(value.numel() * value.element_size() for value in values.values())
 
     def same(self, other: Graph) -> bool:
-        """Whether another graph computes the same, operator for operator and weight for weight."""
+        """Whether another graph computes the same, operator for operator and weight for weight.
+
+        Examples:
+            >>> graph.same(graph), graph.same(clipped(graph, 0.5))
+            (True, False)
+        """
         if self.occluded != other.occluded or len(self.nodes) != len(other.nodes):
             return False
         for mine, its in zip(self.nodes, other.nodes, strict=True):

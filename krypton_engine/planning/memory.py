@@ -170,6 +170,10 @@ def memory_of(function: Forward) -> list[Kept]:
 
     Captures live as long as the first module that the callable closes over, else as long as the callable; a
     graph as long as all its weights.
+
+    Examples:
+        >>> memory_of(model) is memory_of(lambda images: model(images).softmax(1))
+        True
     """
     anchors = list(modules_of(function))
     try:
@@ -186,6 +190,11 @@ def recall(memory: list[Kept], keys: Sequence[Hashable], state: State, exactly: 
         keys: Keys that the capture may have, the preferred one first.
         state: The function's.
         exactly: Whether no value may have changed.
+
+    Examples:
+        >>> memory = [Kept("a shape", None, "no axis", state={"gain": 2})]
+        >>> recall(memory, ["a shape"], {"gain": 2}).reason, recall(memory, ["a shape"], {"gain": 3})
+        ('no axis', None)
     """
     with _remembering:
         since = [(kept, kept.changes_since(key, state)) for key in keys for kept in reversed(memory)]
@@ -200,7 +209,16 @@ def recall(memory: list[Kept], keys: Sequence[Hashable], state: State, exactly: 
 
 
 def remember(memory: list[Kept], new: Kept) -> Kept:
-    """``new``, or a capture that says the same and is kept already; the oldest go where memory is short."""
+    """``new``, or a capture that says the same and is kept already; the oldest go where memory is short.
+
+    Examples:
+        >>> kept, later = (Kept("a shape", None, "no axis", state={"gain": gain}) for gain in (2, 3))
+        >>> memory = []
+        >>> remember(memory, kept) is kept, remember(memory, later) is kept
+        (True, True)
+        >>> kept.idle  # the outcome is the same, so the number does not count
+        {'gain'}
+    """
     with _remembering:
         count = set().union(*(kept.refuted(new) for kept in memory))
         for each in memory:
@@ -234,6 +252,11 @@ def forget(memory: list[Kept], keys: Sequence[Hashable]) -> None:
 
 
 def proofs_of(graph: Graph) -> Proofs:
-    """The proofs of a graph, kept as long as the graph lives."""
+    """The proofs of a graph, kept as long as the graph lives.
+
+    Examples:
+        >>> proofs_of(graph) is proofs_of(graph)
+        True
+    """
     with _remembering:
         return _proofs.setdefault(graph, Proofs())

@@ -19,6 +19,14 @@ def analyzed(heatmap: Heatmap, session: Session, known: Heatmap | None = None) -
         heatmap: The map; one without a plan stays as it is.
         session: Session that computed the map; its ``costs`` hold the times.
         known: Part of the map that an earlier call measured; None if there was none.
+
+    Examples:
+        >>> from krypton_engine.executors.full import FullSession
+        >>> from krypton_engine.plan.measured import Costs
+        >>> session = FullSession(model, (x,), 0, heatmap.window, torch.zeros(1), None, model(x), 4)
+        >>> session.costs = Costs()
+        >>> analyzed(replace(heatmap, plan=plan, seconds=0.5), session).plan.measured
+        Measured(positions=4, seconds=0.5, costs={})
     """
     if session.costs is None or heatmap.plan is None:
         return heatmap

@@ -31,6 +31,11 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is of another version, or no JSON; a file of another kind raises any of
             `DAMAGED`.
+
+    Examples:
+        >>> _ = Path("birds.json").write_bytes(packed({"window": [3, 8, 8]}))
+        >>> read(Path("birds.json"))
+        {'window': (3, 8, 8)}
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if found.pop("format") != _FORMAT:

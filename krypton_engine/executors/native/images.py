@@ -24,7 +24,13 @@ def is_global(node: Node) -> bool:
 
 
 def is_statistic(node: Node) -> bool:
-    """Whether a global value has no value in the engine by itself."""
+    """Whether a global value has no value in the engine by itself.
+
+    Examples:
+        >>> total = Node(1, "total", "total", (1, 8, 1, 1), (-1, None, None, None), None, on_box=Total())
+        >>> is_statistic(total), is_statistic(graph.nodes[7])
+        (True, False)
+    """
     return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
 
 

@@ -115,7 +115,16 @@ def _load(view: View, boxes: ChangedBoxes) -> None:
 
 
 def place(view: View, sizes: Mapping[int, int], copies: int) -> Tensor:
-    """Room for changed cells in a view's table, after the un-occluded ones; in the value's dimensions."""
+    """Room for changed cells in a view's table, after the un-occluded ones; in the value's dimensions.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.basis import Basis
+        >>> from krypton_engine.executors.tail import weights_of
+        >>> basis = Basis(graph, weights_of(graph), plan.window, Opening((x,), torch.zeros(1), 2**30), {})
+        >>> place(basis.view(graph.input), {1: 8, 2: 9}, copies=4).shape
+        torch.Size([4, 3, 8, 9])
+    """
     box = (copies, *(sizes[axis] for axis in view.layout.axes))
     end = view.changed_at + math.prod(box)
     if len(view.table) < end:

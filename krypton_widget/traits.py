@@ -79,7 +79,7 @@ class Whole(Control, traitlets.Int[Any, Any]):
         """An integer of Python's.
 
         Raises:
-            ControlError: The value is none.
+            ControlError: The value is of another kind.
 
         Examples:
             >>> Whole().validate(None, np.int64(3))
@@ -102,7 +102,7 @@ class Real(Control, traitlets.Float[float, float]):
         """A finite number of Python's that fits.
 
         Raises:
-            ControlError: The value is none.
+            ControlError: The value is of another kind.
 
         Examples:
             >>> Real(0.5, lambda share: 0 <= share <= 1, "shares").validate(None, np.float32(0.25))
@@ -145,7 +145,7 @@ class Switch(Control, traitlets.Bool[bool, bool]):
         """A truth value of Python's.
 
         Raises:
-            ControlError: The value is none.
+            ControlError: The value is of another kind.
 
         Examples:
             >>> Switch().validate(None, np.False_)

@@ -23,7 +23,7 @@ def memory_budget_of(forward_func: object, executor: object, memory_budget: obje
     """Bytes that a call may take, None for the planner's choice; the other arguments are checked with it.
 
     Raises:
-        InputError: No callable, an unknown executor, or a budget that is no positive number.
+        InputError: The function is no callable, the executor unknown, or the budget no positive number.
 
     Examples:
         >>> memory_budget_of(model, "auto", 2**30), memory_budget_of(model, "auto", None)
@@ -44,7 +44,7 @@ def check_callable(name: str, given: object) -> None:
     """Refuse an argument that cannot be called.
 
     Raises:
-        InputError: No callable, nor None.
+        InputError: The argument is neither a callable nor None.
 
     Examples:
         >>> check_callable("on_progress", print)
@@ -60,7 +60,7 @@ def check_one_example(x: object) -> None:
     """Refuse an argument that is no tensor of one example.
 
     Raises:
-        InputError: No tensor, or another first dimension than 1.
+        InputError: The argument is no tensor, or its first dimension is not 1.
 
     Examples:
         >>> check_one_example(torch.zeros(1, 3, 8, 8))
@@ -80,7 +80,7 @@ def check_choice(name: str, given: object, accepted: tuple[str, ...]) -> None:
     """Refuse an argument that is none of a few words.
 
     Raises:
-        InputError: Something else.
+        InputError: The argument is another word, or none.
 
     Examples:
         >>> check_choice("schedule", "random", ("rows", "coarse to fine"))
@@ -96,7 +96,7 @@ def activation_of(activation: Activation) -> Activate:
     """The function that an activation names.
 
     Raises:
-        InputError: Neither a known name nor a callable.
+        InputError: The activation is neither a known name nor a callable.
 
     Examples:
         >>> activation_of("softmax") is softmax, activation_of(torch.sigmoid) is torch.sigmoid
@@ -113,7 +113,7 @@ def activated(outputs: Tensor, activation: Activation) -> Tensor:
     """Outputs ``(n, *output_shape)`` after an activation.
 
     Raises:
-        InputError: Neither a known name nor a callable.
+        InputError: The activation is neither a known name nor a callable.
 
     Examples:
         >>> activated(torch.zeros(1, 4), "softmax")
@@ -137,7 +137,7 @@ def rule_of(ssim_target: float | None, tuning: Tuning | None, trims: bool = True
     """The stopping rule for an SSIM target and a tuning; None for the exact map.
 
     Raises:
-        InputError: No similarity, or a tuning without one.
+        InputError: The target is no similarity, or a tuning is given without one.
 
     Examples:
         >>> rule_of(0.9, None).ssim_target, rule_of(1.0, None)

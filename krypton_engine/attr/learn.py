@@ -97,7 +97,7 @@ def learning_request(
         known: A tuning that gets more samples.
 
     Raises:
-        InputError: A share or a time that is none, or a target of several values.
+        InputError: The confidence is no share, the time no positive number, or a target has several values.
 
     Examples:
         >>> request = learning_request((), None, 0.95, max_seconds=None, known=tuning)

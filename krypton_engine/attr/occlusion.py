@@ -65,7 +65,7 @@ class KryptonOcclusion(Occlusion):
     """``captum.attr.Occlusion``, many times faster: same call, same numbers.
 
     The un-occluded activations are computed once and kept; for every window only the cells that can change
-    are computed again. Any callable that Captum takes is accepted: what cannot be done incrementally runs
+    are computed again. Any callable that Captum takes is accepted: one that cannot run incrementally runs
     as batched full inference, with one ``FallbackWarning``.
 
     Args:

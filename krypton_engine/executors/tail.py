@@ -160,7 +160,7 @@ class Tail:
 
         Args:
             graph: The graph.
-            given: Nodes whose values are there to begin with.
+            given: Nodes whose values exist at the beginning.
 
         Examples:
             >>> tail = Tail(graph, graph.nodes[12:])  # a reshape, and a linear layer

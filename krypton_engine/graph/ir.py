@@ -54,7 +54,7 @@ class Node:
     ``target(*args, **kwargs)`` computes it in full, for any number of copies. A *local* node can also be
     computed on a box: ``on_box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
     without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
-    ``macs`` is what the whole value costs for one copy; see `krypton_engine.graph.operators.cost`.
+    ``macs`` is the cost of the whole value for one copy; see `krypton_engine.graph.operators.cost`.
     """
 
     index: int

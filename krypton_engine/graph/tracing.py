@@ -1,10 +1,9 @@
 """Callables that torch.export cannot take as they stand, as graphs of operators for any number of rows.
 
-`recorded` runs a callable twice, on two rows and on three, and writes down what it does. Where both records
+`recorded` runs a callable twice, on two rows and on three, and writes down its operators. Where both records
 differ in numbers alone, such as a size that was taken for an ``int``, those numbers follow from the number of
-rows. `one_by_one` does so with the callable on each row by itself, so that the record holds
-its answer to an only row, whatever rows do to each other: of loops over rows, say, two records have
-different lengths.
+rows. `one_by_one` does so with the callable on each row by itself, so that the record holds its answer to an
+only row, whatever rows do to each other: of loops over rows, say, two records have different lengths.
 """
 
 from __future__ import annotations

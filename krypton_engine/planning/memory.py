@@ -188,7 +188,7 @@ def recall(memory: list[Kept], keys: Sequence[Hashable], state: State, exactly: 
     Args:
         memory: Captures of a function.
         keys: Keys that the capture may have, the preferred one first.
-        state: The function's.
+        state: State of the function.
         exactly: Whether no value may have changed.
 
     Examples:

@@ -104,7 +104,7 @@ class NextStep:
         forecast: Forecast of the map so far; None before a forecast has been compared with measurements,
             and where values are not finite.
         over: Whether sampling is over: all is measured, or ``reached``.
-        reached: Whether the stopping rule ended it.
+        reached: Whether the stopping rule ended the sampling.
         trajectory: The course that the step after this one continues.
         cheaply: Positions to be measured by the cheap session, as ``positions``.
     """

@@ -85,7 +85,7 @@ def load_model(
         mean: Subtracted from the picture in ``[0, 1]``: a number, or one a channel (a list of one: the model
             takes grey pictures, as is tried where three channels fail). The usual one if not given; 0 for
             ``"module:factory"``.
-        std: Divides after that; 1 for ``"module:factory"``.
+        std: Number that the rest is divided by, as ``mean``; 1 for ``"module:factory"``.
         class_names: One a class, or a mapping from class to name (`names_in_order`), or a file of them:
             ``.json``, or text with one a line.
 

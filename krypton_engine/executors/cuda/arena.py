@@ -27,7 +27,7 @@ _MOST_ARENAS = 4
 class Arena:
     """Views at addresses that stay, and the work that was recorded to read them.
 
-    An arena belongs to one thread and one stream, so that later work on the stream finds its values read.
+    An arena belongs to one thread and one stream, so that later work on the stream may write over its values.
 
     Args:
         owner: Program whose sessions the arena serves.

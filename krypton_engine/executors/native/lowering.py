@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def lowered(graph: Graph, program: _native.Program) -> Writer:
-    """A graph written into a program of the engine, as far as the engine has words for it.
+    """A graph written into a program of the engine, as far as the engine has its operators.
 
     Args:
         graph: The graph.

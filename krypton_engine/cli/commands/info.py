@@ -62,12 +62,7 @@ def _about(name: str) -> str:
 
 
 def memory(root: Path = Path("/")) -> str:
-    """Memory that this process may use, and the free part of it where the system knows that.
-
-    Examples:
-        >>> memory(Path("a folder that is not there"))
-        '... GiB'
-    """
+    """Memory that this process may use, and the free part of it where the system knows that."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows

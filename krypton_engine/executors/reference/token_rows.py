@@ -30,6 +30,7 @@ class Example:
     """The tokens of the un-occluded input.
 
     Attributes:
+        tokens: Tokens of the graph.
         constant: Function that gives the value of a node that no position changes, for a number of copies.
         attentions: Attentions by node of the result.
         values: Values of tokens whose sum is taken, and the sums or means, by node; of one copy.
@@ -38,11 +39,26 @@ class Example:
         output: Output of the model, ``(1, *output_shape)``.
     """
 
+    tokens: Tokens
     constant: Callable[[int, int], Any]
     attentions: Mapping[int, Kept]
     values: Mapping[int, Tensor]
     influence: Tensor
     output: Tensor
+
+    @property
+    def start(self) -> Node:
+        """The value whose cells become patches."""
+        return self.tokens.start
+
+    def effects(self, touched: Tensor) -> Tensor:
+        """See `krypton_engine.executors.reference.token_session.Example`."""
+        return touched.to(self.influence.dtype) @ self.influence.T
+
+    def ends(self, start: Tensor, chosen: Tensor, epsilon: float) -> tuple[Mapping[int, Tensor], Tensor]:
+        """See `krypton_engine.executors.reference.token_session.Example`; patches are chosen once for all."""
+        rows = Rows(self, chosen)
+        return rows.ends(start), rows.dropped
 
 
 def by_head(value: Tensor, copies: int, *, transposed: bool = False) -> Tensor:
@@ -86,7 +102,6 @@ class Rows:
     """Tokens of a batch of positions.
 
     Args:
-        tokens: The tokens of the graph.
         example: Tokens of the un-occluded input.
         patches: Numbers of the patches that are computed, rising: ``(copies, count)``.
 
@@ -94,8 +109,8 @@ class Rows:
         dropped: First-order effect of the tokens by way of all others so far: ``(copies,)``, float64.
     """
 
-    def __init__(self, tokens: Tokens, example: Example, patches: Tensor) -> None:
-        self._tokens, self._example, self._patches = tokens, example, patches
+    def __init__(self, example: Example, patches: Tensor) -> None:
+        self._tokens, self._example, self._patches = example.tokens, example, patches
         self._copies, self._count = patches.shape
         self._values: dict[int, Tensor] = {}
         self._rows: dict[tuple[Layout, bool], Tensor] = {}

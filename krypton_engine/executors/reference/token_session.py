@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,29 +12,60 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.executors.base import Computed, Session
-from krypton_engine.executors.reference.token_rows import Example, Rows
+from krypton_engine.executors.reference.choice import counts
 from krypton_engine.executors.tail import Tail
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.gradients import Head
-from krypton_engine.graph.ir import Graph
-from krypton_engine.graph.tokens.steps import Tokens
+from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.plan.measured import Costs
 
-_EFFECT = 7.0
-"""Effects over a patch that trimming by 1 takes for small, in multiples of what is usual. A DINOv2 trimmed by
-.3 computes 16 of 256 patches beside those that a window touches, in a tenth of the time, and keeps .93 to
-.99."""
+LARGEST_BATCH = 32
+"""Positions computed together: products gain little beyond."""
 
 _MOST_ALIKE = 1.3
 """Patches of a position, in multiples of those of another beside it, which takes as many then."""
+
+
+class Example(Protocol):
+    """All that is known of the tokens of the un-occluded input."""
+
+    @property
+    def start(self) -> Node:
+        """The value whose cells become tokens, in C order."""
+
+    @property
+    def output(self) -> Tensor:
+        """Of the model, ``(1, *output_shape)``."""
+
+    @property
+    def constant(self) -> Callable[[int, int], Any]:
+        """Gives the value of a node that no position changes, for a number of copies."""
+
+    def effects(self, touched: Tensor) -> Tensor:
+        """Bounds of the effect that touched tokens have on the scalar by way of each: ``(copies, tokens)``.
+
+        Args:
+            touched: Whether tokens are touched: ``(copies, tokens)``.
+        """
+
+    def ends(self, start: Tensor, chosen: Tensor, epsilon: float) -> tuple[Mapping[int, Tensor], Tensor]:
+        """Values that are left where tokens end, by node, and the first-order effect of what was left out.
+
+        Args:
+            start: The value whose cells become tokens: ``(copies, ...)``.
+            chosen: Which tokens are computed, rising: ``(copies, count)``.
+            epsilon: Effects that are small where tokens are chosen again on the way; see `counts`.
+
+        Returns:
+            Values ``(copies, ...)``, and effects ``(copies,)``, float64.
+        """
 
 
 class TokenSession:
     """The tokens of one example; see `krypton_engine.executors.base.Session`.
 
     Args:
-        tokens: The tokens of the graph.
-        before: The graph up to where they begin.
+        before: The graph up to where tokens begin.
         front: A session on that, whose outputs they begin with.
         tail: What follows where they end.
         example: The tokens of the un-occluded input.
@@ -46,7 +78,6 @@ class TokenSession:
 
     def __init__(
         self,
-        tokens: Tokens,
         before: Graph,
         front: Session,
         tail: Tail,
@@ -56,7 +87,7 @@ class TokenSession:
     ) -> None:
         self.window, self.changed, self.base = front.window, front.changed, example.output
         self.costs: Costs | None = None
-        self._tokens, self._before, self._front, self._tail = tokens, before, front, tail
+        self._before, self._front, self._tail = before, front, tail
         self._example, self._fitting, self._epsilon = example, fitting, epsilon
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
@@ -65,33 +96,34 @@ class TokenSession:
         See `krypton_engine.executors.base.Session.compute`.
         """
         first = self._first(self._touched(changes))
-        counts = _counts(first, self._epsilon).cpu().numpy()
-        order = np.argsort(counts, kind="stable")
+        many = counts(first, self._epsilon).cpu().numpy()
+        order = np.argsort(many, kind="stable")
         start = 0
         while start < len(order):
-            alike = counts[order] <= _MOST_ALIKE * counts[order[start]]
-            fitting = self._fitting(int(counts[order[alike]][-1]))
+            alike = many[order] <= _MOST_ALIKE * many[order[start]]
+            fitting = self._fitting(int(many[order[alike]][-1]))
             size = fitting if limit is None else min(limit, fitting)
             members = order[start : min(start + size, int(alike.sum()))]
             start += len(members)
-            most = first[torch.from_numpy(members).to(first.device)].topk(int(counts[members[-1]]))[1]
-            rows = Rows(self._tokens, self._example, most.sort()[0])
-            ends = rows.ends(self._start(changes[members]))
+            most = first[torch.from_numpy(members).to(first.device)].topk(int(many[members[-1]]))[1]
+            begun = self._start(changes[members])
+            ends, dropped = self._example.ends(begun, most.sort()[0], self._epsilon)
             outputs = self._tail.run(ends, len(members), self._example.constant)
-            yield Computed(members, outputs, rows.dropped.cpu().numpy())
+            yield Computed(members, outputs, dropped.cpu().numpy())
 
     def trimmed(self, epsilon: float, head: Head) -> TokenSession:
         """A session that computes fewer patches: those that a window touches, and the most important others.
 
         Important are those over which what is touched has an effect on the scalar, of which there is a bound,
-        above `_EFFECT` times ``epsilon``, in multiples of the root mean square of all these effects.
+        large beside the root mean square of all these effects; see
+        `krypton_engine.executors.reference.choice.counts`.
         """
-        tokens, before, front = self._tokens, self._before, self._front
-        return TokenSession(tokens, before, front, self._tail, self._example, self._fitting, epsilon)
+        before, front = self._before, self._front
+        return TokenSession(before, front, self._tail, self._example, self._fitting, epsilon)
 
     def _touched(self, changes: IntArray) -> Flags:
         """Whether changes reach patches: ``(changes, patches)``."""
-        start = self._tokens.start
+        start = self._example.start
         found = np.ones((len(changes), 1), dtype=bool)
         for axis in start.axes:
             lo, hi = propagate(self._before, axis, changes[:, axis, 0], changes[:, axis, 1])[start.index]
@@ -105,9 +137,8 @@ class TokenSession:
 
         That of a touched patch itself is infinite.
         """
-        influence = self._example.influence
-        mask = torch.from_numpy(touched).to(influence.device)
-        return (mask.to(influence.dtype) @ influence.T).masked_fill_(mask, math.inf)
+        mask = torch.from_numpy(touched).to(self._example.output.device)
+        return self._example.effects(mask).masked_fill_(mask, math.inf)
 
     def _start(self, changes: IntArray) -> Tensor:
         """The value that tokens begin with: ``(changes, ...)``."""
@@ -117,28 +148,3 @@ class TokenSession:
         if (which[1:] > which[:-1]).all():
             return outputs
         return outputs[torch.from_numpy(np.argsort(which)).to(outputs.device)]
-
-
-def _counts(effects: Tensor, epsilon: float) -> Tensor:
-    """How many patches to compute: those with an effect that is large beside what is usual.
-
-    Args:
-        effects: By change and patch, infinite where the patch is computed in any case.
-        epsilon: Effects up to `_EFFECT` times this, in multiples of the root mean square of the finite ones,
-            are small; 0 if none is.
-
-    Returns:
-        ``(changes,)``, int64.
-
-    Examples:
-        >>> effects = torch.tensor([[1.0, torch.inf, 3.0, 0.5], [torch.inf, 1.0, 1.0, 1.0]])
-        >>> [_counts(effects, epsilon).tolist() for epsilon in (0.0, 0.05, 0.2)]
-        [[4, 4], [3, 4], [2, 1]]
-    """
-    if not epsilon:
-        return torch.full_like(effects[:, 0], effects.shape[1]).long()
-    certain = effects.isinf()
-    finite = effects.double().masked_fill(certain, 0.0)
-    usual = finite.norm(dim=1, keepdim=True) / (~certain).sum(1, keepdim=True).clamp_min(1).sqrt()
-    counts: Tensor = certain.sum(1) + (finite > _EFFECT * epsilon * usual).sum(1)
-    return counts

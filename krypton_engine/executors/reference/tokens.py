@@ -17,7 +17,7 @@ from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.attention import Kept
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.token_rows import Example, by_head
-from krypton_engine.executors.reference.token_session import TokenSession
+from krypton_engine.executors.reference.token_session import LARGEST_BATCH, TokenSession
 from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
 from krypton_engine.graph.gradients import first_order
 from krypton_engine.graph.ir import Graph
@@ -25,9 +25,6 @@ from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Linearised, Plan
-
-_LARGEST_BATCH = 32
-"""Positions computed together: products gain little beyond."""
 
 
 def open_tokens(graph: Graph, window: SlidingWindow, opening: Opening) -> TokenSession:
@@ -93,9 +90,9 @@ class TokenProgram:
         example = _example(self.graph, tokens, opening.inputs, constant, gradients)
 
         def fitting(patches: int) -> int:
-            return max(1, min(_LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))
+            return max(1, min(LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))
 
-        return TokenSession(tokens, self.before, front, self._tail, example, fitting)
+        return TokenSession(self.before, front, self._tail, example, fitting)
 
     def work(self, window: SlidingWindow) -> Linearised:
         """What is computed to the first order, and what the patches cost that a window touches, the mean."""
@@ -155,7 +152,9 @@ def _example(
         patches = slice(first, first + tokens.patches)
         influence = influence + found.influence[patches, patches]
     assert isinstance(influence, Tensor)
-    return Example(constant, attentions, {i: values[i] for i in totals}, influence, values[graph.output])
+    return Example(
+        tokens, constant, attentions, {i: values[i] for i in totals}, influence, values[graph.output]
+    )
 
 
 def _bias(attention: Attention, constant: Callable[[int, int], Any]) -> Tensor | None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
+from krypton_engine.executors.reference.grids import GridProgram, open_grids
 from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
 from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Graph
@@ -56,8 +57,9 @@ def cheap_session(
         if found := linearised_plan(graph, exact):
             made, plan = found
             return program(made, plan).open(plan, opening)
-    with suppress(Unsupported):
-        return open_tokens(graph, exact.window, opening)
+    for opened in (open_tokens, open_grids):
+        with suppress(Unsupported):
+            return opened(graph, exact.window, opening)
     return None
 
 
@@ -84,4 +86,6 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
         return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
     with suppress(Unsupported):
         return kept(graph, "tokens", TokenProgram).work(exact.window)
+    with suppress(Unsupported):
+        return kept(graph, "grids", GridProgram).work(exact.window)
     return None

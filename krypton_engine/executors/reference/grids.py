@@ -1,0 +1,242 @@
+"""Sessions on tokens of grids, opened: what is kept of the un-occluded input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from krypton_engine.common.figures import mebibytes
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Opening, Unsupported
+from krypton_engine.executors.programs import kept
+from krypton_engine.executors.reference.grid_rows import GridExample
+from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.token_session import LARGEST_BATCH, TokenSession
+from krypton_engine.executors.reference.window_attention import KeptWindows, as_summand, narrowed
+from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
+from krypton_engine.graph.gradients import first_order
+from krypton_engine.graph.ir import Graph
+from krypton_engine.graph.tokens.arrangement import Form
+from krypton_engine.graph.tokens.grid_steps import Each, Grids, Pool, WindowAttention
+from krypton_engine.graph.tokens.grids import find_grids
+from krypton_engine.graph.tokens.steps import NoTokens
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.plan.plan import Linearised, Plan
+
+
+def open_grids(graph: Graph, window: SlidingWindow, opening: Opening) -> TokenSession:
+    """A session on the tokens of grids, as `krypton_engine.executors.reference.tokens.open_tokens` has one.
+
+    On every grid the tokens that the window touches and other ones, all of them or the most important,
+    go through all layers. What they do to other tokens of their windows is
+    `krypton_engine.executors.base.Computed.dropped`.
+
+    Args:
+        graph: The model.
+        window: The sliding window.
+        opening: The example, a budget and a scalar.
+
+    Raises:
+        Unsupported: The graph has no tokens on grids, or its output no gradient.
+        InputError: The budget does not hold the gradients, or what is kept and one position.
+    """
+    return kept(graph, "grids", GridProgram).open(window, opening)
+
+
+class GridProgram:
+    """A graph made ready for sessions on its tokens of grids.
+
+    Raises:
+        Unsupported: The graph has none.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        try:
+            self.grids = grids = find_grids(graph)
+        except NoTokens as reason:
+            raise Unsupported(str(reason)) from None
+        start = grids.start.index
+        self.graph = graph
+        self.before = replace(graph, nodes=graph.nodes[: start + 1], output=start)
+        self._front = ReferenceProgram(self.before)
+        self._constants = weights_of(graph)
+        self._tail = Tail(graph, grids.after)
+
+    def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
+        """A session; see `open_grids`."""
+        grids, plan = self.grids, Plan.of(self.before, window)
+        held, needed = _held(grids), _needed(grids, grids.sizes[0])
+        free = opening.memory_budget - held
+        if free < needed:
+            raise InputError(
+                "memory_budget",
+                mebibytes(opening.memory_budget),
+                problem=(
+                    f"the tokens of this model take {mebibytes(held)} for what is kept of them and "
+                    f"{mebibytes(needed)} for one position"
+                ),
+            )
+        results = [step.node.index for step in grids.attentions]
+        assert opening.head is not None
+        effects = first_order(self.graph, opening.inputs, results, opening.head, free)
+        if not effects:
+            raise Unsupported("the target has no gradient here")
+        front = self._front.open(plan, replace(opening, memory_budget=free))
+        constant = unchanging(self.graph, opening.inputs, self._constants)
+        gradients = {node: gradient for node, (_, gradient) in effects.items()}
+        example = _example(self.graph, grids, opening.inputs, constant, gradients)
+
+        def fitting(tokens: int) -> int:
+            return max(1, min(LARGEST_BATCH, (free - plan.bytes_views) // _needed(grids, tokens)))
+
+        return TokenSession(self.before, front, self._tail, example, fitting)
+
+    def work(self, window: SlidingWindow) -> Linearised:
+        """What is computed to the first order, and what the tokens cost that a window touches, the mean."""
+        grids, plan = self.grids, Plan.of(self.before, window)
+        touched = math.prod(float(each.mean()) for each in plan.boxes[grids.start.index].values())
+        macs, grid = plan.macs_incremental, 0
+        for node in self.graph.nodes[grids.start.index + 1 :]:
+            if grid < len(grids.merges) and grids.merges[grid].node.index == node.index:
+                touched = max(1.0, touched / grids.merges[grid].parts.shape[1])
+                grid += 1
+            macs += node.macs * touched / grids.sizes[grid] if node.depends else 0
+        return Linearised(f"attention in windows ({len(grids.attentions)})", macs, "at least")
+
+
+def _held(grids: Grids) -> int:
+    """Bytes of what is kept of the un-occluded input.
+
+    That is, of an attention, its queries, keys, values and result, its gradient, what is added to scores, and
+    the rows that it meets.
+    """
+    return sum(
+        6 * step.node.bytes() + _bytes_of_scores(step) * len(step.members) for step in grids.attentions
+    )
+
+
+def _needed(grids: Grids, tokens: int) -> int:
+    """Bytes of one position on its way, of which so many of the first grid's tokens are computed.
+
+    That are windows with new tokens, more of them than these would fill, and the widest values of the layers;
+    on coarser grids as large a share of the tokens may be new, twice over.
+    """
+    share = min(1.0, 2 * tokens / grids.sizes[0])
+    most = 0
+    for step in grids.attentions:
+        count = len(step.members)
+        met = min(count, 4 + math.ceil(2 * share * count))
+        most = max(most, met * (4 * step.node.bytes() // count + 3 * _bytes_of_scores(step)))
+    widest = max(step.node.bytes() for step in grids.steps)
+    return 2 * grids.start.bytes() + most + int(6 * widest * share)
+
+
+def _bytes_of_scores(step: WindowAttention) -> int:
+    """Bytes of one window's scores."""
+    windows, members = step.members.shape
+    heads = step.node.numel() // (windows * members * step.node.shape[-1])
+    return step.node.bytes() // step.node.numel() * heads * members**2
+
+
+def _example(
+    graph: Graph,
+    grids: Grids,
+    inputs: tuple[Tensor, ...],
+    constant: Callable[[int, int], Any],
+    gradients: Mapping[int, Tensor],
+) -> GridExample:
+    """The tokens on grids of the un-occluded input."""
+    pools = [step for step in grids.steps if isinstance(step, Pool)]
+    roots = {step.source for step in grids.merges} | {grids.values[pool.source].root for pool in pools}
+    roots |= {i for step in grids.attentions for i in grids.alive(step)}
+    read = {i for step in grids.attentions for i in (step.q, step.k, step.v)}
+    sums = {pool.node.index for pool in pools}
+    values = values_in_full(graph, inputs, roots | read | sums | {graph.output})
+    attentions = {
+        step.node.index: _kept(step, values, constant, gradients.get(step.node.index))
+        for step in grids.attentions
+    }
+    tables = {
+        (step.node.index, i): _table(grids, step, constant(i, 1))
+        for step in grids.steps
+        if isinstance(step, Each)
+        for i in step.differing
+    }
+    rows = {i: _rows(values[i], grids.values[i], grids.places[i]) for i in roots}
+    return GridExample(
+        grids, constant, tables, attentions, rows, {i: values[i] for i in sums}, values[graph.output]
+    )
+
+
+def _rows(value: Tensor, form: Form, places: Tensor) -> Tensor:
+    """The rows of all tokens, and zeros after them: ``(tokens + 1, elements)``.
+
+    Args:
+        value: Of one copy.
+        form: The way from rows to the value.
+        places: The token at every place of one copy.
+    """
+    cells = value.movedim(form.of_tokens, tuple(range(len(form.of_tokens))))
+    cells, numbers = cells.reshape(places.numel(), -1), places.flatten().long().to(value.device)
+    found = value.new_zeros(int(numbers.max()) + 2, cells.shape[1])
+    found[numbers[numbers >= 0]] = cells[numbers >= 0]
+    return found
+
+
+def _table(grids: Grids, step: Each, value: Tensor) -> Tensor:
+    """A constant that differs from token to token, by token and element."""
+    form, places = grids.values[step.node.index], grids.places[step.node.index]
+    tokens, channels = iter(places.shape), iter(form.channels)
+    sizes = [next(tokens if dim in form.of_tokens else channels) for dim in range(len(step.node.shape))]
+    return _rows(value.expand(sizes), form, places)
+
+
+def _kept(
+    step: WindowAttention,
+    values: Mapping[int, Tensor],
+    constant: Callable[[int, int], Any],
+    gradient: Tensor | None,
+) -> KeptWindows:
+    """One attention on the un-occluded input, in single precision at least."""
+    q, k, v = values[step.q], values[step.k], values[step.v]
+    k = k.transpose(-1, -2) if step.scores.transposed else k
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    gradient = torch.zeros_like(v) if gradient is None else gradient
+    q, k, v, gradient = (step.by_window(each).to(dtype) for each in (q, k, v, gradient))
+    scale, bias = (each.to(dtype) for each in _scores(step, (*q.shape[:3], k.shape[2]), constant))
+    return KeptWindows.of(q, k, v, scale, bias, gradient, step.members.to(v.device))
+
+
+def _scores(
+    step: WindowAttention, shape: tuple[int, ...], constant: Callable[[int, int], Any]
+) -> tuple[Tensor, Tensor]:
+    """Factors of the products, and summands: ``(windows, heads, members, members)``.
+
+    A dimension along which nothing differs is 1. Operators between the products and the softmax are run on
+    zeros and on ones in place of products.
+    """
+    scores = step.scores
+    if scores.product is None:
+        bias = torch.zeros(()) if scores.mask < 0 else as_summand(constant(scores.mask, 1))
+        whole = bias.expand(*step.node.shape[:-2], *shape[-2:])
+        factor = torch.full((1, 1, 1, 1), scores.scale, dtype=torch.float64, device=bias.device)
+        return factor, narrowed(step.by_window(whole))
+
+    product = scores.product
+
+    def after(products: Tensor) -> Tensor:
+        found = {product.index: products}
+        for node in scores.chain:
+            found[node.index] = node.computed(lambda i: found[i] if i in found else constant(i, 1))
+        return found[scores.chain[-1].index].reshape(product.shape) if scores.chain else products
+
+    zeros = torch.zeros(product.shape, dtype=torch.float64, device=step.members.device)
+    bias = after(zeros)
+    factor = after(zeros + 1).sub_(bias)
+    factor[factor.isnan()] = 1.0  # no weight is left of these
+    return narrowed(step.by_window(factor)), narrowed(step.by_window(bias))

@@ -1,0 +1,207 @@
+"""Sessions on tokens of grids: exact with all of them, right to the second order with some, or a reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from support.tiny_models import SmallCNN
+from support.tiny_swins import SWINS, padded
+from support.tiny_transformers import SPELLINGS, awake
+from support.truth import brute_force, occlude, windows
+from torch import nn
+
+from krypton_engine import KryptonOcclusion
+from krypton_engine.approximation.ssim import ssim
+from krypton_engine.errors import InputError
+from krypton_engine.executors.base import Opening, Unsupported
+from krypton_engine.executors.reference.grids import open_grids
+from krypton_engine.graph.tokens.grids import find_grids
+from krypton_engine.graph.tokens.steps import NoTokens
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.cache import Source, capture
+
+BUDGET = 2**30
+
+
+def target(outputs):
+    return outputs[:, 1]
+
+
+def sliding(size):
+    return SlidingWindow((3, size, size), (3, 8, 8), (3, 4, 4))
+
+
+class Captured:
+    """A network, its graph, and a picture."""
+
+    def __init__(self, make, size=32):
+        torch.manual_seed(0)
+        self.model, self.x = awake(make()), torch.randn(1, 3, size, size).double()
+        self.graph, self.window = capture(Source(self.model, (self.x,))), sliding(size)
+
+    def truth(self, baseline=0.0):
+        return brute_force(self.model, self.x, self.window.shape, self.window.strides, baseline)
+
+    def opened(self, epsilon=0.0, baseline=0.0, budget=BUDGET):
+        baseline = torch.as_tensor(baseline, dtype=self.x.dtype)
+        session = open_grids(self.graph, self.window, Opening((self.x,), baseline, budget, target))
+        return session.trimmed(epsilon, target) if epsilon else session
+
+    def computed(self, epsilon=0.0, baseline=0.0):
+        """Outputs and dropped effects of all positions."""
+        session = self.opened(epsilon, baseline)
+        boxes = session.window.boxes(np.arange(len(session.window)))
+        outputs = torch.full((len(boxes), *session.base.shape[1:]), torch.nan, dtype=session.base.dtype)
+        dropped = torch.zeros(len(boxes), dtype=torch.float64)
+        for each in session.compute(boxes):
+            outputs[each.which], dropped[each.which] = each.outputs, torch.from_numpy(each.dropped)
+        return outputs, dropped
+
+
+@pytest.fixture(scope="module", params=SWINS)
+def spelling(request):
+    return Captured(SWINS[request.param])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return Captured(SWINS["torchvision"])
+
+
+def test_grids_become_coarser_and_windows_hold_every_token_once(spelling):
+    grids = find_grids(spelling.graph)
+    assert grids.sizes == (64, 16) and len(grids.attentions) == 3
+    for attention in grids.attentions:
+        members = attention.members.flatten().sort()[0].tolist()
+        assert attention.members.shape[1] == 16 and members == list(range(grids.sizes[attention.grid]))
+    first, shifted, _ = grids.attentions
+    assert not torch.equal(first.members, shifted.members)
+
+
+def test_with_all_tokens_it_is_the_full_computation(spelling):
+    outputs, dropped = spelling.computed()
+    truth = spelling.truth()
+    moved = (truth - spelling.opened().base).abs().max()
+    assert moved > 1e-3
+    assert (outputs - truth).abs().max() < 1e-10 * moved
+    assert not dropped.any()
+
+
+def test_errors_are_of_the_second_order(spelling):
+    towards = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+
+    def errors(step):
+        baseline = spelling.x + step * towards
+        # So much is trimmed that the tokens are those that a window touches.
+        outputs, dropped = spelling.computed(1e6, baseline)
+        truth = target(spelling.truth(baseline))
+        return (target(outputs) + dropped - truth).norm(), (target(outputs) - truth).norm()
+
+    whole, half = errors(0.01), errors(0.005)
+    assert 3.3 < whole[0] / half[0] < 4.7
+    assert 1.8 < whole[1] / half[1] < 2.2
+
+
+def test_windows_that_reach_beyond_the_grid():
+    network = Captured(padded, 40)
+    members = find_grids(network.graph).attentions[0].members
+    assert (members < 0).any() and (members >= 0).sum() == 100
+    outputs, dropped = network.computed()
+    assert (outputs - network.truth()).abs().max() < 1e-10
+    assert not dropped.any()
+
+
+def test_the_more_is_trimmed_the_worse_is_the_map(plain):
+    truth, errors = target(plain.truth()), []
+    for epsilon in (0.0, 0.3, 3.0, 1e6):
+        outputs, dropped = plain.computed(epsilon)
+        errors.append(float((target(outputs) + dropped - truth).norm()))
+    assert errors[0] < 1e-10 < errors[1] < errors[2] <= errors[3] < float(truth.std() * len(truth) ** 0.5)
+
+
+def test_what_is_usually_trimmed_leaves_the_map_as_it_is(spelling):
+    outputs, dropped = spelling.computed(0.3)
+    found, truth = (values.reshape(7, 7) for values in (target(outputs) + dropped, target(spelling.truth())))
+    assert ssim(found, truth) > 0.95
+
+
+@pytest.mark.parametrize("limit", [None, 1, 7])
+def test_each_change_is_answered_once_in_any_order(plain, limit):
+    session = plain.opened(1e6)
+    order = np.random.default_rng(0).permutation(len(plain.window))
+    answered = np.zeros(len(order), dtype=np.int64)
+    expected, effects = plain.computed(1e6)
+    for each in session.compute(plain.window.boxes(order), limit):
+        answered[each.which] += 1
+        if limit is not None:
+            assert len(each.which) <= limit
+        value = target(each.outputs) + torch.from_numpy(each.dropped)
+        usual = target(expected)[order[each.which]] + effects[order[each.which]]
+        # Beside others a position may compute more tokens, and is nearer to the truth.
+        torch.testing.assert_close(value, usual, rtol=0, atol=5e-4)
+    assert (answered == 1).all()
+
+
+def test_positions_that_change_nothing_are_the_base(plain):
+    outputs, dropped = plain.computed(0.9, plain.x)
+    base = plain.opened().base
+    torch.testing.assert_close(outputs, base.expand_as(outputs), rtol=0, atol=1e-12)
+    assert dropped.abs().max() < 1e-12
+
+
+def test_single_precision(plain):
+    model, x = awake(SWINS["torchvision"]()).float(), plain.x.float()
+    cells = list(windows(x.shape[1:], plain.window.shape, plain.window.strides).values())
+    session = open_grids(
+        capture(Source(model, (x,))), plain.window, Opening((x,), torch.zeros(1), BUDGET, target)
+    )
+    (found,) = session.compute(plain.window.boxes(np.array([7])))
+    with torch.no_grad():
+        torch.testing.assert_close(found.outputs, model(occlude(x, cells[7])), rtol=1e-4, atol=1e-5)
+
+
+def test_memory(plain):
+    with pytest.raises(InputError, match="memory_budget"):
+        plain.opened(budget=2**16)
+
+
+def test_the_plan_says_what_is_linearised():
+    torch.manual_seed(0)
+    model, x = awake(SWINS["torchvision"]()).float(), torch.randn(1, 3, 32, 32)
+    plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
+    assert not plan.incremental and plan.linearised is not None
+    assert plan.linearised.operators == "attention in windows (3)"
+    assert 0 < plan.linearised.macs < 0.5 * plan.macs
+    assert "a map to the first order in attention in windows (3)" in " ".join(str(plan).split())
+
+
+class Mixing(nn.Module):
+    """Windows whose tokens are mixed by a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.mix = nn.Conv2d(3, 16, 4, 4), nn.Linear(64, 64)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2)
+        return self.mix(x.softmax(1)).mean(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "reason"),
+    [
+        (SmallCNN, (24, 20), "no attention is computed of its cells"),
+        (Mixing, (32, 32), "reads several tokens"),
+        (SPELLINGS["timm"], (32, 32), "cat joins tokens with constants"),
+        (lambda: timm.create_model("mobilevit_xxs"), (64, 64), "conv2d of a value without its batch"),
+    ],
+)
+def test_why_not(make, size, reason):
+    graph = capture(Source(make().eval(), (torch.randn(1, 3, *size),)))
+    with pytest.raises(NoTokens, match=reason):
+        find_grids(graph)
+    window = SlidingWindow((3, *size), (3, 8, 8), (3, 8, 8))
+    with pytest.raises(Unsupported, match=reason):
+        open_grids(graph, window, Opening((torch.zeros(1, 3, *size),), torch.zeros(1), BUDGET, target))

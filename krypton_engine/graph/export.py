@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from krypton_engine.common.calling import Forward
-from krypton_engine.graph.spellings import spellings
+from krypton_engine.graph.spellings import spelled
 from krypton_engine.graph.tracing import one_by_one, readable, recorded, restored
 
 _ADVISING_LOGGER = "torch.fx.experimental.symbolic_shapes"
@@ -285,11 +285,11 @@ def export(
     dynamic = tuple({0: Dim.DYNAMIC} if is_batched else None for is_batched in batched)
 
     def exported(call: Callable[..., Any], found: list[nn.Module]) -> torch.export.ExportedProgram:
-        program = torch.export.export(
-            _Root(call, found), example, dynamic_shapes={"tensors": dynamic}, strict=False
+        return spelled(
+            torch.export.export(
+                _Root(call, found), example, dynamic_shapes={"tensors": dynamic}, strict=False
+            )
         )
-        spelled: torch.export.ExportedProgram = program.run_decompositions(spellings(program))
-        return spelled
 
     with torch.no_grad(), whole(), _gate.export(), _quiet(), readable():
         try:

@@ -351,7 +351,7 @@ def test_a_tuning_takes_the_cheap_map_that_pays(tmp_path):
         curves += [
             replace(c, seconds=10.0, cheap_seconds=1.0 if c.drift else 0.0, look_seconds=0.0) for c in made
         ]
-    tuning = Tuning(Fingerprint((40, 40), (4, 4), (1, 1), (0.0,), 1, (0.0,)), tuple(curves))
+    tuning = Tuning(Fingerprint((28, 28), (4, 4), (1, 1), (0.0,), 1, (0.0,)), tuple(curves))
     choice, rule = tuning.choose(0.9), tuning.goal(0.9)
     assert choice.way == Way(0.0, True) and (rule.drift, rule.cost) == (True, 0.125)
     assert max(stop.computed for stop in choice.stops) < 0.05 * truth.size
@@ -366,11 +366,11 @@ def test_a_tuning_takes_the_cheap_map_that_pays(tmp_path):
 
 def dense(seed):
     """As `tables`, all of whose positions change something of their own."""
-    window = SlidingWindow((40, 40), (4, 4), (1, 1))
+    window = SlidingWindow((28, 28), (4, 4), (1, 1))
     generator = np.random.default_rng(seed)
     truth = gaussian_filter(generator.normal(size=window.grid_shape), 2)
     cheap = truth + 0.05 * truth.std() * generator.normal(size=truth.shape)
-    differs = np.ones((40, 40), dtype=bool)
+    differs = np.ones((28, 28), dtype=bool)
     session = Table(window, differs, truth)
     work = distinct_work(session.changed, np.arange(truth.size))
     return session, Table(window, differs, cheap, 0.25), work, truth, cheap

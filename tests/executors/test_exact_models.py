@@ -92,7 +92,11 @@ def test_monai(name, incremental_whatever_it_gains):
 
 
 @pytest.mark.parametrize(
-    ("name", "image"), [("vgg16-brain-mri", "mri:axial:90+lesion"), ("efficientnet-lite0", "chelsea")]
+    ("name", "image"),
+    [
+        pytest.param("vgg16-brain-mri", "mri:axial:90+lesion", marks=pytest.mark.slow),
+        ("efficientnet-lite0", "chelsea"),
+    ],
 )
 def test_trained(name, image):
     """Real weights on a real image, as the planner would have it."""

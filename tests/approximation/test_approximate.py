@@ -504,7 +504,7 @@ def unfolding(kind, kernel):
         (Wide, [torch.randn(1, 3, 64, 64)]),
         (Segmenter, [torch.randn(1, 3, 64, 64)]),
         (mobilenet_v2, [torch.randn(1, 3, 64, 64)]),
-        (densenet121, [torch.randn(1, 3, 64, 64)]),
+        pytest.param(densenet121, [torch.randn(1, 3, 64, 64)], marks=pytest.mark.slow),
         (WithAnother, [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 256, 256)]),
         (partial(unfolding, 2, 7), [torch.randn(1, 3, 64, 64, dtype=torch.float64)]),
         (partial(unfolding, 3, 3), [torch.randn(1, 3, 20, 24, 24)]),

@@ -730,7 +730,7 @@ def test_numbers_that_are_not_finite_are_hatched_and_told(monkeypatch):
     assert "16 positions are not finite" in repr(nothing) and nothing.overlay().size == (32, 32)
 
 
-@pytest.mark.parametrize("size", [64, 224, 1200, 4000])
+@pytest.mark.parametrize("size", [64, 224, 1200, pytest.param(4000, marks=pytest.mark.slow)])
 def test_stripes_are_wide_enough_for_the_picture(size):
     """Shown 400 pixels wide, as in a notebook, they are told apart."""
     window = SlidingWindow((1, size, size), (1, size // 4, size // 4), (1, size // 4, size // 4))

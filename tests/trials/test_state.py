@@ -846,7 +846,7 @@ def test_an_interrupt_in_a_capture_waits_until_it_is_over(place, number, image):
 # --- memory (L4) -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.Identity])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, pytest.param(nn.Identity, marks=pytest.mark.slow)])
 def test_captures_of_many_image_sizes_are_forgotten(norm, monkeypatch):
     """Captures of a model, with the engine's packed weights, stay within a bound."""
     model = nn.Sequential(

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from krypton_engine.common.figures import mebibytes
-from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.grid_rows import GridExample
-from krypton_engine.executors.reference.program import ReferenceProgram
-from krypton_engine.executors.reference.token_session import LARGEST_BATCH, TokenSession
+from krypton_engine.executors.reference.token_parts import TokenParts
+from krypton_engine.executors.reference.token_session import TokenSession
 from krypton_engine.executors.reference.window_attention import KeptWindows, as_summand, narrowed
-from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
-from krypton_engine.graph.gradients import first_order
+from krypton_engine.executors.tail import values_in_full
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.arrangement import Form
 from krypton_engine.graph.tokens.grid_steps import Each, Grids, Pool, WindowAttention
@@ -60,45 +57,25 @@ class GridProgram:
             self.grids = grids = find_grids(graph)
         except NoTokens as reason:
             raise Unsupported(str(reason)) from None
-        start = grids.start.index
         self.graph = graph
-        self.before = replace(graph, nodes=graph.nodes[: start + 1], output=start)
-        self._front = ReferenceProgram(self.before)
-        self._constants = weights_of(graph)
-        self._tail = Tail(graph, grids.after)
+        self._parts = TokenParts(graph, grids.start, graph, grids.after)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
         """A session; see `open_grids`."""
-        grids, plan = self.grids, Plan.of(self.before, window)
-        held, needed = _held(grids), _needed(grids, grids.sizes[0])
-        free = opening.memory_budget - held
-        if free < needed:
-            raise InputError(
-                "memory_budget",
-                mebibytes(opening.memory_budget),
-                problem=(
-                    f"the tokens of this model take {mebibytes(held)} for what is kept of them and "
-                    f"{mebibytes(needed)} for one position"
-                ),
-            )
-        results = [step.node.index for step in grids.attentions]
-        assert opening.head is not None
-        effects = first_order(self.graph, opening.inputs, results, opening.head, free)
-        if not effects:
-            raise Unsupported("the target has no gradient here")
-        front = self._front.open(plan, replace(opening, memory_budget=free))
-        constant = unchanging(self.graph, opening.inputs, self._constants)
-        gradients = {node: gradient for node, (_, gradient) in effects.items()}
-        example = _example(self.graph, grids, opening.inputs, constant, gradients)
-
-        def fitting(tokens: int) -> int:
-            return max(1, min(LARGEST_BATCH, (free - plan.bytes_views) // _needed(grids, tokens)))
-
-        return TokenSession(self.before, front, self._tail, example, fitting)
+        grids = self.grids
+        return self._parts.open(
+            window,
+            opening,
+            [step.node.index for step in grids.attentions],
+            _held(grids),
+            partial(_needed, grids),
+            grids.sizes[0],
+            partial(_example, self.graph, grids, opening.inputs),
+        )
 
     def work(self, window: SlidingWindow) -> Linearised:
         """What is computed to the first order, and what the tokens cost that a window touches, the mean."""
-        grids, plan = self.grids, Plan.of(self.before, window)
+        grids, plan = self.grids, Plan.of(self._parts.before, window)
         touched = math.prod(float(each.mean()) for each in plan.boxes[grids.start.index].values())
         macs, grid = plan.macs_incremental, 0
         for node in self.graph.nodes[grids.start.index + 1 :]:

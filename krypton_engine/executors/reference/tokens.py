@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from krypton_engine.common.figures import mebibytes
-from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.attention import Kept
-from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.reference.token_parts import TokenParts
 from krypton_engine.executors.reference.token_rows import Example, by_head
-from krypton_engine.executors.reference.token_session import LARGEST_BATCH, TokenSession
-from krypton_engine.executors.tail import Tail, unchanging, values_in_full, weights_of
-from krypton_engine.graph.gradients import first_order
+from krypton_engine.executors.reference.token_session import TokenSession
+from krypton_engine.executors.tail import values_in_full
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.graph.tokens.steps import Attention, NoTokens, Tokens
@@ -58,45 +55,25 @@ class TokenProgram:
             self.tokens = tokens = find_tokens(graph)
         except NoTokens as reason:
             raise Unsupported(str(reason)) from None
-        start = tokens.start.index
         self.graph = graph
-        self.before = replace(graph, nodes=graph.nodes[: start + 1], output=start)
-        self._front = ReferenceProgram(self.before)
-        self._constants = weights_of(tokens.graph)
-        self._tail = Tail(tokens.graph, tokens.after)
+        self._parts = TokenParts(graph, tokens.start, tokens.graph, tokens.after)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
         """A session; see `open_tokens`."""
-        tokens, plan = self.tokens, Plan.of(self.before, window)
-        held, needed = _held(tokens), _needed(tokens, tokens.patches)
-        free = opening.memory_budget - held
-        if free < needed:
-            raise InputError(
-                "memory_budget",
-                mebibytes(opening.memory_budget),
-                problem=(
-                    f"the tokens of this model take {mebibytes(held)} for what is kept of them and "
-                    f"{mebibytes(needed)} for one position"
-                ),
-            )
-        assert opening.head is not None
-        results = [attention.node.index for attention in tokens.attentions]
-        effects = first_order(self.graph, opening.inputs, results, opening.head, free)
-        if not effects:
-            raise Unsupported("the target has no gradient here")
-        front = self._front.open(plan, replace(opening, memory_budget=free))
-        constant = unchanging(tokens.graph, opening.inputs, self._constants)
-        gradients = {node: gradient for node, (_, gradient) in effects.items()}
-        example = _example(self.graph, tokens, opening.inputs, constant, gradients)
-
-        def fitting(patches: int) -> int:
-            return max(1, min(LARGEST_BATCH, (free - plan.bytes_views) // _needed(tokens, patches)))
-
-        return TokenSession(self.before, front, self._tail, example, fitting)
+        tokens = self.tokens
+        return self._parts.open(
+            window,
+            opening,
+            [attention.node.index for attention in tokens.attentions],
+            _held(tokens),
+            partial(_needed, tokens),
+            tokens.patches,
+            partial(_example, self.graph, tokens, opening.inputs),
+        )
 
     def work(self, window: SlidingWindow) -> Linearised:
         """What is computed to the first order, and what the patches cost that a window touches, the mean."""
-        tokens, plan = self.tokens, Plan.of(self.before, window)
+        tokens, plan = self.tokens, Plan.of(self._parts.before, window)
         touched = math.prod(float(each.mean()) for each in plan.boxes[tokens.start.index].values())
         share = (touched + tokens.fixed) / (tokens.patches + tokens.fixed)
         # An attention is computed for the new queries, and again for all others that look at new keys.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support.sessions import check_each_is_answered_once, computed
 from support.tiny_models import SmallCNN
 from support.tiny_swins import SWINS, padded
 from support.tiny_transformers import SPELLINGS, awake
@@ -51,13 +52,7 @@ class Captured:
 
     def computed(self, epsilon=0.0, baseline=0.0):
         """Outputs and dropped effects of all positions."""
-        session = self.opened(epsilon, baseline)
-        boxes = session.window.boxes(np.arange(len(session.window)))
-        outputs = torch.full((len(boxes), *session.base.shape[1:]), torch.nan, dtype=session.base.dtype)
-        dropped = torch.zeros(len(boxes), dtype=torch.float64)
-        for each in session.compute(boxes):
-            outputs[each.which], dropped[each.which] = each.outputs, torch.from_numpy(each.dropped)
-        return outputs, dropped
+        return computed(self.opened(epsilon, baseline))
 
 
 @pytest.fixture(scope="module", params=SWINS)
@@ -129,19 +124,7 @@ def test_what_is_usually_trimmed_leaves_the_map_as_it_is(spelling):
 
 @pytest.mark.parametrize("limit", [None, 1, 7])
 def test_each_change_is_answered_once_in_any_order(plain, limit):
-    session = plain.opened(1e6)
-    order = np.random.default_rng(0).permutation(len(plain.window))
-    answered = np.zeros(len(order), dtype=np.int64)
-    expected, effects = plain.computed(1e6)
-    for each in session.compute(plain.window.boxes(order), limit):
-        answered[each.which] += 1
-        if limit is not None:
-            assert len(each.which) <= limit
-        value = target(each.outputs) + torch.from_numpy(each.dropped)
-        usual = target(expected)[order[each.which]] + effects[order[each.which]]
-        # Beside others a position may compute more tokens, and is nearer to the truth.
-        torch.testing.assert_close(value, usual, rtol=0, atol=5e-4)
-    assert (answered == 1).all()
+    check_each_is_answered_once(plain.opened(1e6), limit, target, 5e-4)
 
 
 def test_positions_that_change_nothing_are_the_base(plain):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import timm
 import torch
+from support.sessions import check_each_is_answered_once, computed
 from support.tiny_models import SmallCNN
 from support.tiny_transformers import SPELLINGS, Signal, awake
 from support.truth import brute_force, occlude, windows
@@ -30,16 +30,6 @@ def opened(graph, x, epsilon=0.0, baseline=None, window=WINDOW, budget=BUDGET):
     baseline = torch.zeros(1, dtype=x.dtype) if baseline is None else baseline
     session = open_tokens(graph, window, Opening((x,), baseline, budget, target))
     return session.trimmed(epsilon, target) if epsilon else session
-
-
-def computed(session, limit=None):
-    """Outputs and dropped effects of all positions, none of which leaves the input as it is."""
-    boxes = session.window.boxes(np.arange(len(session.window)))
-    outputs = torch.full((len(boxes), *session.base.shape[1:]), torch.nan, dtype=session.base.dtype)
-    dropped = torch.zeros(len(boxes), dtype=torch.float64)
-    for each in session.compute(boxes, limit):
-        outputs[each.which], dropped[each.which] = each.outputs, torch.from_numpy(each.dropped)
-    return outputs, dropped
 
 
 class Captured:
@@ -98,20 +88,7 @@ def test_all_tokens_of_a_signal():
 
 @pytest.mark.parametrize("limit", [None, 1, 7])
 def test_each_change_is_answered_once_in_any_order(plain, limit):
-    session = opened(plain.graph, plain.x, 0.2)
-    expected, effects = computed(session)
-    order = np.random.default_rng(0).permutation(len(WINDOW))
-    answered = np.zeros(len(order), dtype=np.int64)
-    for each in session.compute(WINDOW.boxes(order), limit):
-        answered[each.which] += 1
-        if limit is not None:
-            assert len(each.which) <= limit
-        # Beside others a position may compute more tokens, and is nearer to the truth: by less than positions
-        # differ from one another.
-        value = target(each.outputs) + torch.from_numpy(each.dropped)
-        usual = target(expected)[order[each.which]] + effects[order[each.which]]
-        torch.testing.assert_close(value, usual, rtol=0, atol=5e-5)
-    assert (answered == 1).all()
+    check_each_is_answered_once(opened(plain.graph, plain.x, 0.2), limit, target, 5e-5)
 
 
 def test_the_more_is_trimmed_the_worse_is_the_map(plain):

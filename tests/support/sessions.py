@@ -34,3 +34,27 @@ def answers(session, positions=None, limit=None) -> Answers:
     with Watch(len(positions), None, False) as watch:
         run(session, [positions], found, watch, limit)
     return found
+
+
+def computed(session, limit=None):
+    """Outputs and dropped effects of all positions, none of which may leave the input as it is."""
+    boxes = session.window.boxes(np.arange(len(session.window)))
+    outputs = torch.full((len(boxes), *session.base.shape[1:]), torch.nan, dtype=session.base.dtype)
+    dropped = torch.zeros(len(boxes), dtype=torch.float64)
+    for each in session.compute(boxes, limit):
+        outputs[each.which], dropped[each.which] = each.outputs, torch.from_numpy(each.dropped)
+    return outputs, dropped
+
+
+def check_each_is_answered_once(session, limit, target, tolerance):
+    """In any order; beside others a position may compute more tokens, and is nearer to the truth by less."""
+    outputs, effects = computed(session)
+    usual = target(outputs) + effects
+    order = np.random.default_rng(0).permutation(len(session.window))
+    answered = np.zeros(len(order), dtype=np.int64)
+    for each in session.compute(session.window.boxes(order), limit):
+        answered[each.which] += 1
+        assert limit is None or len(each.which) <= limit
+        value = target(each.outputs) + torch.from_numpy(each.dropped)
+        torch.testing.assert_close(value, usual[order[each.which]], rtol=0, atol=tolerance)
+    assert (answered == 1).all()

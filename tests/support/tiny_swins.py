@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+
+from support.tiny_transformers import of_timm
 
 _TIMM = {
     "img_size": 32,
@@ -98,14 +99,7 @@ class HuggingFaceSwin(nn.Module):
 
 
 def _timm(name: str, fused: bool = False) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        made: nn.Module = timm.create_model(name, pretrained=False, **_TIMM)
-        for module in made.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = fused
-        return made
-
-    return make
+    return of_timm(name, fused, **_TIMM)
 
 
 SWINS: dict[str, Callable[[], nn.Module]] = {

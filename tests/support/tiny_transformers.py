@@ -100,15 +100,19 @@ class Signal(nn.Module):
         return self.head(x.relu().sum(1))
 
 
-def _timm(name: str, fused: bool = True, **others: object) -> Callable[[], nn.Module]:
+def of_timm(name: str, fused: bool, **sizes: object) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
-        made: nn.Module = timm.create_model(name, pretrained=False, **{**_SIZES, **others})
+        made: nn.Module = timm.create_model(name, pretrained=False, **sizes)
         for module in made.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = fused
         return made
 
     return make
+
+
+def _timm(name: str, fused: bool = True, **others: object) -> Callable[[], nn.Module]:
+    return of_timm(name, fused, **{**_SIZES, **others})
 
 
 SPELLINGS: dict[str, Callable[[], nn.Module]] = {

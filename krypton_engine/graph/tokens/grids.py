@@ -31,7 +31,7 @@ from krypton_engine.graph.tokens.grid_steps import (
     Step,
     WindowAttention,
 )
-from krypton_engine.graph.tokens.steps import NoTokens
+from krypton_engine.graph.tokens.steps import NoTokens, last_of_cells
 
 _PRODUCTS = {"matmul", "bmm"}
 _SOFTMAX = {"softmax", "_softmax"}
@@ -55,13 +55,9 @@ def find_grids(graph: Graph) -> Grids:
             ...
         krypton_engine.graph.tokens.steps.NoTokens: no attention is computed of its cells
     """
-    dependent = [node for node in graph.nodes if node.depends]
-    full = next((node.index for node in dependent if not node.local), None)
-    if full is None:
-        raise NoTokens("nothing is computed in full")
-    if not any(node.op in (*_SOFTMAX, "scaled_dot_product_attention") for node in dependent):
+    start, attends = last_of_cells(graph), (*_SOFTMAX, "scaled_dot_product_attention")
+    if not any(node.depends and node.op in attends for node in graph.nodes):
         raise NoTokens("no attention is computed of its cells")
-    start = [node for node in graph.dominators if node.index < full][-1]
     return _Search(graph, start).found()
 
 

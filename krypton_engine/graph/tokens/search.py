@@ -31,6 +31,7 @@ from krypton_engine.graph.tokens.steps import (
     Pooled,
     Step,
     Tokens,
+    last_of_cells,
 )
 
 _FIRST_CELLS = 10
@@ -52,12 +53,7 @@ def find_tokens(graph: Graph) -> Tokens:
             ...
         krypton_engine.graph.tokens.steps.NoTokens: no row of tokens is made of its cells, which reshape reads
     """
-    dependent = [node for node in graph.nodes if node.depends]
-    full = next((node.index for node in dependent if not node.local), None)
-    if full is None:
-        raise NoTokens("nothing is computed in full")
-    start = [node for node in graph.dominators if node.index < full][-1]
-    return _Search(graph, start).found()
+    return _Search(graph, last_of_cells(graph)).found()
 
 
 class _Search:

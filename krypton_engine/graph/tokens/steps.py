@@ -21,6 +21,22 @@ class NoTokens(Exception):
     """The reason why tokens cannot be taken one by one, in words that end a sentence."""
 
 
+def last_of_cells(graph: Graph) -> Node:
+    """The value whose cells may become tokens: the last dominator before a full computation.
+
+    Raises:
+        NoTokens: Nothing is computed in full.
+
+    Examples:
+        >>> last_of_cells(graph).op
+        'relu'
+    """
+    full = next((node.index for node in graph.nodes if node.depends and not node.local), None)
+    if full is None:
+        raise NoTokens("nothing is computed in full")
+    return [node for node in graph.dominators if node.index < full][-1]
+
+
 @dataclass(frozen=True)
 class Layout:
     """The order of a value's tokens: fixed ones, all patches, fixed ones.

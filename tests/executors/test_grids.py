@@ -8,7 +8,7 @@ import timm
 import torch
 from support.sessions import check_each_is_answered_once, computed
 from support.tiny_models import SmallCNN
-from support.tiny_swins import SWINS, padded
+from support.tiny_swins import SWINS, padded, video
 from support.tiny_transformers import SPELLINGS, awake
 from support.truth import brute_force, occlude, windows
 from torch import nn
@@ -106,6 +106,17 @@ def test_windows_that_reach_beyond_the_grid():
     outputs, dropped = network.computed()
     assert (outputs - network.truth()).abs().max() < 1e-10
     assert not dropped.any()
+
+
+def test_windows_of_a_video():
+    torch.manual_seed(0)
+    model, x = awake(video()), torch.randn(1, 3, 8, 16, 16).double()
+    window = SlidingWindow((3, 8, 16, 16), (3, 4, 8, 8), (3, 2, 4, 4))
+    opening = Opening((x,), torch.zeros(1).double(), BUDGET, target)
+    session = open_grids(capture(Source(model, (x,))), window, opening)
+    truth = brute_force(model, x, window.shape, window.strides)
+    for found in session.compute(window.boxes(np.arange(len(window)))):
+        assert (found.outputs - truth[found.which]).abs().max() < 1e-10
 
 
 def test_the_more_is_trimmed_the_worse_is_the_map(plain):

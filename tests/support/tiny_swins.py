@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from support.tiny_transformers import of_timm
 
@@ -119,3 +120,9 @@ SWINS: dict[str, Callable[[], nn.Module]] = {
 def padded() -> nn.Module:
     """A network for pictures of 40 x 40, whose windows do not fill the grid."""
     return SwinTransformer(**_TORCHVISION)
+
+
+def video() -> nn.Module:
+    """A network for 8 pictures of 16 x 16."""
+    options = {**_TORCHVISION, "patch_size": [2, 4, 4], "window_size": [2, 2, 2]}
+    return SwinTransformer3d(**options)

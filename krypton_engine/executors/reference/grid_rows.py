@@ -147,10 +147,10 @@ class GridRows:
             self._read(i).unflatten(-1, (heads, -1)).to(kept.q.dtype) for i in (step.q, step.k, step.v)
         )
         attended = Attended(kept, q, k, v, self._chosen[step.grid])
-        self._grow(step, attended.size)
-        now = self._chosen[step.grid]
-        self.dropped += attended.effect(now)
-        return attended.results(now).flatten(2).to(dtype)
+        if self._chosen[step.grid].shape[1] < self._example.grids.sizes[step.grid]:
+            self._grow(step, attended.size)
+            self.dropped += attended.effect(self._chosen[step.grid])
+        return attended.results(self._chosen[step.grid]).flatten(2).to(dtype)
 
     def _grow(self, step: WindowAttention, size: Tensor) -> None:
         """Compute more tokens from here on, those with a large share in all changes.
@@ -184,7 +184,7 @@ class GridRows:
         self._chosen[step.grid] = now
         known = torch.full((self._copies, size + 1), -1, device=before.device)
         known.scatter_(1, before, torch.arange(before.shape[1], device=before.device).expand_as(before))
-        parts = step.parts[now]
+        parts = step.parts.to(now.device)[now]
         copies = torch.arange(self._copies, device=before.device)[:, None, None]
         place = known[copies, parts]
         old, new = example.rows[step.source], self._rows[step.source]

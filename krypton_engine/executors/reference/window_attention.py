@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,9 +60,6 @@ class Attended:
         kept: The attention on the un-occluded input.
         q, k, v: New queries, keys and values: ``(n, s, H, channels)``.
         rows: Which tokens these are: ``(n, s)``, int64.
-
-    Attributes:
-        size: Bound of the first-order effect of the change of each token's result: ``(n, tokens)``.
     """
 
     def __init__(self, kept: KeptWindows, q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> None:
@@ -78,12 +76,29 @@ class Attended:
         keys, values = renewed(kept.k, k), renewed(kept.v, v)
         scale, bias = (each if len(each) == 1 else each[windows] for each in (kept.scale, kept.bias))
         self._result = _scores(renewed(kept.q, q), keys, scale, bias).softmax(-1) @ values
+
+    @cached_property
+    def _effects(self) -> tuple[Tensor, Tensor]:
+        """First-order effects on the scalar of the change of each token's result, and their bounds.
+
+        Both are ``(n, tokens)``, the effects in float64.
+        """
+        kept, count = self._kept, len(self._kept.members)
+        copies, windows = self._met // count, self._met % count
         change, gradient = self._result - kept.result[windows], kept.gradient[windows]
-        tokens = kept.members[windows]
-        copies = self._met // len(kept.members)
-        self._effect = _by_token((change * gradient).sum((1, 3)).double(), copies, tokens, kept, len(rows))
-        norms = change.square().sum((1, 3)).mul_(gradient.square().sum((1, 3))).sqrt_()
-        self.size = _by_token(norms, copies, tokens, kept, len(rows))
+        effects = (change * gradient).sum((1, 3)).double()
+        bounds = change.square().sum((1, 3)).mul_(gradient.square().sum((1, 3))).sqrt_()
+        found = []
+        for numbers in (effects, bounds):  # zeros of a padding fall behind all tokens
+            by_token = numbers.new_zeros(self._copies, len(kept.window) + 1)
+            by_token[copies[:, None], kept.members[windows]] = numbers
+            found.append(by_token[:, :-1])
+        return found[0], found[1]
+
+    @property
+    def size(self) -> Tensor:
+        """Bounds of the first-order effect of the change of each token's result: ``(n, tokens)``."""
+        return self._effects[1]
 
     def results(self, rows: Tensor) -> Tensor:
         """Results of some tokens, as they were in windows without a new one: ``(n, s, H, channels)``."""
@@ -96,18 +111,11 @@ class Attended:
 
     def effect(self, rows: Tensor) -> Tensor:
         """First-order effect on the scalar of what changes of all tokens but some: ``(n,)``, float64."""
-        return self._effect.scatter(1, rows, 0.0).sum(1)
+        return self._effects[0].scatter(1, rows, 0.0).sum(1)
 
     def _pairs(self, window: Tensor) -> Tensor:
         """A number for each copy and window."""
         return torch.arange(self._copies, device=window.device)[:, None] * len(self._kept.members) + window
-
-
-def _by_token(numbers: Tensor, copies: Tensor, tokens: Tensor, kept: KeptWindows, count: int) -> Tensor:
-    """Numbers of the places of windows by copy and token: ``(count, tokens)``."""
-    found = numbers.new_zeros(count, len(kept.window) + 1)
-    found[copies[:, None], tokens] = numbers  # zeros of a padding fall behind all tokens
-    return found[:, :-1]
 
 
 def _scores(q: Tensor, k: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ _PRODUCTS = {"matmul", "bmm"}
 _SOFTMAX = {"softmax", "_softmax"}
 _RESHAPES = {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"}
 _ONLY_COPIED = {"_to_copy", "to", "clone", "contiguous"}
-_POOLS = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d"}
+_POOLS = {f"{kind}adaptive_avg_pool{n}d" for kind in ("", "_") for n in (1, 2, 3)}
 _FIRST_AXIS = 10
 """Role of a value's first dimension where it is one of tokens; other dimensions follow."""
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from support.sessions import check_each_is_answered_once, computed
+from support.sessions import (
+    check_each_is_answered_once,
+    check_it_is_the_full_computation,
+    computed,
+    errors_of,
+)
 from support.tiny_models import SmallCNN
 from support.tiny_swins import SWINS, padded, video
 from support.tiny_transformers import SPELLINGS, awake
@@ -76,12 +81,7 @@ def test_grids_become_coarser_and_windows_hold_every_token_once(spelling):
 
 
 def test_with_all_tokens_it_is_the_full_computation(spelling):
-    outputs, dropped = spelling.computed()
-    truth = spelling.truth()
-    moved = (truth - spelling.opened().base).abs().max()
-    assert moved > 1e-3
-    assert (outputs - truth).abs().max() < 1e-10 * moved
-    assert not dropped.any()
+    check_it_is_the_full_computation(spelling.opened(), spelling.truth())
 
 
 def test_errors_are_of_the_second_order(spelling):
@@ -90,9 +90,7 @@ def test_errors_are_of_the_second_order(spelling):
     def errors(step):
         baseline = spelling.x + step * towards
         # So much is trimmed that the tokens are those that a window touches.
-        outputs, dropped = spelling.computed(1e6, baseline)
-        truth = target(spelling.truth(baseline))
-        return (target(outputs) + dropped - truth).norm(), (target(outputs) - truth).norm()
+        return errors_of(spelling.opened(1e6, baseline), target, spelling.truth(baseline))
 
     whole, half = errors(0.01), errors(0.005)
     assert 3.3 < whole[0] / half[0] < 4.7

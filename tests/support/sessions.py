@@ -58,3 +58,17 @@ def check_each_is_answered_once(session, limit, target, tolerance):
         value = target(each.outputs) + torch.from_numpy(each.dropped)
         torch.testing.assert_close(value, usual[order[each.which]], rtol=0, atol=tolerance)
     assert (answered == 1).all()
+
+
+def check_it_is_the_full_computation(session, truth):
+    outputs, dropped = computed(session)
+    moved = (truth - session.base).abs().max()
+    assert moved > 1e-3
+    assert (outputs - truth).abs().max() < 1e-10 * moved
+    assert not dropped.any()
+
+
+def errors_of(session, target, truth):
+    """The distance from the truth, with what was dropped and without it."""
+    outputs, dropped = computed(session)
+    return (target(outputs) + dropped - target(truth)).norm(), (target(outputs) - target(truth)).norm()

@@ -12,7 +12,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from support.tiny_transformers import of_timm
 
-_TIMM = {
+TIMM = {
     "img_size": 32,
     "patch_size": 4,
     "window_size": 4,
@@ -100,7 +100,7 @@ class HuggingFaceSwin(nn.Module):
 
 
 def _timm(name: str, fused: bool = False) -> Callable[[], nn.Module]:
-    return of_timm(name, fused, **_TIMM)
+    return of_timm(name, fused, **TIMM)
 
 
 SWINS: dict[str, Callable[[], nn.Module]] = {

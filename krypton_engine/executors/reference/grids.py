@@ -58,20 +58,14 @@ class GridProgram:
         except NoTokens as reason:
             raise Unsupported(str(reason)) from None
         self.graph = graph
-        self._parts = TokenParts(graph, grids.start, graph, grids.after)
+        attentions = [step.node for step in grids.attentions]
+        self._parts = TokenParts(graph, grids.start, graph, grids.after, attentions)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
         """A session; see `open_grids`."""
         grids = self.grids
-        return self._parts.open(
-            window,
-            opening,
-            [step.node.index for step in grids.attentions],
-            _held(grids),
-            partial(_needed, grids),
-            grids.sizes[0],
-            partial(_example, self.graph, grids, opening.inputs),
-        )
+        needed, example = partial(_needed, grids), partial(_example, self.graph, grids, opening.inputs)
+        return self._parts.open(window, opening, _held(grids), needed, grids.sizes[0], example)
 
     def work(self, window: SlidingWindow) -> Linearised:
         """What is computed to the first order, and what the tokens cost that a window touches, the mean."""

@@ -31,14 +31,18 @@ class TokenParts:
         start: The value whose cells become tokens.
         inner: The graph that computes the tokens: the same, or one that is written otherwise.
         after: Its nodes after tokens end.
+        attentions: Nodes by whose values an example has the scalar's gradients.
 
     Attributes:
         before: The graph up to ``start``.
     """
 
-    def __init__(self, graph: Graph, start: Node, inner: Graph, after: Sequence[Node]) -> None:
+    def __init__(
+        self, graph: Graph, start: Node, inner: Graph, after: Sequence[Node], attentions: Sequence[Node]
+    ) -> None:
         self.before = replace(graph, nodes=graph.nodes[: start.index + 1], output=start.index)
         self._graph, self._inner = graph, inner
+        self._attentions = [node.index for node in attentions]
         self._front = ReferenceProgram(self.before)
         self._constants = weights_of(inner)
         self._tail = Tail(inner, after)
@@ -47,7 +51,6 @@ class TokenParts:
         self,
         window: SlidingWindow,
         opening: Opening,
-        attentions: Sequence[int],
         held: int,
         needed: Callable[[int], int],
         most: int,
@@ -58,7 +61,6 @@ class TokenParts:
         Args:
             window: The sliding window.
             opening: The example, a budget and a scalar.
-            attentions: Nodes whose gradients the example takes.
             held: Bytes of what is kept of the un-occluded input.
             needed: Bytes of one position, by the number of tokens that are computed.
             most: The number of all tokens.
@@ -80,7 +82,7 @@ class TokenParts:
                 ),
             )
         assert opening.head is not None
-        effects = first_order(self._graph, opening.inputs, attentions, opening.head, free)
+        effects = first_order(self._graph, opening.inputs, self._attentions, opening.head, free)
         if not effects:
             raise Unsupported("the target has no gradient here")
         front = self._front.open(plan, replace(opening, memory_budget=free))

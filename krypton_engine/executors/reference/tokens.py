@@ -56,20 +56,14 @@ class TokenProgram:
         except NoTokens as reason:
             raise Unsupported(str(reason)) from None
         self.graph = graph
-        self._parts = TokenParts(graph, tokens.start, tokens.graph, tokens.after)
+        attentions = [each.node for each in tokens.attentions]
+        self._parts = TokenParts(graph, tokens.start, tokens.graph, tokens.after, attentions)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
         """A session; see `open_tokens`."""
         tokens = self.tokens
-        return self._parts.open(
-            window,
-            opening,
-            [attention.node.index for attention in tokens.attentions],
-            _held(tokens),
-            partial(_needed, tokens),
-            tokens.patches,
-            partial(_example, self.graph, tokens, opening.inputs),
-        )
+        needed, example = partial(_needed, tokens), partial(_example, self.graph, tokens, opening.inputs)
+        return self._parts.open(window, opening, _held(tokens), needed, tokens.patches, example)
 
     def work(self, window: SlidingWindow) -> Linearised:
         """What is computed to the first order, and what the patches cost that a window touches, the mean."""

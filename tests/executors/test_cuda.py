@@ -29,7 +29,7 @@ from torch import nn
 
 from krypton_engine import FallbackWarning, KryptonOcclusion
 from krypton_engine.executors.base import Opening, Unsupported
-from krypton_engine.executors.cuda import cuts, engine
+from krypton_engine.executors.cuda import arena, cuts, engine
 from krypton_engine.executors.cuda.clock import Clock
 from krypton_engine.executors.cuda.convolutions import Convolutions
 from krypton_engine.executors.cuda.executor import EXECUTOR as CUDA
@@ -348,12 +348,34 @@ def test_memory_is_leased(device):
     assert one.arena is not two.arena
     for_y = answers(two)
     assert torch.equal(answers(one), expected) and not torch.equal(for_y, expected)
-    arena = one.arena
+    given_back = one.arena
     del one
     gc.collect()
     three = opened_session(graph, window, y)
-    assert three.arena is arena
+    assert three.arena is given_back
     assert torch.equal(answers(three), for_y)
+
+
+class Alike:
+    """A program that equals every other."""
+
+    def __eq__(self, other):
+        return isinstance(other, Alike)
+
+    __hash__ = object.__hash__
+
+
+def test_programs_that_are_equal_share_no_memory():
+    """An arena serves the program that leased it, and goes with it."""
+    one, other = Alike(), Alike()
+    mine = arena.lease(one, "a window", torch.device("cpu"))
+    arena.give_back(mine)
+    assert arena.lease(other, "a window", torch.device("cpu")) is not mine
+    arena.drop(other)
+    assert arena.lease(one, "a window", torch.device("cpu")) is mine
+    arena.give_back(mine)
+    arena.drop(one)
+    assert arena.lease(one, "a window", torch.device("cpu")) is not mine
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class Arena:
     An arena belongs to one thread and one stream, so that later work on the stream may write over its values.
 
     Args:
-        owner: Program whose sessions the arena serves.
+        owner: Program whose sessions the arena serves; an equal one is another.
         key: Kind of session.
         device: Device that the memory is on.
     """
@@ -163,16 +163,17 @@ def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
     """Memory for a session: an arena that was given back, if one fits, else a new one.
 
     Examples:
-        >>> arena = lease("a program", "a window", torch.device("cpu"))
+        >>> program = object()
+        >>> arena = lease(program, "a window", torch.device("cpu"))
         >>> give_back(arena)
-        >>> lease("a program", "a window", torch.device("cpu")) is arena
+        >>> lease(program, "a window", torch.device("cpu")) is arena
         True
     """
     found, others = None, []
     with contextlib.suppress(IndexError):
         while found is None:  # other threads do the same, so that only single steps are safe
             arena = _FREE.popleft()
-            if (arena.owner, arena.key, arena.device) == (owner, key, device):
+            if arena.owner is owner and (arena.key, arena.device) == (key, device):
                 found = arena
             else:
                 others.append(arena)
@@ -181,7 +182,15 @@ def lease(owner: object, key: Hashable, device: torch.device) -> Arena:
 
 
 def give_back(arena: Arena) -> None:
-    """Keep an arena for another session."""
+    """Keep an arena for another session.
+
+    Examples:
+        >>> program = object()
+        >>> arena = lease(program, "a window", torch.device("cpu"))
+        >>> give_back(arena)
+        >>> [lease(program, key, torch.device("cpu")) is arena for key in ("another", "a window")]
+        [False, True]
+    """
     _FREE.append(arena)
 
 

@@ -101,4 +101,4 @@ def _prelu(call: base.Call) -> base.Local:
     node = base.local_operand(call, call.args[0])
     if node.roles[1] is not None and call.node(call.args[1]).numel() > 1:
         raise base.NotLocal("prelu with a weight that varies along an axis")
-    return base.mixing(call, node, [])
+    return base.mixing(node, [])

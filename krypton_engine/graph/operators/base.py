@@ -238,8 +238,15 @@ def axis_of(call: Call, node: Node, dim: int) -> int:
     return role
 
 
-def mixing(call: Call, node: Node, dims: Sequence[int], keep: bool = True) -> Local:
-    """The way on boxes of a call that mixes cells along ``dims`` and along no other dimension."""
+def mixing(node: Node, dims: Sequence[int], keep: bool = True) -> Local:
+    """The way on boxes of a call that mixes cells along ``dims`` and along no other dimension.
+
+    Examples:
+        >>> image = Node(0, "x", "input", (1, 3, 8, 8), (BATCH, None, 0, 1), None)
+        >>> over_rows = mixing(image, [2], keep=False)
+        >>> over_rows.roles, sorted(over_rows.whole)
+        ((-1, None, 1), [0])
+    """
     rank = len(node.shape)
     dims = [positive(dim, rank) for dim in dims]
     whole = touched(node.roles, dims)

@@ -23,7 +23,7 @@ def _index(call: base.Call) -> base.Local:
         raise base.NotLocal("index by several tensors, by a mask or by changing values")
     opaque = [node.roles[dim] is None for dim in dims]
     if all(opaque):
-        return base.mixing(call, node, dims)
+        return base.mixing(node, dims)
     if any(opaque):
         raise base.NotLocal("index of axes and other dimensions at once")
     maps = {}
@@ -47,7 +47,7 @@ def _index_select(call: base.Call) -> base.Local:
     node = base.local_operand(call, call.args[0])
     dim, cells = base.positive(call["dim"], len(node.shape)), call.node(call["index"]).value
     if node.roles[dim] is None or cells is None:
-        return base.mixing(call, node, [dim])
+        return base.mixing(node, [dim])
     moved = IndexMap(node.shape[dim], tuple(cells.reshape(-1).tolist()))
     return base.reindexed(node, {base.axis_of(call, node, dim): moved})
 
@@ -70,7 +70,7 @@ def _repeat_interleave(call: base.Call) -> base.Local:
         raise base.NotLocal("repeat_interleave by a tensor or of the flattened value")
     dim = base.positive(call["dim"], len(node.shape))
     if node.roles[dim] is None:
-        return base.mixing(call, node, [dim])
+        return base.mixing(node, [dim])
     n, repeats = node.shape[dim], call["repeats"]
     return base.reindexed(
         node, {base.axis_of(call, node, dim): IndexMap(n, tuple(o // repeats for o in range(n * repeats)))}
@@ -82,7 +82,7 @@ def _slice(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     dim = base.positive(call["dim"], len(node.shape))
     if node.roles[dim] is None:
-        return base.mixing(call, node, [dim])
+        return base.mixing(node, [dim])
     axis = base.axis_of(call, node, dim)
     n = node.shape[dim]
     source = range(*slice(call["start"], call["end"], call["step"]).indices(n))
@@ -93,7 +93,7 @@ def _slice(call: base.Call) -> base.Local:
 def _select(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     dim = base.positive(call["dim"], len(node.shape))
-    return base.mixing(call, node, [dim], keep=False)
+    return base.mixing(node, [dim], keep=False)
 
 
 @base.rule("flip")
@@ -102,7 +102,7 @@ def _flip(call: base.Call) -> base.Local:
     dims = [base.positive(dim, len(node.shape)) for dim in call["dims"]]
     opaque = [node.roles[dim] is None for dim in dims]
     if all(opaque):
-        return base.mixing(call, node, dims)
+        return base.mixing(node, dims)
     if any(opaque):
         raise base.NotLocal("flip of axes and opaque dimensions at once")
     return base.reindexed(
@@ -119,7 +119,7 @@ def _roll(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     dims = [base.positive(dim, len(node.shape)) for dim in call["dims"]]
     if all(node.roles[dim] is None for dim in dims) and dims:
-        return base.mixing(call, node, dims)
+        return base.mixing(node, dims)
     sources = {}
     for dim, shift in zip(dims, call["shifts"], strict=True):
         if node.roles[dim] is None:

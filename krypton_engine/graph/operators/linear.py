@@ -20,7 +20,7 @@ def _linear(call: base.Call) -> base.Local:
     node = base.local_operand(call, call["input"])
     if call.node(call["weight"]).depends:
         raise base.NotLocal("linear with changing weights")
-    return base.mixing(call, node, [-1])
+    return base.mixing(node, [-1])
 
 
 @base.rule("matmul", "mm", "bmm")

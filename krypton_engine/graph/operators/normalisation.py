@@ -13,7 +13,7 @@ base.declare(torch.ops.aten.addcmul.default, base.Facts(fresh=True))  # a batch 
 def _layer_norm(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     count = len(call["normalized_shape"])
-    return base.mixing(call, node, range(len(node.shape) - count, len(node.shape)))
+    return base.mixing(node, range(len(node.shape) - count, len(node.shape)))
 
 
 @base.rule("batch_norm")
@@ -28,4 +28,4 @@ def _batch_norm(call: base.Call) -> base.Local:
     given = [call[name] for name in names if call[name] is not None]
     if call["training"] or call["running_mean"] is None or any(call.node(r).value is None for r in given):
         raise base.NotLocal("batch_norm by statistics that are not constant")
-    return base.mixing(call, node, [])
+    return base.mixing(node, [])

@@ -39,7 +39,7 @@ def _pad_by(call: base.Call, pads: Sequence[int], mode: str, fill: float) -> bas
                 maps[base.axis_of(call, node, dim)] = _padding_map(node.shape[dim], before, after, mode)
     if opaque and maps:
         raise base.NotLocal("padding of axes and opaque dimensions at once")
-    return base.mixing(call, node, opaque) if opaque else base.reindexed(node, maps, fill)
+    return base.mixing(node, opaque) if opaque else base.reindexed(node, maps, fill)
 
 
 @base.rule("constant_pad_nd")

@@ -8,7 +8,7 @@ from krypton_engine.graph.operators import base
 @base.rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "glu", "softmin")
 @base.rule("sort", "argsort", "topk", "cummax", "cummin", "cumprod", "logcumsumexp")
 def _along_dim(call: base.Call) -> base.Local:
-    return base.mixing(call, base.only_dependent(call), [call["dim"]])
+    return base.mixing(base.only_dependent(call), [call["dim"]])
 
 
 base.ROW_BY_ROW.update(("mean", "sum", "amax", "amin"))
@@ -22,4 +22,4 @@ def _reduction(call: base.Call) -> base.Local:
     dims = call.bound.get("dim")
     if dims is None or dims == [] or dims == ():
         raise base.NotLocal(f"{call.name} over everything")
-    return base.mixing(call, node, dims if isinstance(dims, (tuple, list)) else [dims], keep=call["keepdim"])
+    return base.mixing(node, dims if isinstance(dims, (tuple, list)) else [dims], keep=call["keepdim"])

@@ -45,7 +45,7 @@ def _expand(call: base.Call) -> base.Local:
     if len(call.shape) != len(node.shape) or not call.batch_dims[0]:
         raise base.NotLocal("expand adds a dimension in front, or repeats rows")
     dims = [dim for dim, (n, out) in enumerate(zip(node.shape, call.shape, strict=True)) if n != out]
-    local = base.mixing(call, node, dims)
+    local = base.mixing(node, dims)
     return replace(local, on_box=Apply(sized=True))
 
 
@@ -62,7 +62,7 @@ def _repeat(call: base.Call) -> base.Local:
     }
     dims = [dim for dim, times in enumerate(repeats) if times > 1]
     if not several:
-        return base.mixing(call, node, dims)
+        return base.mixing(node, dims)
     if len(several) < len(dims):
         raise base.NotLocal("repeat of axes and other dimensions at once")
     return base.reindexed(node, several)
@@ -160,7 +160,7 @@ def _unfold(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
     dim = base.positive(call["dimension"], len(node.shape))
     if node.roles[dim] is None:
-        local = base.mixing(call, node, [dim])
+        local = base.mixing(node, [dim])
         return replace(local, roles=(*local.roles, None))
     axis = base.axis_of(call, node, dim)
     window = WindowMap(node.shape[dim], call.shape[dim], call["size"], call["step"])
@@ -169,4 +169,4 @@ def _unfold(call: base.Call) -> base.Local:
 
 @base.rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(call: base.Call) -> base.Local:
-    return base.mixing(call, base.only_dependent(call), [1])
+    return base.mixing(base.only_dependent(call), [1])

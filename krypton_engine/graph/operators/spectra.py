@@ -30,12 +30,12 @@ def _stft(call: base.Call) -> base.Local:
 
 @base.rule("fft_fft", "fft_ifft", "fft_rfft", "fft_irfft", "fft_hfft", "fft_ihfft")
 def _transform(call: base.Call) -> base.Local:
-    return base.mixing(call, base.only_dependent(call), [call["dim"]])
+    return base.mixing(base.only_dependent(call), [call["dim"]])
 
 
 @base.rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
 def _transforms(call: base.Call) -> base.Local:
-    return base.mixing(call, base.only_dependent(call), call["dim"])
+    return base.mixing(base.only_dependent(call), call["dim"])
 
 
 @base.rule("view_as_real")
@@ -46,4 +46,4 @@ def _as_pairs(call: base.Call) -> base.Local:
 
 @base.rule("view_as_complex")
 def _as_numbers(call: base.Call) -> base.Local:
-    return base.mixing(call, base.only_dependent(call), [-1], keep=False)
+    return base.mixing(base.only_dependent(call), [-1], keep=False)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from krypton_engine.attr.checks import Activation, activated
+from krypton_engine.attr.checks import Activation, activation_of
 from krypton_engine.common.arrays import Flags
+from krypton_engine.common.outputs import activated
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
 from krypton_widget import maps
@@ -176,7 +177,7 @@ class Page:
     def _seen(self, key: MapKey) -> Sent:
         """The picture, its patch and the model's own answer."""
         given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
-        probabilities = activated(outputs, self._activation)[0].float()
+        probabilities = activated(outputs, activation_of(self._activation)).detach()[0].float()
         height, width = given.picture.shape[:2]
         return {
             "image": key.image,

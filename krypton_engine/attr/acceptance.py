@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from krypton_engine.attr.targets import as_kept, of_example
-from krypton_engine.common.calling import Target
+from krypton_engine.common.calling import Activate, Target
+from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap.identity import Described, described
@@ -16,9 +15,7 @@ from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.tuning import Tuning, in_brief
 
 
-def fingerprint(
-    question: Question, row: int, target: Target, activate: Callable[[Tensor], Tensor] | None
-) -> Fingerprint:
+def fingerprint(question: Question, row: int, target: Target, activate: Activate) -> Fingerprint:
     """The fingerprint of a call on one example, which its tuning has too; the model runs once, on noise.
 
     Args:
@@ -38,14 +35,12 @@ def fingerprint(
 
     def model(x: Tensor) -> Tensor:
         outputs = evaluate(question.forward_func, (x,), additional or None)
-        return outputs if activate is None else activate(outputs)
+        return activated(outputs, activate)
 
     return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
 
 
-def accept(
-    tuning: Tuning, question: Question, target: Target, activate: Callable[[Tensor], Tensor] | None
-) -> None:
+def accept(tuning: Tuning, question: Question, target: Target, activate: Activate) -> None:
     """Refuse a tuning that was made for something else: the model, which may have changed, is asked.
 
     Args:
@@ -71,7 +66,7 @@ def accept(
             f"None for a forward function of {len(question.inputs)} inputs, since a tuning is for one input",
         )
     rows = len(question.inputs[0])
-    base = question.base if activate is None else activate(question.base)
+    base = activated(question.base, activate)
     classes = base.shape[1] if base.ndim == 2 else None
     asked = [as_kept(of_example(target, row, rows), classes) for row in range(rows)]
     predicted = [int(out.argmax()) for out in base] if classes else []

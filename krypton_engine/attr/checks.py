@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.calling import Activate
 from krypton_engine.errors import InputError
 from krypton_engine.executors.registry import EXECUTORS
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.tuning import Tuning, in_brief
 
 Activation = Literal["softmax"] | Callable[[Tensor], Tensor] | None
-Activate = Callable[[Tensor], Tensor] | None
 
 
 def memory_budget_of(forward_func: object, executor: object, memory_budget: object) -> int | None:
@@ -107,20 +107,6 @@ def activation_of(activation: Activation) -> Activate:
     if activation is not None and not callable(activation):
         raise InputError("activation", repr(activation), "None, 'softmax' or a callable")
     return activation
-
-
-def activated(outputs: Tensor, activation: Activation) -> Tensor:
-    """Outputs ``(n, *output_shape)`` after an activation.
-
-    Raises:
-        InputError: The activation is neither a known name nor a callable.
-
-    Examples:
-        >>> activated(torch.zeros(1, 4), "softmax")
-        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
-    """
-    activate = activation_of(activation)
-    return outputs if activate is None else activate(outputs)
 
 
 def softmax(outputs: Tensor) -> Tensor:

@@ -79,6 +79,8 @@ def question_of(
 ) -> Question:
     """Tensors, windows and baselines in one form, with the model's own answer for the un-occluded inputs.
 
+    The question keeps no autograd graph of its tensors.
+
     Raises:
         InputError: An argument that cannot be used.
 
@@ -107,18 +109,26 @@ def question_of(
             "at least one tensor and a tuple of as many baselines, or None",
             verb="has",
         )
+    tensors = tuple(x.detach() for x in tensors)  # maps outlive the call, and their questions with them
+    extra = _detached(additional_arguments(additional))
     windows = windows_of(tensors, sliding_window_shapes, strides)
-    extra = additional_arguments(additional)
     base = evaluate(forward_func, tensors, extra)
     filled = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
     return Question(forward_func, tensors, filled, windows, extra, base)
+
+
+def _detached(additional: tuple[object, ...] | None) -> tuple[object, ...] | None:
+    """Further arguments, the tensors among them without their autograd graph."""
+    if additional is None:
+        return None
+    return tuple(each.detach() if isinstance(each, Tensor) else each for each in additional)
 
 
 def _baseline(i: int, baseline: Baseline, x: Tensor) -> Tensor:
     """The values that replace the cells of ``x``, in its shape and in the type of Captum's copies."""
     try:
         if isinstance(baseline, Tensor):
-            return baseline.to(x.device).expand(x.shape)
+            return baseline.detach().to(x.device).expand(x.shape)
         exact = torch.float64 if isinstance(baseline, float) else torch.int64
         tensor = torch.tensor(baseline, dtype=exact, device="cpu")
         return tensor.to(torch.result_type(x, baseline)).to(x.device).expand(x.shape)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from krypton_engine.attr.acceptance import accept
 from krypton_engine.attr.checks import (
-    Activate,
     Activation,
     activation_of,
     check_callable,
@@ -25,8 +24,9 @@ from krypton_engine.attr.inputs import Shapes, Strides, question_of
 from krypton_engine.attr.targets import indices, of_example, selected_of
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.common.calling import Baselines, Forward, Target
+from krypton_engine.common.calling import Activate, Baselines, Forward, Target
 from krypton_engine.common.figures import mebibytes
+from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers
 from krypton_engine.heatmap.heatmap import Heatmap
@@ -265,9 +265,8 @@ def map_request(
 
 def _check_kept(request: MapRequest, budget: int) -> None:
     """Refuse outputs that take more memory than a call may."""
-    base, count = request.question.base, len(request.question.windows[0])
-    if request.activate is not None:
-        base = request.activate(base)
+    base = activated(request.question.base, request.activate)
+    count = len(request.question.windows[0])
     needed = count * base.numel() * base.element_size()
     if needed > budget:
         raise InputError(
@@ -303,8 +302,6 @@ def _activated_row(base: Tensor, activate: Activate) -> Tensor:
             "for a heatmap, one row (attribute takes any output)",
             verb="returns",
         )
-    if activate is None:
-        return base
     if activate is softmax and (base.ndim < 2 or base.shape[1] < 2):
         raise InputError(
             "activation",
@@ -312,12 +309,12 @@ def _activated_row(base: Tensor, activate: Activate) -> Tensor:
             "torch.sigmoid, say, or None",
             f"which makes 1 of a single output, and the outputs have shape {tuple(base.shape)}",
         )
-    activated = as_numbers("activation", activate(base))
-    if activated.shape[:1] != (1,):
+    row = as_numbers("activation", activated(base, activate))
+    if row.shape[:1] != (1,):
         raise InputError(
             "activation",
-            f"shape {tuple(activated.shape)} of {tuple(base.shape)}",
+            f"shape {tuple(row.shape)} of {tuple(base.shape)}",
             "what keeps the first dimension",
             verb="makes",
         )
-    return activated
+    return row

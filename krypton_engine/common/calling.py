@@ -10,6 +10,9 @@ from torch import Tensor
 Forward: TypeAlias = Callable[..., Tensor | float]
 """A model or another forward function: outputs ``(examples, *output_shape)``, or one number."""
 
+Activate: TypeAlias = Callable[[Tensor], Tensor] | None
+"""A function that is applied to outputs ``(n, *output_shape)`` before anything else; None applies none."""
+
 Target: TypeAlias = int | tuple[int, ...] | list[int] | list[tuple[int, ...]] | Tensor | None
 """Index of the outputs: one for all examples, or a list or tensor with one for each; None selects nothing."""
 

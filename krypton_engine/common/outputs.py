@@ -1,10 +1,23 @@
-"""The kind of a model's outputs."""
+"""The kind of a model's outputs, and their activation."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from torch import Tensor
+
+from krypton_engine.common.calling import Activate
+
+
+def activated(outputs: Tensor, activate: Activate) -> Tensor:
+    """Outputs after an activation, which gets a copy that it may write over.
+
+    Examples:
+        >>> outputs = torch.tensor([[-1.0, 2.0]])
+        >>> activated(outputs, torch.relu_), activated(outputs, None) is outputs
+        (tensor([[0., 2.]]), True)
+    """
+    return outputs if activate is None else activate(outputs.clone())
 
 
 def are_probabilities(outputs: Tensor) -> bool:

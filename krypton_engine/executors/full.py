@@ -25,7 +25,8 @@ def evaluate(
 ) -> Tensor:
     """The outputs of the user's own forward function, in the form that Captum makes of them.
 
-    The function gets copies of the tensors, so that its writes do not reach the caller's.
+    The function gets copies of the tensors, so that its writes do not reach the caller's; outputs keep no
+    autograd graph.
 
     Examples:
         >>> evaluate(lambda images, scale: scale * images.sum((1, 2, 3)), (torch.ones(2, 3, 4, 4),), (0.5,))
@@ -35,7 +36,7 @@ def evaluate(
     if additional is not None:
         additional = tuple(a.clone() if isinstance(a, Tensor) else a for a in additional)
     said = evaluated(lambda: run_forward(forward_func, inputs, None, additional))
-    output = as_numbers("forward_func", said)
+    output = as_numbers("forward_func", said).detach()
     # Without dimensions it is the output of the one example, as ``squeeze()`` leaves it.
     return output.reshape(1) if output.ndim == 0 and inputs[0].shape[:1] == (1,) else output
 

@@ -17,8 +17,8 @@ from krypton_engine.approximation.compensation import compensated
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, Floats, IntArray
-from krypton_engine.common.calling import Target
-from krypton_engine.common.outputs import are_probabilities
+from krypton_engine.common.calling import Activate, Target
+from krypton_engine.common.outputs import activated, are_probabilities
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.part import RECORDED, check_part
@@ -65,7 +65,7 @@ class MapBuilder:
         base: Tensor,
         select: Select,
         *,
-        activate: Callable[[Tensor], Tensor] | None = None,
+        activate: Activate = None,
         target: Target = None,
         keep_outputs: bool = False,
         classify: bool = False,
@@ -79,7 +79,7 @@ class MapBuilder:
         self._select = select
         self._plan = plan
         self._activate = activate
-        base = base if activate is None else activate(base)
+        base = activated(base, activate)
         index = whole(target)
         if index is not None and base.ndim == 2:
             target = index % base.shape[1]
@@ -132,7 +132,7 @@ class MapBuilder:
                     [nan, 4.]])
         """
         where = torch.from_numpy(positions)
-        outputs = outputs if self._activate is None else self._activate(outputs)
+        outputs = self._activated(outputs)
         values = self._of_target(outputs, effects)
         if effects is not None and self._trimmed is None:
             self._trimmed = torch.zeros_like(self._measured)
@@ -162,12 +162,16 @@ class MapBuilder:
             >>> builder.cheap().tolist()
             [[nan, nan], [nan, 4.0]]
         """
-        outputs = outputs if self._activate is None else self._activate(outputs)
+        outputs = self._activated(outputs)
         values = self._of_target(outputs, effects)
         if self._cheap is None:
             self._cheap = torch.full_like(self._values, math.nan)
         self._cheap[torch.from_numpy(positions)] = values.where(values.isfinite(), math.inf)
         self._last = time.perf_counter()
+
+    def _activated(self, outputs: Tensor) -> Tensor:
+        """Outputs after the activation; values that are noted keep no autograd graph."""
+        return activated(outputs, self._activate).detach()
 
     def _of_target(self, outputs: Tensor, effects: Floats | None) -> Tensor:
         """The target's values of (activated) outputs, with first-order effects added."""
@@ -234,7 +238,7 @@ class MapBuilder:
             >>> builder.kept_of(torch.tensor([[3.0, 4.0]]))
             tensor([[4.]])
         """
-        outputs = outputs if self._activate is None else self._activate(outputs)
+        outputs = self._activated(outputs)
         return (self._select(outputs) if self._outputs is None else outputs).reshape(len(outputs), -1).cpu()
 
     def scalar(self, outputs: Tensor) -> Tensor:
@@ -246,8 +250,11 @@ class MapBuilder:
             >>> [MapBuilder(heatmap.window, b, lambda out: out[:, 0]).scalar(b).item() for b in bases]
             [0.0, 2.0]
         """
-        outputs = outputs.double() if self._activate is None else self._activate(outputs.double())
-        values = self._select(outputs)
+        try:
+            wide = activated(outputs.double(), self._activate)
+        except RuntimeError:  # an activation with weights takes the model's dtype only
+            wide = activated(outputs, self._activate).double()
+        values = self._select(wide)
         return values.logit() if self._odds else values
 
     def trimmed(self) -> IntArray:
@@ -280,6 +287,9 @@ class MapBuilder:
     def expect(self, estimate: SsimEstimate, predicted: Floats) -> None:
         """Note the estimate for the map so far, and the values predicted where nothing has been measured.
 
+        Raises:
+            ValueError: The builder has no positions to interpolate, so that its map would have gaps.
+
         Examples:
             >>> base, everywhere = torch.zeros(1, 2), np.arange(4)
             >>> builder = MapBuilder(heatmap.window, base, lambda out: out[:, 1], fill=everywhere)
@@ -288,6 +298,8 @@ class MapBuilder:
             >>> builder.heatmap().values.tolist()
             [[3.5, 3.5], [4.0, 3.5]]
         """
+        if self._fill is None:
+            raise ValueError("a map builder without fill= interpolates nothing")
         self._estimate, self._predicted = estimate, predicted
 
     def resume(self, heatmap: Heatmap, name: str = "resume") -> None:

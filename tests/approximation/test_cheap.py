@@ -318,6 +318,21 @@ def test_a_tuning_trims_what_is_linearised():
     assert tuning.goal(0.8).drift
 
 
+def test_an_activation_with_weights(seeing):
+    """Weights in the model's dtype take no other numbers."""
+    _, occlusion = seeing
+    weights = torch.tensor([[1.0, -2.0, 0.5, 0.0, 3.0]])
+    expected, found = (
+        occlusion.heatmap(blobs(1), WINDOW, STRIDES, target=0, activation=activation, ssim_target=0.9)
+        for activation in (
+            lambda outputs: (outputs * weights).sum(1, keepdim=True),
+            lambda outputs: nn.functional.linear(outputs, weights),
+        )
+    )
+    assert torch.equal(found.status, expected.status) and found.cheap is not None
+    torch.testing.assert_close(found.values, expected.values)
+
+
 def test_a_plan_says_what_is_linearised(seeing):
     model, occlusion = seeing
     plan = occlusion.plan(blobs(0), WINDOW, STRIDES)

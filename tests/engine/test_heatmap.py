@@ -326,6 +326,12 @@ def test_a_callable_with_classes(image, occlusion, outputs):
     assert_close(heatmap.values, outputs.sigmoid()[..., heatmap.target], 1.0)
 
 
+def test_a_callable_that_writes_over_its_argument(cnn, image, outputs):
+    with incremental():
+        heatmap = KryptonOcclusion(cnn).heatmap(image, WINDOW, STRIDES, target=1, activation=torch.sigmoid_)
+    assert_close(heatmap.values, outputs.sigmoid()[..., 1], 1.0)
+
+
 # --- words --------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import krypton_engine.attr.explain
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
+from krypton_engine.heatmap.builder import MapBuilder
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning import proof
 
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
@@ -201,6 +205,81 @@ def test_not_on_earlier_calls(cnn, image, images):
     occlusion.attribute(images, (1, 5, 5), (1, 4, 4), baselines=0.3, target=[0, 1, 2])
     occlusion.heatmap(images[:1], WINDOW, (3, 7, 6), region=(0, 0, 3, 3))
     assert torch.equal(occlusion.attribute(image, WINDOW, STRIDES, target=1), fresh)
+
+
+# --- gradients ----------------------------------------------------------------------------------------
+
+
+class Marked(torch.autograd.Function):
+    """The same numbers, with a mark that lives as long as their autograd graph."""
+
+    @staticmethod
+    def forward(ctx, numbers, mark):
+        ctx.mark = mark
+        return numbers.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+class Mark:
+    pass
+
+
+def marked(numbers, marks):
+    mark = Mark()
+    marks.append(weakref.ref(mark))
+    return Marked.apply(numbers, mark)
+
+
+def test_maps_and_tunings_keep_no_autograd_graph(cnn, image):
+    """Of the image, the baseline, an argument, the outputs or the activation: each has a graph."""
+    marks = []
+
+    def model(x, scale):
+        with torch.enable_grad():
+            return marked(cnn(x) * scale, marks)
+
+    def activation(outputs):
+        with torch.enable_grad():
+            return marked(outputs * torch.ones(5, requires_grad=True), marks)
+
+    def answers(x, baseline, scale):
+        occlusion = KryptonOcclusion(model)
+        exact = occlusion.heatmap(x, WINDOW, STRIDES, baseline, 1, scale, activation=activation)
+        asked = x, WINDOW, (3, 3, 3), baseline, 1, scale
+        approximate = occlusion.heatmap(*asked, activation=activation, ssim_target=0.5)
+        verified = approximate.verify(occlusion, 0.1)
+        samples = [x, x / 2]
+        tuning = occlusion.tune(samples, *asked[1:], activation=activation, confidence=0.5)
+        attributed = occlusion.attribute(x, WINDOW, STRIDES, baseline, 1, scale)
+        return exact, verified, tuning, attributed, occlusion  # which keeps what its maps were asked
+
+    with torch.no_grad(), full_inference():
+        plain = answers(image, torch.zeros_like(image), torch.tensor(2.0))
+        marks.clear()
+    with torch.enable_grad(), full_inference():
+        given = (image, torch.zeros_like(image), torch.tensor(2.0))
+        found = answers(*(marked(each.clone().requires_grad_(), marks) for each in given))
+        del given
+        gc.collect()
+    assert len(marks) > 10 and not any(mark() for mark in marks)
+    assert torch.equal(found[0].values, plain[0].values) and torch.equal(found[3], plain[3])
+    assert not any(values.requires_grad for values in (found[0].values, found[1].values, found[3]))
+    assert len(found[2].images) == 2
+
+
+def test_a_map_builder_keeps_no_autograd_graph():
+    window, numbers = SlidingWindow((4,), (2,), (2,)), torch.tensor([[1.0, 2.0]], requires_grad=True)
+    weights = torch.tensor([3.0, 4.0], requires_grad=True)
+    builder = MapBuilder(window, numbers, lambda o: o[:, 1], activate=lambda o: o * weights)
+    builder.record(np.array([0]), numbers * 2)
+    builder.record_cheaply(np.array([1]), numbers * 3)
+    kept = [builder.heatmap().values, builder.drops(), *builder.kept(), builder.kept_of(numbers)]
+    assert not any(each.requires_grad for each in kept)
+    assert builder.so_far()[0][0] == 16 and builder.cheap()[1] == 24
+    assert builder.scalar(numbers).requires_grad  # which trimming differentiates
 
 
 # --- memory -------------------------------------------------------------------------------------------

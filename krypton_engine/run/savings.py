@@ -36,6 +36,11 @@ class Savings:
 
     Attributes:
         left: The savings now, on the grid.
+
+    Examples:
+        >>> window, measured = SlidingWindow((8,), (2,), (2,)), np.zeros(4, dtype=bool)
+        >>> Savings(window, np.array([1.0, 2, 4, 8]), measured).left.tolist()  # all within a window
+        [3.0, 7.0, 14.0, 12.0]
     """
 
     def __init__(self, window: SlidingWindow, costs: Floats, measured: Flags) -> None:
@@ -67,7 +72,8 @@ def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
     """The loss of SSIM that measuring a cell would save, in the cell and around it.
 
     The share of another cell's error that a measured cell explains falls off over the distance to the cells
-    measured already: where those are dense, a cell explains little but itself.
+    measured already: where those are dense, a cell explains little but itself. Where nothing is measured, a
+    cell explains all errors within a window.
 
     Args:
         costs: SSIM that the expected error of every cell costs; 0 without an error.
@@ -77,7 +83,9 @@ def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
     from scipy.ndimage import distance_transform_edt
 
     reach = [size // 2 for size in away.shape]
-    alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
+    alone = np.full(costs.shape, np.inf)
+    if measured.any():
+        alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
     reached = np.where(costs > 0, _REACH * alone, np.finfo(np.float64).tiny)
     around = np.pad(costs, [(n, n) for n in reach])
     savings = np.zeros(costs.shape)

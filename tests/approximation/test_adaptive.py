@@ -21,7 +21,7 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.run.adaptive import Sampling, StoppingRule
 from krypton_engine.run.loop import Watch, refine
 from krypton_engine.run.order import drill_down, every_nth
-from krypton_engine.run.savings import windows_apart
+from krypton_engine.run.savings import Savings, windows_apart
 from krypton_engine.tuning.replay import replay
 
 
@@ -208,6 +208,22 @@ def test_a_run_stops_where_its_replay_says(seed, size, shape, target, at_once):
     else:
         assert sum(session.asked) == len(work.positions)
         assert bool(found.measured.all())
+
+
+def test_a_map_that_is_not_to_be_interpolated_is_not_refined():
+    window = SlidingWindow((24, 24), (4, 4), (1, 1))
+    truth = gaussian_filter(np.random.default_rng(0).normal(size=window.grid_shape), 2)
+    session = Table(window, np.ones((24, 24), dtype=bool), truth)
+    builder = MapBuilder(window, session.base, lambda outputs: outputs[:, 0])
+    with Watch(len(window), None, False) as watch, pytest.raises(ValueError, match="fill="):
+        refine(session, np.arange(len(window)), builder, watch, StoppingRule(0.9))
+
+
+def test_savings_where_nothing_is_measured():
+    """Nothing else explains an error: what a cell saves is all within a window of it."""
+    window, costs = SlidingWindow((18,), (4,), (2,)), np.arange(1.0, 9.0)
+    savings = Savings(window, costs, np.zeros(8, dtype=bool))
+    assert savings.left.tolist() == [sum(costs[max(0, i - 2) : i + 3]) for i in range(8)]
 
 
 def test_drill_down_costs_what_the_paper_says(window):

@@ -179,23 +179,23 @@ def _kept(
     dtype = torch.promote_types(v.dtype, torch.float32)
     gradient = torch.zeros_like(v) if gradient is None else gradient
     q, k, v, gradient = (step.by_window(each).to(dtype) for each in (q, k, v, gradient))
-    scale, bias = (each.to(dtype) for each in _scores(step, (*q.shape[:3], k.shape[2]), constant))
+    scale, bias = (each.to(dtype) for each in _scores(step, q.device, constant))
     return KeptWindows.of(q, k, v, scale, bias, gradient, step.members.to(v.device))
 
 
 def _scores(
-    step: WindowAttention, shape: tuple[int, ...], constant: Callable[[int, int], Any]
+    step: WindowAttention, device: torch.device, constant: Callable[[int, int], Any]
 ) -> tuple[Tensor, Tensor]:
-    """Factors of the products, and summands: ``(windows, heads, members, members)``.
+    """Factors of an attention's products, and summands: ``(windows, heads, members, members)``.
 
-    A dimension along which nothing differs is 1. Operators between the products and the softmax are run on
+    A dimension along which nothing differs has size 1. Operators between products and softmax are run on
     zeros and on ones in place of products.
     """
     scores = step.scores
     if scores.product is None:
-        bias = torch.zeros(()) if scores.mask < 0 else as_summand(constant(scores.mask, 1))
-        whole = bias.expand(*step.node.shape[:-2], *shape[-2:])
-        factor = torch.full((1, 1, 1, 1), scores.scale, dtype=torch.float64, device=bias.device)
+        bias = torch.zeros((), device=device) if scores.mask < 0 else as_summand(constant(scores.mask, 1))
+        whole = bias.expand(*step.node.shape[:-1], step.node.shape[-2])
+        factor = torch.full((1, 1, 1, 1), scores.scale, dtype=torch.float64, device=device)
         return factor, narrowed(step.by_window(whole))
 
     product = scores.product
@@ -206,7 +206,7 @@ def _scores(
             found[node.index] = node.computed(lambda i: found[i] if i in found else constant(i, 1))
         return found[scores.chain[-1].index].reshape(product.shape) if scores.chain else products
 
-    zeros = torch.zeros(product.shape, dtype=torch.float64, device=step.members.device)
+    zeros = torch.zeros(product.shape, dtype=torch.float64, device=device)
     bias = after(zeros)
     factor = after(zeros + 1).sub_(bias)
     factor[factor.isnan()] = 1.0  # no weight is left of these

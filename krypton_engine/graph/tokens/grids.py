@@ -181,6 +181,7 @@ class _Search:
     # -- one node --------------------------------------------------------------------------------------
 
     def _move(self, node: Node) -> None:
+        """Elements in other places; where those of several tokens come to lie in one row, the next grid."""
         value = moved(node, self.values.__getitem__)
         if not value.of_tokens:
             raise NoTokens(f"{node.op} regroups tokens")
@@ -200,6 +201,7 @@ class _Search:
         self._put(Merged(node, value.root, grid, parts, picked), merged, grid)
 
     def _by_rule(self, node: Node) -> None:
+        """An operator that its rule says to treat each token by itself."""
         if node.op in MOVES:
             raise NoTokens(f"{node.op} joins tokens with constants")
         if not isinstance(node.target, torch._ops.OpOverload):
@@ -298,14 +300,14 @@ class _Search:
 
         Args:
             queries: Arrangement of the queries.
-            keys: The token of every element of the keys, in the same order of dimensions.
+            keys: Tokens of the elements of the keys, in the order of dimensions of the queries.
             values: Arrangement of the values.
         """
         rank = len(queries.shape)
         alike = queries.of_tokens == values.of_tokens and torch.equal(queries.places, values.places)
         if rank < 3 or not alike or rank - 2 not in queries.of_tokens or rank - 1 in queries.of_tokens:
             raise NoTokens("an attention is not of every token of a window to all of them")
-        if keys.shape[:-1] != queries.shape[:-1] or not torch.equal(keys[..., 0], queries.tokens[..., 0]):
+        if not torch.equal(keys, queries.tokens):
             raise NoTokens("an attention looks at other tokens than those that ask")
         windows = [dim for dim in queries.of_tokens if dim < rank - 2]
         heads = [dim for dim in queries.of_channels if dim < rank - 2]

@@ -160,7 +160,7 @@ def task_for(
     ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
     # Where all classes are kept, nothing is trimmed.
     if ssim_target is not None and tuning is not None and tuning.goal(ssim_target, not keep_all) is None:
-        ssim_target, note = None, "the tuning knows too few images to be sure of less than all positions"
+        ssim_target, note = None, "the tuning has too few images to stop before all positions are measured"
     exact = wish.exact or ssim_target is None
     if wish.exact and wish.region is not None:  # comparing is for whole maps
         ssim_target = None

@@ -56,7 +56,7 @@ function figuresOf(c: Comparison, running: boolean): Figure[] {
 }
 
 function similarity(c: Comparison): string {
-  if (c.ssim === null) return "there is none where a map is not finite";
+  if (c.ssim === null) return "undefined where a map is not finite";
   const expected = c.estimate ? `, ${cut(c.estimate.value, 2)} expected` : "";
   return `measured${expected}; target ${c.ssimTarget.toFixed(2)} ${c.ssim >= c.ssimTarget ? "met" : "not met"}`;
 }

@@ -110,7 +110,7 @@ def reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
 
     Examples:
         >>> reached(heatmap, 0.9, None)
-        'exact: all was measured, since nothing less was sure enough'
+        'exact: all was measured, since no smaller part was certain enough'
     """
     estimate = heatmap.ssim_estimate
     if not approximate(heatmap):
@@ -120,7 +120,7 @@ def reached(heatmap: Heatmap, ssim_target: float, tuning: Tuning | None) -> str:
                 f"{told}, since {tuning.confidence:.0%} confidence takes a tuning of {tuning.fewest} "
                 f"pictures, and this one has {len(tuning.images)}"
             )
-        return told if ssim_target == 1 else f"{told}, since nothing less was sure enough"
+        return told if ssim_target == 1 else f"{told}, since no smaller part was certain enough"
     assert estimate is not None
     how = "estimated on the way" if tuning is None else f"tuned on {counted(len(tuning.images), 'picture')}"
     return f"SSIM with the exact map about {estimate.value:.3f} ({_range(estimate)}), {how}"

@@ -25,7 +25,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors come without the usage lines, which may fill a screen."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n({self.prog} --help tells what is accepted)")
+        raise UsageError(f"{message}\n({self.prog} --help lists what is accepted)")
 
 
 class _Help(argparse.HelpFormatter):

@@ -70,10 +70,10 @@ def emit(
     }
     if not depends:
         if not is_tensor:
-            raise CaptureError(f"{name} of what no window changes gives several values")
+            raise CaptureError(f"{name} of values that no window changes has several results")
         roles: Roles = tuple(BATCH if is_batch else None for is_batch in call.batch_dims)
         return draft.add(label(fx_node), name, call.shape, roles, **common)
-    reason = f"{name} gives several values"
+    reason = f"{name} has several results"
     if is_tensor:
         if not draft.keeps_rows_apart(value):
             raise CaptureError(f"{name} reads across the batch")

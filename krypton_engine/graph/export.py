@@ -42,7 +42,7 @@ _PAUSE = 0.002
 _SIGNALS = [*sorted(signal.valid_signals() - {signal.SIGINT}), signal.SIGINT]
 """All signals; Ctrl-C, which comes most often, is the last to be put back."""
 
-_STANDS = "the export of another thread stands still: it may wait for this one"
+_STANDS = "the export of another thread does not end; that thread may be waiting for this one"
 
 T = TypeVar("T")
 

@@ -91,7 +91,7 @@ def one_by_one(function: Forward, tensors: tuple[Tensor, ...], batched: tuple[bo
         if not isinstance(output, Tensor):
             raise ValueError("the forward function does not return a single tensor")
         if output.ndim and output.shape[0] != 1:
-            raise ValueError("the output of one row is not one")
+            raise ValueError("the output for one example is not one row")
         return output if output.ndim == 0 else output[0]
 
     all_of_them = torch.vmap(one, in_dims=tuple(0 if each else None for each in batched))
@@ -149,7 +149,7 @@ def _merged(few: fx.GraphModule, more: fx.GraphModule, batched: tuple[bool, ...]
     graph = few.graph
     pairs = list(zip(graph.nodes, more.graph.nodes, strict=False))
     if len(graph.nodes) != len(more.graph.nodes):
-        raise ValueError("it does more for more rows")
+        raise ValueError("the forward function calls more operators for more rows")
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(inputs[-1]):
         size = graph.call_function(aten.sym_size.int, (inputs[batched.index(True)], 0))
@@ -175,14 +175,14 @@ def _merged(few: fx.GraphModule, more: fx.GraphModule, batched: tuple[bool, ...]
             if not rest:
                 return number(Rows(per_row, mine - _FEW * per_row))
         if mine != other:
-            raise ValueError(f"a number depends on the rows in another way: {mine}, {other}")
+            raise ValueError(f"a number is not linear in the rows of the batch: {mine} becomes {other}")
         return mine
 
     for mine, other in pairs:
         if (mine.op, mine.target) != (other.op, other.target):
-            raise ValueError("it does something else for more rows")
+            raise ValueError("the forward function calls other operators for more rows")
         if mine.op == "get_attr" and not torch.equal(getattr(few, mine.target), getattr(more, other.target)):
-            raise ValueError("a constant depends on the rows")
+            raise ValueError("a constant depends on the number of rows")
         mine.args, mine.kwargs = merged(mine.args, other.args), merged(mine.kwargs, other.kwargs)
     few.recompile()
     return few

@@ -176,23 +176,23 @@ def read(path: Path) -> Fields:
         True
     """
     if path.is_file() and not zipfile.is_zipfile(path):
-        raise ValueError("it is no .npz archive")
+        raise ValueError("the file is no .npz archive")
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(entries) != len(archive.infolist()):
-            raise ValueError("it holds something twice")
+            raise ValueError("the archive has an entry twice")
         if entries["meta"].file_size > _LARGEST_META:
-            raise ValueError("what it says of itself is too long")
+            raise ValueError("the header is too long")
         meta = json.loads(
             str(np.lib.format.read_array(io.BytesIO(archive.read("meta.npy")), allow_pickle=False))
         )
         if meta["format"] not in (1, _FORMAT):
-            raise ValueError("its format is of another version")
+            raise ValueError("the format is of another version")
         window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
         held = set(entries) - {"meta"}
         types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
         if held != set(types) or not held <= set(TENSORS):
-            raise ValueError(f"it holds {', '.join(sorted(held)) or 'nothing'}, but not what it should")
+            raise ValueError(f"the header does not match the entries: {', '.join(sorted(held)) or 'none'}")
         headers = {name: _header(archive, entries[name]) for name in held}
         _check_headers(headers, window)
         tensors: dict[str, Tensor] = {}
@@ -286,4 +286,4 @@ def _check_meaning(found: Fields) -> None:
     }
     for name, holds in checks.items():
         if not holds:
-            raise ValueError(f"{name} is none that a map has")
+            raise ValueError(f"{name} is not possible in a map")

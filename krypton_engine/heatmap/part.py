@@ -52,7 +52,7 @@ def check_part(name: str, part: Heatmap, mine: Heatmap) -> None:
             repr(part),
             problem=(
                 "whose un-occluded output is not this call's: the model, its weights, activation= or "
-                "additional_forward_args= are others than those it was made with"
+                "additional_forward_args= have changed since the map was made"
             ),
         )
 

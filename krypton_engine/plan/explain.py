@@ -141,7 +141,7 @@ def analysis(steps: Sequence[Step], measured: Measured, positions: int, width: i
     """
     ran = f"{measured.positions} of {positions} positions in {measured.seconds:.2f} s"
     if not measured.costs:
-        return totals([("measured", ran), ("", "(this executor tells no step from another)")], width)
+        return totals([("measured", ran), ("", "(this executor does not time single steps)")], width)
     total = sum(cost.seconds for cost in measured.costs.values())
     lines = totals([("measured", ran), ("steps", f"{total:.2f} s, all threads together")], width)
     columns: list[_Column[_Line]] = [
@@ -160,11 +160,11 @@ def analysis(steps: Sequence[Step], measured: Measured, positions: int, width: i
         *lines,
         "",
         *_lines(columns, found, width),
-        *_indented("", "(shares; a line counts what follows up to the next one)", width),
+        *_indented("", "(shares; a line includes the steps up to the next line)", width),
         *_indented(
             "",
-            f"furthest above what was expected: {worst.name}, {worst.measured:.1%} of the time in "
-            f"place of {worst.expected:.1%}",
+            f"furthest above its expected share: {worst.name}, {worst.measured:.1%} of the time "
+            f"instead of {worst.expected:.1%}",
             width,
         ),
     ]

@@ -135,7 +135,7 @@ class Source:
             except CaptureError as error:
                 reason = reason or str(error)
             except Exception as error:  # what the translation did not foresee
-                beyond = f"the exported program is beyond us: {type(error).__name__}: {error}"[:300]
+                beyond = f"the exported program cannot be translated: {type(error).__name__}: {error}"[:300]
                 reason = reason or beyond
         else:
             return without(reason, final)

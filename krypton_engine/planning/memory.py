@@ -63,7 +63,7 @@ class Kept:
 
         def gone(_: weakref.ref[Tensor]) -> None:
             if (kept := this()) is not None:
-                kept.reason, kept.graph, kept.final = "its weights are gone", None, False
+                kept.reason, kept.graph, kept.final = "weights of the graph no longer exist", None, False
 
         if self.graph is not None:
             own = {id(each) for module in modules for each in (*module.parameters(), *module.buffers())}

@@ -303,8 +303,8 @@ class Preparer:
                 builder.resumed_as,
                 f"{builder.kept()[0][witness.largest].tolist()} at position {witness.largest}",
                 problem=(
-                    "which is not what the forward function says there now: the model, its weights, "
-                    "activation= or additional_forward_args= are others than those it was made with"
+                    "but the forward function now returns another value there: the model, its weights, "
+                    "activation= or additional_forward_args= have changed since the map was made"
                 ),
                 verb="holds",
             ) from None

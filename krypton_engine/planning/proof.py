@@ -52,15 +52,17 @@ class Unprovable(Disagreement):
     """The outputs for this input cannot show whether a graph is right."""
 
 
-DISAGREES = "its graph disagrees with what it returns (it may be random, or read across the batch)"
-ACROSS = "it reads across the batch: what it says of one row depends on the others"
+DISAGREES = (
+    "the captured graph disagrees with the forward function, which may be random or read across the batch"
+)
+ACROSS = "the forward function reads across the batch: its output for one example depends on other examples"
 TOO_LARGE = (
-    "whether it reads across the batch shows where other images are beside this one, which takes {}, and "
-    "memory_budget leaves {} for that"
+    "a check that the forward function never reads across the batch computes other images beside this one, "
+    "which takes {}, and memory_budget leaves {}"
 )
 AMPLIFIES = (
-    "its output is largely rounding (the last digits of the input alone move it by {:.1%} of its size), "
-    "so that no graph can be proved right"
+    "the output is largely rounding (changes of the last digits of the input move the output by {:.1%} of "
+    "its size), so that no graph can be proved right"
 )
 
 
@@ -159,7 +161,7 @@ def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
         except Exception as error:  # such an input is beyond the model
             if proved or i + 1 < len(others):
                 continue
-            raise Unprovable(f"its graph fails beside other inputs: {error}") from error
+            raise Unprovable(f"the captured graph fails on a batch of other inputs: {error}") from error
         for rows, alone, together in orders:
             if together.shape[:1] != (len(rows),) or not all(
                 _undisturbed(in_full.alone, row, beside[None], own, precision(graph, own))

@@ -30,12 +30,12 @@ _MOST_PROVED = 8
 
 UNPROVABLE = (
     "the largest drop of a map ({:.2g}) is about what rounding does to the model's output ({:.2g}), so that "
-    "nothing tells a wrong map of it from a right one; logits in place of probabilities, or a wider dtype, "
-    "may show more"
+    "no check can distinguish a wrong map from a right one; logits in place of probabilities, or a wider "
+    "dtype, may show more"
 )
 MAY_BE_STALE = (
     "the largest drop of a map ({:.2g}) is so small beside what rounding does to the model's output ({:.2g}) "
-    "that it could not be proved fresh: a change of the model since an earlier call may not show; a new map, "
+    "that a change of the model since an earlier call may not show; a new map, "
     "logits in place of probabilities, or a wider dtype, are safe"
 )
 

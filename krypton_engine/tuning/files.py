@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if found.pop("format") != _FORMAT:
-        raise ValueError("its format is of another version")
+        raise ValueError("the format is of another version")
     return {name: _tuples(item) for name, item in found.items()}
 
 

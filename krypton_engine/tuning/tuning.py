@@ -377,7 +377,7 @@ class Tuning(Value):
         Examples:
             >>> replace(tuning, confidence=1.5).validate()
             Traceback (most recent call last):
-            ValueError: confidence is none that a tuning has
+            ValueError: confidence is not possible in a tuning
         """
         found = self.fingerprint
         saved_window(found.input_shape, found.window, found.strides)
@@ -391,10 +391,10 @@ class Tuning(Value):
         }
         for name, holds in checks.items():
             if not holds:
-                raise ValueError(f"{name} is none that a tuning has")
+                raise ValueError(f"{name} is not possible in a tuning")
         samples = Counter((curve.image, curve.way) for curve in self.curves)
         if any(n > 1 for n in samples.values()) or {i for i, w in samples if w == Way()} != self.images:
-            raise ValueError("curves are not of every sample once")
+            raise ValueError("a sample has no exact curve, or two of one kind")
 
 
 def in_brief(tuning: Tuning) -> str:

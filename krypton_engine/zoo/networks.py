@@ -118,7 +118,7 @@ def _torchvision_recipe(name: str) -> Recipe:
                 "weights",
                 '"pretrained"',
                 '"random", or a path',
-                f"which could not be had from {default.url}:\nthe network said no: {one_line(error)}",
+                f"which could not be had from {default.url}:\nthe download failed: {one_line(error)}",
             ) from error
         return model
 

@@ -107,7 +107,7 @@ def _of_pil(image: PIL.Image.Image, name: str) -> Pixels:
             name,
             f"mode {image.mode!r}",
             "pictures in bytes, or the numbers as an array: numpy.asarray(image)",
-            "numbers without black and white",
+            "numbers whose black and white are unknown",
             verb="has",
         )
     array = np.asarray(_rgb_or_grey(image))
@@ -165,7 +165,7 @@ def plain_input(image: ImageLike, name: str = "image") -> Tensor:
             f"type {image.dtype}",
             "without preprocess, uint8, and floats as the model takes them: image / 65535, or / 4095 for 12 "
             "bits",
-            "of which nobody knows what is white",
+            "whose white is unknown",
             verb="has",
         )
     scale = 255 if cells.dtype == np.uint8 else 1

@@ -486,7 +486,7 @@ def test_tune_goes_on_from_what_is_there(capsys, scans, tmp_path):
     after = Tuning.load(out)
     assert after.curves[: len(before.curves)] == before.curves and len(after.images) == 2
     refuses(
-        capsys, tune(*COARSE, "-o", out, images=[one]), f"--out is '{out}', which is there already", "strides"
+        capsys, tune(*COARSE, "-o", out, images=[one]), f"--out is '{out}', which exists already", "strides"
     )
     assert Tuning.load(out).curves == after.curves
 
@@ -510,7 +510,7 @@ def test_interrupted_tuning_keeps_what_it_has(capsys, monkeypatch, scans, tmp_pa
     ends_tuning(monkeypatch, KeyboardInterrupt)
     out = str(tmp_path / "tuning.json")
     assert tune(*FINE, "-o", out) == 130
-    assert f"what 2 pictures showed is in {out}" in capsys.readouterr().err
+    assert f"the tuning of 2 pictures is in {out}" in capsys.readouterr().err
     assert len(Tuning.load(out).images) == 2
 
 
@@ -611,7 +611,7 @@ def test_exact_where_nothing_less_is_sure(capsys, scans, tmp_path):
     few, out, photo = str(tmp_path / "few.json"), str(tmp_path / "map.npz"), str(scans / "3.png")
     assert tune(*FINE, "-o", few, images=[str(scans / "1.png")]) == 0
     for words, told in (
-        (["--ssim", "0.9999999"], "exact: all was measured, since nothing less was sure enough"),
+        (["--ssim", "0.9999999"], "exact: all was measured, since no smaller part was certain enough"),
         (["--ssim", "1"], "exact: all was measured\n"),
         (["--ssim", "0.5", "--tuning", few], "takes a tuning of 9 pictures, and this one has 1"),
     ):
@@ -672,7 +672,7 @@ def test_plan(capsys):
     assert max(map(len, printed.splitlines())) <= 100
     assert main(["plan", "cli_factory:network", "--size", "40", "--window", "8", "--run"]) == 0
     printed = capsys.readouterr().out
-    assert "measured" in printed and "furthest above what was expected" in printed
+    assert "measured" in printed and "furthest above its expected share" in printed
     refuses(capsys, main(["plan", "cli_factory:network", "--size", "40", "--window", "41"]), "--window")
     refuses(capsys, main(["plan", "nothing"]), "model is 'nothing'")
 

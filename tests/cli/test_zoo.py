@@ -245,7 +245,7 @@ def test_the_network_says_no(error, tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.urlopen", no)
-    refuses("the network said no", zoo.load_model, "squeezenet1_1")
+    refuses("the download failed", zoo.load_model, "squeezenet1_1")
     refuses('accepted: "random", or a path', zoo.load_model, "squeezenet1_1")
 
 

@@ -77,7 +77,7 @@ def test_the_shares_are_of_all_the_time(analyzed):
     assert len(rows) >= 4
     for shares in zip(*rows, strict=True):
         assert sum(map(float, shares)) == pytest.approx(100, abs=0.05 * len(rows))
-    assert "furthest above what was expected" in text
+    assert "furthest above its expected share" in text
 
 
 @pytest.mark.parametrize("width", [80, 79, 66, 60])

@@ -7,7 +7,7 @@ const TOOLS: readonly { name: Tool; label: string; help: string }[] = [
   {
     name: "rectangle",
     label: "Rectangle",
-    help: "Drag a rectangle; or Enter, arrow keys, Enter. Escape gives up.",
+    help: "Drag a rectangle; or Enter, arrow keys, Enter. Escape cancels.",
   },
   {
     name: "brush",

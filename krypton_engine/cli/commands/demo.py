@@ -76,7 +76,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             f"{plan.macs / 1e6:.0f} million multiply-adds a full pass, {plan.macs_incremental / 1e6:.0f} "
             f"incrementally: {plan.redundancy_ratio:.1f}x fewer",
         )
-        row("", f"{plan.bytes_views / 2**20:.0f} MiB of kept activations; `krypton plan` tells more")
+        row("", f"{plan.bytes_views / 2**20:.0f} MiB of kept activations; `krypton plan` lists them")
     each = heatmap.seconds / max(covered, 1)
     row("Krypton", f"{duration(heatmap.seconds)} in all, {1000 * each:.0f} ms a position that changes")
 

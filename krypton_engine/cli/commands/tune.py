@@ -61,8 +61,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_out(
         parser,
-        ".json (the tuning; one that is there already gets more pictures) or .png (its figure as well) "
-        "(tuning.json)",
+        ".json (the tuning; an existing file gets more pictures) or .png (its figure as well) (tuning.json)",
     )
     add_model_options(parser, weights=WEIGHTS_HELP)
 
@@ -120,7 +119,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     if distinct < len(inputs):
         row(
             "",
-            f"{counted(len(inputs) - distinct, 'copy', 'copies')} of others among them tell nothing more",
+            f"{counted(len(inputs) - distinct, 'copy', 'copies')} of others among them are left out",
         )
     hint_probabilities(activation, raw[0])
     name = "the predicted class" if target is None else class_name(model, target)
@@ -152,7 +151,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     except InputError as error:
         if known is None:
             raise
-        raise InputError("--out", repr(str(files[0])), problem=f"which is there already: {error}") from None
+        raise InputError("--out", repr(str(files[0])), problem=f"which exists already: {error}") from None
     except KeyboardInterrupt:
         if so_far is None:
             raise
@@ -163,8 +162,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     told = ", ".join(map(str, written))
     if status == INTERRUPTED:
         tell(
-            f"krypton: interrupted; what {counted(len(so_far.images), 'picture')} showed is in {told}, and "
-            f"the same command goes on from there"
+            f"krypton: interrupted; the tuning of {counted(len(so_far.images), 'picture')} is in {told}, and "
+            f"the same command continues it"
         )
         return status
     say("", *str(so_far).splitlines(), "")

@@ -48,7 +48,7 @@ class NativeExecutor:
             raise Unsupported(f"the C++ engine computes in float32, not {kind}")
         found = kept(graph, self.name, _program)
         if graph.clips and found.reason:  # what follows would not be clipped
-            raise Unsupported(f"the C++ engine clips all or nothing, and it stops at {found.reason}")
+            raise Unsupported(f"the C++ engine clips every value or none, and cannot run all: {found.reason}")
         return found
 
     def pays(self, graph: Graph, plan: Plan, device: torch.device, memory_budget: int) -> None:

@@ -68,7 +68,7 @@ def _rearrangement(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
         to.alias(node, source.index)
         return
     if source.roles[1:] != (None, ROWS, COLUMNS) or len(node.shape) != 2:
-        raise Unsupported("cells that are laid out anew")
+        raise Unsupported("cells that are rearranged")
     to.value(item)
     to.alias(node, source.index)
     to.flat.add(node.index)

@@ -102,5 +102,5 @@ def bounded(call: Call) -> Local:
     if local.roles[:1] != (BATCH,):
         raise NotLocal(f"{call.name} moves or reads the batch")
     if 0 in call.shape:
-        raise NotLocal(f"{call.name} leaves no cell")
+        raise NotLocal(f"{call.name} has an empty result")
     return local

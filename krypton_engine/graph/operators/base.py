@@ -297,7 +297,7 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
             raise NotLocal(f"{call.name} broadcasts over a leading dimension")
         for dim, role in enumerate(node.roles):
             if role != roles[dim]:
-                raise NotLocal(f"{call.name} meets an axis with a dimension that is none")
+                raise NotLocal(f"{call.name} combines an axis with another dimension")
             if role not in (None, BATCH) and node.shape[dim] != shape[dim]:
                 raise NotLocal(f"{call.name} repeats one cell along an axis")
     final = tuple(roles)

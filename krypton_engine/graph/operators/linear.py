@@ -72,13 +72,13 @@ def _contracted(
             raise base.NotLocal(f"{call.name} along a diagonal")
         for label, role, n in zip(mine, node.roles, node.shape, strict=True):
             if roles.setdefault(label, role) != role or (role is not None and sizes.get(label, n) != n):
-                raise base.NotLocal(f"{call.name} meets an axis with a dimension that is none")
+                raise base.NotLocal(f"{call.name} combines an axis with another dimension")
     axes = [role for role in roles.values() if role is not None]
     if len(set(axes)) < len(axes):
         raise base.NotLocal(f"{call.name} meets every cell of an axis with every other")
     kept = {label for label in result if roles.get(label) is not None}
     if any(not kept <= set(mine) for _, mine in dependent):
-        raise base.NotLocal(f"{call.name} meets an axis with a value that has none")
+        raise base.NotLocal(f"{call.name} combines an axis with a value without that axis")
     summed = {role for label, role in roles.items() if role is not None and label not in result}
     if BATCH in summed:
         raise base.NotLocal("reads across the batch")

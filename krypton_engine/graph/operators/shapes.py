@@ -91,7 +91,7 @@ def _reshape(call: base.Call) -> base.Local:
             if len(large) > 1:
                 raise base.NotLocal(f"{call.name} makes one dimension of several axes")
             if any(before[i] > 1 for i in range(mine.start, large[0])):
-                raise base.NotLocal(f"{call.name} lays the cells of an axis out anew")
+                raise base.NotLocal(f"{call.name} rearranges the cells of an axis")
             place = next(k for k, n in enumerate(outs) if n > 1)
             group[place] = role = axes[large[0]]
             if role != BATCH:
@@ -135,7 +135,7 @@ def _regrouped(call: base.Call, n: int, out: int) -> AxisMap:
         return WindowMap(n, out, n // out, n // out)
     if out % n == 0:
         return SpreadMap(n, out, out // n, out // n - 1)
-    raise base.NotLocal(f"{call.name} lays the cells of an axis out anew")
+    raise base.NotLocal(f"{call.name} rearranges the cells of an axis")
 
 
 @base.rule("pixel_shuffle", "pixel_unshuffle")

@@ -311,7 +311,7 @@ def _meeting(call: BoundCall) -> Local:
         if len(node.shape) != len(call.shape):
             raise NotLocal(f"{call.name} broadcasts over a leading dimension")
         if any(role not in (None, BATCH) and n > 1 for role, n in zip(local.roles, node.shape, strict=True)):
-            raise NotLocal(f"{call.name} meets an axis with a dimension that is none")
+            raise NotLocal(f"{call.name} combines an axis with another dimension")
     return local
 
 

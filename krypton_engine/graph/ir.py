@@ -108,7 +108,12 @@ class Node:
 
     @property
     def cells(self) -> int:
-        """Number of cells that boxes are made of; 1 for a full computation, which is one piece."""
+        """Number of cells that boxes are made of; 1 for a full computation, which is one piece.
+
+        Examples:
+            >>> graph.nodes[7].shape, graph.nodes[7].cells
+            ((1, 8, 24, 20), 480)
+        """
         return math.prod(self.size(axis) for axis in self.axes) if self.local else 1
 
     @property
@@ -122,11 +127,21 @@ class Node:
         return self.macs // self.cells
 
     def numel(self) -> int:
-        """Number of elements for one copy."""
+        """Number of elements for one copy.
+
+        Examples:
+            >>> graph.input.shape, graph.input.numel()
+            ((1, 3, 24, 20), 1440)
+        """
         return math.prod(self.shape)
 
     def bytes(self) -> int:
-        """Memory of the value for one copy."""
+        """Memory of the value for one copy.
+
+        Examples:
+            >>> graph.input.dtype, graph.input.numel(), graph.input.bytes()
+            (torch.float32, 1440, 5760)
+        """
         return self.numel() * (4 if self.dtype is None else self.dtype.itemsize)
 
     def computed(

@@ -65,7 +65,15 @@ class Question:
         return tuple(cut(x) for x in self.inputs), tuple(cut(a) for a in self.additional or ())
 
     def tensors(self, row: int) -> tuple[Tensor, ...]:
-        """All tensor arguments of one example."""
+        """All tensor arguments of one example.
+
+        Examples:
+            >>> given, scale, base = torch.cat([x, -x]), torch.tensor([1.0, 2.0]), torch.zeros(2, 5)
+            >>> question = Question(model, (given,), (torch.zeros(1),), (heatmap.window,), (0.5, scale), base)
+            >>> image, scale_of_row = question.tensors(1)
+            >>> torch.equal(image, -x), scale_of_row
+            (True, tensor([2.]))
+        """
         inputs, additional = self.example(row)
         return inputs + tuple(a for a in additional if isinstance(a, Tensor))
 

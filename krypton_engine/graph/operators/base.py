@@ -230,7 +230,17 @@ def local_operand(call: Call, ref: object) -> Node:
 
 
 def axis_of(call: Call, node: Node, dim: int) -> int:
-    """The axis along dimension ``dim`` of ``node``, which must run along one."""
+    """The axis along dimension ``dim`` of ``node``, which must run along one.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> image = Node(0, "x", "input", (1, 3, 8, 6), (BATCH, None, 0, 1), None)
+        >>> axis_of(SimpleNamespace(name="flip"), image, dim=3)
+        1
+        >>> axis_of(SimpleNamespace(name="flip"), image, dim=0)
+        Traceback (most recent call last):
+        krypton_engine.graph.operators.base.NotLocal: flip along the batch
+    """
     role = node.roles[dim]
     if role == BATCH:
         raise NotLocal(f"{call.name} along the batch")

@@ -22,10 +22,8 @@ ENGINES = ("resnet18", "inception_v3", "densenet121", "mobilenet_v2", "convnext_
 
 DEFAULT = (
     "resnet18",
-    "inception_v3",
     "densenet121",
     "mobilenet_v3_small",
-    "shufflenet_v2_x0_5",
     "convnext_tiny",
 )
 """Compared by default: every kind of operator that the families have, but attention; see `test_no_gain`."""

@@ -84,7 +84,7 @@ READS_ACROSS = {
 }
 
 
-@pytest.mark.parametrize("executor", ["auto", "reference"])
+@pytest.mark.parametrize("executor", ["auto", pytest.param("reference", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", READS_ACROSS)
 def test_rows_that_feel_each_other(kind, executor, image):
     forward = READS_ACROSS[kind](SmallCNN())

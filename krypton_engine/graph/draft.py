@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -88,6 +88,7 @@ class Draft:
 
     Args:
         symbol: The size of the batch in the exported program.
+        nodes: Nodes to begin with, such as those of a graph that is to be changed.
 
     Examples:
         >>> draft = Draft(symbol=None)
@@ -96,9 +97,9 @@ class Draft:
         ((2, 3), tensor(6.))
     """
 
-    def __init__(self, symbol: Any) -> None:
+    def __init__(self, symbol: Any, nodes: Iterable[Node] = ()) -> None:
         self.symbol = symbol
-        self.nodes: list[Node] = []
+        self.nodes = list(nodes)
 
     def add(self, name: str, op: str, shape: tuple[int, ...], roles: Roles, **fields: Any) -> Ref:
         """A reference to a new node; ``fields`` are those of `Node`.

@@ -202,8 +202,7 @@ def only_dependent(call: Call) -> Node:
 
     Examples:
         >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> draft = Draft(None)
-        >>> draft.nodes = graph.nodes
+        >>> draft = Draft(None, graph.nodes)
         >>> only_dependent(BoundCall(draft, torch.ops.aten.mul.Tensor, (Ref(7), Ref(1)), {})).op
         'conv2d'
     """
@@ -295,8 +294,7 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
 
     Examples:
         >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> draft, node = Draft(None), graph.nodes[7]
-        >>> draft.nodes = graph.nodes
+        >>> draft, node = Draft(None, graph.nodes), graph.nodes[7]
         >>> call = BoundCall(draft, torch.ops.aten.add.Tensor, (Ref(7), Ref(8)), {}, node.shape)
         >>> merged(call, [node, graph.nodes[8]], node.shape, free=()).operands
         (7, 8)

@@ -112,8 +112,7 @@ class _Search:
     def __init__(self, graph: Graph, start: Node) -> None:
         self.graph = graph
         self.start = start
-        self.draft = Draft(None)
-        self.draft.nodes = list(graph.nodes)
+        self.draft = Draft(None, graph.nodes)
         self.sizes = [math.prod(start.size(axis) for axis in start.axes)]
         self.grid = {start.index: 0}
         self.values = {start.index: _cells(start)}

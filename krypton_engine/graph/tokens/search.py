@@ -62,8 +62,7 @@ class _Search:
     def __init__(self, graph: Graph, start: Node) -> None:
         self.graph = graph
         self.start = start
-        self.draft = Draft(None)
-        self.draft.nodes = list(graph.nodes)
+        self.draft = Draft(None, graph.nodes)
         cells = [(_FIRST_CELLS + axis, start.size(axis)) for axis in start.axes]
         self.dimensions = Dimensions(cells, TOKENS)
         self.patches = math.prod(n for _, n in cells)

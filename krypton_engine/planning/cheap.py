@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
-from krypton_engine.executors.reference.grids import GridProgram, open_grids
-from krypton_engine.executors.reference.tokens import TokenProgram, open_tokens
+from krypton_engine.executors.reference.grids import GridProgram
+from krypton_engine.executors.reference.tokens import TokenProgram
 from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites.linearise import linearised
@@ -17,6 +17,12 @@ from krypton_engine.plan.plan import Linearised, Plan
 _LEAST_GAIN = 0.5
 """Work in full over that of a linearised position, before anything is trimmed, that is worth a try: the first
 positions are measured by both, and decide."""
+
+_ON_TOKENS: Mapping[str, Callable[[Graph], TokenProgram | GridProgram]] = {
+    "tokens": TokenProgram,
+    "grids": GridProgram,
+}
+"""Programs on tokens, by name: of tokens that attend to all, and of those that attend within windows."""
 
 
 def linearised_plan(graph: Graph, exact: Plan) -> tuple[Graph, Plan] | None:
@@ -57,9 +63,9 @@ def cheap_session(
         if found := linearised_plan(graph, exact):
             made, plan = found
             return program(made, plan).open(plan, opening)
-    for opened in (open_tokens, open_grids):
+    for made_ready in _on_tokens(graph):
         with suppress(Unsupported):
-            return opened(graph, exact.window, opening)
+            return made_ready.open(exact.window, opening)
     return None
 
 
@@ -84,8 +90,13 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
         taken = {node.operands for node in made.nodes if isinstance(node.on_box, Total)}
         met = sum(min(source) < max(made.sites) for source in taken)
         return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
-    with suppress(Unsupported):
-        return kept(graph, "tokens", TokenProgram).work(exact.window)
-    with suppress(Unsupported):
-        return kept(graph, "grids", GridProgram).work(exact.window)
+    for made_ready in _on_tokens(graph):
+        return made_ready.work(exact.window)
     return None
+
+
+def _on_tokens(graph: Graph) -> Iterator[TokenProgram | GridProgram]:
+    """Programs of a graph on tokens, those that there are."""
+    for name, make in _ON_TOKENS.items():
+        with suppress(Unsupported):
+            yield kept(graph, name, make)

@@ -46,7 +46,7 @@ def computed(session, limit=None):
     return outputs, dropped
 
 
-def check_each_is_answered_once(session, limit, target, tolerance):
+def check_each_is_answered_once(session, limit, target):
     """In any order; beside others a position may compute more tokens, and is nearer to the truth by less."""
     outputs, effects = computed(session)
     usual = target(outputs) + effects
@@ -56,7 +56,7 @@ def check_each_is_answered_once(session, limit, target, tolerance):
         answered[each.which] += 1
         assert limit is None or len(each.which) <= limit
         value = target(each.outputs) + torch.from_numpy(each.dropped)
-        torch.testing.assert_close(value, usual[order[each.which]], rtol=0, atol=tolerance)
+        torch.testing.assert_close(value, usual[order[each.which]], rtol=0, atol=5e-5)
     assert (answered == 1).all()
 
 

@@ -126,6 +126,10 @@ def opened(browser, home: Path, notebook: Path, app: str, cells: int):
     assert not new, f"the console says more than without the widget: {new}"
 
 
+BOTH = pytest.mark.parametrize("explorer", ["lab", "notebook"], indirect=True)
+"""By default Notebook 7 shows what its own page may do otherwise; everything else is JupyterLab's as well."""
+
+
 @pytest.fixture(scope="module", params=["lab", pytest.param("notebook", marks=pytest.mark.slow)])
 def explorer(request, browser, tmp_path_factory):
     """The explorer notebook."""
@@ -182,6 +186,7 @@ def test_a_tuning_says_what_it_promises(tuned):
     tuned.page.wait_for_function(f"document.querySelector('.kr-likeness').textContent.includes('{reason}')")
 
 
+@BOTH
 def test_the_map_comes_approximate_and_says_so(explorer):
     assert "Approximate" in explorer.state.inner_text()
     assert "tiger cat" in explorer.root.locator("h2").inner_text()
@@ -191,6 +196,7 @@ def test_the_map_comes_approximate_and_says_so(explorer):
     assert low <= value <= high < 1
 
 
+@BOTH
 @pytest.mark.parametrize("trait", ["window", "stride", "ssim_target", "opacity"])
 def test_each_slider_by_keyboard(explorer, trait):
     explorer.until_idle()
@@ -212,6 +218,7 @@ def test_a_patch_below_the_stride_takes_the_stride_with_it(explorer):
     explorer.until_idle()
 
 
+@BOTH
 def test_cancel(explorer):
     explorer.page.locator("input[data-trait=stride]").fill("2")
     explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('Measuring')")
@@ -449,6 +456,7 @@ def test_a_cell_runs_meanwhile(explorer):
     explorer.until("approximate")
 
 
+@BOTH
 def test_files(explorer, browser, tmp_path):
     saved = {}
     for suffix in ("png", "npz", "html"):
@@ -499,6 +507,7 @@ def test_what_is_refused_goes_back(explorer):
     explorer.until_idle()
 
 
+@BOTH
 def test_errors_in_words(explorer):
     """A model that raises: said in the widget, which goes on when the model does."""
     page = explorer.page

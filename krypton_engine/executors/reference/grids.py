@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.base import Opening, Unsupported
-from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.grid_rows import GridExample
 from krypton_engine.executors.reference.token_parts import TokenParts
 from krypton_engine.executors.reference.token_session import TokenSession
@@ -26,27 +25,15 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Linearised, Plan
 
 
-def open_grids(graph: Graph, window: SlidingWindow, opening: Opening) -> TokenSession:
-    """A session on the tokens of grids, as `krypton_engine.executors.reference.tokens.open_tokens` has one.
+class GridProgram:
+    """A graph made ready for sessions on its tokens of grids.
 
     On every grid the tokens that the window touches and other ones, all of them or the most important,
-    go through all layers. What they do to other tokens of their windows is
+    go through all layers. Their effect on other tokens of their windows is
     `krypton_engine.executors.base.Computed.dropped`.
 
     Args:
         graph: The model.
-        window: The sliding window.
-        opening: The example, a budget and a scalar.
-
-    Raises:
-        Unsupported: The graph has no tokens on grids, or its output no gradient.
-        InputError: The budget does not hold the gradients, or what is kept and one position.
-    """
-    return kept(graph, "grids", GridProgram).open(window, opening)
-
-
-class GridProgram:
-    """A graph made ready for sessions on its tokens of grids.
 
     Raises:
         Unsupported: The graph has none.
@@ -62,7 +49,7 @@ class GridProgram:
         self._parts = TokenParts(graph, grids.start, graph, grids.after, attentions)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
-        """A session; see `open_grids`."""
+        """A session; see `krypton_engine.executors.reference.tokens.TokenProgram.open`."""
         grids = self.grids
         needed, example = partial(_needed, grids), partial(_example, self.graph, grids, opening.inputs)
         return self._parts.open(window, opening, _held(grids), needed, grids.sizes[0], example)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from krypton_engine.executors.base import Opening, Unsupported
-from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.attention import Kept
 from krypton_engine.executors.reference.token_parts import TokenParts
 from krypton_engine.executors.reference.token_rows import Example, by_head
@@ -24,27 +23,15 @@ from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Linearised, Plan
 
 
-def open_tokens(graph: Graph, window: SlidingWindow, opening: Opening) -> TokenSession:
-    """A session on the tokens of one example: exact, and linearised once it is trimmed.
+class TokenProgram:
+    """A graph made ready for sessions on its tokens: exact ones, linearised once they are trimmed.
 
     At every position the patches that the window touches, the fixed tokens (a class token, registers) and
-    other patches, all of them or the most important ones, go through all layers. What they do to the
+    other patches, all of them or the most important ones, go through all layers. Their effect on the
     attention of the rest is `krypton_engine.executors.base.Computed.dropped`.
 
     Args:
         graph: The model.
-        window: The sliding window.
-        opening: The example, a budget and a scalar.
-
-    Raises:
-        Unsupported: The graph has no tokens that can be taken one by one, or its output no gradient.
-        InputError: The budget does not hold the gradients, or what is kept and one position.
-    """
-    return kept(graph, "tokens", TokenProgram).open(window, opening)
-
-
-class TokenProgram:
-    """A graph made ready for sessions on its tokens.
 
     Raises:
         Unsupported: The graph has no tokens that can be taken one by one.
@@ -60,7 +47,16 @@ class TokenProgram:
         self._parts = TokenParts(graph, tokens.start, tokens.graph, tokens.after, attentions)
 
     def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
-        """A session; see `open_tokens`."""
+        """A session on the tokens of one example.
+
+        Args:
+            window: The sliding window.
+            opening: The example, a budget and a scalar.
+
+        Raises:
+            Unsupported: The output has no gradient.
+            InputError: The budget does not hold the gradients, or what is kept and one position.
+        """
         tokens = self.tokens
         needed, example = partial(_needed, tokens), partial(_example, self.graph, tokens, opening.inputs)
         return self._parts.open(window, opening, _held(tokens), needed, tokens.patches, example)

@@ -58,6 +58,7 @@ __all__ = [
     "recurrent",
     "reductions",
     "resampling",
+    "ruled",
     "shapes",
     "spectra",
 ]
@@ -86,8 +87,8 @@ def localise(call: Call) -> Local:
     return local
 
 
-def bounded(call: Call) -> Local:
-    """The answer of `localise`, also for a call that leaves no axis: a global value without cells.
+def ruled(call: Call) -> Local:
+    """The answer of a call's rule, whatever the roles of its operands are.
 
     Raises:
         NotLocal: With the reason.
@@ -96,9 +97,18 @@ def bounded(call: Call) -> Local:
     if found is None:
         raise NotLocal(f"{call.name} is not known to be local")
     try:
-        local = found(call)
+        return found(call)
     except KeyError as argument:
         raise NotLocal(f"{call.name} without {argument}") from None
+
+
+def bounded(call: Call) -> Local:
+    """The answer of `localise`, also for a call that leaves no axis: a global value without cells.
+
+    Raises:
+        NotLocal: With the reason.
+    """
+    local = ruled(call)
     if local.roles[:1] != (BATCH,):
         raise NotLocal(f"{call.name} moves or reads the batch")
     if 0 in call.shape:

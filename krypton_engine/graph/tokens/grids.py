@@ -17,9 +17,8 @@ from torch import Tensor
 from krypton_engine.graph.box_operators import Apply
 from krypton_engine.graph.draft import BoundCall, Draft
 from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, refs
-from krypton_engine.graph.operators import NotLocal
-from krypton_engine.graph.operators.base import RULES, positive
-from krypton_engine.graph.operators.pointwise import pointwise
+from krypton_engine.graph.operators import NotLocal, ruled
+from krypton_engine.graph.operators.base import positive
 from krypton_engine.graph.tokens.arrangement import COPIES, MOVES, Arranged, is_move, moved, reference
 from krypton_engine.graph.tokens.grid_steps import (
     Cells,
@@ -220,11 +219,8 @@ class _Search:
             )
         result = first.computed(node.index, node.shape)
         call = BoundCall(self.draft, node.target, node.args, node.kwargs, result.shape)
-        rule = RULES.get(call.name) or (pointwise if call.pointwise else None)
-        if rule is None:
-            raise NoTokens(f"{node.op} is not known to keep tokens apart")
         try:
-            local = rule(call)
+            local = ruled(call)
         except NotLocal as reason:
             raise NoTokens(str(reason)) from None
         moves = any(not step.is_identity() for maps in local.maps for step in maps.values())

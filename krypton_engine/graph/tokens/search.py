@@ -12,9 +12,7 @@ import torch
 from krypton_engine.graph.box_operators import Apply, Reindex
 from krypton_engine.graph.draft import BoundCall, Draft
 from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, Roles, refs
-from krypton_engine.graph.operators import Local, NotLocal
-from krypton_engine.graph.operators.base import RULES
-from krypton_engine.graph.operators.pointwise import pointwise
+from krypton_engine.graph.operators import Local, NotLocal, ruled
 from krypton_engine.graph.regions import IndexMap
 from krypton_engine.graph.tokens.dimensions import Dimensions, Regrouped
 from krypton_engine.graph.tokens.scores import Scores
@@ -151,11 +149,8 @@ class _Search:
 
     def _by_rule(self, node: Node) -> None:
         call = BoundCall(self.draft, node.target, node.args, node.kwargs, node.shape)
-        rule = RULES.get(call.name) or (pointwise if call.pointwise else None)
-        if rule is None:
-            raise NoTokens(f"{node.op} is not known to keep tokens apart")
         try:
-            local = rule(call)
+            local = ruled(call)
         except NotLocal as reason:
             raise NoTokens(str(reason)) from None
         args = node.args if local.args is None else local.args

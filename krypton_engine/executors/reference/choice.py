@@ -12,7 +12,7 @@ _EFFECT = 7.0
 
 
 def counts(effects: Tensor, epsilon: float) -> Tensor:
-    """How many tokens to compute: those with an effect that is large beside what is usual.
+    """Number of tokens to compute: those with an effect that is large beside what is usual.
 
     Args:
         effects: By change and token, infinite where the token is computed in any case.

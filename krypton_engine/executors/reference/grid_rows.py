@@ -32,18 +32,18 @@ that twice as many positions have to be exact."""
 
 @dataclass(frozen=True)
 class GridExample:
-    """All that is known of the tokens on grids of the un-occluded input.
+    """The tokens on grids of the un-occluded input.
 
     Attributes:
         grids: The tokens of the graph.
-        constant: Gives the value of a node that no position changes, for a number of copies.
+        constant: Function that gives the value of a node that no position changes, for a number of copies.
         tables: By node of an operator and of a constant that differs from token to token: the constant as the
             operator's value holds it, by token and element.
         attentions: By node of the result.
         rows: By node, the rows of all tokens, and one of zeros, that a coarser grid or a sum is made of, or
             that meet an attention's result: ``(tokens + 1, elements)``.
         sums: The sums or means over all tokens, by node; of one copy.
-        output: Of the model, ``(1, *output_shape)``.
+        output: Output of the model, ``(1, *output_shape)``.
     """
 
     grids: Grids
@@ -74,7 +74,7 @@ class GridRows:
 
     Args:
         example: The tokens of the un-occluded input.
-        chosen: Which tokens of the first grid are computed, rising: ``(copies, count)``.
+        chosen: Numbers of the first grid's tokens that are computed, rising: ``(copies, count)``.
         epsilon: Changes that are small; see ``_SMALL``.
 
     Attributes:
@@ -121,7 +121,7 @@ class GridRows:
         return self._attended(step)
 
     def _read(self, index: int) -> Tensor:
-        """What a value holds of the tokens at hand: ``(copies, chosen, elements)``."""
+        """Elements of the computed tokens that a value holds: ``(copies, chosen, elements)``."""
         form = self._forms[index]
         return form.read(self._rows[form.root])
 
@@ -158,7 +158,7 @@ class GridRows:
 
         Args:
             step: The attention that changes them.
-            size: Of the changes by token: ``(copies, tokens)``.
+            size: Sizes of the changes, by token: ``(copies, tokens)``.
         """
         before = self._chosen[step.grid]
         others = size.scatter(1, before, -1.0)

@@ -55,7 +55,7 @@ class GridProgram:
         return self._parts.open(window, opening, _held(grids), needed, grids.sizes[0], example)
 
     def work(self, window: SlidingWindow) -> Linearised:
-        """What is computed to the first order, and what the tokens cost that a window touches, the mean."""
+        """Operators taken to the first order, and the mean cost of the tokens that a window touches."""
         grids, plan = self.grids, Plan.of(self._parts.before, window)
         touched = math.prod(float(each.mean()) for each in plan.boxes[grids.start.index].values())
         macs, grid = plan.macs_incremental, 0
@@ -135,7 +135,7 @@ def _rows(value: Tensor, form: Form, places: Tensor) -> Tensor:
     """The rows of all tokens, and zeros after them: ``(tokens + 1, elements)``.
 
     Args:
-        value: Of one copy.
+        value: Value of one copy.
         form: The way from rows to the value.
         places: The token at every place of one copy.
     """

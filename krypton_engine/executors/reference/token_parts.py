@@ -64,7 +64,7 @@ class TokenParts:
             held: Bytes of what is kept of the un-occluded input.
             needed: Bytes of one position, by the number of tokens that are computed.
             most: The number of all tokens.
-            example: Makes the example.
+            example: Function that makes the example.
 
         Raises:
             InputError: The budget does not hold the gradients, or what is kept and one position.

@@ -153,7 +153,7 @@ class Rows:
         return self._example.values[node.index] + (value - before).sum(dim) / step.divisor
 
     def _at_hand(self, index: int) -> Tensor:
-        """Which tokens of a value are computed, int64: ``(copies, s)``."""
+        """Numbers of a value's tokens that are computed, int64: ``(copies, s)``."""
         layout, spared = self._tokens.layouts[index], index in self._tokens.spared
         if (layout, spared) not in self._rows:
             numbers = torch.arange(len(layout), device=self._patches.device)

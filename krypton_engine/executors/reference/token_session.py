@@ -27,7 +27,7 @@ _MOST_ALIKE = 1.3
 
 
 class Example(Protocol):
-    """All that is known of the tokens of the un-occluded input."""
+    """The tokens of the un-occluded input."""
 
     @property
     def start(self) -> Node:
@@ -35,11 +35,11 @@ class Example(Protocol):
 
     @property
     def output(self) -> Tensor:
-        """Of the model, ``(1, *output_shape)``."""
+        """Output of the model, ``(1, *output_shape)``."""
 
     @property
     def constant(self) -> Callable[[int, int], Any]:
-        """Gives the value of a node that no position changes, for a number of copies."""
+        """Function that gives the value of a node that no position changes, for a number of copies."""
 
     def effects(self, touched: Tensor) -> Tensor:
         """Bounds of the effect that touched tokens have on the scalar by way of each: ``(copies, tokens)``.
@@ -53,7 +53,7 @@ class Example(Protocol):
 
         Args:
             start: The value whose cells become tokens: ``(copies, ...)``.
-            chosen: Which tokens are computed, rising: ``(copies, count)``.
+            chosen: Numbers of the tokens that are computed, rising: ``(copies, count)``.
             epsilon: Effects that are small where tokens are chosen again on the way; see `counts`.
 
         Returns:
@@ -67,10 +67,10 @@ class TokenSession:
     Args:
         before: The graph up to where tokens begin.
         front: A session on that, whose outputs they begin with.
-        tail: What follows where they end.
+        tail: The part of the graph after tokens end.
         example: The tokens of the un-occluded input.
         fitting: Positions that the memory holds together, by the number of patches of each.
-        epsilon: What is trimmed; see `trimmed`.
+        epsilon: Threshold of trimming; see `trimmed`.
     """
 
     at_once = 1

@@ -62,7 +62,7 @@ class TokenProgram:
         return self._parts.open(window, opening, _held(tokens), needed, tokens.patches, example)
 
     def work(self, window: SlidingWindow) -> Linearised:
-        """What is computed to the first order, and what the patches cost that a window touches, the mean."""
+        """Operators taken to the first order, and the mean cost of the patches that a window touches."""
         tokens, plan = self.tokens, Plan.of(self._parts.before, window)
         touched = math.prod(float(each.mean()) for each in plan.boxes[tokens.start.index].values())
         share = (touched + tokens.fixed) / (tokens.patches + tokens.fixed)
@@ -125,7 +125,7 @@ def _example(
 
 
 def _bias(attention: Attention, constant: Callable[[int, int], Any]) -> Tensor | None:
-    """All that is added to the scores: ``(H or 1, T, T)``; None for nothing."""
+    """Summands of the scores: ``(H or 1, T, T)``; None for nothing."""
     total: Tensor | None = None
     for index, factor in attention.biases:
         bias = constant(index, 1)

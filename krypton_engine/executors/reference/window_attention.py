@@ -20,11 +20,11 @@ class KeptWindows:
 
     Attributes:
         q, k, v: Queries, keys and values: ``(G, H, M, channels)``.
-        scale: Of the scores: ``(G or 1, H or 1, M or 1, M or 1)``.
-        bias: Added to the scores, likewise.
-        gradient: Of a scalar by the attention's result: ``(G, H, M, channels)``.
+        scale: Factors of the scores: ``(G or 1, H or 1, M or 1, M or 1)``.
+        bias: Summands of the scores, likewise.
+        gradient: Gradient of a scalar by the attention's result: ``(G, H, M, channels)``.
         result: The result, likewise.
-        window, place: Of every token the window that it is in, and its place there: ``(tokens,)``, int64.
+        window, place: Window of every token, and the token's place in that window: ``(tokens,)``, int64.
         members: The token at every place of a window, -1 for zeros: ``(G, M)``, int64.
     """
 
@@ -43,7 +43,7 @@ class KeptWindows:
     def of(
         cls, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor, gradient: Tensor, members: Tensor
     ) -> KeptWindows:
-        """What is kept; see the attributes for the arguments."""
+        """The attention of un-occluded queries, keys and values; see the attributes for the arguments."""
         weights = _scores(q, k, scale, bias).softmax(-1)
         tokens = int(members.max()) + 1
         window, place = (torch.zeros(tokens, dtype=torch.int64, device=q.device) for _ in range(2))
@@ -59,7 +59,7 @@ class Attended:
     Args:
         kept: The attention on the un-occluded input.
         q, k, v: New queries, keys and values: ``(n, s, H, channels)``.
-        rows: Which tokens these are: ``(n, s)``, int64.
+        rows: Numbers of these tokens: ``(n, s)``, int64.
     """
 
     def __init__(self, kept: KeptWindows, q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> None:
@@ -137,7 +137,7 @@ def narrowed(value: Tensor) -> Tensor:
 
 
 def as_summand(mask: Tensor) -> Tensor:
-    """What a mask adds to scores: flags say where nothing is added, and elsewhere no weight is left."""
+    """The numbers that a mask adds to scores; of flags, 0 where true and minus infinity elsewhere."""
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)

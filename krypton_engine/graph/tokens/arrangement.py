@@ -38,7 +38,7 @@ class Form:
 
     Attributes:
         root: Node whose rows these are.
-        picked: Which elements of a row the value holds, in C order of its dimensions of channels.
+        picked: Elements of a row that the value holds, in C order of its dimensions of channels.
         of_tokens: Its dimensions along which tokens lie.
         channels: Sizes of its other dimensions, in order.
     """
@@ -50,7 +50,7 @@ class Form:
 
     @cached_property
     def _before(self) -> int:
-        """How many dimensions of channels come before the first one of tokens."""
+        """Number of dimensions of channels before the first one of tokens."""
         return self.of_tokens[0]
 
     def read(self, rows: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Arranged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the value, for two copies."""
+        """Shape of the value, for two copies."""
         return tuple(self.tokens.shape)
 
     @cached_property
@@ -133,7 +133,7 @@ class Arranged:
 
     @cached_property
     def form(self) -> Form:
-        """How rows become the value."""
+        """The way from rows to the value."""
         picked = self.elements.amax(self.of_tokens).flatten().tolist()
         channels = tuple(self.shape[dim] for dim in self.of_channels)
         return Form(self.root, tuple(picked), self.of_tokens, channels)
@@ -190,7 +190,7 @@ def moved(node: Node, values: Callable[[int], Arranged]) -> Arranged:
 
     Args:
         node: The operator's node.
-        values: Gives the arrangements of what it reads.
+        values: Function that gives the arrangements of its operands.
 
     Raises:
         NoTokens: It joins elements of several values, or with something else than zeros.
@@ -213,7 +213,7 @@ def _run(node: Node, value: Callable[[int], Tensor]) -> Tensor:
 
 
 def _fill(node: Node) -> list[Any]:
-    """What a padding fills with, if that is anything but zeros."""
+    """The numbers of a padding that are not zero, and its mode if it is not constant."""
     given = [*node.args[2:], *node.kwargs.values()]
     return [item for item in given if item not in ("constant", None, 0)]
 

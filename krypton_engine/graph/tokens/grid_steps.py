@@ -62,11 +62,11 @@ class Merged:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What is made of the products of queries and keys: ``factor * products + summand``.
+    """The scores, made of the products of queries and keys: ``factor * products + summand``.
 
     Attributes:
         transposed: Whether a key's channels come before its tokens.
-        scale: Of the products.
+        scale: Factor of the products.
         chain: Operators between the products and the softmax.
         product: Node of the products; None for an operator that makes them itself.
         mask: Node of what that operator adds to them, or flags of what it leaves; -1 for nothing.
@@ -89,10 +89,10 @@ class WindowAttention:
         q, k, v: Nodes of queries, keys and values.
         members: The tokens of every window: ``(windows, members)``, int64, -1 for zeros of a padding. Each
             token is in one window.
-        order: Of the dimensions of a query, value or result: those of windows, of heads, of members, of
+        order: Order of the dimensions of a query, value or result: those of windows, of heads, of members, of
             channels.
-        counts: How many dimensions are those of windows, and of heads.
-        scores: What the softmax is taken of.
+        counts: Number of dimensions of windows, and of heads.
+        scores: Numbers that the softmax is taken of.
     """
 
     node: Node
@@ -144,12 +144,12 @@ class Grids:
     Attributes:
         graph: The graph.
         start: The value whose cells are the first grid's tokens, in C order.
-        steps: All that is computed of tokens, in order.
+        steps: Computations of tokens, in order.
         values: The way from rows to every value of tokens, by node.
         places: By node of rows: the token at every place of its value of one copy, -1 for zeros, by the
             dimensions of tokens.
         sizes: Number of tokens of every grid.
-        after: What follows the steps and is computed as ever.
+        after: Nodes after the steps, computed as ever.
     """
 
     graph: Graph

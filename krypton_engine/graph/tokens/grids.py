@@ -68,7 +68,7 @@ class _Scores:
         q, k: Nodes of both.
         queries, keys: Their arrangements.
         product: Node of the products.
-        chain: What was made of them so far.
+        chain: Nodes that have changed the products so far.
         weights: Whether the softmax was taken.
     """
 
@@ -81,7 +81,7 @@ class _Scores:
     weights: bool = False
 
     def after(self, node: Node, graph: Graph) -> _Scores:
-        """What ``node`` makes of them.
+        """The products after ``node``.
 
         Raises:
             NoTokens: Something else than to scale or bias them, or to take the softmax.
@@ -124,7 +124,7 @@ class _Search:
         self.ended: set[int] = set()
 
     def found(self) -> Grids:
-        """What the walk finds, up to the graph's output."""
+        """The tokens that the walk finds, up to the graph's output."""
         for node in self.graph.nodes[self.start.index + 1 :]:
             if node.depends:
                 self._visit(node)

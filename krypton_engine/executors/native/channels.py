@@ -31,6 +31,15 @@ def move(to: Writer, node: Node) -> None:
 
     Raises:
         Unsupported: The node moves cells, or reads something that is no image.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> flipped = capture(Source(lambda x: x.flip(1), (x,)))
+        >>> to = Writer(flipped, _native.Program("", 24, 20, 3))
+        >>> move(to, flipped.nodes[flipped.output])
+        >>> to.picks[flipped.output].numbers.flatten()  # of the channels of the input
+        tensor([2, 1, 0])
     """
     if not stays(node):
         raise Unsupported("cells that change their place")
@@ -48,7 +57,17 @@ def move(to: Writer, node: Node) -> None:
 
 
 def repeated(to: Writer, item: Ref, count: int) -> int:
-    """The engine's value of an image of ``count`` channels, made of one channel where it has no more."""
+    """The engine's value of an image of ``count`` channels, made of one channel where it has no more.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> grey = capture(Source(lambda x: x.mean(1, keepdim=True), (x,)))
+        >>> to = Writer(grey, _native.Program("", 24, 20, 3))
+        >>> add_up(to, grey.nodes[grey.output], Ref(grey.input.index))
+        >>> repeated(to, Ref(grey.output), count=1), repeated(to, Ref(grey.output), count=3)
+        (1, 2)
+    """
     node, value = to.graph.nodes[item.node], to.value(item)
     height, width, channels = shape_of(node)
     if channels == count:
@@ -65,6 +84,15 @@ def add_up(to: Writer, node: Node, item: Ref) -> None:
 
     Raises:
         Unsupported: Over something else.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> grey = capture(Source(lambda x: x.mean(1, keepdim=True), (x,)))
+        >>> to = Writer(grey, _native.Program("", 24, 20, 3))
+        >>> add_up(to, grey.nodes[grey.output], Ref(grey.input.index))
+        >>> to.joinable(Ref(grey.output), "convolution").weight.flatten()  # a kernel of one cell
+        array([0.3333, 0.3333, 0.3333], dtype=float32)
     """
     source = to.graph.nodes[item.node]
     height, width, count = shape_of(source)

@@ -18,7 +18,12 @@ else:
 
 
 def instruction_sets() -> list[str]:
-    """Instruction sets of this machine that the engine has kernels for, best first."""
+    """Instruction sets of this machine that the engine has kernels for, best first.
+
+    Examples:
+        >>> instruction_sets()[-1]  # what every processor runs
+        'portable'
+    """
     return [] if MISSING else _native.instruction_sets()
 
 

@@ -15,7 +15,18 @@ from krypton_engine.plan.plan import Plan
 
 
 class NativeExecutor:
-    """See `krypton_engine.executors.base.Executor`."""
+    """See `krypton_engine.executors.base.Executor`.
+
+    Examples:
+        >>> cpu = torch.device("cpu")
+        >>> EXECUTOR.preference(cpu), EXECUTOR.preference(torch.device("cuda"))
+        (1, None)
+        >>> EXECUTOR.program(graph, plan, cpu).reason  # no layer that the engine lacks
+        ''
+        >>> EXECUTOR.pays(graph, plan, cpu, memory_budget=1000)
+        Traceback (most recent call last):
+        krypton_engine.executors.base.Unsupported: memory_budget does not hold the C++ engine's packed weights
+    """
 
     name = "native"
 

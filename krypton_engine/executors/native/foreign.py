@@ -28,6 +28,14 @@ class Step:
         nodes: Nodes in the order of the graph; the last one is the step's value.
         reads: Nodes that the engine gives boxes of.
         constants: The other values that the nodes refer to, with their nodes.
+
+    Examples:
+        >>> step = Step([graph.nodes[8]], reads=[graph.nodes[7]], constants={})  # a ReLU
+        >>> given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 1, 1, 8)
+        >>> out = np.empty_like(given)
+        >>> step([given], out)
+        >>> np.array_equal(out, given.clip(min=0)), step.bytes_of_cell()  # two results of 8 float32, and 1
+        (True, 65)
     """
 
     def __init__(
@@ -66,6 +74,15 @@ def write(to: Writer, node: Node) -> None:
 
     Raises:
         Unsupported: The node reads other cells than its own, or something that is no image.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> sine = capture(Source(lambda x: x.sin(), (x,)))
+        >>> to = Writer(sine, _native.Program("", 24, 20, 3))
+        >>> write(to, sine.nodes[sine.output])
+        >>> to.build(sine.output), to.foreign
+        (1, ['sin'])
     """
     if node.index in to.graph.sites or not stays(node):
         raise Unsupported("other cells than its own")
@@ -113,6 +130,15 @@ def constant_image(to: Writer, index: int, node: Node, channels: int = -1) -> in
     Raises:
         Unsupported: The constant is not known beforehand, float32 does not hold it, or it cannot have
             ``channels``.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> shaded = capture(Source(lambda x: x * torch.arange(20), (x,)))
+        >>> to = Writer(shaded, _native.Program("", 24, 20, 3))
+        >>> constant, product = (node for node in shaded.nodes if node is not shaded.input)
+        >>> constant.shape, constant_image(to, constant.index, product)
+        ((1, 1, 1, 20), 1)
     """
     constant, value = to.graph.nodes[index], to.known(index)
     cells = as_cells(constant, value)[0].float()

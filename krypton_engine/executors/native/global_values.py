@@ -34,6 +34,19 @@ def mean_of_cells(to: Writer, node: Node) -> None:
 
     Raises:
         Unsupported: Something else is made of totals.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.executors.native.sliding import convolution
+        >>> from krypton_engine.graph.rewrites.linearise import linearised
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once = torch.nn.Conv2d(3, 4, 1)
+        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
+        >>> to, (image, _, average, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> convolution(to, image, image.on_box)
+        >>> mean_of_cells(to, average)
+        >>> to.values == {made.input.index: 0, image.index: 1, average.index: 2}
+        True
     """
     sums = to.graph.nodes[node.operands[0]]
     if node.target is not linearise.mean:
@@ -49,6 +62,23 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
 
     Raises:
         Unsupported: The convolution slides over something else than channels.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.graph.rewrites.linearise import linearised
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once, along = torch.nn.Conv2d(3, 4, 1), torch.ones(1, 1, 3)
+        >>> def gated(x):
+        ...     gate = torch.conv1d((y := once(x)).mean((2, 3))[:, None], along, padding=1)
+        ...     return y * gate.transpose(1, 2)[..., None]
+        >>> made = linearised(capture(Source(gated, (x,))))
+        >>> to = Writer(made, _native.Program("", 24, 20, 3))
+        >>> (node,) = (node for node in made.nodes if node.op == "conv1d")
+        >>> between_channels(to, node, node.on_box)[0][:, :, 0, 0]  # each with those beside it
+        tensor([[1., 1., 0., 0.],
+                [1., 1., 1., 0.],
+                [0., 1., 1., 1.],
+                [0., 0., 1., 1.]])
     """
     weight = to.constant(Ref(convolution.weight))
     channels, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]
@@ -71,6 +101,20 @@ def meet(to: Writer, node: Node) -> None:
 
     Raises:
         Unsupported: Another operator than a product, a sum or a norm.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.executors.native.sliding import convolution
+        >>> from krypton_engine.graph.rewrites.linearise import linearised
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once = torch.nn.Conv2d(3, 4, 1)
+        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
+        >>> to, (image, _, average, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> convolution(to, image, image.on_box)
+        >>> mean_of_cells(to, average)
+        >>> meet(to, site)
+        >>> to.build(site.index), to.sites == {site.index: 3}
+        (3, True)
     """
     if node.target is torch.ops.aten.addcmul.default:
         return _norm(to, node)

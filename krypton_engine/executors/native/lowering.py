@@ -34,6 +34,14 @@ def lowered(graph: Graph, program: _native.Program) -> Writer:
     Args:
         graph: The graph.
         program: An empty program for the occluded input.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> to = lowered(graph, _native.Program("", 24, 20, 3))
+        >>> to.begins, to.reason  # activations are fused with convolutions, and nothing is left to PyTorch
+        ({8: 7, 11: 10}, '')
+        >>> to.build(graph.output), to.is_vector(graph.output)
+        (0, True)
     """
     to = Writer(graph, program)
     whole = fused(graph)

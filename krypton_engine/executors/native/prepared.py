@@ -46,6 +46,15 @@ class Prepared:
 
     Raises:
         Unsupported: A site of a linearised graph is left to PyTorch.
+
+    Examples:
+        >>> program = Prepared(graph)
+        >>> program.exits, program.sizes(13), program.as_node(13, torch.zeros(2, 5)).shape
+        ({13: 0}, (5,), torch.Size([2, 5]))
+        >>> program.extents(plan).tolist(), program.largest_batch(plan, 2**30)
+        ([[8, 8], [10, 10], [6, 6], [8, 8]], 256)
+        >>> program.as_image(7, torch.zeros(1, 8, 24, 20)).shape
+        (24, 20, 8)
     """
 
     def __init__(self, graph: Graph, isa: str = "") -> None:

@@ -14,7 +14,14 @@ SPEED = 2.0
 
 
 class NativeProgram(Prepared):
-    """A prepared graph that opens sessions."""
+    """A prepared graph that opens sessions.
+
+    Examples:
+        >>> program = NativeProgram(graph)
+        >>> session = program.open(plan, Opening((x,), torch.zeros(1), memory_budget=2**30))
+        >>> program.pays(plan), torch.allclose(session.base, model(x), atol=1e-5)
+        (True, True)
+    """
 
     def open(self, plan: Plan, opening: Opening) -> NativeSession:
         """See `krypton_engine.executors.base.Program.open`; the executor that runs every graph stands by."""

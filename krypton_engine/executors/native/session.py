@@ -29,6 +29,13 @@ class Standby:
 
     Args:
         open_session: Opens it.
+
+    Examples:
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
+        >>> standby = Standby(lambda: ReferenceProgram(graph).open(plan, opening))
+        >>> standby.opened, standby.session.executor, standby.opened
+        (False, 'reference', True)
     """
 
     def __init__(self, open_session: Callable[[], Session]) -> None:
@@ -70,6 +77,18 @@ class NativeSession:
     Raises:
         InputError: The budget does not hold the views and one position.
         KeyError: ``shrinks`` names a node that is not ``program.shrinkable``.
+
+    Examples:
+        >>> from krypton_engine.executors.native.program import NativeProgram
+        >>> session = NativeProgram(graph).open(plan, Opening((x,), torch.zeros(1), memory_budget=2**30))
+        >>> (exact,) = session.compute(plan.window.boxes(np.array([0, 7, 19])))
+        >>> occluded = x.clone()
+        >>> occluded[..., :8, :8] = 0.0
+        >>> torch.allclose(exact.outputs[:1], model(occluded), atol=1e-5), exact.outputs.shape, exact.dropped
+        (True, torch.Size([3, 5]), None)
+        >>> trimmed = session.trimmed(0.5, head=lambda outputs: outputs[:, 0])
+        >>> [found.dropped.shape for found in trimmed.compute(plan.window.boxes(np.array([0, 7, 19])))]
+        [(3,)]
     """
 
     at_once = 1

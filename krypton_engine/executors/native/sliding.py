@@ -19,6 +19,13 @@ def convolution(to: Writer, node: Node, on_box: Convolution) -> None:
 
     Raises:
         Unsupported: The node reads cells in another order, or its weights are not known beforehand.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> to = Writer(graph, _native.Program("", 24, 20, 3))
+        >>> convolution(to, graph.nodes[7], graph.nodes[7].on_box)
+        >>> to.waits_for_one(7), to.build(7)  # an activation could join it; the input is 0
+        (True, 1)
     """
     weight, groups = to.constant(Ref(on_box.weight)), on_box.groups
     if is_global(node):
@@ -41,6 +48,15 @@ def pool(to: Writer, node: Node, on_box: Pool) -> None:
 
     Raises:
         Unsupported: The dimensions of the image are in another order.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> halved = capture(Source(lambda x: torch.max_pool2d(x, 2), (x,)))
+        >>> to = Writer(halved, _native.Program("", 24, 20, 3))
+        >>> pool(to, halved.nodes[1], halved.nodes[1].on_box)
+        >>> to.values
+        {0: 0, 1: 1}
     """
     y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
     if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
@@ -66,6 +82,15 @@ def reindex(to: Writer, node: Node, on_box: Reindex) -> None:
 
     Raises:
         Unsupported: Cells come from several values, or are moved along the channels.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> moved = capture(Source(lambda x: x.roll(1, dims=2), (x,)))
+        >>> to = Writer(moved, _native.Program("", 24, 20, 3))
+        >>> reindex(to, moved.nodes[1], moved.nodes[1].on_box)
+        >>> to.values, moved.nodes[1].maps[0][1].source[:3]  # rows that the first ones now hold
+        ({0: 0, 1: 1}, (23, 0, 1))
     """
     if len(node.operands) != 1 or node.whole:
         raise Unsupported("cells from several values")

@@ -19,7 +19,17 @@ Float32s = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sum:
-    """A convolution, a concatenation or a vector before it is built, so that its reader can join it."""
+    """A convolution, a concatenation or a vector before it is built, so that its reader can join it.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> def build(done):
+        ...     return 3 if done.epilogue == NO_EPILOGUE else 4  # the number that the engine would give it
+        >>> waiting = Sum(build, "convolution", weight=np.ones((8, 3, 1, 1), dtype=np.float32))
+        >>> joined = replace(waiting, epilogue=Epilogue(low=0.0))
+        >>> waiting.build(waiting), joined.build(joined), joined.required_weight.shape
+        (3, 4, (8, 3, 1, 1))
+    """
 
     build: Callable[[Sum], int]
     kind: str

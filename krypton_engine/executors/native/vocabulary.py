@@ -36,7 +36,17 @@ def _first(arguments: dict[str, Any]) -> Any:
 
 
 def end(to: Writer, node: Node, epilogue: Epilogue) -> None:
-    """``node`` is an activation: the end of the sum that it reads, or a sum of its own."""
+    """``node`` is an activation: the end of the sum that it reads, or a sum of its own.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.executors.native.sliding import convolution
+        >>> to = Writer(graph, _native.Program("", 24, 20, 3))
+        >>> convolution(to, graph.nodes[7], graph.nodes[7].on_box)
+        >>> end(to, graph.nodes[8], Epilogue(low=0.0))
+        >>> to.build(8), to.has_value(7), to.begins  # one value of the engine for both
+        (1, False, {8: 7})
+    """
     item = node.args[0]
     kinds = ("convolution", "concat", "combine", "meeting", "mean", "cells", "dense")
     waiting = to.joinable(item, *kinds)

@@ -58,6 +58,17 @@ class Writer:
         foreign: Names of the operators that PyTorch computes on boxes.
         sites: Values of the nodes that meet global values, once they are built.
         reason: Reason why the first node that is not lowered could not be.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> to, (conv, relu) = Writer(graph, _native.Program("", 24, 20, 3)), graph.nodes[7:9]
+        >>> weight, bias = to.constant(Ref(0)).numpy(), to.by_channel(conv, 0.5)
+        >>> rows, columns = (24, 24, 3, 1, 1, 1), (20, 20, 3, 1, 1, 1)  # cells in and out, kernel, ...
+        >>> to.convolve(conv, to.value(Ref(6)), weight, bias, [rows, columns], groups=1)
+        >>> waiting = to.joinable(Ref(7), "convolution")
+        >>> to.join(relu, Ref(7), replace(waiting, epilogue=Epilogue(low=0.0)))
+        >>> to.is_built(8), to.build(8), to.is_built(8), to.begins
+        (False, 1, True, {8: 7})
     """
 
     def __init__(self, graph: Graph, program: _native.Program) -> None:

@@ -38,7 +38,7 @@ class LatestWins:
         self._closed = False
 
     @property
-    def busy(self) -> bool:
+    def _busy(self) -> bool:
         """Whether a job runs or waits."""
         return self._running is not None or self._waiting is not None
 
@@ -102,7 +102,7 @@ class LatestWins:
             >>> worker.close()
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: not self.busy, timeout):
+            if not self._changed.wait_for(lambda: not self._busy, timeout):
                 raise TimeoutError(f"the latest run has not ended within timeout={timeout} seconds")
             if self._latest is not None and self._latest.error is not None:
                 raise self._latest.error

@@ -128,7 +128,7 @@ def _mri_slice(name: str) -> PIL.Image.Image:
             "which is no slice",
         )
     axis, index = _PLANES.index(plane), int(number)
-    brain = template()
+    brain = _template()
     first, last = _extent(brain, axis)
     if not first <= index <= last:
         raise InputError("source", repr(name), f"{plane} slices {first} to {last}", "which misses the brain")
@@ -141,7 +141,7 @@ def _mri_slice(name: str) -> PIL.Image.Image:
 
 
 @functools.lru_cache(maxsize=1)
-def template() -> NDArray[np.uint8]:
+def _template() -> NDArray[np.uint8]:
     """The brain in the middle of a cube as wide as the field of view."""
     nibabel = imported("nibabel")
     image = nibabel.as_closest_canonical(nibabel.load(packaged("nilearn", TEMPLATE, "nilearn")))

@@ -591,7 +591,7 @@ def test_bad_images(tmp_path, monkeypatch):
 
 
 def test_missing_packages_of_images(monkeypatch):
-    images.template.cache_clear()
+    images._template.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(importlib.util, "find_spec", lambda name: None)
         refuses("the PyPI package nilearn is not installed", zoo.load_image, "mri:axial:100")

@@ -57,16 +57,16 @@ def _scales(call: base.Call, rank: int) -> list[float | None]:
 @base.rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 def _upsample(call: base.Call) -> base.Local:
     node = base.only_dependent(call)
-    return resampled(call, node, _line(call), _scales(call, len(node.shape) - 2))
+    return _resampled(call, node, _line(call), _scales(call, len(node.shape) - 2))
 
 
 def averaged(call: base.Call, node: Node) -> base.Local:
     """An adaptive average, whose windows may be of several sizes."""
     scales = [None] * (len(node.shape) - 2)
-    return resampled(call, node, lambda x, size, _: aten.adaptive_avg_pool1d(x, [size]), scales)
+    return _resampled(call, node, lambda x, size, _: aten.adaptive_avg_pool1d(x, [size]), scales)
 
 
-def resampled(call: base.Call, node: Node, line: Line, scales: Sequence[float | None]) -> base.Local:
+def _resampled(call: base.Call, node: Node, line: Line, scales: Sequence[float | None]) -> base.Local:
     """``node`` resized along its spatial dimensions; see `Line`."""
     maps: dict[int, SpanMap] = {}
     weights = {}

@@ -52,6 +52,15 @@ class BoundCall:
         kwargs: Its keyword arguments.
         shape: Shape of the result, for one copy; empty for a call that gives no tensor.
         batch_dims: Which of the result's dimensions are exactly the batch.
+
+    Examples:
+        >>> draft = Draft(None, graph.nodes)
+        >>> call = BoundCall(draft, torch.ops.aten.clamp.default, (Ref(7), 0.0), {}, (1, 8, 24, 20))
+        >>> call["self"], call["min"], call["max"], call.node(call["self"]).op
+        (Ref(node=7), 0.0, None, 'conv2d')
+        >>> row = draft.constant("row", torch.ones(20))  # broadcast along the columns, axis 2
+        >>> draft.node(call.align(row, (BATCH, None, 1, 2), call.shape)).roles
+        (None, None, None, 2)
     """
 
     def __init__(

@@ -42,6 +42,17 @@ def emit(
 
     Raises:
         CaptureError: Copies would feel each other, or several values are given that no window changes.
+
+    Examples:
+        >>> from krypton_engine.graph.box_operators import Apply
+        >>> from krypton_engine.graph.export import export
+        >>> program = export(lambda x: x.relu(), [], (x,), (True,))
+        >>> (relu,) = program.graph.find_nodes(op="call_function", target=aten.relu.default)
+        >>> draft = Draft(symbol=relu.meta["val"].shape[0].node.expr)
+        >>> image = draft.add("x", "input", (1, 3, 24, 20), (BATCH, 0, 1, 2), on_box=Apply(), depends=True)
+        >>> made = draft.node(emit(draft, relu, relu.target, (image,), {}))
+        >>> made.op, made.local, made.roles
+        ('relu', True, (-1, 0, 1, 2))
     """
     if target in RESHAPES:
         target, args = aten.reshape.default, (_before_reshape(draft, args[0]), *args[1:])
@@ -111,7 +122,16 @@ def _before_reshape(draft: Draft, ref: Ref) -> Ref:
 
 
 def label(fx_node: torch.fx.Node) -> str:
-    """The user's name of the module that an operator belongs to; the exporter's name where there is none."""
+    """The user's name of the module that an operator belongs to; the exporter's name where there is none.
+
+    Examples:
+        >>> fx_node = torch.fx.Graph().placeholder("relu_1")
+        >>> label(fx_node)
+        'relu_1'
+        >>> fx_node.meta["nn_module_stack"] = {"": ("function.layer1.0.relu", torch.nn.ReLU)}
+        >>> label(fx_node)
+        'layer1.0.relu'
+    """
     stack = fx_node.meta.get("nn_module_stack") or {"": ("", None)}
     path, _ = list(stack.values())[-1]
     named = re.fullmatch(r"(?:function|found\.\d+)\.(.+)", path)

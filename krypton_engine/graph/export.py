@@ -57,7 +57,17 @@ class ExportError(Exception):
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Signals wait until the block is over, since their handlers may raise (Ctrl-C, an alarm)."""
+    """Signals wait until the block is over, since their handlers may raise (Ctrl-C, an alarm).
+
+    Examples:
+        >>> before = signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+        >>> with whole():
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     print("the block is over")
+        the block is over
+        handled
+        >>> _ = signal.signal(signal.SIGTERM, before)
+    """
     if threading.current_thread() is not threading.main_thread():  # where no handler runs
         yield
         return
@@ -190,6 +200,9 @@ def settled() -> None:
 
     Raises:
         ExportError: That export stands still, maybe since it waits for this thread.
+
+    Examples:
+        >>> settled()  # at once, where no thread exports
     """
     if not _gate.ended():
         raise ExportError(_STANDS)

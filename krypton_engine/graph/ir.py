@@ -55,6 +55,13 @@ class Node:
     computed on a box: ``on_box`` says how, ``maps[i]`` how its i-th operand is read along each axis (an axis
     without a map is read at the output's own cells), and the axes in ``whole`` are read from end to end.
     ``macs`` is the cost of the whole value for one copy; see `krypton_engine.graph.operators.cost`.
+
+    Examples:
+        >>> convolution, relu = graph.nodes[7], graph.nodes[8]
+        >>> convolution.op, convolution.local, convolution.maps[0][1].kernel, convolution.fill
+        ('conv2d', True, 3, 0.0)
+        >>> relu.args, relu.computed({7: torch.tensor([-1.0, 2.0])}.__getitem__)
+        ((Ref(node=7),), tensor([0., 2.]))
     """
 
     index: int
@@ -229,6 +236,16 @@ class Graph:
         batched: For every input, whether its first dimension is the batch.
         sources: Parameters and buffers that the graph was captured from: weakly, since a parameter may refer
             to the model that the graph is to live as long as.
+
+    Examples:
+        >>> graph.input.shape, graph.nodes[graph.output].shape
+        ((1, 3, 24, 20), (1, 5))
+        >>> graph.constant_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
+        True
+        >>> graph.clips, graph.absorbed  # boxes hold all that changes, and no operators are fused yet
+        (False, frozenset())
+        >>> graph.sites, graph.globals_of(graph.nodes[8])  # no value that is one number of the whole image
+        ((), ())
     """
 
     nodes: list[Node]

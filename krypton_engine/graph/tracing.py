@@ -48,7 +48,16 @@ class _Told(TorchFunctionMode):
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Within, an exporter sees the numbers of small constants, and changes made past the operators."""
+    """Within, an exporter sees the numbers of small constants, and changes made past the operators.
+
+    Examples:
+        >>> def doubled(x):
+        ...     return 2 * x if torch.tensor([1.0, 3.0])[1] > 2 else x
+        >>> with readable():  # without, a number of a constant decides nothing
+        ...     graph = make_fx(doubled, tracing_mode="fake")(torch.ones(2))
+        >>> graph(torch.ones(2))
+        tensor([2., 2.])
+    """
     with ExitStack() as stack:
         for module in ("torch._subclasses.fake_tensor", "torch.fx.experimental.proxy_tensor"):
             stack.enter_context(mock.patch(f"{module}.CONSTANT_NUMEL_LIMIT", _LARGEST_KNOWN, create=True))

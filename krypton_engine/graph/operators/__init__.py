@@ -92,6 +92,15 @@ def ruled(call: Call) -> Local:
 
     Raises:
         NotLocal: With the reason.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> from krypton_engine.graph.box_operators import Apply
+        >>> draft = Draft(None)
+        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
+        >>> call = BoundCall(draft, torch.ops.aten.permute.default, (image, [1, 0, 2]), {}, (8, 1, 9))
+        >>> ruled(call).roles  # the batch comes second, as `bounded` refuses
+        (0, -1, 1)
     """
     found = RULES.get(call.name) or (pointwise.pointwise if call.pointwise else None)
     if found is None:
@@ -107,6 +116,15 @@ def bounded(call: Call) -> Local:
 
     Raises:
         NotLocal: With the reason.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> from krypton_engine.graph.box_operators import Apply
+        >>> draft = Draft(None)
+        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
+        >>> local = bounded(BoundCall(draft, torch.ops.aten.mean.dim, (image, [1, 2]), {}, (1,)))
+        >>> local.roles, sorted(local.whole)  # no axis is left, and both are read from end to end
+        ((-1,), [0, 1])
     """
     local = ruled(call)
     if local.roles[:1] != (BATCH,):

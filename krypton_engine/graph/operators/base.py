@@ -46,7 +46,15 @@ class Local:
 
 @dataclass(frozen=True)
 class Result:
-    """An operator that gives one of several results of another."""
+    """An operator that gives one of several results of another.
+
+    Examples:
+        >>> largest = Result(torch.ops.aten.max.dim, number=0)
+        >>> largest(torch.tensor([[1.0, 3.0, 2.0]]), 1)
+        tensor([3.])
+        >>> largest.tags == torch.ops.aten.max.dim.tags
+        True
+    """
 
     operator: Any
     number: int
@@ -96,7 +104,17 @@ ROW_BY_ROW: set[str] = set()
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for the operators ``names`` (without their overload)."""
+    """Register a rule for the operators ``names`` (without their overload).
+
+    Examples:
+        >>> from unittest import mock
+        >>> with mock.patch.dict(RULES):  # the rules are as before afterwards
+        ...     @rule("swish", "swish_of_six")
+        ...     def of_swish(call):
+        ...         return rearranged(call.node(call["self"]), call.node(call["self"]).roles)
+        ...     RULES["swish"] is RULES["swish_of_six"] is of_swish
+        True
+    """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
@@ -130,7 +148,16 @@ FACTS: dict[Hashable, Facts] = {}
 
 
 def declare(target: Hashable, facts: Facts) -> None:
-    """Register the facts of one overload of an operator."""
+    """Register the facts of one overload of an operator.
+
+    Examples:
+        >>> from unittest import mock
+        >>> negative = Node(1, "neg", "neg", (1, 3), (-1, None), torch.float32, torch.ops.aten.neg.default)
+        >>> with mock.patch.dict(FACTS):  # the facts are as before afterwards
+        ...     declare(torch.ops.aten.neg.default, Facts(in_place=torch.ops.aten.neg_.default))
+        ...     facts(negative).in_place is torch.ops.aten.neg_.default
+        True
+    """
     FACTS[target] = facts
 
 
@@ -217,6 +244,15 @@ def local_operand(call: Call, ref: object) -> Node:
 
     Raises:
         NotLocal: The node is a constant, or not on boxes.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> call = SimpleNamespace(name="relu", node=lambda ref: graph.nodes[ref.node])
+        >>> local_operand(call, Ref(7)).op
+        'conv2d'
+        >>> local_operand(call, 0.5)
+        Traceback (most recent call last):
+        krypton_engine.graph.operators.base.NotLocal: relu of a constant
     """
     if not isinstance(ref, Ref):
         raise NotLocal(f"{call.name} of a constant")

@@ -18,7 +18,15 @@ base.declare(aten.add.Tensor, base.Facts(in_place=aten.add_.Tensor, out=aten.add
 # Which PyTorch does not tag as pointwise.
 @base.rule("hardswish", "log_sigmoid", "fill", "copy", "_to_copy", "masked_fill", "where")
 def pointwise(call: base.Call) -> base.Local:
-    """The way on boxes of elementwise operators, whose operands are broadcast against each other."""
+    """The way on boxes of elementwise operators, whose operands are broadcast against each other.
+
+    Examples:
+        >>> from krypton_engine.graph.draft import BoundCall, Draft
+        >>> draft, shape = Draft(None, graph.nodes), graph.nodes[7].shape
+        >>> local = pointwise(BoundCall(draft, aten.add.Tensor, (Ref(7), Ref(8)), {}, shape))
+        >>> local.operands, local.roles
+        ((7, 8), (-1, None, 1, 2))
+    """
     operands = [Ref(index) for index in dict.fromkeys(refs((call.args, dict(call.kwargs))))]
     dependent = [base.local_operand(call, ref) for ref in operands if call.node(ref).depends]
     return base.merged(call, dependent, call.shape, free=())

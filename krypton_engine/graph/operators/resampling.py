@@ -61,7 +61,15 @@ def _upsample(call: base.Call) -> base.Local:
 
 
 def averaged(call: base.Call, node: Node) -> base.Local:
-    """An adaptive average, whose windows may be of several sizes."""
+    """An adaptive average, whose windows may be of several sizes.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> call = SimpleNamespace(name="adaptive_avg_pool2d", shape=(1, 8, 16, 5))
+        >>> local = averaged(call, graph.nodes[7])  # 24 x 20 cells become 16 x 5
+        >>> [local.maps[0][axis].longest for axis in (1, 2)], local.on_box.weights[2][0]
+        ([2, 4], (0.25, 0.25, 0.25, 0.25))
+    """
     scales = [None] * (len(node.shape) - 2)
     return _resampled(call, node, lambda x, size, _: aten.adaptive_avg_pool1d(x, [size]), scales)
 

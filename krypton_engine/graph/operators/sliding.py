@@ -26,7 +26,15 @@ def window_maps(
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> dict[int, AxisMap]:
-    """The slide of a window along each axis of ``node``, the dimensions from the third on."""
+    """The slide of a window along each axis of ``node``, the dimensions from the third on.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> call = SimpleNamespace(name="max_pool2d", shape=(1, 8, 12, 10))
+        >>> maps = window_maps(call, graph.nodes[7], (2, 2), (2, 2), (0, 0), (1, 1))
+        >>> maps[1].n_in, maps[1].n_out, maps[2].kernel, maps[2].stride
+        (24, 12, 2, 2)
+    """
     if len(node.shape) != len(call.shape) or node.roles[0] != BATCH:
         raise base.NotLocal(f"{call.name} of a value without its batch in front")
     if any(role == BATCH for role in node.roles[1:]):

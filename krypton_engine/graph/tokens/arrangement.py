@@ -41,6 +41,15 @@ class Form:
         picked: Elements of a row that the value holds, in C order of its dimensions of channels.
         of_tokens: Its dimensions along which tokens lie.
         channels: Sizes of its other dimensions, in order.
+
+    Examples:
+        >>> form = Form(root=0, picked=(2, 3), of_tokens=(1,), channels=(2,))  # half of each row
+        >>> elements = form.read(torch.arange(12.0).view(3, 4))
+        >>> elements.tolist()
+        [[2.0, 3.0], [6.0, 7.0], [10.0, 11.0]]
+        >>> value = form.spread(elements)
+        >>> value.shape, form.gathered(value).equal(elements)
+        (torch.Size([2, 3]), True)
     """
 
     root: int
@@ -194,6 +203,15 @@ def moved(node: Node, values: Callable[[int], Arranged]) -> Arranged:
 
     Raises:
         NoTokens: It joins elements of several values, or with something else than zeros.
+
+    Examples:
+        >>> tokens = torch.arange(6, dtype=torch.int32).view(2, 3, 1)  # three of each copy, of one element
+        >>> value = Arranged(0, tokens, torch.zeros_like(tokens))
+        >>> operator = torch.ops.aten.roll.default
+        >>> roll = Node(1, "roll", "roll", (1, 3, 1), (None,) * 3, None, operator, (Ref(0), [1], [1]))
+        >>> moved(roll, {0: value}.__getitem__).places
+        tensor([[2, 0, 1],
+                [5, 3, 4]], dtype=torch.int32)
     """
     read = [values(i) for i in dict.fromkeys(refs((node.args, node.kwargs)))]
     root = read[0].root
@@ -219,10 +237,21 @@ def _fill(node: Node) -> list[Any]:
 
 
 def is_move(node: Node, known: Callable[[int], bool]) -> bool:
-    """Whether a node only moves elements of values that are known."""
+    """Whether a node only moves elements of values that are known.
+
+    Examples:
+        >>> roll = Node(1, "roll", "roll", (1, 3, 1), (None,) * 3, None, None, (Ref(0), [1], [1]))
+        >>> is_move(roll, {0}.__contains__), is_move(roll, {5}.__contains__)
+        (True, False)
+    """
     return node.op in MOVES and all(known(i) for i in refs((node.args, node.kwargs)))
 
 
 def reference(item: object) -> int:
-    """The node that an argument refers to; -1 if it refers to none."""
+    """The node that an argument refers to; -1 if it refers to none.
+
+    Examples:
+        >>> reference(Ref(3)), reference(0.5)
+        (3, -1)
+    """
     return item.node if isinstance(item, Ref) else -1

@@ -93,6 +93,15 @@ class WindowAttention:
             channels.
         counts: Number of dimensions of windows, and of heads.
         scores: Numbers that the softmax is taken of.
+
+    Examples:
+        >>> node = Node(4, "attention", "matmul", (2, 2, 9, 3, 8), (None,) * 5, None)
+        >>> scores = Scores(transposed=False, scale=1.0, chain=(), product=None, mask=-1)
+        >>> members = torch.arange(36).view(4, 9)  # of 2 x 2 windows
+        >>> order = 0, 1, 3, 2, 4  # heads before members
+        >>> step = WindowAttention(node, 0, 1, 2, 3, members, order, counts=(2, 1), scores=scores)
+        >>> step.by_window(torch.zeros(node.shape)).shape
+        torch.Size([4, 3, 9, 8])
     """
 
     node: Node
@@ -150,6 +159,15 @@ class Grids:
             dimensions of tokens.
         sizes: Number of tokens of every grid.
         after: Nodes after the steps, computed as ever.
+
+    Examples:
+        >>> nodes = [Node(i, f"value {i}", "", (1, 4, 2), (None,) * 3, None) for i in range(4)]
+        >>> merged = Merged(nodes[2], 1, 1, torch.tensor([[0, 1], [2, 3]]), picked=(0, 1, 2, 3))
+        >>> steps = Cells(nodes[0]), Each(nodes[1], 0), merged, Pool(nodes[3], 2, 1, divisor=2)
+        >>> forms = {i: Form(i, (0, 1), (0, 1), (2,)) for i in range(3)}
+        >>> grids = Grids(graph, nodes[0], steps, forms, {}, sizes=(4, 2), after=())
+        >>> len(grids.merges), grids.attentions, grids.read(merged), grids.released[2]
+        (1, [], {1}, (1,))
     """
 
     graph: Graph

@@ -150,6 +150,11 @@ class Attention(_Step):
         scale: Factor of the products.
         biases: Constants that are added to the scores, by node, each with a factor.
         transposed: See ``k``.
+
+    Examples:
+        >>> node = Node(4, "attention", "matmul", (1, 2, 5, 8), (BATCH, None, TOKENS, None), None)
+        >>> Attention(node, q=1, k=2, v=3, scale=8**-0.5).reads
+        (1, 2, 3)
     """
 
     q: int
@@ -196,6 +201,18 @@ class Tokens:
         layouts: Layouts of the values of tokens, by node.
         after: Nodes after the steps, which run on whole values.
         dimensions: Factors of the dimensions.
+
+    Examples:
+        >>> shapes, token = [(1, 8, 2, 2), (1, 4, 8), (1, 4, 8), (1, 8)], (BATCH, TOKENS, None)
+        >>> roles = (BATCH, None, 10, 11), token, token, (BATCH, None)
+        >>> image, rows, mixed, mean = (Node(i, "", "", shapes[i], roles[i], None) for i in range(4))
+        >>> steps = Begin(rows), Attention(mixed, q=1, k=1, v=1, scale=1.0), Pooled(mean, source=2, divisor=4)
+        >>> dimensions, patches = Dimensions([(10, 2), (11, 2)], merged=TOKENS), Layout((), 4, ())
+        >>> tokens = Tokens(graph, image, steps, {1: patches, 2: patches}, (), dimensions)
+        >>> tokens.patches, tokens.fixed, len(tokens.attentions), tokens.released[2], tokens.spared
+        (4, 0, 1, (1,), frozenset())
+        >>> tokens.sizes(mixed, copies=16, tokens=3)
+        [16, 3, 8]
     """
 
     graph: Graph

@@ -51,7 +51,16 @@ class Aim:
 
 
 class Course:
-    """The course of an approximate map: a map for every refinement, each with its expected SSIM."""
+    """The course of an approximate map: a map for every refinement, each with its expected SSIM.
+
+    Examples:
+        >>> course = Course()
+        >>> course.begin()
+        >>> course.note(heatmap)  # on the way, before anything is known of its SSIM
+        >>> course.end(heatmap, ssim_target=0.9)
+        >>> len(course.stages), course.reached(0.9) == heatmap, course.reached(0.95)
+        (1, True, None)
+    """
 
     def __init__(self) -> None:
         self.stages: list[Heatmap] = []
@@ -248,6 +257,15 @@ class Memory:
 
     Args:
         largest: Bytes that all of them may take; the latest is kept whatever its size.
+
+    Examples:
+        >>> memory = Memory(largest=2**20)
+        >>> memory.of(MapKey(0, 12, 12, "grey")).note(heatmap)
+        >>> memory.heatmaps() == [heatmap]
+        True
+        >>> memory.forget()
+        >>> memory.heatmaps(), memory.size
+        ([], 0)
     """
 
     def __init__(self, largest: int) -> None:

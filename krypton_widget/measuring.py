@@ -41,6 +41,15 @@ class Measurer:
         occlusion: The engine, with the subject's model.
         activation: Activation that makes probabilities of outputs.
         tuning: Tuning that says where approximate maps may stop; None without one.
+
+    Examples:
+        >>> subject = Subject(model, [x[0]], None)
+        >>> page = Page(subject, None, lambda part, content: None)
+        >>> measurer = Measurer(subject, KryptonOcclusion(model), None, None)
+        >>> wish = Wish(ssim_target=1, exact=True, region=None, target=2)
+        >>> measurer.run(MapKey(0, 8, 4, "grey"), wish, page.next_turn(), stopped=lambda: False)
+        >>> page.shown.heatmap.drop.shape, page.shown.task.complete()
+        (torch.Size([5, 4]), True)
     """
 
     def __init__(

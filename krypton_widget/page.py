@@ -53,6 +53,25 @@ class Page:
     Attributes:
         lock: Held while the page changes.
         shown: The map.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> from krypton_widget.cache import Known
+        >>> from krypton_widget.task import task_for
+        >>> subject = Subject(model, [x[0]], None)
+        >>> page = Page(subject, None, lambda part, content: print(part, content.get("image", "-")))
+        >>> key, wish = MapKey(0, 12, 12, "grey"), Wish(ssim_target=1, exact=True, region=None, target=0)
+        >>> page.begin(key)
+        comparison -
+        view 0
+        >>> task = task_for(key, wish, Known(), subject, None, keep_all=True)
+        >>> page.show(task, replace(heatmap, window=task.window), shared=0.5)
+        frame -
+        >>> page.answers(key, wish), page.answers(key, replace(wish, target=1))
+        (True, False)
+        >>> page.keep_only(key, replace(wish, target=1))  # of another class nothing is on the page
+        frame -
+        comparison -
     """
 
     def __init__(self, subject: Subject, activation: Activation, send: Callable[[str, Sent], None]) -> None:
@@ -121,7 +140,21 @@ class Page:
         self._put("frame", drawn | extra)
 
     def compare(self) -> None:
-        """Show the comparison, if there is an exact map. The caller holds the lock."""
+        """Show the comparison, if there is an exact map. The caller holds the lock.
+
+        Examples:
+            >>> from krypton_widget.cache import Known
+            >>> from krypton_widget.task import task_for
+            >>> subject, parts = Subject(model, [x[0]], None), {}
+            >>> page = Page(subject, None, parts.__setitem__)
+            >>> wish = Wish(ssim_target=0.9, exact=True, region=None, target=0)
+            >>> task = task_for(MapKey(0, 12, 12, "grey"), wish, Known(heatmap), subject, None, keep_all=True)
+            >>> task.known.course(task.aim).end(heatmap, ssim_target=0.9)
+            >>> page.show(task, heatmap, shared=0.5)
+            >>> page.compare()
+            >>> parts["comparison"]["ssim"], parts["comparison"]["ssimTarget"]
+            (1.0, 0.9)
+        """
         if self.shown is None:
             return
         task = self.shown.task
@@ -193,7 +226,14 @@ class Page:
 
 @dataclass(frozen=True)
 class Turn:
-    """A run's right to draw on a page, until a newer run takes it."""
+    """A run's right to draw on a page, until a newer run takes it.
+
+    Examples:
+        >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: None)
+        >>> first = page.next_turn()
+        >>> first.lasts(), page.next_turn().lasts(), first.lasts()
+        (True, True, False)
+    """
 
     page: Page
     number: int

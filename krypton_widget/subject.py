@@ -128,7 +128,14 @@ class Subject:
         self._answers = {index: answer}
 
     def pass_seconds(self, shape: tuple[int, ...]) -> float | None:
-        """Seconds of full inference for an image of this shape; None before `time_full_inference`."""
+        """Seconds of full inference for an image of this shape; None before `time_full_inference`.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.time_full_inference(0, lambda: False)
+            >>> subject.pass_seconds((3, 24, 20)) > 0, subject.pass_seconds((3, 48, 40))
+            (True, None)
+        """
         return self._pass_seconds.get(shape)
 
     def time_full_inference(self, index: int, stopped: Cancelled) -> None:

@@ -55,6 +55,16 @@ class Task:
         note: Reason why the tuning does not serve, in words; empty where it does.
         aim: All that the course of the approximate map depends on.
         keep_all: Whether all classes are kept.
+
+    Examples:
+        >>> key, wish = MapKey(0, 12, 12, "grey"), Wish(ssim_target=0.9, exact=True, region=None, target=0)
+        >>> task = task_for(key, wish, Known(), Subject(model, [x[0]], None), None, keep_all=True)
+        >>> task.lacks_approximate(), task.lacks_exact(), task.so_far()
+        (True, True, None)
+        >>> task.known.course(task.aim).end(heatmap, ssim_target=0.9)
+        >>> task.known.note(heatmap)
+        >>> task.approximate() == heatmap, task.complete(), task.lacks()
+        (True, True, False)
     """
 
     key: MapKey

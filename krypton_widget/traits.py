@@ -66,6 +66,10 @@ class Control(traitlets.BaseDescriptor):
 
         Raises:
             InputError: The value does not fit them.
+
+        Examples:
+            >>> Switch().fitted(None, True), Word().fitted(None, "grey")  # these depend on no other control
+            (True, 'grey')
         """
         return value
 

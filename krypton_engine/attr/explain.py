@@ -47,6 +47,16 @@ def attributions(
 
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
+
+    Examples:
+        >>> from krypton_engine.attr.request import attribution_request
+        >>> def total(images):
+        ...     return images.sum((2, 3))
+        >>> arguments = total, torch.ones(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0, 0
+        >>> request = attribution_request(*arguments, None, None, None, None, None)
+        >>> (found,) = attributions(Preparer("reference", None), request, 0.0, None, show_progress=False)
+        >>> found.shape, found.unique()  # every window covers four ones
+        (torch.Size([1, 1, 4, 4]), tensor([4.]))
     """
     question = request.question
     total = sum(len(question.inputs[0]) * len(window) for window in question.windows)
@@ -115,6 +125,16 @@ def heatmap(
     Raises:
         InputError: The known part is of another map.
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
+
+    Examples:
+        >>> from krypton_engine.attr import explain, request
+        >>> def total(images):
+        ...     return images.sum((2, 3))
+        >>> arguments = total, torch.arange(16.0).view(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0
+        >>> asked = request.heatmap_request(*arguments, 0, None, None, lambda device: 2**30)
+        >>> explain.heatmap(Preparer("reference", None), asked, 0.0, None, False, Origin()).drop
+        tensor([[10., 18.],
+                [42., 50.]])
     """
     wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
     with Watch(len(wanted), on_progress, show_progress) as watch:
@@ -145,6 +165,19 @@ def verified(
 
     Raises:
         InputError: A map of another model, image or baseline.
+
+    Examples:
+        >>> from krypton_engine.attr import explain, request
+        >>> def total(images):
+        ...     return images.sum((2, 3))
+        >>> arguments = total, torch.arange(16.0).view(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0
+        >>> asked = request.heatmap_request(*arguments, 0, None, None, lambda device: 2**30)
+        >>> preparer, origin, measured = Preparer("reference", None), Origin(), torch.eye(2, dtype=torch.bool)
+        >>> exact = explain.heatmap(preparer, asked, 0.0, None, False, origin)
+        >>> rough = replace(exact, values=exact.values.where(measured, 100.0), measured=measured)
+        >>> found = verified(preparer, rough, asked, Sample(rough, fraction=0.5, seed=0), 0.0, origin)
+        >>> rough.values.tolist(), found.values.tolist(), found.ssim_estimate.value
+        ([[110.0, 100.0], [100.0, 70.0]], [[110.0, 102.0], [78.0, 70.0]], 1.0)
     """
     known = (heatmap.status != Status.UNKNOWN).numpy()
     request = replace(request, wanted=np.flatnonzero(known), known=heatmap, rule=None, fills=True)
@@ -201,6 +234,20 @@ def builder_for(
         answer: Answer that opened the session.
         began: Value of ``time.perf_counter`` when the run began.
         origin: Token of the map.
+
+    Examples:
+        >>> from krypton_engine.attr.request import heatmap_request
+        >>> arguments = model, x, (3, 8, 8), (3, 4, 4), 0.0
+        >>> request = heatmap_request(*arguments, 2, None, "softmax", lambda device: 2**30)
+        >>> def measured(answer):
+        ...     session = answer.open(0)
+        ...     builder = builder_for(request, session, answer, began=0.0)
+        ...     for found in session.compute(session.changed.boxes(np.arange(20))):
+        ...         builder.record(found.which, found.outputs)
+        ...     return builder.heatmap()
+        >>> made = Preparer("reference", None).answered(request.question, 0, None, measured)
+        >>> made.target, torch.allclose(made.base, model(x).softmax(1)[0, 2]), made.values.isfinite().all()
+        (2, True, tensor(True))
     """
     return MapBuilder(
         session.window,

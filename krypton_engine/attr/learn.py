@@ -63,6 +63,16 @@ def tuning_request(
 
     Raises:
         InputError: An argument that cannot be used.
+
+    Examples:
+        >>> from krypton_engine.attr.inputs import question_of
+        >>> from krypton_engine.attr.request import map_request
+        >>> def asked_of(image):
+        ...     question = question_of(model, image, (3, 8, 8), (3, 4, 4), baselines=0.0, additional=None)
+        ...     return map_request(question, target=None, activate=None)
+        >>> request = tuning_request([x, x / 2], None, 0.5, None, None, None, asked_of)
+        >>> len(request.samples), request.confidence, request.seconds
+        (2, 0.5, inf)
     """
     check_callable("on_progress", on_progress)
     if resume is not None and not isinstance(resume, Tuning):
@@ -135,6 +145,18 @@ def learn(
     Raises:
         InputError: The known tuning was made for something else.
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the tuning so far.
+
+    Examples:
+        >>> from krypton_engine.attr.inputs import question_of
+        >>> from krypton_engine.attr.request import map_request
+        >>> def mean(images):
+        ...     return images.mean((2, 3))
+        >>> questions = (question_of(mean, image, (3, 8, 8), (3, 4, 4), 0.0, None) for image in (x, x / 2))
+        >>> maps = [map_request(question, target=0, activate=None) for question in questions]
+        >>> request = learning_request(maps, target=0, confidence=0.5, max_seconds=None, known=None)
+        >>> found = learn(Preparer("reference", None), request, 0.0, None, show_progress=False)
+        >>> len(found.images), found.fingerprint.window, found.confidence
+        (2, (3, 8, 8), 0.5)
     """
     first = request.samples[0]
     target = None if request.target is None else as_kept(request.target, first.classes)

@@ -91,6 +91,15 @@ class MapRequest:
 
         Raises:
             InputError: The target has several values.
+
+        Examples:
+            >>> def mean(images):
+            ...     return images.mean(3)  # (1, 3, 24)
+            >>> question = question_of(mean, x, (3, 8, 8), (3, 4, 4), baselines=0.0, additional=None)
+            >>> map_request(question, target=(2, 7), activate=None).wants_one_number()
+            >>> map_request(question, target=2, activate=None).wants_one_number()
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: target is 2, which selects values of shape (24,); accepted: ...
         """
         if self.shape:
             raise InputError(

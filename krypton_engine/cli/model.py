@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def load(arguments: argparse.Namespace, weights: str) -> ZooModel:
-    """The model that the options name."""
+    """The model that the options name.
+
+    Examples:
+        >>> options = {"size": 4, "mean": None, "std": None, "classes": None}
+        >>> loaded = load(argparse.Namespace(model="torch.nn:Flatten", **options), weights="pretrained")
+        >>> loaded.input_shape
+        (3, 4, 4)
+    """
     from krypton_engine import zoo
 
     return zoo.load_model(

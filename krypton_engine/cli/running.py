@@ -42,7 +42,17 @@ def request_for(
 
 
 def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[Heatmap, bool]:
-    """The heatmap and whether it is whole: Ctrl-C leaves it as far as it came."""
+    """The heatmap and whether it is whole: Ctrl-C leaves it as far as it came.
+
+    Examples:
+        >>> from krypton_engine.attr.inputs import question_of
+        >>> from krypton_engine.planning.planner import Preparer
+        >>> question = question_of(lambda images: images.mean((2, 3)), x, (3, 8, 8), (3, 4, 4), 0.5, None)
+        >>> request = request_for(question, target=0, activation="none")
+        >>> heatmap, whole = run_heatmap(Preparer("reference", None), request, began=0.0)
+        >>> heatmap.drop.shape, whole
+        (torch.Size([5, 4]), True)
+    """
     import torch
 
     from krypton_engine.attr import explain

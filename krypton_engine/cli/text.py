@@ -42,7 +42,17 @@ class Text:
         return len(text)
 
     def flush(self) -> None:
-        """Write the text in the buffer."""
+        """Write the text in the buffer.
+
+        Examples:
+            >>> import io
+            >>> stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+            >>> text = Text(stream)
+            >>> _ = text.write("a map")
+            >>> text.flush()
+            >>> stream.buffer.getvalue()
+            b'a map'
+        """
         self._try(self._stream.flush)
 
     def _try(self, act: Callable[[], object]) -> None:
@@ -60,7 +70,14 @@ class Text:
 
 
 def width() -> int:
-    """Columns of the terminal. Text that goes elsewhere is not broken, unless COLUMNS is set."""
+    """Columns of the terminal. Text that goes elsewhere is not broken, unless COLUMNS is set.
+
+    Examples:
+        >>> from unittest import mock
+        >>> with mock.patch.dict(os.environ, COLUMNS="72"):
+        ...     width()
+        72
+    """
     return shutil.get_terminal_size((0, 0)).columns or sys.maxsize
 
 
@@ -124,7 +141,14 @@ def row(name: str, value: object) -> None:
 
 
 def tell(message: str) -> None:
-    """Print a note, which is no result, on stderr."""
+    """Print a note, which is no result, on stderr.
+
+    Examples:
+        >>> from contextlib import redirect_stderr
+        >>> with redirect_stderr(sys.stdout):
+        ...     tell("krypton: the map is in map.png")
+        krypton: the map is in map.png
+    """
     wide = width() if sys.stderr.isatty() else sys.maxsize
     print("\n".join("\n".join(wrapped(line, wide)) for line in message.splitlines()), file=sys.stderr)
 

@@ -221,6 +221,13 @@ class Heatmap(Value):
 
         Args:
             measured: The part, truth values on the grid.
+
+        Examples:
+            >>> heatmap.values.tolist()
+            [[0.5, 1.0], [1.0, 1.25]]
+            >>> heatmap.predicted(np.array([[True, False], [False, False]])).values  # of a single one
+            array([[0.5, 0.5],
+                   [0.5, 0.5]])
         """
         values = self.values.double().numpy()
         if self.cheap is None:
@@ -379,7 +386,13 @@ class Heatmap(Value):
         files.write(given, self.content(ending, **drawing))
 
     def content(self, ending: str, **drawing: Unpack[picture.Drawing]) -> bytes:
-        """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``."""
+        """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``.
+
+        Examples:
+            >>> count = Path("map.npz").write_bytes(heatmap.content(".npz"))
+            >>> Heatmap.load("map.npz") == heatmap
+            True
+        """
         if ending == ".png":
             return picture.png(self._shown, repr(self), **drawing)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})

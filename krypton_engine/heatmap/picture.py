@@ -139,6 +139,13 @@ def png(
         scale: Ends of the colour map.
         cmap: Name of the colour map.
         opacity: Share of the colour.
+
+    Examples:
+        >>> from PIL import Image
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
+        >>> content = png(shown, "a map", "A title", np.zeros((24, 20), np.uint8), scale=1.0)
+        >>> Image.open(io.BytesIO(content)).format
+        'PNG'
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize

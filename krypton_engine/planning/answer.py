@@ -49,6 +49,15 @@ class Ready:
         physical: Plan of the graph that is run.
         program: Program that runs it.
         why: Reason why no other executor runs it; empty for the first choice.
+
+    Examples:
+        >>> from krypton_engine.planning.planner import Preparer
+        >>> ready = Preparer("reference", None).plan(graph, plan.window, torch.device("cpu"))
+        >>> ready.plan.executor, ready.plan.steps == plan.steps
+        ('reference (asked for)', True)
+        >>> session = ready.open(Opening((x,), torch.zeros(1), memory_budget=2**30))
+        >>> session.base.shape, ready.ran(session) == ready.plan
+        (torch.Size([1, 5]), True)
     """
 
     expected: Plan

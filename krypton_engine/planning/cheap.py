@@ -58,6 +58,22 @@ def cheap_session(
 
     Raises:
         InputError: The budget does not hold the gradients, or the views and one position.
+
+    Examples:
+        >>> from functools import partial
+        >>> from krypton_engine.executors.registry import executor
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> def gated(x):
+        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
+        ...     return (y * y.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3))
+        >>> gate = capture(Source(gated, (x,)))
+        >>> program = partial(executor("reference").program, device=x.device)
+        >>> opening = Opening((x,), torch.zeros(1), 2**30, head=lambda outputs: outputs[:, 0])
+        >>> session = cheap_session(gate, Plan.of(gate, plan.window), program, opening)
+        >>> (found,) = session.compute(session.changed.boxes(np.array([0])))
+        >>> x[..., :8, :8] = 0.0  # what position 0 covers
+        >>> found.outputs[0, 0] + found.dropped[0], gated(x)[0, 0]
+        (tensor(1.06), tensor(1.06))
     """
     with suppress(Unsupported):
         if found := linearised_plan(graph, exact):

@@ -42,6 +42,17 @@ class Kept:
         idle: Names of values in the state, such as counters, which changed once, and the graph did not.
         changes: Number of changes of these values since.
         versions: Version counters of the graph's sources, as they were before any of these was read.
+
+    Examples:
+        >>> kept, later = (Kept("a shape", None, "no axis", state={"gain": gain}) for gain in (2, 3))
+        >>> kept.changes_since("a shape", later.state), kept.changes_since("another shape", later.state)
+        ({'gain'}, None)
+        >>> kept.same(later), kept.takes(later), kept.idle  # the gain counts for nothing
+        (True, True, {'gain'})
+        >>> [kept.is_doubted() for change in range(5)]
+        [True, False, False, True, False]
+        >>> kept.is_stale()  # no tensor that it was made of has been written to
+        False
     """
 
     key: Hashable
@@ -240,13 +251,26 @@ def remember(memory: list[Kept], new: Kept) -> Kept:
 def recall_or_make(
     memory: list[Kept], keys: Sequence[Hashable], state: State, make: Callable[[], Kept]
 ) -> Kept:
-    """The capture in exactly this state: made now, unless another thread has made it meanwhile."""
+    """The capture in exactly this state: made now, unless another thread has made it meanwhile.
+
+    Examples:
+        >>> memory, made = [], Kept("a shape", None, "no axis", state={})
+        >>> recall_or_make(memory, ["a shape"], {}, lambda: made) is made, memory == [made]
+        (True, True)
+    """
     with _capturing:
         return recall(memory, keys, state, exactly=True) or remember(memory, make())
 
 
 def forget(memory: list[Kept], keys: Sequence[Hashable]) -> None:
-    """Forget graphs that were made for some keys: one of them is wrong."""
+    """Forget graphs that were made for some keys: one of them is wrong.
+
+    Examples:
+        >>> memory = [Kept("a shape", graph, "", state={}), Kept("a shape", None, "no axis", state={})]
+        >>> forget(memory, ["a shape"])
+        >>> [kept.reason for kept in memory]  # reasons are kept
+        ['no axis']
+    """
     with _remembering:
         memory[:] = [kept for kept in memory if kept.key not in keys or kept.graph is None]
 

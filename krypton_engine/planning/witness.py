@@ -63,6 +63,26 @@ class Witness:
         largest: The position of the largest drop.
         differed: The largest difference met, in roundings of the largest output.
         differed_in_full: Largest difference of the exported graph, in the same unit.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.planning.planner import Preparer
+        >>> question = Question(model, (x,), (torch.zeros(1),), (plan.window,), None, model(x))
+        >>> ready = Preparer("reference", None).plan(graph, plan.window, x.device)
+        >>> session = ready.open(Opening((x,), torch.zeros(1), memory_budget=2**30))
+        >>> builder = MapBuilder(plan.window, session.base, lambda outputs: outputs[:, 2])
+        >>> positions = np.arange(len(plan.window))
+        >>> boxes = session.changed.boxes(positions)
+        >>> for found in session.compute(boxes):
+        ...     builder.record(found.which, found.outputs)
+        >>> witness = Witness(question, 0, 0, builder, positions, eps=2**-23, warn=print)
+        >>> witness.examine(session, boxes, number=0)
+        >>> witness.largest == int(builder.heatmap().drop.abs().argmax()), witness.differed < 16
+        (True, True)
+        >>> question.forward_func = lambda images: 2 * model(images)
+        >>> witness.examine(session, boxes, number=1)
+        Traceback (most recent call last):
+        krypton_engine.planning.proof.Disagreement: the captured graph disagrees with the forward function...
     """
 
     def __init__(

@@ -82,6 +82,20 @@ class Tuning(Value):
         fingerprint: Model, window, baseline and target that the tuning is valid for.
         curves: One for every sample and every way.
         confidence: Probability with which the next image meets its target.
+
+    Examples:
+        >>> len(tuning.images), tuning.fingerprint.window, tuning.at_once
+        (10, (3, 8, 8), 1)
+        >>> print(tuning)
+        Tuning of 10 images, window 3 x 8 x 8, strides 3 x 4 x 4, confidence 90%
+        exact map: 2.00 s (median)
+        SSIM target  trimmed  factor  computed (most)  SSIM (least)   seconds  faster
+               0.80        -    1.00       20% ( 20%)  0.820 (0.820)     0.41    4.9x
+               0.90        -    1.00       60% ( 60%)  0.970 (0.970)     1.23    1.6x
+               0.95        -    1.00       60% ( 60%)  0.970 (0.970)     1.23    1.6x
+        >>> tuning.save("birds.json")
+        >>> Tuning.load("birds.json") == tuning
+        True
     """
 
     fingerprint: Fingerprint

@@ -62,7 +62,12 @@ def _about(name: str) -> str:
 
 
 def memory(root: Path = Path("/")) -> str:
-    """Memory that this process may use, and the free part of it where the system knows that."""
+    """Memory that this process may use, and the free part of it where the system knows that.
+
+    Examples:
+        >>> memory(root=Path("no such folder"))  # which holds neither /proc nor control groups
+        '... GiB'
+    """
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
@@ -107,7 +112,15 @@ def _read(path: Path) -> str:
 
 
 def extras_missing() -> dict[str, list[str]]:
-    """The missing packages of every extra."""
+    """The missing packages of every extra.
+
+    Examples:
+        >>> from unittest import mock
+        >>> wanted = ["torch; extra == 'demo'", "no-such-package; extra == 'demo'", "numpy; extra == 'test'"]
+        >>> with mock.patch("importlib.metadata.requires", lambda name: wanted):
+        ...     extras_missing()
+        {'demo': ['no-such-package'], 'test': []}
+    """
     import importlib.metadata
 
     try:

@@ -104,6 +104,15 @@ class FullSession:
         base: Outputs for the un-occluded inputs.
         per_evaluation: Number of positions an evaluation; above 1 only for a function that does not read
             across its batch.
+
+    Examples:
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
+        >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 2)
+        >>> changes = window.boxes(np.array([0, 1, 2]))
+        >>> [(part.which.tolist(), tuple(part.outputs.shape)) for part in session.compute(changes)]
+        [([0, 1], (2, 5)), ([2], (1, 5))]
+        >>> session.trimmed(0.1, lambda outputs: outputs[:, 0]) is session
+        True
     """
 
     at_once = 1
@@ -134,15 +143,7 @@ class FullSession:
         self.costs: Costs | None = None
 
     def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
-        """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`.
-
-        Examples:
-            >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
-            >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 2)
-            >>> changes = window.boxes(np.array([0, 1, 2]))
-            >>> [(part.which.tolist(), tuple(part.outputs.shape)) for part in session.compute(changes)]
-            [([0, 1], (2, 5)), ([2], (1, 5))]
-        """
+        """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`."""
         count = self.per_evaluation if limit is None else min(limit, self.per_evaluation)
         for start in range(0, len(changes), count):
             some = changes[start : start + count]

@@ -187,6 +187,12 @@ class WindowGrouping(Grouping):
         boxes: Boxes as of `Grouping`; each lies in a window.
         sizes: Positions that a group may have, falling; the last group of a bin may have fewer.
         bins: Bins of the window.
+
+    Examples:
+        >>> bins = WindowBins(graph, plan.window, batch=20)
+        >>> grouping = WindowGrouping(graph, plan.window.boxes(np.arange(20)), sizes=[16, 4], bins=bins)
+        >>> [(len(some), grouping.group(some).extents[7]) for some in grouping.members]
+        [(16, {1: 10, 2: 10}), (4, {1: 10, 2: 10})]
     """
 
     def __init__(self, graph: Graph, boxes: IntArray, sizes: Sequence[int], bins: WindowBins) -> None:

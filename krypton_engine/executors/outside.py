@@ -111,6 +111,19 @@ def sensitivities(
         node: One of its sites.
         values: Un-occluded values, by node.
         gradient: Gradient of the scalar by the value of ``node``.
+
+    Examples:
+        >>> from krypton_engine.graph.rewrites.linearise import linearised
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once = torch.nn.Conv2d(3, 4, 1)
+        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
+        >>> image, _, average, product = made.nodes[3:]
+        >>> y = once(x)
+        >>> values = {image.index: y, average.index: y.mean((2, 3), keepdim=True)}
+        >>> found = sensitivities(made, product, values, gradient=torch.ones_like(y))
+        >>> sums = found[average.index].sums  # the scalar is the sum of all products
+        >>> sums.shape, torch.allclose(sums[-1], y[0].sum((1, 2)).double())
+        (torch.Size([525, 4]), True)
     """
     met = graph.globals_of(node)
     of_cells = [dim for dim, role in enumerate(node.roles) if role in node.axes]

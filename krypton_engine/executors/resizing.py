@@ -31,7 +31,16 @@ def resizes(node: Node) -> bool:
 def transposed(
     node: Node, operator: TransposedConvolution, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """A transposed convolution of boxes: all cells that the boxes are written to; see `cropped`."""
+    """A transposed convolution of boxes: all cells that the boxes are written to; see `cropped`.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> weight = torch.rand(3, 1, 2, 2)
+        >>> twice = capture(Source(lambda x: torch.conv_transpose2d(x, weight, stride=2), (x,)))
+        >>> node = twice.nodes[twice.output]
+        >>> transposed(node, node.on_box, x[..., 1:4, 2:4], weight, None).shape
+        torch.Size([1, 1, 6, 4])
+    """
     padding, after = list(operator.padding), list(operator.output_padding)
     for dim, role in enumerate(node.roles[2:]):
         step = None if role is None else node.maps[0][role]
@@ -42,7 +51,18 @@ def transposed(
 
 
 def cropped(node: Node, value: Tensor, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor:
-    """The boxes of a node, cut out of results that begin where the operand's first cell is written to."""
+    """The boxes of a node, cut out of results that begin where the operand's first cell is written to.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> weight = torch.rand(3, 1, 2, 2)
+        >>> twice = capture(Source(lambda x: torch.conv_transpose2d(x, weight, stride=2), (x,)))
+        >>> node = twice.nodes[twice.output]
+        >>> written = transposed(node, node.on_box, x[..., 1:4, 2:4], weight, None)  # from (2, 4) on
+        >>> cells = cropped(node, written, start={1: np.array([3]), 2: np.array([4])}, extents={1: 4, 2: 3})
+        >>> torch.allclose(cells, torch.conv_transpose2d(x, weight, stride=2)[..., 3:7, 4:7])
+        True
+    """
     for axis, step in node.maps[0].items():
         if not isinstance(step, SpreadMap) or step.is_identity():
             continue
@@ -58,7 +78,17 @@ def cropped(node: Node, value: Tensor, start: Mapping[int, IntArray], extents: M
 def resampled(
     node: Node, operator: Resample, x: Tensor, start: Mapping[int, IntArray], extents: Mapping[int, int]
 ) -> Tensor:
-    """Weighted sums of the cells of boxes, along one axis after the other; the last first, as in PyTorch."""
+    """Weighted sums of the cells of boxes, along one axis after the other; the last first, as in PyTorch.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> larger = torch.nn.Upsample(scale_factor=2, mode="bilinear")
+        >>> node = capture(Source(larger, (x,))).nodes[-1]
+        >>> start, extents = {1: np.array([3]), 2: np.array([5])}, {1: 4, 2: 2}
+        >>> box = x[..., 1:4, 2:4]  # the cells that these are weighted sums of
+        >>> torch.allclose(resampled(node, node.on_box, box, start, extents), larger(x)[..., 3:7, 5:7])
+        True
+    """
     for axis, rows in reversed(tuple(operator.weights.items())):
         step, dim = node.maps[0][axis], node.roles.index(axis)
         outputs = start[axis][:, None] + np.arange(extents[axis])

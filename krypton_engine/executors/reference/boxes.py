@@ -34,7 +34,14 @@ class ChangedBoxes:
     cut: bool = False
 
     def lies_at(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> bool:
-        """Whether the boxes have these extents and starts."""
+        """Whether the boxes have these extents and starts.
+
+        Examples:
+            >>> first, end, place = {0: np.array([1])}, {0: np.array([4])}, np.array([0])
+            >>> boxes = ChangedBoxes(first, end, first, {0: 3}, place, None)
+            >>> boxes.lies_at(first, {0: 3}), boxes.lies_at(first, {0: 5}), boxes.lies_at(end, {0: 3})
+            (True, False, False)
+        """
         return all(
             np.array_equal(first, start[axis]) and self.extents[axis] == extents[axis]
             for axis, first in self.start.items()

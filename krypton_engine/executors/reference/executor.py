@@ -11,7 +11,16 @@ from krypton_engine.plan.plan import Plan
 
 
 class ReferenceExecutor:
-    """See `krypton_engine.executors.base.Executor`."""
+    """See `krypton_engine.executors.base.Executor`.
+
+    Examples:
+        >>> cpu = torch.device("cpu")
+        >>> EXECUTOR.about(), EXECUTOR.preference(cpu)
+        ("PyTorch on changed boxes, on the model's own device", 0)
+        >>> EXECUTOR.pays(graph, plan, cpu, memory_budget=0)
+        >>> EXECUTOR.program(graph, plan, cpu) is EXECUTOR.program(graph, plan, cpu)  # made once
+        True
+    """
 
     name = "reference"
 

@@ -37,6 +37,18 @@ class GridProgram:
 
     Raises:
         Unsupported: The graph has none.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> cells, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
+        >>> by_rows = lambda x: attend(y := cells(x).movedim(1, 3), y, y).mean((1, 2))  # a row is a window
+        >>> program = GridProgram(capture(Source(by_rows, (x,))))
+        >>> program.work(plan.window).operators
+        'attention in windows (1)'
+        >>> head = lambda outputs: outputs[:, 0]
+        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> torch.allclose(session.base, by_rows(x), atol=1e-5)
+        True
     """
 
     def __init__(self, graph: Graph) -> None:

@@ -10,7 +10,14 @@ from krypton_engine.plan.plan import Plan
 
 
 class ReferenceProgram(Prepared):
-    """A prepared graph that opens sessions."""
+    """A prepared graph that opens sessions.
+
+    Examples:
+        >>> program = ReferenceProgram(graph)
+        >>> session = program.open(plan, Opening((x,), torch.zeros(1), memory_budget=2**30))
+        >>> program.describe(plan), torch.allclose(session.base, model(x), atol=1e-5)
+        ('reference', True)
+    """
 
     def describe(self, plan: Plan) -> str:
         """See `krypton_engine.executors.base.Program.describe`."""

@@ -36,6 +36,19 @@ class ReferenceSession:
 
     Raises:
         InputError: The budget does not hold the views and one position.
+
+    Examples:
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> program, opening = ReferenceProgram(graph), Opening((x,), torch.zeros(1), memory_budget=2**30)
+        >>> session, changes = ReferenceSession(program, plan, opening), plan.window.boxes(np.array([0, 7]))
+        >>> (exact,) = session.compute(changes)
+        >>> occluded = x.clone()
+        >>> occluded[..., :8, :8] = 0.0
+        >>> torch.allclose(exact.outputs[:1], model(occluded), atol=1e-5), exact.dropped
+        (True, None)
+        >>> (trimmed,) = session.trimmed(0.5, head=lambda outputs: outputs[:, 0]).compute(changes)
+        >>> trimmed.outputs.shape, trimmed.dropped.shape
+        (torch.Size([2, 5]), (2,))
     """
 
     largest_batch = 64

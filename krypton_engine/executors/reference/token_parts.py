@@ -35,6 +35,15 @@ class TokenParts:
 
     Attributes:
         before: The graph up to ``start``.
+
+    Examples:
+        >>> parts = TokenParts(graph, graph.nodes[11], graph, graph.nodes[12:], attentions=[])
+        >>> parts.before.nodes[-1].op
+        'relu'
+        >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**22)
+        >>> parts.open(plan.window, opening, 2**20, lambda tokens: tokens * 2**20, most=120, example=None)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: memory_budget is 4 MiB, the tokens of this model take 1 MiB ...
     """
 
     def __init__(

@@ -71,6 +71,21 @@ class TokenSession:
         example: The tokens of the un-occluded input.
         fitting: Positions that the memory holds together, by the number of patches of each.
         epsilon: Threshold of trimming; see `trimmed`.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.reference.tokens import TokenProgram
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
+        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).mean(1)
+        >>> head, program = lambda outputs: outputs[:, 0], TokenProgram(capture(Source(vit, (x,))))
+        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> exact = next(session.compute(plan.window.boxes(np.array([0, 7]))))
+        >>> exact.outputs.shape, bool(exact.dropped.any())
+        (torch.Size([2, 8]), False)
+        >>> trimmed = next(session.trimmed(0.5, head).compute(plan.window.boxes(np.array([0, 7]))))
+        >>> bool(trimmed.dropped.all())  # the effect on patches that were not computed
+        True
     """
 
     at_once = 1

@@ -35,6 +35,18 @@ class TokenProgram:
 
     Raises:
         Unsupported: The graph has no tokens that can be taken one by one.
+
+    Examples:
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
+        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).mean(1)
+        >>> program = TokenProgram(capture(Source(vit, (x,))))
+        >>> program.work(plan.window).operators
+        'attention over all tokens (1)'
+        >>> head = lambda outputs: outputs[:, 0]
+        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> torch.allclose(session.base, vit(x), atol=1e-5)
+        True
     """
 
     def __init__(self, graph: Graph) -> None:

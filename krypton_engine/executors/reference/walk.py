@@ -37,6 +37,16 @@ class Walk:
 
     Attributes:
         dropped: First-order effect of the elements cut off, by member of the group.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.grouping import Grouping
+        >>> program, opening = Prepared(graph), Opening((x,), torch.zeros(1), memory_budget=2**30)
+        >>> basis = Basis(graph, program.constants, plan.window, opening, gradients={})
+        >>> grouping = Grouping(graph, plan.window.boxes(np.array([0, 7])), batch=2)
+        >>> walk = Walk(program, basis, grouping.group(grouping.members[0]), thresholds={}, costs=None)
+        >>> {index: values.shape for index, values in walk.frontiers().items()}, walk.dropped
+        ({11: torch.Size([2, 8, 12, 10])}, array([0., 0.]))
     """
 
     def __init__(

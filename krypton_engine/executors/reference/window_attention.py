@@ -43,7 +43,15 @@ class KeptWindows:
     def of(
         cls, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, bias: Tensor, gradient: Tensor, members: Tensor
     ) -> KeptWindows:
-        """The attention of un-occluded queries, keys and values; see the attributes for the arguments."""
+        """The attention of un-occluded queries, keys and values; see the attributes for the arguments.
+
+        Examples:
+            >>> q, k, v, gradient = torch.rand(4, 2, 1, 2, 3)  # two windows of two tokens
+            >>> scale, bias = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+            >>> kept = KeptWindows.of(q, k, v, scale, bias, gradient, members=torch.tensor([[0, 2], [1, 3]]))
+            >>> kept.result.shape, kept.window, kept.place
+            (torch.Size([2, 1, 2, 3]), tensor([0, 1, 0, 1]), tensor([0, 0, 1, 1]))
+        """
         weights = _scores(q, k, scale, bias).softmax(-1)
         tokens = int(members.max()) + 1
         window, place = (torch.zeros(tokens, dtype=torch.int64, device=q.device) for _ in range(2))
@@ -60,6 +68,16 @@ class Attended:
         kept: The attention on the un-occluded input.
         q, k, v: New queries, keys and values: ``(n, s, H, channels)``.
         rows: Numbers of these tokens: ``(n, s)``, int64.
+
+    Examples:
+        >>> q, k, v, gradient = torch.rand(4, 2, 1, 2, 3)  # two windows of two tokens
+        >>> scale, bias = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        >>> kept = KeptWindows.of(q, k, v, scale, bias, gradient, members=torch.tensor([[0, 1], [2, 3]]))
+        >>> attended = Attended(kept, *torch.rand(3, 1, 1, 1, 3), rows=torch.tensor([[2]]))
+        >>> attended.size.sign()  # the other window stays as it was
+        tensor([[0., 0., 1., 1.]])
+        >>> attended.results(torch.tensor([[2, 3]])).shape, attended.effect(torch.tensor([[2, 3]]))
+        (torch.Size([1, 2, 1, 3]), tensor([0.], dtype=torch.float64))
     """
 
     def __init__(self, kept: KeptWindows, q: Tensor, k: Tensor, v: Tensor, rows: Tensor) -> None:
@@ -137,7 +155,12 @@ def narrowed(value: Tensor) -> Tensor:
 
 
 def as_summand(mask: Tensor) -> Tensor:
-    """The numbers that a mask adds to scores; of flags, 0 where true and minus infinity elsewhere."""
+    """The numbers that a mask adds to scores; of flags, 0 where true and minus infinity elsewhere.
+
+    Examples:
+        >>> as_summand(torch.tensor([True, False]))
+        tensor([0., -inf])
+    """
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)

@@ -244,7 +244,7 @@ class Graph:
         True
         >>> graph.clips, graph.absorbed  # boxes hold all that changes, and no operators are fused yet
         (False, frozenset())
-        >>> graph.sites, graph.globals_of(graph.nodes[8])  # no value that is one number of the whole image
+        >>> graph.sites, graph.globals_of(graph.nodes[8])  # no node reads a global value
         ((), ())
     """
 

@@ -53,9 +53,9 @@ def readable() -> Iterator[None]:
     Examples:
         >>> def doubled(x):
         ...     return 2 * x if torch.tensor([1.0, 3.0])[1] > 2 else x
-        >>> with readable():  # without, a number of a constant decides nothing
-        ...     graph = make_fx(doubled, tracing_mode="fake")(torch.ones(2))
-        >>> graph(torch.ones(2))
+        >>> with readable():  # elsewhere no number of a constant may decide, and the trace fails
+        ...     traced = make_fx(doubled, tracing_mode="fake")(torch.ones(2))
+        >>> traced(torch.ones(2))
         tensor([2., 2.])
     """
     with ExitStack() as stack:

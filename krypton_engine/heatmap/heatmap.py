@@ -225,7 +225,7 @@ class Heatmap(Value):
         Examples:
             >>> heatmap.values.tolist()
             [[0.5, 1.0], [1.0, 1.25]]
-            >>> heatmap.predicted(np.array([[True, False], [False, False]])).values  # of a single one
+            >>> heatmap.predicted(np.array([[True, False], [False, False]])).values  # by the first
             array([[0.5, 0.5],
                    [0.5, 0.5]])
         """

@@ -102,7 +102,7 @@ def most_held(graph: Graph, boxed: Sequence[Step], read: Mapping[int, int]) -> i
     Examples:
         >>> boxed = [step for step in plan.steps if step.local][1:]  # all but the image
         >>> read = {step.index: bytes_read(graph, graph.nodes[step.index], plan.boxes) for step in boxed}
-        >>> most_held(graph, boxed, read), max(step.bytes for step in boxed)
+        >>> most_held(graph, boxed, read), max(step.bytes for step in boxed)  # of all, and of the largest box
         (13312, 3200)
     """
     last_use = {operand: step.index for step in boxed for operand in graph.nodes[step.index].operands}

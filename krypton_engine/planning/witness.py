@@ -77,8 +77,10 @@ class Witness:
         ...     builder.record(found.which, found.outputs)
         >>> witness = Witness(question, 0, 0, builder, positions, eps=2**-23, warn=print)
         >>> witness.examine(session, boxes, number=0)
-        >>> witness.largest == int(builder.heatmap().drop.abs().argmax()), witness.differed < 16
-        (True, True)
+        >>> witness.largest == int(builder.heatmap().drop.abs().argmax())
+        True
+        >>> witness.differed < 16  # roundings
+        True
         >>> question.forward_func = lambda images: 2 * model(images)
         >>> witness.examine(session, boxes, number=1)
         Traceback (most recent call last):

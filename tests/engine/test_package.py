@@ -71,6 +71,51 @@ def test_imports_run_down_the_house():
     assert not wrong, "\n".join(wrong)
 
 
+WITH_EXAMPLES = ["krypton_engine/executors"]
+
+# These call the kernels of csrc/cuda, which are there only where the CUDA engine is built.
+CALL_KERNELS = tuple(
+    f"krypton_engine/executors/cuda/{name}"
+    for name in (
+        "convolutions.py: Convolutions.",
+        "cuts.py: Race.",
+        "engine.py: probe",
+        "program.py: CudaProgram.open",
+        "reading.py: Reader.",
+        "session.py: CudaSession.",
+        "shrinking.py: Shrinking.",
+        "walk.py: Walk.",
+    )
+)
+
+
+def without_example(body, owner=""):
+    """Public functions whose docstring has no example, nor that of the class, which is no Protocol."""
+    for node in body:
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)) or node.name.startswith("_"):
+            continue
+        if ">>>" in (ast.get_docstring(node) or ""):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield f"{owner}{node.name}"
+        elif "Protocol" not in map(ast.unparse, node.bases):
+            yield from without_example(node.body, f"{node.name}.")
+
+
+def test_every_public_function_has_an_example():
+    home = Path(krypton_engine.__file__).parents[1]
+    found = [
+        f"{path.relative_to(home).as_posix()}: {name}"
+        for folder in WITH_EXAMPLES
+        for path in sorted((home / folder).rglob("*.py"))
+        for name in without_example(ast.parse(path.read_text()).body)
+    ]
+    lacking = [name for name in found if not name.startswith(CALL_KERNELS)]
+    assert not lacking, "\n".join(lacking)
+    shown = [name for name in CALL_KERNELS if not any(each.startswith(name) for each in found)]
+    assert not shown, f"have examples by now: {shown}"
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [

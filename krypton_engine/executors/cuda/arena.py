@@ -217,7 +217,12 @@ _RECORDING = threading.Lock()
 
 
 def settings() -> tuple[object, ...]:
-    """PyTorch's global settings that change arithmetic: a recorded graph keeps those of its recording."""
+    """PyTorch's global settings that change arithmetic: a recorded graph keeps those of its recording.
+
+    Examples:
+        >>> settings()[1:]  # deterministic algorithms alone? autocast, and to which dtype?
+        (False, False, torch.float16)
+    """
     return (
         precisions(),
         torch.are_deterministic_algorithms_enabled(),

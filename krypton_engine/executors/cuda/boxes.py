@@ -80,6 +80,14 @@ class Waiting:
         rows: The boxes, ``(boxes, *extents, columns)``.
         left: The part of each box that is kept, ``(boxes, axes, 2)``.
         effect: First-order effect of the part that is dropped, ``(boxes,)``.
+
+    Examples:
+        >>> start, place = {1: np.array([0, 4, 8]), 2: np.array([2, 2, 2])}, np.array([0, 1, 2])
+        >>> rows, left, effect = torch.rand(3, 6, 6, 8), torch.zeros(3, 3, 2), torch.zeros(3)
+        >>> waiting = Waiting(graph.nodes[9], {1: 6, 2: 6}, start, place, rows, left, effect)
+        >>> some = waiting.kept(np.array([0, 2]))
+        >>> some.start[1], some.place, some.rows is rows  # two positions, among the boxes of all
+        (array([0, 8]), array([0, 2]), True)
     """
 
     node: Node

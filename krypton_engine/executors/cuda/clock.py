@@ -17,6 +17,14 @@ class Clock:
     Args:
         device: The device.
         ahead: Clock ticks for which the device is kept busy first.
+
+    Examples:
+        >>> clock = Clock(torch.device("cpu"))
+        >>> clock.mark()
+        >>> clock.mark()
+        >>> first, second = clock.seconds()
+        >>> 0 <= first <= second
+        True
     """
 
     def __init__(self, device: torch.device, ahead: int = AHEAD) -> None:
@@ -37,16 +45,7 @@ class Clock:
             self._times.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Seconds from the beginning to every later mark; waits for the device.
-
-        Examples:
-            >>> clock = Clock(torch.device("cpu"))
-            >>> clock.mark()
-            >>> clock.mark()
-            >>> first, second = clock.seconds()
-            >>> 0 <= first <= second
-            True
-        """
+        """Seconds from the beginning to every later mark; waits for the device."""
         if self._device.type != "cuda":
             return [mark - self._times[0] for mark in self._times[1:]]
         first, *later = self._events

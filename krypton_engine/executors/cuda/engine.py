@@ -56,7 +56,12 @@ def _refused(device: torch.device) -> str:
 
 
 def architectures() -> str:
-    """The compute capabilities that the engine was built for, as CMake names them."""
+    """The compute capabilities that the engine was built for, as CMake names them.
+
+    Examples:
+        >>> bool(architectures()) != bool(MISSING)  # empty without an engine, else "75-real;90", say
+        True
+    """
     return "" if MISSING else _cuda.architectures
 
 
@@ -68,6 +73,11 @@ def about(devices: int) -> str:
 
     Raises:
         Unsupported: The engine is missing, or there is no GPU.
+
+    Examples:
+        >>> about(devices=0)
+        Traceback (most recent call last):
+        krypton_engine.executors.base.Unsupported: ...
     """
     if MISSING:
         raise Unsupported(MISSING)

@@ -17,7 +17,15 @@ from krypton_engine.plan.plan import Plan
 
 
 class CudaExecutor:
-    """See `krypton_engine.executors.base.Executor`."""
+    """See `krypton_engine.executors.base.Executor`.
+
+    Examples:
+        >>> EXECUTOR.preference(torch.device("cuda")), EXECUTOR.preference(torch.device("cpu"))
+        (2, None)
+        >>> EXECUTOR.program(graph, plan, torch.device("cpu"))
+        Traceback (most recent call last):
+        krypton_engine.executors.base.Unsupported: the CUDA engine ...
+    """
 
     name = "cuda"
 

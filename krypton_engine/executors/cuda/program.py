@@ -47,6 +47,11 @@ class CudaProgram(Prepared):
         return CudaSession(program, plan, opening)
 
     def describe(self, plan: Plan) -> str:
-        """See `krypton_engine.executors.base.Program.describe`."""
+        """See `krypton_engine.executors.base.Program.describe`.
+
+        Examples:
+            >>> CudaProgram(graph, kernels=None).describe(plan)  # no session has measured anything yet
+            'cuda'
+        """
         chosen, _ = self._chosen.get(plan.window, (self, plan))
         return chosen.executor

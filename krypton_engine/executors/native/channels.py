@@ -38,7 +38,7 @@ def move(to: Writer, node: Node) -> None:
         >>> flipped = capture(Source(lambda x: x.flip(1), (x,)))
         >>> to = Writer(flipped, _native.Program("", 24, 20, 3))
         >>> move(to, flipped.nodes[flipped.output])
-        >>> to.picks[flipped.output].numbers.flatten()  # of the channels of the input
+        >>> to.picks[flipped.output].numbers.flatten()  # the input's channels, by number
         tensor([2, 1, 0])
     """
     if not stays(node):

@@ -21,7 +21,7 @@ def instruction_sets() -> list[str]:
     """Instruction sets of this machine that the engine has kernels for, best first.
 
     Examples:
-        >>> instruction_sets()[-1]  # what every processor runs
+        >>> instruction_sets()[-1]  # for any processor
         'portable'
     """
     return [] if MISSING else _native.instruction_sets()

@@ -34,7 +34,7 @@ class Step:
         >>> given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 1, 1, 8)
         >>> out = np.empty_like(given)
         >>> step([given], out)
-        >>> np.array_equal(out, given.clip(min=0)), step.bytes_of_cell()  # two results of 8 float32, and 1
+        >>> np.array_equal(out, given.clip(min=0)), step.bytes_of_cell()  # 8 float32, twice, and 1
         (True, 65)
     """
 

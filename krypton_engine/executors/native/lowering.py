@@ -40,8 +40,8 @@ def lowered(graph: Graph, program: _native.Program) -> Writer:
         >>> to = lowered(graph, _native.Program("", 24, 20, 3))
         >>> to.begins, to.reason  # activations are fused with convolutions, and nothing is left to PyTorch
         ({8: 7, 11: 10}, '')
-        >>> to.build(graph.output), to.is_vector(graph.output)
-        (0, True)
+        >>> to.is_vector(graph.output), to.build(graph.output)  # the first of the engine's vectors
+        (True, 0)
     """
     to = Writer(graph, program)
     whole = fused(graph)

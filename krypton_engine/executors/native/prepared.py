@@ -51,8 +51,10 @@ class Prepared:
         >>> program = Prepared(graph)
         >>> program.exits, program.sizes(13), program.as_node(13, torch.zeros(2, 5)).shape
         ({13: 0}, (5,), torch.Size([2, 5]))
-        >>> program.extents(plan).tolist(), program.largest_batch(plan, 2**30)
-        ([[8, 8], [10, 10], [6, 6], [8, 8]], 256)
+        >>> program.extents(plan).tolist()  # of the input, two convolutions and the pool between them
+        [[8, 8], [10, 10], [6, 6], [8, 8]]
+        >>> program.largest_batch(plan, 2**30)
+        256
         >>> program.as_image(7, torch.zeros(1, 8, 24, 20)).shape
         (24, 20, 8)
     """

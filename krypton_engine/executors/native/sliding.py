@@ -55,7 +55,7 @@ def pool(to: Writer, node: Node, on_box: Pool) -> None:
         >>> halved = capture(Source(lambda x: torch.max_pool2d(x, 2), (x,)))
         >>> to = Writer(halved, _native.Program("", 24, 20, 3))
         >>> pool(to, halved.nodes[1], halved.nodes[1].on_box)
-        >>> to.values
+        >>> to.values  # numbers in the engine, by node
         {0: 0, 1: 1}
     """
     y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))

@@ -349,11 +349,6 @@ class Tuning(Value):
         Raises:
             InputError: No path, another ending, or a folder that does not exist.
             OSError: Writing fails; what was there is still there.
-
-        Examples:
-            >>> tuning.save("birds.json")
-            >>> Tuning.load("birds.json") == tuning
-            True
         """
         given, ending = files.destination(path, ENDINGS)
         if ending == ".png":

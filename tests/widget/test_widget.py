@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import re
 import threading
 import time
 import tracemalloc
@@ -971,26 +972,23 @@ def test_out_of_memory_is_told_in_words(explore, cnn):
     assert explorer.error.startswith("Out of memory.")
 
 
-def test_a_bad_image_in_the_list_is_told_when_it_is_picked(explore, photo):
-    explorer = explore(image=[photo, "cat.png"])
+@pytest.mark.parametrize(
+    ("second", "message", "remedy"),
+    [
+        (lambda photo: "cat.png", r"image\[1\] is str", ("image_index", 0)),
+        (lambda photo: photo[:8, :9], r"window is 10, larger than this image .* 8 x 9", ("window", 5)),
+    ],
+    ids=["no picture", "smaller than the patch"],
+)
+def test_a_bad_image_in_the_list_is_told_when_it_is_picked(explore, photo, second, message, remedy):
+    explorer = explore(image=[photo, second(photo)], window=10)
     explorer.image_index = 1
-    with pytest.raises(InputError, match=r"image\[1\] is str"):
+    with pytest.raises(InputError, match=message):
         explorer.wait(60)
-    assert "image[1]" in explorer.error
-    explorer.image_index = 0
+    assert re.search(message, explorer.error)
+    setattr(explorer, *remedy)
     explorer.wait(60)
-    assert not explorer.error
-
-
-def test_an_image_smaller_than_the_patch_is_told_when_it_is_picked(explore, photo):
-    explorer = explore(image=[photo, photo[:8, :9]], window=10)
-    explorer.image_index = 1
-    with pytest.raises(InputError, match=r"window is 10, larger than this image .* 8 x 9"):
-        explorer.wait(60)
-    assert "8 x 9" in explorer.error
-    explorer.window = 5
-    explorer.wait(60)
-    assert not explorer.error and Page(explorer).frame["window"] == 5
+    assert not explorer.error and Page(explorer).frame["window"] == explorer.window
 
 
 # --- files --------------------------------------------------------------------------------------------

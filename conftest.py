@@ -6,9 +6,18 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention as attend
 
-from krypton_engine.graph.ir import Graph
+from krypton_engine.attr.request import MapRequest, heatmap_request
+from krypton_engine.executors.reference.attention import Kept
+from krypton_engine.executors.reference.grid_rows import GridExample
+from krypton_engine.executors.reference.token_rows import Example
+from krypton_engine.graph.draft import BoundCall, Draft
+from krypton_engine.graph.ir import Graph, Node, Ref
+from krypton_engine.graph.tokens.arrangement import Form
+from krypton_engine.graph.tokens.grid_steps import Cells, Grids, Pool
+from krypton_engine.graph.tokens.search import find_tokens
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
@@ -26,8 +35,13 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
 
     ``torch`` and ``np``; ``model``, which tells five classes apart, and ``x``, an image for it; ``heatmap``,
     four values around a base of 1; ``tuning``, made on ten images that are alike; ``zoo_model``, the model
-    with its preprocessing and the names of its classes; ``graph``, captured from the model, whose nodes from
-    6 on are the image and the layers; ``plan``, of the graph with windows of 8 x 8 pixels, every 4 pixels.
+    with its preprocessing and the names of its classes. Only for docstrings that use them, since a
+    capture takes a second: ``graph``, captured from the model, whose nodes from 6 on are the image and the
+    layers; ``call``, which makes a call of an operator on these nodes, before it is one of them; ``plan``, of
+    the graph with windows of 8 x 8 pixels, every 4 pixels; ``vit``, a small vision transformer;
+    ``token_example``, its tokens of ``x``; ``grid_example``, a token of ones for every cell of the graph's
+    node 11, and their mean, node 14; ``asked``, a request for the heatmap of a function that adds up pixels,
+    on an image of the pixels 0 to 15, with windows of 2 x 2 pixels side by side.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -38,8 +52,13 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
         "zoo_model": _zoo_model(model),
     }  # fmt: skip
     lines = "\n".join(example.source for example in request.node.dtest.examples)
-    if re.search(r"(?<![.\"])\b(graph|plan)\b(?!\.\w+ import)", lines):  # a capture takes a second
-        doctest_namespace["graph"], doctest_namespace["plan"] = _graph_and_plan()
+    late = {
+        "graph": _graph, "call": lambda: _call, "plan": _plan, "vit": _vit, "token_example": _token_example,
+        "grid_example": _grid_example, "asked": _asked,
+    }  # fmt: skip
+    for name, make in late.items():
+        if re.search(rf"(?<![.\"])\b{name}\b(?!\.\w+ import)", lines):
+            doctest_namespace[name] = make()
 
 
 def _model() -> tuple[nn.Sequential, torch.Tensor]:
@@ -53,11 +72,73 @@ def _model() -> tuple[nn.Sequential, torch.Tensor]:
 
 
 @functools.cache
-def _graph_and_plan() -> tuple[Graph, Plan]:
-    """One graph and one plan for all docstrings: neither changes."""
+def _graph() -> Graph:
+    """One graph for all docstrings, as everything here that does not change."""
     model, x = _model()
-    graph = capture(Source(model, (x,)))
-    return graph, Plan.of(graph, SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4)))
+    return capture(Source(model, (x,)))
+
+
+def _call(target: torch._ops.OpOverload, *args: object, shape: tuple[int, ...] = ()) -> BoundCall:
+    """A call whose result has this shape; arguments that are nodes become references to them."""
+    bound = tuple(Ref(arg.index) if isinstance(arg, Node) else arg for arg in args)
+    return BoundCall(Draft(None, _graph().nodes), target, bound, {}, shape)
+
+
+@functools.cache
+def _plan() -> Plan:
+    return Plan.of(_graph(), SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4)))
+
+
+class _VisionTransformer(nn.Module):
+    """The mean of one attention over an image's 30 patches of 4 x 4 pixels, each a token of 8 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """The patches as ``(images, 30, 8)``."""
+        return self.patches(images).flatten(2).transpose(1, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.tokens(images)
+        return attend(tokens, tokens, tokens).mean(1)
+
+
+@functools.cache
+def _vit() -> _VisionTransformer:
+    torch.manual_seed(0)
+    return _VisionTransformer().eval().requires_grad_(False)
+
+
+@functools.cache
+def _token_example() -> Example:
+    """The attention as it is kept for the gradient of the sum of its results."""
+    vit, (_, x) = _vit(), _model()
+    tokens, y = find_tokens(capture(Source(vit, (x,)))), vit.tokens(x)
+    kept = Kept.of(y * 8**-0.5, y, y, None, gradient=torch.ones_like(y))
+    (mean,) = tokens.pooled
+    values = {mean.source: attend(y, y, y), mean.node.index: vit(x)}
+    return Example(tokens, None, {mean.source: kept}, values, kept.influence, output=vit(x))
+
+
+@functools.cache
+def _grid_example() -> GridExample:
+    """A grid without attention, on which every row but the last, which pads, is 1."""
+    graph = _graph()
+    mean = Pool(Node(14, "mean", "mean", (1, 8), (-1, None), None), source=11, grid=0, divisor=120)
+    steps, forms = (Cells(graph.nodes[11]), mean), {11: Form(11, tuple(range(8)), (2, 3), (8,))}
+    grids = Grids(graph, graph.nodes[11], steps, forms, places={}, sizes=(120,), after=())
+    rows, means = torch.ones(121, 8).index_fill(0, torch.tensor(120), 0.0), torch.ones(1, 8)
+    return GridExample(grids, None, {}, {}, rows={11: rows}, sums={14: means}, output=means)
+
+
+def _asked() -> MapRequest:
+    def total(images: Tensor) -> Tensor:
+        return images.sum((2, 3))
+
+    pixels, size = torch.arange(16.0).view(1, 1, 4, 4), (1, 2, 2)
+    return heatmap_request(total, pixels, size, size, 0.0, 0, None, None, lambda device: 2**30)
 
 
 def _heatmap() -> Heatmap:

@@ -127,11 +127,7 @@ def heatmap(
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
 
     Examples:
-        >>> from krypton_engine.attr import explain, request
-        >>> def total(images):
-        ...     return images.sum((2, 3))
-        >>> arguments = total, torch.arange(16.0).view(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0
-        >>> asked = request.heatmap_request(*arguments, 0, None, None, lambda device: 2**30)
+        >>> from krypton_engine.attr import explain
         >>> explain.heatmap(Preparer("reference", None), asked, 0.0, None, False, Origin()).drop
         tensor([[10., 18.],
                 [42., 50.]])
@@ -167,11 +163,7 @@ def verified(
         InputError: A map of another model, image or baseline.
 
     Examples:
-        >>> from krypton_engine.attr import explain, request
-        >>> def total(images):
-        ...     return images.sum((2, 3))
-        >>> arguments = total, torch.arange(16.0).view(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0
-        >>> asked = request.heatmap_request(*arguments, 0, None, None, lambda device: 2**30)
+        >>> from krypton_engine.attr import explain
         >>> preparer, origin, measured = Preparer("reference", None), Origin(), torch.eye(2, dtype=torch.bool)
         >>> exact = explain.heatmap(preparer, asked, 0.0, None, False, origin)
         >>> rough = replace(exact, values=exact.values.where(measured, 100.0), measured=measured)

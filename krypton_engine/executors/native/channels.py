@@ -62,11 +62,10 @@ def repeated(to: Writer, item: Ref, count: int) -> int:
     Examples:
         >>> from krypton_engine import _native
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> grey = capture(Source(lambda x: x.mean(1, keepdim=True), (x,)))
-        >>> to = Writer(grey, _native.Program("", 24, 20, 3))
-        >>> add_up(to, grey.nodes[grey.output], Ref(grey.input.index))
-        >>> repeated(to, Ref(grey.output), count=1), repeated(to, Ref(grey.output), count=3)
-        (1, 2)
+        >>> grey = capture(Source(torch.relu, (x[:, :1],)))
+        >>> to, image = Writer(grey, _native.Program("", 24, 20, 1)), Ref(grey.input.index)
+        >>> repeated(to, image, count=1), repeated(to, image, count=3)  # the image itself, and a new value
+        (0, 1)
     """
     node, value = to.graph.nodes[item.node], to.value(item)
     height, width, channels = shape_of(node)

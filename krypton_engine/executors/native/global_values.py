@@ -107,14 +107,13 @@ def meet(to: Writer, node: Node) -> None:
         >>> from krypton_engine.executors.native.sliding import convolution
         >>> from krypton_engine.graph.rewrites.linearise import linearised
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> once = torch.nn.Conv2d(3, 4, 1)
-        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
-        >>> to, (image, _, average, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> normed = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.GroupNorm(1, 4))
+        >>> made = linearised(capture(Source(normed, (x,))))
+        >>> to, (image, *_, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[5:]
         >>> convolution(to, image, image.on_box)
-        >>> mean_of_cells(to, average)
         >>> meet(to, site)
         >>> to.build(site.index), to.sites[site.index]
-        (3, 3)
+        (4, 4)
     """
     if node.target is torch.ops.aten.addcmul.default:
         return _norm(to, node)

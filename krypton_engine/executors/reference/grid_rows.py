@@ -46,20 +46,12 @@ class GridExample:
         output: Output of the model, ``(1, *output_shape)``.
 
     Examples:
-        >>> from krypton_engine.graph.tokens.arrangement import Form
-        >>> mean = Pool(Node(14, "mean", "mean", (1, 8), (-1, None), None), source=11, grid=0, divisor=120)
-        >>> steps, values = (Cells(graph.nodes[11]), mean), {11: Form(11, tuple(range(8)), (2, 3), (8,))}
-        >>> grids = Grids(graph, graph.nodes[11], steps, values, places={}, sizes=(120,), after=())
-        >>> y = torch.rand(1, 8, 12, 10)
-        >>> rows, sums = {11: torch.cat([y[0].flatten(1).T, torch.zeros(1, 8)])}, {14: y.mean((2, 3))}
-        >>> example = GridExample(grids, None, tables={}, attentions={}, rows=rows, sums=sums, output=None)
-        >>> new = y.clone()
-        >>> new[..., 0, :2] = 0.0  # the cells of the first two tokens
-        >>> ends, dropped = example.ends(new, torch.tensor([[0, 1]]), epsilon=0.0)
-        >>> torch.allclose(ends[14], new.mean((2, 3)), atol=1e-6), dropped
-        (True, tensor([0.], dtype=torch.float64))
-        >>> example.start.op, example.effects(torch.ones(1, 120)).any()
+        >>> grid_example.start.op, grid_example.effects(torch.ones(1, 120)).any()
         ('relu', tensor(False))
+        >>> start, all_tokens = torch.rand(1, 8, 12, 10), torch.arange(120)[None]
+        >>> ends, dropped = grid_example.ends(start, all_tokens, epsilon=0.0)
+        >>> torch.allclose(ends[14], start.mean((2, 3)), atol=1e-6), dropped
+        (True, tensor([0.], dtype=torch.float64))
     """
 
     grids: Grids
@@ -97,18 +89,11 @@ class GridRows:
         dropped: First-order effect of what the tokens did to all others so far: ``(copies,)``, float64.
 
     Examples:
-        >>> from krypton_engine.graph.tokens.arrangement import Form
-        >>> mean = Pool(Node(14, "mean", "mean", (1, 8), (-1, None), None), source=11, grid=0, divisor=120)
-        >>> steps, values = (Cells(graph.nodes[11]), mean), {11: Form(11, tuple(range(8)), (2, 3), (8,))}
-        >>> grids = Grids(graph, graph.nodes[11], steps, values, places={}, sizes=(120,), after=())
-        >>> y = torch.rand(1, 8, 12, 10)
-        >>> rows, sums = {11: torch.cat([y[0].flatten(1).T, torch.zeros(1, 8)])}, {14: y.mean((2, 3))}
-        >>> example = GridExample(grids, None, tables={}, attentions={}, rows=rows, sums=sums, output=None)
-        >>> new = y.clone()
-        >>> new[..., 0, :2] = 0.0  # the cells of the first two tokens
-        >>> rows = GridRows(example, torch.tensor([[0, 1]]), epsilon=0.0)
-        >>> torch.allclose(rows.ends(new)[14], new.mean((2, 3)), atol=1e-6), rows.dropped
-        (True, tensor([0.], dtype=torch.float64))
+        >>> rows = GridRows(grid_example, torch.tensor([[0, 1]]), epsilon=0.0)  # two of 120 tokens
+        >>> rows.ends(torch.zeros(1, 8, 12, 10))[14].unique()  # the others stay 1
+        tensor([0.9833])
+        >>> rows.dropped
+        tensor([0.], dtype=torch.float64)
     """
 
     def __init__(self, example: GridExample, chosen: Tensor, epsilon: float) -> None:

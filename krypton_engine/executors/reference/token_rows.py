@@ -39,19 +39,12 @@ class Example:
         output: Output of the model, ``(1, *output_shape)``.
 
     Examples:
-        >>> from krypton_engine.graph.tokens.search import find_tokens
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
-        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).sum(1)
-        >>> tokens, y = find_tokens(capture(Source(vit, (x,)))), patches(x).flatten(2).transpose(1, 2)
-        >>> kept = Kept.of(y * 8**-0.5, y, y, None, gradient=torch.ones_like(y))
-        >>> (total,) = tokens.pooled
-        >>> values = {total.source: attend(y, y, y), total.node.index: vit(x)}
-        >>> example = Example(tokens, None, {total.source: kept}, values, kept.influence, output=vit(x))
-        >>> example.start.shape, example.effects(torch.eye(30)).shape
+        >>> token_example.start.shape, token_example.effects(torch.eye(30)).shape
         ((1, 8, 6, 5), torch.Size([30, 30]))
-        >>> ends, dropped = example.ends(2 * patches(x), torch.arange(30)[None], epsilon=0.0)
-        >>> torch.allclose(ends[total.node.index], attend(y := 2 * y, y, y).sum(1), atol=1e-4), dropped.any()
+        >>> start, all_patches = vit.patches(2 * x), torch.arange(30)[None]
+        >>> ends, dropped = token_example.ends(start, all_patches, epsilon=0.0)
+        >>> (mean,) = token_example.tokens.pooled
+        >>> torch.allclose(ends[mean.node.index], vit(2 * x), atol=1e-4), dropped.any()
         (True, tensor(False))
     """
 
@@ -125,18 +118,10 @@ class Rows:
         dropped: First-order effect of the tokens by way of all others so far: ``(copies,)``, float64.
 
     Examples:
-        >>> from krypton_engine.graph.tokens.search import find_tokens
-        >>> from krypton_engine.planning.cache import Source, capture
-        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
-        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).sum(1)
-        >>> tokens, y = find_tokens(capture(Source(vit, (x,)))), patches(x).flatten(2).transpose(1, 2)
-        >>> kept = Kept.of(y * 8**-0.5, y, y, None, gradient=torch.ones_like(y))
-        >>> (total,) = tokens.pooled
-        >>> values = {total.source: attend(y, y, y), total.node.index: vit(x)}
-        >>> example = Example(tokens, None, {total.source: kept}, values, kept.influence, output=vit(x))
-        >>> rows = Rows(example, patches=torch.tensor([[0], [7]]))  # one patch of each of two copies
-        >>> ends = rows.ends((1.1 * patches(x)).expand(2, -1, -1, -1))
-        >>> ends[total.node.index].shape, rows.dropped.all()  # these have an effect on all others
+        >>> rows = Rows(token_example, patches=torch.tensor([[0], [7]]))  # one patch of each of two copies
+        >>> ends = rows.ends(vit.patches(1.1 * x).expand(2, -1, -1, -1))
+        >>> (mean,) = token_example.tokens.pooled
+        >>> ends[mean.node.index].shape, rows.dropped.all()  # these have an effect on all others
         (torch.Size([2, 8]), tensor(True))
     """
 

@@ -76,8 +76,6 @@ class TokenSession:
         >>> from krypton_engine.executors.base import Opening
         >>> from krypton_engine.executors.reference.tokens import TokenProgram
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
-        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).mean(1)
         >>> head, program = lambda outputs: outputs[:, 0], TokenProgram(capture(Source(vit, (x,))))
         >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
         >>> exact = next(session.compute(plan.window.boxes(np.array([0, 7]))))

@@ -38,8 +38,6 @@ class TokenProgram:
 
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> patches, attend = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.functional.scaled_dot_product_attention
-        >>> vit = lambda x: attend(y := patches(x).flatten(2).transpose(1, 2), y, y).mean(1)
         >>> program = TokenProgram(capture(Source(vit, (x,))))
         >>> program.work(plan.window).operators
         'attention over all tokens (1)'

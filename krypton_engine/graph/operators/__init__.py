@@ -71,13 +71,9 @@ def localise(call: Call) -> Local:
         NotLocal: With the reason.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> from krypton_engine.graph.box_operators import Apply
-        >>> draft = Draft(None)
-        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
-        >>> localise(BoundCall(draft, torch.ops.aten.relu.default, (image,), {}, (1, 8, 9))).roles
-        (-1, 0, 1)
-        >>> localise(BoundCall(draft, torch.ops.aten.mean.dim, (image, [1, 2]), {}, (1,)))
+        >>> localise(call(torch.ops.aten.relu.default, graph.nodes[7], shape=(1, 8, 24, 20))).roles
+        (-1, None, 1, 2)
+        >>> localise(call(torch.ops.aten.mean.dim, graph.nodes[7], [2, 3], shape=(1, 8)))
         Traceback (most recent call last):
         krypton_engine.graph.operators.base.NotLocal: mean reads every axis from end to end
     """
@@ -94,13 +90,9 @@ def ruled(call: Call) -> Local:
         NotLocal: With the reason.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> from krypton_engine.graph.box_operators import Apply
-        >>> draft = Draft(None)
-        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
-        >>> call = BoundCall(draft, torch.ops.aten.permute.default, (image, [1, 0, 2]), {}, (8, 1, 9))
-        >>> ruled(call).roles  # the batch comes second, as `bounded` refuses
-        (0, -1, 1)
+        >>> turned = call(torch.ops.aten.permute.default, graph.nodes[7], [1, 0, 2, 3], shape=(8, 1, 24, 20))
+        >>> ruled(turned).roles  # the batch comes second, as `bounded` refuses
+        (None, -1, 1, 2)
     """
     found = RULES.get(call.name) or (pointwise.pointwise if call.pointwise else None)
     if found is None:
@@ -118,13 +110,9 @@ def bounded(call: Call) -> Local:
         NotLocal: With the reason.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> from krypton_engine.graph.box_operators import Apply
-        >>> draft = Draft(None)
-        >>> image = draft.add("x", "input", (1, 8, 9), (BATCH, 0, 1), on_box=Apply(), depends=True)
-        >>> local = bounded(BoundCall(draft, torch.ops.aten.mean.dim, (image, [1, 2]), {}, (1,)))
+        >>> local = bounded(call(torch.ops.aten.mean.dim, graph.nodes[7], [2, 3], shape=(1, 8)))
         >>> local.roles, sorted(local.whole)  # no axis is left, and both are read from end to end
-        ((-1,), [0, 1])
+        ((-1, None), [1, 2])
     """
     local = ruled(call)
     if local.roles[:1] != (BATCH,):

@@ -228,9 +228,7 @@ def only_dependent(call: Call) -> Node:
         NotLocal: Several operands change, or the one is not on boxes.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> draft = Draft(None, graph.nodes)
-        >>> only_dependent(BoundCall(draft, torch.ops.aten.mul.Tensor, (Ref(7), Ref(1)), {})).op
+        >>> only_dependent(call(torch.ops.aten.mul.Tensor, graph.nodes[7], graph.nodes[1])).op
         'conv2d'
     """
     dependent = [i for i in dict.fromkeys(refs((call.args, dict(call.kwargs)))) if call.node(Ref(i)).depends]
@@ -329,10 +327,9 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
     Along the dimensions ``free`` their sizes need not agree.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> draft, node = Draft(None, graph.nodes), graph.nodes[7]
-        >>> call = BoundCall(draft, torch.ops.aten.add.Tensor, (Ref(7), Ref(8)), {}, node.shape)
-        >>> merged(call, [node, graph.nodes[8]], node.shape, free=()).operands
+        >>> shape, operands = graph.nodes[7].shape, [graph.nodes[7], graph.nodes[8]]
+        >>> addition = call(torch.ops.aten.add.Tensor, *operands, shape=shape)
+        >>> merged(addition, operands, shape, free=()).operands
         (7, 8)
     """
     roles = list(dependent[0].roles)

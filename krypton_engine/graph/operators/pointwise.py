@@ -21,9 +21,7 @@ def pointwise(call: base.Call) -> base.Local:
     """The way on boxes of elementwise operators, whose operands are broadcast against each other.
 
     Examples:
-        >>> from krypton_engine.graph.draft import BoundCall, Draft
-        >>> draft, shape = Draft(None, graph.nodes), graph.nodes[7].shape
-        >>> local = pointwise(BoundCall(draft, aten.add.Tensor, (Ref(7), Ref(8)), {}, shape))
+        >>> local = pointwise(call(aten.add.Tensor, *graph.nodes[7:9], shape=graph.nodes[7].shape))
         >>> local.operands, local.roles
         ((7, 8), (-1, None, 1, 2))
     """

@@ -15,7 +15,7 @@ def is_global(node: Node) -> bool:
     """Whether a node is a global value.
 
     Examples:
-        >>> from krypton_engine.graph.ir import Apply
+        >>> from krypton_engine.graph.box_operators import Apply
         >>> gate = Node(1, "gate", "sigmoid", (1, 8), (-1, None), None, on_box=Apply(), depends=True)
         >>> is_global(gate), is_global(graph.nodes[7])
         (True, False)

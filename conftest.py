@@ -38,10 +38,11 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     with its preprocessing and the names of its classes. Only for docstrings that use them, since a
     capture takes a second: ``graph``, captured from the model, whose nodes from 6 on are the image and the
     layers; ``call``, which makes a call of an operator on these nodes, before it is one of them; ``plan``, of
-    the graph with windows of 8 x 8 pixels, every 4 pixels; ``vit``, a small vision transformer;
-    ``token_example``, its tokens of ``x``; ``grid_example``, a token of ones for every cell of the graph's
-    node 11, and their mean, node 14; ``asked``, a request for the heatmap of a function that adds up pixels,
-    on an image of the pixels 0 to 15, with windows of 2 x 2 pixels side by side.
+    the graph with windows of 8 x 8 pixels, every 4 pixels; ``gated``, a function whose channels are
+    multiplied by gates that see the whole image; ``vit``, a small vision transformer; ``token_example``, its
+    tokens of ``x``; ``grid_example``, a token of ones for every cell of the graph's node 11, and their mean,
+    node 14; ``asked``, a request for the heatmap of a function that adds up pixels, on an image of the pixels
+    0 to 15, with windows of 2 x 2 pixels side by side.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -53,8 +54,8 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     }  # fmt: skip
     lines = "\n".join(example.source for example in request.node.dtest.examples)
     late = {
-        "graph": _graph, "call": lambda: _call, "plan": _plan, "vit": _vit, "token_example": _token_example,
-        "grid_example": _grid_example, "asked": _asked,
+        "graph": _graph, "call": lambda: _call, "plan": _plan, "gated": lambda: _gated, "vit": _vit,
+        "token_example": _token_example, "grid_example": _grid_example, "asked": _asked,
     }  # fmt: skip
     for name, make in late.items():
         if re.search(rf"(?<![.\"])\b{name}\b(?!\.\w+ import)", lines):
@@ -87,6 +88,12 @@ def _call(target: torch._ops.OpOverload, *args: object, shape: tuple[int, ...] =
 @functools.cache
 def _plan() -> Plan:
     return Plan.of(_graph(), SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4)))
+
+
+def _gated(images: Tensor) -> Tensor:
+    """Four channels, each the sum of the colours, times the sigmoid of its mean."""
+    y = torch.nn.functional.conv2d(images, torch.ones(4, 3, 1, 1))
+    return y * y.mean((2, 3), keepdim=True).sigmoid()
 
 
 class _VisionTransformer(nn.Module):

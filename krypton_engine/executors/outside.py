@@ -115,13 +115,12 @@ def sensitivities(
     Examples:
         >>> from krypton_engine.graph.rewrites.linearise import linearised
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> once = torch.nn.Conv2d(3, 4, 1)
-        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
-        >>> image, _, average, product = made.nodes[3:]
-        >>> y = once(x)
-        >>> values = {image.index: y, average.index: y.mean((2, 3), keepdim=True)}
+        >>> made = linearised(capture(Source(gated, (x,))))
+        >>> image, _, _, gate, product = made.nodes[2:]
+        >>> y = x.sum(1, keepdim=True).expand(1, 4, 24, 20)
+        >>> values = {image.index: y, gate.index: y.mean((2, 3), keepdim=True).sigmoid()}
         >>> found = sensitivities(made, product, values, gradient=torch.ones_like(y))
-        >>> sums = found[average.index].sums  # the scalar is the sum of all products
+        >>> sums = found[gate.index].sums  # the scalar is the sum of all products
         >>> sums.shape, torch.allclose(sums[-1], y[0].sum((1, 2)).double())
         (torch.Size([525, 4]), True)
     """

@@ -63,16 +63,14 @@ def cheap_session(
         >>> from functools import partial
         >>> from krypton_engine.executors.registry import executor
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> def gated(x):
-        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
-        ...     return (y * y.mean((2, 3), keepdim=True).sigmoid()).mean((2, 3))
         >>> gate = capture(Source(gated, (x,)))
         >>> program = partial(executor("reference").program, device=x.device)
-        >>> opening = Opening((x,), torch.zeros(1), 2**30, head=lambda outputs: outputs[:, 0])
+        >>> head = lambda outputs: outputs[:, 0].mean((1, 2))
+        >>> opening = Opening((x,), torch.zeros(1), 2**30, head)
         >>> session = cheap_session(gate, Plan.of(gate, plan.window), program, opening)
         >>> (found,) = session.compute(session.changed.boxes(np.array([0])))
         >>> x[..., :8, :8] = 0.0  # what position 0 covers
-        >>> found.outputs[0, 0] + found.dropped[0], gated(x)[0, 0]
+        >>> head(found.outputs)[0] + found.dropped[0], head(gated(x))[0]
         (tensor(1.06), tensor(1.06))
     """
     with suppress(Unsupported):
@@ -94,9 +92,6 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
 
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> def gated(x):
-        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
-        ...     return y * y.mean((2, 3), keepdim=True).sigmoid()
         >>> gate = capture(Source(gated, (x,)))
         >>> linearised_work(gate, Plan.of(gate, plan.window)).operators
         'gates and norms over the image (1)'

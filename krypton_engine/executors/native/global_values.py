@@ -40,9 +40,8 @@ def mean_of_cells(to: Writer, node: Node) -> None:
         >>> from krypton_engine.executors.native.sliding import convolution
         >>> from krypton_engine.graph.rewrites.linearise import linearised
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> once = torch.nn.Conv2d(3, 4, 1)
-        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.mean((2, 3), keepdim=True), (x,))))
-        >>> to, (image, _, average, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> made = linearised(capture(Source(gated, (x,))))
+        >>> to, (image, _, average, *_) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[2:]
         >>> convolution(to, image, image.on_box)
         >>> mean_of_cells(to, average)
         >>> to.values[image.index], to.values[average.index]  # the input is 0
@@ -68,10 +67,10 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
         >>> from krypton_engine.graph.rewrites.linearise import linearised
         >>> from krypton_engine.planning.cache import Source, capture
         >>> once, along = torch.nn.Conv2d(3, 4, 1), torch.ones(1, 1, 3)
-        >>> def gated(x):
+        >>> def gated_by_neighbours(x):
         ...     gate = torch.conv1d((y := once(x)).mean((2, 3))[:, None], along, padding=1)
         ...     return y * gate.transpose(1, 2)[..., None]
-        >>> made = linearised(capture(Source(gated, (x,))))
+        >>> made = linearised(capture(Source(gated_by_neighbours, (x,))))
         >>> to = Writer(made, _native.Program("", 24, 20, 3))
         >>> (node,) = (node for node in made.nodes if node.op == "conv1d")
         >>> between_channels(to, node, node.on_box)[0][:, :, 0, 0]  # each channel reads those beside it too

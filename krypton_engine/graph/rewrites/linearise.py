@@ -38,9 +38,6 @@ def linearised(graph: Graph) -> Graph:
 
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
-        >>> def gated(x):
-        ...     y = torch.nn.functional.conv2d(x, torch.ones(4, 3, 1, 1))
-        ...     return y * y.mean((2, 3), keepdim=True).sigmoid()
         >>> made = linearised(capture(Source(gated, (x,))))
         >>> [node.op for node in made.nodes if node.depends]
         ['input', 'conv2d', 'total', 'mean', 'sigmoid', 'mul']

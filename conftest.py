@@ -41,8 +41,8 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     the graph with windows of 8 x 8 pixels, every 4 pixels; ``gated``, a function whose channels are
     multiplied by gates that see the whole image; ``vit``, a small vision transformer; ``token_example``, its
     tokens of ``x``; ``grid_example``, a token of ones for every cell of the graph's node 11, and their mean,
-    node 14; ``asked``, a request for the heatmap of a function that adds up pixels, on an image of the pixels
-    0 to 15, with windows of 2 x 2 pixels side by side.
+    node 14; ``pixel_request``, a request for the heatmap of a function that adds up pixels, on an image of
+    the pixels 0 to 15, with windows of 2 x 2 pixels side by side.
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
@@ -55,7 +55,7 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     lines = "\n".join(example.source for example in request.node.dtest.examples)
     late = {
         "graph": _graph, "call": lambda: _call, "plan": _plan, "gated": lambda: _gated, "vit": _vit,
-        "token_example": _token_example, "grid_example": _grid_example, "asked": _asked,
+        "token_example": _token_example, "grid_example": _grid_example, "pixel_request": _pixel_request,
     }  # fmt: skip
     for name, make in late.items():
         if re.search(rf"(?<![.\"])\b{name}\b(?!\.\w+ import)", lines):
@@ -140,7 +140,7 @@ def _grid_example() -> GridExample:
     return GridExample(grids, None, {}, {}, rows={11: rows}, sums={14: means}, output=means)
 
 
-def _asked() -> MapRequest:
+def _pixel_request() -> MapRequest:
     def total(images: Tensor) -> Tensor:
         return images.sum((2, 3))
 

@@ -128,7 +128,7 @@ def heatmap(
 
     Examples:
         >>> from krypton_engine.attr import explain
-        >>> explain.heatmap(Preparer("reference", None), asked, 0.0, None, False, Origin()).drop
+        >>> explain.heatmap(Preparer("reference", None), pixel_request, 0.0, None, False, Origin()).drop
         tensor([[10., 18.],
                 [42., 50.]])
     """
@@ -165,9 +165,9 @@ def verified(
     Examples:
         >>> from krypton_engine.attr import explain
         >>> preparer, origin, measured = Preparer("reference", None), Origin(), torch.eye(2, dtype=torch.bool)
-        >>> exact = explain.heatmap(preparer, asked, 0.0, None, False, origin)
+        >>> exact = explain.heatmap(preparer, pixel_request, 0.0, None, False, origin)
         >>> rough = replace(exact, values=exact.values.where(measured, 100.0), measured=measured)
-        >>> found = verified(preparer, rough, asked, Sample(rough, fraction=0.5, seed=0), 0.0, origin)
+        >>> found = verified(preparer, rough, pixel_request, Sample(rough, fraction=0.5, seed=0), 0.0, origin)
         >>> rough.values.tolist(), found.values.tolist(), found.ssim_estimate.value
         ([[110.0, 100.0], [100.0, 70.0]], [[110.0, 102.0], [78.0, 70.0]], 1.0)
     """

@@ -244,11 +244,10 @@ def local_operand(call: Call, ref: object) -> Node:
         NotLocal: The node is a constant, or not on boxes.
 
     Examples:
-        >>> from types import SimpleNamespace
-        >>> call = SimpleNamespace(name="relu", node=lambda ref: graph.nodes[ref.node])
-        >>> local_operand(call, Ref(7)).op
+        >>> relu = call(torch.ops.aten.relu.default, graph.nodes[7])
+        >>> local_operand(relu, relu["self"]).op
         'conv2d'
-        >>> local_operand(call, 0.5)
+        >>> local_operand(relu, 0.5)
         Traceback (most recent call last):
         krypton_engine.graph.operators.base.NotLocal: relu of a constant
     """
@@ -266,11 +265,10 @@ def axis_of(call: Call, node: Node, dim: int) -> int:
     """The axis along dimension ``dim`` of ``node``, which must run along one.
 
     Examples:
-        >>> from types import SimpleNamespace
-        >>> image = Node(0, "x", "input", (1, 3, 8, 6), (BATCH, None, 0, 1), None)
-        >>> axis_of(SimpleNamespace(name="flip"), image, dim=3)
-        1
-        >>> axis_of(SimpleNamespace(name="flip"), image, dim=0)
+        >>> flip, image = call(torch.ops.aten.flip.default, graph.nodes[7], [3]), graph.nodes[7]
+        >>> axis_of(flip, image, dim=3)
+        2
+        >>> axis_of(flip, image, dim=0)
         Traceback (most recent call last):
         krypton_engine.graph.operators.base.NotLocal: flip along the batch
     """

@@ -64,9 +64,8 @@ def averaged(call: base.Call, node: Node) -> base.Local:
     """An adaptive average, whose windows may be of several sizes.
 
     Examples:
-        >>> from types import SimpleNamespace
-        >>> call = SimpleNamespace(name="adaptive_avg_pool2d", shape=(1, 8, 16, 5))
-        >>> local = averaged(call, graph.nodes[7])  # 24 x 20 cells become 16 x 5
+        >>> image, pool = graph.nodes[7], aten._adaptive_avg_pool2d.default
+        >>> local = averaged(call(pool, image, [16, 5], shape=(1, 8, 16, 5)), image)  # of 24 x 20 cells
         >>> [local.maps[0][axis].longest for axis in (1, 2)], local.on_box.weights[2][0]
         ([2, 4], (0.25, 0.25, 0.25, 0.25))
     """

@@ -29,9 +29,8 @@ def window_maps(
     """The slide of a window along each axis of ``node``, the dimensions from the third on.
 
     Examples:
-        >>> from types import SimpleNamespace
-        >>> call = SimpleNamespace(name="max_pool2d", shape=(1, 8, 12, 10))
-        >>> maps = window_maps(call, graph.nodes[7], (2, 2), (2, 2), (0, 0), (1, 1))
+        >>> pooling = call(torch.ops.aten.max_pool2d.default, graph.nodes[7], [2, 2], shape=(1, 8, 12, 10))
+        >>> maps = window_maps(pooling, graph.nodes[7], (2, 2), (2, 2), (0, 0), (1, 1))
         >>> maps[1].n_in, maps[1].n_out, maps[2].kernel, maps[2].stride
         (24, 12, 2, 2)
     """

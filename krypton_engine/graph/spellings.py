@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.export import exported_program
 
+from krypton_engine.graph.functional import is_ready, make_functional
 from krypton_engine.graph.operators.base import RULES
 
 aten = torch.ops.aten
@@ -221,17 +222,23 @@ def _composites(names: Set[str]) -> Iterator[None]:
 def spelled(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """A program without in-place writes, and without operators that others express.
 
+    Args:
+        program: Exported program; where no more than in-place writes must go, changed and returned itself.
+
     Examples:
         >>> program = torch.export.export(torch.nn.ReLU(inplace=True), (torch.ones(1, 2),))
         >>> [str(node.target) for made in (program, spelled(program)) for node in made.graph.nodes]
         ['input', 'aten.relu_.default', 'output', 'input', 'aten.relu.default', 'output']
     """
+    make_functional(program)
     calls = [node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     kept = {call.target for call in calls if call.target in _AS_THEY_ARE and _AS_THEY_ARE[call.target](call)}
     found = {call.target for call in calls} - kept
     if any(target._schema.is_mutable for target in found):
         found |= _MADE_BY_FUNCTIONALISATION
     table = {target: spelling for target, spelling in _SPELLINGS.items() if target in found}
+    if not table and all(is_ready(node) for node in program.graph.nodes if node.op == "call_function"):
+        return program
     # What functions of the table call is no more known than that they call what has a rule.
     with _composites({_name(call.target) for call in calls} | (RULES.keys() if table else set())):
         made: torch.export.ExportedProgram = program.run_decompositions(table)

@@ -14,6 +14,7 @@ from torch import Tensor
 from krypton_engine.graph.box_operators import Apply
 from krypton_engine.graph.draft import BoundCall, CaptureError, Draft, name_of
 from krypton_engine.graph.emit import RESHAPES, emit, label
+from krypton_engine.graph.functional import DROPOUTS
 from krypton_engine.graph.ir import BATCH, Graph, Ref, Roles, refs
 from krypton_engine.graph.operators import NotLocal, Result, arguments, localise
 from krypton_engine.graph.operators.pointwise import IDENTITIES
@@ -231,6 +232,7 @@ class _Translation:
         node = self.draft.nodes[first.node]
         idle = (
             name in IDENTITIES
+            or (name in DROPOUTS and not args[2])
             or (name in {"_to_copy", "to", "type_as"} and node.dtype == value.dtype)
             or (name == "slice" and _takes_all(args, node.shape))
             or ("adaptive" in name and self.draft.shape_of(value)[0] == node.shape)

@@ -1,6 +1,7 @@
 """Names that the examples in docstrings use without making them: a small model, an image, a map, a tuning."""
 
 import functools
+import os
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from krypton_engine.attr.request import MapRequest, heatmap_request
+from krypton_engine.executors.native import engine
 from krypton_engine.executors.reference.attention import Kept
 from krypton_engine.executors.reference.grid_rows import GridExample
 from krypton_engine.executors.reference.token_rows import Example
@@ -46,6 +48,8 @@ def example_names(request, doctest_namespace, monkeypatch, tmp_path_factory):
     """
     if not isinstance(request.node, pytest.DoctestItem):
         return
+    if engine.MISSING and "KRYPTON_REQUIRE_NATIVE" not in os.environ and "native" in request.node.path.parts:
+        pytest.skip(engine.MISSING)
     monkeypatch.chdir(tmp_path_factory.mktemp("example"))
     model, x = _model()
     doctest_namespace |= {

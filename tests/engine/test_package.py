@@ -11,6 +11,8 @@ import pytest
 
 import krypton_engine
 
+PACKAGES = ["krypton_engine", "krypton_widget"]
+
 
 def test_import_is_light():
     code = (
@@ -28,7 +30,7 @@ def test_public_names_are_there():
         krypton_engine.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize("package", ["krypton_engine", "krypton_widget"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_types_are_shipped(package):
     assert files(package).joinpath("py.typed").is_file()
 
@@ -71,8 +73,6 @@ def test_imports_run_down_the_house():
     assert not wrong, "\n".join(wrong)
 
 
-WITH_EXAMPLES = ["krypton_engine/executors"]
-
 # These call the kernels of csrc/cuda, which are there only where the CUDA engine is built.
 CALL_KERNELS = tuple(
     f"krypton_engine/executors/cuda/{name}"
@@ -106,7 +106,7 @@ def test_every_public_function_has_an_example():
     home = Path(krypton_engine.__file__).parents[1]
     found = [
         f"{path.relative_to(home).as_posix()}: {name}"
-        for folder in WITH_EXAMPLES
+        for folder in PACKAGES
         for path in sorted((home / folder).rglob("*.py"))
         for name in without_example(ast.parse(path.read_text()).body)
     ]

@@ -238,6 +238,7 @@ def spelled(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
         found |= _MADE_BY_FUNCTIONALISATION
     table = {target: spelling for target, spelling in _SPELLINGS.items() if target in found}
     if not table and all(is_ready(node) for node in program.graph.nodes if node.op == "call_function"):
+        program.graph.eliminate_dead_code()  # such as indices that nobody reads
         return program
     # What functions of the table call is no more known than that they call what has a rule.
     with _composites({_name(call.target) for call in calls} | (RULES.keys() if table else set())):

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,16 @@ EXTENTS = {"axial": (36, 160), "coronal": (24, 176), "sagittal": (34, 166)}
 
 PERIOD, LEARN, HELD_OUT = 12, (0, 1, 2, 3), (7, 8)
 CLASSES = [f"{plane}{lesion}" for plane in EXTENTS for lesion in ("", "+lesion")]
-SIZES = {"resnet18": 224, "inception_v3": 299}
+SIZES = {"inception_v3": 299}
+"""Sizes of the images that networks take, where that is not 224."""
+
+FROM_TIMM = ("convnextv2_atto", "deit_small_patch16_224")
+OF_OTHER_NORMS = {
+    "resnet18_instance_norm": ("resnet18", partial(nn.InstanceNorm2d, affine=True)),
+    "resnet50_group_norm": ("resnet50", partial(nn.GroupNorm, 32)),
+}
+OF_TORCHVISION = ("resnet18", "inception_v3", "mobilenet_v3_large", "regnet_y_800mf", "swin_t")
+ARCHITECTURES = sorted({*FROM_TIMM, *OF_OTHER_NORMS, *OF_TORCHVISION})
 
 
 def names(which: tuple[int, ...]) -> list[str]:
@@ -55,7 +66,7 @@ def label(name: str) -> int:
 
 
 def preprocess(architecture: str) -> Preprocess:
-    return Preprocess((SIZES[architecture],) * 2, (0.0,) * 3, (1.0,) * 3)
+    return Preprocess((SIZES.get(architecture, 224),) * 2, (0.0,) * 3, (1.0,) * 3)
 
 
 def load(architecture: str, weights: Path) -> nn.Module:
@@ -66,8 +77,16 @@ def load(architecture: str, weights: Path) -> nn.Module:
 
 
 def build(architecture: str) -> nn.Module:
-    options = {"aux_logits": False, "init_weights": True} if architecture == "inception_v3" else {}
-    return torchvision.models.get_model(architecture, num_classes=len(CLASSES), **options)
+    """The network with random weights."""
+    if architecture in FROM_TIMM:
+        import timm
+
+        return timm.create_model(architecture, num_classes=len(CLASSES))
+    name, norm = OF_OTHER_NORMS.get(architecture, (architecture, None))
+    options: dict[str, Any] = {"norm_layer": norm} if norm else {}
+    if name == "inception_v3":
+        options |= {"aux_logits": False, "init_weights": True}
+    return torchvision.models.get_model(name, num_classes=len(CLASSES), **options)
 
 
 def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple[nn.Module, float]:
@@ -116,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("architecture", choices=sorted(SIZES))
+    parser.add_argument("architecture", choices=ARCHITECTURES)
     parser.add_argument("weights", type=Path)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")

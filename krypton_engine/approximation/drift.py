@@ -76,6 +76,22 @@ class Drifted:
         """The part that only measuring the exact map would take away."""
         return self.exact.variance - self.cheaply
 
+    def given(self, cheap: Floats) -> Prediction:
+        """The exact map predicted once the cheap one is known: of its errors the residual's are left.
+
+        Args:
+            cheap: The cheap map; NaN where it is not known.
+
+        Examples:
+            >>> flat = np.zeros(2)
+            >>> exact, cheap = Prediction(flat, np.array([5.0, 1.0])), Prediction(flat, np.array([1.0, 1.0]))
+            >>> found = Drifted(exact, cheap, slope=2.0).given(np.array([3.0, np.nan]))
+            >>> found.values.tolist(), found.variance.tolist()
+            ([6.0, 0.0], [1.0, 0.0])
+        """
+        missed = self.slope * (cheap - self.cheap.values)
+        return Prediction(self.exact.values + np.nan_to_num(missed), self.rest)
+
 
 def predict_by_drift(
     window: SlidingWindow, values: Floats, measured: Flags, cheap: Floats, base: float, sample: IntArray

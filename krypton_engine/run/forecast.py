@@ -88,10 +88,15 @@ class Trajectory:
             (9.0, None)
         """
         before, scale, cheap_scale = self.forecast, self.scale, self.cheap_scale
-        if before is not None and len(self.measured):
-            scale = _missed(before.prediction, before.prices, values, self.measured)
-        if before is not None and before.drifted is not None and cheap is not None and len(self.cheaply):
-            cheap_scale = _missed(before.drifted.cheap, before.prices, cheap, self.cheaply)
+        if before is None:
+            return scale, cheap_scale
+        prediction, drifted = before.prediction, before.drifted
+        if drifted is not None and cheap is not None:
+            prediction = drifted.given(cheap)
+            if len(self.cheaply):
+                cheap_scale = _missed(drifted.cheap, before.prices, cheap, self.cheaply)
+        if len(self.measured):
+            scale = _missed(prediction, before.prices, values, self.measured)
         return scale, cheap_scale
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from krypton_engine.approximation.interpolation import covariance
 from krypton_engine.common.arrays import Flags, Floats
 from krypton_engine.perturbation.windows import SlidingWindow
 
@@ -29,6 +28,10 @@ def windows_apart(window: SlidingWindow, windows: int) -> list[int]:
 class Savings:
     """The savings by cell; a cell that is taken leaves less to save around it.
 
+    The share of another cell's error that a measured cell explains falls off over the distance to the cells
+    measured already: where those are dense, a cell explains little but itself. Where nothing is measured, a
+    cell explains all errors within a window.
+
     Args:
         window: The sliding window of the map.
         costs: SSIM that the expected error of every cell costs, on the grid; 0 without an error.
@@ -44,11 +47,16 @@ class Savings:
     """
 
     def __init__(self, window: SlidingWindow, costs: Floats, measured: Flags) -> None:
+        from scipy.ndimage import distance_transform_edt
+
         self._reach = windows_apart(window, 1)
         offsets = np.meshgrid(*(np.arange(-n, n + 1) / n for n in self._reach), indexing="ij")
-        away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))
-        self._remaining = 1 - covariance(away) ** 2
-        self._padded = np.pad(_savings(costs, away, measured), [(n, n) for n in self._reach])
+        self._away = np.asarray(np.sqrt(sum(offset**2 for offset in offsets)))
+        alone = np.full(costs.shape, np.inf)
+        if measured.any():
+            alone = distance_transform_edt(~measured, sampling=[1 / n for n in self._reach])
+        self._reached = np.where(costs > 0, _REACH * alone, np.finfo(np.float64).tiny)
+        self._padded = np.pad(self._all(costs), [(n, n) for n in self._reach])
         self.left: Floats = self._padded[tuple(slice(n, -n) for n in self._reach)]
 
     def take(self, cell: int) -> None:
@@ -65,32 +73,18 @@ class Savings:
         """
         corner = np.unravel_index(cell, self.left.shape)
         around = tuple(slice(c, c + 2 * n + 1) for c, n in zip(corner, self._reach, strict=True))
-        self._padded[around] *= self._remaining
+        self._padded[around] *= 1 - _explained(self._away, self._reached[corner])
+
+    def _all(self, costs: Floats) -> Floats:
+        """The loss of SSIM that measuring a cell would save, in the cell and around it."""
+        around = np.pad(costs, [(n, n) for n in self._reach])
+        savings = np.zeros(costs.shape)
+        for offset in map(tuple, np.argwhere(self._away < self._reached.max())):
+            shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
+            savings += _explained(self._away[offset], self._reached) * around[shifted]
+        return np.where(costs > 0, savings, 0.0)
 
 
-def _savings(costs: Floats, away: Floats, measured: Flags) -> Floats:
-    """The loss of SSIM that measuring a cell would save, in the cell and around it.
-
-    The share of another cell's error that a measured cell explains falls off over the distance to the cells
-    measured already: where those are dense, a cell explains little but itself. Where nothing is measured, a
-    cell explains all errors within a window.
-
-    Args:
-        costs: SSIM that the expected error of every cell costs; 0 without an error.
-        away: Distances within a window around a cell, in windows.
-        measured: Truth values, true for measured cells.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    reach = [size // 2 for size in away.shape]
-    alone = np.full(costs.shape, np.inf)
-    if measured.any():
-        alone = distance_transform_edt(~measured, sampling=[1 / n for n in reach])
-    reached = np.where(costs > 0, _REACH * alone, np.finfo(np.float64).tiny)
-    around = np.pad(costs, [(n, n) for n in reach])
-    savings = np.zeros(costs.shape)
-    for offset in map(tuple, np.argwhere(away < reached.max())):
-        explained = np.clip(1 - away[offset] / reached, 0, None) ** 2
-        shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
-        savings += explained * around[shifted]
-    return np.where(costs > 0, savings, 0.0)
+def _explained(away: Floats, reached: Floats) -> Floats:
+    """Share of an error that a cell explains, by its distance and the distance that the cell reaches."""
+    return np.clip(1 - away / reached, 0, None) ** 2

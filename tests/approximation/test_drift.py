@@ -15,7 +15,7 @@ from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import ssim
 from krypton_engine.perturbation.changed import Work
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.run.adaptive import Sampling
+from krypton_engine.run.adaptive import Sampling, StoppingRule
 from krypton_engine.run.fidelity import Cheap, drawn, rounded_cost
 
 WINDOW = SlidingWindow((3, 240, 240), (3, 16, 16), (3, 8, 8))
@@ -190,13 +190,16 @@ def spot(seed):
     return truth, cheap
 
 
-def test_what_is_too_small_for_the_draws_is_checked_before_it_is_believed():
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.95])
+def test_what_is_too_small_for_the_draws_is_checked_before_it_is_believed(target):
+    """Untuned, eight maps of ten are promised, and none that falls short by more than .05."""
     found = []
-    for seed in range(8):
+    for seed in range(16):
         truth, cheap = spot(seed)
-        forecasts, _, _ = sampled(truth, cheap, 0.25, until=0.95)
+        forecasts, _, _ = sampled(truth, cheap, 0.25, until=1 - (1 - target) / StoppingRule(target).factor)
         found.append(ssim(torch.from_numpy(forecasts[-1].prediction.values), torch.from_numpy(truth)))
-    assert min(found) > 0.94
+    assert np.mean([each >= target for each in found]) >= 0.8
+    assert min(found) > target - 0.05
 
 
 def test_no_clock_and_no_chance_decide():

@@ -22,14 +22,16 @@ class CaptureError(Exception):
 
 
 def name_of(target: torch._ops.OpOverload) -> str:
-    """An operator's name without its namespace and overload.
+    """An operator's name without its overload; without its namespace too where that is PyTorch's.
 
     Examples:
         >>> name_of(torch.ops.aten.add.Tensor)
         'add'
+        >>> name_of(torch.ops.prims.add.default)  # what is named alike need not do the same
+        'prims::add'
     """
     name: str = target._schema.name
-    return name.split("::")[1]
+    return name.removeprefix("aten::")
 
 
 class Nodes(Protocol):

@@ -12,6 +12,7 @@ from torch.export import Dim
 
 from krypton_engine.graph.export import export
 from krypton_engine.graph.spellings import spelled
+from krypton_engine.graph.translate import translate
 
 
 class Body(nn.Module):
@@ -131,6 +132,33 @@ def test_statistics_of_a_batch_in_training():
     """Their running means are written to, which no schema says."""
     program = traced(nn.BatchNorm2d(3).train(), torch.randn(2, 3, 8, 7))
     assert spelled(program) is not program
+
+
+CONV = nn.Conv2d(3, 8, 3, padding=1)
+
+
+@pytest.fixture
+def operators():
+    """Operators of somebody else's, named like PyTorch's."""
+    library = torch.library.Library("krypton_test", "DEF")
+
+    def define(schema, function, key="CompositeExplicitAutograd"):
+        library.define(schema)
+        library.impl(schema.partition("(")[0], function, key)
+        return getattr(torch.ops.krypton_test, schema.partition("(")[0])
+
+    yield define
+    library._destroy()
+
+
+@pytest.mark.parametrize("name", ["clone", "dropout", "softmax"])
+def test_an_operator_of_somebody_elses_is_itself(operators, name):
+    """What it does is not what PyTorch's operator of that name does."""
+    operator = operators(f"{name}(Tensor x, float p) -> Tensor", lambda x, p: x * p)
+    torch.library.register_fake(f"krypton_test::{name}", lambda x, p: torch.empty_like(x))
+    program = export(lambda x: operator(CONV(x), 3.0), [CONV], (torch.randn(1, 3, 8, 7),), (True,))
+    last = translate(program, (True,), 0).nodes[-1]
+    assert last.op == f"krypton_test::{name}" and not last.local
 
 
 STEPS = st.lists(

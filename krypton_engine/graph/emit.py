@@ -15,7 +15,10 @@ from krypton_engine.graph.operators import NotLocal, localise
 
 aten = torch.ops.aten
 
-RESHAPES = {aten.view.default, aten._unsafe_view.default}
+RESHAPES = {
+    aten.reshape.default, aten.view.default, aten._unsafe_view.default, aten.flatten.using_ints,
+    aten.unflatten.int,
+}  # fmt: skip
 """Spellings of ``reshape``."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from krypton_engine.graph.draft import name_of
 from krypton_engine.graph.operators.base import RULES
 from krypton_engine.graph.operators.pointwise import IDENTITIES, is_pointwise
 
@@ -19,7 +20,7 @@ _OWN = {
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear",
     "matmul", "batch_norm", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cat", "add",
-    "sub", "mul", "div", "relu", "relu6", "silu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh",
+    "sub", "mul", "div", "relu", "silu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh",
     "leaky_relu", "elu", "gelu", "mish", "tanh", "clamp",
 }  # fmt: skip
 """Operators whose result is memory of its own, never a view of an operand."""
@@ -32,10 +33,6 @@ _TAKEN = {"flatten", "unflatten", "squeeze", "chunk", "scaled_dot_product_attent
 
 _NUMBERS = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 """Types of values that are no tensors: sizes, and what is reckoned of them."""
-
-
-def _name(operator: Any) -> str:
-    return str(operator._schema.name).partition("::")[2]
 
 
 def is_ready(call: torch.fx.Node) -> bool:
@@ -58,14 +55,12 @@ def is_ready(call: torch.fx.Node) -> bool:
         return True
     if not operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
         return True
-    name = _name(operator)
+    name = name_of(operator)
     if name == "batch_norm":  # in training its statistics are written to, which the schema does not say
         return not call.args[5]
-    return (
-        name in RULES
-        or is_pointwise(operator)
-        or (name in _TAKEN and not (name in DROPOUTS and call.args[2]))
-    )
+    if torch.Tag.maybe_aliasing_or_mutating in operator.tags:
+        return name in DROPOUTS and not call.args[2]
+    return name in RULES or name in _TAKEN or is_pointwise(operator)
 
 
 def make_functional(program: torch.export.ExportedProgram) -> None:
@@ -84,18 +79,30 @@ def make_functional(program: torch.export.ExportedProgram) -> None:
         ['aten.relu_.default']
     """
     before: set[torch.fx.Node] = set()
-    for call in program.graph.nodes:
+    for call in list(program.graph.nodes):
+        functional = None
         if isinstance(call.target, torch._ops.OpOverload) and call.target._schema.is_mutable:
             functional = _functional(call, before)
-            if functional is not None:
-                call.target = functional
-        before.add(call)
+        before.add(call if functional is None else _replaced(program, call, functional))
+
+
+def _replaced(program: torch.export.ExportedProgram, call: torch.fx.Node, operator: Any) -> torch.fx.Node:
+    """A call of another operator in the place of ``call``, and with a name after that operator."""
+    with program.graph.inserting_before(call):
+        made: torch.fx.Node = program.graph.create_node(
+            "call_function", operator, call.args, call.kwargs, name_of(operator)
+        )
+    made.meta = call.meta
+    call.replace_all_uses_with(made)
+    program.graph.erase_node(call)
+    program.graph_signature.replace_all_uses(call.name, made.name)
+    return made
 
 
 def _functional(call: torch.fx.Node, before: set[torch.fx.Node]) -> Any:
     """The functional operator of the same result; None where a write may be seen elsewhere."""
     operator: Any = call.target
-    name = _name(operator)
+    name = name_of(operator)
     if name[:-1] in DROPOUTS and not call.args[2]:  # which writes nothing
         return getattr(getattr(torch.ops.aten, name[:-1]), operator._overloadname)
     written = [argument.alias_info is not None for argument in operator._schema.arguments]
@@ -119,7 +126,7 @@ def _is_own(node: torch.fx.Node) -> bool:
     return (
         isinstance(operator, torch._ops.OpOverload)
         and not operator._schema.is_mutable
-        and _name(operator) in _OWN
+        and name_of(operator) in _OWN
         and isinstance(node.meta["val"], Tensor)
     )
 

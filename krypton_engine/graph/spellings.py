@@ -230,14 +230,17 @@ def spelled(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
         >>> [str(node.target) for made in (program, spelled(program)) for node in made.graph.nodes]
         ['input', 'aten.relu_.default', 'output', 'input', 'aten.relu.default', 'output']
     """
-    make_functional(program)
+    casts = torch._C._is_any_autocast_enabled()  # which become operators only where a program is traced again
+    if not casts:
+        make_functional(program)
     calls = [node for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     kept = {call.target for call in calls if call.target in _AS_THEY_ARE and _AS_THEY_ARE[call.target](call)}
     found = {call.target for call in calls} - kept
     if any(target._schema.is_mutable for target in found):
         found |= _MADE_BY_FUNCTIONALISATION
     table = {target: spelling for target, spelling in _SPELLINGS.items() if target in found}
-    if not table and all(is_ready(node) for node in program.graph.nodes if node.op == "call_function"):
+    functions = (node for node in program.graph.nodes if node.op == "call_function")
+    if not casts and not table and all(map(is_ready, functions)):
         program.graph.eliminate_dead_code()  # such as indices that nobody reads
         return program
     # What functions of the table call is no more known than that they call what has a rule.

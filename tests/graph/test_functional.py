@@ -13,6 +13,7 @@ from torch.export import Dim
 from krypton_engine.graph.export import export
 from krypton_engine.graph.spellings import spelled
 from krypton_engine.graph.translate import translate
+from krypton_engine.planning.cache import Source, capture
 
 
 class Body(nn.Module):
@@ -134,7 +135,71 @@ def test_statistics_of_a_batch_in_training():
     assert spelled(program) is not program
 
 
+def taken(function, x):
+    """Operators that run on boxes, and those that run in full."""
+    graph = capture(Source(function, (x,)))
+    nodes = [node for node in graph.nodes if node.depends]
+    return [n.op for n in nodes if n.local], [n.op for n in nodes if not n.local]
+
+
 CONV = nn.Conv2d(3, 8, 3, padding=1)
+UNDONE = {
+    "reshape": lambda y: y.reshape(len(y), -1).reshape(y.shape),
+    "view": lambda y: y.view(len(y), -1).view(y.shape),
+    "flatten": lambda y: y.flatten(1).unflatten(1, y.shape[1:]),
+    "flatten_view": lambda y: y.flatten(1).view(y.shape),
+    "rows": lambda y: y.flatten(0, 1).unflatten(0, (-1, 8)),
+    "squeeze": lambda y: y.reshape(len(y), -1, 1).squeeze(2).reshape(y.shape),
+}
+
+
+@pytest.mark.parametrize("undone", UNDONE.values(), ids=UNDONE)
+def test_dimensions_regrouped_and_back(undone):
+    """Nothing has to run in full, whichever way it is written."""
+    local, full = taken(lambda x: undone(CONV(x)).relu(), torch.randn(1, 3, 8, 7))
+    assert local == ["input", "conv2d", "reshape", "relu"] and full == []
+
+
+@pytest.mark.parametrize("back", [lambda y: y.reshape(y.shape[1:]), lambda y: y.flatten(0, 1)])
+@pytest.mark.parametrize("one", [lambda x: x.reshape(1, *x.shape), lambda x: x.view(1, *x.shape)])
+def test_waves_that_are_channels_while_they_are_padded(one, back):
+    def net(x):
+        return F.conv1d(back(F.pad(one(x), (2, 2), mode="reflect"))[:, None], torch.ones(2, 1, 3))
+
+    local, full = taken(net, torch.randn(1, 2000))
+    assert local[-1] == "conv1d" and full == []
+
+
+@pytest.mark.parametrize("nothing", [lambda y: y.flatten(1, 1), lambda y: +y], ids=["flatten", "positive"])
+def test_what_does_nothing_is_no_operator(nothing):
+    assert taken(lambda x: nothing(CONV(x)), torch.randn(1, 3, 8, 7)) == (["input", "conv2d"], [])
+
+
+def test_names_of_writes_in_place():
+    """They are those of the operators that run."""
+
+    def net(x):
+        y = F.relu(CONV(x), inplace=True)
+        z = F.relu(CONV(x + 1), inplace=True)
+        y *= z
+        return y
+
+    program = export(net, [CONV], (torch.randn(1, 3, 8, 7),), (True,))
+    names = [node.name for node in program.graph.nodes if node.op == "call_function"]
+    assert names == ["conv2d", "relu", "add", "conv2d_1", "relu_1", "mul"]
+    assert program.graph_signature.user_outputs == ("mul",)
+
+
+def test_relu6_written_in_place_is_a_clamp():
+    local, _ = taken(lambda x: F.relu6(CONV(x), inplace=True), torch.randn(1, 3, 8, 7))
+    assert local == ["input", "conv2d", "hardtanh"]
+
+
+def test_casts_of_autocast_are_operators():
+    """They are part of a program, since weights are cast once, not for every window."""
+    net, x = nn.Sequential(CONV, nn.ReLU(inplace=True)), torch.randn(1, 3, 8, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert taken(net, x) == (["input", "_to_copy", "conv2d", "relu"], [])
 
 
 @pytest.fixture
@@ -149,6 +214,26 @@ def operators():
 
     yield define
     library._destroy()
+
+
+def test_a_write_in_place_of_somebody_elses(operators):
+    relu_ = operators("relu_(Tensor(a!) x) -> Tensor(a!)", lambda x: x.add_(100.0))
+    with pytest.raises(Exception, match="custom"):
+        export(lambda x: relu_(CONV(x)), [CONV], (torch.randn(1, 3, 8, 7),), (True,))
+
+
+def test_a_view_of_somebody_elses(operators):
+    mul = operators("mul(Tensor(a) x) -> Tensor(a)", lambda x: x.view_as(x), "CompositeImplicitAutograd")
+
+    def net(x):
+        y = CONV(x)
+        view = mul(y)
+        view.relu_()
+        return y
+
+    x = torch.randn(1, 3, 8, 7)
+    with torch.no_grad():
+        assert torch.equal(export(net, [CONV], (x,), (True,)).module(check_guards=False)(x), net(x))
 
 
 @pytest.mark.parametrize("name", ["clone", "dropout", "softmax"])

@@ -9,7 +9,7 @@ from krypton_engine.graph.operators import base
 
 aten = torch.ops.aten
 
-IDENTITIES = {"clone", "alias", "detach", "contiguous", "lift_fresh_copy", "lift_fresh"}
+IDENTITIES = {"clone", "alias", "detach", "contiguous", "lift_fresh_copy", "lift_fresh", "positive"}
 """Operators whose result is their first argument."""
 
 base.declare(aten.add.Tensor, base.Facts(in_place=aten.add_.Tensor, out=aten.add.out))

@@ -175,6 +175,19 @@ def test_what_does_nothing_is_no_operator(nothing):
     assert taken(lambda x: nothing(CONV(x)), torch.randn(1, 3, 8, 7)) == (["input", "conv2d"], [])
 
 
+@pytest.mark.parametrize(
+    ("several", "one"),
+    [
+        (lambda y: F.max_pool2d(y, 2, return_indices=True)[0], "max_pool2d"),
+        (lambda y: torch.native_layer_norm(y, y.shape[3:], None, None, 1e-5)[0], "layer_norm"),
+        (lambda y: y.max(1)[0], "max"),
+    ],
+    ids=["max_pool2d", "layer_norm", "max"],
+)
+def test_results_that_nothing_reads(several, one):
+    assert taken(lambda x: several(CONV(x)), torch.randn(1, 3, 8, 6)) == (["input", "conv2d", one], [])
+
+
 def test_names_of_writes_in_place():
     """They are those of the operators that run."""
 

@@ -60,7 +60,7 @@ class Operator {
     // changed box, which this operator leaves out; see outside.h.
     virtual int met() const { return -1; }
     // For such an operator, of one cell: the derivatives of a scalar by the elements of what it is met with,
-    // from those by its value and from the pixel of its first operand.
+    // from those by what that alone makes of the pixel of its first operand, and from that pixel.
     virtual void sensitivities(const float* gradient, const float* pixel, float* out) const;
     // Cells of its value to compute together, so that one pass over the weights serves them all.
     virtual int64_t preferred_cells() const { return 1; }

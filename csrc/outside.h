@@ -13,8 +13,8 @@ namespace krypton {
 class Outside {
   public:
     Outside() = default;
-    // image: the first operand of `op`, un-occluded; gradient: of the scalar by the stored pixels of the
-    // value; elements: of the global value, as stored.
+    // image: the first operand of `op`, un-occluded; gradient: of the scalar by the stored pixels of
+    // what the global value alone makes of it; elements: of the global value, as stored.
     Outside(const Operator& op, const Plane& image, const std::vector<float>& gradient, int64_t elements);
 
     bool empty() const { return sums_.empty(); }

@@ -21,7 +21,7 @@ struct RowExit {
     float* out;  // (positions, size)
 };
 
-// Of a scalar by one value.
+// Of a scalar by one value; for an operator that meets a global value, by what that alone makes of the image.
 struct Gradient {
     int value;
     std::vector<float> pixels;  // stored

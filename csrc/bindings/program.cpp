@@ -286,6 +286,14 @@ void bind_program(nb::module_& m) {
             },
             "operand"_a, "variance"_a)
         .def(
+            "euclidean_norm",
+            [](Program& p, int operand) {
+                const Value v = value_of(p, operand);
+                require(v.constant.empty(), "a norm of a constant");
+                return p.add(make_euclidean_norm(v.pixels()), {operand}, 1, 1, v.channels, {});
+            },
+            "operand"_a)
+        .def(
             "norm",
             [](Program& p, int moments, int64_t channels, int64_t groups, float epsilon,
                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias) {
@@ -303,20 +311,24 @@ void bind_program(nb::module_& m) {
             "bias"_a.none().noconvert())
         .def(
             "meet",
-            [](Program& p, int operand, int global, const std::string& name, EpilogueNumbers end) {
+            [](Program& p, int operand, int global, const std::string& name, std::optional<Floats<1>> scale,
+               std::optional<Floats<1>> shift, bool adds_image, EpilogueNumbers end) {
                 const Value v = value_of(p, operand), met = value_of(p, global);
                 const Meeting meeting = name == "factor"    ? Meeting::kFactor
                                         : name == "summand" ? Meeting::kSummand
                                         : name == "both"
                                             ? Meeting::kBoth
                                             : throw std::invalid_argument("there is no such meeting");
+                require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 require(v.constant.empty() && !v.global && met.global, "an image meets a global value");
                 require(met.channels == (meeting == Meeting::kBoth ? 2 * v.stored() : v.channels),
                         "a global value has another number of channels");
-                return p.add(make_meeting(meeting), {operand, global}, v.height, v.width, v.channels,
-                             epilogue(end));
+                auto op = make_meeting(meeting, by_channel(scale, v.channels, "scale"),
+                                       by_channel(shift, v.channels, "shift"), adds_image);
+                return p.add(std::move(op), {operand, global}, v.height, v.width, v.channels, epilogue(end));
             },
-            "operand"_a, "met"_a, "meeting"_a, "epilogue"_a)
+            "operand"_a, "met"_a, "meeting"_a, "scale"_a.none().noconvert(), "shift"_a.none().noconvert(),
+            "adds_image"_a, "epilogue"_a)
         .def(
             "mean",
             [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },

@@ -51,7 +51,9 @@ std::unique_ptr<Operator> make_foreign(std::vector<int64_t> channels, Elsewhere 
 // The mean of every channel; with `variance`, then the variance of every channel, from `stored_channels` on.
 // cells: of the operand.
 std::unique_ptr<Operator> make_moments(int64_t cells, bool variance);
-// Of such means and variances: by channel, the factor and the summand with which a norm over cells and groups
+// The Euclidean norm of every channel.
+std::unique_ptr<Operator> make_euclidean_norm(int64_t cells);
+// Of means and variances: by channel, the factor and the summand with which a norm over cells and groups
 // of channels takes the image, laid out as they are. weight, bias: by channel, or empty.
 std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsilon,
                                     std::vector<float> weight, std::vector<float> bias);
@@ -59,6 +61,9 @@ std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsi
 // What a global value does to the cells that it meets: one number for every channel, or a factor and then a
 // summand.
 enum class Meeting { kFactor, kSummand, kBoth };
-std::unique_ptr<Operator> make_meeting(Meeting meeting);
+// Such a meeting, then * scale + shift, then plus the image itself if `adds_image`; scale and shift by
+// channel, or empty.
+std::unique_ptr<Operator> make_meeting(Meeting meeting, std::vector<float> scale = {},
+                                       std::vector<float> shift = {}, bool adds_image = false);
 
 }  // namespace krypton

@@ -7,9 +7,10 @@ namespace krypton {
 
 namespace {
 
-class Moments : public Operator {
+// An operator that takes sums over all cells of an image.
+class Total : public Operator {
   public:
-    Moments(int64_t cells, bool variance) : cells_(cells), variance_(variance) {}
+    explicit Total(int64_t cells) : cells_(cells) {}
 
     Box reach(const Box* changed) const override { return changed[0].empty() ? Box{} : kOneCell; }
     bool totals() const override { return true; }
@@ -17,17 +18,23 @@ class Moments : public Operator {
     void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
         for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
-            jobs[i].base ? change(kernels, jobs[i], scratch) : compute_whole(kernels, jobs[i], scratch);
+            const Job& job = jobs[i];
+            // A change reads its cells twice, and what it leaves of a sum has the sum's rounding.
+            const bool whole = !job.base || 2 * job.in[0].box.cells() >= cells_;
+            whole ? compute_whole(kernels, job, scratch) : change(kernels, job, scratch);
         }
     }
 
     std::size_t scratch_bytes(const Box&, int64_t) const override {
-        return static_cast<std::size_t>(2 * (cells_ * 8 + stored * 8) + 4096);
+        return static_cast<std::size_t>(2 * cells_ * 8 + 3 * stored * 8 + 4096);
     }
 
-  private:
+  protected:
     int64_t cells_;  // of the operand
-    bool variance_;
+
+    virtual void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const = 0;
+    // From the job's base, by what the changed box of the operand changes.
+    virtual void change(const Kernels& kernels, const Job& job, Scratch& scratch) const = 0;
 
     static Plane unchanged(Plane plane) {
         plane.box = {};
@@ -39,8 +46,16 @@ class Moments : public Operator {
         plane.pixels(box.y.lo, box.x.lo, box.y.size(), box.x.size(), nullptr, found);
         return found;
     }
+};
 
-    void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const {
+class Moments : public Total {
+  public:
+    Moments(int64_t cells, bool variance) : Total(cells), variance_(variance) {}
+
+  private:
+    bool variance_;
+
+    void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
         const Plane& in = job.in[0];
         const Box all{{0, in.height}, {0, in.width}};
         const double cells = static_cast<double>(cells_);
@@ -56,7 +71,7 @@ class Moments : public Operator {
     }
 
     // Squares are of distances from the un-occluded mean: squares of the values would cancel.
-    void change(const Kernels& kernels, const Job& job, Scratch& scratch) const {
+    void change(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
         const Plane& in = job.in[0];
         const double cells = static_cast<double>(cells_);
         const float** now = pixels(in, in.box, scratch);
@@ -71,6 +86,35 @@ class Moments : public Operator {
             if (!variance_) continue;
             const double variance = mean[in.channels + c] + squares[c] / cells - moved * moved;
             job.out[in.channels + c] = static_cast<float>(std::max(variance, 0.0));
+        }
+    }
+};
+
+class EuclideanNorm : public Total {
+  public:
+    using Total::Total;
+
+  private:
+    void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
+        compute(kernels, job, {{0, job.in[0].height}, {0, job.in[0].width}}, false, scratch);
+    }
+
+    void change(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
+        compute(kernels, job, job.in[0].box, true, scratch);
+    }
+
+    static void compute(const Kernels& kernels, const Job& job, const Box& box, bool changes,
+                        Scratch& scratch) {
+        const Plane& in = job.in[0];
+        const float** now = pixels(in, box, scratch);
+        const float** before = changes ? pixels(unchanged(in), box, scratch) : nullptr;
+        float* origin = scratch.take<float>(in.channels);
+        std::fill_n(origin, in.channels, 0.0f);
+        double *sums = scratch.take<double>(in.channels), *squares = scratch.take<double>(in.channels);
+        kernels.sum({box.cells(), in.channels, now, before, origin, sums, squares});
+        for (int64_t c = 0; c < in.channels; ++c) {
+            const double base = changes ? job.base[c] : 0;
+            job.out[c] = static_cast<float>(std::sqrt(std::max(base * base + squares[c], 0.0)));
         }
     }
 };
@@ -124,6 +168,10 @@ class Norm : public Operator {
 
 std::unique_ptr<Operator> make_moments(int64_t cells, bool variance) {
     return std::make_unique<Moments>(cells, variance);
+}
+
+std::unique_ptr<Operator> make_euclidean_norm(int64_t cells) {
+    return std::make_unique<EuclideanNorm>(cells);
 }
 
 std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsilon,

@@ -76,6 +76,26 @@ void test_moments(const Kernels& k, Random& random) {
         }
 }
 
+void test_euclidean_norm(const Kernels& k, Random& random) {
+    const Picture picture(random, random.between(1, 14), random.between(1, 14), random.between(1, 40));
+    const int64_t channels = picture.now.channels, cells = picture.now.height * picture.now.width;
+    const auto op = make_euclidean_norm(cells);
+    op->operands = {0};
+    op->stored = stored_channels(channels);
+    const std::vector<float> base = computed(k, *op, picture.plane(false), nullptr),
+                             changed = computed(k, *op, picture.plane(true), base.data());
+    for (const auto& [found, image] : {std::pair(base, picture.before), {changed, picture.now}}) {
+        std::vector<double> squares(channels);
+        for (std::size_t i = 0; i < image.data.size(); ++i)
+            squares[i % channels] += image.data[i] * image.data[i] / static_cast<double>(cells);
+        for (int64_t c = 0; c < channels; ++c) {
+            const double mean = found[c] / std::sqrt(cells), expected = std::sqrt(squares[c]);
+            check(close(mean, expected, 2e-6), k.name, ": Euclidean norm of ", expected, ", not ", mean,
+                  " a cell");
+        }
+    }
+}
+
 void test_norm(const Kernels& k, Random& random) {
     const int64_t groups = random.between(1, 4), channels = groups * random.between(1, 10);
     const int64_t stored = stored_channels(channels);
@@ -115,7 +135,7 @@ double met(Meeting meeting, double x, const std::vector<float>& with, int64_t c)
     return meeting == Meeting::kFactor ? x * with[c] : x + with[c];
 }
 
-// On a box, and the effect outside it: what both make of a scalar that is linear in the value.
+// On a box, and the effect outside it: what both make of a scalar that is linear in the mere meeting.
 void test_meeting(const Kernels& k, Random& random) {
     const Picture picture(random, random.between(1, 14), random.between(1, 14), random.between(1, 40));
     const Tensor& image = picture.now;
@@ -123,7 +143,10 @@ void test_meeting(const Kernels& k, Random& random) {
     const auto meeting = random.choice<Meeting>({Meeting::kFactor, Meeting::kSummand, Meeting::kBoth});
     const int64_t elements = meeting == Meeting::kBoth ? 2 * stored : stored;
     const std::vector<float> before = random.numbers(elements), now = random.numbers(elements);
-    const auto op = make_meeting(meeting);
+    const bool scaled = random.chance(0.5), adds_image = random.chance(0.5);
+    const std::vector<float> scale = scaled ? random.numbers(stored) : std::vector<float>(),
+                             shift = scaled ? random.numbers(stored) : std::vector<float>();
+    const auto op = make_meeting(meeting, scale, shift, adds_image);
     op->operands = {0, 1};
     op->stored = stored;
     op->epilogue = {random.chance(0.5) ? 0 : -kNoLimit, kNoLimit, kIdentity, 0};
@@ -143,9 +166,11 @@ void test_meeting(const Kernels& k, Random& random) {
             const bool inside = y >= box.y.lo && y < box.y.hi && x >= box.x.lo && x < box.x.hi;
             for (int64_t c = 0; c < channels; ++c) {
                 const double value = met(meeting, image.at(y, x, c), now, c);
+                const double followed =
+                    (scaled ? value * scale[c] + shift[c] : value) + (adds_image ? image.at(y, x, c) : 0.0);
                 if (inside)
-                    check(close(out[cell * stored + c], finished(value, op->epilogue), 1e-5), k.name,
-                          ": a cell that meets ", now[c], " is ", out[cell * stored + c], ", not ", value);
+                    check(close(out[cell * stored + c], finished(followed, op->epilogue), 1e-5), k.name,
+                          ": a cell that meets ", now[c], " is ", out[cell * stored + c], ", not ", followed);
                 else
                     expected += gradient.at(y, x, c) * (value - met(meeting, image.at(y, x, c), before, c));
             }
@@ -268,6 +293,7 @@ int main(int argc, char** argv) {
         testing::Random random(4);
         for (int i = 0; i < rounds; ++i) {
             testing::test_moments(*kernels(*isa), random);
+            testing::test_euclidean_norm(*kernels(*isa), random);
             testing::test_norm(*kernels(*isa), random);
             testing::test_meeting(*kernels(*isa), random);
         }

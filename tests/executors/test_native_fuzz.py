@@ -225,6 +225,7 @@ def test_methods_refuse_what_is_wrong(name):
 # The same on the program with global values.
 GATED: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
     "moments": ([1, True], {0: [-1, 6, 99, "a", None], 1: [None, "a"]}),
+    "euclidean_norm": ([1], {0: [-1, 6, 99, "a", None]}),
     "norm": (
         [3, 4, 2, 1e-5, floats(4), floats(4)],
         {
@@ -237,8 +238,16 @@ GATED: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
         },
     ),
     "meet": (
-        [1, 5, "factor", RELU],
-        {0: [-1, 0, 5, 6, None], 1: [-1, 1, 2, 4, 99], 2: ["", "both", "gate", None], 3: WRONG_END},
+        [1, 5, "factor", floats(4), floats(4), True, RELU],
+        {
+            0: [-1, 0, 5, 6, None],
+            1: [-1, 1, 2, 4, 99],
+            2: ["", "both", "gate", None],
+            3: [None, *WRONG_FLOATS, floats(5)],
+            4: [None, *WRONG_FLOATS, floats(5)],
+            5: [None, "a"],
+            6: WRONG_END,
+        },
     ),
 }  # fmt: skip
 
@@ -258,7 +267,7 @@ def test_global_values_refuse_what_is_wrong(name):
 def test_gradients_are_those_of_what_meets_a_global_value():
     x = floats(HEIGHT, WIDTH, CHANNELS)
     program = gated_program()
-    assert program.meet(1, 4, "both", RELU) == 6
+    assert program.meet(1, 4, "both", None, None, False, RELU) == 6
     gradient = floats(HEIGHT, WIDTH, 4)
     extents = np.array([*whole(3), (1, 1), (1, 1), (1, 1), (HEIGHT, WIDTH)], dtype=np.int64)
     good = [program, extents, [6], x, np.zeros_like(x), 2, [], [(6, gradient)]]

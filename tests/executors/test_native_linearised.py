@@ -10,10 +10,12 @@ from support.sessions import answers
 from support.truth import brute_force
 from torch import nn
 
+from krypton_engine import _native
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
+from krypton_engine.executors.native.lowering import lowered
 from krypton_engine.executors.reference.executor import EXECUTOR as REFERENCE
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -21,7 +23,7 @@ from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 
 SHAPE = (3, 24, 20)
-REFUSED = ("channel half", "response norm", "sum")
+REFUSED = ("channel half",)
 TAKEN = [name for name in GATES if name not in REFUSED]
 
 
@@ -34,10 +36,10 @@ def gated(kind):
     return Gated(kind).float()
 
 
-def opened(executor, model, x, baseline=0.0, memory_budget=2**30, head=head):
+def opened(executor, model, x, baseline=0.0, memory_budget=2**30, head=head, size=(6, 6), stride=(5, 5)):
     graph = linearised(capture(Source(model, (x,))))
     assert graph.sites
-    plan = Plan.of(graph, SlidingWindow(x.shape[1:], (3, 6, 6), (3, 5, 5)))
+    plan = Plan.of(graph, SlidingWindow(x.shape[1:], (3, *size), (3, *stride)))
     program = executor.program(graph, plan, x.device)
     return program.open(plan, Opening((x,), torch.as_tensor(baseline), memory_budget, head))
 
@@ -63,6 +65,26 @@ def test_as_the_reference_executor(name, x):
     compare(opened(NATIVE, model, x), opened(REFERENCE, model, x))
 
 
+@pytest.mark.parametrize("name", TAKEN)
+def test_windows_of_nearly_all(name, x):
+    """Boxes hold every cell, so that nothing is left out."""
+    model = gated(GATES[name])
+    found = answers(opened(NATIVE, model, x, size=(23, 19), stride=(1, 1)))
+    truth = brute_force(model, x, (3, 23, 19), (3, 1, 1))
+    torch.testing.assert_close(found.outputs, truth, rtol=2e-5, atol=2e-6)
+    assert np.abs(found.dropped).max() < 1e-5 * float(truth.abs().max())
+
+
+@pytest.mark.parametrize("name", [name for name in TAKEN if "response norm" in name])
+def test_what_follows_a_meeting_is_part_of_it(name, x):
+    """A response norm, `x * n * weight + bias + x`, goes over the cells once."""
+    graph = linearised(capture(Source(gated(GATES[name]), (x,))))
+    to = lowered(graph, _native.Program("", *SHAPE[1:], SHAPE[0]))
+    sums = [node for node in graph.nodes if node.op == "add" and node.axes]
+    residuals = [node for node in sums if all(graph.nodes[i].depends for i in node.operands)]
+    assert [to.begins[node.index] for node in residuals] == list(graph.sites)
+
+
 class Scaled(nn.Module):
     """Global values that meet each other and constants, and one that is added."""
 
@@ -78,6 +100,21 @@ class Scaled(nn.Module):
 
 def test_arithmetic_of_global_values(x):
     model = gated(Scaled)
+    compare(opened(NATIVE, model, x), opened(REFERENCE, model, x))
+
+
+class Grey(nn.Module):
+    """One channel for all, which meets a number for each, and one number that all channels meet."""
+
+    def forward(self, x):
+        grey = x.mean(1, keepdim=True)
+        return (
+            x + grey * x.mean((2, 3), keepdim=True).sigmoid() + (x * grey.mean((2, 3), keepdim=True)).tanh()
+        )
+
+
+def test_broadcasts_over_channels(x):
+    model = gated(Grey)
     compare(opened(NATIVE, model, x), opened(REFERENCE, model, x))
 
 

@@ -68,11 +68,38 @@ class GlobalResponseNorm(nn.Module):
         return (x + torch.addcmul(self.bias, self.weight, x * n)).permute(0, 3, 1, 2)
 
 
+class ChannelsFirstResponseNorm(GlobalResponseNorm):
+    """timm's for convolutions of one cell."""
+
+    def forward(self, x):
+        g = x.norm(p=2, dim=(2, 3), keepdim=True)
+        n = g / (g.mean(dim=1, keepdim=True) + 1e-6)
+        weight, bias = (each.view(1, -1, 1, 1) for each in (self.weight, self.bias))
+        return x + torch.addcmul(bias, weight, x * n)
+
+
+class PapersResponseNorm(GlobalResponseNorm):
+    """The paper's own code, and Hugging Face's."""
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        g = torch.linalg.vector_norm(x, ord=2, dim=(1, 2), keepdim=True)
+        n = g / (g.mean(dim=-1, keepdim=True) + 1e-6)
+        return (self.weight * (x * n) + self.bias + x).permute(0, 3, 1, 2)
+
+
 class Summed(nn.Module):
     """What counts is added, not multiplied, and of all channels."""
 
     def forward(self, x):
         return x + (0.001 * x.sum((1, 2, 3), keepdim=True)).tanh()
+
+
+class SummedByChannel(nn.Module):
+    """Sums by channel, compared with what all channels hold on average."""
+
+    def forward(self, x):
+        return x * (0.01 * x.sum((2, 3), keepdim=True)).tanh() + x.mean((1, 2, 3), keepdim=True).sigmoid()
 
 
 GATES = {
@@ -82,7 +109,10 @@ GATES = {
     "efficient channel attention": EfficientChannelAttention,
     "channel half": ChannelHalf,
     "response norm": GlobalResponseNorm,
+    "response norm, channels first": ChannelsFirstResponseNorm,
+    "response norm of the paper": PapersResponseNorm,
     "sum": Summed,
+    "sum by channel": SummedByChannel,
     "group norm": lambda: nn.GroupNorm(2, CHANNELS),
     "group norm without weights": lambda: nn.GroupNorm(4, CHANNELS, affine=False),
     "instance norm": lambda: nn.InstanceNorm2d(CHANNELS, affine=True),

@@ -13,7 +13,7 @@ import torch
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
-from krypton_engine.executors.native.images import is_image, shape_of
+from krypton_engine.executors.native.images import is_global, is_image, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.executors.native.writer import Picks, Writer
 from krypton_engine.graph.box_operators import NO_EPILOGUE
@@ -79,7 +79,7 @@ def repeated(to: Writer, item: Ref, count: int) -> int:
 
 
 def add_up(to: Writer, node: Node, item: Ref) -> None:
-    """Write ``node`` as the sum or the mean over all channels of an image.
+    """Write ``node`` as the sum or the mean over all channels of an image or a global value.
 
     Raises:
         Unsupported: Over something else.
@@ -95,7 +95,11 @@ def add_up(to: Writer, node: Node, item: Ref) -> None:
     """
     source = to.graph.nodes[item.node]
     height, width, count = shape_of(source)
-    if not stays(node) or shape_of(node) != (height, width, 1) or node.dtype != source.dtype:
+    if (
+        not (stays(node) or is_global(node))
+        or shape_of(node) != (height, width, 1)
+        or node.dtype != source.dtype
+    ):
         raise Unsupported("a sum of something else than all channels")
     windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
     weight = np.full((1, count, 1, 1), 1 if node.op == "sum" else 1 / count, dtype=np.float32)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import channels
 from krypton_engine.executors.native.images import is_global, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.executors.native.writer import Writer
@@ -21,19 +23,22 @@ from krypton_engine.graph.operators import arguments
 from krypton_engine.graph.rewrites import linearise
 
 SPELT_ALIKE = frozenset(
-    {"_to_copy", "add", "div", "linear", "mul", "permute", "reshape", "sub", "transpose", "unsqueeze"}
-)
+    {
+        "_to_copy", "add", "div", "layer_norm", "linear", "mean", "mul", "permute", "reshape", "sub", "sum",
+        "transpose", "unsqueeze",
+    }
+)  # fmt: skip
 """Operators on global values whose rule is that of images."""
 
 _MEETINGS = {"mul": "factor", "add": "summand"}
 """Role of a global value that meets cells, by operator."""
 
 
-def mean_of_cells(to: Writer, node: Node) -> None:
-    """Write ``node`` as the mean of an image over its cells.
+def total_of_cells(to: Writer, node: Node) -> None:
+    """Write ``node`` as a mean, a sum or a Euclidean norm of an image over its cells.
 
     Raises:
-        Unsupported: Something else is made of totals.
+        Unsupported: A mean or a sum is over some channels of several, or a Euclidean norm is over several.
 
     Examples:
         >>> from krypton_engine import _native
@@ -43,17 +48,30 @@ def mean_of_cells(to: Writer, node: Node) -> None:
         >>> made = linearised(capture(Source(gated, (x,))))
         >>> to, (image, _, average, *_) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[2:]
         >>> convolution(to, image, image.on_box)
-        >>> mean_of_cells(to, average)
+        >>> total_of_cells(to, average)
         >>> to.values[image.index], to.values[average.index]  # the input is 0
         (1, 2)
     """
     sums = to.graph.nodes[node.operands[0]]
-    if node.target is not linearise.mean:
-        raise Unsupported("made of sums in another way than the mean")
     image = to.graph.nodes[sums.operands[0]]
-    if node.numel() != shape_of(image)[2]:
-        raise Unsupported("a mean over channels")
-    to.remember(node, to.program.moments(to.value(Ref(image.index)), False))
+    height, width, count = shape_of(image)
+    each, of_all = node.numel() == count, node.numel() == 1
+    if not each and (not of_all or node.target is linearise.root):
+        raise Unsupported("a total over channels")
+    value = to.value(Ref(image.index))
+    if node.target is linearise.root:
+        return to.remember(node, to.program.euclidean_norm(value))
+    value = to.program.moments(value, False)
+    if each and node.target is linearise.mean:
+        return to.remember(node, value)
+    to.nodes[value] = node
+    factor = height * width if node.target is linearise.added else 1 / count
+    if each:
+        scale = np.full(count, factor, dtype=np.float32)
+        to.combine(node, "add", (value,), scale, np.zeros_like(scale))
+    else:
+        one = (1, 1, 1, 1, 0, 1)
+        to.convolve(node, value, np.full((1, count, 1, 1), factor, dtype=np.float32), None, [one, one], 1)
 
 
 def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
@@ -80,15 +98,15 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
                 [0., 0., 1., 1.]])
     """
     weight = to.constant(Ref(convolution.weight))
-    channels, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]
-    if math.prod(weight.shape[2:]) == 1 and node.shape[1] == channels:
+    count, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]
+    if math.prod(weight.shape[2:]) == 1 and node.shape[1] == count:
         return weight.reshape(*weight.shape[:2], 1, 1), convolution.groups
     if weight.dim() != 3 or weight.shape[:2] != (1, 1) or source.shape[:2] != (1, 1):
         raise Unsupported("a kernel over something else than channels")
     (stride,), (padding,), (dilation,) = convolution.stride, convolution.padding, convolution.dilation
-    banded = torch.zeros(channels, source.shape[2])
+    banded = torch.zeros(count, source.shape[2])
     for tap, number in enumerate(weight.flatten()):
-        for out in range(channels):
+        for out in range(count):
             read = out * stride - padding + tap * dilation
             if 0 <= read < banded.shape[1]:
                 banded[out, read] = number
@@ -123,9 +141,11 @@ def meet(to: Writer, node: Node) -> None:
     if arguments(node.target, node.args, node.kwargs).get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     (met,) = (i for i in node.operands if i not in images)
-    if shape_of(to.graph.nodes[met])[2] != shape_of(node)[2]:
+    count = shape_of(node)[2]
+    if any(shape_of(to.graph.nodes[i])[2] not in (1, count) for i in node.operands):
         raise Unsupported("a global value of another number of channels")
-    _wait(to, node, to.value(Ref(images[0])), to.value(Ref(met)), meeting)
+    image, value = (channels.repeated(to, Ref(i), count) for i in (images[0], met))
+    _wait(to, node, image, value, meeting)
 
 
 def _norm(to: Writer, node: Node) -> None:
@@ -137,17 +157,20 @@ def _norm(to: Writer, node: Node) -> None:
     if any(to.graph.nodes[total.node].operands != (item.node,) for total in (sums, squares)):
         raise Unsupported("a norm by another image's statistics")
     by_channel = [None if each is None else to.constant(each).contiguous().numpy() for each in (weight, bias)]
-    image, channels = to.value(item), shape_of(node)[2]
+    image = to.value(item)
     moments = to.program.moments(image, True)
     to.remember(to.graph.nodes[sums.node], moments)
-    norm = to.program.norm(moments, channels, groups, epsilon, *by_channel)
+    norm = to.program.norm(moments, shape_of(node)[2], groups, epsilon, *by_channel)
     to.remember(shift, norm)
     _wait(to, node, image, norm, "both")
 
 
 def _wait(to: Writer, node: Node, image: int, met: int, meeting: str) -> None:
     def build(done: Sum) -> int:
-        to.sites[node.index] = to.program.meet(image, met, meeting, numbers(done.epilogue))
+        adds_image = done.residual is not None
+        to.sites[node.index] = to.program.meet(
+            image, met, meeting, done.scale, done.shift, adds_image, numbers(done.epilogue)
+        )
         return to.sites[node.index]
 
-    to.wait(node, Sum(build, "meeting"))
+    to.wait(node, Sum(build, "meeting", image=image))

@@ -112,7 +112,7 @@ def _write(to: Writer, node: Node) -> None:
     rule = RULES.get(node.op)
     if is_global(node):
         if is_statistic(to.graph.nodes[node.operands[0]]):
-            return global_values.mean_of_cells(to, node)
+            return global_values.total_of_cells(to, node)
         rule = rule if node.op in global_values.SPELT_ALIKE else None
     epilogue = epilogue_of(node)
     if epilogue is not None:

@@ -21,6 +21,9 @@ Float32s = npt.NDArray[np.float32]
 class Sum:
     """A convolution, a concatenation or a vector before it is built, so that its reader can join it.
 
+    Of a meeting, ``image`` is the engine's number of the image that a global value meets, the only one that
+    can be the residual.
+
     Examples:
         >>> from dataclasses import replace
         >>> def build(done):
@@ -38,6 +41,7 @@ class Sum:
     scale: Float32s | None = None
     shift: Float32s | None = None
     residual: int | None = None
+    image: int | None = None
     epilogue: Epilogue = NO_EPILOGUE
 
     @property

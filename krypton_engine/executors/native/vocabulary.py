@@ -97,9 +97,11 @@ def _addition(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
         return to.affine(node, right, sign * ones, to.by_channel(node, left))
     if adds_residual(to.graph, node):  # a linear layer's, or one that was scaled
         for mine, other in ((right, left), (left, right)):
-            waiting = to.joinable(mine, "convolution")
+            waiting = to.joinable(mine, "convolution", "meeting")
             if waiting is not None and waiting.residual is None:
                 residual = to.value(other)
+                if waiting.kind == "meeting" and residual != waiting.image:
+                    continue
                 to.join(node, mine, replace(waiting, residual=residual))
                 return
     _cell_by_cell(to, node, "add" if sign > 0 else "subtract", left, right)
@@ -169,6 +171,16 @@ def _prelu(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 def _batch_norm(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     shift, x, scale = node.args[:3]  # captured as addcmul
     to.affine(node, x, to.by_channel(node, scale), to.by_channel(node, shift))
+
+
+@_rule("addcmul")
+def _by_channel_times_image(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
+    shift, factors = arguments["self"], [arguments["tensor1"], arguments["tensor2"]]
+    items = [x for x in factors if to.graph.nodes[x.node].depends]
+    if arguments.get("value", 1) != 1 or len(items) != 1:
+        raise Unsupported("another sum than of an image by channel")
+    (scale,) = (x for x in factors if x is not items[0])
+    to.affine(node, items[0], to.by_channel(node, scale), to.by_channel(node, shift))
 
 
 @_rule(*channels.MOVES)

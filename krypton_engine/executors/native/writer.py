@@ -235,7 +235,7 @@ class Writer:
 
     def affine(self, node: Node, item: Any, scale: Float32s, shift: Float32s) -> None:
         """``item * scale + shift``, by channel."""
-        waiting = self.joinable(item, "convolution", "concat")
+        waiting = self.joinable(item, "convolution", "concat", "meeting")
         if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
             assert waiting.weight is not None
             weight = (waiting.weight.astype(np.float64) * scale[:, None, None, None]).astype(np.float32)
@@ -243,6 +243,11 @@ class Writer:
             self.join(node, item, replace(waiting, weight=weight, bias=bias))
             return
         if waiting is not None and waiting.kind == "concat" and waiting.scale is None:
+            self.join(node, item, replace(waiting, scale=scale, shift=shift))
+            return
+        if waiting is not None and waiting.kind == "meeting" and waiting.residual is None:
+            if waiting.scale is not None and waiting.shift is not None:
+                scale, shift = waiting.scale * scale, waiting.shift * scale + shift
             self.join(node, item, replace(waiting, scale=scale, shift=shift))
             return
         self.combine(node, "add", (self.value(item),), scale, shift)

@@ -99,6 +99,9 @@ MODULES = {
     "running sums": Op("x.cumsum(1)"),
     "channels padded": Op("F.pad(x, (0, 0, 0, 0, 1, 2), value=0.3)"),
     "channels in two dimensions": Maxout(),
+    "one channel by the constants of several": Op(
+        "x.amax(1, keepdim=True) * self.weight", weight=torch.randn(1, 8, 1, 1)
+    ),
     "a scaled addition": Op("torch.add(x, x.sigmoid(), alpha=0.5)"),
     "constants by cell": Op(
         "torch.cat([x * self.rows, self.both.expand(x.shape[0], -1, -1, -1)], 1) + self.columns",

@@ -234,7 +234,11 @@ class Writer:
         return np.ascontiguousarray(constant.reshape(-1).expand(channels).numpy())
 
     def affine(self, node: Node, item: Any, scale: Float32s, shift: Float32s) -> None:
-        """``item * scale + shift``, by channel."""
+        """``item * scale + shift``, by channel.
+
+        Raises:
+            Unsupported: The constants make several channels of one that is no convolution's.
+        """
         waiting = self.joinable(item, "convolution", "concat", "meeting")
         if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
             assert waiting.weight is not None
@@ -242,6 +246,8 @@ class Writer:
             bias = shift if waiting.bias is None else waiting.bias * scale + shift
             self.join(node, item, replace(waiting, weight=weight, bias=bias))
             return
+        if isinstance(item, Ref) and shape_of(self.graph.nodes[item.node]) != shape_of(node):
+            raise Unsupported("one channel by the constants of several")
         if waiting is not None and waiting.kind == "concat" and waiting.scale is None:
             self.join(node, item, replace(waiting, scale=scale, shift=shift))
             return

@@ -22,7 +22,7 @@ ENGINES = ("resnet18", "inception_v3", "densenet121", "mobilenet_v2", "convnext_
 
 DEFAULT = (
     "resnet18",
-    "densenet121",
+    "squeezenet1_1",
     "mobilenet_v3_small",
     "convnext_tiny",
 )

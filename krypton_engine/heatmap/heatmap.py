@@ -297,6 +297,10 @@ class Heatmap(Value):
 
     # -- pictures --------------------------------------------------------------------------------------
 
+    @property
+    def _shown(self) -> picture.Shown:
+        return picture.Shown(self.drop, self.status, self.base, self.window, self.image)
+
     def overlay(
         self,
         image: object = None,
@@ -329,7 +333,7 @@ class Heatmap(Value):
             >>> heatmap.overlay(np.zeros((24, 20), np.uint8), scale=1.0, opacity=0.5).size
             (20, 24)
         """
-        return picture.overlay(picture.Shown.of(self), image, scale, cmap, opacity)
+        return picture.overlay(self._shown, image, scale, cmap, opacity)
 
     def limits(self, scale: picture.Scale = None) -> tuple[float, float]:
         """Drops at the ends of the colour scale.
@@ -341,7 +345,7 @@ class Heatmap(Value):
             >>> heatmap.limits(), heatmap.limits(2.0), heatmap.limits((-1.0, 2.0))
             ((-0.5, 0.5), (-2.0, 2.0), (-1.0, 2.0))
         """
-        return picture.limits(picture.Shown.of(self), scale)
+        return picture.limits(self._shown, scale)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -373,7 +377,7 @@ class Heatmap(Value):
             True
         """
         if ending == ".png":
-            return picture.png(picture.Shown.of(self), repr(self), **drawing)
+            return picture.png(self._shown, repr(self), **drawing)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
 
     @staticmethod

@@ -23,8 +23,6 @@ from krypton_engine.perturbation.windows import SlidingWindow
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from krypton_engine.heatmap.heatmap import Heatmap
-
 Scale = tuple[float, float] | float | None
 """Drops at the two ends of a colour map, or one number for both signs; None for the largest drop."""
 
@@ -59,16 +57,6 @@ class Shown:
     window: SlidingWindow
     image: Tensor | None
 
-    @classmethod
-    def of(cls, heatmap: Heatmap) -> Shown:
-        """The part of this heatmap.
-
-        Examples:
-            >>> Shown.of(heatmap).drop.equal(heatmap.drop)
-            True
-        """
-        return cls(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
-
 
 class Drawing(TypedDict, total=False):
     """Arguments of `png` beside the map and its caption, each of which may be left out."""
@@ -84,7 +72,7 @@ def overlay(shown: Shown, image: object, scale: Scale, cmap: str, opacity: float
     """The picture that `krypton_engine.Heatmap.overlay` describes, with its arguments.
 
     Examples:
-        >>> shown = Shown.of(heatmap)
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
         >>> drawn = overlay(shown, np.zeros((24, 20), np.uint8), None, COLORMAP, opacity=1.0)
         >>> drawn.size, drawn.getpixel((0, 0)), drawn.getpixel((19, 0))  # red for 0.5, bare for 0
         ((20, 24), (103, 0, 31), (0, 0, 0))
@@ -111,7 +99,7 @@ def limits(shown: Shown, scale: Scale) -> tuple[float, float]:
         InputError: The scale is none, or the input is no picture.
 
     Examples:
-        >>> shown = Shown.of(heatmap)
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
         >>> shown.drop
         tensor([[ 0.5000,  0.0000],
                 [ 0.0000, -0.2500]])
@@ -154,7 +142,7 @@ def png(
 
     Examples:
         >>> from PIL import Image
-        >>> shown = Shown.of(heatmap)
+        >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
         >>> content = png(shown, "a map", "A title", np.zeros((24, 20), np.uint8), scale=1.0)
         >>> Image.open(io.BytesIO(content)).format
         'PNG'
@@ -207,7 +195,8 @@ def not_finite(shown: Shown, words: str) -> str:
 
     Examples:
         >>> from dataclasses import replace
-        >>> shown = replace(Shown.of(heatmap), drop=torch.tensor([[torch.inf, 1.0], [1.0, 1.25]]))
+        >>> drop = torch.tensor([[torch.inf, 1.0], [1.0, 1.25]])
+        >>> shown = Shown(drop, heatmap.status, heatmap.base, heatmap.window, None)
         >>> not_finite(shown, "hatched: {} not finite")
         'hatched: 1 position is not finite'
     """

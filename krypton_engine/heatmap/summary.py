@@ -30,7 +30,7 @@ def summary(heatmap: Heatmap) -> str:
     return (
         f"Heatmap({grid}, target={heatmap.target}, base={base}, values={span}, "
         f"measured={share:.0%}, {heatmap.seconds:.2f} s"
-        + picture.not_finite(picture.Shown.of(heatmap), ", {} not finite")
+        + picture.not_finite(heatmap._shown, ", {} not finite")
         + ("" if heatmap.ssim_estimate is None else f", SSIM {heatmap.ssim_estimate}")
         + ")"
     )

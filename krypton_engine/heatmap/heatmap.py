@@ -18,14 +18,14 @@ from krypton_engine.common import files
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.common.calling import Forward, Target
-from krypton_engine.common.values import Value
+from krypton_engine.common.figures import together
+from krypton_engine.common.values import Value, same
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap import files as saved
 from krypton_engine.heatmap import picture
 from krypton_engine.heatmap.comparison import Comparison, compared
 from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.status import Status, status_of
-from krypton_engine.heatmap.summary import summary
 from krypton_engine.perturbation.windows import SlidingWindow
 
 if TYPE_CHECKING:
@@ -255,7 +255,24 @@ class Heatmap(Value):
         """
         if not isinstance(exact, Heatmap):
             raise InputError("exact", repr(exact), "the exact heatmap of the same call")
-        return compared(self, exact)
+        if (self.window, self.target) != (exact.window, exact.target):
+            raise InputError(
+                "exact",
+                f"of target {exact.target} and {exact.window}",
+                f"this map's target {self.target} and {self.window}",
+            )
+        if self.image is not None and exact.image is not None and not same(self.image, exact.image):
+            raise InputError("exact", "the heatmap of another image")
+        if None not in (self.baseline, exact.baseline) and self.baseline != exact.baseline:
+            raise InputError("exact", f"of baseline {exact.baseline}", f"this map's, {self.baseline}")
+        known = self.status != Status.UNKNOWN
+        if bool((exact.status != Status.EXACT)[known].any()):
+            raise InputError(
+                "exact", "not exact everywhere that this map is known", "a map without ssim_target"
+            )
+        if not bool(known.any()):
+            raise InputError("this map", "known nowhere")
+        return compared(self.values, exact.values, known)
 
     def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
@@ -398,4 +415,18 @@ class Heatmap(Value):
             raise InputError("path", repr(str(path)), problem=f"which is no saved heatmap: {error}") from None
 
     def __repr__(self) -> str:
-        return summary(self)
+        known = self.values[self.status != Status.UNKNOWN]
+        finite = known[known.isfinite()].double()
+        grid = "x".join(map(str, self.window.grid_shape)) or "1"
+        share = float(self.measured.double().mean())
+        ends = [float(finite.min()), float(finite.max())] if finite.numel() else []
+        bases, written = together([float(self.base)] if self.base.numel() == 1 else [], ends)
+        span = "..".join(written) or ("none is finite" if known.numel() else "nothing measured")
+        base = "".join(bases) or f"{tuple(self.base.shape)}"
+        return (
+            f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
+            f"measured={share:.0%}, {self.seconds:.2f} s"
+            + picture.not_finite(self._shown, ", {} not finite")
+            + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
+            + ")"
+        )

@@ -35,7 +35,6 @@ from krypton_engine.tuning.confidence import fewest_samples, sure_factors
 from krypton_engine.tuning.curves import Curve, Stop, Way
 from krypton_engine.tuning.figure import trade_off
 from krypton_engine.tuning.fingerprint import Fingerprint
-from krypton_engine.tuning.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,6 +54,9 @@ _MISSES_TO_CHOOSE_BY = 2
 _MOST_TIME = {False: 0.8, True: 0.5}
 """Share of the exact map's time that trimmed positions may take on the first sample, or others do without; as
 a drift (true) they come on top of exact ones."""
+
+_TARGETS = 0.8, 0.9, 0.95
+"""SSIM targets that a printed tuning lists."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,32 @@ class Tuning(Value):
             )
 
     def __str__(self) -> str:
-        return table(self)
+        lines = [
+            f"Tuning of {len(self.images)} image{'s' * (len(self.images) != 1)}, "
+            f"window {_times(self.fingerprint.window)}, strides "
+            f"{_times(self.fingerprint.strides)}, confidence {self.confidence:.0%}"
+        ]
+        if len(self.images) < self.fewest:
+            lines.append(
+                f"too few: {self.confidence:.0%} takes {self.fewest} images at least; until then every map "
+                f"is measured in full"
+            )
+        exact = [curve.exact_seconds for curve in self.of(Way())]
+        if exact:
+            lines.append(f"exact map: {np.median(exact):.2f} s (median)")
+            lines.append("SSIM target  trimmed  factor  computed (most)  SSIM (least)   seconds  faster")
+        for target in _TARGETS if exact else ():
+            choice = self.choose(target)
+            curves, stops = self.of(choice.way), choice.stops
+            share = [s.computed / max(1, c.positions) for s, c in zip(stops, curves, strict=True)]
+            faster = [c.exact_seconds / max(s.seconds, 1e-9) for s, c in zip(stops, curves, strict=True)]
+            reached = [s.ssim for s in stops]
+            lines.append(
+                f"{target:11.2f}  {_in_words(choice.way):>7}  {choice.factor:6.2f}  {np.median(share):8.0%} "
+                f"({max(share):4.0%})  {np.median(reached):5.3f} ({min(reached):.3f})  "
+                f"{np.median([s.seconds for s in stops]):7.2f}  {np.median(faster):5.1f}x"
+            )
+        return "\n".join(lines)
 
     def figure(self, ssim_target: float = 0.9) -> Figure:
         """The trade-off as a Matplotlib figure: SSIM against seconds, and where the target stops.
@@ -392,3 +419,14 @@ def in_brief(tuning: Tuning) -> str:
 def _session_seconds(curve: Curve) -> float:
     """Time of all positions by the session that is not the exact one."""
     return curve.cheap_seconds if curve.drift else curve.seconds
+
+
+def _in_words(way: Way) -> str:
+    """The threshold of trimming, after ``~`` where it is of the trend alone; ``-`` for exact values alone."""
+    if way.drift:
+        return f"~{way.epsilon:g}" if way.epsilon else "linear"
+    return f"{way.epsilon:g}" if way.epsilon else "-"
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))

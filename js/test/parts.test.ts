@@ -1,6 +1,6 @@
 // Drawing and state: pure functions, against cases told by hand.
 import { describe, expect, it, vi } from "vitest";
-import table from "../../tests/trials/figures.json";
+import table from "../../tests/widget/figures.json";
 import { matching } from "../src/classes";
 import { figure, figures, signed, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";

@@ -378,6 +378,7 @@ def test_programs_that_are_equal_share_no_memory():
     assert arena.lease(one, "a window", torch.device("cpu")) is not mine
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_many_sessions_leak_nothing(device):
     model, x = SmallCNN().to(device), torch.randn(1, 3, 24, 20).to(device)

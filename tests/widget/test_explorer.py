@@ -63,6 +63,7 @@ def explore():
 # --- memory -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_hundred_closed_explorers_leave_nothing():
     """Nor their models, threads or registered widgets, also where somebody keeps the last map."""
     net, kept, alive = network(), [], []
@@ -471,7 +472,7 @@ def test_what_stops_a_run_waits_until_an_export_is_over(explore, stop, monkeypat
     assert model.inner[0].weight.device.type == "cpu", "parameters are no fakes"
 
 
-@pytest.mark.parametrize("delay", [0.01, 0.2, 0.5])
+@pytest.mark.parametrize("delay", [0.01, 0.2, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_an_interrupt_of_the_kernel_leaves_the_first_run_alone(explore, delay):
     """Ctrl-C, or the stop button, while a cell waits for the map."""
     model = network(seed=int(100 * delay))

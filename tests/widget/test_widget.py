@@ -725,6 +725,7 @@ def test_many_moves_leave_one_worker_and_the_right_map(explore, cnn):
     assert Page(explorer).frame["window"] == 7 and Page(explorer).frame["finished"] and not explorer.running
 
 
+@pytest.mark.slow
 def test_many_moves_leave_no_memory_behind(explore):
     """Python's own, counted object by object; what a whole kernel holds, the browser test weighs."""
     explorer = explore()

@@ -180,7 +180,8 @@ def test_families(name, device, all_on_boxes, way):
     assert_exact(torchvision_case(name), device)
 
 
-@pytest.mark.parametrize("way", ["as_product", *slow(["by_pytorch"])], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["as_product", "by_pytorch"], indirect=True)
 def test_a_volume(device, all_on_boxes, way):
     assert_exact(monai_case("3-D ResNet10"), device)
 

@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
 
 from krypton_engine.graph.draft import name_of
-from krypton_engine.graph.operators.base import RULES
+from krypton_engine.graph.operators.base import FACTS, RULES
 from krypton_engine.graph.operators.pointwise import IDENTITIES, is_pointwise
 
 _OWN = {
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear",
-    "matmul", "batch_norm", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cat", "add",
-    "sub", "mul", "div", "relu", "silu", "sigmoid", "hardswish", "hardsigmoid", "hardtanh",
-    "leaky_relu", "elu", "gelu", "mish", "tanh", "clamp",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d",
+    "avg_pool3d", "batch_norm", "cat", "matmul", "max_pool1d", "max_pool2d", "max_pool3d",
 }  # fmt: skip
-"""Operators whose result is memory of its own, never a view of an operand."""
+"""Operators whose result is memory of its own, never a view of an operand; beside elementwise ones, and those
+that are known to be fresh (`krypton_engine.graph.operators.base.Facts`)."""
 
 DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 """Operators that return their first argument where the third, ``train``, is false."""
 
 _TAKEN = {"flatten", "unflatten", "squeeze", "chunk", "scaled_dot_product_attention"} | IDENTITIES | DROPOUTS
 """Composite operators without a rule that a translation takes as they are."""
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 _NUMBERS = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 """Types of values that are no tensors: sizes, and what is reckoned of them."""
@@ -53,7 +54,7 @@ def is_ready(call: torch.fx.Node) -> bool:
         return False
     if isinstance(call.meta.get("val"), _NUMBERS):
         return True
-    if not operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+    if not operator.has_kernel_for_dispatch_key(_COMPOSITE):
         return True
     name = name_of(operator)
     if name == "batch_norm":  # in training its statistics are written to, which the schema does not say
@@ -105,32 +106,47 @@ def _functional(call: torch.fx.Node, before: set[torch.fx.Node]) -> Any:
     name = name_of(operator)
     if name[:-1] in DROPOUTS and not call.args[2]:  # which writes nothing
         return getattr(getattr(torch.ops.aten, name[:-1]), operator._overloadname)
-    written = [argument.alias_info is not None for argument in operator._schema.arguments]
-    if name[:-1] not in _OWN or written != [True] + [False] * (len(written) - 1):
+    packet = getattr(torch.ops.aten, name[:-1], None)
+    functional: Any = getattr(packet, operator._overloadname, None)
+    if functional is None or _arguments(functional) != _arguments(operator):
         return None
-    into, value = call.args[0], call.meta["val"]
+    known = FACTS.get(functional)
+    if not _is_elementwise(functional) and (known is None or known.in_place is not operator):
+        return None
+    into = call.args[0]
     if not isinstance(into, torch.fx.Node) or not _is_own(into):
         return None
     if any(user is not call and not (user in before and _is_own(user)) for user in into.users):
         return None
-    # In place, the result has the type of what is written to.
-    if any(tensor.dtype != value.dtype for tensor in _tensors(call)):
-        return None
-    packet = getattr(torch.ops.aten, name[:-1], None)
-    return getattr(packet, operator._overloadname, None)
+    # In place, the result has the type of what is written to: of a comparison, too.
+    made = functional(*map_arg(call.args, _alike), **map_arg(call.kwargs, _alike))
+    return functional if made.dtype == call.meta["val"].dtype else None
+
+
+def _arguments(operator: torch._ops.OpOverload) -> list[str]:
+    return [argument.name for argument in operator._schema.arguments]
+
+
+def _alike(node: torch.fx.Node) -> Any:
+    """A value of the same type and rank, of one element and without memory; of a number, itself."""
+    value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty((1,) * value.ndim, dtype=value.dtype, device="meta")
+
+
+def _is_elementwise(operator: Any) -> bool:
+    """Whether each element of a result is made of an element of each operand, by a kernel of its own."""
+    return is_pointwise(operator) and not operator.has_kernel_for_dispatch_key(_COMPOSITE)
 
 
 def _is_own(node: torch.fx.Node) -> bool:
     """Whether a value is the one result, in memory of its own, of a functional operator."""
-    operator = node.target
-    return (
-        isinstance(operator, torch._ops.OpOverload)
-        and not operator._schema.is_mutable
-        and name_of(operator) in _OWN
-        and isinstance(node.meta["val"], Tensor)
-    )
-
-
-def _tensors(call: torch.fx.Node) -> list[Tensor]:
-    values = [operand.meta["val"] for operand in call.all_input_nodes]
-    return [value for value in values if isinstance(value, Tensor)]
+    operator: Any = node.target
+    if not isinstance(operator, torch._ops.OpOverload) or not isinstance(node.meta["val"], Tensor):
+        return False
+    if any(each.alias_info for each in (*operator._schema.arguments, *operator._schema.returns)):
+        return False
+    known = FACTS.get(operator)
+    fresh = known is not None and (known.fresh or known.in_place is not None)
+    return fresh or name_of(operator) in _OWN or _is_elementwise(operator)

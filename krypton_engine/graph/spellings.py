@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.export import exported_program
 
+from krypton_engine.graph.draft import name_of
 from krypton_engine.graph.functional import is_ready, make_functional
 from krypton_engine.graph.operators.base import RULES
 
@@ -197,9 +198,9 @@ _ALL_COMPOSITES = "_collect_all_valid_cia_ops"
 """PyTorch's function that lists the operators which are kept."""
 
 
-def _name(operator: Any) -> str:
+def _base(operator: Any) -> str:
     """The name that all overloads of an operator share, its in-place one too."""
-    return str(operator._schema.name).partition("::")[2].rstrip("_")
+    return name_of(operator).rstrip("_")
 
 
 @contextmanager
@@ -213,7 +214,7 @@ def _composites(names: Set[str]) -> Iterator[None]:
 
     def some() -> set[Any]:
         found: set[Any] = every()
-        return {op for op in found if _name(op) in names} if threading.get_ident() == me else found
+        return {op for op in found if _base(op) in names} if threading.get_ident() == me else found
 
     with mock.patch.object(exported_program, _ALL_COMPOSITES, some, create=True):
         yield
@@ -244,7 +245,7 @@ def spelled(program: torch.export.ExportedProgram) -> torch.export.ExportedProgr
         program.graph.eliminate_dead_code()  # such as indices that nobody reads
         return program
     # What functions of the table call is no more known than that they call what has a rule.
-    with _composites({_name(call.target) for call in calls} | (RULES.keys() if table else set())):
+    with _composites({_base(call.target) for call in calls} | (RULES.keys() if table else set())):
         made: torch.export.ExportedProgram = program.run_decompositions(table)
     return made
 

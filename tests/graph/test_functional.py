@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim
 
 from krypton_engine.graph.export import export
+from krypton_engine.graph.functional import make_functional
 from krypton_engine.graph.spellings import spelled
 from krypton_engine.graph.translate import translate
 from krypton_engine.planning.cache import Source, capture
@@ -96,8 +97,16 @@ def other_type(net, y, x):
     return y.float().add_(net.norm(y)).relu_()
 
 
+def compared(net, y, x):
+    return net.norm(y).lt_(0.2)
+
+
+def other_order(net, y, x):
+    return y.clamp(0.5, 2.0).polygamma_(1)
+
+
 BY_NAME = [relu_then_sum, gated, dropped, clamped]
-BY_PYTORCH = [view_before, view_of_a_part, piece, itself, two_names, callers, buffer, other_type]
+BY_PYTORCH = [view_before, view_of_a_part, piece, itself, two_names, callers, buffer, other_type, compared]
 
 
 def traced(net, x):
@@ -127,6 +136,13 @@ def test_what_nothing_else_sees_is_not_traced_again(then):
 def test_what_something_else_sees_is_left_to_pytorch(then):
     program = traced(Body(then), torch.randn(2, 3, 8, 7, dtype=torch.float64))
     assert spelled(program) is not program
+
+
+def test_an_operator_of_other_arguments_stays():
+    """Of ``polygamma`` the number comes first, in place it comes last."""
+    program = traced(Body(other_order), torch.randn(2, 3, 8, 7, dtype=torch.float64))
+    make_functional(program)
+    assert program.graph.find_nodes(op="call_function", target=torch.ops.aten.polygamma_.default)
 
 
 def test_statistics_of_a_batch_in_training():

@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
     """
     found = json.loads(path.read_text(encoding="utf-8"))
     if found.pop("format") != _FORMAT:
-        raise ValueError("the format is of another version")
+        raise ValueError("another version made it, whose sampling takes other steps; tune again")
     return {name: _tuples(item) for name, item in found.items()}
 
 

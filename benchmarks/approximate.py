@@ -10,11 +10,15 @@ Every held-out image is measured exactly and, in the same run, approximately: a 
 beginning of the map for a higher one, so one call is watched until the last target is reached. Times are from
 the call on: views, gradients, looking and scheduling included. Captum's is what a full pass takes at its best
 layout and batch, times the positions. On a GPU (--device cuda) all bits of float32 count for both.
+
+Exact maps take most of a run. --keep DIR keeps them, and uses those that it finds there again; --exact-alone
+makes them and stops, for a machine that is busy.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import math
 import statistics
@@ -111,6 +115,20 @@ def captum_pace(model: nn.Module, x: Tensor) -> tuple[str, Callable[[nn.Module, 
         layout, batch = cpu.best_for_captum(model, x, 1)
         pace = partial(cpu.captum_seconds, batch=batch, images=8)
     return layout, pace, f"{layout}, batch {batch}"
+
+
+def exact_map(occlusion: KryptonOcclusion, x: Tensor, call: dict[str, Any], keep: Path | None) -> Heatmap:
+    """The exact map of an image: the one kept for these weights, image and call, or a new one."""
+    if keep is None:
+        return occlusion.heatmap(x, **call)
+    digest = hashlib.sha256(repr(sorted(call.items())).encode())
+    for tensor in (x, *occlusion.forward_func.state_dict().values()):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    path = keep / f"{digest.hexdigest()[:24]}.npz"
+    if not path.exists():
+        keep.mkdir(parents=True, exist_ok=True)
+        occlusion.heatmap(x, **call).save(path)
+    return Heatmap.load(path)
 
 
 def interval(met: Sequence[bool]) -> str:
@@ -230,8 +248,6 @@ def main() -> None:
     tuned_on, held_out = images(args)
     print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)
     x = prepared(held_out[0])
-    layout, pace, words = captum_pace(model, x)
-    model = model.to(memory_format=LAYOUTS[layout])
     size, stride = (int(n) for n in args.window.split("/"))
     call = {
         "sliding_window_shapes": (x.shape[1], size, size),
@@ -240,6 +256,12 @@ def main() -> None:
         "activation": None if args.logits else "softmax",
     }
     occlusion = KryptonOcclusion(model)
+    if args.exact_alone:
+        for name in tqdm(held_out, unit="image"):
+            exact_map(occlusion, prepared(name), call, args.keep)
+        return
+    layout, pace, words = captum_pace(model, x)
+    model = model.to(memory_format=LAYOUTS[layout])
     occlusion.heatmap(x, **call, ssim_target=0.5)  # capture, and all that is kept with the model
     began = time.perf_counter()
     samples = [prepared(name) for name in tuned_on]
@@ -260,7 +282,7 @@ def main() -> None:
     prefixes: list[dict[str, float]] = []
     for name in tqdm(held_out, unit="image"):
         x = prepared(name)
-        exact = occlusion.heatmap(x, **call)
+        exact = exact_map(occlusion, x, call, args.keep)
         work = distinct_work(
             ChangedCells(exact.window, (x[0] != 0).cpu().numpy()), np.arange(len(exact.window))
         )
@@ -336,12 +358,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--photographs", type=Path, help="a folder of more of them: photographs.py")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="where exact maps are kept between runs")
+    parser.add_argument("--exact-alone", action="store_true", help="make the exact maps, and no others")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "approximate.json")
     args = parser.parse_args()
     if args.photographs and args.model not in OF_PHOTOGRAPHS:
         parser.error(
             f"--photographs is for {', '.join(OF_PHOTOGRAPHS)}; the others are judged on brain slices"
         )
+    if args.exact_alone and not args.keep:
+        parser.error("--exact-alone is for --keep DIR")
     if args.middle and args.model in OF_PHOTOGRAPHS:
         parser.error("--middle is for networks of brain slices")
     return args

@@ -157,7 +157,7 @@ class Sampling:
         draws = so_far.drawn
         if self.cheap is not None:
             spent = len(exactly) + self.cheap.cost * len(cheaply) + self._spent(forecast)
-            draws = max(draws, to_be_drawn(spent, forecast.drifted is not None))
+            draws = max(draws, to_be_drawn(spent, forecast.drifted is not None, self.cheap.judged))
             more = self._drawn(draws)
             exactly, cheaply = _with(exactly, more, left), _with(cheaply, more, ~known)
         firsts, cheap_firsts = _firsts_of(exactly), _firsts_of(cheaply)

@@ -17,8 +17,8 @@ FEWEST_DRAWN = 8
 """Sets that are measured by both fidelities before anything is expected of the cheap map."""
 
 _FEWEST_RELIED_ON = 16
-"""Sets that are drawn before the cheap map is relied on: errors in an eighth of it escape them one time in
-nine."""
+"""Sets that are drawn before a cheap map that no tuning has judged is relied on: errors in an eighth of the
+map escape them one time in nine."""
 
 _SHARE_DRAWN = 8
 """Cost of all that is measured, in exact sets, for each set that was drawn at random."""
@@ -47,10 +47,13 @@ class Cheap:
     Attributes:
         base: The value of both maps where nothing changes.
         cost: Cost of a cheap position, in exact ones; see `rounded_cost`.
+        judged: Whether a tuning has judged maps that rely on this fidelity, so that a map's own draws need
+            not do so alone.
     """
 
     base: float
     cost: float
+    judged: bool = False
 
 
 def rounded_cost(cheap_seconds: float, exact_seconds: float) -> float:
@@ -107,18 +110,22 @@ def drawn(window: SlidingWindow, work: Work) -> IntArray:
     return np.argsort(key, kind="stable")[order]
 
 
-def to_be_drawn(spent: float, relied_on: bool) -> int:
+def to_be_drawn(spent: float, relied_on: bool, judged: bool) -> int:
     """The number of sets that are drawn.
 
     Args:
         spent: Cost of all that is measured, in exact sets.
         relied_on: Whether the cheap map is of use.
+        judged: Whether a tuning has judged that; see `Cheap`.
 
     Examples:
-        >>> to_be_drawn(40, relied_on=False), [to_be_drawn(cost, relied_on=True) for cost in (40, 800)]
-        (8, [16, 100])
+        >>> [to_be_drawn(cost, relied_on=True, judged=False) for cost in (40, 800)]
+        [16, 100]
+        >>> to_be_drawn(40, relied_on=True, judged=True), to_be_drawn(40, relied_on=False, judged=False)
+        (8, 8)
     """
-    return max(_FEWEST_RELIED_ON if relied_on else FEWEST_DRAWN, int(spent) // _SHARE_DRAWN)
+    fewest = _FEWEST_RELIED_ON if relied_on and not judged else FEWEST_DRAWN
+    return max(fewest, int(spent) // _SHARE_DRAWN)
 
 
 def chosen_by_rate(

@@ -10,7 +10,7 @@ from typing import Any
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """Errors of a damaged file, or of one of another kind."""
 
-_FORMAT = 3
+_FORMAT = 4
 """Version of the saved form. It rises whenever sampling takes other steps: an older tuning was found by
 replaying the steps of its time."""
 
@@ -20,7 +20,7 @@ def packed(fields: Mapping[str, Any]) -> bytes:
 
     Examples:
         >>> packed({"confidence": 0.9})
-        b'{\n "format": 3,\n "confidence": 0.9\n}\n'
+        b'{\n "format": 4,\n "confidence": 0.9\n}\n'
     """
     return (json.dumps({"format": _FORMAT, **fields}, indent=1) + "\n").encode()
 

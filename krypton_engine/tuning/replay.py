@@ -224,7 +224,8 @@ def _curve(
     """The curve of one way, of which ``found`` is the session's map."""
     if way.drift:
         cheaply = np.where(np.isfinite(found.values), found.values, np.inf)
-        looks = replay(window, work, exact.values, exact.values, at_once, Cheap(exact.base, cost), cheaply)
+        by_both = Cheap(exact.base, cost, judged=True)
+        looks = replay(window, work, exact.values, exact.values, at_once, by_both, cheaply)
     else:
         looks = replay(window, work, found.values, exact.values, at_once)
     computed, expected, similar, took, counts = (

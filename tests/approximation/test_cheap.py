@@ -109,7 +109,9 @@ def test_a_run_stops_where_its_replay_says(seed, size, shape, off, target, at_on
     found = refined(session, cheap, truth, rule)
     by_both = worth_while(work)
     assert bool(cheap.asked) == by_both
-    looks = replay(session.window, work, truth, truth, at_once, Cheap(0.0, cost) if by_both else None, trend)
+    looks = replay(
+        session.window, work, truth, truth, at_once, Cheap(0.0, cost, judged=True) if by_both else None, trend
+    )
     enough = [look for look in looks if 1 - rule.factor * (1 - look.expected) >= target]
     if enough:
         assert (session.asked, cheap.asked) == (enough[0].computed, enough[0].cheaply if by_both else 0)

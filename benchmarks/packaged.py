@@ -6,6 +6,7 @@ Each is fetched into a folder when it is first asked for, and nothing of it is k
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import zipfile
@@ -58,9 +59,33 @@ def efficientnet_b0(_: Sequence[Image.Image]) -> nn.Module:
 
 def dinov2_s14(photographs: Sequence[Image.Image]) -> nn.Module:
     """A DINOv2 ViT-S/14 with a linear probe that tells photographs, by their crops."""
+    return _probed(_dinov2(), photographs)
+
+
+def deit_s16(photographs: Sequence[Image.Image]) -> nn.Module:
+    """A DeiT-S/16 that goes on from DINOv2's weights, likewise: patches and positions resampled."""
+    import timm
+
+    model = timm.create_model("deit_small_patch16_224", num_classes=0)
+    state, found = dict(model.state_dict()), dict(_dinov2().state_dict())
+    for i in range(12):  # a scaled layer is a linear one
+        for scaled, linear in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+            gamma = found[f"blocks.{i}.{scaled}.gamma"]
+            found[f"blocks.{i}.{linear}.weight"] *= gamma[:, None]
+            found[f"blocks.{i}.{linear}.bias"] *= gamma
+    cls, grid = found["pos_embed"].split([1, 16**2], 1)
+    found["pos_embed"] = torch.cat([cls, _resampled_grid(grid, 14)], 1)
+    kernel = F.interpolate(found["patch_embed.proj.weight"], size=(16, 16), mode="bicubic")
+    found["patch_embed.proj.weight"] = kernel * (14 / 16) ** 2
+    model.load_state_dict({name: found[name] for name in state})
+    return _probed(model, photographs)
+
+
+def _probed(model: Any, photographs: Sequence[Image.Image]) -> nn.Module:
+    """A backbone with a linear probe that tells photographs, by their crops."""
     from sklearn.linear_model import LogisticRegression
 
-    model = _dinov2()
+    model.eval()
     generator = np.random.default_rng(0)
     features, numbers = [], []
     with torch.no_grad():
@@ -96,10 +121,8 @@ def _dinov2() -> Any:
     }
     model = timm.create_model("vit_small_patch14_dinov2", img_size=SIZE, num_classes=0)
     state: dict[str, Tensor] = dict(model.state_dict())
-    grid = tensors["onnx::Reshape_1962"].reshape(1, 37, 37, 384).permute(0, 3, 1, 2)
-    side = SIZE // 14
-    grid = F.interpolate(grid, size=(side, side), mode="bicubic").permute(0, 2, 3, 1).reshape(1, side**2, 384)
-    state["pos_embed"] = torch.cat([tensors["onnx::Concat_1957"], grid], 1)
+    grid = tensors["onnx::Reshape_1962"].reshape(1, 37**2, 384)
+    state["pos_embed"] = torch.cat([tensors["onnx::Concat_1957"], _resampled_grid(grid, SIZE // 14)], 1)
     state["cls_token"] = tensors["backbone.embeddings.cls_token"]
     for name in ("weight", "bias"):
         state[f"patch_embed.proj.{name}"] = tensors[f"backbone.embeddings.patch_embeddings.projection.{name}"]
@@ -108,6 +131,14 @@ def _dinov2() -> Any:
         state |= _layer(i, tensors, products)
     model.load_state_dict(state)
     return model.eval()
+
+
+def _resampled_grid(positions: Tensor, side: int) -> Tensor:
+    """Embeddings of a square grid of positions, ``(1, cells, channels)``, for another size of the grid."""
+    before = math.isqrt(positions.shape[1])
+    grid = positions.reshape(1, before, before, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(side, side), mode="bicubic")
+    return grid.flatten(2).transpose(1, 2)
 
 
 def _layer(number: int, tensors: Mapping[str, Tensor], products: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,4 +163,5 @@ def _layer(number: int, tensors: Mapping[str, Tensor], products: Mapping[str, Te
 NETWORKS: dict[str, Callable[[Sequence[Image.Image]], nn.Module]] = {
     "efficientnet-b0": efficientnet_b0,
     "dinov2-s14": dinov2_s14,
+    "deit-s16": deit_s16,
 }

@@ -20,7 +20,7 @@ from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.box_operators import Convolution
 from krypton_engine.graph.ir import Node, Ref
 from krypton_engine.graph.operators import arguments
-from krypton_engine.graph.rewrites import linearise
+from krypton_engine.graph.rewrites import statistics
 
 SPELT_ALIKE = frozenset(
     {
@@ -56,16 +56,16 @@ def total_of_cells(to: Writer, node: Node) -> None:
     image = to.graph.nodes[sums.operands[0]]
     height, width, count = shape_of(image)
     each, of_all = node.numel() == count, node.numel() == 1
-    if not each and (not of_all or node.target is linearise.root):
+    if not each and (not of_all or node.target is statistics.root):
         raise Unsupported("a total over channels")
     value = to.value(Ref(image.index))
-    if node.target is linearise.root:
+    if node.target is statistics.root:
         return to.remember(node, to.program.euclidean_norm(value))
     value = to.program.moments(value, False)
-    if each and node.target is linearise.mean:
+    if each and node.target is statistics.mean:
         return to.remember(node, value)
     to.nodes[value] = node
-    factor = height * width if node.target is linearise.added else 1 / count
+    factor = height * width if node.target is statistics.added else 1 / count
     if each:
         scale = np.full(count, factor, dtype=np.float32)
         to.combine(node, "add", (value,), scale, np.zeros_like(scale))
@@ -151,7 +151,7 @@ def meet(to: Writer, node: Node) -> None:
 def _norm(to: Writer, node: Node) -> None:
     summand, item, factor = node.args
     shift = to.graph.nodes[summand.node]
-    if shift.target is not linearise.shift or to.graph.nodes[factor.node].target is not linearise.scale:
+    if shift.target is not statistics.shift or to.graph.nodes[factor.node].target is not statistics.scale:
         raise Unsupported("meets a factor and a summand that are no norm's")
     sums, squares, _, groups, epsilon, weight, bias, _ = shift.args
     if any(to.graph.nodes[total.node].operands != (item.node,) for total in (sums, squares)):

@@ -8,7 +8,7 @@ from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.sums import COLUMNS, ROWS
 from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Node
-from krypton_engine.graph.rewrites import linearise
+from krypton_engine.graph.rewrites import statistics
 
 
 def is_global(node: Node) -> bool:
@@ -31,7 +31,7 @@ def is_statistic(node: Node) -> bool:
         >>> is_statistic(total), is_statistic(graph.nodes[7])
         (True, False)
     """
-    return isinstance(node.on_box, Total) or node.target in (linearise.scale, linearise.shift)
+    return isinstance(node.on_box, Total) or node.target in (statistics.scale, statistics.shift)
 
 
 def is_image(node: Node) -> bool:

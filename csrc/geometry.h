@@ -89,4 +89,21 @@ struct IndexMap {
     }
 };
 
+// Neighbouring outputs read one interval of inputs, given by tables; without tables, their own cells.
+struct IntervalMap {
+    std::vector<int64_t> first, end;  // outputs that a change of every input cell reaches
+    std::vector<int64_t> read;        // first input that every output reads: in padding, where there is none
+    std::vector<int64_t> extents;     // inputs that so many neighbouring outputs read, from one on
+
+    bool own_cells() const { return read.empty(); }
+    Interval changed(Interval in) const {
+        if (own_cells()) return in;
+        Interval out;
+        for (int64_t cell = in.lo; cell < in.hi; ++cell) out = join(out, {first[cell], end[cell]});
+        return out;
+    }
+    int64_t first_read(int64_t output) const { return own_cells() ? output : read[output]; }
+    int64_t extent_read(int64_t extent) const { return own_cells() ? extent : extents[extent - 1]; }
+};
+
 }  // namespace krypton

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 WindowNumbers = tuple[int, int, int, int, int, int]
 EpilogueNumbers = tuple[float, float, str, float]
+IntervalNumbers = tuple[list[int], list[int], list[int], list[int]]
 Array = npt.NDArray[Any]
 
 def instruction_sets() -> list[str]: ...
@@ -93,11 +94,14 @@ class Program:
         height: int,
         width: int,
         channels: int,
-        compute: Callable[[list[Array], Array], None],
+        compute: Callable[[list[Array], Array, Array], None],
         bytes: int,
+        y: IntervalNumbers | None,
+        x: IntervalNumbers | None,
     ) -> int: ...
     def moments(self, operand: int, variance: bool) -> int: ...
     def euclidean_norm(self, operand: int) -> int: ...
+    def largest(self, operand: int) -> int: ...
     def norm(
         self,
         moments: int,

@@ -69,21 +69,49 @@ Arithmetic arithmetic_of(const std::string& name) {
     throw std::invalid_argument("there is no arithmetic '" + name + "'");
 }
 
-// A function of Python as what computes boxes: it takes a list of arrays and the array to fill, (boxes,
-// height, width, channels) each, which are gone when it returns.
+// first and end of what every input cell reaches; first read of every output; extents read
+using IntervalNumbers =
+    std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>>;
+
+// Without numbers, outputs read their own cells.
+IntervalMap interval_map(const std::optional<IntervalNumbers>& numbers, int64_t n_in, int64_t n_out) {
+    require(n_out > 0 && n_out <= kLargestSize, "a side has no size");
+    if (!numbers) {
+        require(n_in == n_out, "an operand has another size");
+        return {};
+    }
+    const auto& [first, end, read, extents] = *numbers;
+    require(static_cast<int64_t>(first.size()) == n_in && first.size() == end.size() &&
+                static_cast<int64_t>(read.size()) == n_out && read.size() == extents.size(),
+            "a table has another size than its side");
+    for (int64_t i = 0; i < n_in; ++i)
+        require(first[i] >= 0 && end[i] <= n_out, "a cell reaches others than there are");
+    for (int64_t i = 0; i < n_out; ++i)
+        require(std::abs(read[i]) <= kLargestSize && extents[i] > 0 && extents[i] <= kLargestSize,
+                "a cell reads too far");
+    return {first, end, read, extents};
+}
+
+// A function of Python as what computes boxes: it takes a list of arrays, the array to fill, (boxes, height,
+// width, channels) each, and the corners, (boxes, 2), which are gone when it returns.
 Elsewhere in_python(nb::callable compute, std::vector<int64_t> read, int64_t channels) {
     return [compute = std::move(compute), read = std::move(read), channels](
-               int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out) {
+               int64_t boxes, const Extents& extents, const int64_t* corners, const float* const* in,
+               float* out) {
         const nb::gil_scoped_acquire gil;
-        const auto array = [&](auto* pixels, int64_t channels) {
+        const auto size = [](int64_t n) { return static_cast<std::size_t>(n); };
+        const auto array = [&](auto* pixels, int64_t height, int64_t width, int64_t channels) {
             using Pixels = nb::ndarray<nb::numpy, float, nb::ndim<4>>;
-            const std::size_t shape[] = {static_cast<std::size_t>(boxes), static_cast<std::size_t>(height),
-                                         static_cast<std::size_t>(width), static_cast<std::size_t>(channels)};
+            const std::size_t shape[] = {size(boxes), size(height), size(width), size(channels)};
             return nb::cast(Pixels(const_cast<float*>(pixels), 4, shape), nb::rv_policy::reference);
         };
         nb::list given;
-        for (std::size_t i = 0; i < read.size(); ++i) given.append(array(in[i], read[i]));
-        compute(given, array(out, channels));
+        for (std::size_t i = 0; i < read.size(); ++i)
+            given.append(array(in[i], extents.read_height, extents.read_width, read[i]));
+        using Corners = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>;
+        const std::size_t shape[] = {size(boxes), 2};
+        compute(given, array(out, extents.height, extents.width, channels),
+                nb::cast(Corners(const_cast<int64_t*>(corners), 2, shape), nb::rv_policy::reference));
     };
 }
 
@@ -263,19 +291,24 @@ void bind_program(nb::module_& m) {
         .def(
             "foreign",
             [](Program& p, std::vector<int> operands, int64_t height, int64_t width, int64_t channels,
-               nb::callable compute, std::size_t bytes) {
+               nb::callable compute, std::size_t bytes, std::optional<IntervalNumbers> y,
+               std::optional<IntervalNumbers> x) {
                 require(!operands.empty(), "an operator has operands");
+                const Value first = value_of(p, operands[0]);
                 std::vector<int64_t> read;
                 for (int operand : operands) {
                     const Value& v = value_of(p, operand);
-                    require(v.height == height && v.width == width, "an operand has another size");
+                    require(v.height == first.height && v.width == first.width,
+                            "an operand has another size");
                     read.push_back(v.channels);
                 }
                 require(bytes <= std::size_t{1} << 40, "a cell takes too much memory");
-                auto op = make_foreign(read, in_python(std::move(compute), read, channels), bytes);
+                auto op = make_foreign(interval_map(y, first.height, height), interval_map(x, first.width, width),
+                                       read, in_python(std::move(compute), read, channels), bytes);
                 return p.add(std::move(op), operands, height, width, channels, {});
             },
-            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a)
+            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a, "y"_a.none(),
+            "x"_a.none())
         .def(
             "moments",
             [](Program& p, int operand, bool variance) {
@@ -291,6 +324,14 @@ void bind_program(nb::module_& m) {
                 const Value v = value_of(p, operand);
                 require(v.constant.empty(), "a norm of a constant");
                 return p.add(make_euclidean_norm(v.pixels()), {operand}, 1, 1, v.channels, {});
+            },
+            "operand"_a)
+        .def(
+            "largest",
+            [](Program& p, int operand) {
+                const Value v = value_of(p, operand);
+                require(v.constant.empty(), "the largest of a constant");
+                return p.add(make_largest(v.pixels()), {operand}, 1, 1, v.channels, {});
             },
             "operand"_a)
         .def(

@@ -37,13 +37,19 @@ std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias);
 
-// Computes boxes of one size by other means: in[i] holds those of operand i, one after the other, each
-// (height, width, channels), and `out` takes the value's, alike. Any thread may call it.
-using Elsewhere =
-    std::function<void(int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out)>;
-// An operator at its own cells that is computed elsewhere. channels: of every operand; bytes: of memory that
-// is taken there for a cell.
-std::unique_ptr<Operator> make_foreign(std::vector<int64_t> channels, Elsewhere compute, std::size_t bytes);
+// Sizes of boxes of a value, and of those of its operands that they are made of.
+struct Extents {
+    int64_t height, width, read_height, read_width;
+};
+// Computes boxes of one size by other means: in[i] holds those of operand i, one after the other, each (read
+// height, read width, channels), and `out` takes the value's, alike. corners: first row and column of each
+// of these. Any thread may call it.
+using Elsewhere = std::function<void(int64_t boxes, const Extents& extents, const int64_t* corners,
+                                     const float* const* in, float* out)>;
+// An operator that is computed elsewhere, from the cells that the maps have. channels: of every operand;
+// bytes: of memory that is taken there for a cell.
+std::unique_ptr<Operator> make_foreign(IntervalMap y, IntervalMap x, std::vector<int64_t> channels,
+                                       Elsewhere compute, std::size_t bytes);
 
 // Operators on global values, of one cell: totals take them from all cells, other operators run on them as on
 // any value of one cell, and others again meet every cell of an image with them.
@@ -53,6 +59,8 @@ std::unique_ptr<Operator> make_foreign(std::vector<int64_t> channels, Elsewhere 
 std::unique_ptr<Operator> make_moments(int64_t cells, bool variance);
 // The Euclidean norm of every channel.
 std::unique_ptr<Operator> make_euclidean_norm(int64_t cells);
+// The largest number of every channel.
+std::unique_ptr<Operator> make_largest(int64_t cells);
 // Of means and variances: by channel, the factor and the summand with which a norm over cells and groups
 // of channels takes the image, laid out as they are. weight, bias: by channel, or empty.
 std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsilon,

@@ -119,6 +119,40 @@ class EuclideanNorm : public Total {
     }
 };
 
+// The largest number of every channel.
+class Largest : public Total {
+  public:
+    using Total::Total;
+
+  private:
+    void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
+        const Box all{{0, job.in[0].height}, {0, job.in[0].width}};
+        take(kernels, job.in[0], all, job.out, scratch);
+    }
+
+    // A channel whose largest number was in the box, and is no more, may have it anywhere.
+    void change(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
+        const Plane& in = job.in[0];
+        float* before = scratch.take<float>(in.channels);
+        take(kernels, unchanged(in), in.box, before, scratch);
+        take(kernels, in, in.box, job.out, scratch);
+        const float** all = nullptr;
+        for (int64_t c = 0; c < in.channels; ++c) {
+            if (before[c] < job.base[c] || job.out[c] >= job.base[c]) {
+                job.out[c] = std::max(job.out[c], job.base[c]);
+                continue;
+            }
+            if (!all) all = pixels(in, {{0, in.height}, {0, in.width}}, scratch);
+            for (int64_t cell = 0; cell < cells_; ++cell) job.out[c] = std::max(job.out[c], all[cell][c]);
+        }
+    }
+
+    static void take(const Kernels& kernels, const Plane& plane, const Box& box, float* out,
+                     Scratch& scratch) {
+        kernels.pool({1, box.cells(), plane.channels, pixels(plane, box, scratch), 1, nullptr, &out});
+    }
+};
+
 class Norm : public Operator {
   public:
     Norm(int64_t channels, int64_t groups, float epsilon, std::vector<float> weight, std::vector<float> bias)
@@ -173,6 +207,8 @@ std::unique_ptr<Operator> make_moments(int64_t cells, bool variance) {
 std::unique_ptr<Operator> make_euclidean_norm(int64_t cells) {
     return std::make_unique<EuclideanNorm>(cells);
 }
+
+std::unique_ptr<Operator> make_largest(int64_t cells) { return std::make_unique<Largest>(cells); }
 
 std::unique_ptr<Operator> make_norm(int64_t channels, int64_t groups, float epsilon,
                                     std::vector<float> weight, std::vector<float> bias) {

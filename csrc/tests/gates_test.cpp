@@ -96,6 +96,23 @@ void test_euclidean_norm(const Kernels& k, Random& random) {
     }
 }
 
+void test_largest(const Kernels& k, Random& random) {
+    const Picture picture(random, random.between(1, 14), random.between(1, 14), random.between(1, 40));
+    const int64_t channels = picture.now.channels;
+    const auto op = make_largest(picture.now.height * picture.now.width);
+    op->operands = {0};
+    op->stored = stored_channels(channels);
+    const std::vector<float> base = computed(k, *op, picture.plane(false), nullptr),
+                             changed = computed(k, *op, picture.plane(true), base.data());
+    for (const auto& [found, image] : {std::pair(base, picture.before), {changed, picture.now}}) {
+        std::vector<double> largest(channels, -1e9);
+        for (std::size_t i = 0; i < image.data.size(); ++i)
+            largest[i % channels] = std::max<double>(largest[i % channels], image.data[i]);
+        for (int64_t c = 0; c < channels; ++c)
+            check(close(found[c], largest[c], 1e-7), k.name, ": largest ", found[c], ", not ", largest[c]);
+    }
+}
+
 void test_norm(const Kernels& k, Random& random) {
     const int64_t groups = random.between(1, 4), channels = groups * random.between(1, 10);
     const int64_t stored = stored_channels(channels);
@@ -294,6 +311,7 @@ int main(int argc, char** argv) {
         for (int i = 0; i < rounds; ++i) {
             testing::test_moments(*kernels(*isa), random);
             testing::test_euclidean_norm(*kernels(*isa), random);
+            testing::test_largest(*kernels(*isa), random);
             testing::test_norm(*kernels(*isa), random);
             testing::test_meeting(*kernels(*isa), random);
         }

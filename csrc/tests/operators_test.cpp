@@ -154,10 +154,10 @@ void test_foreign(const Kernels& k, Random& random) {
     const Changed a(random, h, w, c, true), b(random, h, w, more, true);
     // One channel more than `a` has: each, and what `b` adds up to.
     const auto op = make_foreign(
-        {c, more},
-        [=](int64_t boxes, int64_t height, int64_t width, const float* const* in, float* out) {
+        {}, {}, {c, more},
+        [=](int64_t boxes, const Extents& extents, const int64_t*, const float* const* in, float* out) {
             const float *from = in[0], *other = in[1];
-            for (int64_t i = 0; i < boxes * height * width; ++i) {
+            for (int64_t i = 0; i < boxes * extents.height * extents.width; ++i) {
                 out = std::copy_n(from, c, out);
                 *out = 0;
                 for (int64_t n = 0; n < more; ++n) *out += other[n];

@@ -75,6 +75,7 @@ class BoundCall:
         batch_dims: tuple[bool, ...] = (),
     ) -> None:
         self._nodes = nodes
+        self.target = target
         self.args = args
         self.kwargs = kwargs
         self.name = name_of(target)

@@ -9,7 +9,6 @@ from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
 from krypton_engine.executors.reference.grids import GridProgram
 from krypton_engine.executors.reference.tokens import TokenProgram
-from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites.linearise import linearised
 from krypton_engine.plan.plan import Linearised, Plan
@@ -98,7 +97,8 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
     """
     if found := linearised_plan(graph, exact):
         made, plan = found
-        taken = {node.operands for node in made.nodes if isinstance(node.on_box, Total)}
+        reductions = (node for node in made.nodes if node.depends and node.local and not node.axes)
+        taken = {node.operands for node in reductions if any(made.nodes[i].axes for i in node.operands)}
         met = sum(min(source) < max(made.sites) for source in taken)
         return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
     for made_ready in _on_tokens(graph):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from support.gates import GATES, Gated
+from support.gates import GATES, SMOOTH_GATES, Gated
 from support.sessions import answers
 from support.truth import brute_force, occlude, windows
 
@@ -43,9 +43,7 @@ def test_windows_of_nearly_all(name, x):
     assert np.abs(found.dropped).max() < 1e-9 * float(truth.abs().max())
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in GATES if name != "channel half"]
-)  # a largest cell has edges
+@pytest.mark.parametrize("name", SMOOTH_GATES)
 def test_the_error_is_of_the_second_order(name, x):
     """Of a change a tenth as large the error is a hundredth; without the effects it would be a tenth."""
     torch.manual_seed(1)

@@ -142,6 +142,48 @@ def test_exact(name):
     assert "in full" not in executor
 
 
+RESIZED = {
+    "bilinear": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "bilinear from corner to corner": nn.Upsample((23, 31), mode="bilinear", align_corners=True),
+    "bilinear by fractions": nn.Upsample(scale_factor=(1.3, 0.7), mode="bilinear"),
+    "bicubic": nn.Upsample((11, 29), mode="bicubic"),
+    "smoothed": Op("F.interpolate(x, (7, 9), mode='bilinear', antialias=True)"),
+    "areas": Op("F.interpolate(x, (7, 5), mode='area')"),
+    "cells of several sizes": nn.AdaptiveAvgPool2d((7, 5)),
+    "one axis alone": nn.Upsample((18, 37), mode="bilinear"),
+    "channels to cells": nn.PixelShuffle(2),
+    "cells to channels": nn.PixelUnshuffle(2),
+    "cells to channels by views": Op(
+        "x.view(-1, 16, 9, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(-1, 64, 9, 8)"
+    ),
+    "channels to cells by views": Op(
+        "x.view(-1, 4, 2, 2, 18, 16).permute(0, 1, 4, 2, 5, 3).reshape(-1, 4, 36, 32)"
+    ),
+    "cells in groups": Op("x.view(-1, 16, 9, 2, 8, 2).sin().amax((3, 5))"),
+    "windows": Op("x.unfold(2, 3, 2).unfold(3, 4, 3).amax((4, 5))"),
+    "transposed": nn.ConvTranspose2d(16, 8, 2, 2),
+    "transposed, padded": nn.ConvTranspose2d(16, 8, 3, 2, 1, output_padding=1),
+    "transposed, dilated": nn.ConvTranspose2d(16, 8, 3, (2, 1), (2, 1), dilation=2, groups=4),
+    "transposed with gaps": nn.ConvTranspose2d(16, 8, (2, 1), (3, 4), output_padding=(2, 1)),
+    "transposed, of what is not 0 at 0": nn.Sequential(Op("x.cos()"), nn.ConvTranspose2d(16, 8, 5, 2)),
+    "one after the other": nn.Sequential(
+        nn.Upsample((25, 13), mode="bicubic"),
+        nn.PReLU(16),
+        nn.ConvTranspose2d(16, 16, 3, 2),
+        nn.PixelShuffle(4),
+    ),
+    "a pyramid": Op("x + F.interpolate(F.avg_pool2d(x, 2).cos(), x.shape[2:], mode='bilinear')"),
+}
+"""What makes another grid of cells; the engine goes on after it."""
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_other_grids(name):
+    executor = check(Between(RESIZED[name]), torch.randn(1, 3, 18, 16))
+    assert executor.startswith("native") and "PyTorch on its boxes for" in executor
+    assert "in full" not in executor
+
+
 MOVED = {
     "some": Op("x[:, [3, 1, 15, 0]] + x.flip(1)[:, 2:6] + x.roll(3, 1)[:, ::4]"),
     "interleaved": Op("torch.stack([x, 2 * x], 2).flatten(1, 2)"),
@@ -226,11 +268,11 @@ def test_trimmed_too():
 
 
 def test_what_goes_wrong_there_is_raised_here():
-    def fails(given: list[np.ndarray], out: np.ndarray) -> None:
+    def fails(given: list[np.ndarray], out: np.ndarray, corners: np.ndarray) -> None:
         raise ZeroDivisionError("no such box")
 
     program = engine._native.Program("", 6, 5, 3)
-    value = program.foreign([0], 6, 5, 2, fails, 8)
+    value = program.foreign([0], 6, 5, 2, fails, 8, None, None)
     extents, x = np.array([[2, 2], [2, 2]]), np.zeros((6, 5, 3), dtype=np.float32)
     with pytest.raises(ZeroDivisionError, match="no such box"):
         engine._native.Session(program, extents, [value], x, x, 2, [])
@@ -241,7 +283,7 @@ def test_memory_is_foreseen():
     extents, taken = np.array([[4, 4], [4, 4]]), []
     for bytes_of_cell in (0, 1000):
         program = engine._native.Program("", 8, 8, 3)
-        kept = [program.foreign([0], 8, 8, 3, lambda given, out: None, bytes_of_cell)]
+        kept = [program.foreign([0], 8, 8, 3, lambda *_: None, bytes_of_cell, None, None)]
         taken.append(program.run_bytes(extents, kept, 2, 1))
     more = taken[1] - taken[0]
     assert more > 0 and more % (2 * 16 * 1000) == 0  # of both threads, for cells of as many boxes as fit

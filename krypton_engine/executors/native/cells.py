@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.executors.native.images import is_global, is_statistic
 from krypton_engine.executors.native.sums import COLUMNS, ROWS
 from krypton_engine.executors.on_boxes import run_on_boxes
-from krypton_engine.graph.box_operators import Reindex, Total
+from krypton_engine.graph.box_operators import Reindex
 from krypton_engine.graph.ir import Node
 
 CELLS = frozenset({ROWS, COLUMNS})
@@ -52,11 +55,13 @@ def _order(node: Node) -> tuple[list[int], list[int]]:
 def stays(node: Node) -> bool:
     """Whether a local node reads its operands at its own cells, and all of their channels at will.
 
+    Of global values, one that others are made of stays, and a sum over cells does not.
+
     Examples:
         >>> [(node.op, stays(node)) for node in graph.nodes[7:10]]
         [('conv2d', False), ('relu', True), ('max_pool2d', False)]
     """
-    if not CELLS.issubset(node.axes) or CELLS & node.whole or isinstance(node.on_box, Total):
+    if not (CELLS.issubset(node.axes) or is_global(node)) or CELLS & node.whole or is_statistic(node):
         return False
     moves = [step for maps in node.maps for axis, step in maps.items() if axis in CELLS]
     return not moves if isinstance(node.on_box, Reindex) else all(step.is_identity() for step in moves)
@@ -67,14 +72,16 @@ def computed(
     values: Mapping[int, Tensor],
     constant: Callable[[int, int], Tensor],
     sizes: tuple[int, int, int],
+    start: Mapping[int, IntArray] = MappingProxyType({}),
 ) -> Tensor:
-    """A node that `stays`, in PyTorch.
+    """A node that `stays`, in PyTorch, or one that resizes or regroups cells.
 
     Args:
         node: The node.
         values: Operands on boxes of one size, by node.
         constant: Function that gives other values that the node refers to, for a number of copies.
         sizes: Number of boxes, and their rows and columns.
+        start: First cell of every box, by axis; needed where cells are resized or regrouped.
 
     Examples:
         >>> computed(graph.nodes[8], {7: torch.tensor([[[[-1.0, 2.0]]]])}, lambda i, copies: None, (1, 1, 2))
@@ -85,4 +92,4 @@ def computed(
         moved: Tensor = node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)
         return moved
     extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
-    return run_on_boxes(node, values, {}, extents, copies, constant)
+    return run_on_boxes(node, values, start, extents, copies, constant)

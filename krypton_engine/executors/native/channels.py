@@ -13,7 +13,7 @@ import torch
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
-from krypton_engine.executors.native.images import is_global, is_image, shape_of
+from krypton_engine.executors.native.images import is_global, is_image, laid_out, shape_of
 from krypton_engine.executors.native.sums import Sum, numbers
 from krypton_engine.executors.native.writer import Picks, Writer
 from krypton_engine.graph.box_operators import NO_EPILOGUE
@@ -67,8 +67,8 @@ def repeated(to: Writer, item: Ref, count: int) -> int:
         >>> repeated(to, image, count=1), repeated(to, image, count=3)  # the image itself, and a new value
         (0, 1)
     """
-    node, value = to.graph.nodes[item.node], to.value(item)
-    height, width, channels = shape_of(node)
+    node, value = to.graph.nodes[item.node], _image(to, item)
+    height, width, channels = laid_out(node)
     if channels == count:
         return value
     windows = [(n, n, 1, 1, 0, 1) for n in (height, width)]
@@ -76,6 +76,15 @@ def repeated(to: Writer, item: Ref, count: int) -> int:
     number = to.program.convolution([value], windows[0], windows[1], 1, weight, None, numbers(NO_EPILOGUE))
     to.nodes[number] = node
     return number
+
+
+def _image(to: Writer, item: Ref) -> int:
+    """The engine's value of an image, of channels in several dimensions too."""
+    if item.node in to.picks and not to.has_value(item.node):
+        node, picks = to.graph.nodes[item.node], to.picks[item.node]
+        order = as_cells(node, picks.numbers).flatten().tolist()
+        _wait(to, node, [(picks.images[n], picks.channels[n]) for n in order])
+    return to.value(item)
 
 
 def add_up(to: Writer, node: Node, item: Ref) -> None:
@@ -118,7 +127,7 @@ def _picks(to: Writer, index: int) -> Picks:
 
 def _wait(to: Writer, node: Node, picked: list[tuple[int, int]]) -> None:
     """Leave ``node`` to be built of channels of images side by side."""
-    height, width, _ = shape_of(node)
+    height, width, _ = laid_out(node)
     starts = [0, *(i + 1 for i, ((a, c), (b, d)) in enumerate(pairwise(picked)) if (a, c + 1) != (b, d))]
     runs = [(picked[i], j - i) for i, j in pairwise([*starts, len(picked)])]
     images, ranges = [run[0] for run, _ in runs], [(run[1], run[1] + size) for run, size in runs]

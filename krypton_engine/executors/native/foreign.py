@@ -1,4 +1,7 @@
-"""Operators that the engine lacks, at their own cells: PyTorch computes them on the engine's boxes.
+"""Operators that the engine lacks: PyTorch computes them on the engine's boxes.
+
+They read their own cells, or an interval of neighbouring ones as resizes, transposed convolutions and space
+to depth do.
 
 An engine's value is a float32 image. Other results of such operators (masks, integers, channels in several
 dimensions) are no values of the engine, but part of the step of their reader.
@@ -12,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
+from krypton_engine.executors.native import intervals
 from krypton_engine.executors.native.cells import CELLS, as_cells, as_value, computed, stays
-from krypton_engine.executors.native.images import is_image, shape_of
+from krypton_engine.executors.native.images import is_global, is_image, laid_out
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.executors.tail import repeated
@@ -33,7 +38,7 @@ class Step:
         >>> step = Step([graph.nodes[8]], reads=[graph.nodes[7]], constants={})  # a ReLU
         >>> given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 1, 1, 8)
         >>> out = np.empty_like(given)
-        >>> step([given], out)
+        >>> step([given], out, np.array([[0, 0]]))
         >>> np.array_equal(out, given.clip(min=0)), step.bytes_of_cell()  # 8 float32, twice, and 1
         (True, 65)
     """
@@ -42,19 +47,24 @@ class Step:
         self, nodes: Iterable[Node], reads: Iterable[Node], constants: Mapping[int, tuple[Node, Tensor]]
     ) -> None:
         self._nodes, self._reads, self._constants = tuple(nodes), tuple(reads), constants
+        self._moves = any(intervals.moves(node) for node in self._nodes)
 
     def bytes_of_cell(self) -> int:
         """Memory that the step takes for a cell: all that is computed, and the last result laid out anew."""
-        return sum(node.bytes() for node in (*self._nodes, self._nodes[-1])) // self._nodes[-1].cells + 1
+        taken = (*self._nodes, self._nodes[-1], *(self._reads if self._moves else ()))
+        return sum(node.bytes() for node in taken) // self._nodes[-1].cells + 1
 
-    def __call__(self, given: list[Float32s], out: Float32s) -> None:
+    def __call__(self, given: list[Float32s], out: Float32s, corners: IntArray) -> None:
         """Compute boxes of one size.
 
         Args:
             given: Boxes of the values of ``reads``: ``(boxes, height, width, channels)``.
             out: Array that the result is written into, laid out alike.
+            corners: First row and column of every box: ``(boxes, 2)``.
         """
-        copies, height, width, _ = out.shape
+        copies = len(out)
+        last = intervals.Boxes({ROWS: corners[:, 0], COLUMNS: corners[:, 1]}, out.shape[1:3])
+        boxes = intervals.read_by(self._nodes, last) if self._moves else {}
         values = {
             node.index: as_value(node, torch.from_numpy(cells)).to(node.dtype)
             for node, cells in zip(self._reads, given, strict=True)
@@ -65,7 +75,8 @@ class Step:
 
         with torch.no_grad():
             for node in self._nodes:
-                values[node.index] = computed(node, values, constant, (copies, height, width))
+                start, (height, width) = boxes.get(node.index, last)
+                values[node.index] = computed(node, values, constant, (copies, height, width), start)
             torch.from_numpy(out).copy_(as_cells(node, values[node.index]))
 
 
@@ -84,42 +95,58 @@ def write(to: Writer, node: Node) -> None:
         >>> to.build(sine.output), to.foreign
         (1, ['sin'])
     """
-    if node.index in to.graph.sites or not stays(node):
+    moves = intervals.moves(node)
+    if node.index in to.graph.sites or not (moves or stays(node)):
         raise Unsupported("other cells than its own")
-    along = {node.index}.union(*(_computed_with(to, i) for i in node.operands if to.graph.nodes[i].depends))
+    along = {node.index}.union(
+        *(_computed_with(to, i, moves) for i in node.operands if to.graph.nodes[i].depends)
+    )
     nodes = [to.graph.nodes[i] for i in sorted(along)]
+    moved = any(intervals.moves(each) for each in nodes)
     reads: dict[int, int] = {}
     constants: dict[int, tuple[Node, Tensor]] = {}
     for index in sorted({i for each in nodes for i in refs((each.args, each.kwargs))} - along):
         read = to.graph.nodes[index]
         if read.depends:
             reads[index] = to.value(Ref(index))
-        elif CELLS.intersection(read.axes):
-            reads[index] = constant_image(to, index, node)
-        else:
+        elif not CELLS.intersection(read.axes):
             constants[index] = read, to.known(index)
+        elif moved:
+            raise Unsupported("cells that meet a constant's on their way")
+        else:
+            reads[index] = constant_image(to, index, node)
+    if moved and (len(reads) > 1 or not all(intervals.regroups(each) for each in nodes if len(nodes) > 1)):
+        raise Unsupported("cells of several values on their way")
     to.along[node.index] = frozenset(along)
-    if node.dtype != torch.float32 or not is_image(node):
+    if node.dtype != torch.float32 or not (is_image(node) or is_global(node)):
         return
     step = Step(nodes, (to.graph.nodes[i] for i in reads), constants)
-    height, width, channels = shape_of(node)
+    height, width, channels = laid_out(node)
+    rows, columns = intervals.tables(nodes, next(iter(reads))) if moved else (None, None)
 
     def build(_: Sum) -> int:
         to.foreign = list(dict.fromkeys([*to.foreign, *(each.op for each in nodes)]))
         operands, bytes_of_cell = list(reads.values()), step.bytes_of_cell()
-        return to.program.foreign(operands, height, width, channels, step, bytes_of_cell)
+        return to.program.foreign(operands, height, width, channels, step, bytes_of_cell, rows, columns)
 
     to.wait(node, Sum(build, "foreign"))
     if len(nodes) > 1:
         to.begins[node.index] = nodes[0].index
 
 
-def _computed_with(to: Writer, index: int) -> frozenset[int]:
-    """Nodes that are computed along with the reader of a node; none where the engine has that as an image."""
+def _computed_with(to: Writer, index: int, moves: bool) -> frozenset[int]:
+    """Nodes that are computed along with the reader of a node; none where the engine has that as an image.
+
+    What reads other cells than its own, as it ``moves`` them, reads images where there are any: beyond the
+    last cell is padding, which no operator of a step may have changed.
+    """
     if index in to.picks and not to.has_value(index):
-        read = (_computed_with(to, i) for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
-        return frozenset({index}).union(*read)
-    if index in to.along and (not to.has_value(index) or to.waits_for_one(index)):
+        operands = (i for i in to.graph.nodes[index].operands if to.graph.nodes[i].depends)
+        return frozenset({index}).union(*(_computed_with(to, i, moves) for i in operands))
+    if index not in to.along:
+        return frozenset()
+    stay = not moves and not any(intervals.moves(to.graph.nodes[i]) for i in to.along[index])
+    if not to.has_value(index) or (stay and to.waits_for_one(index)):
         return to.along[index]
     return frozenset()
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels
-from krypton_engine.executors.native.images import is_global, shape_of
-from krypton_engine.executors.native.sums import Sum, numbers
+from krypton_engine.executors.native.images import is_global, laid_out, shape_of
+from krypton_engine.executors.native.sums import Float32s, Sum, numbers
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.box_operators import Convolution
 from krypton_engine.graph.ir import Node, Ref
@@ -24,8 +25,8 @@ from krypton_engine.graph.rewrites import statistics
 
 SPELT_ALIKE = frozenset(
     {
-        "_to_copy", "add", "div", "layer_norm", "linear", "mean", "mul", "permute", "reshape", "sub", "sum",
-        "transpose", "unsqueeze",
+        "_to_copy", "add", "div", "layer_norm", "linear", "mean", "mul", "neg", "permute", "reshape", "sub",
+        "sum", "transpose", "unsqueeze", *channels.MOVES,
     }
 )  # fmt: skip
 """Operators on global values whose rule is that of images."""
@@ -56,6 +57,8 @@ def total_of_cells(to: Writer, node: Node) -> None:
     image = to.graph.nodes[sums.operands[0]]
     height, width, count = shape_of(image)
     each, of_all = node.numel() == count, node.numel() == 1
+    if node.target is statistics.variance:
+        return _variance(to, node, image)
     if not each and (not of_all or node.target is statistics.root):
         raise Unsupported("a total over channels")
     value = to.value(Ref(image.index))
@@ -72,6 +75,62 @@ def total_of_cells(to: Writer, node: Node) -> None:
     else:
         one = (1, 1, 1, 1, 0, 1)
         to.convolve(node, value, np.full((1, count, 1, 1), factor, dtype=np.float32), None, [one, one], 1)
+
+
+def _variance(to: Writer, node: Node, image: Node) -> None:
+    """The variances of an image's channels, or that of all together, by PyTorch from the engine's moments."""
+    height, width, count = shape_of(image)
+    if node.numel() not in (1, count):
+        raise Unsupported("variances of groups of channels")
+    correction, root = node.args[4:6]
+    moments = to.program.moments(to.value(Ref(image.index)), True)
+    to.remember(to.graph.nodes[node.operands[0]], moments)
+    cells = height * width * (count // node.numel())
+
+    def compute(given: list[Float32s], out: Float32s, corners: IntArray) -> None:
+        numbers = given[0].astype(np.float64)
+        average, spread = numbers[..., :count], numbers[..., numbers.shape[-1] // 2 :][..., :count]
+        if out.shape[-1] < count:
+            apart = average - average.mean(-1, keepdims=True)
+            spread = (spread + apart * apart).mean(-1, keepdims=True)
+        found = spread * (cells / max(cells - correction, 0.0)) if cells > correction else spread * np.nan
+        out[...] = np.sqrt(found) if root else found
+
+    to.remember(node, to.program.foreign([moments], 1, 1, node.numel(), compute, 24 * count, None, None))
+
+
+def largest(to: Writer, node: Node) -> None:
+    """Write ``node`` as the largest number of every channel of an image.
+
+    Raises:
+        Unsupported: The node is another reduction over cells.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.executors.native.sliding import convolution
+        >>> from krypton_engine.graph.rewrites.linearise import linearised
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> once = torch.nn.Conv2d(3, 4, 1)
+        >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.amax((2, 3), True), (x,))))
+        >>> to, (image, most, *_) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> convolution(to, image, image.on_box)
+        >>> largest(to, most)
+        >>> to.values[image.index], to.values[most.index]
+        (1, 2)
+    """
+    image = to.graph.nodes[node.operands[0]]
+    count = shape_of(image)[2]
+    if node.target is not torch.ops.aten.amax.default or node.numel() not in (1, count):
+        raise Unsupported("a reduction over cells that is neither a sum nor the largest number")
+    by_channel = to.program.largest(to.value(Ref(image.index)))
+    if node.numel() == count:
+        return to.remember(node, by_channel)
+
+    def compute(given: list[Float32s], out: Float32s, corners: IntArray) -> None:
+        out[...] = given[0].max(-1, keepdims=True)
+
+    to.nodes[by_channel] = node
+    to.remember(node, to.program.foreign([by_channel], 1, 1, 1, compute, 4 * count, None, None))
 
 
 def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
@@ -141,8 +200,8 @@ def meet(to: Writer, node: Node) -> None:
     if arguments(node.target, node.args, node.kwargs).get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     (met,) = (i for i in node.operands if i not in images)
-    count = shape_of(node)[2]
-    if any(shape_of(to.graph.nodes[i])[2] not in (1, count) for i in node.operands):
+    count = laid_out(node)[2]
+    if any(laid_out(to.graph.nodes[i])[2] not in (1, count) for i in node.operands):
         raise Unsupported("a global value of another number of channels")
     image, value = (channels.repeated(to, Ref(i), count) for i in (images[0], met))
     _wait(to, node, image, value, meeting)

@@ -34,6 +34,25 @@ def is_statistic(node: Node) -> bool:
     return isinstance(node.on_box, Total) or node.target in (statistics.scale, statistics.shift)
 
 
+def laid_out(node: Node) -> tuple[int, int, int]:
+    """As `shape_of`; channels may lie in several dimensions, whose sizes are multiplied.
+
+    Raises:
+        Unsupported: The value has no such cells.
+
+    Examples:
+        >>> from dataclasses import replace
+        >>> image = graph.nodes[7]
+        >>> laid_out(replace(image, shape=(1, 4, 2, 24, 20), roles=(-1, None, None, 1, 2)))
+        (24, 20, 8)
+    """
+    if is_global(node):
+        return 1, 1, node.numel()
+    if not node.local or sorted(node.axes) != [ROWS, COLUMNS]:
+        return shape_of(node)
+    return node.size(ROWS), node.size(COLUMNS), node.numel() // node.cells
+
+
 def is_image(node: Node) -> bool:
     """Whether the engine can hold the cells of a node.
 

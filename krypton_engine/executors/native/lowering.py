@@ -113,6 +113,8 @@ def _write(to: Writer, node: Node) -> None:
     if is_global(node):
         if is_statistic(to.graph.nodes[node.operands[0]]):
             return global_values.total_of_cells(to, node)
+        if to.graph.nodes[node.operands[0]].axes:
+            return global_values.largest(to, node)
         rule = rule if node.op in global_values.SPELT_ALIKE else None
     epilogue = epilogue_of(node)
     if epilogue is not None:

@@ -13,10 +13,11 @@ from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
+from krypton_engine.executors.native.cells import as_value
 from krypton_engine.executors.native.lowering import lowered
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
 from krypton_engine.executors.tail import Tail, constants_of
-from krypton_engine.graph.ir import BATCH, Graph, refs
+from krypton_engine.graph.ir import Graph, refs
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -162,9 +163,7 @@ class Prepared:
             return given.reshape(-1, *node.shape[1:])
         if index in self.flat:
             return given.permute(0, 3, 1, 2).reshape(len(given), -1)
-        place = {BATCH: 0, ROWS: 1, COLUMNS: 2}
-        order = [3 if role is None else place.get(role, 3) for role in node.roles]
-        return (given if len(order) == 4 else given.squeeze(3)).permute(order)
+        return as_value(node, given)
 
     def as_image(self, index: int, value: Tensor) -> Float32s:
         """A node's value for one copy as the engine lays it out: NHWC without the batch."""

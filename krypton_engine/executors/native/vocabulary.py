@@ -56,7 +56,7 @@ def end(to: Writer, node: Node, epilogue: Epilogue) -> None:
     to.combine(node, "add", (to.value(item),), epilogue=epilogue)
 
 
-@_rule("_to_copy")
+@_rule("_to_copy", "alias")
 def _in_float32(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     to.alias(node, _first(arguments).node)
 

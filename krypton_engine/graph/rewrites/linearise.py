@@ -10,20 +10,24 @@ the effect of these cells on a scalar of the output, to the first order. Such a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.box_operators import Apply, Total
+from krypton_engine.graph.box_operators import Apply, Pool, Total
 from krypton_engine.graph.draft import BoundCall, aligned
 from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, Roles, Rows, refs
-from krypton_engine.graph.operators import Local, NotLocal, arguments, base, bounded
+from krypton_engine.graph.operators import Local, NotLocal, Result, arguments, base, bounded
 from krypton_engine.graph.operators.pointwise import is_pointwise
 from krypton_engine.graph.rewrites.editing import Edit, pruned
-from krypton_engine.graph.rewrites.statistics import added, mean, root, scale, shift, total
+from krypton_engine.graph.rewrites.gridding import on_grid
+from krypton_engine.graph.rewrites.opaque_channels import of_channels
+from krypton_engine.graph.rewrites.readings import LARGEST, NORMS, TOTALS
+from krypton_engine.graph.rewrites.statistics import scale, shift, total
 
 aten = torch.ops.aten
 
@@ -45,7 +49,7 @@ def linearised(graph: Graph) -> Graph:
         >>> made.nodes[made.output].axes, [made.nodes[site].op for site in made.sites]
         ((1, 2), ['mul'])
     """
-    made = pruned(_Linearisation(graph).done())
+    made = pruned(_Linearisation(on_grid(of_channels(graph))).done())
     return made if made.sites else graph
 
 
@@ -68,10 +72,10 @@ class _Linearisation:
         for node in graph.nodes:
             self._at = node.index
             self._nodes[node.index] = node
-            if not node.depends or node.local or not isinstance(node.target, torch._ops.OpOverload):
+            if not node.depends or node.index in graph.inputs or (node.local and not self._reads_anew(node)):
                 continue
             try:
-                self._nodes[node.index] = made = self._on_boxes(node)
+                self._nodes[node.index] = made = self._on_boxes(self._alone(node))
             except (NotLocal, KeyError):
                 continue
             if made.index == node.index:
@@ -96,6 +100,27 @@ class _Linearisation:
         self._nodes[ref.node] = replace(node, index=ref.node)
         return ref
 
+    def _reads_anew(self, node: Node) -> bool:
+        """Whether a node on boxes is to be there in another way: as a global value, or of one."""
+        if isinstance(node.on_box, Pool) and node.cells == 1:
+            (source,) = (self._graph.nodes[i] for i in node.operands)
+            return all(node.on_box.kernel[dim] >= n > 0 for dim, n in enumerate(source.shape[2:]))
+        return any(self._nodes[i].roles != self._graph.nodes[i].roles for i in node.operands)
+
+    def _alone(self, node: Node) -> Node:
+        """``node`` with an operator that has one result.
+
+        Raises:
+            NotLocal: The node has several.
+        """
+        if node.target is operator.getitem:
+            several, number = self._graph.nodes[node.args[0].node], node.args[1]
+            alone = Result(several.target, number)
+            return replace(node, op=several.op, target=alone, args=several.args, kwargs=several.kwargs)
+        if not isinstance(node.target, (torch._ops.OpOverload, Result)) or node.dtype is None:
+            raise NotLocal("has several results")
+        return node
+
     def _on_boxes(self, node: Node) -> Node:
         call = BoundCall(self, node.target, node.args, node.kwargs, node.shape, _batch_dims(node))
         operands = _dependent(call)
@@ -105,12 +130,37 @@ class _Linearisation:
         if not image and call.name == "expand" and self._read_cell_by_cell(node):
             self._edit.forward(node.index, call["self"].node)
             return self.node(call["self"])
-        if image and call.name in _TOTALS:
+        if image and call.name in TOTALS:
             return self._from_total(node, call)
-        if image and call.name in _NORMS:
+        if image and call.name in LARGEST:
+            return self._largest(node, call)
+        if image and call.name in NORMS:
             return self._normalised(node, call)
-        local = _meeting(call) if image and call.pointwise else bounded(call)
-        return _local(node, local)
+        if image and call.pointwise:
+            node, call = self._as_sum_or_product(node, call)
+            return _local(node, _meeting(call))
+        return _local(node, bounded(call))
+
+    def _as_sum_or_product(self, node: Node, call: BoundCall) -> tuple[Node, BoundCall]:
+        """A difference or a quotient of cells and a global value as the sum or product that equals it."""
+        if call.name not in _INVERSES or all(each.axes for each in _dependent(call)):
+            return node, call
+        left, right = call["self"], call["other"]
+        if not isinstance(right, Ref) or call.bound.get("rounding_mode") or call.bound.get("alpha", 1) != 1:
+            return node, call
+        target, inverse = _INVERSES[call.name]
+        second = self.node(right)
+        if second.depends:
+            name = inverse.overloadpacket.__name__
+            made = replace(second, name=f"{node.name}_{name}", op=name, dtype=node.dtype, target=inverse)
+            made = replace(made, args=(right,), kwargs={}, macs=0)
+            right = self._add(_local(made, Local(second.roles, Apply(), (second.index,), ({},))))
+            args = (left, right)
+        else:
+            return node, call
+        op = target.overloadpacket.__name__
+        written = replace(node, op=op, target=target, args=args, kwargs={})
+        return written, BoundCall(self, target, args, {}, node.shape, _batch_dims(node))
 
     def _read_cell_by_cell(self, node: Node) -> bool:
         """Whether all readers of a value broadcast their operands against each other."""
@@ -128,19 +178,38 @@ class _Linearisation:
     def _from_total(self, node: Node, call: BoundCall) -> Node:
         """A reduction over all cells, from their sums."""
         source = base.only_dependent(call)
-        power, finish, dims, keepdim = _TOTALS[call.name](call, source)
-        cells = math.prod(source.size(axis) for axis in source.axes)
-        over = {base.positive(dim, len(source.shape)) for dim in dims}
-        if not {source.roles.index(axis) for axis in source.axes} <= over or 0 in over:
+        reduction = TOTALS[call.name](call, source)
+        over = _over(source, reduction.dims)
+        if over is None:
             return _local(node, bounded(call))  # some axes stay, and boxes along them
-        sums = self._total(source, power)
-        count = (cells,) if finish is mean else ()
-        return _global(node, finish, (sums, *count, sorted(over), keepdim, node.dtype))
+        sums = [self._total(source, power) for power in reduction.powers]
+        args = (*sums, *reduction.cells(source), over, *reduction.more, reduction.keepdim, node.dtype)
+        return _global(node, reduction.finish, args)
+
+    def _largest(self, node: Node, call: BoundCall) -> Node:
+        """The largest or the least of all cells: first of every channel's, then of these."""
+        source = base.only_dependent(call)
+        target, dims, keepdim = LARGEST[call.name](call, source)
+        over = _over(source, dims)
+        if over is None:
+            return _local(node, bounded(call))
+        cells = [source.roles.index(axis) for axis in source.axes]
+        shape = tuple(1 if dim in cells else n for dim, n in enumerate(source.shape))
+        made = replace(node, name=f"{node.name}_by_channel", op="amax", shape=shape, roles=())
+        made = _global(made, target, (Ref(source.index), cells, True))
+        made = replace(made, whole=frozenset(source.axes))
+        if over == cells and keepdim:
+            return replace(made, name=node.name)
+        by_channel = self._add(made)
+        return _global(node, target, (by_channel, over, keepdim))
 
     def _normalised(self, node: Node, call: BoundCall) -> Node:
         """A norm over the image as ``x * scale + shift``, two numbers for every channel."""
         source = base.local_operand(call, call["input"])
-        groups, weight, bias = _NORMS[call.name](call, source)
+        norm = NORMS[call.name](call, source)
+        if norm is None:
+            return _local(node, bounded(call))
+        groups, weight, bias, by_cell = norm
         if source.roles[1] is not None or any(role is None for role in source.roles[2:]):
             raise NotLocal("normalises windows that slide over channels")
         if any(isinstance(each, Ref) and call.node(each).depends for each in (weight, bias)):
@@ -155,10 +224,15 @@ class _Linearisation:
         summand = self._add(_global(like, shift, (*common, bias, node.dtype)))
         operands = (summand.node, source.index, factor.node)
         local = Local(source.roles, Apply(), operands, ({},) * 3)
-        written = replace(
-            node, target=aten.addcmul.default, args=(summand, Ref(source.index), factor), kwargs={}
-        )
-        return _local(written, local)
+        args: tuple[Ref, ...] = (summand, Ref(source.index), factor)
+        written = _local(replace(node, target=aten.addcmul.default, args=args, kwargs={}), local)
+        for target, constant in zip((aten.mul.Tensor, aten.add.Tensor), by_cell, strict=False):
+            if constant is not None:
+                args = (self._add(written), constant)
+                after = BoundCall(self, target, args, {}, node.shape, _batch_dims(node))
+                named = replace(node, op=after.name, target=target, args=args, kwargs={})
+                written = _local(named, base.merged(after, _dependent(after), node.shape, free=()))
+        return written
 
 
 def _local(node: Node, local: Local) -> Node:
@@ -204,60 +278,12 @@ def _meeting(call: BoundCall) -> Local:
     return local
 
 
-_Reduction = tuple[int, Callable[..., Tensor], Sequence[int], bool]
-"""Power of the elements, function of their sums, dimensions, and whether these are kept."""
+def _over(source: Node, dims: Sequence[int]) -> list[int] | None:
+    """Dimensions that hold all cells; None where some axes or the batch would stay or go in part."""
+    over = {base.positive(dim, len(source.shape)) for dim in dims}
+    whole = {source.roles.index(axis) for axis in source.axes} <= over and 0 not in over
+    return sorted(over) if whole else None
 
 
-def _mean(call: BoundCall, source: Node) -> _Reduction:
-    return 1, mean, _dims(call, source), call["keepdim"]
-
-
-def _sum(call: BoundCall, source: Node) -> _Reduction:
-    return 1, added, _dims(call, source), call["keepdim"]
-
-
-def _norm(call: BoundCall, source: Node) -> _Reduction:
-    if call["ord"] != 2:
-        raise NotLocal("another norm than the Euclidean")
-    return 2, root, _dims(call, source), call["keepdim"]
-
-
-def _pooled(call: BoundCall, source: Node) -> _Reduction:
-    rank = len(call["output_size"])
-    if any(size != 1 for size in call.shape[-rank:]):
-        raise NotLocal("several cells are left")
-    return 1, mean, range(len(source.shape) - rank, len(source.shape)), True
-
-
-def _dims(call: BoundCall, source: Node) -> Sequence[int]:
-    dims = call["dim"]
-    if dims is None:
-        raise NotLocal(f"{call.name} over everything")
-    return [dims] if isinstance(dims, int) else dims
-
-
-_TOTALS: Mapping[str, Callable[[BoundCall, Node], _Reduction]] = {
-    "mean": _mean,
-    "sum": _sum,
-    "linalg_vector_norm": _norm,
-    **{f"{kind}adaptive_avg_pool{n}d": _pooled for kind in ("", "_") for n in (1, 2, 3)},
-}
-
-_Norm = tuple[int, Any, Any]
-"""Groups of channels, weight and bias by channel."""
-
-
-def _group_norm(call: BoundCall, source: Node) -> _Norm:
-    return call["num_groups"], call["weight"], call["bias"]
-
-
-def _instance_norm(call: BoundCall, source: Node) -> _Norm:
-    if not call["use_input_stats"]:
-        raise NotLocal("normalises by running statistics")
-    return source.shape[1], call["weight"], call["bias"]
-
-
-_NORMS: Mapping[str, Callable[[BoundCall, Node], _Norm]] = {
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-}
+_INVERSES = {"sub": (aten.add.Tensor, aten.neg.default), "div": (aten.mul.Tensor, aten.reciprocal.default)}
+"""Operators by those that equal them on the inverse of their second operand."""

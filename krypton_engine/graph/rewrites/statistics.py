@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,6 +47,30 @@ def root(sums: Tensor, dims: Sequence[int], keepdim: bool, dtype: torch.dtype) -
         tensor([5.])
     """
     return sums.sum(tuple(dims), keepdim).sqrt().to(dtype)
+
+
+def variance(
+    sums: Tensor,
+    squares: Tensor,
+    cells: int,
+    dims: Sequence[int],
+    correction: float,
+    root: bool,
+    keepdim: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Variances, or their roots, from sums over ``cells`` cells, over dimensions whose sizes count too.
+
+    Examples:
+        >>> sums, squares = torch.tensor([[4.0]]), torch.tensor([[16.0]])  # of 0 and 4
+        >>> variance(sums, squares, 2, [1], correction=1, root=False, keepdim=False, dtype=torch.float32)
+        tensor([8.])
+    """
+    average = (sums / cells).mean(tuple(dims), keepdim)
+    about = (squares / cells).mean(tuple(dims), keepdim) - average.square()
+    count = cells * math.prod(sums.shape[dim] for dim in dims)
+    found = about.clamp_min(0) * (count / max(count - correction, 0.0))
+    return (found.sqrt() if root else found).to(dtype)
 
 
 def scale(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import itertools
@@ -331,7 +332,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             with suppress(ValueError):  # a cell that is still empty
                 yield name, cell.cell_contents
         known = value.__globals__
-        yield from ((f"globals.{name}", known[name]) for name in names(value.__code__) if name in known)
+        yield from ((f"globals.{name}", known[name]) for name in _globals(value.__code__) if name in known)
         yield from ((f"defaults.{i}", each) for i, each in enumerate(value.__defaults__ or ()))
         yield from ((f"defaults.{name}", each) for name, each in (value.__kwdefaults__ or {}).items())
     else:
@@ -352,8 +353,18 @@ def _ends(items: Sequence[T]) -> Iterator[T]:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _globals(code: types.CodeType) -> tuple[str, ...]:
+    """Names that a function looks up among the globals; not those of attributes, which others may share."""
+    own = (each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    inner = (
+        name for const in code.co_consts if isinstance(const, types.CodeType) for name in _globals(const)
+    )
+    return tuple(dict.fromkeys([*own, *inner]))
+
+
 def names(code: types.CodeType) -> list[str]:
-    """Names that a function looks up, those of functions within among them.
+    """Names that a function looks up, of attributes too, those of functions within among them.
 
     Examples:
         >>> names((lambda x: torch.relu(x) + gain).__code__)

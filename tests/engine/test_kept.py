@@ -36,6 +36,27 @@ def assert_right(forward, x, target=1, tolerance=0.02, **more):
     assert span > 0 and float((mine - theirs).abs().max()) <= tolerance * span
 
 
+class Named(nn.Module):
+    """A model with an attribute whose name is a global's too."""
+
+    def __init__(self):
+        super().__init__()
+        self.shadowed = SmallCNN()
+        self.eval()
+
+    def forward(self, x):
+        return self.shadowed(x)
+
+
+def test_a_global_named_as_an_attribute_is_not_read(exports, monkeypatch):
+    """As in a notebook, whose variables change from cell to cell."""
+    model, x = Named(), torch.randn(1, 3, 32, 28)
+    for value in (1, [2.0], np.ones(3), object()):
+        monkeypatch.setitem(globals(), "shadowed", value)
+        KryptonOcclusion(model).attribute(x, WINDOW, STRIDES, target=1)
+    assert len(exports) == 1
+
+
 # --- what forward functions leave behind ----------------------------------------------------------------
 
 

@@ -77,6 +77,19 @@ class Program:
         fill: float,
         epilogue: EpilogueNumbers,
     ) -> int: ...
+    def resample(
+        self,
+        operand: int,
+        height: int,
+        width: int,
+        y: IntervalNumbers | None,
+        x: IntervalNumbers | None,
+        weights_y: Array | None,
+        weights_x: Array | None,
+    ) -> int: ...
+    def interleave(
+        self, operand: int, rows: int, columns: int, y: IntervalNumbers, x: IntervalNumbers, cells_last: bool
+    ) -> int: ...
     def layer_norm(
         self,
         operand: int,

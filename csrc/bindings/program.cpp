@@ -277,6 +277,40 @@ void bind_program(nb::module_& m) {
             },
             "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
         .def(
+            "resample",
+            [](Program& p, int operand, int64_t height, int64_t width, std::optional<IntervalNumbers> y,
+               std::optional<IntervalNumbers> x, std::optional<Floats<2>> weights_y,
+               std::optional<Floats<2>> weights_x) {
+                const Value v = value_of(p, operand);
+                const auto weights = [](const std::optional<Floats<2>>& given, bool moves, int64_t n) {
+                    require(given.has_value() == moves, "weights and tables come together");
+                    if (!given) return std::vector<float>{};
+                    require(static_cast<int64_t>(given->shape(0)) == n, "weights have the wrong size");
+                    return std::vector<float>(given->data(), given->data() + given->size());
+                };
+                auto op = make_resample(interval_map(y, v.height, height), interval_map(x, v.width, width),
+                                        weights(weights_y, y.has_value(), height),
+                                        weights(weights_x, x.has_value(), width));
+                return p.add(std::move(op), {operand}, height, width, v.channels, {});
+            },
+            "operand"_a, "height"_a, "width"_a, "y"_a.none(), "x"_a.none(), "weights_y"_a.none().noconvert(),
+            "weights_x"_a.none().noconvert())
+        .def(
+            "interleave",
+            [](Program& p, int operand, int64_t rows, int64_t columns, const IntervalNumbers& y,
+               const IntervalNumbers& x, bool cells_last) {
+                const Value v = value_of(p, operand);
+                require(rows > 0 && columns > 0 && rows <= kMostChannels && columns <= kMostChannels &&
+                            v.channels % (rows * columns) == 0,
+                        "channels do not make whole cells");
+                const int64_t channels = v.channels / (rows * columns);
+                auto op = make_interleave(interval_map(y, v.height, v.height * rows),
+                                          interval_map(x, v.width, v.width * columns), rows, columns,
+                                          cells_last ? rows * columns : 1, cells_last ? 1 : channels);
+                return p.add(std::move(op), {operand}, v.height * rows, v.width * columns, channels, {});
+            },
+            "operand"_a, "rows"_a, "columns"_a, "y"_a, "x"_a, "cells_last"_a)
+        .def(
             "layer_norm",
             [](Program& p, int operand, int64_t height, int64_t width, int64_t channels, float epsilon,
                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {

@@ -34,6 +34,14 @@ struct Piece {
 std::unique_ptr<Operator> make_concat(std::vector<Piece> pieces, std::vector<float> scale,
                                       std::vector<float> shift);
 std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
+// Weighted sums along one axis, then along the other. weights: (outputs, taps), for the cells from the first
+// that an output reads on; empty where an axis stays as it is.
+std::unique_ptr<Operator> make_resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y,
+                                        std::vector<float> weights_x);
+// Every cell becomes rows x columns of them, of fewer channels: channel c of the n-th is c * by_channel +
+// n * by_cell.
+std::unique_ptr<Operator> make_interleave(IntervalMap y, IntervalMap x, int64_t rows, int64_t columns,
+                                          int64_t by_channel, int64_t by_cell);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias);
 

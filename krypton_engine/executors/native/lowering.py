@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import foreign, global_values, sliding
+from krypton_engine.executors.native import foreign, global_values, resizing, sliding
 from krypton_engine.executors.native.images import is_global, is_statistic
 from krypton_engine.executors.native.vocabulary import RULES, end
 from krypton_engine.executors.native.writer import Writer
-from krypton_engine.graph.box_operators import Convolution, Pool, Reindex
+from krypton_engine.graph.box_operators import Convolution, Pool, Reindex, Resample, TransposedConvolution
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.operators import arguments, epilogue_of
 from krypton_engine.graph.rewrites import fused
@@ -107,6 +107,10 @@ def _write(to: Writer, node: Node) -> None:
             return sliding.pool(to, node, node.on_box)
         if isinstance(node.on_box, Reindex):
             return sliding.reindex(to, node, node.on_box)
+        if isinstance(node.on_box, Resample):
+            return resizing.resample(to, node, node.on_box)
+        if isinstance(node.on_box, TransposedConvolution):
+            return resizing.transposed(to, node, node.on_box)
     if node.index in to.graph.sites:
         return global_values.meet(to, node)
     rule = RULES.get(node.op)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import channels
+from krypton_engine.executors.native import channels, resizing
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
 from krypton_engine.executors.native.writer import Writer
@@ -186,6 +186,11 @@ def _by_channel_times_image(to: Writer, node: Node, arguments: dict[str, Any]) -
 @_rule(*channels.MOVES)
 def _moved_channels(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     channels.move(to, node)
+
+
+@_rule("pixel_shuffle")
+def _pixel_shuffle(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
+    resizing.shuffle(to, node, arguments)
 
 
 @_rule("layer_norm")

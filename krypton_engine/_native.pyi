@@ -87,9 +87,7 @@ class Program:
         weights_y: Array | None,
         weights_x: Array | None,
     ) -> int: ...
-    def interleave(
-        self, operand: int, rows: int, columns: int, y: IntervalNumbers, x: IntervalNumbers, cells_last: bool
-    ) -> int: ...
+    def interleave(self, operand: int, rows: int, columns: int, cells_last: bool) -> int: ...
     def layer_norm(
         self,
         operand: int,
@@ -109,8 +107,8 @@ class Program:
         channels: int,
         compute: Callable[[list[Array], Array, Array], None],
         bytes: int,
-        y: IntervalNumbers | None,
-        x: IntervalNumbers | None,
+        y: IntervalNumbers | None = ...,
+        x: IntervalNumbers | None = ...,
     ) -> int: ...
     def moments(self, operand: int, variance: bool) -> int: ...
     def euclidean_norm(self, operand: int) -> int: ...

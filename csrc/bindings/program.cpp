@@ -30,6 +30,8 @@ using Limits = std::pair<std::optional<int64_t>, std::optional<int64_t>>;
 // low, high, function, parameter
 using EpilogueNumbers = std::tuple<float, float, std::string, float>;
 
+constexpr std::size_t kLongestResized = 1 << 13;  // cells of a side: all pairs of them are checked
+
 WindowMap window(const WindowNumbers& n) {
     const auto [n_in, n_out, kernel, stride, padding, dilation] = n;
     require(n_in > 0 && n_out > 0 && kernel > 0 && stride > 0 && padding >= 0 && dilation > 0,
@@ -90,6 +92,26 @@ IntervalMap interval_map(const std::optional<IntervalNumbers>& numbers, int64_t 
         require(std::abs(read[i]) <= kLargestSize && extents[i] > 0 && extents[i] <= kLargestSize,
                 "a cell reads too far");
     return {first, end, read, extents};
+}
+
+// Of every output and tap, which must be among the inputs that neighbouring outputs read together.
+std::vector<float> weights_of(const IntervalMap& map, const std::optional<Floats<2>>& given) {
+    require(given.has_value() != map.own_cells(), "weights and tables come together");
+    if (!given) return {};
+    const std::size_t n = map.read.size(), taps = given->shape(1);
+    require(given->shape(0) == n && taps > 0, "weights have the wrong size");
+    require(n <= kLongestResized && taps <= kLongestResized, "a side is too long to resize");
+    const std::vector<float> weights(given->data(), given->data() + given->size());
+    for (std::size_t last = 0; last < n; ++last) {
+        std::size_t used = taps;
+        while (used > 1 && weights[last * taps + used - 1] == 0) --used;
+        for (std::size_t first = 0; first <= last; ++first) {
+            const int64_t ahead = map.read[last] - map.read[first];
+            require(ahead >= 0 && ahead + static_cast<int64_t>(used) <= map.extents[last - first],
+                    "a cell reads too far");
+        }
+    }
+    return weights;
 }
 
 // A function of Python as what computes boxes: it takes a list of arrays, the array to fill, (boxes, height,
@@ -282,34 +304,25 @@ void bind_program(nb::module_& m) {
                std::optional<IntervalNumbers> x, std::optional<Floats<2>> weights_y,
                std::optional<Floats<2>> weights_x) {
                 const Value v = value_of(p, operand);
-                const auto weights = [](const std::optional<Floats<2>>& given, bool moves, int64_t n) {
-                    require(given.has_value() == moves, "weights and tables come together");
-                    if (!given) return std::vector<float>{};
-                    require(static_cast<int64_t>(given->shape(0)) == n, "weights have the wrong size");
-                    return std::vector<float>(given->data(), given->data() + given->size());
-                };
-                auto op = make_resample(interval_map(y, v.height, height), interval_map(x, v.width, width),
-                                        weights(weights_y, y.has_value(), height),
-                                        weights(weights_x, x.has_value(), width));
+                const IntervalMap my = interval_map(y, v.height, height), mx = interval_map(x, v.width, width);
+                auto op = make_resample(my, mx, weights_of(my, weights_y), weights_of(mx, weights_x));
                 return p.add(std::move(op), {operand}, height, width, v.channels, {});
             },
             "operand"_a, "height"_a, "width"_a, "y"_a.none(), "x"_a.none(), "weights_y"_a.none().noconvert(),
             "weights_x"_a.none().noconvert())
         .def(
             "interleave",
-            [](Program& p, int operand, int64_t rows, int64_t columns, const IntervalNumbers& y,
-               const IntervalNumbers& x, bool cells_last) {
+            [](Program& p, int operand, int64_t rows, int64_t columns, bool cells_last) {
                 const Value v = value_of(p, operand);
                 require(rows > 0 && columns > 0 && rows <= kMostChannels && columns <= kMostChannels &&
                             v.channels % (rows * columns) == 0,
                         "channels do not make whole cells");
                 const int64_t channels = v.channels / (rows * columns);
-                auto op = make_interleave(interval_map(y, v.height, v.height * rows),
-                                          interval_map(x, v.width, v.width * columns), rows, columns,
-                                          cells_last ? rows * columns : 1, cells_last ? 1 : channels);
+                auto op = make_interleave(v.height, v.width, rows, columns, cells_last ? rows * columns : 1,
+                                          cells_last ? 1 : channels);
                 return p.add(std::move(op), {operand}, v.height * rows, v.width * columns, channels, {});
             },
-            "operand"_a, "rows"_a, "columns"_a, "y"_a, "x"_a, "cells_last"_a)
+            "operand"_a, "rows"_a, "columns"_a, "cells_last"_a)
         .def(
             "layer_norm",
             [](Program& p, int operand, int64_t height, int64_t width, int64_t channels, float epsilon,
@@ -341,8 +354,8 @@ void bind_program(nb::module_& m) {
                                        read, in_python(std::move(compute), read, channels), bytes);
                 return p.add(std::move(op), operands, height, width, channels, {});
             },
-            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a, "y"_a.none(),
-            "x"_a.none())
+            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a, "y"_a = nb::none(),
+            "x"_a = nb::none())
         .def(
             "moments",
             [](Program& p, int operand, bool variance) {

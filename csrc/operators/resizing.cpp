@@ -8,9 +8,9 @@ namespace krypton {
 namespace {
 
 // An operator whose cells read an interval of its operand's.
-class Interval2d : public Operator {
+class Neighbouring : public Operator {
   public:
-    Interval2d(IntervalMap y, IntervalMap x) : y_(std::move(y)), x_(std::move(x)) {}
+    Neighbouring(IntervalMap y, IntervalMap x) : y_(std::move(y)), x_(std::move(x)) {}
 
     Box reach(const Box* changed) const override {
         if (changed[0].empty()) return {};
@@ -35,10 +35,10 @@ class Interval2d : public Operator {
     }
 };
 
-class Resample : public Interval2d {
+class Resample : public Neighbouring {
   public:
     Resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y, std::vector<float> weights_x)
-        : Interval2d(std::move(y), std::move(x)),
+        : Neighbouring(std::move(y), std::move(x)),
           weights_y_(std::move(weights_y)),
           weights_x_(std::move(weights_x)) {}
 
@@ -87,11 +87,11 @@ class Resample : public Interval2d {
     }
 };
 
-class Interleave : public Interval2d {
+class Interleave : public Neighbouring {
   public:
-    Interleave(IntervalMap y, IntervalMap x, int64_t rows, int64_t columns, int64_t by_channel,
+    Interleave(int64_t height, int64_t width, int64_t rows, int64_t columns, int64_t by_channel,
                int64_t by_cell)
-        : Interval2d(std::move(y), std::move(x)),
+        : Neighbouring(larger(height, rows), larger(width, columns)),
           rows_(rows),
           columns_(columns),
           by_channel_(by_channel),
@@ -118,6 +118,20 @@ class Interleave : public Interval2d {
 
   private:
     int64_t rows_, columns_, by_channel_, by_cell_;
+
+    // Each of n cells becomes `factor`.
+    static IntervalMap larger(int64_t n, int64_t factor) {
+        IntervalMap map;
+        for (int64_t cell = 0; cell < n; ++cell) {
+            map.first.push_back(cell * factor);
+            map.end.push_back((cell + 1) * factor);
+        }
+        for (int64_t output = 0; output < n * factor; ++output) {
+            map.read.push_back(output / factor);
+            map.extents.push_back((output + factor - 1) / factor + 1);
+        }
+        return map;
+    }
 };
 
 }  // namespace
@@ -127,9 +141,9 @@ std::unique_ptr<Operator> make_resample(IntervalMap y, IntervalMap x, std::vecto
     return std::make_unique<Resample>(std::move(y), std::move(x), std::move(weights_y), std::move(weights_x));
 }
 
-std::unique_ptr<Operator> make_interleave(IntervalMap y, IntervalMap x, int64_t rows, int64_t columns,
+std::unique_ptr<Operator> make_interleave(int64_t height, int64_t width, int64_t rows, int64_t columns,
                                           int64_t by_channel, int64_t by_cell) {
-    return std::make_unique<Interleave>(std::move(y), std::move(x), rows, columns, by_channel, by_cell);
+    return std::make_unique<Interleave>(height, width, rows, columns, by_channel, by_cell);
 }
 
 }  // namespace krypton

@@ -94,6 +94,13 @@ WRONG_WINDOW = [
     (9, 9, 3, 1, 1, 0), (9, 900, 3, 1, 1, 1), (9, 9, 3, 1, 1, 20), (-9, -9, 3, 1, 1, 1), (9, 9, 3, 1, 1),
     (1 << 62, 1 << 62, 3, 1, 1 << 62, 1), (9, 1 << 40, 3, 1, 1 << 40, 1),
 ]  # fmt: skip
+# First cells reached, their ends, cells read and how many: every output of a side twice as long reads two.
+TWICE = (
+    [max(0, 2 * i - 2) for i in range(HEIGHT)],
+    [2 * i + 2 for i in range(HEIGHT)],
+    [min(o // 2, HEIGHT - 2) for o in range(18)],
+    [o // 2 + 3 for o in range(18)],
+)
 METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
     "convolution": (
         [[0], *SAME, 1, floats(4, CHANNELS, 3, 3), floats(4), PLAIN],
@@ -145,6 +152,23 @@ METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
             4: [None, "a"],
             5: [-1, 1 << 50, None],
         },
+    ),
+    "resample": (
+        [0, 18, WIDTH, TWICE, None, np.tile(np.float32([[0.75, 0.25]]), (18, 1)), None],
+        {
+            0: [-1, 3, 99, "a", None],
+            1: [0, -1, 17, 19, 1 << 62],
+            2: [0, -1, WIDTH + 1],
+            3: [None, TWICE[:3], (*TWICE[:3], [1] * 18), ([0] * 3, *TWICE[1:]), ([-1] * HEIGHT, *TWICE[1:]),
+                (TWICE[0], [99] * HEIGHT, *TWICE[2:]), (*TWICE[:2], TWICE[2][::-1], TWICE[3])],
+            4: [TWICE],
+            5: [None, floats(18, 3) + 1, floats(17, 2), floats(18, 0), *WRONG_FLOATS],
+            6: [floats(WIDTH, 1)],
+        },
+    ),
+    "interleave": (
+        [1, 2, 1, True],
+        {0: [-1, 3, 99, "a", None], 1: [0, -1, 3, 1 << 62], 2: [0, -1, 4, 1 << 40], 3: [None, "a"]},
     ),
     "concat": (
         [[0, 1], [(0, 2), (1, 4)], HEIGHT, WIDTH, floats(5), floats(5), PLAIN],
@@ -226,6 +250,7 @@ def test_methods_refuse_what_is_wrong(name):
 GATED: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
     "moments": ([1, True], {0: [-1, 6, 99, "a", None], 1: [None, "a"]}),
     "euclidean_norm": ([1], {0: [-1, 6, 99, "a", None]}),
+    "largest": ([1], {0: [-1, 6, 99, "a", None]}),
     "norm": (
         [3, 4, 2, 1e-5, floats(4), floats(4)],
         {

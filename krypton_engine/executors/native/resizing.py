@@ -79,22 +79,22 @@ def transposed(to: Writer, node: Node, on_box: TransposedConvolution) -> None:
         2
     """
     weight, source = to.constant(Ref(on_box.weight)), to.graph.nodes[node.operands[0]]
-    kernel = (weight.shape[2], weight.shape[3]) if weight.dim() == 4 else ()
-    more = (*on_box.padding, *on_box.output_padding)
-    if kernel != on_box.stride or any(more) or on_box.groups > 1 or set(on_box.dilation) != {1}:
-        raise Unsupported("transposed windows that overlap")
-    cells = kernel[0] * kernel[1]
+    if weight.shape[2:] != on_box.stride or len(on_box.stride) != 2:
+        raise Unsupported("transposed windows that overlap, or leave gaps")
+    if any((*on_box.padding, *on_box.output_padding)) or on_box.groups > 1 or set(on_box.dilation) != {1}:
+        raise Unsupported("transposed windows that are padded, dilated or of groups")
+    rows, columns = on_box.stride
+    cells = rows * columns
     between = weight.permute(2, 3, 1, 0).reshape(cells * weight.shape[1], weight.shape[0], 1, 1)
     bias = None if on_box.bias is None else to.constant(Ref(on_box.bias)).repeat(cells).contiguous().numpy()
-    windows = [(n, n, 1, 1, 0, 1) for n in shape_of(source)[:2]]
-    value = to.program.convolution(
-        [to.value(Ref(source.index))], *windows, 1, between.contiguous().numpy(), bias, numbers(NO_EPILOGUE)
-    )
+    y, x = ((n, n, 1, 1, 0, 1) for n in shape_of(source)[:2])
+    operand, array = to.value(Ref(source.index)), between.contiguous().numpy()
+    value = to.program.convolution([operand], y, x, 1, array, bias, numbers(NO_EPILOGUE))
     to.nodes[value] = source
-    to.remember(node, _interleaved(to, node, value, kernel, False))
+    to.remember(node, _interleaved(to, node, value, (rows, columns), False))
 
 
 def _interleaved(to: Writer, node: Node, value: int, factors: tuple[int, int], cells_last: bool) -> int:
     if node.roles != (BATCH, None, ROWS, COLUMNS):
         raise Unsupported("dimensions in another order")
-    return to.program.interleave(value, *factors, *intervals.tables([node], node.operands[0]), cells_last)
+    return to.program.interleave(value, *factors, cells_last)

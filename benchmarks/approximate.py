@@ -81,13 +81,19 @@ def photographs(folder: Path | None) -> list[str]:
     return known + (sorted(map(str, folder.glob("*.jpg"))) if folder else [])
 
 
-def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[Any], Tensor]]:
+def load(name: str, weights: Path | None) -> tuple[nn.Module, Callable[[str], Tensor]]:
+    """A network, and what it takes by the name of an image."""
     if name in packaged.NETWORKS:
-        return packaged.NETWORKS[name](list(map(picture, photographs(None)))), packaged.preprocess
+        model = packaged.NETWORKS[name](list(map(picture, photographs(None))))
+        return model, lambda image: packaged.preprocess(picture(image))
+    if name in brain.OF_VOLUMES and weights is not None:
+        return brain.load(name, weights), brain.volume
     if weights is not None:
-        return brain.load(name, weights), brain.preprocess(name)
-    net = zoo.load_model(name)
-    return net.model, net.preprocess
+        model, preprocess = brain.load(name, weights), brain.preprocess(name)
+    else:
+        net = zoo.load_model(name)
+        model, preprocess = net.model, net.preprocess
+    return model, lambda image: preprocess(picture(image))
 
 
 def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -95,7 +101,7 @@ def images(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     if args.model in OF_PHOTOGRAPHS:
         names = photographs(args.photographs)
         return crops(names[::2], args.samples), crops(names[1::2], args.held_out)
-    learn, held = brain.names(brain.LEARN), brain.names(brain.HELD_OUT)
+    learn, held = (brain.names(which, args.model) for which in (brain.LEARN, brain.HELD_OUT))
     if args.middle:
         learn, held = ([f"{n}@middle" for n in names if covers(n)] for names in (learn, held))
     return brain.spread(learn, args.samples), brain.spread(held, args.held_out)
@@ -243,15 +249,15 @@ def main() -> None:
     model = model.to(device)
 
     def prepared(name: str) -> Tensor:
-        return as_tensor(picture(name))[None].to(device)
+        return as_tensor(name)[None].to(device)
 
     tuned_on, held_out = images(args)
     print("tuned on:", *tuned_on, "\nheld out:", *held_out, file=sys.stderr)
     x = prepared(held_out[0])
     size, stride = (int(n) for n in args.window.split("/"))
     call = {
-        "sliding_window_shapes": (x.shape[1], size, size),
-        "strides": (x.shape[1], stride, stride),
+        "sliding_window_shapes": (x.shape[1], *[size] * (x.dim() - 2)),
+        "strides": (x.shape[1], *[stride] * (x.dim() - 2)),
         "baselines": 0,
         "activation": None if args.logits else "softmax",
     }

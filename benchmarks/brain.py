@@ -3,6 +3,8 @@
 The slices are of the MNI152 template in three planes, each without and with a synthetic lesion. Along every
 plane, 12 mm repeat: the first 4 are for training and tuning, slices 7 and 8 are held out, so that at least
 4 mm lie between the two kinds. What a network learns is the plane and whether there is a lesion: six classes.
+The volumes are of the whole template at 4 mm, with a lesion to the left, to the right, or none: three
+classes. Lesions held out are at other places.
 
     python benchmarks/brain.py resnet18 weights/resnet18.pt        some minutes on two cores
     python benchmarks/brain.py inception_v3 weights/inception_v3.pt
@@ -12,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from krypton_engine import zoo
 from krypton_engine.zoo import Preprocess
@@ -41,11 +44,17 @@ OF_OTHER_NORMS = {
     "resnet50_group_norm": ("resnet50", partial(nn.GroupNorm, 32)),
 }
 OF_TORCHVISION = ("resnet18", "inception_v3", "mobilenet_v3_large", "regnet_y_800mf", "swin_t")
-ARCHITECTURES = sorted({*FROM_TIMM, *OF_OTHER_NORMS, *OF_TORCHVISION})
+OF_VOLUMES = ("resnet10_3d_instance_norm",)
+ARCHITECTURES = sorted({*FROM_TIMM, *OF_OTHER_NORMS, *OF_TORCHVISION, *OF_VOLUMES})
+
+SIDES = ("none", "left", "right")
+VOLUMES = 240
 
 
-def names(which: tuple[int, ...]) -> list[str]:
-    """Slices whose number modulo the period is one of ``which``, each without and with a lesion."""
+def names(which: tuple[int, ...], architecture: str = "") -> list[str]:
+    """Slices of which the number modulo the period is in ``which``, without and with a lesion; or volumes."""
+    if architecture in OF_VOLUMES:
+        return [f"volume:{i}" for i in range(VOLUMES) if i % PERIOD in which]
     return [
         f"mri:{plane}:{i}{lesion}"
         for plane, (first, last) in EXTENTS.items()
@@ -63,7 +72,40 @@ def spread(all_names: list[str], count: int) -> list[str]:
     ]
 
 
+@cache
+def template() -> np.ndarray:
+    """The brain, of 0 to 1: ``(39, 50, 50)``, up, forward and to the right, 4 mm a cell."""
+    slices = [zoo.load_image(f"mri:axial:{i}").convert("L").reduce(4) for i in range(22, 177, 4)]
+    return np.stack([np.asarray(each) for each in slices]).astype(np.float32) / 255
+
+
+def volume(name: str) -> Tensor:
+    """The brain, shifted by up to a cell and of another brightness, with its lesion: ``(1, 40, 50, 50)``."""
+    number = int(name.split(":")[1])
+    generator, brain = np.random.default_rng(number), template()
+    side = label(name)
+    if side:
+        half = np.arange(brain.shape[2]) < brain.shape[2] // 2
+        inside = np.argwhere((brain > 0.4) & (half if side == 1 else ~half))
+        centre, radius = generator.choice(inside), generator.uniform(2, 4)
+        cells = np.moveaxis(np.indices(brain.shape), 0, -1)
+        distance = np.linalg.norm(cells - centre, axis=-1)
+        brain = brain + (1 - brain) / (1 + np.exp(2 * (distance - radius)))
+    moved = np.roll(brain, generator.integers(-1, 2, 3), (0, 1, 2)) * generator.uniform(0.8, 1)
+    return torch.from_numpy(moved.astype(np.float32))[None]
+
+
+def prepared(architecture: str) -> Callable[[str], Tensor]:
+    """What a network takes, by name."""
+    if architecture in OF_VOLUMES:
+        return volume
+    prepare = preprocess(architecture)
+    return lambda name: prepare(zoo.load_image(name))
+
+
 def label(name: str) -> int:
+    if name.startswith("volume:"):
+        return int(name.split(":")[1]) // PERIOD % len(SIDES)
     _, plane, rest = name.split(":")
     return CLASSES.index(plane + ("+lesion" if rest.endswith("+lesion") else ""))
 
@@ -85,6 +127,13 @@ def build(architecture: str) -> nn.Module:
         import timm
 
         return timm.create_model(architecture, num_classes=len(CLASSES))
+    if architecture in OF_VOLUMES:
+        from monai.networks.nets import ResNet
+
+        norm: Any = ("instance", {"affine": True})
+        return ResNet(
+            "basic", [1] * 4, [32, 64, 128, 256], n_input_channels=1, num_classes=len(SIDES), norm=norm
+        )
     name, norm = OF_OTHER_NORMS.get(architecture, (architecture, None))
     options: dict[str, Any] = {"norm_layer": norm} if norm else {}
     if name == "inception_v3":
@@ -98,26 +147,27 @@ def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple
     Slices are shifted by up to 8 pixels and their brightness is varied. AdamW, one cycle.
     """
     torch.manual_seed(0)
-    prepare, model = preprocess(architecture), build(architecture)
+    prepare, model = prepared(architecture), build(architecture)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1  # so few steps do not move statistics that follow at 0.01
-    learn, held_out = names(LEARN), names(HELD_OUT)
-    images = torch.stack([prepare(zoo.load_image(name)) for name in learn])
+    learn, held_out = (names(which, architecture) for which in (LEARN, HELD_OUT))
+    images = torch.stack([prepare(name) for name in learn])
     labels = torch.tensor([label(name) for name in learn])
     rate = RATES.get(architecture, 1e-3)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     steps = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    model = model.to(device, memory_format=torch.channels_last).train()
+    layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
+    model = model.to(device, memory_format=layout).train()
     began, step = time.perf_counter(), 0
     for _ in range(epochs):
         order = torch.randperm(len(images))
         for rows in order[: len(images) // batch * batch].split(batch):
             x = torch.stack(
-                [images[i].roll(tuple(torch.randint(-8, 9, (2,)).tolist()), (1, 2)) for i in rows.tolist()]
+                [images[i].roll(tuple(torch.randint(-8, 9, (2,)).tolist()), (-2, -1)) for i in rows.tolist()]
             )
-            x = x * torch.empty(batch, 1, 1, 1).uniform_(0.8, 1.2)
+            x = x * torch.empty(batch, *[1] * (x.dim() - 1)).uniform_(0.8, 1.2)
             loss = nn.functional.cross_entropy(model(x.to(device)), labels[rows].to(device))
             optimiser.zero_grad()
             loss.backward()
@@ -131,10 +181,7 @@ def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple
                 )
     model = model.cpu().eval()
     with torch.no_grad():
-        right = [
-            int(model(prepare(zoo.load_image(name))[None]).argmax()) == label(name)
-            for name in spread(held_out, 60)
-        ]
+        right = [int(model(prepare(name)[None]).argmax()) == label(name) for name in spread(held_out, 60)]
     return model, float(np.mean(right))
 
 

@@ -141,7 +141,7 @@ def _grid_example() -> GridExample:
     steps, forms = (Cells(graph.nodes[11]), mean), {11: Form(11, tuple(range(8)), (2, 3), (8,))}
     grids = Grids(graph, graph.nodes[11], steps, forms, places={}, sizes=(120,), after=())
     rows, means = torch.ones(121, 8).index_fill(0, torch.tensor(120), 0.0), torch.ones(1, 8)
-    return GridExample(grids, None, {}, {}, rows={11: rows}, sums={14: means}, output=means)
+    return GridExample(grids, None, {}, {}, {11: rows}, {}, {}, {14: means}, means)
 
 
 def _pixel_request() -> MapRequest:

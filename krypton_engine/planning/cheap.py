@@ -72,13 +72,13 @@ def cheap_session(
         >>> head(found.outputs)[0] + found.dropped[0], head(gated(x))[0]
         (tensor(1.06), tensor(1.06))
     """
+    for made_ready in _on_tokens(graph):
+        with suppress(Unsupported):
+            return made_ready.open(exact.window, opening, program)
     with suppress(Unsupported):
         if found := linearised_plan(graph, exact):
             made, plan = found
             return program(made, plan).open(plan, opening)
-    for made_ready in _on_tokens(graph):
-        with suppress(Unsupported):
-            return made_ready.open(exact.window, opening)
     return None
 
 
@@ -95,19 +95,20 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
         >>> linearised_work(gate, Plan.of(gate, plan.window)).operators
         'gates and norms over the image (1)'
     """
+    for made_ready in _on_tokens(graph):
+        return made_ready.work(exact.window)
     if found := linearised_plan(graph, exact):
         made, plan = found
         reductions = (node for node in made.nodes if node.depends and node.local and not node.axes)
         taken = {node.operands for node in reductions if any(made.nodes[i].axes for i in node.operands)}
         met = sum(min(source) < max(made.sites) for source in taken)
         return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
-    for made_ready in _on_tokens(graph):
-        return made_ready.work(exact.window)
     return None
 
 
 def _on_tokens(graph: Graph) -> Iterator[TokenProgram | GridProgram]:
-    """Programs of a graph on tokens, those that there are."""
+    """Programs of a graph on tokens, those that there are; gates and norms before them are linearised."""
+    graph = kept(graph, "linearised", linearised)
     for name, make in _ON_TOKENS.items():
         with suppress(Unsupported):
             yield kept(graph, name, make)

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from support.sessions import (
+    by_reference,
     check_each_is_answered_once,
     check_it_is_the_full_computation,
     computed,
@@ -52,7 +53,9 @@ class Captured:
 
     def opened(self, epsilon=0.0, baseline=0.0, budget=BUDGET):
         baseline = torch.as_tensor(baseline, dtype=self.x.dtype)
-        session = GridProgram(self.graph).open(self.window, Opening((self.x,), baseline, budget, target))
+        session = GridProgram(self.graph).open(
+            self.window, Opening((self.x,), baseline, budget, target), by_reference
+        )
         return session.trimmed(epsilon, target) if epsilon else session
 
     def computed(self, epsilon=0.0, baseline=0.0):
@@ -111,7 +114,7 @@ def test_windows_of_a_video():
     model, x = awake(video()), torch.randn(1, 3, 8, 16, 16).double()
     window = SlidingWindow((3, 8, 16, 16), (3, 4, 8, 8), (3, 2, 4, 4))
     opening = Opening((x,), torch.zeros(1).double(), BUDGET, target)
-    session = GridProgram(capture(Source(model, (x,)))).open(window, opening)
+    session = GridProgram(capture(Source(model, (x,)))).open(window, opening, by_reference)
     truth = brute_force(model, x, window.shape, window.strides)
     for found in session.compute(window.boxes(np.arange(len(window)))):
         assert (found.outputs - truth[found.which]).abs().max() < 1e-10
@@ -147,7 +150,7 @@ def test_single_precision(plain):
     model, x = awake(SWINS["torchvision"]()).float(), plain.x.float()
     cells = list(windows(x.shape[1:], plain.window.shape, plain.window.strides).values())
     opening = Opening((x,), torch.zeros(1), BUDGET, target)
-    session = GridProgram(capture(Source(model, (x,)))).open(plain.window, opening)
+    session = GridProgram(capture(Source(model, (x,)))).open(plain.window, opening, by_reference)
     (found,) = session.compute(plain.window.boxes(np.array([7])))
     with torch.no_grad():
         torch.testing.assert_close(found.outputs, model(occlude(x, cells[7])), rtol=1e-4, atol=1e-5)
@@ -186,7 +189,7 @@ class Mixing(nn.Module):
         (SmallCNN, (24, 20), "no attention is computed of its cells"),
         (Mixing, (32, 32), "reads several tokens"),
         (SPELLINGS["timm"], (32, 32), "cat joins tokens with constants"),
-        (lambda: timm.create_model("mobilevit_xxs"), (64, 64), "conv2d of a value without its batch"),
+        (lambda: timm.create_model("levit_128s"), (224, 224), "not of every token of a window to all"),
     ],
 )
 def test_why_not(make, size, reason):

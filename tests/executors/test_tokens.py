@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from support.sessions import (
+    by_reference,
     check_each_is_answered_once,
     check_it_is_the_full_computation,
     computed,
@@ -34,7 +35,7 @@ def target(outputs):
 
 def opened(graph, x, epsilon=0.0, baseline=None, window=WINDOW, budget=BUDGET):
     baseline = torch.zeros(1, dtype=x.dtype) if baseline is None else baseline
-    session = TokenProgram(graph).open(window, Opening((x,), baseline, budget, target))
+    session = TokenProgram(graph).open(window, Opening((x,), baseline, budget, target), by_reference)
     return session.trimmed(epsilon, target) if epsilon else session
 
 
@@ -128,7 +129,7 @@ def test_outputs_without_a_gradient(plain):
     assert (computed(session)[0] - plain.truth().round()).abs().max() < 1e-10
     with pytest.raises(Unsupported, match="gradient"):
         flat = Opening((plain.x,), torch.zeros(1).double(), BUDGET, lambda y: y.sum(1) * torch.inf)
-        TokenProgram(plain.graph).open(WINDOW, flat)
+        TokenProgram(plain.graph).open(WINDOW, flat, by_reference)
 
 
 SWIN = {**TIMM, "depths": (1, 1)}

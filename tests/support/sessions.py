@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from krypton_engine.executors.reference.executor import EXECUTOR
 from krypton_engine.run.loop import Watch, run
 
 
@@ -34,6 +35,11 @@ def answers(session, positions=None, limit=None) -> Answers:
     with Watch(len(positions), None, False) as watch:
         run(session, [positions], found, watch, limit)
     return found
+
+
+def by_reference(graph, plan):
+    """The reference executor's program of a graph."""
+    return EXECUTOR.program(graph, plan, torch.device("cpu"))
 
 
 def computed(session, limit=None):

@@ -12,13 +12,22 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.reference.grid_rows import GridExample
-from krypton_engine.executors.reference.token_parts import TokenParts
+from krypton_engine.executors.reference.token_parts import MakeProgram, TokenParts
 from krypton_engine.executors.reference.token_session import TokenSession
 from krypton_engine.executors.reference.window_attention import KeptWindows, as_summand, narrowed
 from krypton_engine.executors.tail import values_in_full
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.tokens.arrangement import Form
-from krypton_engine.graph.tokens.grid_steps import Each, Grids, Pool, WindowAttention
+from krypton_engine.graph.tokens.grid_steps import (
+    Each,
+    Grids,
+    Merged,
+    Nearby,
+    Pool,
+    Step,
+    Whole,
+    WindowAttention,
+)
 from krypton_engine.graph.tokens.grids import find_grids
 from krypton_engine.graph.tokens.steps import NoTokens
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -46,7 +55,9 @@ class GridProgram:
         >>> program.work(plan.window).operators
         'attention in windows (1)'
         >>> head = lambda outputs: outputs[:, 0]
-        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> opening = Opening((x,), torch.zeros(1), 2**30, head)
+        >>> session = program.open(plan.window, opening, lambda graph, _: ReferenceProgram(graph))
         >>> torch.allclose(session.base, by_rows(x), atol=1e-5)
         True
     """
@@ -57,37 +68,54 @@ class GridProgram:
         except NoTokens as reason:
             raise Unsupported(str(reason)) from None
         self.graph = graph
-        attentions = [step.node for step in grids.attentions]
-        self._parts = TokenParts(graph, grids.start, graph, grids.after, attentions)
+        self._parts = TokenParts(graph, grids.start, graph, grids.after, grids.first_order)
 
-    def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
+    def open(self, window: SlidingWindow, opening: Opening, program: MakeProgram) -> TokenSession:
         """A session; see `krypton_engine.executors.reference.tokens.TokenProgram.open`."""
         grids = self.grids
         needed, example = partial(_needed, grids), partial(_example, self.graph, grids, opening.inputs)
-        return self._parts.open(window, opening, _held(grids), needed, grids.sizes[0], example)
+        return self._parts.open(window, opening, program, _held(grids), needed, grids.sizes[0], example)
 
     def work(self, window: SlidingWindow) -> Linearised:
         """Operators taken to the first order, and the mean cost of the tokens that a window touches."""
         grids, plan = self.grids, Plan.of(self._parts.before, window)
         touched = math.prod(float(each.mean()) for each in plan.boxes[grids.start.index].values())
-        macs, grid = plan.macs_incremental, 0
-        for node in self.graph.nodes[grids.start.index + 1 :]:
-            if grid < len(grids.merges) and grids.merges[grid].node.index == node.index:
-                touched = max(1.0, touched / grids.merges[grid].parts.shape[1])
-                grid += 1
-            macs += node.macs * touched / grids.sizes[grid] if node.depends else 0
-        return Linearised(f"attention in windows ({len(grids.attentions)})", macs, "at least")
+        macs = plan.macs_incremental + sum(node.macs for node in grids.after)
+        share = {0: touched / grids.sizes[0]}
+        for step in grids.steps:
+            if isinstance(step, (Merged, Nearby)) and step.grid not in share:
+                share[step.grid] = max(share[step.below], 1 / grids.sizes[step.grid])
+            if isinstance(step, (Each, Nearby)):
+                macs += step.node.macs * share[step.grid]
+            elif isinstance(step, WindowAttention):
+                macs += step.node.macs * min(1.0, max(share[step.grid], 1 / len(step.members)))
+            elif isinstance(step, Whole):
+                macs += step.node.macs
+        return Linearised(self._described(), macs, "at least")
+
+    def _described(self) -> str:
+        gates = sum(1 for step in self.grids.steps if isinstance(step, Each) and step.met)
+        gates += len(self._parts.before.sites)
+        found = f"attention in windows ({len(self.grids.attentions)})"
+        return f"{found}, gates and norms over the image ({gates})" if gates else found
 
 
 def _held(grids: Grids) -> int:
     """Bytes of what is kept of the un-occluded input.
 
     That is, of an attention, its queries, keys, values and result, its gradient, what is added to scores, and
-    the rows that it meets.
+    the rows that it meets; of an operator on near tokens, its operand, result and gradient; of one that meets
+    a value without tokens, what the scalar owes to that.
     """
-    return sum(
+    held = sum(
         6 * step.node.bytes() + _bytes_of_scores(step) * len(step.members) for step in grids.attentions
     )
+    for step in grids.steps:
+        if isinstance(step, Nearby):
+            held += grids.graph.nodes[step.source].bytes() + 2 * step.node.bytes()
+        elif isinstance(step, Each):
+            held += len(step.met) * step.node.bytes()
+    return held
 
 
 def _needed(grids: Grids, tokens: int) -> int:
@@ -103,7 +131,14 @@ def _needed(grids: Grids, tokens: int) -> int:
         met = min(count, 4 + math.ceil(2 * share * count))
         most = max(most, met * (4 * step.node.bytes() // count + 3 * _bytes_of_scores(step)))
     widest = max(step.node.bytes() for step in grids.steps)
-    return 2 * grids.start.bytes() + most + int(6 * widest * share)
+    near = max((_bytes_near(grids, step) for step in grids.steps if isinstance(step, Nearby)), default=0)
+    return 2 * grids.start.bytes() + most + int((6 * widest + 3 * near) * share)
+
+
+def _bytes_near(grids: Grids, step: Nearby) -> int:
+    """Bytes of what an operator reads for all of its tokens, by token."""
+    tokens, parts = step.parts.shape
+    return grids.graph.nodes[step.source].bytes() // grids.sizes[step.below] * tokens * parts
 
 
 def _bytes_of_scores(step: WindowAttention) -> int:
@@ -121,12 +156,20 @@ def _example(
     gradients: Mapping[int, Tensor],
 ) -> GridExample:
     """The tokens on grids of the un-occluded input."""
-    pools = [step for step in grids.steps if isinstance(step, Pool)]
-    roots = {step.source for step in grids.merges} | {grids.values[pool.source].root for pool in pools}
-    roots |= {i for step in grids.attentions for i in grids.alive(step)}
+    wholes = {step.node.index for step in grids.steps if isinstance(step, (Pool, Whole))}
+    roots = {grids.values[i].root for step in grids.steps for i in grids.read(step) if _remembers(step)}
+    roots |= {step.node.index for step in grids.steps if isinstance(step, Nearby)}
+    grown = [step for step in grids.steps if isinstance(step, (Nearby, WindowAttention))]
+    roots |= {i for step in grown for i in grids.alive(step)}
     read = {i for step in grids.attentions for i in (step.q, step.k, step.v)}
-    sums = {pool.node.index for pool in pools}
-    values = values_in_full(graph, inputs, roots | read | sums | {graph.output})
+    meeting = [step for step in grids.steps if isinstance(step, Each) and step.met]
+    read |= {i for step in meeting for i in grids.read(step)}
+    values = values_in_full(graph, inputs, roots | read | wholes | {graph.output})
+
+    def rows(index: int, value: Tensor) -> Tensor:
+        form = grids.values[index]
+        return _rows(value, form, grids.places[form.root])
+
     attentions = {
         step.node.index: _kept(step, values, constant, gradients.get(step.node.index))
         for step in grids.attentions
@@ -137,10 +180,57 @@ def _example(
         if isinstance(step, Each)
         for i in step.differing
     }
-    rows = {i: _rows(values[i], grids.values[i], grids.places[i]) for i in roots}
+    responses = {}
+    for step in meeting:
+        gradient = gradients.get(step.node.index)
+        for i, found in _responses(step, values, constant, gradient).items():
+            responses[step.node.index, i] = rows(step.node.index, found)
     return GridExample(
-        grids, constant, tables, attentions, rows, {i: values[i] for i in sums}, values[graph.output]
+        grids,
+        constant,
+        tables,
+        attentions,
+        {i: rows(i, values[i]) for i in roots},
+        {
+            step.node.index: rows(step.node.index, gradients.get(step.node.index, torch.zeros_like(value)))
+            for step in grids.steps
+            if isinstance(step, Nearby) and (value := values[step.node.index]) is not None
+        },
+        responses,
+        {i: values[i] for i in wholes},
+        values[graph.output],
     )
+
+
+def _remembers(step: Step) -> bool:
+    """Whether a step reads tokens that were not computed."""
+    return isinstance(step, (Merged, Nearby, Pool))
+
+
+def _responses(
+    step: Each, values: Mapping[int, Tensor], constant: Callable[[int, int], Any], gradient: Tensor | None
+) -> dict[int, Tensor]:
+    """The scalar's derivatives by values without tokens, by node: by token that meets these.
+
+    Args:
+        step: The operator.
+        values: Un-occluded values, by node.
+        constant: Function that gives the value of a node that no position changes.
+        gradient: Gradient of the scalar by the operator's result; None for nothing.
+    """
+    shape = step.node.shape
+    with torch.inference_mode(False), torch.enable_grad():
+        spread = {i: values[i].clone().expand(shape).clone().requires_grad_() for i in step.met}
+
+        def operand(index: int) -> Any:
+            found = spread.get(index, values.get(index))
+            value = constant(index, 1) if found is None else found
+            return value.clone() if isinstance(value, Tensor) and index not in spread else value
+
+        made = step.node.computed(operand)
+        by = torch.zeros_like(made) if gradient is None else gradient.clone().to(made)
+        found = torch.autograd.grad(made, list(spread.values()), by, allow_unused=True)
+    return {i: torch.zeros(shape) if each is None else each for i, each in zip(spread, found, strict=True)}
 
 
 def _rows(value: Tensor, form: Form, places: Tensor) -> Tensor:

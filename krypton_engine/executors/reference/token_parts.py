@@ -10,14 +10,16 @@ from torch import Tensor
 
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
-from krypton_engine.executors.base import Opening, Unsupported
-from krypton_engine.executors.reference.program import ReferenceProgram
+from krypton_engine.executors.base import Opening, Program, Unsupported
 from krypton_engine.executors.reference.token_session import LARGEST_BATCH, Example, TokenSession
 from krypton_engine.executors.tail import Tail, unchanging, weights_of
 from krypton_engine.graph.gradients import first_order
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
+
+MakeProgram = Callable[[Graph, Plan], Program]
+"""A function that gives the program of a graph and its plan: that of the executor which suits them."""
 
 MakeExample = Callable[[Callable[[int, int], Any], Mapping[int, Tensor]], Example]
 """A function from constants, for a number of copies, and gradients by node to the tokens of an example."""
@@ -31,7 +33,7 @@ class TokenParts:
         start: The value whose cells become tokens.
         inner: The graph that computes the tokens: the same, or one that is written otherwise.
         after: Its nodes after tokens end.
-        attentions: Nodes by whose values an example has the scalar's gradients.
+        attentions: Nodes by whose values an example has the scalar's gradients, beside ``start``.
 
     Attributes:
         before: The graph up to ``start``.
@@ -41,7 +43,7 @@ class TokenParts:
         >>> parts.before.nodes[-1].op
         'relu'
         >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**22)
-        >>> parts.open(plan.window, opening, 2**20, lambda tokens: tokens * 2**20, most=120, example=None)
+        >>> parts.open(plan.window, opening, None, 2**20, lambda some: some * 2**20, most=120, example=None)
         Traceback (most recent call last):
         krypton_engine.errors.InputError: memory_budget is 4 MiB, the tokens of this model take 1 MiB ...
     """
@@ -52,7 +54,7 @@ class TokenParts:
         self.before = replace(graph, nodes=graph.nodes[: start.index + 1], output=start.index)
         self._graph, self._inner = graph, inner
         self._attentions = [node.index for node in attentions]
-        self._front = ReferenceProgram(self.before)
+        self._start = start.index
         self._constants = weights_of(inner)
         self._tail = Tail(inner, after)
 
@@ -60,6 +62,7 @@ class TokenParts:
         self,
         window: SlidingWindow,
         opening: Opening,
+        program: MakeProgram,
         held: int,
         needed: Callable[[int], int],
         most: int,
@@ -70,6 +73,7 @@ class TokenParts:
         Args:
             window: The sliding window.
             opening: The example, a budget and a scalar.
+            program: Function that gives the program of the part before tokens.
             held: Bytes of what is kept of the un-occluded input.
             needed: Bytes of one position, by the number of tokens that are computed.
             most: The number of all tokens.
@@ -91,12 +95,18 @@ class TokenParts:
                 ),
             )
         assert opening.head is not None
-        effects = first_order(self._graph, opening.inputs, self._attentions, opening.head, free)
+        wanted = {*self._attentions, self._start}
+        effects = first_order(self._graph, opening.inputs, wanted, opening.head, free)
         if not effects:
             raise Unsupported("the target has no gradient here")
-        front = self._front.open(plan, replace(opening, memory_budget=free))
-        constant = unchanging(self._inner, opening.inputs, self._constants)
         gradients = {node: gradient for node, (_, gradient) in effects.items()}
+        by_start = gradients[self._start]
+
+        def towards(start: Tensor) -> Tensor:
+            return (start * by_start.to(start)).flatten(1).sum(1)
+
+        front = program(self.before, plan).open(plan, replace(opening, memory_budget=free, head=towards))
+        constant = unchanging(self._inner, opening.inputs, self._constants)
 
         def fitting(tokens: int) -> int:
             return max(1, min(LARGEST_BATCH, (free - plan.bytes_views) // needed(tokens)))

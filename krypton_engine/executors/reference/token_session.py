@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.executors.base import Computed, Session
 from krypton_engine.executors.reference.choice import counts
 from krypton_engine.executors.tail import Tail
@@ -77,7 +77,9 @@ class TokenSession:
         >>> from krypton_engine.executors.reference.tokens import TokenProgram
         >>> from krypton_engine.planning.cache import Source, capture
         >>> head, program = lambda outputs: outputs[:, 0], TokenProgram(capture(Source(vit, (x,))))
-        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> opening = Opening((x,), torch.zeros(1), 2**30, head)
+        >>> session = program.open(plan.window, opening, lambda graph, _: ReferenceProgram(graph))
         >>> exact = next(session.compute(plan.window.boxes(np.array([0, 7]))))
         >>> exact.outputs.shape, bool(exact.dropped.any())
         (torch.Size([2, 8]), False)
@@ -119,10 +121,10 @@ class TokenSession:
             members = order[start : min(start + size, int(alike.sum()))]
             start += len(members)
             most = first[torch.from_numpy(members).to(first.device)].topk(int(many[members[-1]]))[1]
-            begun = self._start(changes[members])
+            begun, before = self._start(changes[members])
             ends, dropped = self._example.ends(begun, most.sort()[0], self._epsilon)
             outputs = self._tail.run(ends, len(members), self._example.constant)
-            yield Computed(members, outputs, dropped.cpu().numpy())
+            yield Computed(members, outputs, dropped.cpu().numpy() + before)
 
     def trimmed(self, epsilon: float, head: Head) -> TokenSession:
         """A session that computes fewer patches: those that a window touches, and the most important others.
@@ -153,11 +155,14 @@ class TokenSession:
         mask = torch.from_numpy(touched).to(self._example.output.device)
         return self._example.effects(mask).masked_fill_(mask, math.inf)
 
-    def _start(self, changes: IntArray) -> Tensor:
-        """The value that tokens begin with: ``(changes, ...)``."""
-        parts = list(self._front.compute(changes))
+    def _start(self, changes: IntArray) -> tuple[Tensor, Floats]:
+        """The value that tokens begin with, ``(changes, ...)``, and the effect of what is left out of it."""
+        parts, dropped = list(self._front.compute(changes)), np.zeros(len(changes))
+        for part in parts:
+            if part.dropped is not None:
+                dropped[part.which] = part.dropped
         outputs = parts[0].outputs if len(parts) == 1 else torch.cat([part.outputs for part in parts])
         which = np.concatenate([part.which for part in parts])
         if (which[1:] > which[:-1]).all():
-            return outputs
-        return outputs[torch.from_numpy(np.argsort(which)).to(outputs.device)]
+            return outputs, dropped
+        return outputs[torch.from_numpy(np.argsort(which)).to(outputs.device)], dropped

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.reference.attention import Kept
-from krypton_engine.executors.reference.token_parts import TokenParts
+from krypton_engine.executors.reference.token_parts import MakeProgram, TokenParts
 from krypton_engine.executors.reference.token_rows import Example, by_head
 from krypton_engine.executors.reference.token_session import TokenSession
 from krypton_engine.executors.tail import values_in_full
@@ -42,7 +42,9 @@ class TokenProgram:
         >>> program.work(plan.window).operators
         'attention over all tokens (1)'
         >>> head = lambda outputs: outputs[:, 0]
-        >>> session = program.open(plan.window, Opening((x,), torch.zeros(1), 2**30, head))
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> opening = Opening((x,), torch.zeros(1), 2**30, head)
+        >>> session = program.open(plan.window, opening, lambda graph, _: ReferenceProgram(graph))
         >>> torch.allclose(session.base, vit(x), atol=1e-5)
         True
     """
@@ -56,12 +58,13 @@ class TokenProgram:
         attentions = [each.node for each in tokens.attentions]
         self._parts = TokenParts(graph, tokens.start, tokens.graph, tokens.after, attentions)
 
-    def open(self, window: SlidingWindow, opening: Opening) -> TokenSession:
+    def open(self, window: SlidingWindow, opening: Opening, program: MakeProgram) -> TokenSession:
         """A session on the tokens of one example.
 
         Args:
             window: The sliding window.
             opening: The example, a budget and a scalar.
+            program: Function that gives the program of the part before tokens.
 
         Raises:
             Unsupported: The output has no gradient.
@@ -69,7 +72,7 @@ class TokenProgram:
         """
         tokens = self.tokens
         needed, example = partial(_needed, tokens), partial(_example, self.graph, tokens, opening.inputs)
-        return self._parts.open(window, opening, _held(tokens), needed, tokens.patches, example)
+        return self._parts.open(window, opening, program, _held(tokens), needed, tokens.patches, example)
 
     def work(self, window: SlidingWindow) -> Linearised:
         """Operators taken to the first order, and the mean cost of the patches that a window touches."""

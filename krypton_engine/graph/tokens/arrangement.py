@@ -17,19 +17,10 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.ir import Node, Ref, refs, resolve
-from krypton_engine.graph.tokens.steps import NoTokens
+from krypton_engine.graph.tokens.steps import MOVES, NoTokens
 
 COPIES = 2
 """Copies that are arranged together."""
-
-MOVES = {
-    "_reshape_alias", "_unsafe_view", "alias", "cat", "chunk", "clone", "constant_pad_nd", "contiguous",
-    "detach", "expand", "flatten", "flip", "movedim", "narrow", "pad", "permute", "reshape", "roll", "select",
-    "slice",
-    "split", "split_with_sizes", "squeeze", "stack", "transpose", "unbind", "unflatten", "unsafe_split",
-    "unsafe_split_with_sizes", "unsqueeze", "view",
-}  # fmt: skip
-"""Operators that move elements, repeat them, or add zeros."""
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,13 @@ class Each:
         node: The operator's node.
         grid: The grid of the tokens.
         differing: Constants that are not the same for all tokens, by node.
+        met: Values without tokens that every token meets: a gate; by node.
     """
 
     node: Node
     grid: int
     differing: tuple[int, ...] = ()
+    met: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,7 @@ class Merged:
     Attributes:
         node: The node whose value they make.
         source: Node of the rows that are put together.
+        below: Grid of these rows.
         grid: The next grid.
         parts: The tokens that become one: ``(tokens, parts)``, int64, -1 for zeros.
         picked: The elements of the new rows: part times elements of a source's row, plus the place in it.
@@ -55,9 +58,44 @@ class Merged:
 
     node: Node
     source: int
+    below: int
     grid: int
     parts: Tensor
     picked: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Nearby:
+    """An operator that computes a token from several that lie near: a convolution, a pool.
+
+    Attributes:
+        node: The operator's node, as on a box of one cell.
+        source: Node of the value that is read.
+        below: Grid of that value.
+        grid: Grid of the result: ``below`` where cells stay as they are, or one with fewer or more tokens.
+        parts: The tokens that each token is computed from: ``(tokens, parts)``, int64, -1 beyond the cells.
+        places: The token at every cell of the operand, int64: ``(cells,)``.
+        order: The cell of every token of the result, int64: ``(tokens,)``.
+    """
+
+    node: Node
+    source: int
+    below: int
+    grid: int
+    parts: Tensor
+    places: Tensor
+    order: Tensor
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An operator on values without tokens, on the way to one that every token meets.
+
+    Attributes:
+        node: The operator's node.
+    """
+
+    node: Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,12 +181,12 @@ class Pool:
     divisor: int
 
 
-Step = Cells | Each | Merged | WindowAttention | Pool
+Step = Cells | Each | Merged | Nearby | WindowAttention | Pool | Whole
 
 
 @dataclass(frozen=True)
 class Grids:
-    """The tokens of a graph, grid by grid: each has fewer of them than the one before.
+    """The tokens of a graph, grid by grid.
 
     Attributes:
         graph: The graph.
@@ -162,12 +200,12 @@ class Grids:
 
     Examples:
         >>> nodes = [Node(i, f"value {i}", "", (1, 4, 2), (None,) * 3, None) for i in range(4)]
-        >>> merged = Merged(nodes[2], 1, 1, torch.tensor([[0, 1], [2, 3]]), picked=(0, 1, 2, 3))
+        >>> merged = Merged(nodes[2], 1, 0, 1, torch.tensor([[0, 1], [2, 3]]), picked=(0, 1, 2, 3))
         >>> steps = Cells(nodes[0]), Each(nodes[1], 0), merged, Pool(nodes[3], 2, 1, divisor=2)
         >>> forms = {i: Form(i, (0, 1), (0, 1), (2,)) for i in range(3)}
         >>> grids = Grids(graph, nodes[0], steps, forms, {}, sizes=(4, 2), after=())
-        >>> len(grids.merges), grids.attentions, grids.read(merged), grids.released[2]
-        (1, [], {1}, (1,))
+        >>> grids.attentions, grids.read(merged), grids.released[2]
+        ([], {1}, (1,))
     """
 
     graph: Graph
@@ -183,10 +221,19 @@ class Grids:
         """The attentions, in order."""
         return [step for step in self.steps if isinstance(step, WindowAttention)]
 
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether convolutions or pools lie between attentions."""
+        return any(isinstance(step, Nearby) for step in self.steps)
+
     @property
-    def merges(self) -> list[Merged]:
-        """The ways from a grid to the next, in order."""
-        return [step for step in self.steps if isinstance(step, Merged)]
+    def first_order(self) -> list[Node]:
+        """Values of which a part is taken to the first order, in order: gradients by them are asked for."""
+        return [
+            step.node
+            for step in self.steps
+            if isinstance(step, (Nearby, WindowAttention)) or (isinstance(step, Each) and step.met)
+        ]
 
     @cached_property
     def released(self) -> tuple[tuple[int, ...], ...]:
@@ -196,39 +243,43 @@ class Grids:
 
     @cached_property
     def _alive(self) -> Mapping[int, tuple[int, ...]]:
-        made = {step.node.index: (at, step.grid) for at, step in enumerate(self.steps)}
+        made = {
+            step.node.index: (at, step.grid)
+            for at, step in enumerate(self.steps)
+            if not isinstance(step, (Pool, Whole))
+        }
         last = {root: at for at, released in enumerate(self.released) for root in released}
         return {
             step.node.index: tuple(
                 i for i, (since, grid) in made.items() if since < at < last.get(i, at) and grid == step.grid
             )
             for at, step in enumerate(self.steps)
-            if isinstance(step, WindowAttention)
+            if isinstance(step, (Nearby, WindowAttention))
         }
 
-    def alive(self, step: WindowAttention) -> tuple[int, ...]:
-        """The rows of its grid that are there before an attention and read after it, by node."""
+    def alive(self, step: Nearby | WindowAttention) -> tuple[int, ...]:
+        """The rows of its grid that are there before a step and read after it, by node."""
         return self._alive[step.node.index]
 
     def read(self, step: Step) -> set[int]:
         """The values of tokens that a step reads, by node."""
-        if isinstance(step, Cells):
+        if isinstance(step, (Cells, Whole)):
             return set()
         if isinstance(step, WindowAttention):
             return {step.q, step.k, step.v}
-        if isinstance(step, (Merged, Pool)):
+        if isinstance(step, (Merged, Nearby, Pool)):
             return {step.source}
         return {i for i in refs((step.node.args, step.node.kwargs)) if i in self.values}
 
 
-def parents(merged: Merged, touched: Tensor) -> Tensor:
-    """Whether tokens of the next grid are made of some of ``touched``, flags ``(copies, tokens)``.
+def parents(step: Merged | Nearby, touched: Tensor) -> Tensor:
+    """Whether tokens of a step's result are made of some of ``touched``, flags ``(copies, tokens)``.
 
     Examples:
         >>> parts = torch.tensor([[0, 1], [2, -1]])
-        >>> merged = Merged(Node(0, "cat", "cat", (1, 2, 2), (None,) * 3, None), 0, 1, parts, (0, 1))
+        >>> merged = Merged(Node(0, "cat", "cat", (1, 2, 2), (None,) * 3, None), 0, 0, 1, parts, (0, 1))
         >>> parents(merged, torch.tensor([[False, False, True]]))
         tensor([[False,  True]])
     """
     padded = torch.nn.functional.pad(touched, [0, 1])
-    return padded[:, merged.parts].any(-1)
+    return padded[:, step.parts].any(-1)

@@ -2,7 +2,8 @@
 
 What moves tokens about between the layers (partitions into windows and back, shifts, paddings, heads) is
 followed element by element; see `krypton_engine.graph.tokens.arrangement`. Everything else has to treat each
-token by itself, or to be an attention of the tokens of a window to one another.
+token by itself, to compute it from those that lie near, as a convolution does, to meet all of them with
+something of their sum, as a gate does, or to be an attention of the tokens of a window to one another.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from krypton_engine.graph.box_operators import Apply
+from krypton_engine.graph.box_operators import Apply, BoxOperator, Convolution
+from krypton_engine.graph.box_operators import Pool as PoolOnBox
 from krypton_engine.graph.draft import BoundCall, Draft
 from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, refs
-from krypton_engine.graph.operators import NotLocal, ruled
+from krypton_engine.graph.operators import Local, NotLocal, ruled
 from krypton_engine.graph.operators.base import positive
-from krypton_engine.graph.tokens.arrangement import COPIES, MOVES, Arranged, is_move, moved, reference
+from krypton_engine.graph.tokens.arrangement import COPIES, Arranged, is_move, moved, reference
 from krypton_engine.graph.tokens.grid_steps import (
     Cells,
     Each,
     Grids,
     Merged,
+    Nearby,
     Pool,
     Scores,
     Step,
+    Whole,
     WindowAttention,
 )
-from krypton_engine.graph.tokens.steps import NoTokens, last_of_cells
+from krypton_engine.graph.tokens.products import Product, product_of
+from krypton_engine.graph.tokens.regrouping import parts_nearby, parts_of_rows, places_of_rows
+from krypton_engine.graph.tokens.steps import MOVES, NoTokens, last_of_cells
 
-_PRODUCTS = {"matmul", "bmm"}
 _SOFTMAX = {"softmax", "_softmax"}
 _RESHAPES = {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"}
 _ONLY_COPIED = {"_to_copy", "to", "clone", "contiguous"}
@@ -68,6 +73,7 @@ class _Scores:
         q, k: Nodes of both.
         queries, keys: Their arrangements.
         product: Node of the products.
+        transposed: Whether a key's channels come before its tokens.
         chain: Nodes that have changed the products so far.
         weights: Whether the softmax was taken.
     """
@@ -77,6 +83,7 @@ class _Scores:
     queries: Arranged
     keys: Arranged
     product: Node
+    transposed: bool
     chain: tuple[Node, ...] = ()
     weights: bool = False
 
@@ -120,7 +127,8 @@ class _Search:
         self.last_use = {i: node.index for node in graph.nodes for i in refs((node.args, node.kwargs))}
         self.steps: list[Step] = [Cells(start)]
         self.scores: dict[int, _Scores] = {}
-        self.after: list[Node] = []
+        self.regrouped: dict[int, NoTokens] = {}
+        self.resized: dict[tuple[int, tuple[int, ...]], tuple[int, Tensor]] = {}
         self.ended: set[int] = set()
 
     def found(self) -> Grids:
@@ -136,33 +144,47 @@ class _Search:
             raise NoTokens("no attention is computed of its cells")
         if self.graph.output not in self.ended:
             raise NoTokens("the output has a part for every token")
+        steps, after = self._parted()
         found = self.forms, self.places, tuple(self.sizes)
-        return Grids(self.graph, self.start, tuple(self.steps), *found, tuple(self.after))
+        return Grids(self.graph, self.start, steps, *found, after)
+
+    def _parted(self) -> tuple[tuple[Step, ...], tuple[Node, ...]]:
+        """The steps up to the last one of tokens, and nodes that nothing of tokens reads."""
+        met = {i for step in self.steps if isinstance(step, Each) for i in step.met}
+        steps, after = [], []
+        for step in reversed(self.steps):
+            if isinstance(step, Whole) and step.node.index not in met:
+                after.append(step.node)
+                continue
+            if isinstance(step, Whole):
+                met |= set(refs((step.node.args, step.node.kwargs)))
+            steps.append(step)
+        return tuple(reversed(steps)), tuple(reversed(after))
 
     def _visit(self, node: Node) -> None:
         operands = {i for i in refs((node.args, node.kwargs)) if self.graph.nodes[i].depends}
         if operands <= self.ended:
-            self.after.append(node)
+            self.steps.append(Whole(node))
             self.ended.add(node.index)
-        elif operands & self.ended:
-            raise NoTokens(f"{node.op} joins tokens with what was made of all of them")
-        elif is_move(node, self.values.__contains__):
+        elif is_move(node, self.values.__contains__) and len({self.values[i].root for i in operands}) == 1:
             self._move(node)
+        elif operands & self.regrouped.keys():
+            raise self.regrouped[min(operands & self.regrouped.keys())]
         elif node.op == "scaled_dot_product_attention":
             self._attention(node)
-        elif node.op in _PRODUCTS and len(operands) > 1:
-            self._product(node)
+        elif len(operands) > 1 and (product := product_of(node)):
+            self._product(node, product)
         elif operands & self.scores.keys():
             first = reference(node.args[0])
             if operands != {first}:
                 raise NoTokens(f"{node.op} joins an attention's scores with something of the image")
             self.scores[node.index] = self.scores[first].after(node, self.graph)
-        elif not self._pooled(node, *operands):
+        elif len(operands) > 1 or not self._pooled(node, *operands):
             self._by_rule(node)
 
     def _known(self, index: int) -> Arranged:
         """The arrangement of a value of tokens."""
-        if index not in self.values:
+        if index not in self.forms or index not in self.values:
             raise NoTokens("an attention reads what is no value of tokens")
         return self.values[index]
 
@@ -186,25 +208,30 @@ class _Search:
         if not value.mixed:
             self._name(node, value)
             return
-        grid = self.grid[value.root] + 1
+        below, grid = self.grid[value.root], len(self.sizes)
         row = math.prod(self.forms[value.root].channels)
-        places = _places(value)
-        parts, picked = _parts(value, places, self.sizes[grid - 1], row, node.op)
-        self.sizes[grid:] = [len(parts)]
+        places = places_of_rows(value)
+        try:
+            parts, picked = parts_of_rows(value, places, self.sizes[below], row, node.op)
+        except NoTokens as reason:  # they may be moved on to where they are rows again
+            self.values[node.index], self.regrouped[node.index] = value, reason
+            return
+        self.sizes.append(len(parts))
         tokens, elements = (
             _numbered([n if (dim in places) == of_tokens else 1 for dim, n in enumerate(value.shape)])
             for of_tokens in (True, False)
         )
         merged = Arranged(node.index, tokens.expand(value.shape), elements.expand(value.shape))
-        self._put(Merged(node, value.root, grid, parts, picked), merged, grid)
+        self._put(Merged(node, value.root, below, grid, parts, picked), merged, grid)
 
     def _by_rule(self, node: Node) -> None:
-        """An operator that its rule says to treat each token by itself."""
-        if node.op in MOVES:
+        """An operator that its rule says to compute each token by itself, or from those that lie near."""
+        if node.op in MOVES and not is_move(node, self.values.__contains__):
             raise NoTokens(f"{node.op} joins tokens with constants")
         if not isinstance(node.target, torch._ops.OpOverload):
             raise NoTokens(f"{node.op} is not known to keep tokens apart")
-        operands = [i for i in dict.fromkeys(refs((node.args, node.kwargs))) if self.graph.nodes[i].depends]
+        known = [i for i in dict.fromkeys(refs((node.args, node.kwargs))) if self.graph.nodes[i].depends]
+        operands, met = ([i for i in known if (i in self.ended) == ended] for ended in (False, True))
         values = [self.values[i] for i in operands]
         first = values[0]
         grid = self.grid[first.root]
@@ -213,24 +240,60 @@ class _Search:
                 raise NoTokens(f"{node.op} meets tokens of different grids")
             if value.of_tokens != first.of_tokens or not torch.equal(value.places, first.places):
                 raise NoTokens(f"{node.op} meets tokens of different places")
-            roles = [_FIRST_AXIS + dim if dim in value.of_tokens else None for dim in range(len(value.shape))]
-            self.draft.nodes[i] = replace(
-                self.graph.nodes[i], roles=tuple(roles), shape=value.shape, on_box=Apply()
-            )
-        result = first.computed(node.index, node.shape)
-        call = BoundCall(self.draft, node.target, node.args, node.kwargs, result.shape)
+            roles = tuple(_role(dim) if dim in value.of_tokens else None for dim in range(len(value.shape)))
+            shape = value.shape
+            if _by_copy(value):
+                roles, shape = (BATCH, *roles[1:]), (1, *shape[1:])
+            self.draft.nodes[i] = replace(self.graph.nodes[i], roles=roles, shape=shape, on_box=Apply())
+        for i in met:
+            self.draft.nodes[i] = replace(self.graph.nodes[i], depends=False)
+        call = BoundCall(self.draft, node.target, node.args, node.kwargs, _shape(node, first))
         try:
             local = ruled(call)
         except NotLocal as reason:
             raise NoTokens(str(reason)) from None
-        moves = any(not step.is_identity() for maps in local.maps for step in maps.values())
-        if local.whole or moves or not isinstance(local.on_box, Apply) or local.on_box.sized:
+        apart = all(step.is_identity() for maps in local.maps for step in maps.values())
+        if apart and not local.whole and _is_alike(local.on_box):
+            if met and not (call.pointwise and self._is_met(first, met)):
+                raise NoTokens(f"{node.op} joins tokens with what was made of all of them")
+            constants = dict.fromkeys(i for i in refs((node.args, node.kwargs)) if i not in known)
+            differing = [i for i in constants if call.pointwise and _differs(self.graph.nodes[i], first)]
+            result = first.computed(node.index, node.shape)
+            written = replace(node, on_box=local.on_box, operands=local.operands)
+            self._put(Each(written, grid, tuple(differing), tuple(met)), result, grid)
+        elif len(known) == 1 and not local.whole and isinstance(local.on_box, (Convolution, PoolOnBox)):
+            self._nearby(node, local, *operands)
+        else:
             raise NoTokens(f"{node.op} reads several tokens")
-        constants = dict.fromkeys(i for i in refs((node.args, node.kwargs)) if i not in operands)
-        differing = tuple(i for i in constants if call.pointwise and _differs(self.graph.nodes[i], result))
-        self._put(Each(node, grid, differing), result, grid)
 
-    def _pooled(self, node: Node, source: int, *others: int) -> bool:
+    def _is_met(self, value: Arranged, met: Sequence[int]) -> bool:
+        """Whether values without tokens are broadcast along the tokens of a value, copy by copy."""
+        shapes = [self.graph.nodes[i].shape for i in met]
+        alike = all(len(shape) == len(value.shape) for shape in shapes)
+        others = value.of_tokens[1:]
+        return alike and _by_copy(value) and all(shape[dim] == 1 for shape in shapes for dim in others)
+
+    def _nearby(self, node: Node, local: Local, operand: int) -> None:
+        """An operator that computes tokens from those that lie near; where cells change, of another grid."""
+        value, source = self.values[operand], self.draft.nodes[operand]
+        node = replace(node, roles=local.roles, on_box=local.on_box, operands=local.operands, maps=local.maps)
+        if source.roles != (BATCH, None, *source.axes) or node.axes != source.axes:
+            raise NoTokens(f"{node.op} reads several tokens")
+        below, places = self.grid[value.root], value.places[0]
+        parts, at = parts_nearby(node, source, places), places.flatten().long()
+        sizes = tuple(node.size(axis) for axis in node.axes)
+        if sizes == tuple(places.shape):
+            grid, order, result = below, at.argsort(), value.computed(node.index, node.shape)
+        else:
+            grid, other = self.resized.setdefault((below, sizes), (len(self.sizes), places))
+            if not torch.equal(other, places):
+                raise NoTokens(f"{node.op} reads tokens in another order")
+            if grid == len(self.sizes):
+                self.sizes.append(len(parts))
+            order, result = torch.arange(len(parts)), _cells(node)
+        self._put(Nearby(node, operand, below, grid, parts[order], at, order), result, grid)
+
+    def _pooled(self, node: Node, source: int) -> bool:
         """Whether all tokens are summed up: what follows has none."""
         value = self.values[source]
         rank = len(value.shape)
@@ -246,7 +309,7 @@ class _Search:
         grid = self.grid[value.root]
         size = self.sizes[grid]
         apart = value.shape[0] == COPIES and {0, *dims} == set(value.of_tokens)
-        if others or not few or not apart or not _is_all(value.places[0].flatten(), size):
+        if not few or not apart or not _is_all(value.places[0].flatten(), size):
             raise NoTokens(f"{node.op} sums some of the tokens")
         self.ended.add(node.index)
         self.steps.append(Pool(node, source, grid, 1 if node.op == "sum" else size))
@@ -270,21 +333,22 @@ class _Search:
         scores = Scores(False, scale, (), None, mask)
         self._put(WindowAttention(node, grid, q, k, v, members, order, windows, scores), result, grid)
 
-    def _product(self, node: Node) -> None:
+    def _product(self, node: Node, product: Product) -> None:
         """Scores of queries and keys, or the result of an attention."""
-        left, right = (reference(item) for item in node.args[:2])
+        left, right = product.left, product.right
         if left not in self.scores:
-            keys = self._known(right)
-            self.scores[node.index] = _Scores(left, right, self._known(left), keys, node)
+            both = self._known(left), self._known(right)
+            self.scores[node.index] = _Scores(left, right, *both, node, not product.transposed)
             return
         made = self.scores[left]
         values = self._known(right)
-        if not made.weights or self.graph.nodes[left].shape != made.product.shape:
+        if not made.weights or product.transposed or self.graph.nodes[left].shape != made.product.shape:
             raise NoTokens("the scores of an attention are used otherwise than by a softmax")
-        order, windows, members = self._attends(made.queries, made.keys.tokens.transpose(-1, -2), values)
+        keys = made.keys.tokens.transpose(-1, -2) if made.transposed else made.keys.tokens
+        order, windows, members = self._attends(made.queries, keys, values)
         result = made.queries.computed(node.index, node.shape)
         grid = self.grid[made.queries.root]
-        scores = Scores(True, 1.0, made.chain, made.product, -1)
+        scores = Scores(made.transposed, 1.0, made.chain, made.product, -1)
         step = WindowAttention(node, grid, made.q, made.k, right, members, order, windows, scores)
         self._put(step, result, grid)
 
@@ -324,6 +388,28 @@ def _cells(start: Node) -> Arranged:
     return Arranged(start.index, tokens.expand(shape), elements.expand(shape))
 
 
+def _role(dim: int) -> int:
+    """The role of a value's dimension of tokens."""
+    return _FIRST_AXIS + dim
+
+
+def _by_copy(value: Arranged) -> bool:
+    """Whether a value's first dimension is that of the copies, by itself."""
+    return value.shape[0] == COPIES and value.of_tokens[:1] == (0,)
+
+
+def _shape(node: Node, value: Arranged) -> tuple[int, ...]:
+    """Shape of what a node computes of a value: of one copy, or of two that share a dimension with tokens."""
+    if _by_copy(value):
+        return node.shape
+    return tuple(value.shape[dim] if dim in value.of_tokens else n for dim, n in enumerate(node.shape))
+
+
+def _is_alike(operator: BoxOperator) -> bool:
+    """Whether an operator treats every cell alike where each reads its own alone."""
+    return isinstance(operator, Convolution) or (isinstance(operator, Apply) and not operator.sized)
+
+
 def _differs(constant: Node, value: Arranged) -> bool:
     """Whether a constant is not the same for all tokens of a value that it is broadcast against."""
     pad = len(value.shape) - len(constant.shape)
@@ -350,44 +436,3 @@ def _windows(value: Arranged, dims: list[int], size: int) -> Tensor:
     if len(members) % COPIES or not _is_all(half[half >= 0], size):
         raise NoTokens("an attention is of some of the tokens, or of several pictures")
     return half
-
-
-def _places(value: Arranged) -> list[int]:
-    """Dimensions of tokens along which elements of a row do not vary."""
-    high = torch.where(value.elements < 0, torch.iinfo(value.elements.dtype).max, value.elements)
-    return [dim for dim in value.of_tokens if not bool((value.elements.amax(dim) > high.amin(dim)).any())]
-
-
-def _parts(
-    value: Arranged, places: list[int], size: int, row: int, op: str
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The tokens that are put together, and the elements of what they make; see `Merged`.
-
-    Args:
-        value: Several tokens in one row.
-        places: Its dimensions along which rows lie.
-        size: Number of tokens of a copy.
-        row: Elements of a token.
-        op: The operator that made it.
-
-    Raises:
-        NoTokens: Not every place holds alike parts.
-    """
-    rest = [dim for dim in range(len(value.shape)) if dim not in places]
-    count = math.prod(value.shape[dim] for dim in places)
-    tokens, elements = (
-        each.permute(*places, *rest).reshape(count, -1) for each in (value.tokens, value.elements)
-    )
-    half = count // COPIES
-    tokens, elements = tokens[:half].long(), elements[:half].long()
-    whole = (tokens >= 0).all(1)
-    if not bool(whole.any()) or bool((tokens >= size).any()) or count % COPIES:
-        raise NoTokens(f"{op} regroups tokens")
-    sample = int(whole.long().argmax())
-    _, part = tokens[sample].unique(return_inverse=True)
-    first = torch.stack([(part == i).long().argmax() for i in range(int(part.max()) + 1)])
-    parts = tokens[:, first]
-    known = torch.where(tokens >= 0, elements, elements[sample])
-    if not torch.equal(parts[:, part], tokens) or bool((known != elements[sample]).any()):
-        raise NoTokens(f"{op} regroups tokens")
-    return parts, tuple((part * row + elements[sample]).tolist())

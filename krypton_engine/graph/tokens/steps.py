@@ -16,6 +16,15 @@ TOKENS = 0
 KEYS = 1
 """Role of the dimension along which an attention's scores lie, one for every token that is looked at."""
 
+MOVES = {
+    "_reshape_alias", "_unsafe_view", "alias", "cat", "chunk", "clone", "constant_pad_nd", "contiguous",
+    "detach", "expand", "flatten", "flip", "movedim", "narrow", "pad", "permute", "reshape", "roll", "select",
+    "slice",
+    "split", "split_with_sizes", "squeeze", "stack", "transpose", "unbind", "unflatten", "unsafe_split",
+    "unsafe_split_with_sizes", "unsqueeze", "view",
+}  # fmt: skip
+"""Operators that move elements, repeat them, or add zeros."""
+
 
 class NoTokens(Exception):
     """The reason why tokens cannot be taken one by one, in words that end a sentence."""
@@ -23,6 +32,8 @@ class NoTokens(Exception):
 
 def last_of_cells(graph: Graph) -> Node:
     """The value whose cells may become tokens: the last dominator before a full computation.
+
+    Where cells were only put together after it, as windows of a map, another one comes before these.
 
     Raises:
         NoTokens: Nothing is computed in full.
@@ -34,7 +45,12 @@ def last_of_cells(graph: Graph) -> Node:
     full = next((node.index for node in graph.nodes if node.depends and not node.local), None)
     if full is None:
         raise NoTokens("nothing is computed in full")
-    return [node for node in graph.dominators if node.index < full][-1]
+    *before, last = (node for node in graph.dominators if node.index < full)
+    found = last
+    while last.op in MOVES and before:
+        last = before.pop()
+        found = max(found, last, key=lambda node: node.cells)
+    return found
 
 
 @dataclass(frozen=True)

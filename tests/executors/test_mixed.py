@@ -1,0 +1,142 @@
+"""Sessions on tokens with convolutions between: exact with all, right to the second order with some."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import timm
+import torch
+from support.sessions import (
+    by_reference,
+    check_each_is_answered_once,
+    check_it_is_the_full_computation,
+    computed,
+    errors_of,
+)
+from support.tiny_mixed import MIXED
+from support.tiny_transformers import awake
+from support.truth import brute_force
+from torch import nn
+
+from krypton_engine import KryptonOcclusion
+from krypton_engine.approximation.ssim import ssim
+from krypton_engine.executors.base import Opening
+from krypton_engine.executors.reference.grids import GridProgram
+from krypton_engine.graph.rewrites.linearise import linearised
+from krypton_engine.graph.tokens.grid_steps import Nearby, Whole
+from krypton_engine.graph.tokens.grids import find_grids
+from krypton_engine.graph.tokens.steps import NoTokens
+from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.cache import Source, capture
+
+WINDOW = SlidingWindow((3, 32, 32), (3, 8, 8), (3, 4, 4))
+
+
+def target(outputs):
+    return outputs[:, 1]
+
+
+class Captured:
+    """A network, its graph with gates linearised, and a picture."""
+
+    def __init__(self, make):
+        torch.manual_seed(0)
+        self.model, self.x = awake(make()), torch.randn(1, 3, 32, 32).double()
+        self.graph = linearised(capture(Source(self.model, (self.x,))))
+        self.program = GridProgram(self.graph)
+
+    def truth(self, baseline=0.0):
+        return brute_force(self.model, self.x, WINDOW.shape, WINDOW.strides, baseline)
+
+    def opened(self, epsilon=0.0, baseline=0.0):
+        baseline = torch.as_tensor(baseline, dtype=self.x.dtype)
+        opening = Opening((self.x,), baseline, 2**30, target)
+        session = self.program.open(WINDOW, opening, by_reference)
+        return session.trimmed(epsilon, target) if epsilon else session
+
+
+@pytest.fixture(scope="module", params=MIXED)
+def spelling(request):
+    return Captured(MIXED[request.param])
+
+
+@pytest.fixture(scope="module")
+def mobilevit():
+    return Captured(MIXED["mobilevit"])
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.MaxPool2d(3, 2, 1)])
+def test_with_all_tokens_it_is_the_full_computation(pool):
+    network = Captured(partial(MIXED["mobilevit"], pool))
+    check_it_is_the_full_computation(network.opened(), network.truth())
+
+
+def test_convolutions_pools_and_gates_are_steps(mobilevit):
+    steps = mobilevit.program.grids.steps
+    operators = [step.node.op for step in steps if isinstance(step, Nearby)]
+    assert operators.count("conv2d") == 6 and operators.count("avg_pool2d") == 2
+    assert any(isinstance(step, Whole) for step in steps)
+    assert mobilevit.program.grids.sizes == (256, 64)
+
+
+def test_errors_are_of_the_second_order(spelling):
+    towards = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+
+    def errors(step):
+        baseline = spelling.x + step * towards
+        return errors_of(spelling.opened(1e6, baseline), target, spelling.truth(baseline))
+
+    whole, half = errors(0.002), errors(0.001)
+    assert whole[0] / half[0] > 3.3
+    assert 1.8 < whole[1] / half[1] < 2.2
+
+
+def test_the_more_is_trimmed_the_worse_is_the_map(spelling):
+    truth, errors = target(spelling.truth()), []
+    for epsilon in (0.01, 0.3, 1e6):
+        outputs, dropped = computed(spelling.opened(epsilon))
+        errors.append(float((target(outputs) + dropped - truth).norm()))
+    assert errors[0] < errors[1] < errors[2]
+
+
+def test_what_is_usually_trimmed_leaves_the_map_as_it_is(spelling):
+    outputs, dropped = computed(spelling.opened(0.3))
+    found, truth = (values.reshape(7, 7) for values in (target(outputs) + dropped, target(spelling.truth())))
+    assert ssim(found, truth) > 0.9
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_each_change_is_answered_once_in_any_order(mobilevit, limit):
+    check_each_is_answered_once(mobilevit.opened(), limit, target)
+
+
+def test_positions_that_change_nothing_are_the_base(spelling):
+    session = spelling.opened(0.9, spelling.x)
+    outputs, dropped = computed(session)
+    torch.testing.assert_close(outputs, session.base.expand_as(outputs), rtol=0, atol=1e-12)
+    assert dropped.abs().max() < 1e-12
+
+
+def test_the_plan_says_what_is_linearised():
+    torch.manual_seed(0)
+    model, x = awake(MIXED["maxvit"]()).float(), torch.randn(1, 3, 32, 32)
+    plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
+    assert plan.linearised is not None
+    assert plan.linearised.operators == "attention in windows (4), gates and norms over the image (2)"
+    assert 0 < plan.linearised.macs < plan.macs_incremental
+
+
+def test_a_map_with_a_target_is_near_the_truth(mobilevit):
+    x = mobilevit.x.float()
+    model = mobilevit.model
+    found = KryptonOcclusion(model.float()).heatmap(x, (3, 8, 8), (3, 2, 2), target=1, ssim_target=0.9)
+    truth = brute_force(model, x, (3, 8, 8), (3, 2, 2))[:, 1].reshape(13, 13)
+    model.double()
+    assert ssim(torch.as_tensor(found.values).reshape(13, 13), truth) > 0.85
+
+
+def test_channels_that_attend_to_channels_are_no_tokens():
+    model, x = timm.create_model("edgenext_xx_small").eval(), torch.randn(1, 3, 64, 64)
+    with pytest.raises(NoTokens, match="linalg_vector_norm reads several tokens"):
+        find_grids(linearised(capture(Source(model, (x,)))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from krypton_engine.graph.ir import Graph, clipped
 from krypton_engine.graph.rewrites import SIMPLIFICATIONS, fused, simplified
 from krypton_engine.graph.translate import translate
 from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.planning.cache import Source, capture
 
 common = settings(
     deadline=None,
@@ -52,6 +54,46 @@ def test_simplifications_one_by_one(data, rank):
         with FlopCounterMode(display=False) as counted:
             values(graph, x[:1])
         assert sum(node.macs for node in graph.nodes) == counted.get_total_flops() // 2, rewrite.name
+
+
+class Residual(nn.Module):
+    """Operators with one operand and with two, constants with and without a batch, reductions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.weight, self.head = nn.Parameter(torch.rand(8, 1, 1)), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.first(x))
+        x = self.weight * x + torch.tanh(self.second(x))
+        x = torch.cat([x[:, :4], 2 * x[:, 4:]], 1)
+        return self.head(torch.relu(x).mean((2, 3)))
+
+
+ROWS_OF_ONE = {
+    "mapped": lambda model, x: torch.vmap(lambda row: model(row[None])[0])(x),
+    "mapped over what is mapped": lambda model, x: torch.vmap(
+        lambda row: torch.vmap(lambda again: model(again[None])[0])(row[None])[0]
+    )(x),
+    "a loop": lambda model, x: torch.cat([model(row[None]) for row in x]),
+    "a loss": lambda model, x: nn.functional.cross_entropy(
+        model(x), torch.ones(len(x), dtype=torch.long), reduction="none"
+    ),
+    "there and back": lambda model, x: model((x[:, None].sigmoid() * x.unsqueeze(1))[:, 0]),
+}
+
+
+@pytest.mark.parametrize("way", ROWS_OF_ONE)
+def test_rows_of_one_are_dropped(way):
+    torch.manual_seed(0)
+    model, x = Residual().double().eval(), torch.randn(3, 3, 12, 10, dtype=torch.float64)
+    graph = capture(Source(lambda rows: ROWS_OF_ONE[way](model, rows), (x[:1],)))
+    for node in graph.nodes:
+        assert not node.axes or len(node.shape) <= 4, node.op
+    with torch.no_grad():
+        expected = torch.cat([ROWS_OF_ONE[way](model, row[None]) for row in x])
+    torch.testing.assert_close(values(graph, x)[graph.output].view(expected.shape), expected)
 
 
 @common

@@ -14,6 +14,7 @@ from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites.editing import pruned
 from krypton_engine.graph.rewrites.folding import fold_batch_norms, pool_fewer_channels, scale_batch_norms
 from krypton_engine.graph.rewrites.fusion import fuse_additions, fuse_epilogues
+from krypton_engine.graph.rewrites.narrowing import drop_rows_of_one
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Rewrite:
 
 SIMPLIFICATIONS = (
     Rewrite("drop what is not needed", pruned, "first: who is not needed does not count as a reader"),
+    Rewrite("drop rows of one", drop_rows_of_one, "before folds, which look for images"),
     Rewrite(
         "fold batch norms",
         fold_batch_norms,

@@ -190,6 +190,32 @@ def test_other_grids(name):
     assert ("PyTorch" not in executor) == (name in OWN_WORDS)
 
 
+class ByColumns(nn.Module):
+    """A recurrent head on what is left of every column, or of every row."""
+
+    def __init__(self, reduction) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.reduction = nn.Conv2d(3, 16, 3, padding=1), reduction
+        self.recurrent, self.head = nn.GRU(16, 8, batch_first=True), nn.Linear(8, 4)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.recurrent(self.reduction(self.first(2 * x).relu()).transpose(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "reduction",
+    [lambda x: x.mean(2), lambda x: x.sum(3) / 9, lambda x: x.mean(3, keepdim=True).squeeze(3)],
+    ids=["columns", "rows", "kept"],
+)
+def test_sums_along_an_axis(reduction):
+    executor = check(ByColumns(reduction), torch.randn(1, 3, 18, 16))
+    assert (
+        executor.startswith("native") and "in full from mean" not in executor and "from sum" not in executor
+    )
+
+
 MOVED = {
     "some": Op("x[:, [3, 1, 15, 0]] + x.flip(1)[:, 2:6] + x.roll(3, 1)[:, ::4]"),
     "interleaved": Op("torch.stack([x, 2 * x], 2).flatten(1, 2)"),

@@ -78,7 +78,7 @@ class Prepared:
         self.shrinkable = {
             node.index: number
             for number, node in written.nodes.items()
-            if number > 0 and node.axes and written.values.get(node.index) == number
+            if number > 0 and {ROWS, COLUMNS}.issubset(node.axes) and written.values.get(node.index) == number
         }
         self.sites = written.sites
         self._begins = written.begins
@@ -93,7 +93,8 @@ class Prepared:
         for value, node in self.values.items():
             if node.depends:
                 largest = plan.extents(node)
-                out[value] = [int(largest[axis].max()) if node.axes else 1 for axis in (ROWS, COLUMNS)]
+                axes = (ROWS, COLUMNS)
+                out[value] = [int(largest[axis].max()) if axis in node.axes else 1 for axis in axes]
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:
@@ -150,9 +151,7 @@ class Prepared:
         if index in self.vectors:
             return (self.graph.nodes[index].numel(),)
         node = self.values[self.exits[index]]
-        if not node.axes:
-            return (1, 1, node.numel())
-        cells = node.size(ROWS), node.size(COLUMNS)
+        cells = [node.size(axis) if axis in node.axes else 1 for axis in (ROWS, COLUMNS)]
         return (*cells, node.numel() // math.prod(cells))
 
     def as_node(self, index: int, given: Tensor) -> Tensor:

@@ -77,6 +77,36 @@ def pool(to: Writer, node: Node, on_box: Pool) -> None:
     to.remember(node, value)
 
 
+def sum_along(to: Writer, node: Node) -> None:
+    """``node`` is the sum or the mean of every column of an image, or of every row.
+
+    Raises:
+        Unsupported: Something else is summed too.
+
+    Examples:
+        >>> from krypton_engine import _native
+        >>> from krypton_engine.planning.cache import Source, capture
+        >>> columns = capture(Source(lambda x: x.mean(2), (x,)))
+        >>> to, node = Writer(columns, _native.Program("", 24, 20, 3)), columns.nodes[columns.output]
+        >>> sum_along(to, node)
+        >>> to.values[node.index], node.roles  # a value of one row
+        (1, (-1, 0, 2))
+    """
+    source = to.graph.nodes[node.operands[0]]
+    height, width, count = shape_of(source)
+    over_rows = node.whole == {ROWS}
+    summed = height if over_rows else width
+    if node.numel() * summed != source.numel() or node.dtype != source.dtype:
+        raise Unsupported("a sum over more than one axis")
+    y, x = (height, 1, height, 1, 0, 1), (width, width, 1, 1, 0, 1)
+    if not over_rows:
+        y, x = (height, height, 1, 1, 0, 1), (width, 1, width, 1, 0, 1)
+    divisor = float(summed) if node.op == "mean" else 1.0
+    divisors = [divisor] * y[1], [1.0] * x[1]
+    value = to.program.pool(to.value(Ref(source.index)), y, x, count, divisors, numbers(NO_EPILOGUE))
+    to.remember(node, value)
+
+
 def reindex(to: Writer, node: Node, on_box: Reindex) -> None:
     """``node`` is an image whose rows and columns are moved, repeated, left out or padded.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native import channels, resizing
+from krypton_engine.executors.native import channels, resizing, sliding
 from krypton_engine.executors.native.images import is_image, shape_of
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
 from krypton_engine.executors.native.writer import Writer
@@ -255,6 +255,8 @@ def _linear(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 def _sum(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if not node.local:
         return _global_average(to, node, arguments)
+    if node.whole in ({ROWS}, {COLUMNS}):
+        return sliding.sum_along(to, node)
     channels.add_up(to, node, arguments["self"])
 
 

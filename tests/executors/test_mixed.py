@@ -21,6 +21,7 @@ from torch import nn
 
 from krypton_engine import KryptonOcclusion
 from krypton_engine.approximation.ssim import ssim
+from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Opening
 from krypton_engine.executors.reference.grids import GridProgram
 from krypton_engine.graph.rewrites.linearise import linearised
@@ -118,13 +119,24 @@ def test_positions_that_change_nothing_are_the_base(spelling):
     assert dropped.abs().max() < 1e-12
 
 
-def test_the_plan_says_what_is_linearised():
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("maxvit", "attention in windows (4), gates and norms over the image (2)"),
+        ("coatnet", "attention over all tokens (2), gates and norms over the image (1)"),
+    ],
+)
+def test_the_plan_says_what_is_linearised(name, operators):
     torch.manual_seed(0)
-    model, x = awake(MIXED["maxvit"]()).float(), torch.randn(1, 3, 32, 32)
+    model, x = awake(MIXED[name]()).float(), torch.randn(1, 3, 32, 32)
     plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
-    assert plan.linearised is not None
-    assert plan.linearised.operators == "attention in windows (4), gates and norms over the image (2)"
+    assert plan.linearised is not None and plan.linearised.operators == operators
     assert 0 < plan.linearised.macs < plan.macs_incremental
+
+
+def test_memory(mobilevit):
+    with pytest.raises(InputError, match="memory_budget"):
+        mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)
 
 
 def test_a_map_with_a_target_is_near_the_truth(mobilevit):

@@ -94,9 +94,12 @@ class GridProgram:
         return Linearised(self._described(), macs, "at least")
 
     def _described(self) -> str:
-        gates = sum(1 for step in self.grids.steps if isinstance(step, Each) and step.met)
+        """The operators in words."""
+        attentions = self.grids.attentions
+        where = "over all tokens" if all(len(step.members) == 1 for step in attentions) else "in windows"
+        gates = sum(isinstance(step, Each) and bool(step.met) for step in self.grids.steps)
         gates += len(self._parts.before.sites)
-        found = f"attention in windows ({len(self.grids.attentions)})"
+        found = f"attention {where} ({len(attentions)})"
         return f"{found}, gates and norms over the image ({gates})" if gates else found
 
 
@@ -122,17 +125,26 @@ def _needed(grids: Grids, tokens: int) -> int:
     """Bytes of one position on its way, of which so many of the first grid's tokens are computed.
 
     That are windows with new tokens, more of them than these would fill, and the widest values of the layers;
-    on coarser grids as large a share of the tokens may be new, twice over.
+    on coarser grids as large a share of the tokens may be new, twice over. Where convolutions lie between,
+    these may be all of them, and windows that reach across the grid are all met.
     """
-    share = min(1.0, 2 * tokens / grids.sizes[0])
-    most = 0
-    for step in grids.attentions:
-        count = len(step.members)
-        met = min(count, 4 + math.ceil(2 * share * count))
-        most = max(most, met * (4 * step.node.bytes() // count + 3 * _bytes_of_scores(step)))
-    widest = max(step.node.bytes() for step in grids.steps)
-    near = max((_bytes_near(grids, step) for step in grids.steps if isinstance(step, Nearby)), default=0)
-    return 2 * grids.start.bytes() + most + int((6 * widest + 3 * near) * share)
+    first = min(1.0, 2 * tokens / grids.sizes[0])
+    most, widest, near = 0, 0.0, 0.0
+    for step in grids.steps:
+        share = first
+        if isinstance(step, (Pool, Whole)):
+            continue
+        if grids.mixed:
+            share = min(1.0, 2 * first) if step.grid == 0 else 1.0
+        widest = max(widest, share * step.node.bytes())
+        if isinstance(step, WindowAttention):
+            count = len(step.members)
+            met = count if grids.mixed else min(count, 4 + math.ceil(2 * share * count))
+            most = max(most, met * (4 * step.node.bytes() // count + 3 * _bytes_of_scores(step)))
+        if isinstance(step, Nearby):
+            whole = 2 * (grids.graph.nodes[step.source].bytes() + step.node.bytes())
+            near = max(near, whole, 3 * share * _bytes_near(grids, step))
+    return 2 * grids.start.bytes() + most + int(6 * widest + near)
 
 
 def _bytes_near(grids: Grids, step: Nearby) -> int:

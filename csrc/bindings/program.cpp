@@ -304,7 +304,8 @@ void bind_program(nb::module_& m) {
                std::optional<IntervalNumbers> x, std::optional<Floats<2>> weights_y,
                std::optional<Floats<2>> weights_x) {
                 const Value v = value_of(p, operand);
-                const IntervalMap my = interval_map(y, v.height, height), mx = interval_map(x, v.width, width);
+                const IntervalMap my = interval_map(y, v.height, height),
+                                  mx = interval_map(x, v.width, width);
                 auto op = make_resample(my, mx, weights_of(my, weights_y), weights_of(mx, weights_x));
                 return p.add(std::move(op), {operand}, height, width, v.channels, {});
             },
@@ -350,8 +351,9 @@ void bind_program(nb::module_& m) {
                     read.push_back(v.channels);
                 }
                 require(bytes <= std::size_t{1} << 40, "a cell takes too much memory");
-                auto op = make_foreign(interval_map(y, first.height, height), interval_map(x, first.width, width),
-                                       read, in_python(std::move(compute), read, channels), bytes);
+                auto op =
+                    make_foreign(interval_map(y, first.height, height), interval_map(x, first.width, width),
+                                 read, in_python(std::move(compute), read, channels), bytes);
                 return p.add(std::move(op), operands, height, width, channels, {});
             },
             "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a, "y"_a = nb::none(),

@@ -38,8 +38,8 @@ std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
 // that an output reads on; empty where an axis stays as it is.
 std::unique_ptr<Operator> make_resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y,
                                         std::vector<float> weights_x);
-// Every cell of a value becomes rows x columns of them, of fewer channels: channel c of the n-th is c * by_channel +
-// n * by_cell.
+// Every cell of a value becomes rows x columns of them, of fewer channels: channel c of the n-th is c *
+// by_channel + n * by_cell.
 std::unique_ptr<Operator> make_interleave(int64_t height, int64_t width, int64_t rows, int64_t columns,
                                           int64_t by_channel, int64_t by_cell);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,

@@ -3,8 +3,8 @@
 The slices are of the MNI152 template in three planes, each without and with a synthetic lesion. Along every
 plane, 12 mm repeat: the first 4 are for training and tuning, slices 7 and 8 are held out, so that at least
 4 mm lie between the two kinds. What a network learns is the plane and whether there is a lesion: six classes.
-The volumes are of the whole template at 4 mm, with a lesion to the left, to the right, or none: three
-classes. Lesions held out are at other places.
+The volumes are of the whole template at 4 mm, with a bright lesion, a dark one, or none: three classes. Lesions
+held out are at other places.
 
     python benchmarks/brain.py resnet18 weights/resnet18.pt        some minutes on two cores
     python benchmarks/brain.py inception_v3 weights/inception_v3.pt
@@ -50,7 +50,7 @@ OF_TORCHVISION = ("resnet18", "inception_v3", "mobilenet_v3_large", "regnet_y_80
 OF_VOLUMES = ("resnet10_3d_instance_norm",)
 ARCHITECTURES = sorted({*FROM_TIMM, *OF_OTHER_NORMS, *OF_TORCHVISION, *OF_VOLUMES})
 
-SIDES = ("none", "left", "right")
+LESIONS = ("none", "bright", "dark")
 VOLUMES = 240
 
 
@@ -86,14 +86,12 @@ def volume(name: str) -> Tensor:
     """The brain, shifted by up to a cell and of another brightness, with its lesion: ``(1, 40, 50, 50)``."""
     number = int(name.split(":")[1])
     generator, brain = np.random.default_rng(number), template()
-    side = label(name)
-    if side:
-        half = np.arange(brain.shape[2]) < brain.shape[2] // 2
-        inside = np.argwhere((brain > 0.4) & (half if side == 1 else ~half))
-        centre, radius = generator.choice(inside), generator.uniform(2, 4)
-        cells = np.moveaxis(np.indices(brain.shape), 0, -1)
-        distance = np.linalg.norm(cells - centre, axis=-1)
-        brain = brain + (1 - brain) / (1 + np.exp(2 * (distance - radius)))
+    lesion = LESIONS[label(name)]
+    if lesion != "none":
+        centre, radius = generator.choice(np.argwhere(brain > 0.4)), generator.uniform(2, 4)
+        distance = np.linalg.norm(np.moveaxis(np.indices(brain.shape), 0, -1) - centre, axis=-1)
+        inside = 1 / (1 + np.exp(2 * (distance - radius)))
+        brain = brain + (float(lesion == "bright") - brain) * inside
     moved = np.roll(brain, generator.integers(-1, 2, 3), (0, 1, 2)) * generator.uniform(0.8, 1)
     return torch.from_numpy(moved.astype(np.float32))[None]
 
@@ -108,7 +106,7 @@ def prepared(architecture: str) -> Callable[[str], Tensor]:
 
 def label(name: str) -> int:
     if name.startswith("volume:"):
-        return int(name.split(":")[1]) // PERIOD % len(SIDES)
+        return int(name.split(":")[1]) // PERIOD % len(LESIONS)
     _, plane, rest = name.split(":")
     return CLASSES.index(plane + ("+lesion" if rest.endswith("+lesion") else ""))
 
@@ -135,7 +133,7 @@ def build(architecture: str) -> nn.Module:
 
         norm: Any = ("instance", {"affine": True})
         return ResNet(
-            "basic", [1] * 4, [32, 64, 128, 256], n_input_channels=1, num_classes=len(SIDES), norm=norm
+            "basic", [1] * 4, [32, 64, 128, 256], n_input_channels=1, num_classes=len(LESIONS), norm=norm
         )
     name, norm = OF_OTHER_NORMS.get(architecture, (architecture, None))
     options: dict[str, Any] = {"norm_layer": norm} if norm else {}

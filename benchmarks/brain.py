@@ -3,8 +3,8 @@
 The slices are of the MNI152 template in three planes, each without and with a synthetic lesion. Along every
 plane, 12 mm repeat: the first 4 are for training and tuning, slices 7 and 8 are held out, so that at least
 4 mm lie between the two kinds. What a network learns is the plane and whether there is a lesion: six classes.
-The volumes are of the whole template at 4 mm, with a bright lesion, a dark one, or none: three classes. Lesions
-held out are at other places.
+The volumes are of the whole template at 4 mm, with a bright lesion, a dark one, or none: three classes. What
+is held out has lesions at other places.
 
     python benchmarks/brain.py resnet18 weights/resnet18.pt        some minutes on two cores
     python benchmarks/brain.py inception_v3 weights/inception_v3.pt

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 from krypton_engine.graph.box_operators import Apply, BoxOperator, Convolution
 from krypton_engine.graph.box_operators import Pool as PoolOnBox
 from krypton_engine.graph.draft import BoundCall, Draft
-from krypton_engine.graph.ir import BATCH, Graph, Node, Ref, refs
+from krypton_engine.graph.ir import BATCH, Graph, Node, refs
 from krypton_engine.graph.operators import Local, NotLocal, ruled
 from krypton_engine.graph.operators.base import positive
 from krypton_engine.graph.tokens.arrangement import COPIES, Arranged, is_move, moved, reference
@@ -36,11 +36,10 @@ from krypton_engine.graph.tokens.grid_steps import (
 )
 from krypton_engine.graph.tokens.products import Product, product_of
 from krypton_engine.graph.tokens.regrouping import parts_nearby, parts_of_rows, places_of_rows
+from krypton_engine.graph.tokens.scores import SOFTMAX
 from krypton_engine.graph.tokens.steps import MOVES, NoTokens, last_of_cells
+from krypton_engine.graph.tokens.window_scores import WindowScores, attends, is_all
 
-_SOFTMAX = {"softmax", "_softmax"}
-_RESHAPES = {"view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "flatten", "unflatten"}
-_ONLY_COPIED = {"_to_copy", "to", "clone", "contiguous"}
 _POOLS = {f"{kind}adaptive_avg_pool{n}d" for kind in ("", "_") for n in (1, 2, 3)}
 _FIRST_AXIS = 10
 """Role of a value's first dimension where it is one of tokens; other dimensions follow."""
@@ -59,57 +58,10 @@ def find_grids(graph: Graph) -> Grids:
             ...
         krypton_engine.graph.tokens.steps.NoTokens: no attention is computed of its cells
     """
-    start, attends = last_of_cells(graph), (*_SOFTMAX, "scaled_dot_product_attention")
+    start, attends = last_of_cells(graph), (*SOFTMAX, "scaled_dot_product_attention")
     if not any(node.depends and node.op in attends for node in graph.nodes):
         raise NoTokens("no attention is computed of its cells")
     return _Search(graph, start).found()
-
-
-@dataclass(frozen=True, eq=False)
-class _Scores:
-    """Products of queries and keys on their way to weights.
-
-    Attributes:
-        q, k: Nodes of both.
-        queries, keys: Their arrangements.
-        product: Node of the products.
-        transposed: Whether a key's channels come before its tokens.
-        chain: Nodes that have changed the products so far.
-        weights: Whether the softmax was taken.
-    """
-
-    q: int
-    k: int
-    queries: Arranged
-    keys: Arranged
-    product: Node
-    transposed: bool
-    chain: tuple[Node, ...] = ()
-    weights: bool = False
-
-    def after(self, node: Node, graph: Graph) -> _Scores:
-        """The products after ``node``.
-
-        Raises:
-            NoTokens: Something else than to scale or bias them, or to take the softmax.
-        """
-        other = node.args[1] if len(node.args) > 1 else None
-        whole = node.shape[-1] == self.product.shape[-1]
-        if node.op in _ONLY_COPIED:
-            return self
-        if node.op in _RESHAPES and whole:
-            return self if self.weights else replace(self, chain=(*self.chain, node))
-        if not self.weights:
-            if node.op in _SOFTMAX and other in (-1, len(node.shape) - 1) and whole:
-                return replace(self, weights=True)
-            plain = node.kwargs.get("alpha", 1) == 1 and node.kwargs.get("rounding_mode") is None
-            if node.op in ("mul", "div", "add", "sub") and plain and _constant(other, graph):
-                return replace(self, chain=(*self.chain, node))
-        raise NoTokens(f"{node.op} does something else to an attention's scores than to scale or bias them")
-
-
-def _constant(item: object, graph: Graph) -> bool:
-    return isinstance(item, (int, float)) or (isinstance(item, Ref) and not graph.nodes[item.node].depends)
 
 
 class _Search:
@@ -126,7 +78,7 @@ class _Search:
         self.places = {start.index: self.values[start.index].one_copy(self.sizes[0])}
         self.last_use = {i: node.index for node in graph.nodes for i in refs((node.args, node.kwargs))}
         self.steps: list[Step] = [Cells(start)]
-        self.scores: dict[int, _Scores] = {}
+        self.scores: dict[int, WindowScores] = {}
         self.regrouped: dict[int, NoTokens] = {}
         self.resized: dict[tuple[int, tuple[int, ...]], tuple[int, Tensor]] = {}
         self.ended: set[int] = set()
@@ -309,7 +261,7 @@ class _Search:
         grid = self.grid[value.root]
         size = self.sizes[grid]
         apart = value.shape[0] == COPIES and {0, *dims} == set(value.of_tokens)
-        if not few or not apart or not _is_all(value.places[0].flatten(), size):
+        if not few or not apart or not is_all(value.places[0].flatten(), size):
             raise NoTokens(f"{node.op} sums some of the tokens")
         self.ended.add(node.index)
         self.steps.append(Pool(node, source, grid, 1 if node.op == "sum" else size))
@@ -327,9 +279,9 @@ class _Search:
             raise NoTokens("an attention is masked by values of the image")
         scale = self.graph.nodes[q].shape[-1] ** -0.5 if call["scale"] is None else float(call["scale"])
         queries, keys, values = self._known(q), self._known(k), self._known(v)
-        order, windows, members = self._attends(queries, keys.tokens, values)
-        result = queries.computed(node.index, node.shape)
         grid = self.grid[queries.root]
+        order, windows, members = attends(queries, keys.tokens, values, self.sizes[grid])
+        result = queries.computed(node.index, node.shape)
         scores = Scores(False, scale, (), None, mask)
         self._put(WindowAttention(node, grid, q, k, v, members, order, windows, scores), result, grid)
 
@@ -338,40 +290,19 @@ class _Search:
         left, right = product.left, product.right
         if left not in self.scores:
             both = self._known(left), self._known(right)
-            self.scores[node.index] = _Scores(left, right, *both, node, not product.transposed)
+            self.scores[node.index] = WindowScores(left, right, *both, node, not product.transposed)
             return
         made = self.scores[left]
         values = self._known(right)
         if not made.weights or product.transposed or self.graph.nodes[left].shape != made.product.shape:
             raise NoTokens("the scores of an attention are used otherwise than by a softmax")
         keys = made.keys.tokens.transpose(-1, -2) if made.transposed else made.keys.tokens
-        order, windows, members = self._attends(made.queries, keys, values)
-        result = made.queries.computed(node.index, node.shape)
         grid = self.grid[made.queries.root]
+        order, windows, members = attends(made.queries, keys, values, self.sizes[grid])
+        result = made.queries.computed(node.index, node.shape)
         scores = Scores(made.transposed, 1.0, made.chain, made.product, -1)
         step = WindowAttention(node, grid, made.q, made.k, right, members, order, windows, scores)
         self._put(step, result, grid)
-
-    def _attends(
-        self, queries: Arranged, keys: Tensor, values: Arranged
-    ) -> tuple[tuple[int, ...], tuple[int, int], Tensor]:
-        """Order of dimensions, how many are of windows and heads, and the members of windows.
-
-        Args:
-            queries: Arrangement of the queries.
-            keys: Tokens of the elements of the keys, in the order of dimensions of the queries.
-            values: Arrangement of the values.
-        """
-        rank = len(queries.shape)
-        alike = queries.of_tokens == values.of_tokens and torch.equal(queries.places, values.places)
-        if rank < 3 or not alike or rank - 2 not in queries.of_tokens or rank - 1 in queries.of_tokens:
-            raise NoTokens("an attention is not of every token of a window to all of them")
-        if not torch.equal(keys, queries.tokens):
-            raise NoTokens("an attention looks at other tokens than those that ask")
-        windows = [dim for dim in queries.of_tokens if dim < rank - 2]
-        heads = [dim for dim in queries.of_channels if dim < rank - 2]
-        members = _windows(queries, windows, self.sizes[self.grid[queries.root]])
-        return (*windows, *heads, rank - 2, rank - 1), (len(windows), len(heads)), members
 
 
 def _numbered(sizes: Sequence[int]) -> Tensor:
@@ -414,25 +345,3 @@ def _differs(constant: Node, value: Arranged) -> bool:
     """Whether a constant is not the same for all tokens of a value that it is broadcast against."""
     pad = len(value.shape) - len(constant.shape)
     return any(dim >= pad and constant.shape[dim - pad] > 1 for dim in value.of_tokens)
-
-
-def _is_all(places: Tensor, size: int) -> bool:
-    """Whether places hold every token of a copy once."""
-    return len(places) == size and torch.equal(places.sort()[0], torch.arange(size, dtype=places.dtype))
-
-
-def _windows(value: Arranged, dims: list[int], size: int) -> Tensor:
-    """The tokens of every window of one copy: ``(windows, members)``, int64.
-
-    Raises:
-        NoTokens: A token is in no window or in several, or copies are not one after the other.
-    """
-    tokens = value.tokens.permute(*dims, *(d for d in range(len(value.shape)) if d not in dims))
-    tokens = tokens.flatten(0, len(dims) - 1) if dims else tokens[None]
-    for _ in range(tokens.dim() - 3):  # heads
-        tokens = tokens[:, 0]
-    members = tokens[..., 0].long()
-    half = members[: len(members) // COPIES]
-    if len(members) % COPIES or not _is_all(half[half >= 0], size):
-        raise NoTokens("an attention is of some of the tokens, or of several pictures")
-    return half

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from krypton_engine.graph.ir import Graph, Node, Ref
 from krypton_engine.graph.tokens.steps import NoTokens
 
-_SOFTMAX = {"softmax", "_softmax"}
-_ONLY_COPIED = {"_to_copy", "to", "clone", "contiguous"}
+SOFTMAX = {"softmax", "_softmax"}
+"""Operators that make weights of scores."""
+
+ONLY_COPIED = {"_to_copy", "to", "clone", "contiguous"}
+"""Operators that leave numbers what they are."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ class Scores:
         """
         other = node.args[1] if len(node.args) > 1 else None
         number = _number(other, graph)
-        if node.op in _ONLY_COPIED:
+        if node.op in ONLY_COPIED:
             return self
         if not self.weights:
-            if node.op in _SOFTMAX and other in (-1, len(node.shape) - 1):
+            if node.op in SOFTMAX and other in (-1, len(node.shape) - 1):
                 return replace(self, weights=True)
             if node.op in ("mul", "div") and number is not None:
                 factor = number if node.op == "mul" else 1 / number

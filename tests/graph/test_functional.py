@@ -314,7 +314,7 @@ def walked(y, steps):
     return torch.cat(values, 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(STEPS)
 def test_random_writes(steps):
     def net(x):

@@ -147,7 +147,9 @@ class Sampling:
         unseen = left if forecast.drifted is None else left & ~known
         grid = self._sets(self._grid(2), unseen) or self._sets(self._grid(1), unseen)
         unchecked = [] if grid or forecast.drifted is None else self._sets(self._largest(trend), left)
-        early = scale is cheap_scale is None or (bool(grid) and self.cheap is not None) or bool(unchecked)
+        early = scale is cheap_scale is None or bool(unchecked)
+        if self.cheap is not None:  # a forecast from draws alone expects too much to be a test of the next
+            early |= bool(grid) or (forecast.drifted is None and self._of_grid(so_far.measured))
         compared = None if early else forecast
         if compared is not None and self.rule is not None and self.rule.stops(forecast):
             return self._over(compared, so_far, reached=True)
@@ -275,6 +277,10 @@ class Sampling:
             along[part.start : part.stop : step] = along[part.stop - 1] = True
             chosen &= along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         return np.flatnonzero(chosen)
+
+    def _of_grid(self, positions: IntArray) -> bool:
+        """Whether a position changes what one of the finer grid does."""
+        return bool(np.isin(self._set[self._grid(1)], self._set[positions]).any())
 
     def _forecast(
         self,

@@ -179,6 +179,14 @@ def test_a_useless_cheap_map_costs_little():
     assert np.mean(shares) < 0.1
 
 
+def test_where_it_is_left_aside_a_forecast_of_the_grid_is_tested_before_it_is_believed():
+    of_grid = 15 * 15  # a position in every window
+    for seed in range(4):
+        truth = smooth_map(seed, SHAPE, 2.0)
+        first = sampled(truth, cheap_map("useless", truth, seed + 50), 0.125, until=-1.0)[0][0]
+        assert first.drifted is None and first.computed > 1.25 * of_grid  # an eighth was drawn; and a step
+
+
 def spot(seed):
     """A map of noise but for one thing, and its first order, which is right but for that thing."""
     truth = 1e-3 * np.random.default_rng(seed).normal(size=SHAPE)

@@ -353,10 +353,13 @@ def _ends(items: Sequence[T]) -> Iterator[T]:
     )
 
 
+_GLOBAL_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last since Python 3.12
+
+
 @functools.lru_cache(maxsize=4096)
 def _globals(code: types.CodeType) -> tuple[str, ...]:
     """Names that a function looks up among the globals; not those of attributes, which others may share."""
-    own = (each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    own = (each.argval for each in dis.get_instructions(code) if each.opname in _GLOBAL_LOADS)
     inner = (
         name for const in code.co_consts if isinstance(const, types.CodeType) for name in _globals(const)
     )

@@ -148,7 +148,7 @@ class Sampling:
         grid = self._sets(self._grid(2), unseen) or self._sets(self._grid(1), unseen)
         unchecked = [] if grid or forecast.drifted is None else self._sets(self._largest(trend), left)
         early = scale is cheap_scale is None or bool(unchecked)
-        if self.cheap is not None:  # a forecast from draws alone expects too much to be a test of the next
+        if self.cheap is not None:  # draws alone foresee such errors that they test nothing
             early |= bool(grid) or (forecast.drifted is None and self._of_grid(so_far.measured))
         compared = None if early else forecast
         if compared is not None and self.rule is not None and self.rule.stops(forecast):

@@ -302,7 +302,9 @@ def refine(
     measured_by, cheaper = _sessions(session, builder, rule, work, cheap)
     pace, cheap_pace = Pace(watch.watched, at_most), Pace(watch.watched, at_most)
     if cheaper is not None:
-        sampling = replace(sampling, cheap=Cheap(builder.base, rule.cost or 1.0, rule.cost is not None))
+        sampling = replace(
+            sampling, cheap=Cheap(builder.base, rule.cost or 1.0, judged=rule.cost is not None)
+        )
     step = sampling.next(*builder.so_far(), None, builder.cheap())
     while not step.over:
         began = time.perf_counter()

@@ -137,6 +137,29 @@ def test_a_cheap_map_that_is_not_finite_is_not_relied_on():
 # --- of a model ---------------------------------------------------------------------------------------
 
 
+class Context(nn.Module):
+    """A global context whose softmax over cells is all but a choice of one: its exponentials overflow."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.key, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 1), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        weights = (3000 * self.key(x)).flatten(2).softmax(2)
+        x = x + (x.flatten(2) @ weights.transpose(1, 2))[..., None]
+        return self.out(x).relu().mean((2, 3))
+
+
+def test_a_softmax_over_cells_whose_exponentials_overflow():
+    torch.manual_seed(0)
+    model, x = Context().eval(), torch.rand(1, 3, 32, 32)
+    assert not model.key(model.first(x).relu()).mul(3000).exp().isfinite().all()
+    occlusion = KryptonOcclusion(model)
+    found, exact = (occlusion.heatmap(x, (3, 8, 8), (3, 2, 2), target=1, ssim_target=t) for t in (0.9, None))
+    assert found.compare(exact).ssim > 0.85
+
+
 @pytest.fixture(scope="module")
 def wide():
     return calibrated()

@@ -73,6 +73,14 @@ def test_with_all_tokens_it_is_the_full_computation(pool):
     check_it_is_the_full_computation(network.opened(), network.truth())
 
 
+def test_a_window_of_everything_leaves_nothing_to_the_first_order(spelling):
+    """Where gates come before the first attention, tokens alone do not make a narrower window exact."""
+    window = SlidingWindow((3, 32, 32), (3, 32, 32), (3, 1, 1))
+    opening = Opening((spelling.x,), torch.tensor([0.3], dtype=torch.float64), 2**30, target)
+    session = spelling.program.open(window, opening, by_reference)
+    check_it_is_the_full_computation(session, spelling.model(torch.full_like(spelling.x, 0.3)).detach())
+
+
 def test_convolutions_pools_and_gates_are_steps(mobilevit):
     steps = mobilevit.program.grids.steps
     operators = [step.node.op for step in steps if isinstance(step, Nearby)]

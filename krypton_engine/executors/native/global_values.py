@@ -93,7 +93,7 @@ def _variance(to: Writer, node: Node, image: Node) -> None:
         if out.shape[-1] < count:
             apart = average - average.mean(-1, keepdims=True)
             spread = (spread + apart * apart).mean(-1, keepdims=True)
-        found = spread * (cells / max(cells - correction, 0.0)) if cells > correction else spread * np.nan
+        found = spread * statistics.corrected(cells, correction)
         out[...] = np.sqrt(found) if root else found
 
     to.remember(node, to.program.foreign([moments], 1, 1, node.numel(), compute, 24 * count, None, None))

@@ -1,7 +1,7 @@
 """The graph of a model, between PyTorch and the executors: operators whose dimensions have known roles."""
 
 from krypton_engine.graph.ir.graph import Graph, clipped, in_full
-from krypton_engine.graph.ir.node import BATCH, Node, Ref, Roles, Rows, holds_rows, refs, resolve
+from krypton_engine.graph.ir.node import BATCH, Node, Ref, Roles, Rows, holds_rows, redirected, refs, resolve
 
 __all__ = [
     "BATCH",
@@ -13,6 +13,7 @@ __all__ = [
     "clipped",
     "holds_rows",
     "in_full",
+    "redirected",
     "refs",
     "resolve",
 ]

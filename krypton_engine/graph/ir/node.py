@@ -190,6 +190,22 @@ def refs(args: Any) -> Iterator[int]:
             yield from refs(item)
 
 
+def redirected(args: Any, to: Callable[[int], int]) -> Any:
+    """A nest of arguments whose references are to other nodes.
+
+    Examples:
+        >>> redirected((Ref(3), [1, Ref(5)], {"other": Ref(3)}), lambda number: number + 1)
+        (Ref(node=4), [1, Ref(node=6)], {'other': Ref(node=4)})
+    """
+    if isinstance(args, Ref):
+        return Ref(to(args.node))
+    if isinstance(args, (tuple, list)):
+        return type(args)(redirected(item, to) for item in args)
+    if isinstance(args, Mapping):
+        return {key: redirected(item, to) for key, item in args.items()}
+    return args
+
+
 def holds_rows(args: Any) -> bool:
     """Whether a nest of arguments holds a size that depends on the number of copies.
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 
 from krypton_engine.graph.box_operators import Apply, BoxOperator, Epilogue, Reindex
-from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, refs
+from krypton_engine.graph.ir import BATCH, Node, Ref, Roles, redirected, refs
 from krypton_engine.graph.regions import AxisMap, IndexMap
 
 Arguments: TypeAlias = Mapping[str, Any]
@@ -341,16 +341,11 @@ def merged(call: Call, dependent: list[Node], shape: tuple[int, ...], free: Sequ
                 raise NotLocal(f"{call.name} repeats one cell along an axis")
     final = tuple(roles)
 
-    def swap(item: object) -> object:
-        if isinstance(item, Ref):
-            node = call.node(item)
-            return item if node.depends else call.align(item, final, shape)
-        if isinstance(item, (tuple, list)):
-            return type(item)(swap(part) for part in item)
-        return item
+    def aligned(index: int) -> int:
+        ref = Ref(index)
+        return index if call.node(ref).depends else call.align(ref, final, shape).node
 
-    args = tuple(swap(item) for item in call.args)
-    kwargs = {key: swap(item) for key, item in call.kwargs.items()}
+    args, kwargs = redirected(tuple(call.args), aligned), redirected(call.kwargs, aligned)
     operands = tuple(dict.fromkeys(refs((args, kwargs))))
     if any(roles[dim] is not None for dim in free):
         raise NotLocal(f"{call.name} along an axis")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
 from krypton_engine.graph.box_operators import BoxOperator, Convolution, TransposedConvolution
-from krypton_engine.graph.ir import Graph, Node, Ref, refs
+from krypton_engine.graph.ir import Graph, Node, Ref, redirected, refs
 
 
 class Edit:
@@ -132,15 +131,6 @@ def pruned(graph: Graph) -> Graph:
 def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) -> Graph:
     """A graph of ``nodes``, whose numbers until now are the keys of ``number``."""
 
-    def new(item: object) -> Any:
-        if isinstance(item, Ref):
-            return Ref(number[item.node])
-        if isinstance(item, (tuple, list)):
-            return type(item)(new(part) for part in item)
-        if isinstance(item, Mapping):
-            return {key: new(part) for key, part in item.items()}
-        return item
-
     def renumbered(operator: BoxOperator | None) -> BoxOperator | None:
         if not isinstance(operator, (Convolution, TransposedConvolution)):
             return operator
@@ -156,8 +146,8 @@ def _renumbered(graph: Graph, nodes: Sequence[Node], number: Mapping[int, int]) 
             replace(
                 node,
                 index=i,
-                args=new(node.args),
-                kwargs=new(node.kwargs),
+                args=redirected(node.args, number.__getitem__),
+                kwargs=redirected(node.kwargs, number.__getitem__),
                 operands=tuple(number[operand] for operand in node.operands),
                 on_box=renumbered(node.on_box),
             )

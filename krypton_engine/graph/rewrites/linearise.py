@@ -148,17 +148,14 @@ class _Linearisation:
         left, right = call["self"], call["other"]
         if not isinstance(right, Ref) or call.bound.get("rounding_mode") or call.bound.get("alpha", 1) != 1:
             return node, call
-        target, inverse = _INVERSES[call.name]
         second = self.node(right)
-        if second.depends:
-            name = inverse.overloadpacket.__name__
-            made = replace(second, name=f"{node.name}_{name}", op=name, dtype=node.dtype, target=inverse)
-            made = replace(made, args=(right,), kwargs={}, macs=0)
-            right = self._add(_local(made, Local(second.roles, Apply(), (second.index,), ({},))))
-            args = (left, right)
-        else:
+        if not second.depends:
             return node, call
-        op = target.overloadpacket.__name__
+        target, inverse = _INVERSES[call.name]
+        name, op = (each.overloadpacket.__name__ for each in (inverse, target))
+        made = replace(second, name=f"{node.name}_{name}", op=name, dtype=node.dtype, target=inverse)
+        made = replace(made, args=(right,), kwargs={}, macs=0)
+        args = (left, self._add(_local(made, Local(second.roles, Apply(), (second.index,), ({},)))))
         written = replace(node, op=op, target=target, args=args, kwargs={})
         return written, BoundCall(self, target, args, {}, node.shape, _batch_dims(node))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from krypton_engine.graph.box_operators import Apply
-from krypton_engine.graph.ir import Graph, Node, Ref, Rows, refs
+from krypton_engine.graph.ir import Graph, Node, Rows, redirected, refs
 from krypton_engine.graph.operators import arguments
 from krypton_engine.graph.operators.base import positive
 from krypton_engine.graph.operators.pointwise import is_pointwise
@@ -94,16 +94,19 @@ class _Narrowing:
         constants = [i for i in refs((node.args, node.kwargs)) if not self._graph.nodes[i].depends]
         if any(len(self._graph.nodes[i].shape) >= len(node.shape) - 1 for i in constants):
             return
-        number = {i: narrow.index for i, narrow in self._narrow.items()}
+
+        def narrow(index: int) -> int:
+            return self._narrow[index].index if index in self._narrow else index
+
         shape, roles = (node.shape[0], *node.shape[2:]), (*node.roles[:1], *node.roles[2:])
         made = replace(
             node,
             name=f"{node.name}_row",
             shape=shape,
             roles=roles,
-            args=_renamed(tuple(args), number),
-            kwargs=_renamed(dict(kwargs), number),
-            operands=tuple(number.get(i, i) for i in node.operands),
+            args=redirected(tuple(args), narrow),
+            kwargs=redirected(kwargs, narrow),
+            operands=tuple(map(narrow, node.operands)),
         )
         ref = self._edit.add(node.index, made)
         self._narrow[node.index] = replace(made, index=ref.node)
@@ -133,14 +136,3 @@ def _adds_a_row(node: Node, operand: Node, given: Mapping[str, Any]) -> bool:
         return dim > 0 and all(n == 1 for n in node.shape[1:dim])
     batch = given["shape"][0] == Rows(1)
     return batch and node.shape == (operand.shape[0], 1, *operand.shape[1:]) and node.shape[0] == 1
-
-
-def _renamed(args: Any, number: Mapping[int, int]) -> Any:
-    """Arguments with other numbers in their references."""
-    if isinstance(args, Ref):
-        return Ref(number.get(args.node, args.node))
-    if isinstance(args, (tuple, list)):
-        return type(args)(_renamed(each, number) for each in args)
-    if isinstance(args, dict):
-        return {key: _renamed(each, number) for key, each in args.items()}
-    return args

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from krypton_engine.graph.box_operators import Apply
-from krypton_engine.graph.ir import Graph, Node, Ref, refs
+from krypton_engine.graph.ir import Graph, Node, Ref, redirected, refs
 from krypton_engine.graph.rewrites.editing import Edit
 from krypton_engine.graph.rewrites.readings import NORMS
 
@@ -37,14 +36,18 @@ def of_channels(graph: Graph) -> Graph:
     made = replace(image, name=f"{image.name}_channels", op="alias", target=aten.alias.default, roles=opaque)
     made = replace(made, operands=(image.index,), maps=({},), whole=frozenset({first}), on_box=Apply())
     edit = Edit(graph)
-    ref = edit.add(readers[0].index, replace(made, args=(Ref(image.index),)))
+    instead = edit.add(readers[0].index, replace(made, args=(Ref(image.index),))).node
+
+    def to(index: int) -> int:
+        return instead if index == image.index else index
+
     for node in graph.nodes:
         if node is image or not (node in readers or first in node.roles or first in node.whole):
             continue
         roles = tuple(None if role == first else role for role in node.roles)
         made = replace(node, roles=roles)
         if node.depends:  # to be ruled anew
-            args, kwargs = (_redirected(each, image.index, ref) for each in (node.args, dict(node.kwargs)))
+            args, kwargs = redirected(node.args, to), redirected(node.kwargs, to)
             made = replace(
                 made, args=args, kwargs=kwargs, on_box=None, operands=(), maps=(), whole=frozenset()
             )
@@ -59,12 +62,3 @@ def _by_channel(graph: Graph, node: Node) -> bool:
         return node.axes == (first,)
     operands = (graph.nodes[i] for i in refs(node.args)) if node.op in NORMS else ()
     return any(first in operand.axes for operand in operands)
-
-
-def _redirected(args: Any, index: int, ref: Ref) -> Any:
-    """Arguments with another reference in place of those to a node."""
-    if isinstance(args, (tuple, list)):
-        return type(args)(_redirected(each, index, ref) for each in args)
-    if isinstance(args, dict):
-        return {name: _redirected(each, index, ref) for name, each in args.items()}
-    return ref if args == Ref(index) else args

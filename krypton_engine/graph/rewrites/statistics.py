@@ -69,8 +69,18 @@ def variance(
     average = (sums / cells).mean(tuple(dims), keepdim)
     about = (squares / cells).mean(tuple(dims), keepdim) - average.square()
     count = cells * math.prod(sums.shape[dim] for dim in dims)
-    found = about.clamp_min(0) * (count / max(count - correction, 0.0))
+    found = about.clamp_min(0) * corrected(count, correction)
     return (found.sqrt() if root else found).to(dtype)
+
+
+def corrected(count: int, correction: float) -> float:
+    """The factor on a variance of ``count`` numbers; infinite, as PyTorch's, where they are too few.
+
+    Examples:
+        >>> corrected(2, 1.0), corrected(1, 1.0)
+        (2.0, inf)
+    """
+    return count / (count - correction) if count > correction else math.inf
 
 
 def scale(

@@ -171,7 +171,9 @@ def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple
             )
             x = x * torch.empty(batch, *[1] * (x.dim() - 1)).uniform_(0.8, 1.2)
             x = nn.functional.avg_pool2d(x, 2) if small else x
-            loss = nn.functional.cross_entropy(model(x.to(device)), labels[rows].to(device))
+            with torch.autocast(device, torch.bfloat16):  # twice as fast on processors that know the type
+                outputs = model(x.to(device))
+            loss = nn.functional.cross_entropy(outputs.float(), labels[rows].to(device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shutil
+import time
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +76,20 @@ class Explorer:
         self.page.wait_for_selector(".kr-cancel", state="hidden", timeout=1000 * seconds)
 
     def settle(self) -> None:
-        """Until the kernel is done with the last move: on a busy machine it begins late."""
-        self.page.wait_for_timeout(300)
+        """Until the kernel is done with the last move.
+
+        On a busy machine that begins late: while the kernel is at a move, the page keeps the next one.
+        """
+        for trait in ("window", "stride", "ssim_target"):
+            self.until_kernel_has(trait, self.page.locator(f"input[data-trait={trait}]").input_value())
         assert not self.python("explorer.wait(120)")
+
+    def until_kernel_has(self, trait: str, value: str, seconds: float = 60) -> None:
+        """Until the kernel's explorer has what the page shows already."""
+        ends = time.monotonic() + seconds
+        while self.python(f"print(explorer.{trait} == {value})").strip() != "True":
+            assert time.monotonic() < ends, f"the kernel's {trait} is not {value}, which the page shows"
+            self.page.wait_for_timeout(50)
 
     def share(self) -> float:
         """Positions measured, of all."""
@@ -262,6 +274,8 @@ def test_another_class_at_once(explorer):
     explorer.until("approximate")  # what this class's map lacks of the target
     assert "SSIM about" in explorer.page.locator(".kr-likeness").inner_text()
     explorer.page.locator(".kr-classes button", has_text="tiger cat").click()
+    explorer.page.locator("h2", has_text="tiger cat").wait_for(timeout=5000)
+    explorer.until_kernel_has("target", "None")
     explorer.until_idle()
 
 
@@ -273,7 +287,8 @@ def test_a_class_is_found_by_a_part_of_its_name(explorer):
     page.keyboard.type("EGYPTian c")
     page.keyboard.press("Enter")
     page.locator("h2", has_text="Egyptian cat").wait_for(timeout=5000)
-    assert search.input_value() == "" and explorer.python("print(explorer.target)").strip() == "285"
+    assert search.input_value() == ""
+    explorer.until_kernel_has("target", "285")
     search.click()
     page.keyboard.type("no such animal")
     page.keyboard.press("Enter")
@@ -283,8 +298,8 @@ def test_a_class_is_found_by_a_part_of_its_name(explorer):
     search.fill("tiger cat")
     page.locator(".kr-classes button", has_text="tiger cat").click()
     page.locator("h2", has_text="tiger cat").wait_for(timeout=5000)
+    explorer.until_kernel_has("target", "None")  # the predicted one
     explorer.until_idle()
-    assert explorer.python("print(explorer.target)").strip() == "None", "the predicted one"
 
 
 def test_the_ssim_slider_moves_the_share_measured(explorer):
@@ -500,7 +515,7 @@ def test_what_is_refused_goes_back(explorer):
     explorer.page.wait_for_function(
         f"document.querySelector('input[data-trait=window]').value === '{before}'"
     )
-    assert explorer.python("print(explorer.window)").strip() == before
+    explorer.until_kernel_has("window", before)
     explorer.slide("window", "ArrowRight")
     explorer.page.wait_for_selector(".kr-error", state="hidden")
     explorer.slide("window", "ArrowLeft")

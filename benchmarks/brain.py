@@ -35,7 +35,7 @@ CLASSES = [f"{plane}{lesion}" for plane in EXTENTS for lesion in ("", "+lesion")
 SIZES = {"inception_v3": 299}
 """Sizes of the images that networks take, where that is not 224."""
 
-SMALL_FIRST = {"swin_t", "resnet50_group_norm", "convnextv2_atto"}
+SMALL_FIRST = {"swin_t", "resnet50_group_norm"}
 """Networks that learn slowly: at half the size, four times as fast, but for the last sixth of the epochs."""
 
 RATES = {"swin_t": 5e-4}

@@ -28,7 +28,7 @@ from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.verification import Sample
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
-from krypton_engine.planning.cheap import linearised_work
+from krypton_engine.planning.cheap import with_cheap_map
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.loop import OnProgress
@@ -361,7 +361,7 @@ class KryptonOcclusion(Occlusion):
                 additional = additional_arguments(additional_forward_args) or ()
                 graph = capture(Source(self.forward_func, (x,), 0, additional))
                 plan = self._preparer.plan(graph, window, x.device).plan
-                return replace(plan, linearised=linearised_work(graph, plan))
+                return with_cheap_map(graph, plan)
             except CaptureError as error:
                 raise InputError(
                     "forward_func", "run as batched full inference", problem=str(error), verb="would be"

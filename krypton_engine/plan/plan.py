@@ -60,6 +60,8 @@ class Plan:
         measured: Times of a run, step by step; None of a plan that was not run, or not timed.
         linearised: The cheap map that a map with an SSIM target begins with; None where every map is
             measured exactly, or before the question is asked.
+        not_linearised: Why a map with an SSIM target has no cheap map to begin with; empty where there is
+            one, or before the question is asked.
 
     Examples:
         >>> len(plan.window), plan.steps[1].op, plan.steps[1].box
@@ -80,6 +82,7 @@ class Plan:
     executor: str = field(default="", hash=False)
     measured: Measured | None = field(default=None, compare=False)
     linearised: Linearised | None = None
+    not_linearised: str = ""
 
     @staticmethod
     def of(graph: Graph, window: SlidingWindow) -> Plan:
@@ -223,6 +226,8 @@ class Plan:
             found = self.linearised
             cost = f"{found.macs / 1e6:.1f} MMACs a position {found.bound}, the mean"
             yield "with an SSIM target", f"a map to the first order in {found.operators}: {cost}"
+        elif self.not_linearised and not self.incremental:
+            yield "with an SSIM target", f"positions are chosen, each in full: {self.not_linearised}"
         if self.executor:
             yield "executor", self.executor
 

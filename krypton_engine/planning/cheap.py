@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.programs import kept
@@ -17,28 +18,30 @@ _LEAST_GAIN = 0.5
 """Work in full over that of a linearised position, before anything is trimmed, that is worth a try: the first
 positions are measured by both, and decide."""
 
-_ON_TOKENS: Mapping[str, Callable[[Graph], TokenProgram | GridProgram]] = {
-    "tokens": TokenProgram,
-    "grids": GridProgram,
-}
-"""Programs on tokens, by name: of tokens that attend to all, and of those that attend within windows."""
 
-
-def linearised_plan(graph: Graph, exact: Plan) -> tuple[Graph, Plan] | None:
-    """A graph with gates and norms over the image linearised, and its plan; None where that saves little.
+def linearised_plan(graph: Graph, exact: Plan) -> tuple[Graph, Plan]:
+    """A graph with gates and norms over the image linearised, and its plan.
 
     Args:
         graph: The exact one.
         exact: Its plan.
 
+    Raises:
+        Unsupported: Nothing is linearised, or that saves little.
+
     Examples:
-        >>> linearised_plan(graph, plan)  # nothing in the model sees the whole image
+        >>> linearised_plan(graph, plan)
+        Traceback (most recent call last):
+        krypton_engine.executors.base.Unsupported: no gate or norm goes over the image
     """
     made = kept(graph, "linearised", linearised)
     if not made.sites:
-        return None
+        raise Unsupported("no gate or norm goes over the image")
     plan = Plan.of(made, exact.window)
-    return (made, plan) if plan.gain >= _LEAST_GAIN * max(exact.gain, 1.0) else None
+    if plan.gain < _LEAST_GAIN * max(exact.gain, 1.0):
+        gain = f"full over linearised work: {plan.gain:.2f}"
+        raise Unsupported(f"with its gates and norms over the image linearised little is saved ({gain})")
+    return made, plan
 
 
 def cheap_session(
@@ -72,18 +75,16 @@ def cheap_session(
         >>> head(found.outputs)[0] + found.dropped[0], head(gated(x))[0]
         (tensor(1.06), tensor(1.06))
     """
-    for made_ready in _on_tokens(graph):
-        with suppress(Unsupported):
-            return made_ready.open(exact.window, opening, program)
     with suppress(Unsupported):
-        if found := linearised_plan(graph, exact):
-            made, plan = found
-            return program(made, plan).open(plan, opening)
+        return _on_tokens(graph).open(exact.window, opening, program)
+    with suppress(Unsupported):
+        made, plan = linearised_plan(graph, exact)
+        return program(made, plan).open(plan, opening)
     return None
 
 
-def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
-    """Operators that `cheap_session` computes to the first order, and their cost; None without a session.
+def with_cheap_map(graph: Graph, exact: Plan) -> Plan:
+    """A plan that says what `cheap_session` computes to the first order and at what cost, or why nothing.
 
     Args:
         graph: The exact one.
@@ -92,23 +93,36 @@ def linearised_work(graph: Graph, exact: Plan) -> Linearised | None:
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
         >>> gate = capture(Source(gated, (x,)))
-        >>> linearised_work(gate, Plan.of(gate, plan.window)).operators
+        >>> with_cheap_map(gate, Plan.of(gate, plan.window)).linearised.operators
         'gates and norms over the image (1)'
     """
-    for made_ready in _on_tokens(graph):
-        return made_ready.work(exact.window)
-    if found := linearised_plan(graph, exact):
-        made, plan = found
-        reductions = (node for node in made.nodes if node.depends and node.local and not node.axes)
-        taken = {node.operands for node in reductions if any(made.nodes[i].axes for i in node.operands)}
-        met = sum(min(source) < max(made.sites) for source in taken)
-        return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
-    return None
+    try:
+        return replace(exact, linearised=_work(graph, exact))
+    except Unsupported as reason:
+        return replace(exact, not_linearised=str(reason))
 
 
-def _on_tokens(graph: Graph) -> Iterator[TokenProgram | GridProgram]:
-    """Programs of a graph on tokens, those that there are; gates and norms before them are linearised."""
+def _work(graph: Graph, exact: Plan) -> Linearised:
+    """Operators taken to the first order, and their cost; raises `Unsupported` where there are none."""
+    try:
+        return _on_tokens(graph).work(exact.window)
+    except Unsupported:
+        if not kept(graph, "linearised", linearised).sites:
+            raise
+    made, plan = linearised_plan(graph, exact)
+    reductions = (node for node in made.nodes if node.depends and node.local and not node.axes)
+    taken = {node.operands for node in reductions if any(made.nodes[i].axes for i in node.operands)}
+    met = sum(min(source) < max(made.sites) for source in taken)
+    return Linearised(f"gates and norms over the image ({met})", plan.macs_incremental, "at most")
+
+
+def _on_tokens(graph: Graph) -> TokenProgram | GridProgram:
+    """The program of a graph on tokens that attend to all, or within windows; gates before are linearised.
+
+    Raises:
+        Unsupported: There is none; the reason is that of the second kind, which takes more networks.
+    """
     graph = kept(graph, "linearised", linearised)
-    for name, make in _ON_TOKENS.items():
-        with suppress(Unsupported):
-            yield kept(graph, name, make)
+    with suppress(Unsupported):
+        return kept(graph, "tokens", TokenProgram)
+    return kept(graph, "grids", GridProgram)

@@ -369,6 +369,26 @@ def test_a_plan_says_what_is_linearised(seeing):
     assert KryptonOcclusion(Wide().eval()).plan(blobs(0), WINDOW, STRIDES).linearised is None
 
 
+class TalkingHeads(nn.Module):
+    """Attention whose heads are mixed before the softmax, as in CaiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.heads = nn.Conv2d(3, 8, 4, 4), nn.Linear(2, 2)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).unflatten(1, (2, 4)).transpose(2, 3)
+        scores = tokens @ tokens.transpose(2, 3)
+        scores = self.heads(scores.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return (scores.softmax(3) @ tokens).mean(2).flatten(1)
+
+
+def test_a_plan_says_why_nothing_is_linearised():
+    plan = KryptonOcclusion(TalkingHeads().eval()).plan(blobs(0), WINDOW, STRIDES)
+    assert plan.linearised is None and "does something else to an attention's scores" in plan.not_linearised
+    assert f"positions are chosen, each in full: {plan.not_linearised}" in " ".join(str(plan).split())
+
+
 # --- tuning -------------------------------------------------------------------------------------------
 
 

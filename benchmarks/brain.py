@@ -35,9 +35,6 @@ CLASSES = [f"{plane}{lesion}" for plane in EXTENTS for lesion in ("", "+lesion")
 SIZES = {"inception_v3": 299}
 """Sizes of the images that networks take, where that is not 224."""
 
-SMALL_FIRST = {"resnet50_group_norm"}
-"""Networks that learn slowly: at half the size, four times as fast, but for the last sixth of the epochs."""
-
 RATES = {"swin_t": 2e-4}
 """Largest learning rates, where that is not 1e-3: a transformer learns little from random weights at that."""
 
@@ -162,15 +159,13 @@ def train(architecture: str, epochs: int, device: str, batch: int = 16) -> tuple
     layout = torch.channels_last if images.dim() == 4 else torch.channels_last_3d
     model = model.to(device, memory_format=layout).train()
     began, step = time.perf_counter(), 0
-    for epoch in range(epochs):
-        small = architecture in SMALL_FIRST and epoch < epochs * 5 // 6
+    for _ in range(epochs):
         order = torch.randperm(len(images))
         for rows in order[: len(images) // batch * batch].split(batch):
             x = torch.stack(
                 [images[i].roll(tuple(torch.randint(-8, 9, (2,)).tolist()), (-2, -1)) for i in rows.tolist()]
             )
             x = x * torch.empty(batch, *[1] * (x.dim() - 1)).uniform_(0.8, 1.2)
-            x = nn.functional.avg_pool2d(x, 2) if small else x
             with torch.autocast(device, torch.bfloat16):  # twice as fast on processors that know the type
                 outputs = model(x.to(device))
             loss = nn.functional.cross_entropy(outputs.float(), labels[rows].to(device))

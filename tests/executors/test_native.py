@@ -151,6 +151,67 @@ def test_instruction_sets(isa):
             assert float((got - expected).abs().max()) <= allowed
 
 
+class Lying(nn.Module):
+    """A CNN that takes its images with their dimensions in another order."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order, self.first, self.net = order, nn.AvgPool2d((1, 3), 1, (0, 1)), small_cnn()
+        self.larger = nn.Upsample((22, 24), mode="bilinear")
+
+    def forward(self, x):
+        x = self.larger(self.first(x.permute(0, *self.order)))
+        return self.net(x[:, :, 1:, 1:] if x.shape[2] == 22 else x)
+
+
+LIES = {
+    "channels last": (3, 1, 2),
+    "on its side": (1, 3, 2),
+    "last, on its side": (3, 2, 1),
+    "between": (2, 1, 3),
+}
+
+
+@pytest.mark.parametrize("order", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_images_that_lie_otherwise(order, channels):
+    """All of them run in the engine, with windows over all channels and over one, exact and trimmed."""
+    model = Lying(order).eval()
+    lies = [order.index(dim) for dim in (1, 2, 3)]  # of the model's image, by dimension of the input
+    x = torch.randn(1, 3, 21, 23).permute(0, *(1 + dim for dim in lies)).contiguous()
+    x[:, :7, :7, :2] = 0.25  # in part the baseline already
+    shape, strides = (tuple(sizes[dim] for dim in lies) for sizes in ((channels, 5, 6), (channels, 3, 4)))
+    occlusion = KryptonOcclusion(model, "native")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        found = occlusion.heatmap(x, shape, strides, 0.25, target=1)
+    assert found.plan.executor.startswith("native")
+    own = brute_force(model, x, shape, strides, 0.25)[:, 1]
+    truth = brute_force(copy.deepcopy(model).double(), x.double(), shape, strides, 0.25)[:, 1]
+    allowed = max(3 * float((own - truth).abs().max()), 1e-6 * float(truth.abs().max()))
+    assert float((found.values.flatten() - truth).abs().max()) <= allowed
+
+    with torch.no_grad():
+        graph = capture(Source(model, (x,)))
+        window = SlidingWindow(tuple(x.shape[1:]), shape, strides)
+        opening = Opening((x,), torch.tensor(0.25), 2**30)
+        program, plan = NativeProgram(graph), Plan.of(graph, window)
+        trimmed = program.open(plan, opening).trimmed(0.3, lambda outputs: outputs[:, 1])
+        for part in trimmed.compute(plan.window.boxes(np.arange(len(window)))):
+            assert part.dropped.any()
+            assert float((part.outputs[:, 1] + part.dropped - truth[part.which]).abs().max()) < 0.02
+
+
+def test_an_image_that_lies_otherwise_with_numbers_that_are_not_finite():
+    """The reference executor, which takes over, has the input's own order of dimensions."""
+    model, x = Lying((3, 1, 2)).eval(), torch.randn(1, 21, 23, 3)
+    x[0, 4, 5, 1] = torch.inf
+    found = KryptonOcclusion(model, "native").heatmap(x, (5, 6, 3), (3, 4, 3), target=1)
+    own = brute_force(model, x, (5, 6, 3), (3, 4, 3))[:, 1]
+    assert own.isfinite().any() and not own.isfinite().all()
+    torch.testing.assert_close(found.values.flatten(), own, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 def test_any_list_of_positions():
     """Order, repetitions and batches change nothing beyond rounding."""
     model, x = small_cnn(), torch.randn(1, 3, 21, 23)

@@ -14,10 +14,12 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.cells import as_value
+from krypton_engine.executors.native.images import shape_of
 from krypton_engine.executors.native.lowering import lowered
 from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import Graph, refs
+from krypton_engine.graph.rewrites.upright import lying, renamed
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -32,7 +34,9 @@ class Prepared:
     """A graph made ready for the engine.
 
     Attributes:
-        graph: The graph.
+        given: The graph.
+        graph: The same, its axes named as an image's channels, rows and columns.
+        axes: The input's axes by these names; see `krypton_engine.graph.rewrites.upright`.
         program: The engine's own program of it.
         exits: Numbers in the engine, by node, of values that PyTorch reads.
         vectors: Exits that are vectors.
@@ -61,8 +65,9 @@ class Prepared:
     """
 
     def __init__(self, graph: Graph, isa: str = "") -> None:
-        channels, height, width = graph.input.shape[1:]
-        self.graph = graph
+        self.given, self.axes = graph, lying(graph)
+        self.graph = graph = renamed(graph, self.axes)
+        height, width, channels = shape_of(graph.input)
         self.program = engine._native.Program(isa, height, width, channels)
         written = lowered(graph, self.program)
         self.reason = written.reason
@@ -92,9 +97,9 @@ class Prepared:
         out = np.zeros((len(self.values), 2), dtype=np.int64)
         for value, node in self.values.items():
             if node.depends:
-                largest = plan.extents(node)
-                axes = (ROWS, COLUMNS)
-                out[value] = [int(largest[axis].max()) if axis in node.axes else 1 for axis in axes]
+                for i, axis in enumerate((ROWS, COLUMNS)):
+                    along = plan.boxes[node.index][self.axes[axis]] if axis in node.axes else 1
+                    out[value, i] = np.max(along)
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:

@@ -28,7 +28,7 @@ class NativeProgram(Prepared):
         device = opening.inputs[self.graph.occluded].device
 
         def last_resort() -> Session:
-            return registry.preferred(device)[-1].program(self.graph, plan, device).open(plan, opening)
+            return registry.preferred(device)[-1].program(self.given, plan, device).open(plan, opening)
 
         gradients = site_gradients(self.graph, opening)
         return NativeSession(self, plan, opening, Standby(last_resort), gradients=gradients)

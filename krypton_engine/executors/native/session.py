@@ -16,7 +16,6 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Opening, Session
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.prepared import Prepared
-from krypton_engine.executors.native.sums import Float32s
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import ChangedCells
@@ -130,8 +129,8 @@ class NativeSession:
             program.program,
             program.extents(plan),
             program.kept,
-            _nhwc(x),
-            _nhwc(baseline),
+            program.as_image(program.graph.input.index, x),
+            program.as_image(program.graph.input.index, baseline),
             engine.threads(),
             armed,
             sites,
@@ -186,7 +185,8 @@ class NativeSession:
         """Outputs batch by batch; see `krypton_engine.executors.base.Session.compute`."""
         count = self.batch if limit is None else min(limit, self.batch)
         for start in range(0, len(changes), count):
-            boxes = np.ascontiguousarray(changes[start : start + count].reshape(-1, 6))
+            some = changes[start : start + count, self.program.axes]
+            boxes = np.ascontiguousarray(some.reshape(-1, 6))
             session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
                 session.timed = self.costs is not None
@@ -200,7 +200,3 @@ class NativeSession:
             yield Computed(
                 np.arange(start, start + len(boxes)), values, dropped if self._approximate else None
             )
-
-
-def _nhwc(image: Tensor) -> Float32s:
-    return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())

@@ -31,10 +31,11 @@ def convolution(to: Writer, node: Node, on_box: Convolution) -> None:
     if is_global(node):
         weight, groups = between_channels(to, node, on_box)
         maps, limits = [(1, 1, 1, 1, 0, 1)] * 2, {}
-    elif node.roles != (BATCH, None, ROWS, COLUMNS):
+    elif node.roles not in ((BATCH, None, ROWS, COLUMNS), (BATCH, None, COLUMNS, ROWS)):
         raise Unsupported("dimensions in another order")
     else:
         maps, limits = [_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS)], _limits(node)
+        weight = weight.transpose(2, 3) if _is_on_its_side(node) else weight
     bias = None if on_box.bias is None else to.constant(Ref(on_box.bias)).contiguous().numpy()
     value, *others = [to.value(Ref(operand)) for operand in node.operands]
     residual = others[0] if on_box.residual else None
@@ -58,13 +59,13 @@ def pool(to: Writer, node: Node, on_box: Pool) -> None:
         >>> to.values  # numbers in the engine, by node
         {0: 0, 1: 1}
     """
-    y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
-    if node.roles[1] not in (None, 0) or node.roles[2:] != (ROWS, COLUMNS):
+    if node.roles[1] not in (None, 0) or node.roles[2:] not in ((ROWS, COLUMNS), (COLUMNS, ROWS)):
         raise Unsupported("dimensions in another order")
+    y, x = (_window(node.maps[0][axis]) for axis in (ROWS, COLUMNS))
     divisors = None
     if not on_box.maximum:
-        rows, columns = ([float(n) for n in counts] for counts in on_box.divisors)
-        divisors = rows, columns
+        first, second = ([float(n) for n in counts] for counts in on_box.divisors)
+        divisors = (second, first) if _is_on_its_side(node) else (first, second)
     value = to.program.pool(
         to.value(Ref(node.operands[0])),
         y,
@@ -139,6 +140,11 @@ def reindex(to: Writer, node: Node, on_box: Reindex) -> None:
             value, sources[0], sources[1], shape_of(node)[2], on_box.fill, numbers(NO_EPILOGUE)
         ),
     )
+
+
+def _is_on_its_side(node: Node) -> bool:
+    """Whether the model has an image's columns where others have rows, as after a turn by 90 degrees."""
+    return node.roles[2:] == (COLUMNS, ROWS)
 
 
 def _window(step: AxisMap) -> tuple[int, int, int, int, int, int]:

@@ -177,11 +177,14 @@ class Arranged:
 
 def _varying(numbers: Tensor) -> tuple[int, ...]:
     """Dimensions along which numbers differ, but for the negative ones."""
+    for dim in range(numbers.dim()):
+        if numbers.stride(dim) == 0:  # expanded
+            numbers = numbers.narrow(dim, 0, 1)
     high = torch.where(numbers < 0, torch.iinfo(numbers.dtype).max, numbers)
     return tuple(
         dim
         for dim, n in enumerate(numbers.shape)
-        if n > 1 and numbers.stride(dim) != 0 and bool((numbers.amax(dim) > high.amin(dim)).any())
+        if n > 1 and bool((numbers.amax(dim) > high.amin(dim)).any())
     )
 
 
@@ -208,9 +211,12 @@ def moved(node: Node, values: Callable[[int], Arranged]) -> Arranged:
     root = read[0].root
     if any(value.root != root for value in read):
         raise NoTokens(f"{node.op} puts tokens of different kinds together")
-    if node.op in ("constant_pad_nd", "pad") and any(_fill(node)):
+    if node.op not in ("constant_pad_nd", "pad"):
+        tokens, elements = _run(node, lambda i: values(i).tokens), _run(node, lambda i: values(i).elements)
+        return Arranged(root, tokens, elements)
+    if any(_fill(node)):
         raise NoTokens(f"{node.op} adds tokens that are not zero")
-    tokens = _run(node, lambda i: values(i).tokens + 1) - 1  # zeros of a padding become -1
+    tokens = _run(node, lambda i: values(i).tokens + 1) - 1  # zeros of the padding become -1
     elements = _run(node, lambda i: values(i).elements + 1) - 1
     return Arranged(root, tokens, elements)
 

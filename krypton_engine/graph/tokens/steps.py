@@ -19,9 +19,8 @@ KEYS = 1
 MOVES = {
     "_reshape_alias", "_unsafe_view", "alias", "cat", "chunk", "clone", "constant_pad_nd", "contiguous",
     "detach", "expand", "flatten", "flip", "movedim", "narrow", "pad", "permute", "reshape", "roll", "select",
-    "slice",
-    "split", "split_with_sizes", "squeeze", "stack", "transpose", "unbind", "unflatten", "unsafe_split",
-    "unsafe_split_with_sizes", "unsqueeze", "view",
+    "slice", "split", "split_with_sizes", "squeeze", "stack", "transpose", "unbind", "unflatten",
+    "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view",
 }  # fmt: skip
 """Operators that move elements, repeat them, or add zeros."""
 

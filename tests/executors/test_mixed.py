@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.sessions import (
     by_reference,
     check_each_is_answered_once,
@@ -13,7 +14,7 @@ from support.sessions import (
     computed,
     errors_of,
 )
-from support.tiny_mixed import MIXED
+from support.tiny_mixed import MIXED, Between
 from support.tiny_transformers import awake
 from support.truth import brute_force
 from timm.models.edgenext import SplitTransposeBlock
@@ -140,6 +141,27 @@ def test_the_plan_says_what_is_linearised(name, operators):
     plan = KryptonOcclusion(model).plan(x, (3, 8, 8), (3, 4, 4))
     assert plan.linearised is not None and plan.linearised.operators == operators
     assert 0 < plan.linearised.macs < plan.macs_incremental
+
+
+def check_between(then, channels=8, **parts):
+    """With all tokens it is exact, and without, to the first order."""
+    network = Captured(partial(Between, then, channels, **parts))
+    check_it_is_the_full_computation(network.opened(), network.truth())
+    towards = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+
+    def error(step):
+        baseline = network.x + step * towards
+        return errors_of(network.opened(1e6, baseline), target, network.truth(baseline))[0]
+
+    assert error(0.001) / error(0.0005) > 3.3
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize(("stride", "padding"), [(1, (1, 1, 1, 1)), (2, (0, 1, 0, 1))])
+def test_convolutions_that_are_padded_by_themselves(groups, stride, padding):
+    """As TensorFlow does."""
+    conv = nn.Conv2d(8, 8, 3, stride, groups=groups)
+    check_between(lambda net, x: net.conv(F.pad(x, padding)), conv=conv)
 
 
 def test_memory(mobilevit):

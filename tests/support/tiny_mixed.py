@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch.nn.functional as F
 from timm.models.maxxvit import MaxxVit, MaxxVitCfg
 from timm.models.mobilevit import MobileVitBlock
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import MaxVit
 from torchvision.ops import SqueezeExcitation
 
@@ -42,3 +44,42 @@ MIXED: dict[str, Callable[[], nn.Module]] = {
     "coatnet": coatnet,
     "mobilevit": mobilevit,
 }
+
+
+class _Block(nn.Module):
+    """Attention in windows of 4 x 4 of a map of channels first."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(channels), nn.Linear(channels, 3 * channels)
+        self.up, self.down = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.movedim(1, 3)
+        sizes = x.shape[0], x.shape[1] // 4, x.shape[2] // 4, 4, 4
+        windows = self.norm(x).unflatten(1, (-1, 4)).unflatten(3, (-1, 4)).transpose(2, 3)
+        q, k, v = self.qkv(windows.flatten(0, 2).flatten(1, 2)).unflatten(2, (3, 2, -1)).movedim(2, 0).unbind()
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + y.reshape(*sizes, -1).transpose(2, 3).reshape(x.shape)
+        return (x + self.down(F.gelu(self.up(x)))).movedim(3, 1)
+
+
+class Between(nn.Module):
+    """Something of a user's between two attentions in windows: of 8 x 8 cells, and of what that makes of them.
+
+    Args:
+        then: Function of the network and the cells, 8 channels first.
+        channels: Number of channels of its result.
+        parts: Modules that it calls, attributes of the network.
+    """
+
+    def __init__(self, then: Callable[[Any, Tensor], Tensor], channels: int = 8, **parts: nn.Module):
+        super().__init__()
+        self.then, self.patches, self.first = then, nn.Conv2d(3, 8, 4, 4), _Block(8)
+        self.last, self.head = _Block(channels), nn.Linear(channels, 5)
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.then(self, self.first(self.patches(x)))).mean((2, 3)))

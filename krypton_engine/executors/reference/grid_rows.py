@@ -235,7 +235,7 @@ class GridRows:
         if isinstance(operator, Convolution) and (is_product(operator) or (few and by_channel)):
             near = form.read(self._parts(step, now)).flatten(0, 1)
             return convolved(operator, near, example.constant).reshape(*now.shape, -1)
-        known = example.rows[form.root][:-1].expand(self._copies, -1, -1)
+        known = example.rows[form.root].expand(self._copies, -1, -1)  # with the zeros of a padding
         chosen = self._chosen[step.below][..., None].expand(-1, -1, known.shape[2])
         cells = form.read(known.scatter(1, chosen, self._rows[form.root]))[:, step.places.to(now.device)]
         whole = cells.unflatten(1, example.grids.graph.nodes[step.source].shape[2:]).movedim(-1, 1)

@@ -164,6 +164,11 @@ def test_convolutions_that_are_padded_by_themselves(groups, stride, padding):
     check_between(lambda net, x: net.conv(F.pad(x, padding)), conv=conv)
 
 
+@pytest.mark.parametrize("padding", [(0, 8), (8, 0), (4, 4)])
+def test_channels_of_a_padding_are_zeros(padding):
+    check_between(lambda net, x: F.pad(x, (0, 0, 0, 0, *padding)), channels=16)
+
+
 def test_memory(mobilevit):
     with pytest.raises(InputError, match="memory_budget"):
         mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from krypton_engine.graph.ir import Node, Ref, refs, resolve
 from krypton_engine.graph.tokens.steps import MOVES, NoTokens
@@ -29,7 +30,7 @@ class Form:
 
     Attributes:
         root: Node whose rows these are.
-        picked: Elements of a row that the value holds, in C order of its dimensions of channels.
+        picked: Elements of a row that the value holds, in C order of its dimensions of channels; -1 for zeros.
         of_tokens: Its dimensions along which tokens lie.
         channels: Sizes of its other dimensions, in order.
 
@@ -56,7 +57,9 @@ class Form:
     def read(self, rows: Tensor) -> Tensor:
         """The elements that the value holds: ``(..., elements)`` of rows ``(..., row)``."""
         count = len(self.picked)
-        if self.picked == tuple(range(self.picked[0], self.picked[0] + count)):
+        if min(self.picked) < 0:  # channels of a padding
+            rows = pad(rows, [0, 1])
+        elif self.picked == tuple(range(self.picked[0], self.picked[0] + count)):
             return rows.narrow(-1, self.picked[0], count)
         return rows[..., torch.tensor(self.picked, device=rows.device)]
 

@@ -169,6 +169,29 @@ def test_channels_of_a_padding_are_zeros(padding):
     check_between(lambda net, x: F.pad(x, (0, 0, 0, 0, *padding)), channels=16)
 
 
+def test_attention_in_windows_that_reach_beyond_the_map():
+    """Its zeros have a bias, and are cut off."""
+    check_between(lambda net, x: net.last(F.pad(x, (4, 0, 0, 4)))[:, :, :8, 4:] + x)
+
+
+PADDED = {
+    "conv": lambda net, x: net.conv(net.norm(F.pad(x, (1, 1, 1, 1)))),
+    "rows": lambda net, x: net.less(
+        net.norm(F.pad(x, (0, 0, 4, 4))).unflatten(2, (-1, 2)).movedim(3, 2).flatten(1, 2)
+    ),
+    "attentions": lambda net, x: net.last(net.last(F.pad(x, (0, 4, 0, 4))))[:, :, :8, :8],
+    "conv of an attention": lambda net, x: net.conv(net.last(F.pad(x, (0, 4, 0, 4)))[:, :, :10, :10]),
+}
+
+
+@pytest.mark.parametrize("then", PADDED.values(), ids=PADDED)
+def test_what_was_computed_of_a_padding_is_not_zero(then):
+    model = awake(Between(then, conv=nn.Conv2d(8, 8, 3), norm=nn.BatchNorm2d(8), less=nn.Conv2d(16, 8, 1)))
+    graph = capture(Source(model, (torch.randn(1, 3, 32, 32).double(),)))
+    with pytest.raises(NoTokens, match="of a padding"):
+        find_grids(graph)
+
+
 def test_memory(mobilevit):
     with pytest.raises(InputError, match="memory_budget"):
         mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)

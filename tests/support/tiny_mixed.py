@@ -58,7 +58,9 @@ class _Block(nn.Module):
         x = x.movedim(1, 3)
         sizes = x.shape[0], x.shape[1] // 4, x.shape[2] // 4, 4, 4
         windows = self.norm(x).unflatten(1, (-1, 4)).unflatten(3, (-1, 4)).transpose(2, 3)
-        q, k, v = self.qkv(windows.flatten(0, 2).flatten(1, 2)).unflatten(2, (3, 2, -1)).movedim(2, 0).unbind()
+        q, k, v = (
+            self.qkv(windows.flatten(0, 2).flatten(1, 2)).unflatten(2, (3, 2, -1)).movedim(2, 0).unbind()
+        )
         q, k, v = (each.transpose(1, 2) for each in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + y.reshape(*sizes, -1).transpose(2, 3).reshape(x.shape)
@@ -66,7 +68,7 @@ class _Block(nn.Module):
 
 
 class Between(nn.Module):
-    """Something of a user's between two attentions in windows: of 8 x 8 cells, and of what that makes of them.
+    """Something between two attentions in windows: of 8 x 8 cells, and of what that makes of them.
 
     Args:
         then: Function of the network and the cells, 8 channels first.

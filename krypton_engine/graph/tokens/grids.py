@@ -65,7 +65,11 @@ def find_grids(graph: Graph) -> Grids:
 
 
 class _Search:
-    """A walk over the nodes behind a start, each of which moves tokens or becomes a step."""
+    """A walk over the nodes behind a start, each of which moves tokens or becomes a step.
+
+    What is computed of a padding is no longer zero: ``changing`` has its nodes, each with whether that differs from
+    position to position.
+    """
 
     def __init__(self, graph: Graph, start: Node) -> None:
         self.graph = graph
@@ -82,6 +86,7 @@ class _Search:
         self.regrouped: dict[int, NoTokens] = {}
         self.resized: dict[tuple[int, tuple[int, ...]], tuple[int, Tensor]] = {}
         self.ended: set[int] = set()
+        self.changing: dict[int, bool] = {}
 
     def found(self) -> Grids:
         """The tokens that the walk finds, up to the graph's output."""
@@ -140,11 +145,22 @@ class _Search:
             raise NoTokens("an attention reads what is no value of tokens")
         return self.values[index]
 
-    def _put(self, step: Step, value: Arranged, grid: int) -> None:
+    def _put(self, step: Step, value: Arranged, grid: int, changing: bool = False) -> None:
+        if _is_padded(value):
+            self.changing[step.node.index] = changing
         self.steps.append(step)
         self.grid[step.node.index] = grid
         self.places[step.node.index] = value.one_copy(self.sizes[grid])
         self._name(step.node, value)
+
+    def _check_zeros(self, node: Node, value: Arranged) -> None:
+        """Raise `NoTokens` where an operator of several tokens reads of a padding what is not zero."""
+        if value.root in self.changing and _is_padded(value):
+            raise NoTokens(f"{node.op} reads what was computed of a padding")
+
+    def _changes(self, *values: Arranged) -> bool:
+        """Whether values hold of a padding what differs from position to position."""
+        return any(self.changing.get(value.root) and _is_padded(value) for value in values)
 
     def _name(self, node: Node, value: Arranged) -> None:
         self.values[node.index] = value
@@ -160,6 +176,7 @@ class _Search:
         if not value.mixed:
             self._name(node, value)
             return
+        self._check_zeros(node, value)
         below, grid = self.grid[value.root], len(self.sizes)
         row = math.prod(self.forms[value.root].channels)
         places = places_of_rows(value)
@@ -212,7 +229,8 @@ class _Search:
             differing = [i for i in constants if call.pointwise and _differs(self.graph.nodes[i], first)]
             result = first.computed(node.index, node.shape)
             written = replace(node, on_box=local.on_box, operands=local.operands)
-            self._put(Each(written, grid, tuple(differing), tuple(met)), result, grid)
+            changing = bool(met) or self._changes(*values)
+            self._put(Each(written, grid, tuple(differing), tuple(met)), result, grid, changing)
         elif len(known) == 1 and not local.whole and isinstance(local.on_box, (Convolution, PoolOnBox)):
             self._nearby(node, local, *operands)
         else:
@@ -231,6 +249,7 @@ class _Search:
         node = replace(node, roles=local.roles, on_box=local.on_box, operands=local.operands, maps=local.maps)
         if source.roles != (BATCH, None, *source.axes) or node.axes != source.axes:
             raise NoTokens(f"{node.op} reads several tokens")
+        self._check_zeros(node, value)
         below, places = self.grid[value.root], value.places[0]
         parts, at = parts_nearby(node, source, places), places.flatten().long()
         sizes = tuple(node.size(axis) for axis in node.axes)
@@ -279,11 +298,8 @@ class _Search:
             raise NoTokens("an attention is masked by values of the image")
         scale = self.graph.nodes[q].shape[-1] ** -0.5 if call["scale"] is None else float(call["scale"])
         queries, keys, values = self._known(q), self._known(k), self._known(v)
-        grid = self.grid[queries.root]
-        order, windows, members = attends(queries, keys.tokens, values, self.sizes[grid])
-        result = queries.computed(node.index, node.shape)
         scores = Scores(False, scale, (), None, mask)
-        self._put(WindowAttention(node, grid, q, k, v, members, order, windows, scores), result, grid)
+        self._attend(node, (q, k, v), queries, keys, values, scores)
 
     def _product(self, node: Node, product: Product) -> None:
         """Scores of queries and keys, or the result of an attention."""
@@ -296,13 +312,26 @@ class _Search:
         values = self._known(right)
         if not made.weights or product.transposed or self.graph.nodes[left].shape != made.product.shape:
             raise NoTokens("the scores of an attention are used otherwise than by a softmax")
-        keys = made.keys.tokens.transpose(-1, -2) if made.transposed else made.keys.tokens
-        grid = self.grid[made.queries.root]
-        order, windows, members = attends(made.queries, keys, values, self.sizes[grid])
-        result = made.queries.computed(node.index, node.shape)
         scores = Scores(made.transposed, 1.0, made.chain, made.product, -1)
-        step = WindowAttention(node, grid, made.q, made.k, right, members, order, windows, scores)
-        self._put(step, result, grid)
+        self._attend(node, (made.q, made.k, right), made.queries, made.keys, values, scores)
+
+    def _attend(
+        self,
+        node: Node,
+        read: tuple[int, int, int],
+        queries: Arranged,
+        keys: Arranged,
+        values: Arranged,
+        scores: Scores,
+    ) -> None:
+        if self._changes(queries, keys, values):
+            raise NoTokens("an attention reads what another one made of a padding")
+        grid = self.grid[queries.root]
+        looked_at = keys.tokens.transpose(-1, -2) if scores.transposed else keys.tokens
+        order, windows, members = attends(queries, looked_at, values, self.sizes[grid])
+        result = queries.computed(node.index, node.shape)
+        step = WindowAttention(node, grid, *read, members, order, windows, scores)
+        self._put(step, result, grid, changing=True)
 
 
 def _numbered(sizes: Sequence[int]) -> Tensor:
@@ -317,6 +346,11 @@ def _cells(start: Node) -> Arranged:
     tokens = _numbered([1 if role is None else n for role, n in zip(start.roles, shape, strict=True)])
     elements = _numbered([n if role is None else 1 for role, n in zip(start.roles, shape, strict=True)])
     return Arranged(start.index, tokens.expand(shape), elements.expand(shape))
+
+
+def _is_padded(value: Arranged) -> bool:
+    """Whether a value has places without a token."""
+    return bool((value.places < 0).any())
 
 
 def _role(dim: int) -> int:

@@ -192,6 +192,16 @@ def test_what_was_computed_of_a_padding_is_not_zero(then):
         find_grids(graph)
 
 
+def twice(x):
+    """Every cell four times."""
+    return x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
+
+
+def test_convolutions_of_repeated_cells():
+    conv, less = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 2, 2)
+    check_between(lambda net, x: net.less(net.conv(twice(x))), conv=conv, less=less)
+
+
 def test_memory(mobilevit):
     with pytest.raises(InputError, match="memory_budget"):
         mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)

@@ -30,7 +30,7 @@ class Form:
 
     Attributes:
         root: Node whose rows these are.
-        picked: Elements of a row that the value holds, in C order of its dimensions of channels; -1 for zeros.
+        picked: Elements of a row that the value holds, in C order of its dimensions of channels; -1 for zero.
         of_tokens: Its dimensions along which tokens lie.
         channels: Sizes of its other dimensions, in order.
 

@@ -67,8 +67,8 @@ def find_grids(graph: Graph) -> Grids:
 class _Search:
     """A walk over the nodes behind a start, each of which moves tokens or becomes a step.
 
-    What is computed of a padding is no longer zero: ``changing`` has its nodes, each with whether that differs from
-    position to position.
+    What is computed of a padding is no longer zero: ``changing`` has its nodes, each with whether that differs
+    from position to position.
     """
 
     def __init__(self, graph: Graph, start: Node) -> None:
@@ -253,7 +253,7 @@ class _Search:
         below, places = self.grid[value.root], value.places[0]
         parts, at = parts_nearby(node, source, places), places.flatten().long()
         sizes = tuple(node.size(axis) for axis in node.axes)
-        if sizes == tuple(places.shape):
+        if sizes == tuple(places.shape) and is_all(places.flatten(), self.sizes[below]):
             grid, order, result = below, at.argsort(), value.computed(node.index, node.shape)
         else:
             grid, other = self.resized.setdefault((below, sizes), (len(self.sizes), places))

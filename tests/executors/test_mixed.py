@@ -202,6 +202,21 @@ def test_convolutions_of_repeated_cells():
     check_between(lambda net, x: net.less(net.conv(twice(x))), conv=conv, less=less)
 
 
+CORNER = torch.arange(64).view(8, 8) % 5 < 3
+
+
+@pytest.mark.parametrize("fill", [0.5, torch.tensor(0.5).double()], ids=["number", "tensor"])
+def test_cells_that_a_constant_picks(fill):
+    check_between(lambda net, x: torch.where(CORNER, x, fill) + torch.where(CORNER, 0.1, x))
+
+
+def test_a_product_with_other_weights_for_every_cell():
+    weights = torch.randn(8, 8, 8, 8).double()
+    model = awake(Between(lambda net, x: (x.movedim(1, 3)[..., None, :] @ weights)[..., 0, :].movedim(3, 1)))
+    with pytest.raises(NoTokens, match="matmul meets a constant that is another one for every token"):
+        find_grids(capture(Source(model, (torch.randn(1, 3, 32, 32).double(),))))
+
+
 def test_memory(mobilevit):
     with pytest.raises(InputError, match="memory_budget"):
         mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)

@@ -20,7 +20,8 @@ from krypton_engine.graph.box_operators import Pool as PoolOnBox
 from krypton_engine.graph.draft import BoundCall, Draft
 from krypton_engine.graph.ir import BATCH, Graph, Node, refs
 from krypton_engine.graph.operators import Local, NotLocal, ruled
-from krypton_engine.graph.operators.base import positive
+from krypton_engine.graph.operators.base import RULES, positive
+from krypton_engine.graph.operators.pointwise import pointwise
 from krypton_engine.graph.tokens.arrangement import COPIES, Arranged, is_move, moved, reference
 from krypton_engine.graph.tokens.grid_steps import (
     Cells,
@@ -67,8 +68,8 @@ def find_grids(graph: Graph) -> Grids:
 class _Search:
     """A walk over the nodes behind a start, each of which moves tokens or becomes a step.
 
-    What is computed of a padding is no longer zero: ``changing`` has its nodes, each with whether that differs
-    from position to position.
+    What is computed of a padding is no longer zero: ``changing`` has its nodes, each with whether positions
+    change that.
     """
 
     def __init__(self, graph: Graph, start: Node) -> None:
@@ -226,7 +227,11 @@ class _Search:
             if met and not (call.pointwise and self._is_met(first, met)):
                 raise NoTokens(f"{node.op} joins tokens with what was made of all of them")
             constants = dict.fromkeys(i for i in refs((node.args, node.kwargs)) if i not in known)
-            differing = [i for i in constants if call.pointwise and _differs(self.graph.nodes[i], first)]
+            by_element = call.pointwise or RULES.get(node.op) is pointwise
+            differing = [i for i in constants if by_element and _differs(self.graph.nodes[i], first)]
+            aligned = [self.draft.nodes[i] for i in local.operands if i not in known]
+            if not by_element and any(constant.axes for constant in aligned):
+                raise NoTokens(f"{node.op} meets a constant that is another one for every token")
             result = first.computed(node.index, node.shape)
             written = replace(node, on_box=local.on_box, operands=local.operands)
             changing = bool(met) or self._changes(*values)

@@ -217,6 +217,40 @@ def test_a_product_with_other_weights_for_every_cell():
         find_grids(capture(Source(model, (torch.randn(1, 3, 32, 32).double(),))))
 
 
+ADDED = torch.randn(16, 16).double()
+AGAIN = {
+    "a constant": (lambda net, x: twice(x) + ADDED, "other constants where a token comes again"),
+    "a gate": (lambda net, x: twice(x) * x.mean((2, 3), keepdim=True), "made of all of them"),
+    "a padding": (
+        lambda net, x: F.pad(x, (4, 4, 4, 4)) + x.mean((2, 3), keepdim=True),
+        "made of all of them",
+    ),
+}
+
+
+@pytest.mark.parametrize(("then", "reason"), AGAIN.values(), ids=AGAIN)
+def test_a_cell_that_comes_again_is_not_one_token(then, reason):
+    less = nn.Conv2d(8, 8, 2, 2)
+    model = awake(Between(lambda net, x: net.less(then(net, x)), less=less))
+    with pytest.raises(NoTokens, match=reason):
+        find_grids(capture(Source(model, (torch.randn(1, 3, 32, 32).double(),))))
+
+
+@pytest.mark.parametrize("asks", [0, 1])
+def test_attention_to_tokens_of_another_grid(asks):
+    """Of as many, put together of the same ones, of which others change."""
+
+    def then(net, x):
+        parts = x.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        both = [net.rows(parts).flatten(1, 2), net.conv(x).flatten(2).transpose(1, 2)]
+        q, k = (each[:, None] for each in (both[asks], both[1 - asks]))
+        return F.scaled_dot_product_attention(q, k, k)[:, 0].transpose(1, 2).unflatten(2, (4, 4))
+
+    model = awake(Between(then, rows=nn.Linear(32, 8), conv=nn.Conv2d(8, 8, 3, 2, 1)))
+    with pytest.raises(NoTokens, match="tokens of another grid"):
+        find_grids(capture(Source(model, (torch.randn(1, 3, 32, 32).double(),))))
+
+
 def test_memory(mobilevit):
     with pytest.raises(InputError, match="memory_budget"):
         mobilevit.program.open(WINDOW, Opening((mobilevit.x,), torch.zeros(1), 2**18, target), by_reference)

@@ -235,6 +235,8 @@ class _Search:
             result = first.computed(node.index, node.shape)
             written = replace(node, on_box=local.on_box, operands=local.operands)
             changing = bool(met) or self._changes(*values)
+            if differing and not _is_each_once(first):
+                raise NoTokens(f"{node.op} meets other constants where a token comes again")
             self._put(Each(written, grid, tuple(differing), tuple(met)), result, grid, changing)
         elif len(known) == 1 and not local.whole and isinstance(local.on_box, (Convolution, PoolOnBox)):
             self._nearby(node, local, *operands)
@@ -246,7 +248,10 @@ class _Search:
         shapes = [self.graph.nodes[i].shape for i in met]
         alike = all(len(shape) == len(value.shape) for shape in shapes)
         others = value.of_tokens[1:]
-        return alike and _by_copy(value) and all(shape[dim] == 1 for shape in shapes for dim in others)
+        once = _is_each_once(value) and not _is_padded(value)
+        return (
+            alike and once and _by_copy(value) and all(shape[dim] == 1 for shape in shapes for dim in others)
+        )
 
     def _nearby(self, node: Node, local: Local, operand: int) -> None:
         """An operator that computes tokens from those that lie near; where cells change, of another grid."""
@@ -332,6 +337,8 @@ class _Search:
         if self._changes(queries, keys, values):
             raise NoTokens("an attention reads what another one made of a padding")
         grid = self.grid[queries.root]
+        if any(self.grid[each.root] != grid for each in (keys, values)):
+            raise NoTokens("an attention looks at tokens of another grid than those that ask")
         looked_at = keys.tokens.transpose(-1, -2) if scores.transposed else keys.tokens
         order, windows, members = attends(queries, looked_at, values, self.sizes[grid])
         result = queries.computed(node.index, node.shape)
@@ -356,6 +363,12 @@ def _cells(start: Node) -> Arranged:
 def _is_padded(value: Arranged) -> bool:
     """Whether a value has places without a token."""
     return bool((value.places < 0).any())
+
+
+def _is_each_once(value: Arranged) -> bool:
+    """Whether a value has no token at several places."""
+    known = value.places[value.places >= 0]
+    return len(known.unique()) == len(known)
 
 
 def _role(dim: int) -> int:

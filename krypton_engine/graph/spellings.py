@@ -67,11 +67,11 @@ def _beside_the_diagonal(x: Tensor) -> Tensor:
 
 
 def _tril(x: Tensor, diagonal: int = 0) -> Tensor:
-    return torch.where(_beside_the_diagonal(x) <= diagonal, x, 0)
+    return torch.where(_beside_the_diagonal(x) <= diagonal, x, False)
 
 
 def _triu(x: Tensor, diagonal: int = 0) -> Tensor:
-    return torch.where(_beside_the_diagonal(x) >= diagonal, x, 0)
+    return torch.where(_beside_the_diagonal(x) >= diagonal, x, False)
 
 
 def _diff(

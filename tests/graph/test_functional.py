@@ -268,6 +268,18 @@ def test_relu6_written_in_place_is_a_clamp():
     assert local == ["input", "conv2d", "hardtanh"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.float64])
+def test_a_triangle_keeps_its_type(dtype):
+    """As a mask of flags, such as people write them for an attention, has to."""
+
+    def net(x):
+        return x.flatten(1)[..., None].expand(-1, -1, 4).mul(2).to(dtype).tril(1).triu(-1)
+
+    x = torch.randn(3, 1, 2, 2)
+    found = export(net, [], (x[:1],), (True,)).module(check_guards=False)(x)
+    assert found.dtype == dtype and torch.equal(found, net(x))
+
+
 def test_casts_of_autocast_are_operators():
     """They are part of a program, since weights are cast once, not for every window."""
     net, x = nn.Sequential(CONV, nn.ReLU(inplace=True)), torch.randn(1, 3, 8, 7)

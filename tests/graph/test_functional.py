@@ -280,6 +280,16 @@ def test_a_triangle_keeps_its_type(dtype):
     assert found.dtype == dtype and torch.equal(found, net(x))
 
 
+def test_random_numbers_between_equal_limits_are_written():
+    def net(x):
+        y = torch.zeros_like(x)
+        y[:, 1].uniform_(2.0, 2.0)
+        return x * y
+
+    x = torch.randn(3, 2, 4, 3)
+    assert torch.equal(export(net, [], (x[:1],), (True,)).module(check_guards=False)(x), net(x))
+
+
 def test_casts_of_autocast_are_operators():
     """They are part of a program, since weights are cast once, not for every window."""
     net, x = nn.Sequential(CONV, nn.ReLU(inplace=True)), torch.randn(1, 3, 8, 7)

@@ -164,6 +164,16 @@ def test_convolutions_that_are_padded_by_themselves(groups, stride, padding):
     check_between(lambda net, x: net.conv(F.pad(x, padding)), conv=conv)
 
 
+@pytest.mark.parametrize("beside", [lambda x: x, lambda x: x.flip(2)])
+def test_a_shortcut_beside_a_convolution_that_is_padded_by_itself(beside):
+    """As in a MaxViT of TensorFlow's; cells are cells, in whatever order those are that they are made of."""
+    conv = nn.Conv2d(8, 8, 3, 2, groups=8)
+    check_between(
+        lambda net, x: net.conv(F.pad(x, (0, 1, 0, 1))) + F.avg_pool2d(beside(x), 2),
+        conv=conv,
+    )
+
+
 @pytest.mark.parametrize("padding", [(0, 8), (8, 0), (4, 4)])
 def test_channels_of_a_padding_are_zeros(padding):
     check_between(lambda net, x: F.pad(x, (0, 0, 0, 0, *padding)), channels=16)

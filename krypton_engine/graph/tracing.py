@@ -42,7 +42,9 @@ class _Told(TorchFunctionMode):
         if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
         if func == torch.Tensor.uniform_ and len(args) == 3 and args[1] == args[2]:
-            return args[0].fill_(args[1])
+            number = torch.tensor(float(args[1]), dtype=args[0].dtype).expand(args[0].shape).clone()
+            args[0].copy_(number)
+            return number  # known to the exporter, which what was written to is not
         return func(*args, **(kwargs or {}))
 
 

@@ -93,22 +93,14 @@ def make_functional(program: torch.export.ExportedProgram) -> None:
     for call in list(program.graph.nodes):
         functional = None
         if isinstance(call.target, torch._ops.OpOverload) and call.target._schema.is_mutable:
-            functional = _functional(call)
-        if functional is None:
-            before.add(call)
-        elif _writes_nothing(call):
-            before.update(_replaced(program, call, functional, [], before))
-        elif _is_alone(call, before):
-            before.update(_replaced(program, call, functional, _names(call.args[0]), before))
-        else:
-            before.add(call)
+            functional = _functional(call, before)
+        before.update([call] if functional is None else _replaced(program, call, functional, before))
 
 
 def _replaced(
     program: torch.export.ExportedProgram,
     call: torch.fx.Node,
     operator: Any,
-    written: list[torch.fx.Node],
     before: set[torch.fx.Node],
 ) -> list[torch.fx.Node]:
     """Calls in the place of ``call``: of an operator, and of those that put its result back where it belongs.
@@ -117,7 +109,6 @@ def _replaced(
         program: Exported program, changed.
         call: The call.
         operator: The operator.
-        written: Names of what is written to, from the smallest part to the whole.
         before: Calls before this one, which read what was there before.
     """
     graph = program.graph
@@ -127,7 +118,7 @@ def _replaced(
         node.meta = {**call.meta, "val": value}
         return node
 
-    *views, whole = written or [call]
+    *views, whole = [call] if _writes_nothing(call) else _names(call.args[0])
     with graph.inserting_before(call):
         made = [added(operator, call.args, call.kwargs, call.meta["val"])]
         for view in views:
@@ -181,8 +172,8 @@ def _writes_nothing(call: torch.fx.Node) -> bool:
     return name_of(operator)[:-1] in DROPOUTS and not call.args[2]
 
 
-def _functional(call: torch.fx.Node) -> Any:
-    """The functional operator of the same result; None where there is none that takes the same arguments."""
+def _functional(call: torch.fx.Node, before: set[torch.fx.Node]) -> Any:
+    """The functional operator of the same result; None where a write may be seen elsewhere."""
     operator: Any = call.target
     name = name_of(operator)
     if _writes_nothing(call):
@@ -192,6 +183,8 @@ def _functional(call: torch.fx.Node) -> Any:
         return None
     known = FACTS.get(functional)
     if not _is_elementwise(functional) and (known is None or known.in_place is not operator):
+        return None
+    if not _is_alone(call, before):
         return None
     # In place, the result has the type of what is written to: of a comparison, too.
     made = functional(*map_arg(call.args, _alike), **map_arg(call.kwargs, _alike))

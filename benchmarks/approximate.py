@@ -38,7 +38,7 @@ import gpu
 import numpy as np
 import packaged
 import torch
-from exact import LAYOUTS, ROOT, machine, write
+from exact import ROOT, layouts, machine, write
 from scipy.interpolate import CloughTocher2DInterpolator, LinearNDInterpolator, NearestNDInterpolator
 from scipy.stats import binomtest
 from torch import Tensor, nn
@@ -267,7 +267,7 @@ def main() -> None:
             exact_map(occlusion, prepared(name), call, args.keep)
         return
     layout, pace, words = captum_pace(model, x)
-    model = model.to(memory_format=LAYOUTS[layout])
+    model = model.to(memory_format=layouts(x)[layout])
     occlusion.heatmap(x, **call, ssim_target=0.5)  # capture, and all that is kept with the model
     began = time.perf_counter()
     samples = [prepared(name) for name in tuned_on]
@@ -293,7 +293,8 @@ def main() -> None:
             ChangedCells(exact.window, (x[0] != 0).cpu().numpy()), np.arange(len(exact.window))
         )
         free = len(work.unchanged) / len(exact.window)
-        prefixes += anytime(exact, work)
+        if exact.values.dim() == 2:
+            prefixes += anytime(exact, work)
         about_image = {
             "image": name,
             "free": free,
@@ -312,7 +313,7 @@ def main() -> None:
         write(args.out, about | {"tuning_seconds": tuning_seconds, "tuned_on": tuned_on}, rows)
     print(f"Captum at its best: {words}")
     report(rows)
-    for every in (4, 3, 2):
+    for every in (4, 3, 2) if prefixes else ():
         mine = [row for row in prefixes if row["every"] == every]
         ours, uniform = (statistics.median(row[key] for row in mine) for key in ("ssim", "uniform"))
         better = [row["ssim"] - row["uniform"] for row in mine]

@@ -57,6 +57,14 @@ FAMILIES = (
 )  # fmt: skip
 BATCHES = (1, 2, 4, 8, 16, 32)
 LAYOUTS = {"default": torch.contiguous_format, "channels last": torch.channels_last}
+LAYOUTS_OF_VOLUMES = LAYOUTS | {"channels last": torch.channels_last_3d}
+
+
+def layouts(x: Tensor) -> dict[str, torch.memory_format]:
+    """Memory layouts for a batch of images or volumes, by name."""
+    return LAYOUTS_OF_VOLUMES if x.dim() == 5 else LAYOUTS
+
+
 PILOT = 200  # positions: enough for a pace and for the profile
 PEAK = 1000  # positions: enough to fill every batch, on which the peak depends
 NEVER_BELOW = 0.9  # of Captum's speed, on any model
@@ -164,8 +172,8 @@ def captum_seconds(model: nn.Module, x: Tensor, batch: int, images: int) -> floa
     """
     count = max(batch, images)
     rows = 2 ** (int(math.log2(count)) // 2)
-    tile = tuple(math.ceil(size / n) for size, n in zip(x.shape[2:], (rows, count // rows), strict=True))
-    window = (x.shape[1], *tile)
+    height, width = x.shape[-2:]
+    window = (*x.shape[1:-2], math.ceil(height / rows), math.ceil(width / (count // rows)))
     evaluated = 1 + len(SlidingWindow(tuple(x.shape[1:]), window, window))
     occlusion = Occlusion(model)
     began = clock()
@@ -176,7 +184,7 @@ def captum_seconds(model: nn.Module, x: Tensor, batch: int, images: int) -> floa
 def best_for_captum(model: nn.Module, x: Tensor, trials: int) -> tuple[str, int]:
     """Layout and batch at which Captum is fastest."""
     seconds = {}
-    for layout, memory_format in LAYOUTS.items():
+    for layout, memory_format in layouts(x).items():
         model, x = model.to(memory_format=memory_format), x.contiguous(memory_format=memory_format)
         captum_seconds(model, x, 1, 1)
         for batch in BATCHES:

@@ -12,7 +12,8 @@ Chunk::Chunk(const Basis& basis, Costs* costs)
       costs_(costs),
       memory_(static_cast<float*>(::operator new(basis.layout.floats * sizeof(float), kAlign))),
       scratch_(basis.layout.scratch),
-      boxes_(program_.values().size() * basis.layout.chunk) {}
+      boxes_(program_.values().size() * basis.layout.chunk),
+      views_(basis.layout.chunk) {}
 
 float* Chunk::pixels(int value, int64_t position) const {
     const Place& place = basis_.layout.places[value];
@@ -20,7 +21,7 @@ float* Chunk::pixels(int value, int64_t position) const {
 }
 
 Plane Chunk::plane(int value, int64_t position) const {
-    Plane plane = basis_.views.plane(value);
+    Plane plane = views_[position]->plane(value);
     if (program_.values()[value].constant.empty()) {
         plane.changed = pixels(value, position);
         plane.box = box(value, position);
@@ -38,14 +39,16 @@ void Chunk::claim(int value, int64_t position, const Box& claimed) {
 
 void Chunk::occlude(int64_t position, const Occlusion& at) {
     claim(0, position, at.box);
-    const Plane view = basis_.views.plane(0);
-    const float* baseline = basis_.baseline.data();
+    const Plane view = views_[position]->plane(0);
+    const float* baseline = basis_.baseline.data() + at.channels.lo;
+    const float* contents = at.contents;
     float* out = pixels(0, position);
     for (int64_t y = at.box.y.lo; y < at.box.y.hi; ++y)
         for (int64_t x = at.box.x.lo; x < at.box.x.hi; ++x, out += view.channels) {
             const int64_t i = (y * view.width + x) * view.channels;
             std::copy_n(view.view + i, view.channels, out);
-            std::copy(baseline + i + at.channels.lo, baseline + i + at.channels.hi, out + at.channels.lo);
+            std::copy_n(contents ? contents : baseline + i, at.channels.size(), out + at.channels.lo);
+            if (contents) contents += at.channels.size();
         }
 }
 
@@ -63,7 +66,6 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
     operands_.resize((to - from) * operands);
     Plane* in = operands_.data();
     changed_.resize(operands);
-    const float* base = op.totals() ? basis_.views.plane(op.value).view : nullptr;
     for (int64_t p = from; p < to; ++p) {
         for (std::size_t i = 0; i < operands; ++i) {
             in[i] = plane(op.operands[i], p);
@@ -72,6 +74,7 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
         const Box reached = op.reach(changed_.data());
         claim(op.value, p, reached);
         if (reached.empty()) continue;
+        const float* base = op.totals() ? views_[p]->plane(op.value).view : nullptr;
         jobs_.push_back({reached, pixels(op.value, p), in, base});
         in += operands;
     }
@@ -102,6 +105,7 @@ void Chunk::drop(int value, int64_t from, int64_t to, double* effects) {
 bool Chunk::run(const Occlusion* positions, int64_t count, double* effects,
                 const std::atomic<bool>& cancelled) {
     size_ = count;
+    for (int64_t p = 0; p < count; ++p) views_[p] = positions[p].views ? positions[p].views : &basis_.views;
     const auto& segments = basis_.layout.segments;
     if (segments.empty()) occlude(positions, 0, count);
     for (const Segment& segment : segments) {

@@ -11,10 +11,12 @@
 
 namespace krypton {
 
-// What changes in the input at one position: cells of some channels take the baseline.
+// What changes in the input at one position: some channels of a box of cells.
 struct Occlusion {
     Box box;
     Interval channels;
+    const float* contents = nullptr;  // what they become, NHWC; null: the baseline
+    const Views* views = nullptr;     // of the input that changes; null: of the session's own
 };
 
 // The boxes of a chunk of positions, numbered within the chunk. Serves one chunk after the other with the
@@ -45,7 +47,8 @@ class Chunk {
     Costs* costs_;
     std::unique_ptr<float, Freed> memory_;
     Scratch scratch_;
-    std::vector<Box> boxes_;  // (values, chunk)
+    std::vector<Box> boxes_;           // (values, chunk)
+    std::vector<const Views*> views_;  // (chunk)
     int64_t size_ = 0;
     std::vector<Job> jobs_;
     std::vector<Plane> operands_;  // of all jobs

@@ -108,6 +108,18 @@ std::vector<int> read_at_the_end(const Program& program, std::vector<int> kept) 
     return kept;
 }
 
+std::vector<bool> read_elsewhere(const Program& program, const std::vector<int>& kept) {
+    std::vector<bool> read(program.values().size(), false);
+    read[0] = true;
+    for (int v : read_at_the_end(program, kept)) read[v] = true;
+    for (const auto& op : program.operators()) {
+        if (op->totals()) read[op->value] = true;
+        for (std::size_t i = 0; i < op->operands.size(); ++i)
+            if (op->reads_context(static_cast<int>(i))) read[op->operands[i]] = true;
+    }
+    return read;
+}
+
 Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept) {
     Layout layout;
     layout.segments = segments_of(program, extents);

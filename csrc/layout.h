@@ -34,6 +34,9 @@ struct Layout {
 // Values whose boxes stay to the end of a chunk: `kept`, and those that layers read.
 std::vector<int> read_at_the_end(const Program& program, std::vector<int> kept);
 
+// By value: whether its view is read elsewhere than inside changed boxes, those of `kept` among them.
+std::vector<bool> read_elsewhere(const Program& program, const std::vector<int>& kept);
+
 // `extents`: the largest box of every value. `kept`: values that are read at the end of a chunk, beside those
 // that layers read.
 Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept);

@@ -57,8 +57,8 @@ void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const*
         kernels.activate({epilogue.function, epilogue.parameter, rows[i], columns});
 }
 
-Rows::Rows(const Basis& basis, int64_t positions)
-    : basis_(basis), program_(*basis.program), positions_(positions) {
+Rows::Rows(const Basis& basis, int64_t positions, const std::vector<Views*>& settled)
+    : basis_(basis), program_(*basis.program), positions_(positions), settled_(settled) {
     for (const RowLayer& layer : program_.layers()) {
         const bool cells = layer.kind == RowLayer::kCells;
         const int64_t size =
@@ -105,7 +105,7 @@ void Rows::take(const Chunk& chunk, int64_t first, Costs* costs) {
 void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
     const RowLayer& layer = program_.layers()[l];
     const int64_t channels = plane.channels;
-    const float* base = basis_.views.sums(l).data();
+    const float* base = sums(l, position);
     const float* now = plane.changed;
     float* out = vector(l, position);
     for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
@@ -115,6 +115,7 @@ void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
         }
     const float scale = 1.0f / static_cast<float>(plane.height * plane.width);
     for (int64_t c = 0; c < channels; ++c) out[c] = base[c] + out[c] * scale;
+    settle(l, position, 0, channels);
     finish_rows(program_.kernels(), layer.epilogue, &out, 1, channels);
 }
 
@@ -156,8 +157,8 @@ void Rows::compute(std::size_t l, int64_t task, int64_t tasks, Costs* costs,
         multiply(positions_, layer.weights[0], layer.bias.data(), nullptr);
     } else {
         const Value& value = program_.values()[layer.operand];
-        const float* base = basis_.views.sums(l).data();
-        for (int64_t p = 0; p < positions_; ++p) std::copy_n(base + offset, width, vector(l, p) + offset);
+        for (int64_t p = 0; p < positions_; ++p)
+            std::copy_n(sums(l, p) + offset, width, vector(l, p) + offset);
         for (int64_t y = 0; y < value.height; ++y) {
             for (int64_t x = 0; x < value.width; ++x) {
                 if (cancelled) return;
@@ -176,7 +177,10 @@ void Rows::compute(std::size_t l, int64_t task, int64_t tasks, Costs* costs,
             }
         }
     }
-    for (int64_t p = 0; p < positions_; ++p) c[p] = vector(l, p) + offset;
+    for (int64_t p = 0; p < positions_; ++p) {
+        if (layer.kind == RowLayer::kCells) settle(l, p, offset, width);
+        c[p] = vector(l, p) + offset;
+    }
     finish_rows(kernels, layer.epilogue, c.data(), positions_, width);
 }
 

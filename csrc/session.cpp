@@ -51,23 +51,35 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extent
                  const float* baseline, int threads, const Poll& poll, const std::vector<Gradient>& gradients)
     : threads_(std::max(threads, 1)),
       basis_(basis_of(std::move(program), std::move(extents), kept, std::move(shrinks), input, baseline,
-                      threads_, poll, gradients)) {
-    release_unread(kept);
+                      threads_, poll, gradients)),
+      read_(read_elsewhere(*basis_.program, kept)) {
+    release_unread(basis_.views);
 }
 
-// A view that is only ever read inside changed boxes is needed no more.
-void Session::release_unread(const std::vector<int>& kept) {
-    const Program& program = *basis_.program;
-    std::vector<bool> read(program.values().size(), false);
-    read[0] = true;
-    for (int v : read_at_the_end(program, kept)) read[v] = true;
-    for (const auto& op : program.operators()) {
-        if (op->totals()) read[op->value] = true;
-        for (std::size_t i = 0; i < op->operands.size(); ++i)
-            if (op->reads_context(static_cast<int>(i))) read[op->operands[i]] = true;
+void Session::release_unread(Views& views) const {
+    for (int v = 0; v < static_cast<int>(read_.size()); ++v)
+        if (!read_[v] && !basis_.shrinks_value(v)) views.release(v);
+}
+
+int Session::begin(const float* input, const Poll& poll) {
+    if (input) {
+        auto views = std::make_unique<Views>(*basis_.program, input, basis_.layout.scratch, threads_, poll);
+        release_unread(*views);
+        walks_.push_back(std::move(views));
+    } else {
+        walks_.push_back(std::make_unique<Views>(basis_.views));
     }
-    for (int v = 0; v < static_cast<int>(read.size()); ++v)
-        if (!read[v] && !basis_.shrinks_value(v)) basis_.views.release(v);
+    return static_cast<int>(walks_.size()) - 1;
+}
+
+bool Session::advance(const std::vector<int>& walks, std::vector<Occlusion> changes,
+                      const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll) {
+    std::vector<Views*> settled;
+    for (std::size_t i = 0; i < walks.size(); ++i) {
+        settled.push_back(walks_[walks[i]].get());
+        changes[i].views = settled.back();
+    }
+    return run(changes, settled, exits, rows, nullptr, poll, nullptr);
 }
 
 void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const {
@@ -80,13 +92,18 @@ void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& r
 }
 
 bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
-                  const std::vector<RowExit>& row_exits, double* effects, const Poll& poll,
-                  Costs* costs) const {
+                  const std::vector<RowExit>& rows, double* effects, const Poll& poll, Costs* costs) const {
+    return run(positions, {}, exits, rows, effects, poll, costs);
+}
+
+bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Views*>& settled,
+                  const std::vector<Exit>& exits, const std::vector<RowExit>& row_exits, double* effects,
+                  const Poll& poll, Costs* costs) const {
     if (positions.empty()) return true;
     const Program& program = *basis_.program;
     const auto& layers = program.layers();
     const int64_t n = static_cast<int64_t>(positions.size());
-    Rows rows(basis_, n);
+    Rows rows(basis_, n, settled);
     std::vector<double> dropped(positions.size());
     std::atomic<bool> cancelled = false;
     std::atomic<int64_t> next = 0;
@@ -107,6 +124,11 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exi
                     leave(exit, p, chunk.plane(exit.value, p - first), program.values()[exit.value].channels,
                           pixels);
             rows.take(chunk, first, mine);
+            for (int64_t p = first; p < last && !settled.empty(); ++p)
+                for (const auto& op : program.operators())
+                    settled[p]->settle(op->value, chunk.plane(op->value, p - first));
+            for (int64_t p = first; p < last && !settled.empty(); ++p)
+                settled[p]->settle(0, chunk.plane(0, p - first));
             first = next;
         }
     };

@@ -51,11 +51,27 @@ class Session {
              const std::vector<RowExit>& rows, double* effects, const Poll& poll,
              Costs* costs = nullptr) const;
 
+    // Begins a walk, which `advance` leads on, from another input (NHWC), or, where that is null, from the
+    // session's own; returns its number. For sessions that keep every value and drop nothing.
+    int begin(const float* input, const Poll& poll);
+    int walks() const { return static_cast<int>(walks_.size()); }
+
+    // As `run`, of one change of each of some walks, different ones, whose input it stays.
+    // A walk that was cancelled on its way has no meaning left.
+    bool advance(const std::vector<int>& walks, std::vector<Occlusion> changes,
+                 const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll);
+
   private:
     int threads_;
     Basis basis_;
+    std::vector<bool> read_;  // by value: whether anybody reads its view
+    std::vector<std::unique_ptr<Views>> walks_;
 
-    void release_unread(const std::vector<int>& kept);
+    // settled: by position, the views that what changes becomes a part of; empty for none.
+    bool run(const std::vector<Occlusion>& positions, const std::vector<Views*>& settled,
+             const std::vector<Exit>& exits, const std::vector<RowExit>& rows, double* effects,
+             const Poll& poll, Costs* costs) const;
+    void release_unread(Views& views) const;
 };
 
 }  // namespace krypton

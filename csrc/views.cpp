@@ -50,6 +50,14 @@ Plane Views::plane(int value) const {
     return {v.height, v.width, v.stored(), view, nullptr, {}};
 }
 
+void Views::settle(int value, const Plane& plane) {
+    if (pixels_[value].empty()) return;
+    const int64_t width = plane.box.x.size() * plane.channels;
+    const float* in = plane.changed;
+    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi && width; ++y, in += width)
+        std::copy_n(in, width, pixels_[value].data() + (y * plane.width + plane.box.x.lo) * plane.channels);
+}
+
 void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int threads, Scratch& scratch,
                              const std::atomic<bool>& cancelled) {
     const Value& value = program_.values()[op.value];

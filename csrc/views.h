@@ -21,6 +21,9 @@ class Views {
     const std::vector<float>& row(std::size_t layer) const { return rows_[layer]; }
     // The same before its epilogue.
     const std::vector<float>& sums(std::size_t layer) const { return sums_[layer]; }
+    std::vector<float>& sums(std::size_t layer) { return sums_[layer]; }
+    // Makes the changed box of a value a part of it, unless the value was released.
+    void settle(int value, const Plane& changed);
     // Frees a value that nobody reads any more.
     void release(int value) { std::vector<float>().swap(pixels_[value]); }
 

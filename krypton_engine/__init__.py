@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from krypton_engine.attr.feature_ablation import KryptonFeatureAblation
     from krypton_engine.attr.occlusion import KryptonOcclusion
     from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled, RoundingWarning
     from krypton_engine.heatmap.heatmap import Heatmap
@@ -16,6 +17,7 @@ _HOME = {
     "FallbackWarning": "errors",
     "Heatmap": "heatmap",
     "InputError": "errors",
+    "KryptonFeatureAblation": "attr.feature_ablation",
     "KryptonOcclusion": "attr.occlusion",
     "OcclusionCancelled": "errors",
     "Plan": "plan",
@@ -27,6 +29,7 @@ __all__ = [
     "FallbackWarning",
     "Heatmap",
     "InputError",
+    "KryptonFeatureAblation",
     "KryptonOcclusion",
     "OcclusionCancelled",
     "Plan",

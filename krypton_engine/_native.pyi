@@ -24,6 +24,7 @@ class Program:
     @property
     def isa(self) -> str: ...
     def run_bytes(self, extents: Array, kept: Sequence[int], threads: int, positions: int) -> int: ...
+    def read_elsewhere(self, kept: Sequence[int]) -> list[int]: ...
     def constant(self, pixels: Array) -> int: ...
     def convolution(
         self,
@@ -155,6 +156,16 @@ class Session:
         self,
         boxes: Array,
         effects: Array | None,
+        values: Sequence[tuple[int, Array, Array]],
+        vectors: Sequence[tuple[int, Array]],
+        contents: Array | None = ...,
+    ) -> bool: ...
+    def begin(self, input: Array | None) -> int: ...
+    def advance(
+        self,
+        walks: Sequence[int],
+        boxes: Array,
+        contents: Array | None,
         values: Sequence[tuple[int, Array, Array]],
         vectors: Sequence[tuple[int, Array]],
     ) -> bool: ...

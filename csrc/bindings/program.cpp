@@ -189,6 +189,19 @@ void bind_program(nb::module_& m) {
             },
             "extents"_a.noconvert(), "kept"_a, "threads"_a, "positions"_a)
         .def(
+            "read_elsewhere",
+            [](const Program& p, std::vector<int> kept) {
+                check_kept(p, kept);
+                const std::vector<bool> read = read_elsewhere(p, kept);
+                std::vector<int> values;
+                for (int v = 0; v < static_cast<int>(read.size()); ++v)
+                    if (read[v] && p.values()[v].constant.empty()) values.push_back(v);
+                return values;
+            },
+            "kept"_a,
+            "Values whose views are read elsewhere than inside changed boxes: what a session that walks "
+            "keeps.")
+        .def(
             "constant",
             [](Program& p, Floats<3> pixels) {
                 return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());

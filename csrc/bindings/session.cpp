@@ -37,6 +37,7 @@ struct PySession {
     std::unique_ptr<Session> session;
     std::shared_ptr<const Program> program;
     std::vector<int> kept;
+    bool shrinks = false;
     bool timed = false;
     std::optional<Costs> costs;  // of the runs since `timed` was set
 };
@@ -115,6 +116,38 @@ std::vector<RowExit> rows_of(const Program& program, const std::vector<VectorOut
     return rows;
 }
 
+void check_image(const Program& program, const Floats<3>& image) {
+    const Value& in = program.values()[0];
+    require(static_cast<int64_t>(image.shape(0)) == in.height &&
+                static_cast<int64_t>(image.shape(1)) == in.width &&
+                static_cast<int64_t>(image.shape(2)) == in.channels,
+            "the input has the wrong shape");
+}
+
+// Boxes of the input, (channels, rows, columns), half-open; `contents`: what the cells of all of them become,
+// one after the other, NHWC.
+std::vector<Occlusion> occlusions_of(const Program& program, const Longs& boxes,
+                                     const std::optional<Floats<1>>& contents) {
+    require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
+    const Value& in = program.values()[0];
+    std::vector<Occlusion> positions;
+    std::size_t read = 0;
+    for (std::size_t i = 0; i < boxes.shape(0); ++i) {
+        const int64_t* b = boxes.data() + 6 * i;
+        for (int axis = 0; axis < 3; ++axis)
+            require(b[2 * axis] <= b[2 * axis + 1], "a box ends before it begins");
+        require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
+                    b[5] <= in.width,
+                "a box leaves the input");
+        positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
+        if (!contents) continue;
+        positions.back().contents = contents->data() + read;
+        read += static_cast<std::size_t>(positions.back().box.cells() * (b[1] - b[0]));
+    }
+    require(!contents || read == contents->shape(0), "there is one number for every cell that changes");
+    return positions;
+}
+
 }  // namespace
 
 void bind_session(nb::module_& m) {
@@ -128,17 +161,13 @@ void bind_session(nb::module_& m) {
                 check_kept(*program, kept);
                 std::vector<Shrink> shrinks = shrinks_of(*program, numbers);
                 const std::vector<Gradient> gradients = gradients_of(*program, by_value);
-                const Value& in = program->values()[0];
-                for (const auto* x : {&input, &baseline})
-                    require(static_cast<int64_t>(x->shape(0)) == in.height &&
-                                static_cast<int64_t>(x->shape(1)) == in.width &&
-                                static_cast<int64_t>(x->shape(2)) == in.channels,
-                            "the input has the wrong shape");
+                for (const auto* x : {&input, &baseline}) check_image(*program, *x);
                 require(threads > 0, "there is at least one thread");
                 program->seal();
                 new (self) PySession();
                 self->program = program;
                 self->kept = kept;
+                self->shrinks = !numbers.empty() || !by_value.empty();
                 const Signals signals{&self->cancel};
                 try {
                     const nb::gil_scoped_release release;
@@ -162,19 +191,8 @@ void bind_session(nb::module_& m) {
         .def(
             "run",
             [](PySession& s, Longs boxes, std::optional<Effects> effects, std::vector<ValueOutput> values,
-               std::vector<VectorOutput> vectors) {
-                require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
-                const Value& in = s.program->values()[0];
-                std::vector<Occlusion> positions;
-                for (std::size_t i = 0; i < boxes.shape(0); ++i) {
-                    const int64_t* b = boxes.data() + 6 * i;
-                    for (int axis = 0; axis < 3; ++axis)
-                        require(b[2 * axis] <= b[2 * axis + 1], "a box ends before it begins");
-                    require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
-                                b[5] <= in.width,
-                            "a box leaves the input");
-                    positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
-                }
+               std::vector<VectorOutput> vectors, std::optional<Floats<1>> contents) {
+                const std::vector<Occlusion> positions = occlusions_of(*s.program, boxes, contents);
                 const int64_t n = static_cast<int64_t>(positions.size());
                 const auto exits = exits_of(s, values, n);
                 const auto rows = rows_of(*s.program, vectors, n);
@@ -194,7 +212,54 @@ void bind_session(nb::module_& m) {
                 return done;
             },
             "boxes"_a.noconvert(), "effects"_a.noconvert().none(), "values"_a.noconvert(),
-            "vectors"_a.noconvert())
+            "vectors"_a.noconvert(), "contents"_a.noconvert().none() = nb::none())
+        .def(
+            "begin",
+            [](PySession& s, std::optional<Floats<3>> input) {
+                const std::vector<bool> read = read_elsewhere(*s.program, s.kept);
+                for (int v = 0; v < static_cast<int>(read.size()); ++v)
+                    require(!read[v] || !s.program->values()[v].constant.empty() ||
+                                std::ranges::count(s.kept, v) > 0,
+                            "a session that walks keeps every value that is read");
+                require(!s.shrinks, "a session that walks drops nothing");
+                if (input) check_image(*s.program, *input);
+                const Signals signals{&s.cancel};
+                try {
+                    const nb::gil_scoped_release release;
+                    return s.session->begin(input ? input->data() : nullptr, std::cref(signals));
+                } catch (...) {
+                    if (signals.raised) throw nb::python_error();
+                    throw;
+                }
+            },
+            "input"_a.noconvert().none(),
+            "The number of a new walk: from an input, or from the session's own.")
+        .def(
+            "advance",
+            [](PySession& s, std::vector<int> walks, Longs boxes, std::optional<Floats<1>> contents,
+               std::vector<ValueOutput> values, std::vector<VectorOutput> vectors) {
+                std::vector<Occlusion> changes = occlusions_of(*s.program, boxes, contents);
+                require(walks.size() == changes.size(), "there is one change for every walk");
+                std::vector<int> sorted = walks;
+                std::ranges::sort(sorted);
+                require(std::ranges::adjacent_find(sorted) == sorted.end(),
+                        "a walk takes one step at a time");
+                require(sorted.empty() || (sorted.front() >= 0 && sorted.back() < s.session->walks()),
+                        "there is no such walk");
+                const int64_t n = static_cast<int64_t>(changes.size());
+                const auto exits = exits_of(s, values, n);
+                const auto rows = rows_of(*s.program, vectors, n);
+                const Signals signals{&s.cancel};
+                bool done;
+                {
+                    const nb::gil_scoped_release release;
+                    done = s.session->advance(walks, std::move(changes), exits, rows, std::cref(signals));
+                }
+                if (signals.raised) throw nb::python_error();
+                return done;
+            },
+            "walks"_a, "boxes"_a.noconvert(), "contents"_a.noconvert().none(), "values"_a.noconvert(),
+            "vectors"_a.noconvert(), "One change more of each of some walks, and the outputs after them.")
         .def_prop_rw(
             "timed", [](const PySession& s) { return s.timed; },
             [](PySession& s, bool timed) {

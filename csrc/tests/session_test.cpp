@@ -97,8 +97,70 @@ Tensor occlude(const Tensor& input, const Tensor& baseline, const Occlusion& at)
     return Tensor::of(input.height, input.width, input.channels, [&](int64_t y, int64_t x, int64_t c) {
         const bool inside = y >= at.box.y.lo && y < at.box.y.hi && x >= at.box.x.lo && x < at.box.x.hi &&
                             c >= at.channels.lo && c < at.channels.hi;
-        return (inside ? baseline : input).at(y, x, c);
+        if (!inside) return input.at(y, x, c);
+        if (!at.contents) return baseline.at(y, x, c);
+        const int64_t cell = (y - at.box.y.lo) * at.box.x.size() + x - at.box.x.lo;
+        return double{at.contents[cell * at.channels.size() + c - at.channels.lo]};
     });
+}
+
+// A change of some cells of an image: to the baseline, or to numbers that `room` goes on to hold.
+Occlusion random_change(Random& random, const Value& in, std::vector<std::vector<float>>& room) {
+    Occlusion at{{random.interval(in.height), random.interval(in.width)}, random.interval(in.channels)};
+    if (random.chance(0.1)) at.box = {{0, in.height}, {0, in.width}};
+    if (random.chance(0.1)) at.box.y.hi = at.box.y.lo;
+    if (random.chance(0.1)) at.channels.hi = at.channels.lo;
+    if (random.chance(0.5)) {
+        room.push_back(random.numbers(at.box.cells() * at.channels.size() + 1));
+        at.contents = room.back().data();
+    }
+    return at;
+}
+
+// Walks of several steps each, some taken together, against float64 on the inputs that they have come to.
+void test_random_walks(const char* isa, int64_t seed) {
+    Random random(seed);
+    const Net net = Builder(random, isa, random.chance(0.8) ? 14 : 40).build();
+    const Program& program = *net.program;
+    const Value& in = program.values()[0];
+    const Tensor input = random_image(random, in.height, in.width, in.channels),
+                 baseline = random_image(random, in.height, in.width, in.channels);
+    const std::vector<bool> read = read_elsewhere(program, {});
+    std::vector<int> kept;
+    for (std::size_t v = 0; v < read.size(); ++v)
+        if (program.values()[v].constant.empty() && read[v]) kept.push_back(static_cast<int>(v));
+    std::vector<Box> extents;
+    for (const Value& v : program.values()) extents.push_back({{0, v.height}, {0, v.width}});
+    const std::vector<float> x = plain(input), b = plain(baseline);
+    const int threads = static_cast<int>(random.between(1, 3));
+    Session session(net.program, extents, kept, {}, x.data(), b.data(), threads, {});
+    std::vector<Tensor> now;
+    for (int64_t i = 0, n = random.between(1, 5); i < n; ++i) {
+        const bool other = random.chance(0.5);
+        now.push_back(other ? random_image(random, in.height, in.width, in.channels) : input);
+        session.begin(other ? plain(now.back()).data() : nullptr, {});
+    }
+    std::vector<std::vector<float>> room;
+    for (int64_t step = 0, steps = random.between(1, 5); step < steps; ++step) {
+        std::vector<int> walks;
+        std::vector<Occlusion> changes;
+        for (std::size_t w = 0; w < now.size(); ++w) {
+            if (random.chance(0.3)) continue;
+            walks.push_back(static_cast<int>(w));
+            changes.push_back(random_change(random, in, room));
+            now[w] = occlude(now[w], baseline, changes.back());
+        }
+        Outputs outputs(random, program, kept, static_cast<int64_t>(walks.size()));
+        check(session.advance(walks, changes, outputs.exits, outputs.row_exits, {}), "seed ", seed,
+              ": a walk was cancelled by nobody");
+        for (std::size_t i = 0; i < walks.size(); ++i)
+            compare("walk", seed, net, outputs, static_cast<int64_t>(i), now[walks[i]]);
+    }
+    // What the session itself was opened on has not changed.
+    const std::vector<Occlusion> nothing{{{{0, 0}, {0, 0}}, {0, 0}}};
+    Outputs outputs(random, program, kept, 1);
+    session.run(nothing, outputs.exits, outputs.row_exits, nullptr, {});
+    compare("beside walks", seed, net, outputs, 0, input);
 }
 
 void test_random_program(const char* isa, int64_t seed) {
@@ -111,17 +173,14 @@ void test_random_program(const char* isa, int64_t seed) {
                  baseline = random_image(random, in.height, in.width, in.channels);
 
     std::vector<Occlusion> positions;
+    std::vector<std::vector<float>> room;
     for (int64_t i = 0, n = random.chance(0.1) ? 0 : random.between(1, random.chance(0.2) ? 40 : 6); i < n;
          ++i) {
         if (!positions.empty() && random.chance(0.2)) {
             positions.push_back(random.choice(positions));
             continue;
         }
-        Occlusion at{{random.interval(in.height), random.interval(in.width)}, random.interval(in.channels)};
-        if (random.chance(0.1)) at.box = {{0, in.height}, {0, in.width}};
-        if (random.chance(0.1)) at.box.y.hi = at.box.y.lo;
-        if (random.chance(0.1)) at.channels.hi = at.channels.lo;
-        positions.push_back(at);
+        positions.push_back(random_change(random, in, room));
     }
     std::vector<int> kept;
     for (std::size_t v = 0; v < program.values().size(); ++v)
@@ -335,6 +394,7 @@ int main(int argc, char** argv) {
     testing::test_sealed();
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
         for (int64_t seed : seeds) testing::test_random_program(*isa, seed);
+        for (int64_t seed : seeds) testing::test_random_walks(*isa, seed);
         testing::test_shrinking(*isa);
         testing::test_costs(*isa);
         testing::test_cancel(*isa);

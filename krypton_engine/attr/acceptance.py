@@ -10,6 +10,7 @@ from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap.identity import Described, described
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.planning.question import Question
 from krypton_engine.tuning.fingerprint import Fingerprint
 from krypton_engine.tuning.tuning import Tuning, in_brief
@@ -37,7 +38,9 @@ def fingerprint(question: Question, row: int, target: Target, activate: Activate
         outputs = evaluate(question.forward_func, (x,), additional or None)
         return activated(outputs, activate)
 
-    return Fingerprint.of(question.windows[0], inputs[0], question.baseline(0, row), target, model)
+    return Fingerprint.of(
+        as_sliding(question.windows[0]), inputs[0], question.baseline(0, row), target, model
+    )
 
 
 def accept(tuning: Tuning, question: Question, target: Target, activate: Activate) -> None:

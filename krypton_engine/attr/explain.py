@@ -19,14 +19,19 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Origin, described
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.plan.measured import Costs
 from krypton_engine.planning.answer import Answer
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.analysis import analyzed
-from krypton_engine.run.loop import OnProgress, Watch, refine, run
+from krypton_engine.run.loop import BAR, OnProgress, Watch, refine, run
 from krypton_engine.run.order import coarse_to_fine, row_by_row
 
 _ORDERS = {"rows": row_by_row, "coarse to fine": coarse_to_fine}
+
+
+class GoTogether(Exception):
+    """Examples of a batch have positions of their own, but there is no graph that could answer for one alone."""
 
 
 def attributions(
@@ -35,6 +40,7 @@ def attributions(
     began: float,
     on_progress: OnProgress | None,
     show_progress: bool,
+    words: str = BAR,
 ) -> tuple[Tensor, ...]:
     """Attributions of every input, each ``(outputs, *input_shape)``.
 
@@ -44,9 +50,11 @@ def attributions(
         began: Value of ``time.perf_counter`` when the call began.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
+        words: Words of the progress bar.
 
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
+        GoTogether: The request is for an example alone, and there is no graph.
 
     Examples:
         >>> from krypton_engine.attr.request import attribution_request
@@ -61,7 +69,7 @@ def attributions(
     question = request.question
     total = sum(len(question.inputs[0]) * len(window) for window in question.windows)
     parts = []
-    with Watch(total, on_progress, show_progress) as watch:
+    with Watch(total, on_progress, show_progress, words) as watch:
         for i in range(len(question.inputs)):
             work = partial(_attribution, request, i, watch, watch.done, began)
             parts.append(preparer.answered(question, i, request.per_evaluation, work, watch.watched))
@@ -79,6 +87,8 @@ def _attribution(
     rows = []
     for row in answer.rows:
         session = answer.open(row)
+        if request.alone and answer.plan(session) is None:
+            raise GoTogether
         target = request.target if row is None else of_example(request.target, row, len(x))
         positions = np.arange(len(session.window), dtype=np.int64)
         builder = MapBuilder(
@@ -97,7 +107,7 @@ def _attribution(
             cheap = partial(answer.cheap, row)
             refine(session, positions, builder, watch, rule, request.per_evaluation, cheap)
         answer.confirm(row, session, builder)
-        rows.append(builder.heatmap().attribution().reshape(-1, *x.shape[1:]))
+        rows.append(builder.attribution().reshape(-1, *x.shape[1:]))
         del session  # before the next example's views are made
     return torch.cat(rows).to(x.device)
 
@@ -137,7 +147,7 @@ def heatmap(
 
         def way(answer: Answer, session: Session, builder: MapBuilder) -> None:
             if request.rule is None:
-                stages = _ORDERS[request.schedule](request.question.windows[0], wanted)
+                stages = _ORDERS[request.schedule](as_sliding(request.question.windows[0]), wanted)
                 run(session, stages, builder, watch)
             else:
                 cheap = partial(answer.cheap, answer.rows[0])

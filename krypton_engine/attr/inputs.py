@@ -5,6 +5,8 @@ Captum's private helpers are those of `krypton_engine.common.captum`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from krypton_engine.common.captum import (
 )
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.question import Question
 
@@ -89,6 +92,41 @@ def question_of(
         >>> question.base.shape, float(question.baseline(0, row=0).mean())
         (torch.Size([1, 5]), 0.5)
     """
+    return question_over(
+        forward_func,
+        inputs,
+        lambda tensors: windows_of(tensors, sliding_window_shapes, strides),
+        baselines,
+        additional,
+    )
+
+
+def question_over(
+    forward_func: Forward,
+    inputs: Tensor | tuple[Tensor, ...],
+    positions: Callable[[tuple[Tensor, ...]], tuple[Positions, ...]],
+    baselines: Baselines,
+    additional: object,
+) -> Question:
+    """As `question_of`, for any positions over the inputs.
+
+    Args:
+        forward_func: The forward function.
+        inputs: Its inputs.
+        positions: Function from the inputs, in a tuple, to the positions over each.
+        baselines: Values that replace covered cells, in one of Captum's forms.
+        additional: Further arguments of the forward function.
+
+    Raises:
+        InputError: An argument that cannot be used.
+
+    Examples:
+        >>> from krypton_engine.perturbation.regions import Regions
+        >>> halves = Regions.of((torch.arange(20) // 10), (3, 24, 20))
+        >>> question = question_over(model, x, lambda inputs: (halves,), baselines=0.0, additional=None)
+        >>> len(question.windows[0])
+        2
+    """
     for i, tensor in enumerate(inputs if isinstance(inputs, tuple) else (inputs,)):
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or tensor.shape[0] == 0:
             raise InputError(
@@ -111,7 +149,7 @@ def question_of(
         )
     tensors = tuple(x.detach() for x in tensors)  # maps outlive the call, and their questions with them
     extra = _detached(additional_arguments(additional))
-    windows = windows_of(tensors, sliding_window_shapes, strides)
+    windows = positions(tensors)
     base = evaluate(forward_func, tensors, extra)
     filled = tuple(_baseline(i, b, x) for i, (b, x) in enumerate(zip(formatted, tensors, strict=True)))
     return Question(forward_func, tensors, filled, windows, extra, base)

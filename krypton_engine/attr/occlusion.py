@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, TypeVar, cast
+from typing import Literal
 
 import torch
 from captum.attr import Occlusion
-from captum.log import log_usage
 from torch import Tensor
 
 from krypton_engine.attr import explain
@@ -20,6 +19,7 @@ from krypton_engine.attr.inputs import Shapes, Strides, additional_arguments, wi
 from krypton_engine.attr.learn import OnSample, learn, tuning_request
 from krypton_engine.attr.request import MapRequest, Schedule, attribution_request, heatmap_request
 from krypton_engine.common.calling import Baselines, Forward, Target
+from krypton_engine.common.captum import counted
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.draft import CaptureError
@@ -34,11 +34,6 @@ from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.run.loop import OnProgress
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.preprocess import as_taken
-
-Method = TypeVar("Method", bound=Callable[..., object])
-
-_counted = cast(Callable[[Method], Method], log_usage(part_of_slo=True))
-"""Captum's record of which of its methods are used."""
 
 
 class _Asked:
@@ -105,7 +100,7 @@ class KryptonOcclusion(Occlusion):
         self._preparer = Preparer(executor, budget)
         self._asked = _Asked()
 
-    @_counted
+    @counted
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -156,7 +151,7 @@ class KryptonOcclusion(Occlusion):
             parts = explain.attributions(self._preparer, request, began, on_progress, show_progress)
         return parts if isinstance(inputs, tuple) else parts[0]
 
-    @_counted
+    @counted
     def heatmap(
         self,
         x: Tensor,
@@ -227,7 +222,7 @@ class KryptonOcclusion(Occlusion):
             origin = self._asked.note(request)
             return explain.heatmap(self._preparer, request, began, on_progress, show_progress, origin)
 
-    @_counted
+    @counted
     def verify(
         self,
         heatmap: Heatmap,

@@ -20,7 +20,7 @@ from krypton_engine.attr.checks import (
     rule_of,
     softmax,
 )
-from krypton_engine.attr.inputs import Shapes, Strides, question_of
+from krypton_engine.attr.inputs import Shapes, Strides, question_of, question_over
 from krypton_engine.attr.targets import indices, of_example, selected_of
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
@@ -30,6 +30,8 @@ from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.planning.question import Question
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.tuning import Tuning, in_brief
@@ -46,12 +48,14 @@ class AttributionRequest:
         target: Index of the outputs that are explained, for all examples.
         rule: Stopping rule of the maps; None for exact maps.
         per_evaluation: Largest number of positions computed together; None for the planner's choice.
+        alone: Whether the example has positions of its own, other than the rest of its batch.
     """
 
     question: Question
     target: Target
     rule: StoppingRule | None
     per_evaluation: int | None
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,7 @@ def attribution_request(
         >>> request.question.windows[0].grid_shape, request.target, request.per_evaluation
         ((5, 4), 2, 4)
     """
-    per_evaluation = None if perturbations_per_eval is None else whole(perturbations_per_eval) or 0
-    if per_evaluation is not None and per_evaluation < 1:
-        raise InputError(
-            "perturbations_per_eval", repr(perturbations_per_eval), "None or an integer of at least 1"
-        )
+    per_evaluation = _per_evaluation(perturbations_per_eval)
     target = indices(target)
     check_callable("on_progress", on_progress)
     rule = rule_of(ssim_target, tuning)
@@ -157,6 +157,40 @@ def attribution_request(
     if tuning is not None:
         accept(tuning, question, target, None)
     return AttributionRequest(question, target, rule, per_evaluation)
+
+
+def ablation_request(
+    forward_func: Forward,
+    inputs: Tensor | tuple[Tensor, ...],
+    regions: tuple[Regions, ...],
+    baselines: Baselines,
+    target: Target,
+    additional: object,
+    perturbations_per_eval: int | None,
+) -> AttributionRequest:
+    """The arguments of `KryptonFeatureAblation.attribute`, checked; the model is asked about the inputs.
+
+    Raises:
+        InputError: An argument that cannot be used.
+
+    Examples:
+        >>> halves = Regions.of((torch.arange(20) // 10), (3, 24, 20))
+        >>> request = ablation_request(model, x, (halves,), 0.5, 2, None, None)
+        >>> len(request.question.windows[0]), request.target
+        (2, 2)
+    """
+    per_evaluation, target = _per_evaluation(perturbations_per_eval), indices(target)
+    question = question_over(forward_func, inputs, lambda _: regions, baselines, additional)
+    selected_of(question.base, target, len(question.inputs[0]))
+    return AttributionRequest(question, target, None, per_evaluation)
+
+
+def _per_evaluation(given: int | None) -> int | None:
+    """The largest number of positions to compute together; None for the planner's choice."""
+    count = None if given is None else whole(given) or 0
+    if count is not None and count < 1:
+        raise InputError("perturbations_per_eval", repr(given), "None or an integer of at least 1")
+    return count
 
 
 def heatmap_request(
@@ -248,7 +282,7 @@ def map_request(
     if target is None and base.ndim == 2:
         target = int(base[0].argmax())
     selected = selected_of(base, target, 1)
-    window = question.windows[0]
+    window = as_sliding(question.windows[0])
     wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
     request = MapRequest(
         question,

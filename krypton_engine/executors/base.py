@@ -6,7 +6,7 @@ An executor lives in a folder of its own beside this file; ``executor.py`` in it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from krypton_engine.common.arrays import Floats, IntArray
     from krypton_engine.graph.gradients import Head
     from krypton_engine.graph.ir import Graph
-    from krypton_engine.perturbation.changed import ChangedCells
-    from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.perturbation.changed import Changed
+    from krypton_engine.perturbation.positions import Positions
+    from krypton_engine.perturbation.windows import Contents
     from krypton_engine.plan.measured import Costs
     from krypton_engine.plan.plan import Plan
 
@@ -61,38 +62,73 @@ class Opening:
     head: Head | None = None
 
 
+class Walks(Protocol):
+    """Inputs that change step by step, each from where its last step has left it."""
+
+    def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """Outputs after one more change of each of some walks.
+
+        Args:
+            which: Numbers of the walks, different ones: ``(changes,)``, int64.
+            boxes: The cells that change in each: ``(changes, axes, 2)``, none of them empty.
+            contents: What they become, by number of the change.
+
+        Returns:
+            ``(changes, *output_shape)``.
+        """
+
+
 class Session(Protocol):
     """A model on one input: outputs for any list of changes to it.
 
     Attributes:
-        window: The sliding window whose positions the session answers.
-        changed: The cells that every window really changes.
+        window: The positions that the session answers.
+        changed: The cells that every position really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         at_once: Number of changes that a device computes in about the time of one.
         costs: Costs that the time and the cells of every step are added to, of trimmed sessions too. None, as
             at first, measures nothing; executors that cannot time single steps leave the costs empty.
+        most_walks: Number of walks that the memory budget holds at a time; 0 of a session that has none.
     """
 
-    window: SlidingWindow
-    changed: ChangedCells
+    window: Positions
+    changed: Changed
     base: Tensor
     at_once: int
     costs: Costs | None
 
     @property
+    def most_walks(self) -> int:
+        """See the attributes."""
+
+    @property
     def executor(self) -> str:
         """The executor's description, with what the session has learnt since it was opened."""
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs for every change, in any order, as they become known.
 
         A session neither merges equal changes nor looks for empty ones: its caller has done so; see
         `krypton_engine.perturbation.changed.distinct_work`.
 
         Args:
-            changes: Boxes of input cells that take the baseline's value: ``(changes, axes, 2)``, half-open
-                intervals of int64; at least one, all of them distinct, none of them empty.
+            changes: Boxes of input cells that change: ``(changes, axes, 2)``, half-open intervals of int64;
+                at least one, none of them empty.
             limit: Largest number of changes to compute together; None for the session's own.
+            contents: What the cells of each become, by number of the change; None for the baseline's values,
+                where boxes are distinct.
+        """
+
+    def walks(self, starts: Sequence[Tensor | None]) -> Walks:
+        """Walks from some inputs.
+
+        Args:
+            starts: Inputs ``(1, *input_shape)``, at most `most_walks`; None for the session's own.
+
+        Raises:
+            Unsupported: The session has none.
         """
 
     def trimmed(self, epsilon: float, head: Head) -> Session:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,8 +17,8 @@ from krypton_engine.executors.outside import Outside, sensitivities
 from krypton_engine.executors.tail import channels_last, last_uses, repeated
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.views import needs_view
-from krypton_engine.perturbation.changed import ChangedCells
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.changed import changed_by
+from krypton_engine.perturbation.positions import Positions
 
 Place = Callable[[Hashable, Tensor], Tensor]
 """A function that puts a tensor where recorded work finds it, by a key that every example shares."""
@@ -28,7 +30,7 @@ class Basis:
     Args:
         graph: The graph.
         constants: Weights of the graph, by node.
-        window: The sliding window.
+        window: The positions.
         opening: The example.
         gradients: Gradients of a scalar by the values of nodes, kept beside the views; of a site (see
             `krypton_engine.graph.ir.Graph.sites`) the sensitivities that follow from it.
@@ -37,7 +39,7 @@ class Basis:
     Attributes:
         x: The occluded input, channels last.
         baseline: Baseline in the shape of ``x``.
-        changed: The cells that every window really changes.
+        changed: The cells that every position really changes.
         output: Output for the un-occluded input, ``(1, *output_shape)``.
         views: The un-occluded values that boxes read, by node.
         gradients: The gradients, laid out as the views.
@@ -48,14 +50,14 @@ class Basis:
         self,
         graph: Graph,
         constants: Mapping[int, Tensor],
-        window: SlidingWindow,
+        window: Positions,
         opening: Opening,
         gradients: Mapping[int, Tensor],
         place: Place | None = None,
     ) -> None:
         self.x = channels_last(opening.inputs[graph.occluded])
         self.baseline = opening.baseline.to(self.x).expand(self.x.shape)
-        self.changed = ChangedCells(window, (self.x != self.baseline)[0].cpu().numpy())
+        self.changed = changed_by(window, self.x, self.baseline)
         self.views: dict[int, View] = {}
         self.gradients: dict[int, View] = {}
         self.outside: dict[int, dict[int, Outside]] = {}
@@ -72,6 +74,20 @@ class Basis:
                     source = graph.nodes[operand]
                     if not source.depends and source.axes:
                         self.view(source)
+
+    def fork(self) -> Basis:
+        """The same example with views of its own, which may go on to change.
+
+        Examples:
+            >>> from krypton_engine.executors.tail import weights_of
+            >>> basis = Basis(graph, weights_of(graph), plan.window, Opening((x,), torch.zeros(1), 2**30), {})
+            >>> other = basis.fork()
+            >>> other.view(graph.input).table.zero_().any(), basis.view(graph.input).table.any()
+            (tensor(False), tensor(True))
+        """
+        made = copy(self)
+        made.views = {i: replace(view, table=view.table.clone()) for i, view in self.views.items()}
+        return made
 
     def constant(self, index: int, copies: int) -> Tensor:
         """The value of a node that no window changes, for a number of copies.
@@ -139,4 +155,4 @@ class Basis:
         table = torch.cat(parts)
         if self._place is not None:
             table = self._place((node.index, kind), table)
-        return View(layout, table, fills, cells + len(fills))
+        return View(layout, table, fills, len(table))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Computed
 from krypton_engine.graph.export import evaluated
 from krypton_engine.graph.gradients import Head
-from krypton_engine.perturbation.changed import ChangedCells
-from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.perturbation.changed import changed_by
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.windows import Contents, contents_of, occlude, replaced
 from krypton_engine.plan.measured import Costs
 
 
@@ -98,7 +99,7 @@ class FullSession:
         forward_func: The forward function that is explained.
         inputs: Its tensor inputs.
         occluded: Number of the input that windows occlude.
-        window: The sliding window over that input.
+        window: The positions over that input.
         baseline: Values that replace the occluded cells; broadcast against the occluded input.
         additional: Further arguments of ``forward_func``.
         base: Outputs for the un-occluded inputs.
@@ -106,6 +107,7 @@ class FullSession:
             across its batch.
 
     Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
         >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
         >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 2)
         >>> changes = window.boxes(np.array([0, 1, 2]))
@@ -123,7 +125,7 @@ class FullSession:
         forward_func: Forward,
         inputs: tuple[Tensor, ...],
         occluded: int,
-        window: SlidingWindow,
+        window: Positions,
         baseline: Tensor,
         additional: tuple[object, ...] | None,
         base: Tensor,
@@ -138,26 +140,38 @@ class FullSession:
         self.x, self.baseline = x, baseline.to(x.device).expand(x.shape)
         self.joint = x.shape[0] != 1 or base.shape[:1] != (1,)
         self.base = base[None] if self.joint else base
-        self.changed = ChangedCells(window, (self.x != self.baseline).any(0).cpu().numpy())
+        self.changed = changed_by(window, self.x, self.baseline)
         self.per_evaluation = per_evaluation
         self.costs: Costs | None = None
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs ``(changes, *shape of base)``; see `krypton_engine.executors.base.Session.compute`."""
         count = self.per_evaluation if limit is None else min(limit, self.per_evaluation)
         for start in range(0, len(changes), count):
-            some = changes[start : start + count]
-            yield Computed(np.arange(start, start + len(some)), self._evaluate(some))
+            which = np.arange(start, min(start + count, len(changes)))
+            copies = occlude(self.x, self.baseline, changes[which], contents_of(contents, which))
+            yield Computed(which, self.evaluate(copies, len(which)))
 
     def trimmed(self, epsilon: float, head: Head) -> FullSession:
         """The session itself: a full computation has no boxes to cut."""
         return self
 
-    def _evaluate(self, boxes: IntArray) -> Tensor:
-        copies, examples = len(boxes), self.x.shape[0]
+    @property
+    def most_walks(self) -> int:
+        """As many as are evaluated together."""
+        return self.per_evaluation
+
+    def walks(self, starts: Sequence[Tensor | None]) -> FullWalks:
+        """See `krypton_engine.executors.base.Session.walks`; inputs are ``(examples, *input_shape)``."""
+        return FullWalks(self, [self.x if start is None else start.to(self.x) for start in starts])
+
+    def evaluate(self, occluded: Tensor, copies: int) -> Tensor:
+        """Outputs for copies of the occluded input, ``(copies * examples, *input_shape)``."""
+        examples = self.x.shape[0]
         inputs = tuple(
-            occlude(self.x, self.baseline, boxes) if i == self.occluded else torch.cat([x] * copies)
-            for i, x in enumerate(self.inputs)
+            occluded if i == self.occluded else torch.cat([x] * copies) for i, x in enumerate(self.inputs)
         )
         additional = self.additional
         if additional is not None and copies > 1:
@@ -174,3 +188,37 @@ class FullSession:
                 f"{copies * examples} rows",
             )
         return output.reshape(copies, examples, *output.shape[1:]) if self.joint else output
+
+
+class FullWalks:
+    """Walks of the user's own forward function; see `krypton_engine.executors.base.Walks`.
+
+    Args:
+        session: Session whose function and other inputs the walks share.
+        starts: Inputs, each ``(examples, *input_shape)``.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
+        >>> session = FullSession(model, (x,), 0, window, torch.zeros(1), None, model(x), 2)
+        >>> walks, grey = session.walks([None]), lambda i: torch.full((1, 3, 8, 8), 0.5)
+        >>> for box in window.boxes(np.array([0, 1])):
+        ...     outputs = walks.advance(np.array([0]), box[None], grey)
+        >>> x[..., :8, :16] = 0.5
+        >>> torch.allclose(outputs, model(x))
+        True
+    """
+
+    def __init__(self, session: FullSession, starts: Sequence[Tensor]) -> None:
+        self._session = session
+        self._now = list(starts)
+
+    def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """See `krypton_engine.executors.base.Walks.advance`."""
+        for i, walk in enumerate(which.tolist()):
+            self._now[walk] = replaced(self._now[walk], boxes[i], contents(i))
+        found = []
+        for start in range(0, len(which), self._session.per_evaluation):
+            some = which[start : start + self._session.per_evaluation].tolist()
+            found.append(self._session.evaluate(torch.cat([self._now[walk] for walk in some]), len(some)))
+        return torch.cat(found)

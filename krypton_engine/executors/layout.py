@@ -11,7 +11,7 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import AnyArray
 from krypton_engine.graph.ir import Graph, Node
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Layout:
 class View:
     """The un-occluded cells of one value as rows, so that a gather composes any region.
 
-    The rows are the view's cells, then one row per padding constant, then room for a group's changed
-    cells.
+    The rows are the view's cells, then one row per padding constant, of the occluded input the cells of the
+    baseline, then room for a group's changed cells.
     """
 
     layout: Layout
@@ -96,17 +96,18 @@ class View:
     changed_at: int
 
 
-def column_axes(graph: Graph, window: SlidingWindow) -> dict[int, frozenset[int]]:
+def column_axes(graph: Graph, window: Positions) -> dict[int, frozenset[int]]:
     """Axes whose boxes always span them, so that their cells can lie side by side in a view's rows.
 
     Examples:
         >>> from krypton_engine.graph.box_operators import Apply
         >>> image = Node(0, "x", "input", (1, 3, 8, 8), (-1, 0, 1, 2), torch.float32, on_box=Apply())
         >>> graph = Graph([image], (0,), occluded=0, output=0, batched=(True,))
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
         >>> column_axes(graph, SlidingWindow((3, 8, 8), (3, 2, 2), (3, 2, 2)))
         {0: frozenset({0})}
     """
-    spanned = frozenset(axis for axis in range(len(window.shape)) if window.spans(axis))
+    spanned = frozenset(axis for axis in range(len(window.input_shape)) if window.spans(axis))
     found: dict[int, frozenset[int]] = {}
     for node in graph.nodes:
         if not node.local:

@@ -23,7 +23,9 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.part import RECORDED, check_part
 from krypton_engine.heatmap.status import Status
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import as_sliding
 
 if TYPE_CHECKING:
     from krypton_engine.plan.plan import Plan
@@ -36,7 +38,7 @@ class MapBuilder:
     """A heatmap under construction from the outputs of a run.
 
     Args:
-        window: The sliding window.
+        window: The positions: a sliding window's, or regions, which become no heatmap.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         select: Function from (activated) outputs to the target's values.
         activate: Function applied to the outputs before anything else.
@@ -51,6 +53,7 @@ class MapBuilder:
         origin: See `Heatmap`.
 
     Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
         >>> window = SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10))
         >>> builder = MapBuilder(window, torch.tensor([[0.25, 0.75]]), lambda outputs: outputs[:, 1])
         >>> builder.record(np.array([2]), torch.tensor([[0.5, 0.5]]))
@@ -61,7 +64,7 @@ class MapBuilder:
 
     def __init__(
         self,
-        window: SlidingWindow,
+        window: Positions,
         base: Tensor,
         select: Select,
         *,
@@ -216,7 +219,33 @@ class MapBuilder:
             >>> builder.drops()
             tensor([nan, nan, 4., nan])
         """
-        return (self._base - self._values).abs().reshape(len(self._values), -1).amax(1)
+        return self.differences().abs().reshape(len(self._values), -1).amax(1)
+
+    def differences(self) -> Tensor:
+        """The fall of the target's values by position, ``(positions, ...)``; NaN where unknown.
+
+        Examples:
+            >>> builder = MapBuilder(heatmap.window, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([2]), torch.tensor([[3.0, 4.0]]))
+            >>> builder.differences()
+            tensor([nan, nan, -4., nan])
+        """
+        return self._base - self._values
+
+    def attribution(self) -> Tensor:
+        """Attributions of the map so far, as Captum's: ``(..., *input_shape)``.
+
+        Examples:
+            >>> from krypton_engine.perturbation.regions import Regions
+            >>> regions = Regions.of(torch.tensor([0, 1, 1, 0]), (4,))
+            >>> builder = MapBuilder(regions, torch.zeros(1, 2), lambda outputs: outputs[:, 1])
+            >>> builder.record(np.array([0, 1]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+            >>> builder.attribution()
+            tensor([-2., -4., -4., -2.])
+        """
+        if isinstance(self._window, Regions):
+            return self._window.average(self.differences().movedim(0, -1))
+        return self.heatmap().attribution()
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """Numbers that are kept of every position, ``(positions, numbers)``, and those of the base.
@@ -356,7 +385,7 @@ class MapBuilder:
             outputs=on_grid(self._outputs),
             base_outputs=self._base_outputs,
             image=self._image,
-            window=self._window,
+            window=as_sliding(self._window),
             target=self._target,
             baseline=self._baseline,
             origin=self._origin,

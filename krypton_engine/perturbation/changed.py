@@ -5,11 +5,38 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from krypton_engine.common.arrays import Flags, IntArray
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import Contents, SlidingWindow, contents_of
+
+
+class Changed(Protocol):
+    """The cells that every position really changes, and what they become.
+
+    Attributes:
+        any: Whether any position changes anything.
+        merges: Whether positions with the same box change the same cells.
+    """
+
+    any: bool
+    merges: bool
+
+    @property
+    def window(self) -> Positions:
+        """The positions."""
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """Bounding boxes ``(positions, axes, 2)`` of the changed cells, all zeros where nothing changes."""
+
+    def content(self, position: int) -> Tensor | None:
+        """What the cells of a position's box become, ``(examples, *extents)``; None for the baseline's."""
 
 
 class ChangedCells:
@@ -26,6 +53,8 @@ class ChangedCells:
         >>> ChangedCells(window, differs).boxes(np.array([0, 3])).tolist()
         [[[1, 2], [1, 2]], [[0, 0], [0, 0]]]
     """
+
+    merges = True
 
     def __init__(self, window: SlidingWindow, differs: Flags) -> None:
         self.window = window
@@ -45,6 +74,9 @@ class ChangedCells:
             [[[0, 1]], [[2, 3]], [[2, 4]]]
         """
         return self._boxes[positions]
+
+    def content(self, position: int) -> None:
+        """None: the cells of a window become the baseline's."""
 
     @cached_property
     def _boxes(self) -> IntArray:
@@ -73,6 +105,62 @@ class ChangedCells:
         return boxes
 
 
+class ChangedRegions:
+    """The cells of regions that a filling really changes.
+
+    Args:
+        regions: The regions.
+        x: The input: ``(examples, *input_shape)``.
+        filling: What occluded cells become, broadcast against the input.
+
+    Examples:
+        >>> regions = Regions.of(torch.tensor([0, 1, 1, 0, 1]), (5,))
+        >>> changed = ChangedRegions(regions, torch.tensor([[1.0, 2, 0, 4, 5]]), torch.zeros(1))
+        >>> changed.boxes(np.array([0, 1])).tolist(), changed.content(1)
+        ([[[0, 4]], [[1, 5]]], tensor([[0., 0., 4., 0.]]))
+    """
+
+    merges = False
+
+    def __init__(self, regions: Regions, x: Tensor, filling: Tensor) -> None:
+        self.window = regions
+        self._x, self._filling = x, filling.to(x.device).expand(x.shape)
+        differs = (self._x != self._filling).any(0).cpu().numpy()
+        self.any = bool(differs.any())
+        alike = tuple(axis for axis, size in enumerate(regions.numbers.shape) if size == 1)
+        self._boxes = regions.bounds(np.any(differs, axis=alike, keepdims=True))
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """See `Changed.boxes`; along axes on which the mask does not vary, the boxes are whole."""
+        return self._boxes[positions]
+
+    def content(self, position: int) -> Tensor:
+        """See `Changed.content`: the filling in the region, and the input's own cells beside."""
+        box = self._boxes[position]
+        inside = (slice(None), *(slice(lo, hi) for lo, hi in box.tolist()))
+        cells = self.window.cells(position, box).to(self._x.device)
+        return torch.where(cells, self._filling[inside].to(self._x.dtype), self._x[inside])
+
+
+def changed_by(positions: Positions, x: Tensor, baseline: Tensor) -> Changed:
+    """The cells that positions change in an input.
+
+    Args:
+        positions: A sliding window, or regions.
+        x: The input: ``(examples, *input_shape)``.
+        baseline: Values that replace the covered cells, broadcast against the input.
+
+    Examples:
+        >>> window, x = SlidingWindow((4,), (2,), (2,)), torch.tensor([[0.0, 0.0, 3.0, 4.0]])
+        >>> changed_by(window, x, torch.zeros(1)).boxes(np.array([0, 1])).tolist()
+        [[[0, 0]], [[2, 4]]]
+    """
+    if isinstance(positions, Regions):
+        return ChangedRegions(positions, x, baseline)
+    assert isinstance(positions, SlidingWindow)
+    return ChangedCells(positions, (x != baseline).any(0).cpu().numpy())
+
+
 @dataclass(frozen=True)
 class Work:
     """Distinct sets of changed cells among some positions, so that each is computed once.
@@ -81,14 +169,33 @@ class Work:
         boxes: ``(distinct, axes, 2)``, half-open intervals of int64, none of them empty.
         positions: Positions that change just the cells of a box, by box.
         unchanged: Positions at which nothing changes.
+        contents: What the cells of a box become, by its number; None for the baseline's.
     """
 
     boxes: IntArray
     positions: list[IntArray]
     unchanged: IntArray
+    contents: Contents | None = None
+
+    def part(self, which: IntArray | slice) -> Work:
+        """Some of the sets, with nothing unchanged.
+
+        Examples:
+            >>> window = SlidingWindow((6,), (2,), (2,))
+            >>> work = distinct_work(ChangedCells(window, np.ones(6, bool)), np.arange(3))
+            >>> work.part(slice(1, None)).boxes.tolist()
+            [[[2, 4]], [[4, 6]]]
+        """
+        numbers = np.arange(len(self.boxes))[which]
+        return Work(
+            self.boxes[numbers],
+            [self.positions[i] for i in numbers],
+            np.empty(0, dtype=np.int64),
+            contents_of(self.contents, numbers),
+        )
 
 
-def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
+def distinct_work(changed: Changed, positions: IntArray) -> Work:
     """Positions sorted by the cells that they change.
 
     Args:
@@ -102,13 +209,15 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
         >>> work.boxes.tolist(), [alike.tolist() for alike in work.positions], work.unchanged.tolist()
         ([[[2, 3]]], [[1, 2]], [0, 3, 4])
     """
-    if not changed.window.counts:  # one number an example: a single position, without a box to look at
+    if not changed.window.input_shape:  # one number an example: a single position, without a box to look at
         nothing = np.empty(0, dtype=np.int64)
         if not changed.any:
             return Work(np.empty((0, 0, 2), dtype=np.int64), [], positions)
         return Work(np.zeros((1, 0, 2), dtype=np.int64), [positions], nothing)
     if not len(positions):
-        return Work(np.empty((0, len(changed.window.counts), 2), dtype=np.int64), [], positions)
+        return Work(np.empty((0, len(changed.window.input_shape), 2), dtype=np.int64), [], positions)
+    if not changed.merges:
+        return _each_by_itself(changed, positions)
     boxes, inverse = distinct_rows(changed.boxes(positions))
     filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))
     ordered, ends = positions[np.argsort(inverse, kind="stable")], np.cumsum(np.bincount(inverse)).tolist()
@@ -118,6 +227,20 @@ def distinct_work(changed: ChangedCells, positions: IntArray) -> Work:
         [group for group, keep in zip(alike, filled, strict=True) if keep],
         positions[~filled[inverse]],
     )
+
+
+def _each_by_itself(changed: Changed, positions: IntArray) -> Work:
+    """The work of positions none of which changes the cells of another."""
+    boxes = changed.boxes(positions)
+    filled = np.asarray((boxes[..., 1] > boxes[..., 0]).all(axis=1))
+    found = positions[filled]
+
+    def contents(i: int) -> Tensor:
+        content = changed.content(int(found[i]))
+        assert content is not None
+        return content
+
+    return Work(boxes[filled], [found[i : i + 1] for i in range(len(found))], positions[~filled], contents)
 
 
 def distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
+from krypton_engine.perturbation.positions import Positions
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,33 @@ class SlidingWindow:
             (True, False)
         """
         return self.shape[axis] == self.input_shape[axis]
+
+    @property
+    def kind(self) -> Hashable:
+        """The window itself: what is proved of a graph holds for this window alone."""
+        return self
+
+    def mean_cells(self, extents: Mapping[int, IntArray]) -> float:
+        """Cells of a box, the mean over all positions, given its extent for every window along each axis.
+
+        Examples:
+            >>> window = SlidingWindow((5, 6), (2, 2), (2, 2))  # the last window along the first axis is cut
+            >>> window.mean_cells({axis: window.stops(axis) - window.starts(axis) for axis in (0, 1)})
+            3.3333333333333335
+        """
+        return math.prod(float(along.mean()) for along in extents.values())
+
+    def describe(self) -> str:
+        """The window in words.
+
+        Examples:
+            >>> SlidingWindow((3, 24, 20), (3, 8, 8), (3, 4, 4)).describe()
+            'window 3x8x8, stride 3x4x4, input 3x24x20: 20 positions'
+        """
+        shape, strides, sizes = (
+            "x".join(map(str, each)) for each in (self.shape, self.strides, self.input_shape)
+        )
+        return f"window {shape}, stride {strides}, input {sizes}: {len(self)} positions"
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -262,13 +290,48 @@ class SlidingWindow:
         return mean
 
 
-def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:
-    """Copies of ``x`` whose cells inside each box are the baseline's.
+def as_sliding(positions: Positions) -> SlidingWindow:
+    """Positions that are a sliding window's.
+
+    Raises:
+        TypeError: They are others.
+
+    Examples:
+        >>> window = SlidingWindow((4,), (2,), (1,))
+        >>> as_sliding(window) is window
+        True
+    """
+    if not isinstance(positions, SlidingWindow):
+        raise TypeError(f"{positions.describe()}: not those of a sliding window")
+    return positions
+
+
+Contents = Callable[[int], Tensor]
+"""A function from the number of a change to what the cells of its box become: ``(examples, *extents)``."""
+
+
+def contents_of(contents: Contents | None, which: IntArray) -> Contents | None:
+    """The contents of some changes, numbered anew.
+
+    Args:
+        contents: Contents of all changes; None for the baseline's.
+        which: Numbers of some of them.
+
+    Examples:
+        >>> contents_of(lambda i: torch.full((1, 2), float(i)), np.array([3, 5]))(1)
+        tensor([[5., 5.]])
+    """
+    return None if contents is None else lambda i: contents(int(which[i]))
+
+
+def occlude(x: Tensor, baseline: Tensor, boxes: IntArray, contents: Contents | None = None) -> Tensor:
+    """Copies of ``x`` whose cells inside each box are the baseline's, or those that ``contents`` gives.
 
     Args:
         x: ``(examples, *input_shape)``.
         baseline: Baseline of the same shape.
         boxes: ``(copies, axes, 2)``.
+        contents: Function that gives the cells of a box by its number; None for the baseline's.
 
     Returns:
         ``(copies * examples, *input_shape)``, copy by copy, in the memory layout of ``x``.
@@ -282,5 +345,21 @@ def occlude(x: Tensor, baseline: Tensor, boxes: IntArray) -> Tensor:
     copies = torch.cat([x.to(dtype)] * len(boxes))
     for i, box in enumerate(boxes.tolist()):
         cells = (slice(None), *(slice(lo, hi) for lo, hi in box))
-        copies[i * len(x) : (i + 1) * len(x)][cells] = baseline[cells].to(dtype)
+        become = baseline[cells] if contents is None else contents(i)
+        copies[i * len(x) : (i + 1) * len(x)][cells] = become.to(dtype)
     return copies
+
+
+def replaced(x: Tensor, box: IntArray, content: Tensor) -> Tensor:
+    """A copy of ``x`` with other values in the cells of a box.
+
+    Args:
+        x: ``(examples, *input_shape)``.
+        box: ``(axes, 2)``.
+        content: The values: ``(examples, *extents)``.
+
+    Examples:
+        >>> replaced(torch.zeros(1, 4), np.array([[1, 3]]), torch.ones(1, 2))
+        tensor([[0., 1., 1., 0.]])
+    """
+    return occlude(x, x, box[None], lambda _: content)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan.measured import Measured
 from krypton_engine.plan.steps import Step
 
@@ -50,11 +50,11 @@ def _lines(columns: Sequence[_Column[Item]], items: Sequence[Item], width: int) 
     ]
 
 
-def listing(window: SlidingWindow, steps: Sequence[Step], output: int, width: int) -> list[str]:
+def listing(window: Positions, steps: Sequence[Step], output: int, width: int) -> list[str]:
     """Lines of text: the window, and a table of all steps that compute.
 
     Args:
-        window: The sliding window.
+        window: The positions.
         steps: Every step of the plan.
         output: Number of the operator that gives the result, which is listed in any case.
         width: Characters of a line; columns that do not fit are left out.
@@ -73,8 +73,7 @@ def listing(window: SlidingWindow, steps: Sequence[Step], output: int, width: in
         _Column(("incremental",), 11, lambda step: f"{step.macs_incremental / 1e6:.2f}"),
     ]
     head, *rows = _lines(columns, listed, width)
-    sizes = f"window {_by(window.shape)}, stride {_by(window.strides)}, input {_by(window.input_shape)}"
-    lines = [*_indented("", f"{sizes}: {len(window)} positions", width), "", head]
+    lines = [*_indented("", window.describe(), width), "", head]
     for step, row in zip(listed, rows, strict=True):
         lines.append(row)
         if step.reason:

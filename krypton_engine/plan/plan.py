@@ -11,7 +11,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.ir import Graph, Node
 from krypton_engine.graph.state import place_of
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan import explain
 from krypton_engine.plan.measured import Measured
 from krypton_engine.plan.steps import MACS_PER_ELEMENT, Boxes, Step, bytes_read, most_held, step_of
@@ -38,12 +38,12 @@ class Linearised:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Graph x window: an upper bound of every box, and its cost. ``print(plan)`` explains both.
+    """Graph x positions: an upper bound of every box, and its cost. ``print(plan)`` explains both.
 
     A value: nothing of the graph or the model is kept.
 
     Attributes:
-        window: The sliding window.
+        window: The positions: a sliding window's, or regions.
         steps: Every operator that depends on the occluded input, in order.
         output: Number of the operator that gives the result.
         frontiers: Elements of the values that the full computation goes on from.
@@ -55,7 +55,7 @@ class Plan:
         largest_box_tensor: Bytes of the largest tensor on the way to the frontier, for one position.
         bytes_views: Upper bound of the memory of the materialised views.
         bytes_weights: Memory of weights beside the model's own (batch norm folded, layouts).
-        boxes: Extents of boxes by operator and axis, one for every window along that axis.
+        boxes: Extents of boxes by operator and axis, one for every interval that positions cover along it.
         executor: The executor that runs the plan, and why; empty until one is chosen.
         measured: Times of a run, step by step; None of a plan that was not run, or not timed.
         linearised: The cheap map that a map with an SSIM target begins with; None where every map is
@@ -68,7 +68,7 @@ class Plan:
         (20, 'conv2d', (10, 10))
     """
 
-    window: SlidingWindow
+    window: Positions
     steps: tuple[Step, ...]
     output: int
     frontiers: int
@@ -85,10 +85,11 @@ class Plan:
     not_linearised: str = ""
 
     @staticmethod
-    def of(graph: Graph, window: SlidingWindow) -> Plan:
-        """The plan of a graph and a sliding window over its occluded input.
+    def of(graph: Graph, window: Positions) -> Plan:
+        """The plan of a graph and positions over its occluded input.
 
         Examples:
+            >>> from krypton_engine.perturbation.windows import SlidingWindow
             >>> plan = Plan.of(graph, SlidingWindow((3, 24, 20), (3, 4, 4), (3, 4, 4)))
             >>> len(plan.window), plan.steps[0].box, plan.steps[1].box
             (30, (3, 4, 4), (6, 6))
@@ -99,7 +100,7 @@ class Plan:
             for index, (lo, hi) in changed.items():
                 boxes.setdefault(index, {})[axis] = np.maximum(hi - lo, 0)
         nodes = graph.nodes
-        steps = tuple(step_of(graph, node, boxes) for node in nodes if node.depends)
+        steps = tuple(step_of(graph, node, boxes, window) for node in nodes if node.depends)
         boxed = [step for step in steps if step.local and nodes[step.index].operands]
         read = {step.index: bytes_read(graph, nodes[step.index], boxes) for step in boxed}
         tensors = [
@@ -185,6 +186,7 @@ class Plan:
         """Whether incremental work pays; if not, batched full inference runs.
 
         Examples:
+            >>> from krypton_engine.perturbation.windows import SlidingWindow
             >>> whole = Plan.of(graph, SlidingWindow((3, 24, 20), (3, 24, 20), (3, 24, 20)))
             >>> plan.incremental, whole.incremental
             (True, False)
@@ -236,6 +238,6 @@ class Plan:
 
     def __repr__(self) -> str:
         return (
-            f"Plan(window={self.window.shape}, strides={self.window.strides}, positions={len(self.window)}, "
+            f"Plan({self.window.describe()}, "
             f"redundancy_ratio={self.redundancy_ratio:.2f}, incremental={self.incremental})"
         )

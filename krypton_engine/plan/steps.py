@@ -11,12 +11,13 @@ from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Graph, Node, refs
 from krypton_engine.graph.regions import IntervalMap
 from krypton_engine.graph.views import needs_view
+from krypton_engine.perturbation.positions import Positions
 
 MACS_PER_ELEMENT = 24
 """Multiply-accumulates that cost as much time as writing or gathering one element (measured on AVX-512)."""
 
 Boxes = Mapping[int, Mapping[int, IntArray]]
-"""Extents of boxes by operator and axis, one for every window along the axis."""
+"""Extents of boxes by operator and axis, one for every interval that positions cover along the axis."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ class Step:
         return self.macs_incremental + MACS_PER_ELEMENT * 2 * self.numel * self.share
 
 
-def step_of(graph: Graph, node: Node, boxes: Boxes) -> Step:
+def step_of(graph: Graph, node: Node, boxes: Boxes, positions: Positions) -> Step:
     """The row of a plan for one operator.
 
     Examples:
-        >>> step_of(graph, graph.nodes[7], plan.boxes) == plan.steps[1]
+        >>> step_of(graph, graph.nodes[7], plan.boxes, plan.window) == plan.steps[1]
         True
     """
     about = (node.index, node.name, node.op, node.shape, node.local)
@@ -88,9 +89,9 @@ def step_of(graph: Graph, node: Node, boxes: Boxes) -> Step:
         starts = any(graph.nodes[i].local for i in refs((node.args, node.kwargs)))
         reason = node.reason if starts else ""
         return Step(*about, 1, (), 1.0, node.macs, float(node.macs), node.bytes(), reason)
-    extents = [boxes[node.index][axis] for axis in node.axes]
-    mean = math.prod(float(extent.mean()) for extent in extents)
-    largest = tuple(int(extent.max()) for extent in extents)
+    extents = {axis: boxes[node.index][axis] for axis in node.axes}
+    mean = positions.mean_cells(extents)
+    largest = tuple(int(extent.max()) for extent in extents.values())
     held = math.prod(largest) * (node.bytes() // node.cells)
     incremental = node.macs_of_cell * mean
     return Step(*about, node.cells, largest, mean / node.cells, node.macs, incremental, held, "")

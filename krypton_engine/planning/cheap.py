@@ -12,6 +12,7 @@ from krypton_engine.executors.reference.grids import GridProgram
 from krypton_engine.executors.reference.tokens import TokenProgram
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.rewrites.linearise import linearised
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.plan.plan import Linearised, Plan
 
 _LEAST_GAIN = 0.5
@@ -76,7 +77,7 @@ def cheap_session(
         (tensor(1.06), tensor(1.06))
     """
     with suppress(Unsupported):
-        return _on_tokens(graph).open(exact.window, opening, program)
+        return _on_tokens(graph).open(as_sliding(exact.window), opening, program)
     with suppress(Unsupported):
         made, plan = linearised_plan(graph, exact)
         return program(made, plan).open(plan, opening)
@@ -105,7 +106,7 @@ def with_cheap_map(graph: Graph, exact: Plan) -> Plan:
 def _work(graph: Graph, exact: Plan) -> Linearised:
     """Operators taken to the first order, and their cost; raises `Unsupported` where there are none."""
     try:
-        return _on_tokens(graph).work(exact.window)
+        return _on_tokens(graph).work(as_sliding(exact.window))
     except Unsupported:
         if not kept(graph, "linearised", linearised).sites:
             raise

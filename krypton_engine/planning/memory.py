@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from krypton_engine.common.calling import Forward
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.state import State, differences, may_be_idle, modules_of, version_of
-from krypton_engine.perturbation.windows import SlidingWindow
 
 _LARGEST_MEMORY = 512 * 2**20
 """Bytes that the captures of one model may take; the one used last is kept in any case."""
@@ -144,14 +143,14 @@ class Proofs:
     """Comparisons of a graph with the callable that it was captured from.
 
     Attributes:
-        windows: Windows for which outputs were compared.
+        windows: Kinds of positions for which outputs were compared.
         count: Number of comparisons, so that each time other positions are chosen.
         differed: Largest difference when the graph was new, in roundings of the largest output.
         differed_in_full: The same of ``exported``: 0 wherever PyTorch rounds the same way each time.
         exported: The graph before it was rewritten; its weights are the callable's own.
     """
 
-    windows: set[SlidingWindow] = field(default_factory=set)
+    windows: set[Hashable] = field(default_factory=set)
     count: int = 0
     differed: float = 0.0
     differed_in_full: float = 0.0

@@ -23,7 +23,7 @@ from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
 from krypton_engine.planning.answer import Answer, Ready
@@ -165,7 +165,7 @@ class Preparer:
         rows: list[int | None] = list(range(len(question.inputs[0])))
         return Answer(rows, open_session, ready.ran, recall, confirm, cheap)
 
-    def plan(self, graph: Graph, window: SlidingWindow, device: torch.device) -> Ready:
+    def plan(self, graph: Graph, window: Positions, device: torch.device) -> Ready:
         """The program that runs ``window`` on ``graph``, and the plan that names its executor.
 
         Examples:
@@ -218,15 +218,16 @@ class Preparer:
         mine, theirs = [session.base[0]], [question.base[row]]
         graph = ready.graph
         proofs = proofs_of(graph)
-        new = session.window not in proofs.windows
+        new = session.window.kind not in proofs.windows
         if new or watched:
             work = distinct_work(session.changed, np.arange(len(session.window), dtype=np.int64))
             proofs.count += 1
             places = [proofs.count * GOLDEN_RATIO % 1] + [0.5] * new
             chosen = np.unique([int(place * len(work.boxes)) for place in places])
-            for found in session.compute(work.boxes[chosen]) if len(work.boxes) else ():
-                for change, output in zip(chosen[found.which], found.outputs, strict=True):
-                    position = int(work.positions[change][0])
+            some = work.part(chosen if len(work.boxes) else slice(0))
+            for found in session.compute(some.boxes, None, some.contents) if len(some.boxes) else ():
+                for change, output in zip(found.which, found.outputs, strict=True):
+                    position = int(some.positions[change][0])
                     mine.append(output)
                     theirs.append(question.ask(question.at(occluded, row, position), row)[0])
         eps, scale = proof.precision(graph, question.base), max(map(largest, theirs))
@@ -242,7 +243,7 @@ class Preparer:
             if not proof.separable(ready.captured, question.tensors(row), memory):
                 raise Disagreement(proof.ACROSS)
         if new and scale:  # zeros, and what is not finite, prove nothing
-            proofs.windows.add(session.window)
+            proofs.windows.add(session.window.kind)
 
     def _confirm(
         self, question: Question, occluded: int, row: int, ready: Ready, known: bool, session: Session,

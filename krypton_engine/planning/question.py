@@ -11,7 +11,9 @@ from torch import Tensor
 
 from krypton_engine.common.calling import Forward
 from krypton_engine.executors.full import evaluate
-from krypton_engine.perturbation.windows import SlidingWindow, occlude
+from krypton_engine.perturbation.changed import changed_by
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.windows import occlude
 from krypton_engine.planning.cache import Source
 
 T = TypeVar("T")
@@ -25,11 +27,12 @@ class Question:
         forward_func: The forward function that is explained.
         inputs: Its tensor inputs, first dimension the examples.
         baselines: Values that replace occluded cells: one tensor for each input, broadcast against it.
-        windows: The sliding window over each input.
+        windows: The positions over each input: a sliding window's, or regions.
         additional: Further arguments of ``forward_func``; None if there are none.
         base: Outputs of the forward function for the un-occluded inputs.
 
     Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
         >>> window = SlidingWindow((3, 24, 20), (3, 8, 8), (3, 8, 8))
         >>> question = Question(model, (x,), (torch.zeros(1),), (window,), None, model(x))
         >>> question.baseline(0, row=0).shape
@@ -41,7 +44,7 @@ class Question:
     forward_func: Forward
     inputs: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
-    windows: tuple[SlidingWindow, ...]
+    windows: tuple[Positions, ...]
     additional: tuple[object, ...] | None
     base: Tensor
 
@@ -99,10 +102,14 @@ class Question:
         return self.baselines[occluded].expand(self.inputs[occluded].shape)[row : row + 1]
 
     def at(self, occluded: int, row: int, position: int) -> tuple[Tensor, ...]:
-        """The inputs of one example with a window occluded."""
+        """The inputs of one example with a position occluded."""
         inputs, _ = self.example(row)
-        boxes = self.windows[occluded].boxes(np.array([position]))
-        covered = occlude(inputs[occluded], self.baseline(occluded, row).to(inputs[occluded].device), boxes)
+        x = inputs[occluded]
+        baseline = self.baseline(occluded, row).to(x.device)
+        changed = changed_by(self.windows[occluded], x, baseline)
+        content = changed.content(position)
+        boxes = changed.boxes(np.array([position]))
+        covered = occlude(x, baseline, boxes, None if content is None else lambda _: content)
         return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
 
     def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:

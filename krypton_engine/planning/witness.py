@@ -155,7 +155,7 @@ class Witness:
             return
         inputs = self._question.at(self._occluded, self._row, self.largest)
         theirs, old = self._ask(inputs), self._numbers[self.largest]
-        (found,) = session.compute(work.boxes)
+        (found,) = session.compute(work.boxes, None, work.contents)
         today = self._builder.kept_of(found.outputs)[0].to(old.dtype)
         self._note(today, theirs)
         granted = self._granted()

@@ -19,6 +19,7 @@ from krypton_engine.graph.gradients import Head
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.changed import Work, distinct_work
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.run.adaptive import Sampling, StoppingRule
 from krypton_engine.run.fidelity import DEAREST, USUAL_EPSILON, Cheap, rounded_cost, worth_while
 
@@ -50,17 +51,20 @@ class Watch:
         total: Number of positions of all runs together.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
+        words: Words of the progress bar.
 
     Attributes:
         seconds: Time that ``on_progress`` took.
     """
 
-    def __init__(self, total: int, on_progress: OnProgress | None, show_progress: bool) -> None:
+    def __init__(
+        self, total: int, on_progress: OnProgress | None, show_progress: bool, words: str = BAR
+    ) -> None:
         self.total = total
         self.done = 0
         self.seconds = 0.0
         self.on_progress = on_progress
-        self._bar = tqdm(total=total, desc=BAR, unit="pos", disable=not show_progress)
+        self._bar = tqdm(total=total, desc=words, unit="pos", disable=not show_progress)
         self.watched = on_progress is not None or show_progress
 
     def advance(self, count: int, heatmap: Callable[[], Heatmap]) -> None:
@@ -231,15 +235,14 @@ def _measure(
         watch.advance(len(work.unchanged), builder.heatmap)
     start = 0
     while start < len(work.boxes):
-        part = slice(start, start + pace.part(len(work.boxes)))
-        changes, alike = work.boxes[part], work.positions[part]
+        part = work.part(slice(start, start + pace.part(len(work.boxes))))
         began, watching = time.perf_counter(), watch.seconds
-        for computed in session.compute(changes, pace.limit):
-            answered, outputs, dropped = _for_positions(computed, alike)
+        for computed in session.compute(part.boxes, pace.limit, part.contents):
+            answered, outputs, dropped = _for_positions(computed, part.positions)
             record(answered, outputs, dropped)
             watch.advance(len(answered), builder.heatmap)
-        start += len(changes)
-        pace.took(len(changes), time.perf_counter() - began - (watch.seconds - watching))
+        start += len(part.boxes)
+        pace.took(len(part.boxes), time.perf_counter() - began - (watch.seconds - watching))
 
 
 def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
@@ -298,7 +301,7 @@ def refine(
         (False, True)
     """
     work = distinct_work(session.changed, positions)
-    sampling = Sampling(session.window, work, rule, rule.at_once or session.at_once)
+    sampling = Sampling(as_sliding(session.window), work, rule, rule.at_once or session.at_once)
     measured_by, cheaper = _sessions(session, builder, rule, work, cheap)
     pace, cheap_pace = Pace(watch.watched, at_most), Pace(watch.watched, at_most)
     if cheaper is not None:

@@ -20,7 +20,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import Work, distinct_work
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 from krypton_engine.run.adaptive import Sampling
 from krypton_engine.run.fidelity import Cheap, rounded_cost, worth_while
 from krypton_engine.run.loop import Opener, Watch, run, trend_of
@@ -207,7 +207,7 @@ def curves_of(
             if way.epsilon or way in costs:  # costs what it costs without
                 curves.append(replace(curves[0], epsilon=way.epsilon, drift=way.drift, cost=cost))
             continue
-        curves.append(_curve(image, session.window, work, way, exact, found, at_once, cost))
+        curves.append(_curve(image, as_sliding(session.window), work, way, exact, found, at_once, cost))
     return curves
 
 

@@ -9,7 +9,7 @@ from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.session import CudaSession
 from krypton_engine.graph.ir import Graph, in_full
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan.plan import Plan
 
 
@@ -23,7 +23,7 @@ class CudaProgram(Prepared):
 
     def __init__(self, graph: Graph, kernels: ModuleType) -> None:
         super().__init__(graph, kernels)
-        self._chosen: dict[SlidingWindow, tuple[Prepared, Plan]] = {}
+        self._chosen: dict[Positions, tuple[Prepared, Plan]] = {}
 
     def open(self, plan: Plan, opening: Opening) -> CudaSession:
         """A session that computes in full from where that measures faster on this device.

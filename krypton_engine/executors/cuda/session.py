@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed, Opening
+from krypton_engine.executors.base import Computed, Opening, Unsupported, Walks
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import give_back, lease
 from krypton_engine.executors.cuda.cuts import Race
@@ -27,6 +27,7 @@ from krypton_engine.executors.tail import joined
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import Node
 from krypton_engine.perturbation.changed import distinct_work
+from krypton_engine.perturbation.windows import Contents, as_sliding
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -106,7 +107,19 @@ class CudaSession:
         beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
         self._again = partial(CudaSession, program, plan, beside)
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    most_walks = 0
+
+    def walks(self, starts: Sequence[Tensor | None]) -> Walks:
+        """See `krypton_engine.executors.base.Session.walks`.
+
+        Raises:
+            Unsupported: In any case.
+        """
+        raise Unsupported("the CUDA engine has no walks")
+
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs group by group; the GPU is given the next group before the last one is waited for."""
         batch = self._batches.boxes if limit is None else min(limit, self._batches.boxes)
         at_once = self._batches.tail if limit is None else batch
@@ -163,7 +176,7 @@ class CudaSession:
         positions = self.largest_batch if many else len(self.window)
         key = self.window, positions
         if key not in bins:
-            bins[key] = WindowBins(graph, self.window, positions)
+            bins[key] = WindowBins(graph, as_sliding(self.window), positions)
         few = min(batch, self._batches.boxes >> _MOST_HALVINGS)
         fit = [size for size in self._sizes if size <= batch]
         sizes = [size for size in fit if size >= few] or fit[:1]

@@ -134,7 +134,7 @@ class Shrinking:
         """
         node, layout = following.node, self._basis.views[following.node.index].layout
         left, effect = following.left.cpu().numpy(), following.effect.cpu().numpy()
-        boxes = np.tile(np.array([0, 1]), (len(left), len(self._plan.window.shape), 1))
+        boxes = np.tile(np.array([0, 1]), (len(left), len(self._plan.window.input_shape), 1))
         for axis in node.axes:
             boxes[:, axis] = (0, node.size(axis))
         for k, axis in enumerate(layout.axes):

@@ -198,7 +198,7 @@ class Walk:
         """The changed cells of the input, one baseline's for all copies."""
         node = self._graph.input
         view = self._basis.views[node.index]
-        rows = view.table[view.changed_at :]
+        rows = view.table[view.changed_at - math.prod(view.layout.sizes) :]
         zeros = self._arena.constant(
             "zeros", lambda: torch.zeros(self._largest_batch, dtype=torch.int32, device=self._reader.device)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,6 +170,70 @@ class Prepared:
         if index in self.flat:
             return given.permute(0, 3, 1, 2).reshape(len(given), -1)
         return as_value(node, given)
+
+    def begin(
+        self,
+        plan: Plan,
+        kept: Sequence[int],
+        x: Tensor,
+        baseline: Tensor,
+        shrinks: Sequence[tuple[int, float, Float32s | None]] = (),
+        gradients: Sequence[tuple[int, Float32s]] = (),
+    ) -> engine._native.Session:
+        """The engine's own session on an input of float32; arguments as the engine takes them."""
+        index = self.graph.input.index
+        return engine._native.Session(
+            self.program,
+            self.extents(plan),
+            kept,
+            self.as_image(index, x),
+            self.as_image(index, baseline),
+            engine.threads(),
+            shrinks,
+            gradients,
+        )
+
+    def outputs(
+        self,
+        count: int,
+        compute: Callable[[list[Any], list[Any]], Any],
+        constant: Callable[[int, int], Tensor],
+        costs: Costs | None = None,
+    ) -> Tensor | None:
+        """Outputs of the model for ``count`` positions, whose exits ``compute`` fills.
+
+        Args:
+            count: Number of positions.
+            compute: Function that fills the arrays of images, ``(number, corners, array)``, and of vectors,
+                ``(number, array)``.
+            constant: Function that gives the value of a node that no position changes, for a number of
+                copies.
+            costs: Costs that the time of PyTorch's part is added to.
+
+        Returns:
+            None where the engine's numbers are not finite.
+        """
+        corners = np.zeros((count, 2), dtype=np.int64)
+        arrays = {i: np.empty((count, *self.sizes(i)), dtype=np.float32) for i in self.exits}
+        compute(
+            [(n, corners, arrays[i]) for i, n in self.exits.items() if i not in self.vectors],
+            [(n, arrays[i]) for i, n in self.exits.items() if i in self.vectors],
+        )
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return None
+        computed = {i: self.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
+        return self.tail.run(computed, count, constant, costs)
+
+    def as_boxes(self, boxes: IntArray) -> IntArray:
+        """Boxes of the given input as the engine takes them: ``(boxes, 6)``, channels, rows, columns."""
+        return np.ascontiguousarray(boxes[:, self.axes].reshape(-1, 6))
+
+    def as_cells(self, contents: Iterable[Tensor]) -> Float32s:
+        """Contents of boxes of the given input, one after the other, each NHWC, in one row."""
+        roles = self.graph.input.roles
+        order = [roles.index(axis) for axis in (ROWS, COLUMNS, 0)]
+        cells = [each.detach().to(torch.float32).permute(0, *order).reshape(-1) for each in contents]
+        return np.ascontiguousarray(torch.cat(cells).numpy())
 
     def as_image(self, index: int, value: Tensor) -> Float32s:
         """A node's value for one copy as the engine lays it out: NHWC without the batch."""

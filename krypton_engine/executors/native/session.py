@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed, Opening, Session
+from krypton_engine.executors.base import Computed, Opening, Session, Walks
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.prepared import Prepared
+from krypton_engine.executors.native.walks import NativeWalks
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
-from krypton_engine.perturbation.changed import ChangedCells
+from krypton_engine.perturbation.changed import changed_by
+from krypton_engine.perturbation.windows import Contents, contents_of
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -69,8 +69,8 @@ class NativeSession:
             `krypton_engine.graph.ir.Graph.sites`), for the effects of global values outside boxes.
 
     Attributes:
-        window: The sliding window whose positions the session answers.
-        changed: The cells that every window really changes.
+        window: The positions that the session answers.
+        changed: The cells that every position really changes.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
 
     Raises:
@@ -105,7 +105,7 @@ class NativeSession:
         baseline = opening.baseline.to(x).expand(x.shape)
         self.program = program
         self.window = plan.window
-        self.changed = ChangedCells(self.window, (x != baseline)[0].numpy())
+        self.changed = changed_by(self.window, x, baseline)
         # Integers are the engine's from where the model makes numbers of float32 of them.
         x, baseline = x.float(), baseline.float()
         self._constant = unchanging(program.graph, opening.inputs, program.constants)
@@ -125,17 +125,11 @@ class NativeSession:
         self.batch = program.largest_batch(plan, opening.memory_budget - held)
         self._standby = standby
         self._plan = plan
-        self._session: engine._native.Session | None = engine._native.Session(
-            program.program,
-            program.extents(plan),
-            program.kept,
-            program.as_image(program.graph.input.index, x),
-            program.as_image(program.graph.input.index, baseline),
-            engine.threads(),
-            armed,
-            sites,
+        self._x = x
+        self._session: engine._native.Session | None = program.begin(
+            plan, program.kept, x, baseline, armed, sites
         )
-        base = self._outputs(1, self._session.base)
+        base = program.outputs(1, self._session.base, self._constant)
         self.base = self._take_over().base if base is None else base
 
     @property
@@ -149,22 +143,6 @@ class NativeSession:
         self._session = None
         self._standby.session.costs = self.costs
         return self._standby.session
-
-    def _outputs(self, count: int, compute: Callable[[list[Any], list[Any]], Any]) -> Tensor | None:
-        """Outputs of the model for ``count`` positions, whose exits ``compute`` fills.
-
-        None where the engine's numbers are not finite.
-        """
-        program, corners = self.program, np.zeros((count, 2), dtype=np.int64)
-        arrays = {i: np.empty((count, *program.sizes(i)), dtype=np.float32) for i in program.exits}
-        compute(
-            [(n, corners, arrays[i]) for i, n in program.exits.items() if i not in program.vectors],
-            [(n, arrays[i]) for i, n in program.exits.items() if i in program.vectors],
-        )
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            return None
-        computed = {i: program.as_node(i, torch.from_numpy(array)) for i, array in arrays.items()}
-        return program.tail.run(computed, count, self._constant, self.costs)
 
     def trimmed(self, epsilon: float, head: Head) -> NativeSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`."""
@@ -181,20 +159,41 @@ class NativeSession:
         made.costs = self.costs
         return made
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    @property
+    def most_walks(self) -> int:
+        """Walks whose views the memory holds beside those of this session and of the one that leads them."""
+        views = self.program.program.view_bytes
+        return int(max(1, (self._free - views) // 2 // max(views, 1)))
+
+    def walks(self, starts: Sequence[Tensor | None]) -> Walks:
+        """See `krypton_engine.executors.base.Session.walks`."""
+        if self._session is None:
+            return self._standby.session.walks(starts)
+        inputs = [self._x if start is None else start.to(self._x) for start in starts]
+        return NativeWalks(
+            self.program, self._plan, inputs, self._constant, lambda now: self._take_over().walks(now)
+        )
+
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs batch by batch; see `krypton_engine.executors.base.Session.compute`."""
         count = self.batch if limit is None else min(limit, self.batch)
         for start in range(0, len(changes), count):
-            some = changes[start : start + count, self.program.axes]
-            boxes = np.ascontiguousarray(some.reshape(-1, 6))
+            boxes = self.program.as_boxes(changes[start : start + count])
             session, values, dropped = self._session, None, np.empty(len(boxes))
             if session is not None:
                 session.timed = self.costs is not None
-                values = self._outputs(len(boxes), partial(session.run, boxes, dropped))
+                cells = None
+                if contents is not None:
+                    cells = self.program.as_cells(contents(start + i) for i in range(len(boxes)))
+                compute = partial(session.run, boxes, dropped, contents=cells)
+                values = self.program.outputs(len(boxes), compute, self._constant, self.costs)
                 if self.costs is not None:
                     self.program.charge(self.costs, session.times())
             if values is None:
-                for found in self._take_over().compute(changes[start:], limit):
+                rest = contents_of(contents, np.arange(start, len(changes)))
+                for found in self._take_over().compute(changes[start:], limit, rest):
                     yield replace(found, which=found.which + start)
                 return
             yield Computed(

@@ -20,8 +20,9 @@ class ChangedBoxes:
     """The changed cells of one value for a group.
 
     ``value`` holds a box for every member, from ``start`` on and of shared ``extents``, perhaps ``loaded``
-    into the view's table, where a member's box is the ``place``-th. ``lo`` and ``hi`` bound what changes in
-    it. The other cells are as in the view, or, where the box was ``cut``, count as such.
+    into the view's table, where a member's box is the ``place``-th (the baseline's cells lie before the
+    first: the -1st). ``lo`` and ``hi`` bound what changes in it. The other cells are as in the view, or,
+    where the box was ``cut``, count as such.
     """
 
     lo: dict[int, IntArray]
@@ -139,3 +140,31 @@ def place(view: View, sizes: Mapping[int, int], copies: int) -> Tensor:
         grown[: view.changed_at] = view.table[: view.changed_at]
         view.table = grown
     return view.layout.as_value(view.table[view.changed_at : end], box)
+
+
+def settle(view: View, boxes: ChangedBoxes) -> None:
+    """Make the changed box of a single position a part of a view.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.basis import Basis
+        >>> from krypton_engine.executors.tail import weights_of
+        >>> basis = Basis(graph, weights_of(graph), plan.window, Opening((x,), torch.zeros(1), 2**30), {})
+        >>> first, last, ones = {1: np.array([2]), 2: np.array([3])}, None, torch.ones(1, 3, 2, 4)
+        >>> view = basis.view(graph.input)
+        >>> settle(view, ChangedBoxes(first, last, first, {1: 2, 2: 4}, np.array([0]), ones))
+        >>> now = view.layout.as_value(view.table[:480], (1, 24, 20))
+        >>> torch.equal(now[..., 2:4, 3:7], ones), int((now != x).sum()) == 24
+        (True, True)
+    """
+    sizes = [boxes.extents[axis] for axis in view.layout.axes]
+    value = place(view, boxes.extents, 1) if boxes.value is None else boxes.value
+    rows = view.layout.as_rows(value).reshape(math.prod(sizes), -1)
+    index = np.zeros((1,) * len(sizes), dtype=np.int64)
+    for k, axis in enumerate(view.layout.axes):
+        cells = boxes.start[axis][0] + np.arange(boxes.extents[axis])
+        index = index + (cells * view.layout.stride(k)).reshape(
+            [-1 if j == k else 1 for j in range(len(sizes))]
+        )
+    # Boxes that are loaded lie in the table itself.
+    view.table[torch.from_numpy(index.reshape(-1)).to(rows.device)] = rows.to(view.table.dtype).clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -17,8 +17,10 @@ from krypton_engine.executors.grouping import Grouping
 from krypton_engine.executors.memory import Batches
 from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.reference.walk import Walk
+from krypton_engine.executors.reference.walks import ReferenceWalks
 from krypton_engine.executors.tail import joined
 from krypton_engine.graph.gradients import Head, first_order
+from krypton_engine.perturbation.windows import Contents, contents_of
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -80,11 +82,14 @@ class ReferenceSession:
         self._thresholds = shrinks
         self.costs: Costs | None = None
         self._inputs = opening.inputs
+        self._view_bytes = plan.bytes_views
         # The views of a second session come on top of these.
         beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
         self._again = partial(ReferenceSession, program, plan, beside)
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs group by group; the layers after the frontier wait for several groups.
 
         See `krypton_engine.executors.base.Session.compute`.
@@ -97,7 +102,8 @@ class ReferenceSession:
         costs = self.costs if basis.x.device.type == "cpu" else None
 
         def frontiers(members: IntArray) -> dict[int, Tensor]:
-            walk = Walk(self.program, basis, grouping.group(members), self._thresholds, costs)
+            mine = contents_of(contents, members)
+            walk = Walk(self.program, basis, grouping.group(members), mine, self._thresholds, costs)
             found = walk.frontiers()
             dropped[members] = walk.dropped
             return found
@@ -106,6 +112,24 @@ class ReferenceSession:
             for which, outputs in tail.outputs(members, values, at_once, basis.constant, costs):
                 approximate = self._thresholds or self._basis.outside
                 yield Computed(which, outputs, dropped[which] if approximate else None)
+
+    @property
+    def most_walks(self) -> int:
+        """Walks whose views the memory holds beside what one position takes."""
+        return int(max(1, self._batches.free // 2 // max(self._view_bytes, 1)))
+
+    def walks(self, starts: Sequence[Tensor | None]) -> ReferenceWalks:
+        """See `krypton_engine.executors.base.Session.walks`."""
+        return ReferenceWalks(self.program, [self._example(start) for start in starts], self._batches.tail)
+
+    def _example(self, start: Tensor | None) -> Basis:
+        """An example of its own, of another input or of the session's."""
+        if start is None:
+            return self._basis.fork()
+        graph, inputs = self.program.graph, list(self._inputs)
+        inputs[graph.occluded] = start.to(inputs[graph.occluded])
+        opening = Opening(tuple(inputs), self._basis.baseline, 0)
+        return Basis(graph, self.program.constants, self.window, opening, {})
 
     def trimmed(self, epsilon: float, head: Head) -> ReferenceSession:
         """A session that drops small changes; see `krypton_engine.executors.base.Session`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Flags, Floats, IntArray
-from krypton_engine.executors.base import Computed, Session
+from krypton_engine.executors.base import Computed, Session, Unsupported, Walks
 from krypton_engine.executors.reference.choice import counts
 from krypton_engine.executors.tail import Tail
 from krypton_engine.graph.boxes import propagate
 from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, Node
+from krypton_engine.perturbation.windows import Contents, contents_of
 from krypton_engine.plan.measured import Costs
 
 LARGEST_BATCH = 32
@@ -105,7 +106,19 @@ class TokenSession:
         self._before, self._front, self._tail = before, front, tail
         self._example, self._fitting, self._epsilon = example, fitting, epsilon
 
-    def compute(self, changes: IntArray, limit: int | None = None) -> Iterator[Computed]:
+    most_walks = 0
+
+    def walks(self, starts: Sequence[Tensor | None]) -> Walks:
+        """See `krypton_engine.executors.base.Session.walks`.
+
+        Raises:
+            Unsupported: In any case.
+        """
+        raise Unsupported("a session on tokens has no walks")
+
+    def compute(
+        self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
+    ) -> Iterator[Computed]:
         """Outputs batch by batch; positions that need as many patches run together.
 
         See `krypton_engine.executors.base.Session.compute`.
@@ -121,7 +134,7 @@ class TokenSession:
             members = order[start : min(start + size, int(alike.sum()))]
             start += len(members)
             most = first[torch.from_numpy(members).to(first.device)].topk(int(many[members[-1]]))[1]
-            begun, before = self._start(changes[members])
+            begun, before = self._start(changes[members], contents_of(contents, members))
             ends, dropped = self._example.ends(begun, most.sort()[0], self._epsilon)
             outputs = self._tail.run(ends, len(members), self._example.constant)
             yield Computed(members, outputs, dropped.cpu().numpy() + before)
@@ -155,9 +168,9 @@ class TokenSession:
         mask = torch.from_numpy(touched).to(self._example.output.device)
         return self._example.effects(mask).masked_fill_(mask, math.inf)
 
-    def _start(self, changes: IntArray) -> tuple[Tensor, Floats]:
+    def _start(self, changes: IntArray, contents: Contents | None) -> tuple[Tensor, Floats]:
         """The value that tokens begin with, ``(changes, ...)``, and the effect of what is left out of it."""
-        parts, dropped = list(self._front.compute(changes)), np.zeros(len(changes))
+        parts, dropped = list(self._front.compute(changes, None, contents)), np.zeros(len(changes))
         for part in parts:
             if part.dropped is not None:
                 dropped[part.which] = part.dropped

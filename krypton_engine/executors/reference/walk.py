@@ -14,14 +14,14 @@ from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Group
 from krypton_engine.executors.on_boxes import run_on_boxes
-from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place
+from krypton_engine.executors.reference.boxes import ChangedBoxes, compose, place, settle
 from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.resizing import resizes
 from krypton_engine.graph.box_operators import Reindex, Total
 from krypton_engine.graph.boxes import reached
 from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import IntervalMap, slide_inwards
-from krypton_engine.perturbation.windows import occlude
+from krypton_engine.perturbation.windows import Contents, occlude, replaced
 from krypton_engine.plan.measured import Costs
 
 
@@ -32,8 +32,10 @@ class Walk:
         program: The graph made ready.
         basis: The example.
         group: The positions, and bounds of their changes.
+        contents: What the cells of each member's box become; None for the baseline's.
         thresholds: Thresholds by node; elements at the rim of a box that change by less are cut off.
         costs: Costs that the time and the cells of every node are added to; None measures nothing.
+        settles: Whether the only member's changes become a part of the views.
 
     Attributes:
         dropped: First-order effect of the elements cut off, by member of the group.
@@ -44,7 +46,7 @@ class Walk:
         >>> program, opening = Prepared(graph), Opening((x,), torch.zeros(1), memory_budget=2**30)
         >>> basis = Basis(graph, program.constants, plan.window, opening, gradients={})
         >>> grouping = Grouping(graph, plan.window.boxes(np.array([0, 7])), batch=2)
-        >>> walk = Walk(program, basis, grouping.group(grouping.members[0]), thresholds={}, costs=None)
+        >>> walk = Walk(program, basis, grouping.group(grouping.members[0]), None, thresholds={}, costs=None)
         >>> {index: values.shape for index, values in walk.frontiers().items()}, walk.dropped
         ({11: torch.Size([2, 8, 12, 10])}, array([0., 0.]))
     """
@@ -54,16 +56,20 @@ class Walk:
         program: Prepared,
         basis: Basis,
         group: Group,
+        contents: Contents | None,
         thresholds: Mapping[int, float],
         costs: Costs | None,
+        settles: bool = False,
     ) -> None:
         self._program = program
         self._graph = program.graph
         self._basis = basis
         self._group = group
         self._copies = len(group.members)
+        self._contents = contents
         self._thresholds = thresholds
         self._costs = costs
+        self._settles = settles
         self._cuts = bool(thresholds) or self._graph.clips or bool(self._graph.sites)
         self._changed: dict[int, ChangedBoxes] = {}
         self.dropped = np.zeros(self._copies)
@@ -80,11 +86,18 @@ class Walk:
                     # Of the input nothing is computed.
                     cells = self._copies * math.prod(boxes.extents.values()) if node.operands else 0
                     self._costs.add(node.index, time.perf_counter() - began, cells)
-        return {index: self._frontier(self._graph.nodes[index]) for index in self._program.frontiers}
+        found = {index: self._frontier(self._graph.nodes[index]) for index in self._program.frontiers}
+        if self._settles:
+            for index, boxes in self._changed.items():
+                if index in self._basis.views and all(boxes.extents.values()):
+                    settle(self._basis.views[index], boxes)
+            assert self._contents is not None
+            self._basis.x = replaced(self._basis.x, self._group.boxes[0], self._contents(0))
+        return found
 
     def _frontier(self, node: Node) -> Tensor:
         if node is self._graph.input:
-            return occlude(self._basis.x, self._basis.baseline, self._group.boxes)
+            return occlude(self._basis.x, self._basis.baseline, self._group.boxes, self._contents)
         whole = self._whole_boxes(node)
         if whole is None:
             coordinates = {axis: np.arange(node.size(axis))[None] for axis in node.axes}
@@ -105,11 +118,11 @@ class Walk:
         """The changed cells of ``node``, from those of its operands."""
         group, copies, index = self._group, self._copies, node.index
         lo, hi, extents = group.lo[index], group.hi[index], group.extents[index]
-        if node is self._graph.input:
-            # The occluded cells of all members are those of one baseline.
+        if node is self._graph.input and self._contents is None:
+            # The occluded cells of all members are those of one baseline, which lies before all boxes.
             none = np.zeros(copies, dtype=np.int64)
             sizes = {axis: node.size(axis) for axis in node.axes}
-            return ChangedBoxes(lo, hi, dict.fromkeys(sizes, none), sizes, none, None, loaded=True)
+            return ChangedBoxes(lo, hi, dict.fromkeys(sizes, none), sizes, none - 1, None, loaded=True)
         if self._thresholds:
             lo, hi, extents = self._left(node)
         if index in self._basis.outside:
@@ -118,6 +131,8 @@ class Walk:
         here = np.arange(copies)
         if not all(extents.values()):
             return ChangedBoxes(start, start, start, extents, here, None)
+        if node is self._graph.input:
+            return ChangedBoxes(lo, hi, start, extents, here, self._filled(start, extents))
         operator = node.on_box
         into, loaded = self.room(node, start, extents)
         if isinstance(operator, Reindex):
@@ -142,13 +157,24 @@ class Walk:
                 value = self._run(node, fetched, start, extents, into=into)
         for operand in node.operands:
             boxes = self._changed.get(operand)
-            if boxes is None or self._program.last_use[operand] != node.index:
+            if boxes is None or self._program.last_use[operand] != node.index or self._settles:
                 continue
             if boxes.loaded or operand not in self._program.frontiers:
                 boxes.value = None
         made = ChangedBoxes(lo, hi, start, extents, here, value, loaded)
         made.cut = self._cuts and not made.changes_all()
         return made
+
+    def _filled(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor:
+        """The boxes of the input: what the cells of each become, and the input's own cells beside."""
+        assert self._contents is not None
+        x, filled = self._basis.x, []
+        for i, changed in enumerate(self._group.boxes):
+            first = [int(start[axis][i]) for axis in range(len(changed))]
+            inside = [slice(lo, lo + extents[axis]) for axis, lo in enumerate(first)]
+            box = changed - np.array(first)[:, None]
+            filled.append(replaced(x[(slice(None), *inside)], box, self._contents(i).to(x)))
+        return torch.cat(filled)
 
     def room(
         self, node: Node, start: Mapping[int, IntArray], extents: Mapping[int, int]
@@ -286,7 +312,8 @@ class Walk:
         padded: bool = True,
         into: Tensor | None = None,
     ) -> Tensor:
-        in_place = node.index in self._program.in_place
+        # What lies in a box that settles stays.
+        in_place = node.index in self._program.in_place and not self._settles
         return run_on_boxes(
             node, fetched, start, extents, self._copies, self._basis.constant,
             in_place=in_place, padded=padded, into=into,

@@ -1,0 +1,159 @@
+"""KryptonFeatureAblation: the surface of ``captum.attr.FeatureAblation``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from captum.attr import FeatureAblation
+from torch import Tensor
+
+from krypton_engine.attr import explain
+from krypton_engine.attr.checks import memory_budget_of
+from krypton_engine.attr.features import differ_by_example, masks_of, of_several_inputs, regions_of
+from krypton_engine.attr.request import AttributionRequest, ablation_request
+from krypton_engine.attr.targets import of_example, select
+from krypton_engine.common.calling import Baselines, Forward, Target
+from krypton_engine.common.captum import counted
+from krypton_engine.planning.planner import Preparer
+from krypton_engine.planning.training import evaluation_mode
+
+_WORDS = "Feature Ablation attribution"
+
+
+class KryptonFeatureAblation(FeatureAblation):
+    """``captum.attr.FeatureAblation``, many times faster: same call, same numbers.
+
+    The un-occluded activations are computed once and kept; for every feature only the cells that its region
+    can change are computed again: superpixels, organs, any set of cells that share a number in the mask. Any
+    callable that Captum takes is accepted: one that cannot run incrementally runs as batched full inference,
+    with one ``FallbackWarning``.
+
+    Args:
+        forward_func, executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+
+    Raises:
+        InputError: As there.
+
+    Examples::
+
+        >>> ablation = KryptonFeatureAblation(model)
+        >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
+        >>> attribution = ablation.attribute(x, target=1, feature_mask=mask)
+        >>> attribution.shape, len(attribution[0, 0].unique())
+        (torch.Size([1, 3, 24, 20]), 9)
+    """
+
+    def __init__(
+        self, forward_func: Forward, executor: str = "auto", memory_budget: int | None = None
+    ) -> None:
+        super().__init__(forward_func)
+        self._preparer = Preparer(executor, memory_budget_of(forward_func, executor, memory_budget))
+
+    @counted
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | tuple[Tensor, ...] | None = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Attributions of ``inputs``, as ``captum.attr.FeatureAblation.attribute``.
+
+        Args:
+            inputs: Tensor or tuple of tensors; dimension 0 is the examples.
+            baselines: Scalar, tensor, or one for every input; replaces the cells of a feature. Default 0.
+            target: As of `krypton_engine.KryptonOcclusion.attribute`.
+            additional_forward_args: As there.
+            feature_mask: Whole numbers, the feature of every element: a tensor that broadcasts to the input,
+                or one for every input; with a row for every example, or one for all. None: every element is a
+                feature. A feature that lies in several inputs is covered in all of them together, which runs
+                in full.
+            perturbations_per_eval: Largest number of features computed together; None lets the planner
+                choose. The result does not depend on it.
+            show_progress: Whether to draw a progress bar with the time left.
+            **kwargs: What Captum's subclasses take; ignored.
+
+        Returns:
+            Tensor, or tuple of tensors, of the inputs' shapes (one row for every output if there are
+            several), in the dtype of the outputs.
+
+        Raises:
+            InputError: An argument that cannot be used; nothing has been computed then.
+        """
+        began = time.perf_counter()
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        if any(isinstance(x, Tensor) and not x.numel() for x in tensors):  # of nothing there are no features
+            return self._in_full(
+                inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval,
+                show_progress,
+            )  # fmt: skip
+        masks = masks_of(feature_mask, tensors)
+        together = of_several_inputs(masks)
+        if together:
+            self._preparer.warn(
+                f"feature {together[0]} lies in several inputs, which are covered together: all features run "
+                "in full, as Captum runs them"
+            )
+        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+            whole = ablation_request(
+                self.forward_func, inputs, regions_of(masks, tensors), baselines, target,
+                additional_forward_args, perturbations_per_eval,
+            )  # fmt: skip
+            given = baselines, target, additional_forward_args, feature_mask, perturbations_per_eval
+            if together:
+                return self._in_full(inputs, *given, show_progress)
+            asked = [whole]
+            if differ_by_example(masks, tensors):
+                asked = [_of_row(whole, masks, tensors, row) for row in range(len(tensors[0]))]
+            try:
+                found = [
+                    explain.attributions(self._preparer, request, began, None, show_progress, _WORDS)
+                    for request in asked
+                ]
+            except explain.GoTogether:
+                return self._in_full(inputs, *given, show_progress)
+        kind = select(whole.question.base, whole.target).dtype
+        parts = tuple(torch.cat(each).to(kind) for each in zip(*found, strict=True))
+        return parts if isinstance(inputs, tuple) else parts[0]
+
+    def _in_full(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        baselines: Baselines,
+        target: Target,
+        additional: object,
+        feature_mask: Tensor | tuple[Tensor, ...] | None,
+        per_evaluation: int | None,
+        show_progress: bool,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Captum's own answer."""
+        found: Tensor | tuple[Tensor, ...] = super().attribute(
+            inputs, baselines, target, additional, feature_mask, per_evaluation or 1, show_progress
+        )
+        return found
+
+
+def _of_row(
+    request: AttributionRequest, masks: tuple[Tensor, ...], tensors: tuple[Tensor, ...], row: int
+) -> AttributionRequest:
+    """The request for one example of a batch, with its own regions."""
+    question = request.question
+    inputs, additional = question.example(row)
+    alone = replace(
+        question,
+        inputs=inputs,
+        baselines=tuple(question.baseline(i, row) for i in range(len(inputs))),
+        windows=regions_of(masks, tensors, row),
+        additional=additional or None,
+        base=question.base[row : row + 1],
+    )
+    return replace(
+        request, question=alone, target=of_example(request.target, row, len(tensors[0])), alone=True
+    )

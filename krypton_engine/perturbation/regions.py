@@ -1,0 +1,190 @@
+"""Regions of any shape: the cells of an input that share a number in a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Sets of cells without a cell in common, which need not be connected.
+
+    Attributes:
+        input_shape: Shape of one input without its batch dimension.
+        numbers: The region of every cell, from 0 on: of the input's rank, each dimension the input's or 1.
+        ids: The user's number of every region, rising.
+
+    Examples:
+        >>> regions = Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))
+        >>> len(regions), regions.ids.tolist(), regions.boxes(np.array([0])).tolist()
+        (2, [2, 7], [[[0, 3], [0, 2], [1, 3]]])
+    """
+
+    input_shape: tuple[int, ...]
+    numbers: IntArray
+    ids: IntArray
+
+    @staticmethod
+    def of(mask: Tensor, input_shape: tuple[int, ...], name: str = "feature_mask") -> Regions:
+        """The regions of a mask.
+
+        Args:
+            mask: Whole numbers, of a shape that broadcasts to the input's.
+            input_shape: Shape of one input without its batch dimension.
+            name: The argument that a user gave the mask as, for messages.
+
+        Raises:
+            InputError: The mask has another type or shape.
+
+        Examples:
+            >>> Regions.of(torch.zeros(2, 4, dtype=torch.int64), (3, 2, 3))
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: feature_mask has shape (2, 4); accepted: a shape that ...
+        """
+        if mask.is_floating_point() and bool((mask == mask.round()).all()):
+            mask = mask.long()
+        if mask.is_floating_point() or mask.is_complex():
+            raise InputError(name, f"{mask.dtype}", "whole numbers, one for every region", verb="holds")
+        shape = (1,) * (len(input_shape) - mask.ndim) + tuple(mask.shape)
+        fits = len(shape) == len(input_shape) and all(
+            mine in (1, n) for mine, n in zip(shape, input_shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                name,
+                f"shape {tuple(mask.shape)}",
+                f"a shape that broadcasts to the input's without the batch, {input_shape}",
+                verb="has",
+            )
+        ids, numbers = np.unique(mask.cpu().numpy(), return_inverse=True)
+        return Regions(input_shape, numbers.reshape(shape).astype(np.int64), ids.astype(np.int64))
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """``(regions,)``: regions have no grid."""
+        return (len(self),)
+
+    @property
+    def kind(self) -> Hashable:
+        """All regions of inputs of a shape are of one kind."""
+        return "regions", self.input_shape
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """Bounding boxes of regions: ``(positions, axes, 2)``, half-open."""
+        return self._boxes[positions]
+
+    @cached_property
+    def _boxes(self) -> IntArray:
+        return self.bounds(np.True_)
+
+    def bounds(self, counts: Flags | np.bool_) -> IntArray:
+        """Bounding boxes of the cells of every region that count; zeros where none does.
+
+        Args:
+            counts: Whether a cell counts, broadcast against ``numbers``.
+
+        Examples:
+            >>> regions = Regions.of(torch.tensor([0, 0, 1, 1]), (4,))
+            >>> regions.bounds(np.array([False, True, False, False])).tolist()
+            [[[1, 2]], [[0, 0]]]
+        """
+        counted = np.where(counts, self.numbers + 1, 0)
+        found = np.zeros((len(self), len(self.input_shape), 2), dtype=np.int64)
+        if not counted.ndim:
+            return found
+        for i, slices in enumerate(ndimage.find_objects(counted, max_label=len(self))):
+            if slices is not None:
+                found[i] = [(along.start, along.stop) for along in slices]
+        filled = (found[..., 1] > found[..., 0]).all(1)
+        for axis, (mine, size) in enumerate(zip(counted.shape, self.input_shape, strict=True)):
+            if mine != size:  # the same along the axis
+                found[filled, axis] = 0, size
+        return found
+
+    def cells(self, position: int, box: IntArray) -> Tensor:
+        """Whether each cell of a box is of a region: broadcasts to ``(1, *extents)``.
+
+        Examples:
+            >>> regions = Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))
+            >>> regions.cells(0, np.array([[0, 3], [0, 2], [1, 3]]))
+            tensor([[[[False,  True],
+                      [ True,  True]]]])
+        """
+        inside = tuple(
+            slice(None) if size == 1 else slice(lo, hi)
+            for (lo, hi), size in zip(box.tolist(), self.numbers.shape, strict=True)
+        )
+        return torch.from_numpy(self.numbers[inside] == position)[None]
+
+    def spans(self, axis: int) -> bool:
+        """Whether the box of every region covers the whole of an axis."""
+        whole = self._boxes[:, axis] == (0, self.input_shape[axis])
+        return bool(whole.all())
+
+    @cached_property
+    def _intervals(self) -> list[tuple[IntArray, IntArray]]:
+        """By axis: the distinct intervals of boxes, and the number among them of every region."""
+        found = []
+        for axis in range(len(self.input_shape)):
+            distinct, which = np.unique(self._boxes[:, axis], axis=0, return_inverse=True)
+            found.append((distinct, which.reshape(-1)))
+        return found
+
+    def starts(self, axis: int) -> IntArray:
+        """First cells of the distinct intervals of boxes along an axis."""
+        return self._intervals[axis][0][:, 0]
+
+    def stops(self, axis: int) -> IntArray:
+        """The cell after the last one of each of these intervals."""
+        return self._intervals[axis][0][:, 1]
+
+    def mean_cells(self, extents: Mapping[int, IntArray]) -> float:
+        """Cells of a box, the mean over all regions.
+
+        Examples:
+            >>> regions = Regions.of(torch.tensor([[0, 1, 1], [0, 1, 1]]), (2, 3))
+            >>> regions.mean_cells({axis: regions.stops(axis) - regions.starts(axis) for axis in (0, 1)})
+            3.0
+        """
+        cells = np.ones(len(self))
+        for axis, along in extents.items():
+            cells *= along[self._intervals[axis][1]]
+        return float(cells.mean())
+
+    def average(self, differences: Tensor) -> Tensor:
+        """The difference of its region at every cell: Captum's attribution.
+
+        Args:
+            differences: ``(..., regions)``.
+
+        Returns:
+            ``(..., *input_shape)``, of the same dtype.
+
+        Examples:
+            >>> Regions.of(torch.tensor([0, 1, 1, 0]), (4,)).average(torch.tensor([2.0, 5.0]))
+            tensor([2., 5., 5., 2.])
+        """
+        spread = differences[..., torch.from_numpy(self.numbers).to(differences.device)]
+        return spread.expand(*differences.shape[:-1], *self.input_shape)
+
+    def describe(self) -> str:
+        """The regions in words.
+
+        Examples:
+            >>> Regions.of(torch.tensor([[0, 1, 1], [0, 1, 1]]), (2, 3)).describe()
+            '2 regions, input 2x3'
+        """
+        return f"{len(self)} regions, input {'x'.join(map(str, self.input_shape))}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from krypton_engine.attr.feature_ablation import KryptonFeatureAblation
     from krypton_engine.attr.occlusion import KryptonOcclusion
+    from krypton_engine.attr.shapley import KryptonShapleyValueSampling
     from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled, RoundingWarning
     from krypton_engine.heatmap.heatmap import Heatmap
     from krypton_engine.plan.plan import Plan
@@ -19,6 +20,7 @@ _HOME = {
     "InputError": "errors",
     "KryptonFeatureAblation": "attr.feature_ablation",
     "KryptonOcclusion": "attr.occlusion",
+    "KryptonShapleyValueSampling": "attr.shapley",
     "OcclusionCancelled": "errors",
     "Plan": "plan",
     "RoundingWarning": "errors",
@@ -31,6 +33,7 @@ __all__ = [
     "InputError",
     "KryptonFeatureAblation",
     "KryptonOcclusion",
+    "KryptonShapleyValueSampling",
     "OcclusionCancelled",
     "Plan",
     "RoundingWarning",

@@ -30,8 +30,8 @@ from krypton_engine.run.order import coarse_to_fine, row_by_row
 _ORDERS = {"rows": row_by_row, "coarse to fine": coarse_to_fine}
 
 
-class GoTogether(Exception):
-    """Examples of a batch have positions of their own, but there is no graph that could answer for one alone."""
+class WithoutGraph(Exception):
+    """A function that only runs in full was to be explained in a way that takes a graph."""
 
 
 def attributions(
@@ -54,7 +54,7 @@ def attributions(
 
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
-        GoTogether: The request is for an example alone, and there is no graph.
+        WithoutGraph: The request is for an example alone, and there is no graph.
 
     Examples:
         >>> from krypton_engine.attr.request import attribution_request
@@ -88,7 +88,7 @@ def _attribution(
     for row in answer.rows:
         session = answer.open(row)
         if request.alone and answer.plan(session) is None:
-            raise GoTogether
+            raise WithoutGraph
         target = request.target if row is None else of_example(request.target, row, len(x))
         positions = np.arange(len(session.window), dtype=np.int64)
         builder = MapBuilder(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 from krypton_engine.attr import explain
 from krypton_engine.attr.checks import memory_budget_of
 from krypton_engine.attr.features import differ_by_example, masks_of, of_several_inputs, regions_of
-from krypton_engine.attr.request import AttributionRequest, ablation_request
-from krypton_engine.attr.targets import of_example, select
+from krypton_engine.attr.request import ablation_request
+from krypton_engine.attr.targets import select
 from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.common.captum import counted
 from krypton_engine.planning.planner import Preparer
@@ -111,13 +110,13 @@ class KryptonFeatureAblation(FeatureAblation):
                 return self._in_full(inputs, *given, show_progress)
             asked = [whole]
             if differ_by_example(masks, tensors):
-                asked = [_of_row(whole, masks, tensors, row) for row in range(len(tensors[0]))]
+                asked = [whole.of_row(row, regions_of(masks, tensors, row)) for row in range(len(tensors[0]))]
             try:
                 found = [
                     explain.attributions(self._preparer, request, began, None, show_progress, _WORDS)
                     for request in asked
                 ]
-            except explain.GoTogether:
+            except explain.WithoutGraph:
                 return self._in_full(inputs, *given, show_progress)
         kind = select(whole.question.base, whole.target).dtype
         parts = tuple(torch.cat(each).to(kind) for each in zip(*found, strict=True))
@@ -138,22 +137,3 @@ class KryptonFeatureAblation(FeatureAblation):
             inputs, baselines, target, additional, feature_mask, per_evaluation or 1, show_progress
         )
         return found
-
-
-def _of_row(
-    request: AttributionRequest, masks: tuple[Tensor, ...], tensors: tuple[Tensor, ...], row: int
-) -> AttributionRequest:
-    """The request for one example of a batch, with its own regions."""
-    question = request.question
-    inputs, additional = question.example(row)
-    alone = replace(
-        question,
-        inputs=inputs,
-        baselines=tuple(question.baseline(i, row) for i in range(len(inputs))),
-        windows=regions_of(masks, tensors, row),
-        additional=additional or None,
-        base=question.base[row : row + 1],
-    )
-    return replace(
-        request, question=alone, target=of_example(request.target, row, len(tensors[0])), alone=True
-    )

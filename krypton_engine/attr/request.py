@@ -30,6 +30,7 @@ from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.planning.question import Question
@@ -56,6 +57,29 @@ class AttributionRequest:
     rule: StoppingRule | None
     per_evaluation: int | None
     alone: bool = False
+
+    def of_row(self, row: int, windows: tuple[Positions, ...]) -> AttributionRequest:
+        """The request for one example of a batch, with positions of its own.
+
+        Examples:
+            >>> halves, thirds = (Regions.of(torch.arange(20) // n, (3, 24, 20)) for n in (10, 7))
+            >>> request = ablation_request(model, torch.cat([x, x]), (halves,), 0.5, [2, 4], None, None)
+            >>> alone = request.of_row(1, (thirds,))
+            >>> alone.target, alone.question.inputs[0].shape, len(alone.question.windows[0])
+            (4, torch.Size([1, 3, 24, 20]), 3)
+        """
+        question = self.question
+        inputs, additional = question.example(row)
+        mine = replace(
+            question,
+            inputs=inputs,
+            baselines=tuple(question.baseline(i, row) for i in range(len(inputs))),
+            windows=windows,
+            additional=additional or None,
+            base=question.base[row : row + 1],
+        )
+        target = of_example(self.target, row, len(question.inputs[0]))
+        return replace(self, question=mine, target=target, alone=True)
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,21 @@ class ChangedRegions:
 
     def content(self, position: int) -> Tensor:
         """See `Changed.content`: the filling in the region, and the input's own cells beside."""
+        return self.content_on(self._x, position)
+
+    def content_on(self, x: Tensor, position: int) -> Tensor:
+        """What the cells of a region's box become in another input of the shape.
+
+        Examples:
+            >>> regions, filling = Regions.of(torch.tensor([0, 1, 1, 0]), (4,)), torch.tensor([5.0])
+            >>> changed = ChangedRegions(regions, torch.zeros(1, 4), filling)
+            >>> changed.content_on(torch.ones(1, 4), position=0)
+            tensor([[5., 1., 1., 5.]])
+        """
         box = self._boxes[position]
         inside = (slice(None), *(slice(lo, hi) for lo, hi in box.tolist()))
-        cells = self.window.cells(position, box).to(self._x.device)
-        return torch.where(cells, self._filling[inside].to(self._x.dtype), self._x[inside])
+        cells = self.window.cells(position, box).to(x.device)
+        return torch.where(cells, self._filling[inside].to(x.dtype), x[inside])
 
 
 def changed_by(positions: Positions, x: Tensor, baseline: Tensor) -> Changed:

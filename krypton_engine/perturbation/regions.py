@@ -178,7 +178,7 @@ class Regions:
             tensor([2., 5., 5., 2.])
         """
         spread = differences[..., torch.from_numpy(self.numbers).to(differences.device)]
-        return spread.expand(*differences.shape[:-1], *self.input_shape)
+        return spread.expand((*differences.shape[:-1], *self.input_shape))
 
     def describe(self) -> str:
         """The regions in words.

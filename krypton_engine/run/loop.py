@@ -67,8 +67,8 @@ class Watch:
         self._bar = tqdm(total=total, desc=words, unit="pos", disable=not show_progress)
         self.watched = on_progress is not None or show_progress
 
-    def advance(self, count: int, heatmap: Callable[[], Heatmap]) -> None:
-        """Count ``count`` more positions as done.
+    def advance(self, count: int, heatmap: Callable[[], Heatmap] | None = None) -> None:
+        """Count ``count`` more positions as done, and show ``on_progress`` the map, if one is made.
 
         Raises:
             OcclusionCancelled: ``on_progress`` returned False.
@@ -80,7 +80,7 @@ class Watch:
         """
         self.done += count
         self._bar.update(count)
-        if self.on_progress is not None:
+        if self.on_progress is not None and heatmap is not None:
             began = time.perf_counter()
             so_far = heatmap()
             if declines(self.on_progress(so_far, self.done, self.total)):

@@ -1,0 +1,203 @@
+"""Contributions of features in random orders, each of which is a walk from the baseline to the input."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.attr.explain import WithoutGraph
+from krypton_engine.attr.request import AttributionRequest
+from krypton_engine.attr.targets import of_example, select
+from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arrays import IntArray
+from krypton_engine.errors import InputError
+from krypton_engine.executors.full import evaluate
+from krypton_engine.heatmap.builder import MapBuilder
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.planning import proof
+from krypton_engine.planning.answer import Answer
+from krypton_engine.planning.planner import Preparer
+from krypton_engine.planning.question import Question
+from krypton_engine.run.loop import Watch
+from krypton_engine.run.tally import Tally
+from krypton_engine.run.walks import walked
+
+WORDS = "Shapley Value Sampling attribution"
+"""Words of the progress bar, the same as Captum's."""
+
+_MOST_WALKS = 16
+"""Walks side by side, at most: beyond, their views leave every cache and nothing is gained."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The end of sampling.
+
+    Attributes:
+        most: Number of permutations.
+        seconds: Time after which no more are begun; None for no limit.
+        error: Standard error that suffices; None for no such end.
+    """
+
+    most: int
+    seconds: float | None
+    error: float | None
+
+    @staticmethod
+    def of(n_samples: object, max_seconds: object, max_standard_error: object) -> Limits:
+        """The limits that a user gives.
+
+        Raises:
+            InputError: Numbers that are not positive.
+
+        Examples:
+            >>> Limits.of(25, None, 0.01)
+            Limits(most=25, seconds=None, error=0.01)
+            >>> Limits.of(0, None, None)
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: n_samples is 0; accepted: an integer of at least 1
+        """
+        most = whole(n_samples) or 0
+        if most < 1:
+            raise InputError("n_samples", repr(n_samples), "an integer of at least 1")
+        numbers = []
+        for name, given in (("max_seconds", max_seconds), ("max_standard_error", max_standard_error)):
+            number = None if given is None else real(given) or 0.0
+            if number is not None and not number > 0:
+                raise InputError(name, repr(given), "a positive number, or None")
+            numbers.append(number)
+        return Limits(most, *numbers)
+
+    def reached(self, tallies: Sequence[Tally], began: float) -> bool:
+        """Whether enough has been drawn.
+
+        Args:
+            tallies: What has been drawn, as often of each.
+            began: Value of ``time.perf_counter`` when the call began.
+
+        Examples:
+            >>> tally = Tally()
+            >>> tally.add(torch.tensor([1.0, 1.5]))
+            >>> Limits(2, None, None).reached([tally], 0.0), Limits(9, None, 0.1).reached([tally], 0.0)
+            (True, False)
+        """
+        late = self.seconds is not None and time.perf_counter() - began >= self.seconds
+        sure = self.error is not None and all(float(each.error.max()) <= self.error for each in tallies)
+        return late or sure or all(each.count >= self.most for each in tallies)
+
+
+def sampled(
+    preparer: Preparer,
+    requests: Sequence[AttributionRequest],
+    orders: Sequence[Sequence[int]],
+    limits: Limits,
+    began: float,
+    show_progress: bool,
+) -> list[tuple[Tensor, Tensor]]:
+    """Shapley values of every request's regions, and their standard errors.
+
+    Args:
+        preparer: Opens the sessions.
+        requests: One for every example.
+        orders: Permutations of the users' numbers of regions.
+        limits: The end of sampling; seconds are shared out among the requests.
+        began: Value of ``time.perf_counter`` when the call began.
+        show_progress: Whether to draw a progress bar.
+
+    Returns:
+        For every request values and errors, each ``(1, *selected_shape, *input_shape)``, float64.
+
+    Raises:
+        WithoutGraph: The forward function only runs in full.
+
+    Examples:
+        >>> from krypton_engine.attr.request import ablation_request
+        >>> halves = Regions.of(torch.arange(20) // 10, (3, 24, 20))
+        >>> request = ablation_request(model, x, (halves,), 0.0, 2, None, None).of_row(0, (halves,))
+        >>> limits = Limits(most=2, seconds=None, error=None)
+        >>> ((values, errors),) = sampled(
+        ...     Preparer("reference", None), [request], [[0, 1], [1, 0]], limits, 0.0, show_progress=False
+        ... )
+        >>> drop = (model(x) - model(0 * x))[0, 2].double()
+        >>> values.shape, torch.allclose(values[0, 0, 0, 0] + values[0, 0, 0, -1], drop, atol=1e-5)
+        (torch.Size([1, 3, 24, 20]), True)
+    """
+    found = []
+    steps = sum(len(orders) * len(request.question.windows[0]) for request in requests)
+    with Watch(steps, None, show_progress, WORDS) as watch:
+        for number, request in enumerate(requests):
+            share = None
+            if limits.seconds is not None:
+                share = limits.seconds * (number + 1) / len(requests)
+            bare, mine = _from_baseline(request.question), replace(limits, seconds=share)
+            start = bare.as_occluded(0).inputs[0]
+            work = partial(_of_example, request, start, orders, mine, began, watch, watch.done)
+            found.append(preparer.answered(bare, 0, request.per_evaluation, work))
+        watch.finish()
+    return found
+
+
+def _from_baseline(question: Question) -> Question:
+    """The question with every feature absent, whose regions fill with the input."""
+    x, baseline = question.inputs[0], question.baseline(0, 0)
+    start = baseline.to(torch.result_type(x, baseline))
+    base = evaluate(question.forward_func, (start,), question.additional)
+    return replace(question, inputs=(start,), baselines=(x,), base=base)
+
+
+def _of_example(
+    request: AttributionRequest,
+    start: Tensor,
+    orders: Sequence[Sequence[int]],
+    limits: Limits,
+    began: float,
+    watch: Watch,
+    done: int,
+    answer: Answer,
+) -> tuple[Tensor, Tensor]:
+    """Values and errors of one example."""
+    watch.rewind(done)
+    (row,) = answer.rows
+    session = answer.open(row)
+    if row is None or answer.plan(session) is None or not session.most_walks:
+        raise WithoutGraph
+    regions = session.window
+    assert isinstance(regions, Regions)
+    selected = partial(select, target=of_example(request.target, 0, 1))
+    builder = MapBuilder(regions, session.base, selected, target=request.target)
+    places = _places(regions, orders)
+    tally, full = Tally(), request.question.base
+    at_once = min(session.most_walks, _MOST_WALKS, request.per_evaluation or _MOST_WALKS)
+    eps = proof.summation(torch.finfo(session.base.dtype).eps)
+    while not tally.count or not limits.reached([tally], began):
+        mine = places[tally.count : tally.count + at_once]
+        outputs = walked(session, start, mine, watch.advance)
+        if not proof.agree(outputs[:, -1], full.expand(outputs[:, -1].shape), eps * float(full.abs().max())):
+            raise proof.Disagreement(proof.DISAGREES)
+        builder.record(mine[:, 0], outputs[:, 0])
+        values = torch.stack([selected(each) for each in outputs])
+        before = torch.cat([selected(session.base)[None].expand(len(mine), 1, *values.shape[2:]), values], 1)
+        tally.add(_by_region(before.double().diff(dim=1), mine, len(regions)))
+    answer.confirm(row, session, builder)
+    values, errors = (regions.average(each.movedim(0, -1))[None] for each in (tally.mean, tally.error))
+    return values, errors
+
+
+def _places(regions: Regions, orders: Sequence[Sequence[int]]) -> IntArray:
+    """Numbers of regions in every order; those without a cell are left out."""
+    place = {int(number): i for i, number in enumerate(regions.ids)}
+    return np.array([[place[number] for number in order if number in place] for order in orders])
+
+
+def _by_region(contributions: Tensor, places: IntArray, count: int) -> Tensor:
+    """Contributions ``(walks, steps, ...)`` by region: ``(walks, regions, ...)``."""
+    found = torch.zeros((len(places), count, *contributions.shape[2:]), dtype=contributions.dtype)
+    for mine, order, each in zip(found, places, contributions.cpu(), strict=True):
+        mine[torch.from_numpy(order)] = each
+    return found

@@ -1,0 +1,143 @@
+"""Regions of any shape, and walks over them, on random small CNNs: against loops over copies, in float64."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from support.random_cnns import build, networks
+from support.tiny_models import SmallCNN
+from torch import Tensor
+
+from krypton_engine import FallbackWarning, KryptonFeatureAblation
+from krypton_engine.attr.features import regions_of
+from krypton_engine.executors.base import Opening, Session
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.planning.cache import Source, capture
+from krypton_engine.planning.planner import Preparer
+from krypton_engine.run.walks import walked
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 3e-5}
+"""Of the largest output."""
+
+common = settings(
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+EXAMPLES = {1: 6, 2: 15, 3: 6}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_networks():
+    """The planner would run networks that small in full, and two threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
+        yield
+    torch.set_num_threads(threads)
+
+
+def masks(shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
+    """Masks of one to six regions: scattered, or boxes of rows, or alike in some axes."""
+
+    def mask(seed: int, count: int, alike: int, blocks: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [1 if alike >> axis & 1 else size for axis, size in enumerate(shape)]
+        numbers = torch.randint(0, count, [-(-size // blocks) for size in sizes], generator=generator)
+        for axis, size in enumerate(sizes):
+            numbers = numbers.repeat_interleave(blocks, axis).narrow(axis, 0, size)
+        return numbers[None]
+
+    return st.builds(
+        mask, st.integers(0, 999), st.integers(1, 6), st.integers(0, 2 ** len(shape) - 1), st.integers(1, 4)
+    )
+
+
+def covered(x: Tensor, mask: Tensor, number: int, baseline: Tensor) -> Tensor:
+    return torch.where(mask == number, baseline, x)
+
+
+def opened(model: torch.nn.Module, x: Tensor, baseline: Tensor, regions: Regions, executor: str) -> Session:
+    """A session over regions."""
+    graph = capture(Source(model, (x,)))
+    ready = Preparer(executor, None).plan(graph, regions, x.device)
+    return ready.open(Opening((x,), baseline, memory_budget=2**30))
+
+
+@pytest.mark.parametrize("rank", EXAMPLES)
+def test_random_networks(rank: int) -> None:
+    @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
+    @given(st.data())
+    def run(data: st.DataObject) -> None:
+        network = data.draw(networks(rank), "network")
+        model = build(network)
+        note(f"input {network.shape}\n{model}")
+        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99), "seed"))
+        x, baseline = (
+            torch.randn(1, *network.shape, dtype=torch.float64, generator=generator) for _ in range(2)
+        )
+        mask = data.draw(masks(network.shape), "mask")
+        numbers = mask.unique().tolist()
+        orders = np.stack([torch.randperm(len(numbers), generator=generator).numpy() for _ in range(2)])
+        with torch.no_grad():
+            right = torch.cat([model(covered(x, mask, number, baseline)) for number in numbers])
+            base, on_the_way = model(x), []
+            for order in orders:
+                now = x
+                for place in order:
+                    now = covered(now, mask, numbers[place], baseline)
+                    on_the_way.append(model(now))
+        scale = max(1.0, float(right.abs().max()), float(torch.cat(on_the_way).abs().max()))
+        (regions,) = regions_of((mask,), (x,))
+        single = copy.deepcopy(model).float()
+        for made, dtype, executor in ((model, torch.float64, "reference"), (single, torch.float32, "auto")):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FallbackWarning)
+                values = KryptonFeatureAblation(made, executor).attribute(
+                    x.to(dtype), baseline.to(dtype), target=None, feature_mask=mask
+                )
+            flat = (base - right).flatten(1)
+            for number, expected in zip(numbers, flat, strict=True):
+                cells = (mask == number).expand(1, *network.shape)[0]
+                found = values[:, cells]
+                error = float((found.double() - expected[:, None]).abs().max())
+                assert error <= TOLERANCE[dtype] * scale, f"region {number}: {error:.3g} of {scale:.3g}"
+            with torch.no_grad():
+                session = opened(made, x.to(dtype), baseline.to(dtype), regions, executor)
+                found = walked(session, x.to(dtype), orders).flatten(0, 1)
+            error = float((found.double() - torch.cat(on_the_way)).abs().max())
+            assert error <= TOLERANCE[dtype] * scale, f"walks: {error:.3g} of {scale:.3g}"
+
+    run()
+
+
+def test_a_thousand_steps_do_not_drift() -> None:
+    """A walk to and fro: what rounding leaves behind stays rounding."""
+
+    torch.manual_seed(3)
+    model, x = SmallCNN(), torch.rand(1, 3, 24, 20)
+    mask = torch.randint(0, 5, (1, 1, 24, 20))
+    (regions,) = regions_of((mask,), (x,))
+    exact = copy.deepcopy(model).double()
+    for executor in ("reference", "native"):
+        with torch.no_grad():
+            session = opened(model, x, torch.zeros(1), regions, executor)
+            walks, now = session.walks([None]), x
+            for step in range(1000):
+                box = regions.boxes(np.array([step % 5]))
+                inside = (slice(None), *(slice(lo, hi) for lo, hi in box[0]))
+                content = torch.rand(now[inside].shape)
+                now = now.clone()
+                now[inside] = content
+                outputs = walks.advance(np.array([0]), box, lambda _, content=content: content)
+            truth = exact(now.double())
+            ours, theirs = (float((each - truth).abs().max()) for each in (outputs, model(now)))
+        rounding = torch.finfo(torch.float32).eps * float(truth.abs().max())
+        assert ours <= 3 * max(theirs, 8 * rounding), (executor, ours, theirs)

@@ -17,13 +17,11 @@ from krypton_engine.attr.targets import of_example, select
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
-from krypton_engine.executors.full import evaluate
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.planning import proof
 from krypton_engine.planning.answer import Answer
 from krypton_engine.planning.planner import Preparer
-from krypton_engine.planning.question import Question
 from krypton_engine.run.loop import Watch
 from krypton_engine.run.tally import Tally
 from krypton_engine.run.walks import walked
@@ -135,20 +133,12 @@ def sampled(
             share = None
             if limits.seconds is not None:
                 share = limits.seconds * (number + 1) / len(requests)
-            bare, mine = _from_baseline(request.question), replace(limits, seconds=share)
+            bare, mine = request.question.from_baseline(), replace(limits, seconds=share)
             start = bare.as_occluded(0).inputs[0]
             work = partial(_of_example, request, start, orders, mine, began, watch, watch.done)
             found.append(preparer.answered(bare, 0, request.per_evaluation, work))
         watch.finish()
     return found
-
-
-def _from_baseline(question: Question) -> Question:
-    """The question with every feature absent, whose regions fill with the input."""
-    x, baseline = question.inputs[0], question.baseline(0, 0)
-    start = baseline.to(torch.result_type(x, baseline))
-    base = evaluate(question.forward_func, (start,), question.additional)
-    return replace(question, inputs=(start,), baselines=(x,), base=base)
 
 
 def _of_example(
@@ -172,14 +162,12 @@ def _of_example(
     selected = partial(select, target=of_example(request.target, 0, 1))
     builder = MapBuilder(regions, session.base, selected, target=request.target)
     places = _places(regions, orders)
-    tally, full = Tally(), request.question.base
+    tally = Tally()
     at_once = min(session.most_walks, _MOST_WALKS, request.per_evaluation or _MOST_WALKS)
-    eps = proof.summation(torch.finfo(session.base.dtype).eps)
     while not tally.count or not limits.reached([tally], began):
         mine = places[tally.count : tally.count + at_once]
         outputs = walked(session, start, mine, watch.advance)
-        if not proof.agree(outputs[:, -1], full.expand(outputs[:, -1].shape), eps * float(full.abs().max())):
-            raise proof.Disagreement(proof.DISAGREES)
+        proof.check_end(outputs[:, -1], request.question.base, session.base)
         builder.record(mine[:, 0], outputs[:, 0])
         values = torch.stack([selected(each) for each in outputs])
         before = torch.cat([selected(session.base)[None].expand(len(mine), 1, *values.shape[2:]), values], 1)

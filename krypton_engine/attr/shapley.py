@@ -120,7 +120,7 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
                 self._preparer.warn("several inputs: all features run in full, as Captum runs them")
                 found = self._in_full(inputs, given, perturbations_per_eval, limits, began, show_progress)
             elif request.question.base.shape[:1] != tensors[0].shape[:1]:
-                self._preparer.warn("outputs are not one row an example: all features run in full, as Captum's")
+                self._preparer.warn("outputs are not rows of examples: all features run in full, as Captum's")
                 found = self._in_full(inputs, given, perturbations_per_eval, limits, began, show_progress)
             else:
                 state = torch.get_rng_state()

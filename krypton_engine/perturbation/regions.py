@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,6 +129,17 @@ class Regions:
             for (lo, hi), size in zip(box.tolist(), self.numbers.shape, strict=True)
         )
         return torch.from_numpy(self.numbers[inside] == position)[None]
+
+    @cached_property
+    def sizes(self) -> IntArray:
+        """Cells of every region.
+
+        Examples:
+            >>> Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3)).sizes.tolist()
+            [9, 9]
+        """
+        alike = math.prod(self.input_shape) // max(1, self.numbers.size)
+        return np.bincount(self.numbers.reshape(-1), minlength=len(self)) * alike
 
     def spans(self, axis: int) -> bool:
         """Whether the box of every region covers the whole of an axis."""

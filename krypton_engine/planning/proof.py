@@ -119,6 +119,29 @@ def agree(mine: Tensor, theirs: Tensor, tolerance: Tensor | float) -> bool:
     return bool((close | (mine == theirs) | (mine.isnan() & theirs.isnan())).all())
 
 
+def check_end(found: Tensor, theirs: Tensor, base: Tensor) -> None:
+    """Compare the outputs at the ends of walks with the forward function's own for the input they come to.
+
+    Args:
+        found: ``(walks, *output_shape)``.
+        theirs: ``(1, *output_shape)``.
+        base: Outputs where the walks began, ``(1, *output_shape)``: rounding is as large as what was summed.
+
+    Raises:
+        Disagreement: They differ by more than another order of summation.
+
+    Examples:
+        >>> base, theirs = torch.zeros(1, 2), torch.tensor([[1.0, 2.0]])
+        >>> check_end(torch.tensor([[1.0, 2.0], [1.0, 2.1]]), theirs, base)
+        Traceback (most recent call last):
+        krypton_engine.planning.proof.Disagreement: the captured graph disagrees with the forward function...
+    """
+    eps = torch.finfo(theirs.dtype).eps if theirs.is_floating_point() else 0.0
+    scale = max(largest(theirs), largest(base))
+    if not agree(found, theirs.expand(found.shape), summation(eps) * scale):
+        raise Disagreement(DISAGREES)
+
+
 def separable(graph: Graph, inputs: tuple[Tensor, ...], memory: int) -> bool:
     """Whether the output for a row of a batch is the same as for the row alone, whatever rows are beside it.
 

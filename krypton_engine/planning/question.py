@@ -112,6 +112,21 @@ class Question:
         covered = occlude(x, baseline, boxes, None if content is None else lambda _: content)
         return (*inputs[:occluded], covered, *inputs[occluded + 1 :])
 
+    def from_baseline(self) -> Question:
+        """The question about the baselines, covered with the inputs: insertion for deletion.
+
+        Examples:
+            >>> question = Question(model, (x,), (torch.zeros(1),), (heatmap.window,), None, model(x))
+            >>> question.from_baseline().inputs[0].any(), question.from_baseline().baselines[0] is x
+            (tensor(False), True)
+        """
+        starts = tuple(
+            baseline.expand(x.shape).to(torch.result_type(x, baseline))
+            for x, baseline in zip(self.inputs, self.baselines, strict=True)
+        )
+        base = evaluate(self.forward_func, starts, self.additional)
+        return replace(self, inputs=starts, baselines=self.inputs, base=base)
+
     def ask(self, inputs: tuple[Tensor, ...], row: int) -> Tensor:
         """The answer of the user's own forward function to other inputs in place of an example's.
 

@@ -22,8 +22,8 @@ map escape them one time in twenty-five. Of twelve maps of a network with group 
 .95, by .084 and .048, and 24 one, by .024."""
 
 _FEWEST_JUDGED = 12
-"""Sets that are drawn before a cheap map that a tuning has judged is relied on. With 8, four of thirty tuned maps
-of a DeiT fell short of .9, one of them by .087: its errors lay in a part of the map."""
+"""Sets that are drawn before a cheap map that a tuning has judged is relied on. With 8, four of thirty tuned
+maps of a DeiT fell short of .9, one of them by .087: its errors lay in a part of the map."""
 
 _SHARE_DRAWN = 8
 """Cost of all that is measured, in exact sets, for each set that was drawn at random."""

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.executors.base import Session
 from krypton_engine.perturbation.changed import ChangedRegions
 from krypton_engine.perturbation.windows import replaced
 
+OnStep = Callable[[int], object]
+"""Called after every step, with the number of walks that took it."""
 
-def walked(
-    session: Session,
-    x: Tensor,
-    orders: IntArray,
-    on_step: Callable[[int], object] = lambda _: None,
-) -> Tensor:
+
+def walked(session: Session, x: Tensor, orders: IntArray, on_step: OnStep = lambda _: None) -> Tensor:
     """Outputs on the way as walks fill regions in some orders.
 
     Args:
         session: Session over regions, opened on ``x``.
         x: The input that all walks begin at: ``(1, *input_shape)``.
-        orders: The region of every step: ``(walks, steps)``, at most ``session.most_walks`` walks; -1 for a
-            step that changes nothing.
-        on_step: Function called after every step, with the number of outputs.
+        orders: The region of every step: ``(walks, steps)``, at most ``session.most_walks`` walks.
+        on_step: See `OnStep`.
 
     Returns:
         ``(walks, steps, *output_shape)``.
@@ -44,14 +42,78 @@ def walked(
         >>> outputs.shape, torch.allclose(outputs[:, -1], model(torch.zeros_like(x)), atol=1e-5)
         (torch.Size([2, 4, 5]), True)
     """
+    return _along(session, x, [None] * len(orders), orders, on_step)
+
+
+def led(session: Session, x: Tensor, order: IntArray, on_step: OnStep = lambda _: None) -> Tensor:
+    """Outputs on the way as regions are filled in one order, in a few walks side by side.
+
+    Each walk begins at the input with all before it filled, which takes a full pass, and goes on where the
+    steps of all walks share the weights that are read: about the square root of all steps each.
+
+    Args:
+        session: Session over regions, opened on ``x``.
+        x: The input: ``(1, *input_shape)``.
+        order: Regions, different ones: ``(steps,)``.
+        on_step: See `OnStep`.
+
+    Returns:
+        ``(steps, *output_shape)``.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> from krypton_engine.perturbation.regions import Regions
+        >>> from krypton_engine.plan.plan import Plan
+        >>> regions = Regions.of(torch.arange(20) // 5, (3, 24, 20))
+        >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
+        >>> session = ReferenceProgram(graph).open(Plan.of(graph, regions), opening)
+        >>> outputs = led(session, x, np.array([2, 0, 3, 1]))
+        >>> x[..., :5] = x[..., 10:15] = 0.0  # what the first two cover
+        >>> outputs.shape, torch.allclose(outputs[1:2], model(x), atol=1e-5)
+        (torch.Size([4, 5]), True)
+    """
     changed = session.changed
     assert isinstance(changed, ChangedRegions)
-    walks, now = session.walks([None] * len(orders)), [x] * len(orders)
+    changes = np.flatnonzero(_filled(changed.boxes(order)))
+    filling = order[changes]
+    reached = session.base.cpu()
+    if len(filling):
+        length = -(-len(filling) // max(1, min(session.most_walks, math.isqrt(len(filling)))))
+        parts = [filling[first : first + length] for first in range(0, len(filling), length)]
+        starts: list[Tensor | None] = [None]
+        now = x
+        for part in parts[:-1]:
+            for region in part.tolist():
+                now = replaced(now, changed.boxes(np.array([region]))[0], changed.content_on(now, region))
+            starts.append(now)
+        orders = np.full((len(parts), length), -1, dtype=np.int64)
+        for row, part in zip(orders, parts, strict=True):
+            row[: len(part)] = part
+        found = _along(session, x, starts, orders, on_step).flatten(0, 1)[: len(filling)]
+        reached = torch.cat([session.base, found])
+    # A region that changes nothing leaves the output as it was.
+    done = np.searchsorted(changes, np.arange(len(order)), side="right")
+    return reached[torch.from_numpy(done).to(reached.device)]
+
+
+def _filled(boxes: IntArray) -> Flags:
+    """Whether boxes hold anything."""
+    return np.asarray((boxes[..., 1] > boxes[..., 0]).all(1))
+
+
+def _along(
+    session: Session, x: Tensor, starts: Sequence[Tensor | None], orders: IntArray, on_step: OnStep
+) -> Tensor:
+    """Outputs after every step of walks from some inputs, None for ``x``; a step of -1 is none."""
+    changed = session.changed
+    assert isinstance(changed, ChangedRegions)
+    walks, now = session.walks(starts), [x if start is None else start for start in starts]
     outputs = session.base.expand(len(orders), *session.base.shape[1:]).clone()
     found = []
     for positions in orders.T:
         boxes = changed.boxes(np.maximum(positions, 0))
-        which = np.flatnonzero((positions >= 0) & (boxes[..., 1] > boxes[..., 0]).all(1))
+        which = np.flatnonzero((positions >= 0) & _filled(boxes))
         if len(which):
             contents = [changed.content_on(now[walk], int(positions[walk])) for walk in which]
             for walk, content in zip(which, contents, strict=True):
@@ -61,5 +123,5 @@ def walked(
                 which, boxes[which], contents.__getitem__
             )
         found.append(outputs)
-        on_step(len(orders))
+        on_step(len(which))
     return torch.stack(found, 1)

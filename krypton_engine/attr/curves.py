@@ -140,7 +140,8 @@ def curves(
 
 def _one(outputs: Tensor, target: Any, activate: Any) -> Tensor:
     """The target's value of outputs: ``(n,)``."""
-    return select(activated(outputs, activate), target).reshape(len(outputs))
+    # A copy: a part of all outputs would keep them all.
+    return select(activated(outputs, activate), target).reshape(len(outputs)).clone()
 
 
 def _values(
@@ -150,17 +151,19 @@ def _values(
     watch.rewind(done)
     (row,) = answer.rows
     session = answer.open(row)
-    if row is None or not session.most_walks:
-        raise InputError("forward_func", "one output for several examples", "one row an example", verb="has")
+    if not session.most_walks:
+        raise InputError("memory_budget", "too small", problem="for the views of a walk")
     start = question.as_occluded(0).inputs[0]
-    outputs = led(session, start, order, watch.advance)
+    values, first, last = led(session, start, order, select_one, watch.advance)
     end = question.ask((question.baseline(0, 0).to(start),), 0)
-    proof.check_end(outputs[-1:], end, session.base)
+    proof.check_end(last, end, session.base)
     regions = session.window
     builder = MapBuilder(regions, session.base, select_one)
-    builder.record(order[:1], outputs[:1])
+    changes = session.changed.boxes(order)
+    some = order[(changes[..., 1] > changes[..., 0]).all(1)][:1]
+    builder.record(some, first[: len(some)])
     answer.confirm(row, session, builder)
-    return np.asarray(torch.cat([select_one(session.base), select_one(outputs)]).double().cpu().numpy())
+    return np.asarray(torch.cat([select_one(session.base), values]).double().cpu().numpy())
 
 
 def _regions(given: Tensor | int, x: Tensor) -> Regions:

@@ -39,8 +39,12 @@ def masks_of(feature_mask: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
         if len(shape) != x.ndim or not all(m in (1, n) for m, n in zip(shape, x.shape, strict=True)):
             accepted = f"a shape that broadcasts to the input's, {tuple(x.shape)}"
             raise InputError(name, f"shape {tuple(mask.shape)}", accepted, verb="has")
-        if mask.is_complex() or (mask.is_floating_point() and bool((mask != mask.round()).any())):
+        if mask.is_complex():
             raise InputError(name, f"{mask.dtype}", "whole numbers, one for every feature", verb="holds")
+        strange = ~mask.isfinite() | (mask != mask.round()) if mask.is_floating_point() else mask != mask
+        if bool(strange.any()):
+            found = f"{mask[strange].reshape(-1)[0].item():g}"
+            raise InputError(name, found, "whole numbers, one for every feature", verb="holds")
     return masks
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -90,10 +91,32 @@ class Limits:
         return late or sure or all(each.count >= self.most for each in tallies)
 
 
+class Orders:
+    """Permutations, drawn as they are asked for, and kept.
+
+    Args:
+        drawn: The permutations.
+
+    Examples:
+        >>> orders = Orders(iter([[0, 1], [1, 0], [0, 1]]))
+        >>> orders.some(1, 1), orders.some(0, 9)
+        ([[1, 0]], [[0, 1], [1, 0], [0, 1]])
+    """
+
+    def __init__(self, drawn: Iterable[Sequence[int]]) -> None:
+        self._drawn = iter(drawn)
+        self._known: list[Sequence[int]] = []
+
+    def some(self, first: int, count: int) -> list[Sequence[int]]:
+        """Permutations from number ``first`` on; fewer where no more can be drawn."""
+        self._known += itertools.islice(self._drawn, max(0, first + count - len(self._known)))
+        return self._known[first : first + count]
+
+
 def sampled(
     preparer: Preparer,
     requests: Sequence[AttributionRequest],
-    orders: Sequence[Sequence[int]],
+    orders: Orders,
     limits: Limits,
     began: float,
     show_progress: bool,
@@ -103,7 +126,7 @@ def sampled(
     Args:
         preparer: Opens the sessions.
         requests: One for every example.
-        orders: Permutations of the users' numbers of regions.
+        orders: Permutations of the users' numbers of regions, the same for every request.
         limits: The end of sampling; seconds are shared out among the requests.
         began: Value of ``time.perf_counter`` when the call began.
         show_progress: Whether to draw a progress bar.
@@ -120,14 +143,14 @@ def sampled(
         >>> request = ablation_request(model, x, (halves,), 0.0, 2, None, None).of_row(0, (halves,))
         >>> limits = Limits(most=2, seconds=None, error=None)
         >>> ((values, errors),) = sampled(
-        ...     Preparer("reference", None), [request], [[0, 1], [1, 0]], limits, 0.0, show_progress=False
+        ...     Preparer("reference", None), [request], Orders([[0, 1], [1, 0]]), limits, 0.0, False
         ... )
         >>> drop = (model(x) - model(0 * x))[0, 2].double()
         >>> values.shape, torch.allclose(values[0, 0, 0, 0] + values[0, 0, 0, -1], drop, atol=1e-5)
         (torch.Size([1, 3, 24, 20]), True)
     """
     found = []
-    steps = sum(len(orders) * len(request.question.windows[0]) for request in requests)
+    steps = sum(limits.most * len(request.question.windows[0]) for request in requests)
     with Watch(steps, None, show_progress, WORDS) as watch:
         for number, request in enumerate(requests):
             share = None
@@ -144,7 +167,7 @@ def sampled(
 def _of_example(
     request: AttributionRequest,
     start: Tensor,
-    orders: Sequence[Sequence[int]],
+    orders: Orders,
     limits: Limits,
     began: float,
     watch: Watch,
@@ -155,32 +178,32 @@ def _of_example(
     watch.rewind(done)
     (row,) = answer.rows
     session = answer.open(row)
-    if row is None or answer.plan(session) is None or not session.most_walks:
+    if row is None or answer.plan(session) is None:
         raise WithoutGraph
+    if not session.most_walks:
+        raise WithoutGraph("memory_budget does not hold the views of a walk: all features run in full")
     regions = session.window
     assert isinstance(regions, Regions)
     selected = partial(select, target=of_example(request.target, 0, 1))
     builder = MapBuilder(regions, session.base, selected, target=request.target)
-    places = _places(regions, orders)
+    place = {int(number): i for i, number in enumerate(regions.ids)}
     tally = Tally()
     at_once = min(session.most_walks, _MOST_WALKS, request.per_evaluation or _MOST_WALKS)
     while not tally.count or not limits.reached([tally], began):
-        mine = places[tally.count : tally.count + at_once]
-        outputs = walked(session, start, mine, watch.advance)
-        proof.check_end(outputs[:, -1], request.question.base, session.base)
-        builder.record(mine[:, 0], outputs[:, 0])
-        values = torch.stack([selected(each) for each in outputs])
-        before = torch.cat([selected(session.base)[None].expand(len(mine), 1, *values.shape[2:]), values], 1)
-        tally.add(_by_region(before.double().diff(dim=1), mine, len(regions)))
+        some = orders.some(tally.count, at_once)
+        if not some:
+            break
+        mine = np.array([[place[number] for number in order if number in place] for order in some])
+        values = [selected(session.base).expand(len(mine), *selected(session.base).shape[1:])]
+        for outputs in walked(session, start, mine, watch.advance):
+            if len(values) == 1:
+                builder.record(mine[:, 0], outputs)
+            values.append(selected(outputs).clone())  # not a part of all outputs, which would stay with it
+        proof.check_end(outputs, request.question.base, session.base)
+        tally.add(_by_region(torch.stack(values, 1).double().diff(dim=1), mine, len(regions)))
     answer.confirm(row, session, builder)
-    values, errors = (regions.average(each.movedim(0, -1))[None] for each in (tally.mean, tally.error))
-    return values, errors
-
-
-def _places(regions: Regions, orders: Sequence[Sequence[int]]) -> IntArray:
-    """Numbers of regions in every order; those without a cell are left out."""
-    place = {int(number): i for i, number in enumerate(regions.ids)}
-    return np.array([[place[number] for number in order if number in place] for order in orders])
+    mean, error = (regions.average(each.movedim(0, -1))[None] for each in (tally.mean, tally.error))
+    return mean, error
 
 
 def _by_region(contributions: Tensor, places: IntArray, count: int) -> Tensor:

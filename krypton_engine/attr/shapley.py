@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import torch
 from captum.attr import ShapleyValueSampling
@@ -12,7 +13,7 @@ from torch import Tensor
 from krypton_engine.attr.checks import memory_budget_of
 from krypton_engine.attr.explain import WithoutGraph
 from krypton_engine.attr.features import masks_of, regions_of
-from krypton_engine.attr.permutations import WORDS, Limits, sampled
+from krypton_engine.attr.permutations import WORDS, Limits, Orders, sampled
 from krypton_engine.attr.request import ablation_request
 from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.common.captum import counted
@@ -99,7 +100,9 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
         began = time.perf_counter()
         limits = Limits.of(n_samples, max_seconds, max_standard_error)
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-        masks = masks_of(feature_mask, tensors)
+        if any(isinstance(x, Tensor) and not x.numel() for x in tensors):
+            raise InputError("inputs", "empty", "tensors with at least one element")
+        masks, baselines = masks_of(feature_mask, tensors), _whole(baselines, tensors)
         numbers = torch.cat([torch.unique(mask).cpu() for mask in masks]).unique().long()
         if numbers[0] < 0:
             raise InputError("feature_mask", f"{int(numbers[0])}", "numbers from 0 on", verb="holds")
@@ -124,7 +127,7 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
                 found = self._in_full(inputs, given, perturbations_per_eval, limits, began, show_progress)
             else:
                 state = torch.get_rng_state()
-                orders = [list(each) for each in self.permutation_generator(features, limits.most)]
+                orders = Orders(self.permutation_generator(features, limits.most))
                 rows = range(len(tensors[0]))
                 regions = [regions_of(masks, tensors, row) for row in rows]
                 asked = [request.of_row(row, regions[row]) for row in rows]
@@ -132,7 +135,9 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
                     pairs = sampled(self._preparer, asked, orders, limits, began, show_progress)
                     values, errors = (torch.cat(each).float() for each in zip(*pairs, strict=True))
                     found = (values,), (errors,)
-                except WithoutGraph:
+                except WithoutGraph as error:
+                    if str(error):
+                        self._preparer.warn(str(error))
                     torch.set_rng_state(state)  # the same permutations again
                     found = self._in_full(inputs, given, perturbations_per_eval, limits, began, show_progress)
         parts = [each if isinstance(inputs, tuple) else each[0] for each in found]
@@ -159,3 +164,15 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
                 watch.advance(1)
             watch.finish()
         return tuple(t.mean.float() for t in tallies), tuple(t.error.float() for t in tallies)
+
+
+def _whole(baselines: Baselines, tensors: tuple[Tensor, ...]) -> Baselines:
+    """Scalar baselines of integer inputs without their fractions, as Captum has them for Shapley values."""
+
+    def one(baseline: Any, x: Tensor) -> Any:
+        is_fraction = isinstance(baseline, float) and not x.is_floating_point()
+        return torch.full_like(x[:1], baseline) if is_fraction else baseline
+
+    if isinstance(baselines, tuple):
+        return tuple(one(*pair) for pair in zip(baselines, tensors, strict=False))
+    return one(baselines, tensors[0]) if len(tensors) == 1 else baselines

@@ -127,8 +127,13 @@ class ChangedRegions:
         self._x, self._filling = x, filling.to(x.device).expand(x.shape)
         differs = (self._x != self._filling).any(0).cpu().numpy()
         self.any = bool(differs.any())
+        # Along an axis that all regions span, boxes stay whole: executors rely on that.
+        along = tuple(axis for axis in range(differs.ndim) if regions.spans(axis))
         alike = tuple(axis for axis, size in enumerate(regions.numbers.shape) if size == 1)
         self._boxes = regions.bounds(np.any(differs, axis=alike, keepdims=True))
+        changes = (self._boxes[..., 1] > self._boxes[..., 0]).all(1)
+        for axis in along:
+            self._boxes[changes, axis] = 0, regions.input_shape[axis]
 
     def boxes(self, positions: IntArray) -> IntArray:
         """See `Changed.boxes`; along axes on which the mask does not vary, the boxes are whole."""

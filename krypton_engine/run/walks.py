@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ OnStep = Callable[[int], object]
 """Called after every step, with the number of walks that took it."""
 
 
-def walked(session: Session, x: Tensor, orders: IntArray, on_step: OnStep = lambda _: None) -> Tensor:
-    """Outputs on the way as walks fill regions in some orders.
+def walked(
+    session: Session, x: Tensor, orders: IntArray, on_step: OnStep = lambda _: None
+) -> Iterator[Tensor]:
+    """Outputs after every step as walks fill regions in some orders.
 
     Args:
         session: Session over regions, opened on ``x``.
@@ -27,8 +29,8 @@ def walked(session: Session, x: Tensor, orders: IntArray, on_step: OnStep = lamb
         orders: The region of every step: ``(walks, steps)``, at most ``session.most_walks`` walks.
         on_step: See `OnStep`.
 
-    Returns:
-        ``(walks, steps, *output_shape)``.
+    Yields:
+        ``(walks, *output_shape)``.
 
     Examples:
         >>> from krypton_engine.executors.base import Opening
@@ -38,15 +40,21 @@ def walked(session: Session, x: Tensor, orders: IntArray, on_step: OnStep = lamb
         >>> regions = Regions.of(torch.arange(20) // 5, (3, 24, 20))
         >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
         >>> session = ReferenceProgram(graph).open(Plan.of(graph, regions), opening)
-        >>> outputs = walked(session, x, np.array([[0, 1, 2, 3], [3, 1, 0, 2]]))
-        >>> outputs.shape, torch.allclose(outputs[:, -1], model(torch.zeros_like(x)), atol=1e-5)
-        (torch.Size([2, 4, 5]), True)
+        >>> *_, outputs = walked(session, x, np.array([[0, 1, 2, 3], [3, 1, 0, 2]]))
+        >>> outputs.shape, torch.allclose(outputs, model(torch.zeros_like(x)), atol=1e-5)
+        (torch.Size([2, 5]), True)
     """
-    return _along(session, x, [None] * len(orders), orders, on_step)
+    yield from _along(session, x, [None] * len(orders), orders, on_step)
 
 
-def led(session: Session, x: Tensor, order: IntArray, on_step: OnStep = lambda _: None) -> Tensor:
-    """Outputs on the way as regions are filled in one order, in a few walks side by side.
+def led(
+    session: Session,
+    x: Tensor,
+    order: IntArray,
+    select: Callable[[Tensor], Tensor],
+    on_step: OnStep = lambda _: None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values on the way as regions are filled in one order, in a few walks side by side.
 
     Each walk begins at the input with all before it filled, which takes a full pass, and goes on where the
     steps of all walks share the weights that are read: about the square root of all steps each.
@@ -55,10 +63,12 @@ def led(session: Session, x: Tensor, order: IntArray, on_step: OnStep = lambda _
         session: Session over regions, opened on ``x``.
         x: The input: ``(1, *input_shape)``.
         order: Regions, different ones: ``(steps,)``.
+        select: Function from outputs ``(n, *output_shape)`` to the values that are kept, ``(n, ...)``.
         on_step: See `OnStep`.
 
     Returns:
-        ``(steps, *output_shape)``.
+        Values after every step, ``(steps, ...)``; the outputs after the first step that changes anything, and
+        after the last, each ``(1, *output_shape)``.
 
     Examples:
         >>> from krypton_engine.executors.base import Opening
@@ -68,16 +78,17 @@ def led(session: Session, x: Tensor, order: IntArray, on_step: OnStep = lambda _
         >>> regions = Regions.of(torch.arange(20) // 5, (3, 24, 20))
         >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
         >>> session = ReferenceProgram(graph).open(Plan.of(graph, regions), opening)
-        >>> outputs = led(session, x, np.array([2, 0, 3, 1]))
+        >>> values, first, last = led(session, x, np.array([2, 0, 3, 1]), lambda outputs: outputs[:, 2])
         >>> x[..., :5] = x[..., 10:15] = 0.0  # what the first two cover
-        >>> outputs.shape, torch.allclose(outputs[1:2], model(x), atol=1e-5)
-        (torch.Size([4, 5]), True)
+        >>> values.shape, torch.allclose(values[1], model(x)[0, 2], atol=1e-5)
+        (torch.Size([4]), True)
     """
     changed = session.changed
     assert isinstance(changed, ChangedRegions)
     changes = np.flatnonzero(_filled(changed.boxes(order)))
     filling = order[changes]
-    reached = session.base.cpu()
+    first = last = session.base
+    reached = select(session.base)
     if len(filling):
         length = -(-len(filling) // max(1, min(session.most_walks, math.isqrt(len(filling)))))
         parts = [filling[first : first + length] for first in range(0, len(filling), length)]
@@ -90,11 +101,16 @@ def led(session: Session, x: Tensor, order: IntArray, on_step: OnStep = lambda _
         orders = np.full((len(parts), length), -1, dtype=np.int64)
         for row, part in zip(orders, parts, strict=True):
             row[: len(part)] = part
-        found = _along(session, x, starts, orders, on_step).flatten(0, 1)[: len(filling)]
-        reached = torch.cat([session.base, found])
+        found = []
+        for step, outputs in enumerate(_along(session, x, starts, orders, on_step)):
+            first = outputs[:1] if step == 0 else first
+            # The last walk may be shorter, and stays where it has ended.
+            last = outputs[-1:]
+            found.append(select(outputs))
+        reached = torch.cat([reached, torch.stack(found, 1).flatten(0, 1)[: len(filling)]])
     # A region that changes nothing leaves the output as it was.
     done = np.searchsorted(changes, np.arange(len(order)), side="right")
-    return reached[torch.from_numpy(done).to(reached.device)]
+    return reached[torch.from_numpy(done).to(reached.device)], first, last
 
 
 def _filled(boxes: IntArray) -> Flags:
@@ -104,13 +120,12 @@ def _filled(boxes: IntArray) -> Flags:
 
 def _along(
     session: Session, x: Tensor, starts: Sequence[Tensor | None], orders: IntArray, on_step: OnStep
-) -> Tensor:
+) -> Iterator[Tensor]:
     """Outputs after every step of walks from some inputs, None for ``x``; a step of -1 is none."""
     changed = session.changed
     assert isinstance(changed, ChangedRegions)
     walks, now = session.walks(starts), [x if start is None else start for start in starts]
     outputs = session.base.expand(len(orders), *session.base.shape[1:]).clone()
-    found = []
     for positions in orders.T:
         boxes = changed.boxes(np.maximum(positions, 0))
         which = np.flatnonzero((positions >= 0) & _filled(boxes))
@@ -122,6 +137,5 @@ def _along(
             outputs[torch.from_numpy(which).to(outputs.device)] = walks.advance(
                 which, boxes[which], contents.__getitem__
             )
-        found.append(outputs)
         on_step(len(which))
-    return torch.stack(found, 1)
+        yield outputs

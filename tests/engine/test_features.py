@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -23,6 +24,7 @@ from support.tiny_models import (
     assert_close,
     incremental,
     output_scale,
+    peak_bytes,
     settle,
     tuple_of,
 )
@@ -35,6 +37,7 @@ from krypton_engine import (
     KryptonOcclusion,
     KryptonShapleyValueSampling,
 )
+from krypton_engine.executors.reference.session import ReferenceSession
 
 EXECUTORS = ("auto", "native", "reference")
 
@@ -220,11 +223,12 @@ def test_numbers_that_are_not_finite():
     ("mask", "said"),
     [
         (torch.zeros(5, 4, dtype=torch.long), "feature_mask has shape"),
-        (torch.full((24, 20), 0.5), "feature_mask holds torch.float32"),
+        (torch.full((24, 20), 0.5), "feature_mask holds 0.5"),
+        (torch.full((24, 20), torch.inf), "feature_mask holds inf"),
         ("slic", "feature_mask is str"),
         ((torch.zeros(24, 20), torch.zeros(24, 20)), "2 masks"),
     ],
-    ids=["shape", "fractions", "a word", "too many"],
+    ids=["shape", "fractions", "infinity", "a word", "too many"],
 )
 @pytest.mark.parametrize("kind", [KryptonFeatureAblation, KryptonShapleyValueSampling])
 def test_masks_that_cannot_be_used(cnn, kind, mask, said):
@@ -278,6 +282,27 @@ def test_squares_are_windows(cnn):
         by_windows,
         output_scale(cnn, x),
     )
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("head", ["mean", "flatten"])
+def test_borders_that_do_not_change(executor, head):
+    """Regions that all reach the edges, where the input is the baseline: boxes of what changes do not."""
+    torch.manual_seed(2)
+    body = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()]
+    last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    model = nn.Sequential(*body, *(last if head == "mean" else [nn.Flatten(), nn.Linear(8 * 256, 5)])).eval()
+    x = torch.zeros(1, 3, 16, 16)
+    x[:, :, 3:-2, 2:-1] = torch.randn(1, 3, 11, 13)
+    mask = (torch.arange(16)[:, None] + torch.arange(16))[None, None] // 2 % 3
+    (mine,), (right,) = both(
+        KryptonFeatureAblation(model, executor), FeatureAblation(model), x, target=1, feature_mask=mask
+    )
+    assert_close(mine, right, output_scale(model, x))
+    call = {"target": 1, "feature_mask": mask, "n_samples": 3}
+    mine, _ = seeded(KryptonShapleyValueSampling(model, executor).attribute, x, **call)
+    right, _ = seeded(ShapleyValueSampling(model).attribute, x, **call)
+    assert_close(mine, right, output_scale(model, x))
 
 
 # --- Shapley values --------------------------------------------------------------------------------------
@@ -418,3 +443,63 @@ def test_regions_of_numpy_masks_are_refused(cnn):
         KryptonFeatureAblation(cnn).attribute(
             torch.rand(1, 3, 24, 20), target=0, feature_mask=np.zeros((24, 20), dtype=int)
         )
+
+
+def test_integer_outputs_and_inputs(cnn):
+    x, mask = torch.rand(1, 3, 24, 20), mask_like("squares", (3, 24, 20))
+    bytes_ = torch.randint(0, 256, (1, 3, 24, 20))
+    for forward, given, baseline in (
+        (lambda a: (cnn(a) * 1000).long(), x, None),
+        (lambda a: cnn(a.float() / 255), bytes_, 0.5),
+        (lambda a: cnn(a.float() / 255), bytes_, 7),
+    ):
+        call = {"target": 1, "feature_mask": mask, "n_samples": 3}
+        mine, _ = seeded(KryptonShapleyValueSampling(forward).attribute, given, baseline, **call)
+        right, _ = seeded(ShapleyValueSampling(forward).attribute, given, baseline, **call)
+        torch.testing.assert_close(mine, right, atol=1.01 if given is x else 1e-5, rtol=0)
+
+
+def test_a_walk_through_large_outputs_is_no_disagreement():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 5, bias=False),
+    ).eval()  # fmt: skip
+    x, baseline = torch.rand(1, 3, 24, 20) * 1e-3, torch.rand(1, 3, 24, 20) * 1e3
+    mask = mask_like("squares", (3, 24, 20))
+    with incremental():
+        for start, end in ((x, baseline), (0 * x, baseline), (baseline, x)):
+            call = {"target": 1, "feature_mask": mask, "n_samples": 3}
+            mine, _ = seeded(KryptonShapleyValueSampling(model, "native").attribute, start, end, **call)
+            right, _ = seeded(ShapleyValueSampling(model).attribute, start, end, **call)
+            assert_close(mine, right, output_scale(model, baseline))
+
+
+def test_a_million_permutations_are_not_drawn_at_once(cnn):
+    began = time.perf_counter()
+    KryptonShapleyValueSampling(cnn).attribute(
+        torch.rand(1, 3, 24, 20), target=1, feature_mask=mask_like("squares", (3, 24, 20)),
+        n_samples=10**7, max_seconds=0.1,
+    )  # fmt: skip
+    assert time.perf_counter() - began < 30  # all would take minutes
+
+
+def test_dense_outputs_are_not_kept():
+    """Of every step only the target's values stay; all outputs of all steps would take 2.8 GiB."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 21, 3, padding=1)).eval()
+    x = torch.randn(1, 3, 128, 128)
+    mask = torch.arange(128)[:, None] // 16 * 8 + torch.arange(128) // 16
+    ours = KryptonShapleyValueSampling(model, "native", memory_budget=256 * 2**20)
+    call = {"target": (1, 3, 4), "feature_mask": mask}
+    ours.attribute(x, **call, n_samples=1)
+    grown = peak_bytes(lambda: ours.attribute(x, **call, n_samples=16))
+    assert grown < 600 * 2**20
+
+
+def test_a_budget_without_room_for_a_walk_runs_in_full(cnn, monkeypatch):
+    monkeypatch.setattr(ReferenceSession, "most_walks", 0)
+    x, mask = torch.rand(1, 3, 24, 20), mask_like("squares", (3, 24, 20))
+    call = {"target": 1, "feature_mask": mask, "n_samples": 2}
+    with pytest.warns(FallbackWarning, match="memory_budget does not hold the views of a walk"):
+        mine, _ = seeded(KryptonShapleyValueSampling(cnn, "reference").attribute, x, **call)
+    right, _ = seeded(ShapleyValueSampling(cnn).attribute, x, **call)
+    assert_close(mine, right, output_scale(cnn, x))

@@ -111,7 +111,7 @@ def test_random_networks(rank: int) -> None:
                 assert error <= TOLERANCE[dtype] * scale, f"region {number}: {error:.3g} of {scale:.3g}"
             with torch.no_grad():
                 session = opened(made, x.to(dtype), baseline.to(dtype), regions, executor)
-                found = walked(session, x.to(dtype), orders).flatten(0, 1)
+                found = torch.stack(list(walked(session, x.to(dtype), orders)), 1).flatten(0, 1)
             error = float((found.double() - torch.cat(on_the_way)).abs().max())
             assert error <= TOLERANCE[dtype] * scale, f"walks: {error:.3g} of {scale:.3g}"
 

@@ -161,9 +161,8 @@ class NativeSession:
 
     @property
     def most_walks(self) -> int:
-        """Walks whose views the memory holds beside those of this session and of the one that leads them."""
-        views = self.program.program.view_bytes
-        return int(max(1, (self._free - views) // 2 // max(views, 1)))
+        """Walks that the memory holds beside this session; see `NativeWalks.most`."""
+        return NativeWalks.most(self.program, self._plan, self._free)
 
     def walks(self, starts: Sequence[Tensor | None]) -> Walks:
         """See `krypton_engine.executors.base.Session.walks`."""

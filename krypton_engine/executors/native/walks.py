@@ -57,6 +57,16 @@ class NativeWalks:
         for start in starts:
             self._session.begin(None if start is first else program.as_image(index, start))
 
+    @staticmethod
+    def most(program: Prepared, plan: Plan, memory: int) -> int:
+        """Walks that so many bytes hold, beside the session that leads them."""
+        engine_program = program.program
+        kept = engine_program.read_elsewhere(program.kept)
+        run = [engine_program.run_bytes(program.extents(plan), kept, engine.threads(), n) for n in (0, 1)]
+        views = engine_program.view_bytes
+        each = views + run[1] - run[0] + sum(program.graph.nodes[i].numel() * 8 for i in program.exits)
+        return int(max(0, memory - views - run[0]) // max(each, 1))
+
     def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
         """See `krypton_engine.executors.base.Walks.advance`."""
         before = [self._now[walk] for walk in which.tolist()]

@@ -14,7 +14,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Computed, Opening
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.grouping import Grouping
-from krypton_engine.executors.memory import Batches
+from krypton_engine.executors.memory import Batches, for_one_position
 from krypton_engine.executors.reference.prepared import Prepared
 from krypton_engine.executors.reference.walk import Walk
 from krypton_engine.executors.reference.walks import ReferenceWalks
@@ -82,7 +82,7 @@ class ReferenceSession:
         self._thresholds = shrinks
         self.costs: Costs | None = None
         self._inputs = opening.inputs
-        self._view_bytes = plan.bytes_views
+        self._view_bytes, self._for_one = plan.bytes_views, for_one_position(plan)
         # The views of a second session come on top of these.
         beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
         self._again = partial(ReferenceSession, program, plan, beside)
@@ -116,7 +116,7 @@ class ReferenceSession:
     @property
     def most_walks(self) -> int:
         """Walks whose views the memory holds beside what one position takes."""
-        return int(max(1, self._batches.free // 2 // max(self._view_bytes, 1)))
+        return int(max(0, self._batches.free - self._for_one) // max(self._view_bytes, 1))
 
     def walks(self, starts: Sequence[Tensor | None]) -> ReferenceWalks:
         """See `krypton_engine.executors.base.Session.walks`."""

@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from captum.attr import Occlusion
 from support.random_cnns import Op
 from support.sessions import answers
 from support.truth import brute_force
@@ -327,3 +328,37 @@ def test_learnt_slopes(slopes):
     with torch.no_grad():
         slope.weight.copy_(torch.linspace(-0.4, 1.3, slopes))
     assert "boxes for" not in check(Between(slope), torch.randn(1, 3, 18, 16))
+
+
+@pytest.mark.parametrize("kind", ["along columns", "along rows", "the same everywhere", "written into rows"])
+def test_constants_beside_the_image(kind):
+    """A map of coordinates, say, that is concatenated or written into the image: cropped at every box."""
+
+    class Coordinates(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3 if kind == "written into rows" else 4, 8, 3)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            height, width = x.shape[2:]
+            if kind == "written into rows":
+                x = x.clone()
+                x[:, 1:2, 4:9] = torch.linspace(-1, 1, width).expand(1, 5, width)
+            else:
+                values = {
+                    "along columns": torch.linspace(-1, 1, width),
+                    "along rows": torch.linspace(-1, 1, height)[:, None],
+                    "the same everywhere": torch.tensor(0.3),
+                }[kind]
+                x = torch.cat([x, values.expand(len(x), 1, height, width)], 1)
+            return self.head(self.convolution(x).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = Coordinates().eval(), torch.randn(1, 3, 24, 20)
+    window = (3, 6, 5), (3, 3, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        mine = KryptonOcclusion(model, "native").attribute(x, *window, target=1)
+    right = Occlusion(model).attribute(x, *window, target=1)
+    torch.testing.assert_close(mine, right, atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.graph.box_operators import Reindex
+from krypton_engine.graph.ir import Ref, redirected
 from krypton_engine.graph.operators import base
 from krypton_engine.graph.regions import IndexMap
 
@@ -50,7 +52,7 @@ def _cat(call: base.Call) -> base.Local:
         operands.append(ref.node)
         maps.append({axis: IndexMap(n, tuple(source.tolist()))})
         start += n
-    return base.Local(dependent[0].roles, Reindex(), tuple(operands), tuple(maps))
+    return _reading(call, tensors, base.Local(dependent[0].roles, Reindex(), tuple(operands), tuple(maps)))
 
 
 @base.rule("stack")
@@ -89,4 +91,12 @@ def _slice_scatter(call: base.Call) -> base.Local:
         {axis: IndexMap(size, tuple(cells.tolist()))}
         for size, cells in zip(sizes, (kept, source), strict=True)
     )
-    return base.Local(roles, Reindex(), tuple(ref.node for ref in aligned), maps)
+    local = base.Local(roles, Reindex(), tuple(ref.node for ref in aligned), maps)
+    return _reading(call, (outer, inner), local)
+
+
+def _reading(call: base.Call, given: Sequence[Ref], local: base.Local) -> base.Local:
+    """The way of a call that reads its aligned operands in place of those given, in full as on boxes."""
+    place = {ref.node: operand for ref, operand in zip(given, local.operands, strict=True)}
+    args, kwargs = (redirected(each, lambda i: place.get(i, i)) for each in (tuple(call.args), call.kwargs))
+    return replace(local, args=args, kwargs=kwargs)

@@ -106,6 +106,12 @@ def curves(
 
     Raises:
         InputError: An argument that cannot be used.
+
+    Examples:
+        >>> options = None, 2, None, None, "auto", None, False
+        >>> found = curves("deletion", model, x, {"any": torch.rand_like(x)}, 8, *options)
+        >>> bool(abs(found["any"].values[0] - float(model(x)[0, 2])) < 1e-5)
+        True
     """
     preparer = Preparer(executor, memory_budget_of(forward_func, executor, memory_budget))
     check_one_example(x)

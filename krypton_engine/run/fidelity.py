@@ -21,10 +21,6 @@ _FEWEST_RELIED_ON = 24
 map escape them one time in twenty-five. Of twelve maps of a network with group norms, 16 left two short of
 .95, by .084 and .048, and 24 one, by .024."""
 
-_FEWEST_JUDGED = 12
-"""Sets that are drawn before a cheap map that a tuning has judged is relied on. With 8, four of thirty tuned
-maps of a DeiT fell short of .9, one of them by .087: its errors lay in a part of the map."""
-
 _SHARE_DRAWN = 8
 """Cost of all that is measured, in exact sets, for each set that was drawn at random."""
 
@@ -127,10 +123,9 @@ def to_be_drawn(spent: float, relied_on: bool, judged: bool) -> int:
         >>> [to_be_drawn(cost, relied_on=True, judged=False) for cost in (40, 800)]
         [24, 100]
         >>> to_be_drawn(40, relied_on=True, judged=True), to_be_drawn(40, relied_on=False, judged=False)
-        (12, 8)
+        (8, 8)
     """
-    relied = _FEWEST_JUDGED if judged else _FEWEST_RELIED_ON
-    fewest = relied if relied_on else FEWEST_DRAWN
+    fewest = _FEWEST_RELIED_ON if relied_on and not judged else FEWEST_DRAWN
     return max(fewest, int(spent) // _SHARE_DRAWN)
 
 

@@ -52,7 +52,7 @@ class Table:
         every = np.arange(len(window), dtype=np.int64)
         self.outputs = dict(zip(map(bytes, self.changed.boxes(every)), values.flatten(), strict=True))
 
-    def compute(self, changes, limit=None):
+    def compute(self, changes, limit=None, contents=None):
         self.asked += len(changes)
         values = torch.tensor([self.outputs[bytes(change)] for change in changes], dtype=torch.float64)
         dropped = None if self.effect is None else np.full(len(changes), self.effect)

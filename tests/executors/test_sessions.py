@@ -73,7 +73,7 @@ def test_the_loop_asks_for_no_change_twice(session, monkeypatch):
     asked = []
     compute = session.compute
     monkeypatch.setattr(
-        session, "compute", lambda changes, limit: asked.append(changes) or compute(changes, limit)
+        session, "compute", lambda changes, *rest: asked.append(changes) or compute(changes, *rest)
     )
     positions = np.arange(len(WINDOW))
     found = answers(session, np.concatenate([positions, positions[::-1]]))

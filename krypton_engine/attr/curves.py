@@ -13,6 +13,7 @@ from torch import Tensor
 
 from krypton_engine.attr.checks import Activation, activation_of, check_one_example, memory_budget_of
 from krypton_engine.attr.inputs import question_over
+from krypton_engine.attr.request import activated_row
 from krypton_engine.attr.targets import indices, of_example, select, selected_of
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Floats, IntArray
@@ -120,11 +121,7 @@ def curves(
     scores = {name: _scores(name, each, x, cells) for name, each in attributions.items()}
     with torch.no_grad(), evaluation_mode(forward_func, preparer.warn):
         question = question_over(forward_func, x, lambda _: (cells,), baselines, additional)
-        base = activated(question.base, activate)
-        if base.shape[:1] != (1,):
-            raise InputError(
-                "forward_func", f"shape {tuple(base.shape)} for one example", "one row", verb="returns"
-            )
+        base = activated_row(question.base, activate)
         if target is None and base.ndim == 2:
             target = int(base[0].argmax())
         if selected_of(base, target, 1).numel() != 1:

@@ -301,7 +301,7 @@ def map_request(
         >>> map_request(question, None, None).target == int(question.base.argmax())
         True
     """
-    base = _activated_row(question.base, activate)
+    base = activated_row(question.base, activate)
     has_classes = base.ndim == 2 and base.shape[1] > 1
     if target is None and base.ndim == 2:
         target = int(base[0].argmax())
@@ -360,8 +360,19 @@ def _accept_for_map(tuning: Tuning, request: MapRequest, has_region: bool) -> No
     accept(tuning, request.question, request.target, request.activate)
 
 
-def _activated_row(base: Tensor, activate: Activate) -> Tensor:
-    """The activated outputs for one example: one row."""
+def activated_row(base: Tensor, activate: Activate) -> Tensor:
+    """The activated outputs for one example: one row.
+
+    Raises:
+        InputError: Other outputs, or an activation that does not fit them.
+
+    Examples:
+        >>> activated_row(torch.tensor([[0.0, 0.0]]), softmax)
+        tensor([[0.5000, 0.5000]])
+        >>> activated_row(torch.tensor([[3.0]]), softmax)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: activation is 'softmax', which makes 1 of a single output...
+    """
     if base.shape[:1] != (1,):
         raise InputError(
             "forward_func",

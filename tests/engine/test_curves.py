@@ -121,6 +121,13 @@ def test_arguments_that_cannot_be_used(cnn, wrong, said):
         evaluate.deletion(cnn, **given)
 
 
+def test_a_single_output_has_no_softmax(cnn):
+    with pytest.raises(InputError, match="activation is 'softmax', which makes 1 of a single output"):
+        evaluate.deletion(lambda x: cnn(x)[:, :1], IMAGE, ATTRIBUTION, 8)
+    with pytest.raises(InputError, match="shape"):
+        evaluate.deletion(lambda x: cnn(x).sum(0), IMAGE, ATTRIBUTION, 8, activation=None)
+
+
 def test_a_plot_says_what_is_better(cnn):
     matplotlib.use("Agg")
     found = evaluate.deletion(cnn, IMAGE, {"one": ATTRIBUTION, "other": -ATTRIBUTION}, regions=8)

@@ -10,7 +10,7 @@ from torch import Tensor
 from krypton_engine.attr.checks import shape_or_type
 from krypton_engine.common.captum import format_feature_mask
 from krypton_engine.errors import InputError
-from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.regions import Regions, whole_numbers
 
 
 def masks_of(feature_mask: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -33,19 +33,15 @@ def masks_of(feature_mask: object, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
     masks: tuple[Tensor, ...] = format_feature_mask(feature_mask, inputs)
     if len(masks) != len(inputs):
         raise InputError("feature_mask", f"{len(masks)} masks", f"one for each of {len(inputs)} inputs")
+    numbers = []
     for i, (mask, x) in enumerate(zip(masks, inputs, strict=True)):
         name = f"feature_mask[{i}]" if isinstance(feature_mask, tuple) else "feature_mask"
         shape = (1,) * (x.ndim - mask.ndim) + tuple(mask.shape)
         if len(shape) != x.ndim or not all(m in (1, n) for m, n in zip(shape, x.shape, strict=True)):
             accepted = f"a shape that broadcasts to the input's, {tuple(x.shape)}"
             raise InputError(name, f"shape {tuple(mask.shape)}", accepted, verb="has")
-        if mask.is_complex():
-            raise InputError(name, f"{mask.dtype}", "whole numbers, one for every feature", verb="holds")
-        strange = ~mask.isfinite() | (mask != mask.round()) if mask.is_floating_point() else mask != mask
-        if bool(strange.any()):
-            found = f"{mask[strange].reshape(-1)[0].item():g}"
-            raise InputError(name, found, "whole numbers, one for every feature", verb="holds")
-    return masks
+        numbers.append(whole_numbers(mask, name))
+    return tuple(numbers)
 
 
 def of_several_inputs(masks: tuple[Tensor, ...]) -> list[int]:

@@ -16,6 +16,33 @@ from krypton_engine.common.arrays import Flags, IntArray
 from krypton_engine.errors import InputError
 
 
+def whole_numbers(mask: Tensor, name: str) -> Tensor:
+    """The numbers of a mask, in int64.
+
+    Args:
+        mask: The mask.
+        name: The argument that a user gave the mask as, for messages.
+
+    Raises:
+        InputError: The mask holds other numbers.
+
+    Examples:
+        >>> whole_numbers(torch.tensor([1.0, 2.0]), "feature_mask")
+        tensor([1, 2])
+        >>> whole_numbers(torch.tensor([1.0, 2.5]), "feature_mask")
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: feature_mask holds 2.5; accepted: whole numbers, ...
+    """
+    accepted = "whole numbers, one for every region"
+    if mask.is_complex():
+        raise InputError(name, f"{mask.dtype}", accepted, verb="holds")
+    if mask.is_floating_point():
+        strange = ~mask.isfinite() | (mask != mask.round())
+        if bool(strange.any()):
+            raise InputError(name, f"{mask[strange].reshape(-1)[0].item():g}", accepted, verb="holds")
+    return mask.long()
+
+
 @dataclass(frozen=True, eq=False)
 class Regions:
     """Sets of cells without a cell in common, which need not be connected.
@@ -52,10 +79,7 @@ class Regions:
             Traceback (most recent call last):
             krypton_engine.errors.InputError: feature_mask has shape (2, 4); accepted: a shape that ...
         """
-        if mask.is_floating_point() and bool((mask == mask.round()).all()):
-            mask = mask.long()
-        if mask.is_floating_point() or mask.is_complex():
-            raise InputError(name, f"{mask.dtype}", "whole numbers, one for every region", verb="holds")
+        mask = whole_numbers(mask, name)
         shape = (1,) * (len(input_shape) - mask.ndim) + tuple(mask.shape)
         fits = len(shape) == len(input_shape) and all(
             mine in (1, n) for mine, n in zip(shape, input_shape, strict=True)

@@ -108,6 +108,7 @@ def test_signals_and_volumes():
         ({"regions": 0}, "regions is 0"),
         ({"regions": "slic"}, "regions is 'slic'"),
         ({"regions": torch.zeros(5, 5, dtype=torch.long)}, "regions has shape"),
+        ({"regions": torch.full((24, 20), torch.inf)}, "regions holds inf"),
         ({"attribution": torch.zeros(9, 9)}, "attribution.*shape"),
         ({"attribution": None}, "attribution.*NoneType"),
         ({"x": torch.zeros(2, 3, 24, 20)}, "one example"),

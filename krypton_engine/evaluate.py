@@ -17,7 +17,8 @@ from krypton_engine.common.calling import Baselines, Forward
 
 __all__ = ["Curve", "deletion", "insertion"]
 
-_ONE = "attribution"
+_ONE = ""
+"""Name of an attribution that stands alone."""
 
 
 def deletion(

@@ -186,15 +186,16 @@ def _regions(given: Tensor | int, x: Tensor) -> Regions:
 
 
 def _scores(name: str, attribution: Attribution, x: Tensor, regions: Regions) -> Floats:
-    """The mean attribution of every region."""
+    """The mean attribution of every region; an attribution that stands alone has an empty name."""
+    argument = f"attribution[{name!r}]" if name else "attribution"
     values = attribution.attribution() if isinstance(attribution, Heatmap) else attribution
     if not isinstance(values, Tensor):
-        raise InputError(f"attribution[{name!r}]", type(values).__name__, "a tensor, or a Heatmap")
+        raise InputError(argument, type(values).__name__, "a tensor, or a Heatmap")
     try:
         whole_map = values.detach().cpu().double().expand(x.shape)[0]
     except RuntimeError:
         raise InputError(
-            f"attribution[{name!r}]",
+            argument,
             f"shape {tuple(values.shape)}",
             f"what broadcasts to the input's, {tuple(x.shape)}",
             verb="has",

@@ -287,26 +287,47 @@ def heatmap_request(
         baselines if filling is None else None,  # type: ignore[arg-type]
         additional,
     )
-    questions = (question,) if filling is None else questions_filled(question, filling)
-    if len(questions) > 1:
-        _check_samples(len(questions), ssim_target, resume)
-    elif keep_samples:
-        raise InputError("keep_samples", "True", "fillings of several samples", "but baselines has one")
     if filling is not None and tuning is not None:
         raise InputError("tuning", in_brief(tuning), "None with a filling: a tuning is for one baseline")
-    request = map_request(
-        questions[0], target, activate, region, classes == "all", schedule, rule, tuning, resume
-    )
-    request = replace(
-        request,
-        analyze=bool(analyze),
-        further=questions[1:],
-        filled="" if filling is None else filling.describe(),
-        keep_samples=bool(keep_samples),
-    )
+
+    def ask(one: Question) -> MapRequest:
+        return map_request(one, target, activate, region, classes == "all", schedule, rule, tuning, resume)
+
+    request = ask(question) if filling is None else request_filled(question, filling, ask)
+    if keep_samples and not request.further:
+        raise InputError("keep_samples", "True", "fillings of several samples", "but baselines has one")
+    request = replace(request, analyze=bool(analyze), keep_samples=bool(keep_samples))
     if request.keep_outputs or (request.further and request.classes is not None):
         _check_kept(request, budget(x.device))
     return request
+
+
+def request_filled(question: Question, filling: Filling, ask: Callable[[Question], MapRequest]) -> MapRequest:
+    """The request for a map of which a filling covers the positions.
+
+    Args:
+        question: The question, with any baseline.
+        filling: The filling.
+        ask: Function that makes the request of one sample's question.
+
+    Raises:
+        InputError: The filling does not fit, or has several samples where one is wanted.
+
+    Examples:
+        >>> from krypton_engine.perturbation.fillings import Noise
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=None, additional=None)
+        >>> request = request_filled(question, Noise(samples=3), lambda one: map_request(one, 2, None))
+        >>> len(request.further), request.filled
+        (2, 'noise, 3 samples, seed 0')
+    """
+    first, *further = questions_filled(question, filling)
+    request = ask(first)
+    for name, given in (("ssim_target", request.rule), ("resume", request.known)):
+        if further and given is not None:
+            raise InputError(
+                name, "given", "None with a filling of several samples", f"and this one has {filling.samples}"
+            )
+    return replace(request, further=tuple(further), filled=filling.describe())
 
 
 def _positions(
@@ -333,15 +354,6 @@ def _positions(
             "but these regions have no neighbourhood in which a value could be told from others",
         )  # fmt: skip
     return found.grid
-
-
-def _check_samples(count: int, ssim_target: float | None, resume: Heatmap | None) -> None:
-    """Refuse what maps of several samples do not offer."""
-    for name, given in (("ssim_target", ssim_target), ("resume", resume)):
-        if given is not None:
-            raise InputError(
-                name, repr(given), "None with a filling of several samples", f"and this one has {count}"
-            )
 
 
 def map_request(

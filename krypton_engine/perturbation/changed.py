@@ -231,6 +231,9 @@ class Filled:
 _TOGETHER = 64
 """Positions whose contents are made together."""
 
+_MOST_KEPT = 2**26
+"""Bytes of contents that are kept, since they are looked at before they are computed with."""
+
 
 class ChangedFillings:
     """The cells of positions whose contents differ from position to position.
@@ -254,7 +257,8 @@ class ChangedFillings:
     def __init__(self, filled: Filled, x: Tensor) -> None:
         self.window = filled
         self._x = x
-        self._block, self._contents = -1, list[Tensor]()
+        self._made: dict[int, list[Tensor]] = {}
+        self._bytes = 0
 
     def boxes(self, positions: IntArray) -> IntArray:
         """See `Changed.boxes`: whole boxes, or none where the contents are the input's own cells."""
@@ -267,11 +271,15 @@ class ChangedFillings:
     def content(self, position: int) -> Tensor:
         """See `Changed.content`."""
         block, number = divmod(position, _TOGETHER)
-        if block != self._block:
+        if block not in self._made:
             last = min((block + 1) * _TOGETHER, len(self.window))
             some = np.arange(block * _TOGETHER, last, dtype=np.int64)
-            self._block, self._contents = block, self.window.fill(self.window.boxes(some))
-        content = self._contents[number].to(self._x)
+            made = self.window.fill(self.window.boxes(some))
+            if self._bytes > _MOST_KEPT:
+                self._made, self._bytes = {}, 0
+            self._made[block] = made
+            self._bytes += sum(each.numel() * each.element_size() for each in made)
+        content = self._made[block][number].to(self._x)
         if isinstance(self.window.plain, Regions):
             box = self.window.boxes(np.array([position]))[0]
             cells = self.window.plain.cells(position, box).to(self._x.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 from krypton_engine.attr.checks import Activation
 from krypton_engine.attr.curves import Attribution, Curve, Kind, curves
 from krypton_engine.common.calling import Baselines, Forward
+from krypton_engine.perturbation.regions import Regions
 
 __all__ = ["Curve", "deletion", "insertion"]
 
@@ -25,7 +26,7 @@ def deletion(
     forward_func: Forward,
     x: Tensor,
     attribution: Attribution | Mapping[str, Attribution],
-    regions: Tensor | int = 16,
+    regions: Tensor | Regions | int = 16,
     baselines: Baselines = None,
     target: int | tuple[int, ...] | None = None,
     additional_forward_args: object = None,
@@ -42,7 +43,8 @@ def deletion(
         x: One example: ``(1, *input_shape)``.
         attribution: Attributions that broadcast to ``x``, or a `krypton_engine.Heatmap`; or several, by name.
             A region's importance is their mean over its cells.
-        regions: The side of square patches in cells, or a mask of whole numbers that broadcasts to ``x``.
+        regions: The side of square patches in cells, or a mask of whole numbers that broadcasts to ``x``, or
+            the regions of a heatmap, ``heatmap.window``.
         baselines: Scalar or tensor that replaces the covered cells. Default 0.
         target: Output index; None for the predicted class.
         additional_forward_args: Further arguments of the forward function.
@@ -76,7 +78,7 @@ def insertion(
     forward_func: Forward,
     x: Tensor,
     attribution: Attribution | Mapping[str, Attribution],
-    regions: Tensor | int = 16,
+    regions: Tensor | Regions | int = 16,
     baselines: Baselines = None,
     target: int | tuple[int, ...] | None = None,
     additional_forward_args: object = None,
@@ -114,7 +116,7 @@ def _by(
     forward_func: Forward,
     x: Tensor,
     attribution: Attribution | Mapping[str, Attribution],
-    regions: Tensor | int,
+    regions: Tensor | Regions | int,
     baselines: Baselines,
     target: int | tuple[int, ...] | None,
     additional: object,

@@ -77,9 +77,9 @@ class Curve:
             >>> curve.plot(label="occlusion").get_xlabel()
             'share of the image uncovered'
         """
-        import matplotlib.pyplot as plt
-
         if ax is None:
+            import matplotlib.pyplot as plt
+
             _, ax = plt.subplots()
         words = f"{label}: {self.area:.3f}" if label else f"area {self.area:.3f}"
         ax.plot(self.shares, self.values, label=words)
@@ -95,7 +95,7 @@ def curves(
     forward_func: Forward,
     x: Tensor,
     attributions: Mapping[str, Attribution],
-    regions: Tensor | int,
+    regions: Tensor | Regions | int,
     baselines: Baselines,
     target: int | tuple[int, ...] | None,
     additional: object,
@@ -118,7 +118,7 @@ def curves(
     preparer = Preparer(executor, memory_budget_of(forward_func, executor, memory_budget))
     check_one_example(x)
     activate, target = activation_of(activation), indices(target)
-    cells = _regions(regions, x)
+    cells = regions_of(regions, x)
     scores = {name: _scores(name, each, x, cells) for name, each in attributions.items()}
     with torch.no_grad(), evaluation_mode(forward_func, preparer.warn):
         question = question_over(forward_func, x, lambda _: (cells,), baselines, additional)
@@ -170,8 +170,18 @@ def _values(
     return np.asarray(torch.cat([select_one(session.base), values]).double().cpu().numpy())
 
 
-def _regions(given: Tensor | int, x: Tensor) -> Regions:
-    """The regions that a user gives: a mask, or the side of square patches."""
+def regions_of(given: Tensor | Regions | int, x: Tensor) -> Regions:
+    """The regions that a user gives: a mask, or the side of square patches.
+
+    Raises:
+        InputError: Anything else.
+
+    Examples:
+        >>> len(regions_of(8, x))
+        9
+    """
+    if isinstance(given, Regions):
+        return given
     side, shape = whole(given), tuple(x.shape[1:])
     if side is None:
         if not isinstance(given, (Tensor, np.ndarray)):

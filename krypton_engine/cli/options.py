@@ -28,8 +28,20 @@ def add_question_options(parser: argparse.ArgumentParser) -> None:
         >>> parser.parse_args(["--model", "resnet18", "--target", "dog"]).target
         'dog'
     """
-    parser.add_argument("--model", metavar="M", required=True, help=MODEL_HELP)
     add_window_options(parser)
+    add_answer_options(parser)
+
+
+def add_answer_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the model, the class and what covers parts of the picture.
+
+    Examples:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_answer_options(parser)
+        >>> parser.parse_args(["--model", "resnet18"]).baseline
+        'grey'
+    """
+    parser.add_argument("--model", metavar="M", required=True, help=MODEL_HELP)
     parser.add_argument(
         "--target", metavar="C", help="class to explain, a name or an index (the predicted one)"
     )

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from support import factories
 
-from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, zoo
+from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, evaluate, fillings, zoo
 from krypton_engine.attr import explain as attr_explain
 from krypton_engine.attr import learn as attr_learn
 from krypton_engine.cli import main
@@ -155,6 +156,84 @@ def test_explain_defaults_to_a_picture_here(capsys, folder):
     assert explain(*COARSE) == 0
     assert (folder / "heatmap.png").is_file()
     assert "class " in capsys.readouterr().out  # without names
+
+
+def test_explain_regions_and_fillings_as_the_library(capsys, tmp_path):
+    out, mask = tmp_path / "map.npz", torch.arange(40)[:, None] // 20 * 2 + torch.arange(40) // 20
+    np.save(tmp_path / "mask.npy", mask.numpy())
+    model = zoo.load_model("cli_factory:network", size=40)
+    occlusion, x = KryptonOcclusion(model.model), model.preprocess(zoo.load_image("photo.png"))[None]
+    regions = str(tmp_path / "mask.npy")
+    assert explain("--regions", regions, "--baseline", "black", "--out", str(out)) == 0
+    assert "regions, black: 4 positions" in capsys.readouterr().out
+    expected = occlusion.heatmap(x, regions=mask, activation="softmax")
+    torch.testing.assert_close(Heatmap.load(out).values, expected.values)
+
+    assert explain(*COARSE, "--filling", "noise", "--samples", "2", "--out", str(out)) == 0
+    window = (3, 10, 10)
+    expected = occlusion.heatmap(x, window, window, fillings.Noise(samples=2), activation="softmax")
+    torch.testing.assert_close(Heatmap.load(out).values, expected.values)
+    assert "noise, 2 samples" in capsys.readouterr().out
+
+    for words in (("--filling", "local-mean"), ("--filling", "conditional", "--samples", "1")):
+        assert explain("--window", "6", "--stride", "6", *words, "--out", str(out)) == 0
+    assert Heatmap.load(out).baseline == "conditional of 6x6 given 4 around, 1 samples, seed 0"
+    assert explain("--regions", "slic:9", "--out", str(tmp_path / "map.png")) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--regions", "slick:9"), "Accepted: slic:COUNT"),
+        (("--regions", "photo.png"), "--regions is 'photo.png'"),
+        (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with --regions"),
+        (("--samples", "3"), "--samples is 3; accepted: none without --filling"),
+        (("--filling", "local-mean", "--samples", "3"), "--samples is 3; accepted: 1 with"),
+        (("--filling", "conditional", "--regions", "slic:9"), "--filling is conditional"),
+        (("--filling", "noise", "--samples", "2", "--ssim", "0.9"), "ssim_target is given"),
+        (("--filling", "conditional", "--window", "38"), "images is one of shape"),
+    ],
+)
+def test_regions_and_fillings_that_cannot_be_used(capsys, words, part):
+    refuses(capsys, explain(*words), part)
+
+
+def test_compare_tells_the_better_of_two_maps(capsys, tmp_path):
+    occlusion, opposite = tmp_path / "occlusion.npz", tmp_path / "opposite.npz"
+    assert explain(*COARSE, "--baseline", "black", "--out", str(occlusion)) == 0
+    heatmap = Heatmap.load(occlusion)
+    replace(heatmap, values=2 * heatmap.base - heatmap.values).save(opposite)
+    capsys.readouterr()
+    words = ("--baseline", "black", "--patch", "10", "--out", str(tmp_path / "curves.png"))
+    assert main(["compare", str(opposite), str(occlusion), "photo.png", *MINE, *words]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("occlusion.npz, the best") == 2 and "16 regions" in printed
+
+    model = zoo.load_model("cli_factory:network", size=40)
+    x = model.preprocess(zoo.load_image("photo.png"))[None]
+    curve = evaluate.deletion(model.model, x, heatmap, 10, 0.0, heatmap.target)
+    assert f"area {curve.area:.3f}"[:9] in printed
+    assert Image.open(tmp_path / "curves.png").width > 500
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("nothing.npz", "photo.png"), "MAP is 'nothing.npz', which is no saved heatmap"),
+        (("small.npz", "photo.png"), "MAP is 'small.npz'; accepted: maps over the model's input, 3x40x40"),
+        (("map.npz", "map.npz", "photo.png"), "MAP is 'map.npz'; accepted: files that are named once"),
+        (("map.npz", "other.npz", "photo.png"), "--target is missing"),
+        (("map.npz", "photo.png", "--patch", "0"), "--patch"),
+        (("map.npz", "photo.png", "--out", "curves.npz"), "--out is 'curves.npz'"),
+    ],
+)
+def test_maps_that_cannot_be_compared(capsys, folder, words, part):
+    assert explain(*COARSE, "--out", "map.npz", "--target", "0") == 0
+    assert explain(*COARSE, "--out", "other.npz", "--target", "1") == 0
+    small = KryptonOcclusion(lambda x: x.mean((2, 3))).heatmap(torch.rand(1, 3, 8, 8), (3, 4, 4), 4)
+    small.save("small.npz")
+    capsys.readouterr()
+    refuses(capsys, main(["compare", *words, *MINE]), part)
 
 
 @pytest.mark.parametrize(("given", "index"), [("DOG", 1), ("2", 2), ("-1", 2)])

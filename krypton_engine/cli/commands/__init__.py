@@ -1,6 +1,6 @@
 """The commands of ``krypton``, one file each; a new one is a file with a ``COMMAND`` and a line below."""
 
-from krypton_engine.cli.commands import demo, explain, info, plan, tune
+from krypton_engine.cli.commands import compare, demo, explain, info, plan, tune
 
 # As ``krypton --help`` lists them.
-COMMANDS = (demo.COMMAND, explain.COMMAND, tune.COMMAND, plan.COMMAND, info.COMMAND)
+COMMANDS = (demo.COMMAND, explain.COMMAND, compare.COMMAND, tune.COMMAND, plan.COMMAND, info.COMMAND)

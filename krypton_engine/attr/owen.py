@@ -13,7 +13,7 @@ from torch import Tensor
 from krypton_engine.attr.checks import Activation, activation_of, memory_budget_of, shape_or_type
 from krypton_engine.attr.explain import WithoutGraph
 from krypton_engine.attr.features import masks_of, regions_of
-from krypton_engine.attr.inputs import question_over
+from krypton_engine.attr.inputs import check_rows, question_over
 from krypton_engine.attr.request import AttributionRequest, activated_row
 from krypton_engine.attr.targets import indices, of_example, select, selected_of
 from krypton_engine.common.arguments import whole
@@ -123,9 +123,7 @@ def owen_values(
         question = question_over(
             forward_func, inputs, lambda _: (_regions(trees[0]),), baselines, additional_forward_args
         )
-        if question.base.shape[:1] != inputs.shape[:1]:
-            given = f"shape {tuple(question.base.shape)} for {len(inputs)} examples"
-            raise InputError("forward_func", given, "one row for every example", verb="returns")
+        check_rows(question.base, inputs)
         activated_row(question.base[:1], activate)
         base = selected_of(activated(question.base, activate), target, len(inputs))
         request = AttributionRequest(question, target, None, None)
@@ -223,4 +221,4 @@ def _most_credited(positions: Positions, values: Tensor) -> IntArray:
     assert isinstance(positions, Regions)
     numbers = np.broadcast_to(positions.numbers, positions.input_shape).reshape(-1)
     credit = np.bincount(numbers, values.abs().sum(0).reshape(-1).numpy(), len(positions))
-    return credit.argmax(keepdims=True)
+    return np.array([int(credit.argmax())])

@@ -50,9 +50,9 @@ class Halves:
     """The clusters of an image that is halved along its longest axis, down to single cells.
 
     These are the clusters of ``shap.maskers.Image``: the first of equally long axes is halved, the channels
-    (the first axis of ours) only where single pixels are left. Of an odd number of cells the later half has
-    the smaller part, since shap 0.51 numbers an image's cells from the last to the first. Clusters are made as
-    they are asked for.
+    (the first axis of ours) only where single pixels are left. Of an odd number of cells the later half is
+    the smaller one, since shap 0.51 numbers an image's cells from the last to the first. Clusters are made
+    as they are asked for.
 
     Args:
         shape: Shape of one input without its batch dimension, channels first.
@@ -181,7 +181,7 @@ class Linkage:
             self._members.append(np.concatenate([self._members[left], self._members[right]]))
             a, b = boxes[left], boxes[right]
             boxes.append(np.stack([np.minimum(a[:, 0], b[:, 0]), np.maximum(a[:, 1], b[:, 1])], axis=1))
-        self._boxes = boxes
+        self._boxes: list[IntArray] = boxes
         self.root = len(boxes) - 1
 
     def halves(self, cluster: int) -> tuple[int, int] | None:

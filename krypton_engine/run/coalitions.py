@@ -110,7 +110,7 @@ class Coalitions:
         sources: set[Coalition] = set()
         for i in numbers:
             sources.add(steps[i][0])
-            if len(sources - self._ends.keys()) > self._most - len(self._ends):
+            if len(part) == self._most or len(sources - self._ends.keys()) > self._most - len(self._ends):
                 yield part
                 part, sources = [], {steps[i][0]}
             part.append(i)
@@ -128,9 +128,10 @@ class Coalitions:
         boxes, contents = [], []
         for each in missing:
             # From the last coalition on its way that a walk stands at; the first cluster holds the others.
-            way, at = [each], each.source
+            way: list[Coalition] = []
+            at = each
             while at not in self._ends and at not in self._between:
-                assert at is not None
+                assert at.source is not None
                 way, at = [at, *way], at.source
             source = self._walk(at)
             now = self._inputs[source]

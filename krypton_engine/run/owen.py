@@ -16,7 +16,7 @@ from krypton_engine.common.arrays import Floats
 from krypton_engine.perturbation.hierarchy import Tree
 
 Context = int | None
-"""What is beside a cluster as it comes: 0 for what is covered, 1 for what is present, None for both in turn."""
+"""What clusters come to: 0 where what is beside them is covered, 1 where it is present, None for both."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,3 +72,30 @@ def linked(matrix: np.ndarray) -> Callable[[frozenset], tuple[frozenset, frozens
         if distance >= 0:
             found[one | two] = one, two
     return found.get
+
+
+def image_halves(shape: tuple[int, int, int]) -> Callable[[frozenset], tuple[frozenset, frozenset] | None]:
+    """The halves of clusters of cells of an image ``(channels, height, width)``, as shap.maskers.Image's.
+
+    Its own ranges of cells are turned around: it takes the first half of them for the last cells.
+    """
+    channels, height, width = shape
+    numbers = np.arange(channels * height * width).reshape(shape).transpose(1, 2, 0)[::-1, ::-1, ::-1]
+    found = {}
+
+    def split(cells: np.ndarray) -> None:
+        rows, columns, depth = cells.shape
+        if cells.size == 1:
+            return
+        if rows >= columns and rows > 1:
+            parts = cells[: rows // 2], cells[rows // 2 :]
+        elif columns > 1:
+            parts = cells[:, : columns // 2], cells[:, columns // 2 :]
+        else:
+            parts = cells[..., : depth // 2], cells[..., depth // 2 :]
+        found[frozenset(cells.ravel().tolist())] = tuple(frozenset(part.ravel().tolist()) for part in parts)
+        for part in parts:
+            split(part)
+
+    split(numbers)
+    return found.get

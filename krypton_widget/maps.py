@@ -14,7 +14,7 @@ from torch import Tensor
 from krypton_engine.common.arrays import AnyArray, Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 
 Sent: TypeAlias = dict[str, Any]
 """Values for the page, or from it, by name: JSON's types, and bytes."""
@@ -30,7 +30,7 @@ def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
         >>> on_grid(heatmap, heatmap.values).tolist()
         [[0.5, 1.0], [1.0, 1.25]]
     """
-    return cells.reshape(heatmap.window.counts[1:]).numpy()
+    return cells.reshape(as_sliding(heatmap.window).counts[1:]).numpy()
 
 
 def wanted(window: SlidingWindow, region: Region) -> Flags:
@@ -144,7 +144,7 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
         >>> np.frombuffer(page["values"], dtype="<f4").tolist(), page["done"], page["largest"]
         ([0.5, 1.0, 1.0, nan], 3, 0.5)
     """
-    window = heatmap.window
+    window = as_sliding(heatmap.window)
     status = np.where(wanted, on_grid(heatmap, heatmap.status), Status.UNKNOWN).astype(np.uint8)
     measured = status >= Status.TRIMMED
 
@@ -225,20 +225,20 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         >>> found["ssim"], found["speedUp"], found["fullSeconds"], found["fullSpeedUp"]
         (1.0, 4.0, 6.0, 12.0)
     """
-    positions = exact.measured.numel()
+    positions, window = exact.measured.numel(), as_sliding(exact.window)
     seconds, exact_seconds = approximate.seconds, exact.seconds
     full = None if pass_seconds is None else pass_seconds * positions
     return {
-        "rows": exact.window.counts[1],
-        "columns": exact.window.counts[2],
-        "window": exact.window.shape[1],
-        "stride": exact.window.strides[1],
+        "rows": window.counts[1],
+        "columns": window.counts[2],
+        "window": window.shape[1],
+        "stride": window.strides[1],
         "target": exact.target,
         "base": _base(exact),
         "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
         "exact": exact.values.numpy().astype(np.float32).tobytes(),
         "ssim": approximate.compare(exact).ssim if bool(exact.values.isfinite().all()) else None,
-        "estimate": estimate(approximate, np.ones(exact.window.counts[1:], dtype=bool)),
+        "estimate": estimate(approximate, np.ones(window.counts[1:], dtype=bool)),
         "positions": positions,
         "measured": int(approximate.measured.sum()),
         "seconds": seconds,

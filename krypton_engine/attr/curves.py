@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.attr.checks import Activation, activation_of, check_one_example, memory_budget_of
+from krypton_engine.attr.features import regions_in
 from krypton_engine.attr.inputs import question_over
 from krypton_engine.attr.request import activated_row
 from krypton_engine.attr.targets import indices, of_example, select, selected_of
@@ -173,9 +174,9 @@ def _regions(given: Tensor | int, x: Tensor) -> Regions:
     """The regions that a user gives: a mask, or the side of square patches."""
     side, shape = whole(given), tuple(x.shape[1:])
     if side is None:
-        if not isinstance(given, Tensor):
+        if not isinstance(given, (Tensor, np.ndarray)):
             raise InputError("regions", repr(given), "a mask of whole numbers, or the side of square patches")
-        return Regions.of(given[0] if given.ndim == x.ndim and len(given) == 1 else given, shape, "regions")
+        return regions_in(given, x, "regions")
     if side < 1 or len(shape) < 2:
         raise InputError("regions", repr(given), "a mask of whole numbers, or the side of square patches")
     numbers = torch.zeros((1,) * len(shape), dtype=torch.int64)

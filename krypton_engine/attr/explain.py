@@ -14,6 +14,7 @@ from krypton_engine.attr.request import AttributionRequest, MapRequest
 from krypton_engine.attr.targets import of_example, select
 from krypton_engine.common.calling import Target
 from krypton_engine.executors.base import Session
+from krypton_engine.heatmap.averaging import averaged
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Origin, described
@@ -25,9 +26,7 @@ from krypton_engine.planning.answer import Answer
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.analysis import analyzed
 from krypton_engine.run.loop import BAR, OnProgress, Watch, refine, run
-from krypton_engine.run.order import coarse_to_fine, row_by_row
-
-_ORDERS = {"rows": row_by_row, "coarse to fine": coarse_to_fine}
+from krypton_engine.run.order import coarse_to_fine
 
 
 class WithoutGraph(Exception):
@@ -143,17 +142,54 @@ def heatmap(
                 [42., 50.]])
     """
     wanted = request.wanted if request.known is None else request.known.missing(request.wanted)
-    with Watch(len(wanted), on_progress, show_progress) as watch:
 
-        def way(answer: Answer, session: Session, builder: MapBuilder) -> None:
-            if request.rule is None:
-                stages = _ORDERS[request.schedule](as_sliding(request.question.windows[0]), wanted)
-                run(session, stages, builder, watch)
-            else:
-                cheap = partial(answer.cheap, answer.rows[0])
-                refine(session, request.wanted, builder, watch, request.rule, cheap=cheap)
+    def way(answer: Answer, session: Session, builder: MapBuilder) -> None:
+        if request.rule is None:
+            plain, in_rows = request.question.windows[0].plain, request.schedule == "rows"
+            run(session, [wanted] if in_rows else coarse_to_fine(as_sliding(plain), wanted), builder, watch)
+        else:
+            cheap = partial(answer.cheap, answer.rows[0])
+            refine(session, request.wanted, builder, watch, request.rule, cheap=cheap)
 
-        return _measured(preparer, request, way, watch, began, origin)
+    count = 1 + len(request.further)
+    with Watch(count * len(wanted), on_progress, show_progress) as watch:
+        if count == 1:
+            found = _measured(preparer, request, way, watch, began, origin)
+        else:
+            found = _sampled(preparer, request, way, watch, began, origin)
+        watch.finish()
+    return found
+
+
+def _sampled(
+    preparer: Preparer,
+    request: MapRequest,
+    way: Callable[[Answer, Session, MapBuilder], None],
+    watch: Watch,
+    began: float,
+    origin: Origin,
+) -> Heatmap:
+    """The mean of the maps of a filling's samples, measured one after another."""
+    # The class of averaged outputs takes all of them.
+    keeps = request.keep_outputs or request.classes is not None
+    mean: Heatmap | None = None
+
+    def as_asked(found: Heatmap) -> Heatmap:
+        return replace(
+            found,
+            samples=found.samples if request.keep_samples else None,
+            outputs=found.outputs if request.keep_outputs else None,
+        )
+
+    def so_far(before: Heatmap | None, count: int, found: Heatmap) -> Heatmap:
+        return as_asked(averaged(before, found, count))
+
+    for count, question in enumerate((request.question, *request.further)):
+        watch.shown = partial(so_far, mean, count)
+        one = replace(request, question=question, keep_outputs=keeps)
+        mean = averaged(mean, _measured(preparer, one, way, watch, began, origin), count)
+    assert mean is not None
+    return as_asked(mean)
 
 
 def verified(
@@ -206,9 +242,10 @@ def _measured(
     ``way`` measures by an answer's session and lets the builder note the outputs; ``known_as`` is the name of
     the argument that gave the known part.
     """
+    done = watch.done
 
     def measure(answer: Answer) -> Heatmap:
-        watch.rewind(0)
+        watch.rewind(done)
         session = answer.open(answer.rows[0])
         session.costs = Costs() if request.analyze else None
         builder = builder_for(request, session, answer, began, origin)
@@ -220,9 +257,7 @@ def _measured(
         answer.confirm(answer.rows[0], session, builder)
         return made
 
-    found = preparer.answered(request.question, 0, None, measure, watch.watched)
-    watch.finish()
-    return found
+    return preparer.answered(request.question, 0, None, measure, watch.watched)
 
 
 def builder_for(
@@ -260,7 +295,7 @@ def builder_for(
         keep_outputs=request.keep_outputs,
         classify=request.classes is not None,
         image=request.question.inputs[0][0],
-        baseline=described(request.question.baseline(0, 0)),
+        baseline=request.filled or described(request.question.baseline(0, 0)),
         plan=partial(answer.plan, session),
         began=began,
         fill=request.wanted if request.fills else None,

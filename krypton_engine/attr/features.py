@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,32 @@ def differ_by_example(masks: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> 
         mask.ndim == x.ndim and len(mask) > 1 and bool((mask != mask[:1]).any())
         for mask, x in zip(masks, inputs, strict=True)
     )
+
+
+def regions_in(mask: object, x: Tensor, name: str) -> Regions:
+    """The regions of one example's mask.
+
+    Args:
+        mask: Whole numbers, a tensor or an array that broadcasts to the example.
+        x: One example: ``(1, *input_shape)``.
+        name: The argument that a user gave the mask as, for messages.
+
+    Raises:
+        InputError: Anything else.
+
+    Examples:
+        >>> len(regions_in(np.arange(20) // 10, x, "regions"))
+        2
+        >>> regions_in("slic", x, "regions")
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: regions is str; accepted: a mask of whole numbers
+    """
+    if isinstance(mask, np.ndarray) and mask.dtype.kind in "biuf":
+        mask = torch.from_numpy(mask)
+    if not isinstance(mask, Tensor):
+        raise InputError(name, shape_or_type(mask), "a mask of whole numbers")
+    rows = mask.ndim == x.ndim and len(mask) == 1
+    return Regions.of(mask[0] if rows else mask, tuple(x.shape[1:]), name)
 
 
 def regions_of(masks: tuple[Tensor, ...], inputs: tuple[Tensor, ...], row: int = 0) -> tuple[Regions, ...]:

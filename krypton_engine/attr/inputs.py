@@ -6,6 +6,7 @@ Captum's private helpers are those of `krypton_engine.common.captum`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,10 @@ from krypton_engine.common.captum import (
 )
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
+from krypton_engine.perturbation.changed import Filled
+from krypton_engine.perturbation.fillings import Filling
 from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.planning.question import Question
 
@@ -170,6 +174,29 @@ def check_rows(base: Tensor, inputs: Tensor) -> None:
     if base.shape[:1] != inputs.shape[:1]:
         given = f"shape {tuple(base.shape)} for {len(inputs)} examples"
         raise InputError("forward_func", given, "one row for every example", verb="returns")
+
+
+def questions_filled(question: Question, filling: Filling) -> tuple[Question, ...]:
+    """A question about one example for every sample of a filling.
+
+    Examples:
+        >>> from krypton_engine.perturbation.fillings import Noise
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=None, additional=None)
+        >>> first, second = questions_filled(question, Noise(samples=2))
+        >>> torch.equal(first.baselines[0], second.baselines[0])
+        False
+    """
+    (window,) = question.windows
+    plain = window.plain
+    assert isinstance(plain, (SlidingWindow, Regions))
+
+    def one(sample: int) -> Question:
+        made = filling.fill(question.inputs[0], plain, sample)
+        if isinstance(made, Tensor):
+            return replace(question, baselines=(made,))
+        return replace(question, windows=(Filled(plain, made),))
+
+    return tuple(map(one, range(filling.samples)))
 
 
 def _detached(additional: tuple[object, ...] | None) -> tuple[object, ...] | None:

@@ -17,7 +17,7 @@ from krypton_engine.attr import explain
 from krypton_engine.attr.checks import Activation, check_one_example, memory_budget_of
 from krypton_engine.attr.inputs import Shapes, Strides, additional_arguments, windows_of
 from krypton_engine.attr.learn import OnSample, learn, tuning_request
-from krypton_engine.attr.request import MapRequest, Schedule, attribution_request, heatmap_request
+from krypton_engine.attr.request import Fillings, MapRequest, Schedule, attribution_request, heatmap_request
 from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.common.captum import counted
 from krypton_engine.errors import InputError
@@ -26,6 +26,7 @@ from krypton_engine.graph.draft import CaptureError
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.verification import Sample
+from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.cheap import with_cheap_map
@@ -155,12 +156,13 @@ class KryptonOcclusion(Occlusion):
     def heatmap(
         self,
         x: Tensor,
-        sliding_window_shapes: tuple[int, ...],
+        sliding_window_shapes: tuple[int, ...] | None = None,
         strides: int | tuple[int, ...] | None = None,
-        baselines: Baselines = None,
+        baselines: Fillings = None,
         target: int | tuple[int, ...] | None = None,
         additional_forward_args: object = None,
         *,
+        regions: Tensor | None = None,
         activation: Activation = None,
         region: Tensor | Sequence[int] | None = None,
         classes: Literal["predicted", "all"] = "predicted",
@@ -171,16 +173,24 @@ class KryptonOcclusion(Occlusion):
         ssim_target: float | None = None,
         tuning: Tuning | None = None,
         analyze: bool = False,
+        keep_samples: bool = False,
     ) -> Heatmap:
-        """The heatmap of one image.
+        """The heatmap of one image: a value for every position of a window, or for every region of a mask.
 
         Args:
             x: One example: ``(1, *input_shape)``.
-            sliding_window_shapes: Shape of the window, without the batch dimension.
+            sliding_window_shapes: Shape of the window, without the batch dimension; None with ``regions``.
             strides: Steps of the window; an int or one for every axis. Default 1.
-            baselines: Scalar or tensor that replaces the occluded cells. Default 0.
+            baselines: Values that replace the occluded cells: a scalar or a tensor, default 0; ``"blur"``,
+                ``"mean"``, ``"local mean"`` (of the surroundings) or ``"noise"``; a filling of
+                `krypton_engine.fillings`; or a list of these. Outputs of several samples or baselines are
+                averaged, after the activation.
             target: Output index; None for the predicted class (or the only output).
             additional_forward_args: Further arguments of the forward function.
+            regions: In place of a window, a mask of whole numbers that broadcasts to the input: the cells of
+                each number, which need not be connected, are covered together, and the map has one value
+                for each, in the order of the numbers. With ``ssim_target`` or a ``schedule`` the regions have
+                to be equal boxes side by side, numbered row by row: the map is on their grid then.
             activation: Applied to the outputs before the target is taken: ``"softmax"`` over the classes, a
                 callable ``(n, *output_shape) -> (n, *shape)``, or None.
             region: Compute only positions whose window touches it: a boolean mask of the input's shape, or
@@ -203,6 +213,7 @@ class KryptonOcclusion(Occlusion):
                 the way, cautiously.
             analyze: Time every step on the way, which takes a little longer: ``print(heatmap.plan)`` then
                 sets the time and the cells of every layer beside what was expected of them.
+            keep_samples: Keep the target's values of every sample of a filling: ``Heatmap.samples``.
 
         Returns:
             The heatmap; see `krypton_engine.Heatmap`.
@@ -216,8 +227,9 @@ class KryptonOcclusion(Occlusion):
             request = heatmap_request(
                 self.forward_func, x, sliding_window_shapes, strides, baselines, target,
                 additional_forward_args, activation, self._preparer.budget,
-                region=region, classes=classes, schedule=schedule, resume=resume, on_progress=on_progress,
-                ssim_target=ssim_target, tuning=tuning, analyze=analyze,
+                regions=regions, region=region, classes=classes, schedule=schedule, resume=resume,
+                on_progress=on_progress, ssim_target=ssim_target, tuning=tuning, analyze=analyze,
+                keep_samples=keep_samples,
             )  # fmt: skip
             origin = self._asked.note(request)
             return explain.heatmap(self._preparer, request, began, on_progress, show_progress, origin)
@@ -387,8 +399,9 @@ class KryptonOcclusion(Occlusion):
         if baselines is None and isinstance(heatmap.baseline, tuple):
             levels = torch.tensor(heatmap.baseline, device=x.device)
             baselines = levels.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else levels[0]
+        window = as_sliding(heatmap.window)
         return heatmap_request(
-            self.forward_func, x, heatmap.window.shape, heatmap.window.strides, baselines, heatmap.target,
+            self.forward_func, x, window.shape, window.strides, baselines, heatmap.target,
             additional, activation, self._preparer.budget,
             classes="predicted" if heatmap.outputs is None else "all",
         )  # fmt: skip

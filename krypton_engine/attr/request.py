@@ -20,22 +20,33 @@ from krypton_engine.attr.checks import (
     rule_of,
     softmax,
 )
-from krypton_engine.attr.inputs import Shapes, Strides, question_of, question_over
+from krypton_engine.attr.features import regions_in
+from krypton_engine.attr.inputs import (
+    Shapes,
+    Strides,
+    question_of,
+    question_over,
+    questions_filled,
+    windows_of,
+)
 from krypton_engine.attr.targets import indices, of_example, selected_of
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.common.calling import Activate, Baselines, Forward, Target
+from krypton_engine.common.calling import Activate, Baseline, Baselines, Forward, Target
 from krypton_engine.common.figures import mebibytes
 from krypton_engine.common.outputs import activated
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import as_numbers
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.fillings import Filling, filling_of
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
-from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.planning.question import Question
 from krypton_engine.run.adaptive import StoppingRule
 from krypton_engine.tuning.tuning import Tuning, in_brief
+
+Fillings = Baselines | str | Filling | list[Baseline | str | Filling]
+"""Values that replace covered cells: Captum's kinds, a word, a filling, or several, which are averaged."""
 
 Schedule = Literal["rows", "coarse to fine"]
 
@@ -99,6 +110,9 @@ class MapRequest:
         known: A part of the map that was measured before.
         fills: Whether positions that are not measured are interpolated.
         analyze: Whether every step is timed.
+        further: The same question for every further sample of a filling.
+        filled: The filling in words; empty for a baseline.
+        keep_samples: Whether to keep the target's values of every sample.
     """
 
     question: Question
@@ -113,6 +127,9 @@ class MapRequest:
     known: Heatmap | None = None
     fills: bool = False
     analyze: bool = False
+    further: tuple[Question, ...] = ()
+    filled: str = ""
+    keep_samples: bool = False
 
     def wants_one_number(self) -> None:
         """Refuse a target of several values, whose maps have no SSIM.
@@ -220,14 +237,15 @@ def _per_evaluation(given: int | None) -> int | None:
 def heatmap_request(
     forward_func: Forward,
     x: Tensor,
-    sliding_window_shapes: tuple[int, ...],
+    sliding_window_shapes: tuple[int, ...] | None,
     strides: int | tuple[int, ...] | None,
-    baselines: Baselines,
+    baselines: Fillings,
     target: Target,
     additional: object,
     activation: Activation,
     budget: Callable[[torch.device], int],
     *,
+    regions: Tensor | None = None,
     region: Tensor | Sequence[int] | None = None,
     classes: str = "predicted",
     schedule: Schedule = "rows",
@@ -236,6 +254,7 @@ def heatmap_request(
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
     analyze: bool = False,
+    keep_samples: bool = False,
 ) -> MapRequest:
     """The arguments of `KryptonOcclusion.heatmap`, checked; the model is asked about the image itself.
 
@@ -259,14 +278,82 @@ def heatmap_request(
     rule = rule_of(ssim_target, tuning, trims=classes != "all")
     check_one_example(x)
     activate, target = activation_of(activation), indices(target)
-    question = question_of(forward_func, x, sliding_window_shapes, strides, baselines, additional)
-    request = map_request(
-        question, target, activate, region, classes == "all", schedule, rule, tuning, resume
+    captums = baselines is None or isinstance(baselines, (Tensor, tuple, int, float))
+    filling = None if captums else filling_of(baselines)
+    question = question_over(
+        forward_func,
+        x,
+        lambda inputs: (_positions(inputs[0], sliding_window_shapes, strides, regions, schedule, rule),),
+        baselines if filling is None else None,  # type: ignore[arg-type]
+        additional,
     )
-    request = replace(request, analyze=bool(analyze))
-    if request.keep_outputs:
+    if filling is not None and tuning is not None:
+        raise InputError("tuning", in_brief(tuning), "None with a filling: a tuning is for one baseline")
+
+    def ask(one: Question) -> MapRequest:
+        return map_request(one, target, activate, region, classes == "all", schedule, rule, tuning, resume)
+
+    request = ask(question) if filling is None else request_filled(question, filling, ask)
+    if keep_samples and not request.further:
+        raise InputError("keep_samples", "True", "fillings of several samples", "but baselines has one")
+    request = replace(request, analyze=bool(analyze), keep_samples=bool(keep_samples))
+    if request.keep_outputs or (request.further and request.classes is not None):
         _check_kept(request, budget(x.device))
     return request
+
+
+def request_filled(question: Question, filling: Filling, ask: Callable[[Question], MapRequest]) -> MapRequest:
+    """The request for a map of which a filling covers the positions.
+
+    Args:
+        question: The question, with any baseline.
+        filling: The filling.
+        ask: Function that makes the request of one sample's question.
+
+    Raises:
+        InputError: The filling does not fit, or has several samples where one is wanted.
+
+    Examples:
+        >>> from krypton_engine.perturbation.fillings import Noise
+        >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=None, additional=None)
+        >>> request = request_filled(question, Noise(samples=3), lambda one: map_request(one, 2, None))
+        >>> len(request.further), request.filled
+        (2, 'noise, 3 samples, seed 0')
+    """
+    first, *further = questions_filled(question, filling)
+    request = ask(first)
+    for name, given in (("ssim_target", request.rule), ("resume", request.known)):
+        if further and given is not None:
+            raise InputError(
+                name, "given", "None with a filling of several samples", f"and this one has {filling.samples}"
+            )
+    return replace(request, further=tuple(further), filled=filling.describe())
+
+
+def _positions(
+    x: Tensor,
+    sliding_window_shapes: tuple[int, ...] | None,
+    strides: int | tuple[int, ...] | None,
+    regions: Tensor | None,
+    schedule: Schedule,
+    rule: StoppingRule | None,
+) -> Positions:
+    """The positions that a call asks for: those of a window, or the regions of a mask."""
+    if regions is None:
+        return windows_of((x,), sliding_window_shapes, strides)[0]  # type: ignore[arg-type]
+    for name, sizes in (("sliding_window_shapes", sliding_window_shapes), ("strides", strides)):
+        if sizes is not None:
+            raise InputError(name, repr(sizes), "None with regions, which are covered one by one")
+    found = regions_in(regions, x, "regions")
+    if rule is None and schedule == "rows":
+        return found
+    if found.grid is None:
+        name, given = ("schedule", repr(schedule)) if rule is None else ("ssim_target", f"{rule.ssim_target}")
+        raise InputError(
+            name, given, "regions that are equal boxes side by side, numbered row by row",
+            "but these regions have no neighbourhood in which a value could be told from others",
+        )  # fmt: skip
+    return found.grid
 
 
 def map_request(
@@ -306,7 +393,7 @@ def map_request(
     if target is None and base.ndim == 2:
         target = int(base[0].argmax())
     selected = selected_of(base, target, 1)
-    window = as_sliding(question.windows[0])
+    window = question.windows[0]
     wanted = np.arange(len(window), dtype=np.int64) if region is None else window.touching(region)
     request = MapRequest(
         question,
@@ -325,8 +412,10 @@ def map_request(
         request.wants_one_number()
     if tuning is not None:
         _accept_for_map(tuning, request, region is not None)
-    if known is not None and known.window != window:
-        raise InputError("resume", repr(known), problem=f"a map of another window, {known.window}")
+    if known is not None and known.window != window.plain:
+        raise InputError(
+            "resume", repr(known), problem=f"a map of other positions, {known.window.describe()}"
+        )
     return request
 
 
@@ -337,8 +426,7 @@ def _check_kept(request: MapRequest, budget: int) -> None:
     needed = count * base.numel() * base.element_size()
     if needed > budget:
         raise InputError(
-            "classes",
-            '"all"',
+            *(("classes", '"all"') if request.keep_outputs else ("baselines", request.filled)),
             problem=f"but {count} positions of {base.numel()} outputs take "
             f"{mebibytes(needed)}, more than memory_budget",
         )

@@ -24,6 +24,8 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
                     most 0.5, at rows 0 to 11, columns 0 to 9: occluded, 1 becomes 0.5
                     least -0.25, at rows 12 to 23, columns 10 to 19: occluded, 1 becomes 1.25
     """
+    from krypton_engine.perturbation.regions import Regions
+
     drops, base = heatmap.drop.reshape(-1), float(heatmap.base)
     measured = heatmap.measured.reshape(-1)
     finite = (measured & drops.isfinite()).nonzero()[:, 0]
@@ -40,9 +42,12 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
         for word, position in zip(("most", "least"), extremes, strict=False):
             (drop,), (before, after), *written = written
             rows, columns = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
+            within = ""
+            if isinstance(heatmap.window, Regions):
+                within = f"region {heatmap.window.ids[position]}, within "
             row(
                 "",
-                f"{word} {drop}, at rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
+                f"{word} {drop}, at {within}rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
                 f"{columns[1] - 1}: occluded, {before} becomes {after}",
             )
     if count := int((measured & ~drops.isfinite()).sum()):

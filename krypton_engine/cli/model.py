@@ -16,7 +16,7 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.perturbation.positions import Positions
     from krypton_engine.planning.planner import Preparer
     from krypton_engine.planning.question import Question
     from krypton_engine.zoo import ZooModel
@@ -44,7 +44,7 @@ def load(arguments: argparse.Namespace, weights: str) -> ZooModel:
 
 
 def question_of_picture(
-    model: ZooModel, x: Tensor, window: SlidingWindow, baseline: Tensor, name: str
+    model: ZooModel, x: Tensor, window: Positions, baseline: Tensor, name: str
 ) -> tuple[Question, Tensor]:
     """The question about a picture, and the model's outputs for the whole picture, one number a class.
 
@@ -57,10 +57,10 @@ def question_of_picture(
     """
     import torch
 
-    from krypton_engine.attr.inputs import question_of
+    from krypton_engine.attr.inputs import question_over
 
     with torch.no_grad(), _faults_of(model, name):
-        question = question_of(model.model, x, window.shape, window.strides, baseline, None)
+        question = question_over(model.model, x, lambda _: (window,), baseline, None)
     return question, _explainable(question.base, name)
 
 

@@ -156,6 +156,18 @@ def positive(text: str) -> float:
     return number
 
 
+def whole_number(text: str) -> int:
+    """A whole number from 1.
+
+    Examples:
+        >>> whole_number("10")
+        10
+    """
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def up_to_one(text: str) -> float:
     """A number above 0 and at most 1.
 

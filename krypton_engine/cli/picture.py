@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from krypton_engine.perturbation.fillings import Filling
+    from krypton_engine.perturbation.regions import Regions
     from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
 
@@ -141,6 +143,86 @@ def window_of(shape: Sequence[int], strides: Sequence[int], x: Tensor) -> Slidin
     except InputError as error:
         typed = sizes_text(strides if error.argument == "strides" else shape)
         raise InputError(error.argument, typed, error.accepted, error.problem, error.verb) from None
+
+
+def regions_of(given: str, model: ZooModel, x: Tensor) -> Regions:
+    """The regions that ``--regions`` describes: ``slic:COUNT``, or a ``.npy`` of whole numbers.
+
+    Raises:
+        InputError: Anything else.
+
+    Examples:
+        >>> np.save("halves.npy", np.arange(20) // 10)
+        >>> len(regions_of("halves.npy", zoo_model, x))
+        2
+        >>> regions_of("slick:9", zoo_model, x)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: --regions is 'slick:9'; accepted: slic:COUNT, such as slic:100, ...
+    """
+    import numpy as np
+    import torch
+
+    from krypton_engine.perturbation.regions import Regions
+    from krypton_engine.zoo.superpixels import superpixels
+
+    word, _, count = given.partition(":")
+    if word == "slic" and count.isdecimal() and int(count):
+        mask = superpixels(model.display(x[0]), int(count))
+    else:
+        try:
+            mask = torch.from_numpy(np.load(given, allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError):
+            accepted = "slic:COUNT, such as slic:100, or a .npy of whole numbers, one a pixel of the input"
+            raise InputError("--regions", repr(given), accepted) from None
+    return Regions.of(mask, tuple(x.shape[1:]), "--regions")
+
+
+FILLINGS = ("local-mean", "noise", "conditional")
+"""Words of ``--filling``."""
+
+_SURROUNDINGS = 4
+"""Pixels around a window that a conditional filling is given."""
+
+
+def filling_of(given: str, samples: int, x: Tensor, window: Sequence[int]) -> Filling:
+    """The filling that ``--filling`` and ``--samples`` describe; a conditional one learns from the picture.
+
+    Raises:
+        InputError: A filling of one sample is asked for several, or the window is too large.
+
+    Examples:
+        >>> filling_of("noise", 3, x, (8, 8)).describe()
+        'noise, 3 samples, seed 0'
+        >>> filling_of("local-mean", 3, x, (8, 8))
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: --samples is 3; accepted: 1 with --filling local-mean, ...
+    """
+    from krypton_engine import fillings
+
+    if given == "local-mean":
+        if samples != 1:
+            raise InputError(
+                "--samples", f"{samples}", "1 with --filling local-mean, which is the same each time"
+            )
+        return fillings.LocalMean()
+    if given == "noise":
+        return fillings.Noise(samples)
+    return fillings.Conditional.fit(x, window, _SURROUNDINGS, samples=samples)
+
+
+def positions_text(positions: SlidingWindow | Regions) -> str:
+    """The window and its stride, in pixels, or the number of regions.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> positions_text(SlidingWindow((3, 40, 40), (3, 16, 24), (3, 4, 4)))
+        'window 16 x 24, stride 4'
+    """
+    from krypton_engine.perturbation.regions import Regions
+
+    if isinstance(positions, Regions):
+        return "regions"
+    return f"window {window_text(positions)}"
 
 
 def window_text(window: SlidingWindow) -> str:

@@ -11,8 +11,9 @@ from krypton_engine.cli.command import INTERRUPTED
 from krypton_engine.cli.text import counted, tell
 
 if TYPE_CHECKING:
-    from krypton_engine.attr.request import MapRequest
+    from krypton_engine.attr.request import MapRequest, Schedule
     from krypton_engine.heatmap.heatmap import Heatmap
+    from krypton_engine.perturbation.fillings import Filling
     from krypton_engine.planning.planner import Preparer
     from krypton_engine.planning.question import Question
     from krypton_engine.tuning.tuning import Tuning
@@ -24,8 +25,9 @@ def request_for(
     activation: str,
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
+    filling: Filling | None = None,
 ) -> MapRequest:
-    """The request for a heatmap whose positions come coarse to fine.
+    """The request for a heatmap; positions of a window come coarse to fine.
 
     Examples:
         >>> from krypton_engine.attr.inputs import question_of
@@ -34,11 +36,18 @@ def request_for(
         0.9
     """
     from krypton_engine.attr import checks
-    from krypton_engine.attr.request import map_request
+    from krypton_engine.attr.request import map_request, request_filled
+    from krypton_engine.perturbation.windows import SlidingWindow
 
     activate = checks.activation_of(None if activation == "none" else "softmax")
     rule = checks.rule_of(ssim_target, tuning)
-    return map_request(question, target, activate, schedule="coarse to fine", rule=rule, tuning=tuning)
+    has_grid = isinstance(question.windows[0], SlidingWindow)
+
+    def ask(one: Question) -> MapRequest:
+        schedule: Schedule = "coarse to fine" if has_grid else "rows"
+        return map_request(one, target, activate, schedule=schedule, rule=rule, tuning=tuning)
+
+    return ask(question) if filling is None else request_filled(question, filling, ask)
 
 
 def run_heatmap(preparer: Preparer, request: MapRequest, began: float) -> tuple[Heatmap, bool]:

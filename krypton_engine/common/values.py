@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ def same(mine: object, other: object) -> bool:
         )
     if type(mine) is not type(other):
         return False
+    if isinstance(mine, np.ndarray) and isinstance(other, np.ndarray):
+        return mine.dtype == other.dtype and np.array_equal(mine, other)
     if isinstance(mine, tuple) and isinstance(other, tuple):
         return len(mine) == len(other) and all(map(same, mine, other))
     if is_dataclass(mine):

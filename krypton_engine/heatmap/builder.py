@@ -24,8 +24,6 @@ from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.part import RECORDED, check_part
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.positions import Positions
-from krypton_engine.perturbation.regions import Regions
-from krypton_engine.perturbation.windows import as_sliding
 
 if TYPE_CHECKING:
     from krypton_engine.plan.plan import Plan
@@ -38,7 +36,7 @@ class MapBuilder:
     """A heatmap under construction from the outputs of a run.
 
     Args:
-        window: The positions: a sliding window's, or regions, which become no heatmap.
+        window: The positions.
         base: Output for the un-occluded input, ``(1, *output_shape)``.
         select: Function from (activated) outputs to the target's values.
         activate: Function applied to the outputs before anything else.
@@ -243,8 +241,6 @@ class MapBuilder:
             >>> builder.attribution()
             tensor([-2., -4., -4., -2.])
         """
-        if isinstance(self._window, Regions):
-            return self._window.average(self.differences().movedim(0, -1))
         return self.heatmap().attribution()
 
     def kept(self) -> tuple[Tensor, Tensor]:
@@ -385,7 +381,7 @@ class MapBuilder:
             outputs=on_grid(self._outputs),
             base_outputs=self._base_outputs,
             image=self._image,
-            window=as_sliding(self._window),
+            window=self._window.plain,
             target=self._target,
             baseline=self._baseline,
             origin=self._origin,

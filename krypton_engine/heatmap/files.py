@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow
 
 ENDINGS = {".png": "a picture", ".npz": "the numbers"}
@@ -28,8 +30,11 @@ ENDINGS = {".png": "a picture", ".npz": "the numbers"}
 
 TENSORS = (
     "values", "base", "measured", "trimmed", "cheap", "classes", "class_values", "outputs", "base_outputs",
-    "image",
+    "image", "samples",
 )  # fmt: skip
+
+_OF_REGIONS = ("numbers", "ids")
+"""The attributes of regions that are saved in place of a window's sizes."""
 
 FIELDS = (*TENSORS, "window", "target", "seconds", "ssim_estimate", "baseline")
 """The attributes of a map that are saved."""
@@ -137,12 +142,16 @@ def packed(fields: Fields) -> bytes:
     """
     tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
     window, estimate = fields["window"], fields["ssim_estimate"]
+    sizes = {}
+    if isinstance(window, Regions):
+        tensors |= {name: torch.from_numpy(getattr(window, name)) for name in _OF_REGIONS}
+    else:
+        sizes = {"shape": window.shape, "strides": window.strides}
     meta = {
         "format": _FORMAT,
         "tensors": {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()},
         "input_shape": window.input_shape,
-        "shape": window.shape,
-        "strides": window.strides,
+        **sizes,
         "target": fields["target"],
         "seconds": fields["seconds"],
         "ssim_estimate": None if estimate is None else asdict(estimate),
@@ -160,7 +169,7 @@ def packed(fields: Fields) -> bytes:
 def read(path: Path) -> Fields:
     """The attributes of a saved map, by name.
 
-    No tensor is expanded before its size is known to be the one that the window implies.
+    No tensor is expanded before its size is known to be the one that the window or the regions imply.
 
     Args:
         path: The file.
@@ -188,12 +197,18 @@ def read(path: Path) -> Fields:
         )
         if meta["format"] not in (1, _FORMAT):
             raise ValueError("the format is of another version")
-        window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
         held = set(entries) - {"meta"}
         types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
-        if held != set(types) or not held <= set(TENSORS):
+        if held != set(types) or not held <= {*TENSORS, *_OF_REGIONS}:
             raise ValueError(f"the header does not match the entries: {', '.join(sorted(held)) or 'none'}")
         headers = {name: _header(archive, entries[name]) for name in held}
+        window: Positions
+        if "shape" in meta:
+            window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+        else:
+            shapes = {name: headers.pop(name) for name in _OF_REGIONS}
+            window = _saved_regions(archive, entries, tuple(meta["input_shape"]), shapes)
+            held -= set(_OF_REGIONS)
         _check_headers(headers, window)
         tensors: dict[str, Tensor] = {}
         for name in held:
@@ -239,7 +254,36 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
     return shape, dtype
 
 
-def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
+def _saved_regions(
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, zipfile.ZipInfo],
+    input_shape: tuple[int, ...],
+    headers: Mapping[str, _Header],
+) -> Regions:
+    """Regions out of a file.
+
+    Raises:
+        ValueError: The numbers are no regions of such an input.
+    """
+    (shape, kind), (ids, kind_of_ids) = headers["numbers"], headers["ids"]
+    fits = len(shape) == len(input_shape) and all(
+        is_count(n) and mine in (1, n) for mine, n in zip(shape, input_shape, strict=True)
+    )
+    if not fits or len(ids) != 1 or {kind, kind_of_ids} != {np.dtype(np.int64)}:
+        raise ValueError(f"regions of {kind} {shape} and {kind_of_ids} {ids} over an input of {input_shape}")
+    arrays = {}
+    for name in _OF_REGIONS:
+        with archive.open(entries[name]) as file:
+            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    if (
+        not np.array_equal(np.unique(arrays["numbers"]), np.arange(*ids))
+        or (np.diff(arrays["ids"]) <= 0).any()
+    ):
+        raise ValueError("the regions are not numbered from 0 on, or their ids do not rise")
+    return Regions(input_shape, **arrays)
+
+
+def _check_headers(headers: dict[str, _Header], window: Positions) -> None:
     """Refuse arrays whose shapes or dtypes no map has.
 
     Raises:
@@ -258,6 +302,7 @@ def _check_headers(headers: dict[str, _Header], window: SlidingWindow) -> None:
         "outputs": ((*grid, *classes), "biuf"),
         "base_outputs": (classes[:1], "biuf"),
         "image": (window.input_shape, "biufc"),
+        "samples": ((*headers["samples"][0][:1], *grid, *answer) if "samples" in headers else (), "f"),
     }
     for name, (shape, dtype) in headers.items():
         if shape != expected[name][0] or dtype.kind not in expected[name][1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from krypton_engine.heatmap import picture
 from krypton_engine.heatmap.comparison import Comparison, compared
 from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.status import Status, status_of
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +48,7 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Heatmap(Value):
-    """A model's answers with each window of an image occluded.
+    """A model's answers with each window, or each region, of an image occluded.
 
     A value: neither the model nor anything else that computes is in it. Maps can be copied and pickled, and
     are equal where all is but the time and the plan.
@@ -58,7 +60,9 @@ class Heatmap(Value):
         base: The target's output for the un-occluded input.
         measured: Which positions were computed: boolean tensor on the grid. Values of others are NaN, or
             interpolated (``ssim_target=``); see ``status``.
-        window: The sliding window: ``shape``, ``strides``, ``input_shape``.
+        window: The positions: a sliding window (``shape``, ``strides``, ``input_shape``), whose grid has one
+            axis for every input axis that it does not span; or regions (``ids``: their numbers in the mask,
+            ``numbers``: the region of every cell), whose "grid" is one axis of as many values.
         target: The target class or index, as given or predicted; None if there was none.
         classes: Predicted class with the window occluded, int64 on the grid (-1 where not measured, or
             where its value is not finite); None if the model does not give one row of classes.
@@ -75,12 +79,14 @@ class Heatmap(Value):
         origin: A token of the call that made it; None for a map out of a file or of another process.
         cheap: Values by a cheap session, which the map is predicted with where it has not been ``measured``:
             NaN where that session was not asked. None without one, and where all is measured.
+        samples: The target's values of every sample of a filling, ``(samples, *grid, ...)``, whose mean
+            ``values`` are, if they were kept (``keep_samples=True``).
     """
 
     values: Tensor
     base: Tensor
     measured: Tensor
-    window: SlidingWindow
+    window: Positions
     target: Target = None
     classes: Tensor | None = None
     class_values: Tensor | None = None
@@ -94,6 +100,7 @@ class Heatmap(Value):
     baseline: Described | None = None
     origin: Origin | None = field(default=None, compare=False, repr=False)
     cheap: Tensor | None = None
+    samples: Tensor | None = None
 
     @property
     def status(self) -> Tensor:
@@ -117,24 +124,60 @@ class Heatmap(Value):
         """
         return self.base - self.values
 
+    def weight_of_evidence(self, examples: int | None = None, classes: int | None = None) -> Tensor:
+        """The weight of evidence: how many bits the odds of the target fall when a position is occluded.
+
+        ``log2(odds(base)) - log2(odds(values))``, as prediction difference analysis has it (Robnik-Sikonja
+        and Kononenko, 2008; Zintgraf et al., 2017).
+
+        Args:
+            examples: Number of examples that the model learnt from, for Laplace's correction, under which no
+                probability is 0 or 1: ``(p * examples + 1) / (examples + classes)``. None for none.
+            classes: Number of classes; None for those of ``base_outputs``, or 2.
+
+        Raises:
+            InputError: The values are no probabilities.
+
+        Examples:
+            >>> sure = replace(heatmap, values=torch.tensor([[0.5, 0.8], [0.2, 0.5]]), base=torch.tensor(0.8))
+            >>> sure.weight_of_evidence()
+            tensor([[2., 0.],
+                    [4., 2.]])
+        """
+        known = self.values[self.values.isfinite()]
+        if bool(((known < 0) | (known > 1)).any()) or not bool(((self.base >= 0) & (self.base <= 1)).all()):
+            raise InputError(
+                "this map", f"values of {float(known.min()):g} to {float(known.max()):g}",
+                "probabilities, as of activation='softmax'", verb="has",
+            )  # fmt: skip
+        count = classes or (2 if self.base_outputs is None else len(self.base_outputs))
+
+        def bits(probabilities: Tensor) -> Tensor:
+            p = probabilities.double()
+            if examples is not None:
+                p = (p * examples + 1) / (examples + count)
+            return p.logit() / math.log(2)
+
+        return (bits(self.base) - bits(self.values)).to(self.values.dtype)
+
     @property
     def positions(self) -> Tensor:
-        """First cell of the window at every position of the grid: int64 ``(*grid, axes)``.
+        """First cell of the window, or of a region's bounding box, by position: int64 ``(*grid, axes)``.
 
         Examples:
             >>> heatmap.positions.tolist()
             [[[0, 0], [0, 10]], [[12, 0], [12, 10]]]
         """
         starts = self.window.boxes(np.arange(len(self.window), dtype=np.int64))[..., 0]
-        kept = [axis for axis in range(len(self.window.shape)) if not self.window.spans(axis)]
+        kept = [axis for axis in range(len(self.window.input_shape)) if not self.window.spans(axis)]
         return torch.from_numpy(starts[:, kept].reshape(*self.window.grid_shape, len(kept)))
 
     def attribution(self) -> Tensor:
         """Captum's attribution: for every input cell the mean drop over the known windows that cover it.
 
         Returns:
-            Float32 tensor of the input's shape; a target of several values has their dimensions in front.
-            NaN where no known window covers a cell.
+            Float32 tensor of the input's shape (of regions, of the values' dtype); a target of several values
+            has their dimensions in front. NaN where no known window covers a cell.
 
         Examples:
             >>> attribution = heatmap.attribution()
@@ -188,6 +231,7 @@ class Heatmap(Value):
             target=index % count,
             cheap=None,
             ssim_estimate=None,
+            samples=None,
         )
         status = self.status.numpy()
         return other.filled((status == Status.INTERPOLATED) | (status == Status.LINEARISED))
@@ -197,6 +241,8 @@ class Heatmap(Value):
     def filled(self, wanted: Flags | None = None) -> Heatmap:
         """The map with predicted values where nothing was measured, or only cheaply.
 
+        Values of regions, which have no neighbours, are not predicted.
+
         Args:
             wanted: Positions to fill, truth values on the grid; None for all.
 
@@ -205,7 +251,7 @@ class Heatmap(Value):
             >>> half.filled().values.tolist()  # a single measured value predicts itself
             [[0.5, 0.5], [0.5, 0.5]]
         """
-        if self.values.shape != self.measured.shape:
+        if self.values.shape != self.measured.shape or not isinstance(self.window, SlidingWindow):
             return self
         measured = (self.measured & self.values.isfinite()).numpy()
         missing = ~self.measured.numpy() if wanted is None else wanted & ~self.measured.numpy()
@@ -230,13 +276,14 @@ class Heatmap(Value):
                    [0.5, 0.5]])
         """
         values = self.values.double().numpy()
+        window = as_sliding(self.window)
         if self.cheap is None:
-            return predict(self.window, values, measured)
+            return predict(window, values, measured)
         cheap, base = self.cheap.double().numpy(), float(self.base)
         # Where nothing changes both are the same, and neither predicts the other.
         both = np.flatnonzero(measured & np.isfinite(cheap) & (cheap != base))
-        drifted = predict_by_drift(self.window, values, measured, cheap, base, both)
-        return predict(self.window, values, measured) if drifted is None else drifted.exact
+        drifted = predict_by_drift(window, values, measured, cheap, base, both)
+        return predict(window, values, measured) if drifted is None else drifted.exact
 
     def compare(self, exact: Heatmap) -> Comparison:
         """The distance of this map from the exact one, wherever this one is known.

@@ -18,7 +18,9 @@ from krypton_engine.common.figures import figure as figure_of
 from krypton_engine.common.figures import figures
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.status import Status
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import as_sliding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,14 +49,14 @@ class Shown:
         drop: Loss of the target at every position, on the grid.
         status: The origin of each value: uint8 of `krypton_engine.heatmap.status.Status`, on the grid.
         base: The target's output for the un-occluded input.
-        window: The sliding window.
+        window: The positions.
         image: The un-occluded input without its batch dimension; None where the map holds none.
     """
 
     drop: Tensor
     status: Tensor
     base: Tensor
-    window: SlidingWindow
+    window: Positions
     image: Tensor | None
 
 
@@ -228,7 +230,7 @@ def _drops(shown: Shown) -> tuple[Floats, Flags]:
         )
     order = (*channels, rows, columns)
     drops, known = (
-        each.numpy().reshape(window.counts).transpose(order)
+        _cells(window, each.numpy()).transpose(order)
         for each in (shown.drop.double(), shown.status != Status.UNKNOWN)
     )
     if not channels:
@@ -238,8 +240,18 @@ def _drops(shown: Shown) -> tuple[Floats, Flags]:
     return mean, count > 0
 
 
-def _spread(window: SlidingWindow, places: AnyArray) -> AnyArray:
-    """Entries by pixel, each of the place whose window is centred nearest."""
+def _cells(window: Positions, values: AnyArray) -> AnyArray:
+    """Values by place along every axis of the input: of a window the positions, of regions the cells."""
+    if isinstance(window, Regions):
+        return values[np.broadcast_to(window.numbers, window.input_shape)]
+    return values.reshape(as_sliding(window).counts)
+
+
+def _spread(positions: Positions, places: AnyArray) -> AnyArray:
+    """Entries by pixel, each of the place whose window is centred nearest; places of regions are pixels."""
+    if isinstance(positions, Regions):
+        return places
+    window = as_sliding(positions)
     for dim, axis in enumerate(_axes_of_picture(window)[:2]):
         size, stride = window.shape[axis], window.strides[axis]
         pixels = np.arange(window.input_shape[axis]) + 0.5
@@ -302,7 +314,7 @@ def _below(shown: Shown, image: object) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(picture.astype(np.uint8))
 
 
-def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
+def _axes_of_picture(window: Positions) -> tuple[int, int, tuple[int, ...]]:
     """The axes of the input that are the rows and columns of a picture, and that of its channels, if any.
 
     Channels come first, or last where there are 1, 3 or 4 of these, and of rows another number; without
@@ -321,7 +333,7 @@ def _axes_of_picture(window: SlidingWindow) -> tuple[int, int, tuple[int, ...]]:
     raise InputError(
         "the input",
         f"shape {shape}, {kind}",
-        "drop, the numbers on the grid, and attribution(), those on the input, for plots of your own, such "
+        "drop, the numbers by position, and attribution(), those on the input, for plots of your own, such "
         "as one a slice",
         "and overlay wants a 2-D image, (channels, height, width), (height, width, channels) or (height, "
         "width)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.perturbation.fillings import Fill
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import Contents, SlidingWindow, contents_of
@@ -158,11 +160,141 @@ class ChangedRegions:
         return torch.where(cells, self._filling[inside].to(x.dtype), x[inside])
 
 
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Positions whose cells become other things at each: local means, say, or draws.
+
+    Attributes:
+        plain: The positions alone.
+        fill: Function from boxes to what their cells become.
+
+    Examples:
+        >>> filled = Filled(SlidingWindow((4,), (2,), (2,)), lambda boxes: [torch.ones(1, 2) for _ in boxes])
+        >>> len(filled), filled.boxes(np.array([1])).tolist(), filled.describe()
+        (2, [[[2, 4]]], 'window 2, stride 2, input 4: 2 positions')
+    """
+
+    plain: SlidingWindow | Regions
+    fill: Fill
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Positions.input_shape`."""
+        return self.plain.input_shape
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """See `Positions.grid_shape`."""
+        return self.plain.grid_shape
+
+    @property
+    def kind(self) -> Hashable:
+        """Another kind than that of the positions alone: contents reach the engine another way."""
+        return "filled", self.plain.kind
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """See `Positions.boxes`."""
+        return self.plain.boxes(positions)
+
+    def spans(self, axis: int) -> bool:
+        """See `Positions.spans`."""
+        return self.plain.spans(axis)
+
+    def starts(self, axis: int) -> IntArray:
+        """See `Positions.starts`."""
+        return self.plain.starts(axis)
+
+    def stops(self, axis: int) -> IntArray:
+        """See `Positions.stops`."""
+        return self.plain.stops(axis)
+
+    def mean_cells(self, extents: Mapping[int, IntArray]) -> float:
+        """See `Positions.mean_cells`."""
+        return self.plain.mean_cells(extents)
+
+    def average(self, differences: Tensor) -> Tensor:
+        """See `Positions.average`."""
+        return self.plain.average(differences)
+
+    def touching(self, region: Tensor | Sequence[int]) -> IntArray:
+        """See `Positions.touching`."""
+        return self.plain.touching(region)
+
+    def describe(self) -> str:
+        """See `Positions.describe`."""
+        return self.plain.describe()
+
+
+_TOGETHER = 64
+"""Positions whose contents are made together."""
+
+_MOST_KEPT = 2**26
+"""Bytes of contents that are kept, since they are looked at before they are computed with."""
+
+
+class ChangedFillings:
+    """The cells of positions whose contents differ from position to position.
+
+    Args:
+        filled: The positions, and what fills them.
+        x: The input: ``(1, *input_shape)``.
+
+    Examples:
+        >>> window = SlidingWindow((4,), (2,), (2,))
+        >>> def twice(boxes):
+        ...     return [torch.full((1, 2), 2.0) for _ in boxes]
+        >>> changed = ChangedFillings(Filled(window, twice), torch.tensor([[2.0, 2.0, 3.0, 4.0]]))
+        >>> changed.boxes(np.array([0, 1])).tolist(), changed.content(1)
+        ([[[0, 0]], [[2, 4]]], tensor([[2., 2.]]))
+    """
+
+    merges = False
+    any = True
+
+    def __init__(self, filled: Filled, x: Tensor) -> None:
+        self.window = filled
+        self._x = x
+        self._made: dict[int, list[Tensor]] = {}
+        self._bytes = 0
+
+    def boxes(self, positions: IntArray) -> IntArray:
+        """See `Changed.boxes`: whole boxes, or none where the contents are the input's own cells."""
+        boxes = self.window.boxes(positions).copy()
+        for i, position in enumerate(positions.tolist()):
+            if torch.equal(self.content(position), self._inside(boxes[i])):
+                boxes[i] = 0
+        return boxes
+
+    def content(self, position: int) -> Tensor:
+        """See `Changed.content`."""
+        block, number = divmod(position, _TOGETHER)
+        if block not in self._made:
+            last = min((block + 1) * _TOGETHER, len(self.window))
+            some = np.arange(block * _TOGETHER, last, dtype=np.int64)
+            made = self.window.fill(self.window.boxes(some))
+            if self._bytes > _MOST_KEPT:
+                self._made, self._bytes = {}, 0
+            self._made[block] = made
+            self._bytes += sum(each.numel() * each.element_size() for each in made)
+        content = self._made[block][number].to(self._x)
+        if isinstance(self.window.plain, Regions):
+            box = self.window.boxes(np.array([position]))[0]
+            cells = self.window.plain.cells(position, box).to(self._x.device)
+            content = torch.where(cells, content, self._inside(box))
+        return content
+
+    def _inside(self, box: IntArray) -> Tensor:
+        return self._x[(slice(None), *(slice(lo, hi) for lo, hi in box.tolist()))]
+
+
 def changed_by(positions: Positions, x: Tensor, baseline: Tensor) -> Changed:
     """The cells that positions change in an input.
 
     Args:
-        positions: A sliding window, or regions.
+        positions: A sliding window, or regions, which may be filled.
         x: The input: ``(examples, *input_shape)``.
         baseline: Values that replace the covered cells, broadcast against the input.
 
@@ -171,6 +303,8 @@ def changed_by(positions: Positions, x: Tensor, baseline: Tensor) -> Changed:
         >>> changed_by(window, x, torch.zeros(1)).boxes(np.array([0, 1])).tolist()
         [[[0, 0]], [[2, 4]]]
     """
+    if isinstance(positions, Filled):
+        return ChangedFillings(positions, x)
     if isinstance(positions, Regions):
         return ChangedRegions(positions, x, baseline)
     assert isinstance(positions, SlidingWindow)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.errors import InputError
 
 
 class Positions(Protocol):
@@ -27,6 +33,10 @@ class Positions(Protocol):
     def kind(self) -> Hashable:
         """Key of all positions that one proof of a graph holds for."""
 
+    @property
+    def plain(self) -> Positions:
+        """The positions alone, whatever they are filled with."""
+
     def __len__(self) -> int: ...
 
     def boxes(self, positions: IntArray) -> IntArray:
@@ -44,5 +54,67 @@ class Positions(Protocol):
     def mean_cells(self, extents: Mapping[int, IntArray]) -> float:
         """Cells of a box, the mean over all positions, given its extent for every interval, by axis."""
 
+    def average(self, differences: Tensor) -> Tensor:
+        """Mean of ``(..., positions)`` over the positions that cover a cell: ``(..., *input_shape)``."""
+
+    def touching(self, region: Tensor | Sequence[int]) -> IntArray:
+        """Positions that cover a cell of a region: a mask or a box, as `region_mask` takes them.
+
+        Raises:
+            InputError: The region does not fit the input, or no position covers any of it.
+        """
+
     def describe(self) -> str:
         """The positions in words, for the first line of a plan."""
+
+
+def region_mask(region: Tensor | Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """The cells of a region: a boolean tensor of an input's shape.
+
+    Args:
+        region: Boolean mask of the input's shape (or of its last dimensions), or a box over the last
+            dimensions as ``(first_0, first_1, ..., last_0, last_1, ...)``, half-open: for an image
+            ``(top, left, bottom, right)``.
+        shape: Shape of one input without its batch dimension.
+
+    Raises:
+        InputError: The region does not fit the input.
+
+    Examples:
+        >>> region_mask((1, 0, 2, 3), (2, 4))
+        tensor([[False, False, False, False],
+                [ True,  True,  True, False]])
+    """
+    accepted = (
+        f"a boolean mask that broadcasts to {shape}, or a box (first..., last...) of its last dimensions"
+    )
+    is_mask = isinstance(region, (Tensor, np.ndarray)) and region.dtype in (torch.bool, np.dtype(bool))
+    if is_mask and np.ndim(region):
+        cells = torch.as_tensor(region, device="cpu")
+        try:
+            return cells.expand(shape)
+        except RuntimeError:
+            raise InputError("region", f"a mask of shape {tuple(cells.shape)}", accepted) from None
+    try:
+        found = [whole(size) for size in region]
+    except TypeError:  # nothing that has items
+        found = [None]
+    sizes = [size for size in found if size is not None]
+    if len(sizes) < len(found):
+        raise InputError("region", repr(region), accepted)
+    rank = len(sizes) // 2
+    first, last = sizes[:rank], sizes[rank:]
+    if len(sizes) % 2 or not 0 < rank <= len(shape):
+        raise InputError("region", f"{tuple(sizes)}", accepted)
+    for low, high, n in zip(first, last, shape[len(shape) - rank :], strict=True):
+        if not 0 <= low < high <= n:
+            raise InputError(
+                "region",
+                f"{tuple(sizes)}",
+                f"cells of the input, {shape}",
+                "which is empty or leaves the input",
+            )
+    mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
+    box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
+    mask[(slice(None),) * (len(shape) - rank) + box] = True
+    return mask

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from krypton_engine.common.arrays import Flags, IntArray
+from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
+from krypton_engine.perturbation.positions import region_mask
+from krypton_engine.perturbation.windows import SlidingWindow
 
 
 def whole_numbers(mask: Tensor, name: str) -> Tensor:
@@ -44,7 +47,7 @@ def whole_numbers(mask: Tensor, name: str) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class Regions(Value):
     """Sets of cells without a cell in common, which need not be connected.
 
     Attributes:
@@ -98,6 +101,11 @@ class Regions:
     def grid_shape(self) -> tuple[int, ...]:
         """``(regions,)``: regions have no grid."""
         return (len(self),)
+
+    @property
+    def plain(self) -> Regions:
+        """The regions themselves."""
+        return self
 
     @property
     def kind(self) -> Hashable:
@@ -225,6 +233,45 @@ class Regions:
         """
         spread = differences[..., torch.from_numpy(self.numbers).to(differences.device)]
         return spread.expand((*differences.shape[:-1], *self.input_shape))
+
+    def touching(self, region: Tensor | Sequence[int]) -> IntArray:
+        """Regions that share a cell with another one; see `Positions.touching`.
+
+        Raises:
+            InputError: That region does not fit the input, or holds no cell.
+
+        Examples:
+            >>> Regions.of(torch.tensor([0, 1, 1, 2]), (4,)).touching((0, 2)).tolist()
+            [0, 1]
+        """
+        touched = region_mask(region, self.input_shape).numpy()
+        found = np.unique(np.broadcast_to(self.numbers, self.input_shape)[touched])
+        if not len(found):
+            raise InputError("region", "no cell of the input", verb="holds")
+        return found
+
+    @property
+    def grid(self) -> SlidingWindow | None:
+        """The sliding window whose positions are these regions: equal boxes, side by side, numbered by rows.
+
+        Returns:
+            None where there is none: then regions have no neighbours.
+
+        Examples:
+            >>> Regions.of(torch.tensor([[0, 0, 1], [0, 0, 1], [2, 2, 3]]), (3, 3)).grid.shape
+            (2, 2)
+            >>> Regions.of(torch.tensor([[0, 0, 1], [0, 1, 1]]), (2, 3)).grid
+        """
+        if not len(self):
+            return None
+        shape = tuple(self._boxes[0, :, 1].tolist())
+        if self._boxes[0, :, 0].any() or not all(shape):
+            return None
+        window = SlidingWindow(self.input_shape, shape, shape)
+        everywhere = np.arange(len(window), dtype=np.int64)
+        alike = len(window) == len(self) and np.array_equal(window.boxes(everywhere), self._boxes)
+        filled = self._boxes[..., 1] - self._boxes[..., 0]
+        return window if alike and np.array_equal(filled.prod(1), self.sizes) else None
 
     def describe(self) -> str:
         """The regions in words.

@@ -14,7 +14,7 @@ from torch import Tensor
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
-from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.positions import Positions, region_mask
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class SlidingWindow:
         return self.shape[axis] == self.input_shape[axis]
 
     @property
+    def plain(self) -> SlidingWindow:
+        """The window itself."""
+        return self
+
+    @property
     def kind(self) -> Hashable:
         """The window itself: what is proved of a graph holds for this window alone."""
         return self
@@ -184,9 +189,7 @@ class SlidingWindow:
         """Positions whose window touches ``region``.
 
         Args:
-            region: Boolean mask of the input's shape (or of its last dimensions), or a box over the last
-                dimensions as ``(first_0, first_1, ..., last_0, last_1, ...)``, half-open: for an image
-                ``(top, left, bottom, right)``.
+            region: A mask or a box, as `krypton_engine.perturbation.positions.region_mask` takes them.
 
         Raises:
             InputError: The region does not fit the input or touches no window.
@@ -198,7 +201,7 @@ class SlidingWindow:
             >>> window.touching(torch.eye(4, 6) > 0).tolist()
             [0, 4]
         """
-        mask = self._region_mask(region)
+        mask = region_mask(region, self.input_shape)
         touched = mask.numpy().astype(np.int64)
         for axis in range(len(self.counts)):
             touched = self.sums(touched, axis)
@@ -208,42 +211,6 @@ class SlidingWindow:
                 "region", "no cell of the input", problem="so no window touches it", verb="holds"
             )
         return positions.astype(np.int64)
-
-    def _region_mask(self, region: Tensor | Sequence[int]) -> Tensor:
-        shape = self.input_shape
-        accepted = (
-            f"a boolean mask that broadcasts to {shape}, or a box (first..., last...) of its last dimensions"
-        )
-        is_mask = isinstance(region, (Tensor, np.ndarray)) and region.dtype in (torch.bool, np.dtype(bool))
-        if is_mask and np.ndim(region):
-            cells = torch.as_tensor(region, device="cpu")
-            try:
-                return cells.expand(shape)
-            except RuntimeError:
-                raise InputError("region", f"a mask of shape {tuple(cells.shape)}", accepted) from None
-        try:
-            found = [whole(size) for size in region]
-        except TypeError:  # nothing that has items
-            found = [None]
-        sizes = [size for size in found if size is not None]
-        if len(sizes) < len(found):
-            raise InputError("region", repr(region), accepted)
-        rank = len(sizes) // 2
-        first, last = sizes[:rank], sizes[rank:]
-        if len(sizes) % 2 or not 0 < rank <= len(shape):
-            raise InputError("region", f"{tuple(sizes)}", accepted)
-        for low, high, n in zip(first, last, shape[len(shape) - rank :], strict=True):
-            if not 0 <= low < high <= n:
-                raise InputError(
-                    "region",
-                    f"{tuple(sizes)}",
-                    f"cells of the input, {shape}",
-                    "which is empty or leaves the input",
-                )
-        mask = torch.zeros(shape, dtype=torch.bool, device="cpu")
-        box = tuple(slice(low, high) for low, high in zip(first, last, strict=True))
-        mask[(slice(None),) * (len(shape) - rank) + box] = True
-        return mask
 
     def sums(self, cells: IntArray, axis: int) -> IntArray:
         """Sums of ``cells`` over every window along ``axis``, whose positions take its place.
@@ -291,7 +258,7 @@ class SlidingWindow:
 
 
 def as_sliding(positions: Positions) -> SlidingWindow:
-    """Positions that are a sliding window's.
+    """The sliding window whose positions these are, whatever fills them.
 
     Raises:
         TypeError: They are others.
@@ -301,9 +268,9 @@ def as_sliding(positions: Positions) -> SlidingWindow:
         >>> as_sliding(window) is window
         True
     """
-    if not isinstance(positions, SlidingWindow):
+    if not isinstance(positions.plain, SlidingWindow):
         raise TypeError(f"{positions.describe()}: not those of a sliding window")
-    return positions
+    return positions.plain
 
 
 Contents = Callable[[int], Tensor]

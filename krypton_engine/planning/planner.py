@@ -155,6 +155,8 @@ class Preparer:
 
         def cheap(row: int | None, head: Head) -> Session | None:
             assert row is not None
+            if question.windows[occluded] is not question.windows[occluded].plain:
+                return None  # cheap sessions cover with the baseline alone
             inputs, baseline = question.tensors(row), question.baseline(occluded, row)
             opening = Opening(inputs, baseline, budget - ready.physical.bytes_views, head)
             return cheap_session(graph, ready.expected, program, opening)

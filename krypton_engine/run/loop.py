@@ -55,6 +55,7 @@ class Watch:
 
     Attributes:
         seconds: Time that ``on_progress`` took.
+        shown: Function from the map of a run to the one that ``on_progress`` sees, of several runs.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Watch:
         self.total = total
         self.done = 0
         self.seconds = 0.0
+        self.shown: Callable[[Heatmap], Heatmap] = lambda heatmap: heatmap
         self.on_progress = on_progress
         self._bar = tqdm(total=total, desc=words, unit="pos", disable=not show_progress)
         self.watched = on_progress is not None or show_progress
@@ -82,7 +84,7 @@ class Watch:
         self._bar.update(count)
         if self.on_progress is not None and heatmap is not None:
             began = time.perf_counter()
-            so_far = heatmap()
+            so_far = self.shown(heatmap())
             if declines(self.on_progress(so_far, self.done, self.total)):
                 raise OcclusionCancelled(so_far)
             self.seconds += time.perf_counter() - began

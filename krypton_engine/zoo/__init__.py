@@ -15,6 +15,7 @@ from krypton_engine.zoo.names import names_in_order
 from krypton_engine.zoo.networks import DEMO_MODEL, model_names
 from krypton_engine.zoo.patches import patch
 from krypton_engine.zoo.preprocess import Preprocess
+from krypton_engine.zoo.superpixels import superpixels
 
 __all__ = [
     "DEMO_IMAGE",
@@ -28,4 +29,5 @@ __all__ = [
     "model_names",
     "names_in_order",
     "patch",
+    "superpixels",
 ]

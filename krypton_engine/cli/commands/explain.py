@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.findings import approximate, reached, show_findings, similarity
@@ -25,13 +26,29 @@ from krypton_engine.cli.options import (
     add_out,
     add_question_options,
     up_to_one,
+    whole_number,
 )
-from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
+from krypton_engine.cli.picture import (
+    FILLINGS,
+    baseline_of,
+    filling_of,
+    input_of,
+    positions_text,
+    regions_of,
+    window_of,
+)
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, read_tuning, save
 from krypton_engine.cli.text import counted, duration, printable, row
 from krypton_engine.common.figures import figure
 from krypton_engine.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from krypton_engine.perturbation.fillings import Filling
+    from krypton_engine.perturbation.regions import Regions
+    from krypton_engine.perturbation.windows import SlidingWindow
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +56,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "image", metavar="IMAGE", help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...'
     )
     add_question_options(parser)
+    parser.add_argument(
+        "--regions",
+        metavar="R",
+        help="cover regions in place of windows: slic:100 (about as many superpixels), or a .npy with a "
+        "whole number for every pixel of the model's input",
+    )
+    parser.add_argument(
+        "--filling",
+        choices=FILLINGS,
+        help="what covers the window, in place of --baseline: the mean around it, noise, or draws of what "
+        "may be there given what is around it, learnt from this picture",
+    )
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=whole_number,
+        help="draws of --filling that are averaged (1; 10 conditional)",
+    )
     parser.add_argument(
         "--ssim",
         metavar="X",
@@ -51,6 +86,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, ".png (a picture) or .npz (the numbers); may be given twice (heatmap.png)")
     add_model_options(parser, weights=WEIGHTS_HELP)
+
+
+def _filling(arguments: argparse.Namespace, x: Tensor) -> Filling | None:
+    """The filling that the options describe; None for the baseline."""
+    if arguments.filling is None:
+        if arguments.samples is not None:
+            raise InputError("--samples", f"{arguments.samples}", "none without --filling")
+        return None
+    if arguments.regions is not None and arguments.filling == "conditional":
+        raise InputError(
+            "--filling", "conditional", "local-mean or noise with --regions, since draws are boxes"
+        )
+    samples = arguments.samples or (10 if arguments.filling == "conditional" else 1)
+    return filling_of(arguments.filling, samples, x, arguments.window)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -69,23 +118,31 @@ def _explain(arguments: argparse.Namespace) -> int:
     image = zoo.load_image(arguments.image)
     model = load(arguments, arguments.weights or "pretrained")
     x = input_of(model, image, arguments.image)
-    window = window_of(arguments.window, arguments.stride, x)
+    positions: SlidingWindow | Regions
+    if arguments.regions is None:
+        positions = window_of(arguments.window, arguments.stride, x)
+    else:
+        positions = regions_of(arguments.regions, model, x)
     baseline = baseline_of(arguments.baseline, model, image, x)
+    filling = _filling(arguments, x)
     began = time.perf_counter()
-    question, raw = question_of_picture(model, x, window, baseline, arguments.image)
+    question, raw = question_of_picture(model, x, positions, baseline, arguments.image)
     activation = activation_of(arguments, raw)
     scores = scores_of(raw, activation)
     target = (
         int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
     )
-    request = request_for(question, target, activation, arguments.ssim, tuning)
+    if arguments.regions is not None and arguments.ssim is not None:
+        raise InputError("--ssim", f"{arguments.ssim}", "none with --regions, which have no neighbours")
+    request = request_for(question, target, activation, arguments.ssim, tuning, filling)
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     hint_probabilities(activation, raw)
     name = class_name(model, target)
     row(
         "explains",
-        f"{name}; window {window_text(window)}, {arguments.baseline}: {counted(len(window), 'position')}",
+        f"{name}; {positions_text(positions)}, {request.filled or arguments.baseline}: "
+        f"{counted(len(positions), 'position')}",
     )
 
     heatmap, whole = run_heatmap(preparer_of(arguments), request, began)

@@ -137,7 +137,7 @@ def owen_values(
                 try:
                     found = preparer.answered(mine.question, 0, None, work)
                 except WithoutGraph as reason:
-                    found = work(preparer.full(mine.question, 0, batch, str(reason)))
+                    found = work(preparer.full(mine.question.as_occluded(0), 0, batch, str(reason)))
                 rows.append(found.reshape(*base.shape[1:], *inputs.shape[1:]))
             watch.finish()
     kind = base.dtype if base.is_floating_point() else torch.float32

@@ -47,7 +47,7 @@ def of_pairs(preparer: Preparer, request: AttributionRequest, watch: Watch) -> T
     try:
         return preparer.answered(request.question, 0, request.per_evaluation, work)
     except WithoutGraph as reason:
-        return work(preparer.full(request.question, 0, request.per_evaluation, str(reason)))
+        return work(preparer.full(request.question.as_occluded(0), 0, request.per_evaluation, str(reason)))
 
 
 def _of_example(request: AttributionRequest, watch: Watch, done: int, answer: Answer) -> Tensor:

@@ -1,12 +1,14 @@
-"""Superpixels and Shapley values against Captum's own, alternated.
+"""Superpixels and Shapley values against Captum's own, and Owen values against shap's, alternated.
 
     python benchmarks/regions.py                     # VGG16 and ResNet18, random weights, one photograph
     python benchmarks/regions.py --models resnet18 --rounds 3 --threads 1
+    python benchmarks/regions.py --methods Owen      # needs pip install shap
 
-Feature ablation of 100 SLIC superpixels, and Shapley sampling of 25 permutations of 49 square regions. Captum
-evaluates the whole network for every feature, so that its pace on some features stands for all: as many as
-two of its batches, at the batch that is fastest. Times are those of the process, which other work hardly
-disturbs; the largest difference is between attributions of the same features by both.
+Feature ablation of 100 SLIC superpixels, Shapley sampling of 25 permutations of 49 square regions, and 500
+evaluations of Owen values in the hierarchy of ``shap.maskers.Image``. Captum and shap evaluate the whole
+network for every feature, so that their pace on some stands for all, at the batch that is fastest. Times are
+those of the process, which other work hardly disturbs; the largest difference is between attributions of the
+same features by both.
 """
 
 from __future__ import annotations
@@ -19,16 +21,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from captum.attr import FeatureAblation, ShapleyValueSampling
 from exact import machine
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
-from krypton_engine import KryptonFeatureAblation, KryptonShapleyValueSampling, zoo
+from krypton_engine import KryptonFeatureAblation, KryptonShapleyValueSampling, owen_values, zoo
 
 BATCHES = (1, 4, 8, 16)
 PERMUTATIONS = 25
+EVALUATIONS, FEW = 500, 98
+METHODS = ("ablation", "Shapley", "Owen")
 
 
 def superpixels(x: Tensor) -> Tensor:
@@ -64,11 +69,78 @@ def captum_pace(model: nn.Module, x: Tensor) -> tuple[int, float]:
     return best, found[best]
 
 
+def shap_values(model: nn.Module, x: Tensor, evaluations: int, batch: int) -> Tensor:
+    """Owen values by shap itself: ``(1, 3, h, w)``."""
+    import shap
+
+    def forward(pictures: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)  # channels last
+        with torch.no_grad():
+            return model(images).numpy()
+
+    picture = x.permute(0, 2, 3, 1).numpy()
+    explainer = shap.PartitionExplainer(forward, shap.maskers.Image(np.zeros(picture.shape[1:], np.float32)))
+    values = explainer(picture, max_evals=evaluations, batch_size=batch, outputs=[0], silent=True).values
+    return torch.from_numpy(values[..., 0]).permute(0, 3, 1, 2)
+
+
+def shap_pace(model: nn.Module, x: Tensor) -> tuple[int, float]:
+    """Shap's fastest batch, and its seconds for an evaluation at that; compiling and trees left out."""
+    found = {}
+    for batch in BATCHES[1:]:
+        trees = timed(partial(shap_values, model, x, 2, batch))[0]
+        seconds = timed(partial(shap_values, model, x, 2 + FEW, batch))[0]
+        found[batch] = (seconds - trees) / FEW
+    best = min(found, key=found.__getitem__)
+    return best, found[best]
+
+
+def owen_row(model: nn.Module, x: Tensor, rounds: int) -> dict[str, Any]:
+    """Owen values by both."""
+    call = partial(owen_values, model, x, target=0)
+    mine, right = call(max_evals=FEW), shap_values(model, x, FEW, batch=10)
+    ratios = []
+    for _ in range(rounds):
+        batch, pace = shap_pace(model, x)
+        seconds, _ = timed(partial(call, max_evals=EVALUATIONS))
+        ratios.append(pace * EVALUATIONS / seconds)
+    row = {"method": "Owen", "features": mine.numel(), "steps": EVALUATIONS, "ratios": ratios, "batch": batch}
+    return row | {"difference": float((mine - right).abs().max()), "largest": float(right.abs().max())}
+
+
+def captum_row(model: nn.Module, x: Tensor, method: str, rounds: int) -> dict[str, Any]:
+    """Ablation or Shapley values by both."""
+    ablates = method == "ablation"
+    mask, samples = (superpixels(x), 1) if ablates else (squares(x), PERMUTATIONS)
+    features = len(mask.unique())
+    ours: Any = (KryptonFeatureAblation if ablates else KryptonShapleyValueSampling)(model)
+    theirs: Any = (FeatureAblation if ablates else ShapleyValueSampling)(model)
+    call = {"target": 0} | ({} if ablates else {"n_samples": samples})
+    few = {"target": 0} | ({} if ablates else {"n_samples": 1})
+    some = mask.clamp(max=7)
+    torch.manual_seed(0)
+    mine = ours.attribute(x, feature_mask=some, **few)
+    torch.manual_seed(0)
+    right = theirs.attribute(x, feature_mask=some, **few)
+    ratios = []
+    for _ in range(rounds):
+        batch, pace = captum_pace(model, x)
+        seconds, _ = timed(partial(ours.attribute, x, feature_mask=mask, **call))
+        ratios.append(pace * (features * samples + 1) / seconds)
+    row = {"method": method, "features": features, "steps": features * samples, "ratios": ratios}
+    return row | {
+        "batch": batch,
+        "difference": float((mine - right).abs().max()),
+        "largest": float(right.abs().max()),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["vgg16", "resnet18"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
     parser.add_argument("--image", default="chelsea")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -76,36 +148,23 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []
-    print("| model | method | features | steps | than Captum at its best | largest difference |")
+    print("| model | method | features | steps | than Captum or shap at its best | largest difference |")
     print("|---|---|--:|--:|--:|--:|")
     for name in args.models:
         net = zoo.load_model(name, weights="random")
         model = net.model.to(memory_format=torch.channels_last)
         x = net.preprocess(zoo.load_image(args.image))[None].contiguous(memory_format=torch.channels_last)
-        for method, mask, samples in (("ablation", superpixels(x), 1), ("Shapley", squares(x), PERMUTATIONS)):
-            features = len(mask.unique())
-            ablates = method == "ablation"
-            ours: Any = (KryptonFeatureAblation if ablates else KryptonShapleyValueSampling)(model)
-            theirs: Any = (FeatureAblation if ablates else ShapleyValueSampling)(model)
-            call = {"target": 0} | ({} if ablates else {"n_samples": samples})
-            few = {"target": 0} | ({} if ablates else {"n_samples": 1})
-            some = mask.clamp(max=7)
-            torch.manual_seed(0)
-            mine = ours.attribute(x, feature_mask=some, **few)
-            torch.manual_seed(0)
-            difference = float((mine - theirs.attribute(x, feature_mask=some, **few)).abs().max())
-            ratios = []
-            for _ in range(args.rounds):
-                batch, pace = captum_pace(model, x)
-                seconds, _ = timed(partial(ours.attribute, x, feature_mask=mask, **call))
-                ratios.append(pace * (features * samples + 1) / seconds)
-            row = {"model": name, "method": method, "features": features, "steps": features * samples}
-            row |= {"ratios": ratios, "batch": batch, "difference": difference}
-            rows.append(row)
-            middle = statistics.median(ratios)
+        for method in args.methods:
+            if method == "Owen":
+                row = owen_row(model, x, args.rounds)
+            else:
+                row = captum_row(model, x, method, args.rounds)
+            rows.append({"model": name} | row)
+            ratios = row["ratios"]
             print(
-                f"| {name} | {method} | {features} | {features * samples} | **{middle:.1f}x** "
-                f"({min(ratios):.1f} to {max(ratios):.1f}) | {difference:.0e} |",
+                f"| {name} | {method} | {row['features']} | {row['steps']} | "
+                f"**{statistics.median(ratios):.1f}x** ({min(ratios):.1f} to {max(ratios):.1f}) | "
+                f"{row['difference']:.0e} of {row['largest']:.0e} |",
                 flush=True,
             )
     if args.out:

@@ -13,9 +13,8 @@ namespace krypton {
 
 struct Basis {
     std::shared_ptr<const Program> program;
-    std::vector<Box> extents;     // by value: the largest box
     std::vector<Shrink> shrinks;  // by value; empty where nothing is dropped of any
-    Layout layout;
+    Room room;                    // of the largest boxes
     std::vector<float> baseline;  // of the input, stored
     Views views;
     std::vector<Outside> outside;  // by value; empty where no effect is asked for of any

@@ -6,17 +6,18 @@
 
 namespace krypton {
 
-Chunk::Chunk(const Basis& basis, Costs* costs)
+Chunk::Chunk(const Basis& basis, const Room& room, Costs* costs)
     : basis_(basis),
+      room_(room),
       program_(*basis.program),
       costs_(costs),
-      memory_(static_cast<float*>(::operator new(basis.layout.floats * sizeof(float), kAlign))),
-      scratch_(basis.layout.scratch),
-      boxes_(program_.values().size() * basis.layout.chunk),
-      views_(basis.layout.chunk) {}
+      memory_(static_cast<float*>(::operator new(room.layout.floats * sizeof(float), kAlign))),
+      scratch_(room.layout.scratch),
+      boxes_(program_.values().size() * room.layout.chunk),
+      views_(room.layout.chunk) {}
 
 float* Chunk::pixels(int value, int64_t position) const {
-    const Place& place = basis_.layout.places[value];
+    const Place& place = room_.layout.places[value];
     return memory_.get() + place.offset + position % place.slots * place.stride;
 }
 
@@ -30,7 +31,7 @@ Plane Chunk::plane(int value, int64_t position) const {
 }
 
 void Chunk::claim(int value, int64_t position, const Box& claimed) {
-    const Box& extent = basis_.extents[value];
+    const Box& extent = room_.extents[value];
     if (claimed.y.size() > extent.y.size() || claimed.x.size() > extent.x.size())
         throw std::invalid_argument("a box of value " + std::to_string(value) +
                                     " is larger than was planned");
@@ -106,7 +107,7 @@ bool Chunk::run(const Occlusion* positions, int64_t count, double* effects,
                 const std::atomic<bool>& cancelled) {
     size_ = count;
     for (int64_t p = 0; p < count; ++p) views_[p] = positions[p].views ? positions[p].views : &basis_.views;
-    const auto& segments = basis_.layout.segments;
+    const auto& segments = room_.layout.segments;
     if (segments.empty()) occlude(positions, 0, count);
     for (const Segment& segment : segments) {
         for (int64_t from = 0; from < count; from += segment.chunk) {

@@ -23,8 +23,8 @@ struct Occlusion {
 // same memory.
 class Chunk {
   public:
-    // `costs` takes what the runs of this chunk cost; or null.
-    Chunk(const Basis& basis, Costs* costs);
+    // `room`: that of the largest boxes of its positions. `costs` takes what its runs cost; or null.
+    Chunk(const Basis& basis, const Room& room, Costs* costs);
 
     // Computes the box of every value for `count` positions, at most those of the layout's chunk; `effects`
     // (by position) takes the first-order effect of what is dropped or left out. False if cancelled.
@@ -43,6 +43,7 @@ class Chunk {
     };
 
     const Basis& basis_;
+    const Room& room_;
     const Program& program_;
     Costs* costs_;
     std::unique_ptr<float, Freed> memory_;
@@ -54,9 +55,9 @@ class Chunk {
     std::vector<Plane> operands_;  // of all jobs
     std::vector<Box> changed_;     // of the operands of one
 
-    Box& box(int value, int64_t position) { return boxes_[value * basis_.layout.chunk + position]; }
+    Box& box(int value, int64_t position) { return boxes_[value * room_.layout.chunk + position]; }
     const Box& box(int value, int64_t position) const {
-        return boxes_[value * basis_.layout.chunk + position];
+        return boxes_[value * room_.layout.chunk + position];
     }
     Cost* cost(int value) { return costs_ ? &costs_->values[value] : nullptr; }
     float* pixels(int value, int64_t position) const;

@@ -146,4 +146,24 @@ Layout lay_out(const Program& program, const std::vector<Box>& extents, const st
     return layout;
 }
 
+Room room_of(const Program& program, const std::vector<Box>& changes, const std::vector<int>& kept) {
+    Room room{std::vector<Box>(program.values().size()), {}};
+    std::vector<Box> boxes(program.values().size()), in;
+    for (const Box& change : changes) {
+        boxes[0] = change;
+        for (const auto& op : program.operators()) {
+            in.clear();
+            for (int operand : op->operands) in.push_back(boxes[operand]);
+            boxes[op->value] = op->reach(in.data());
+        }
+        for (std::size_t v = 0; v < boxes.size(); ++v) {
+            Box& extent = room.extents[v];
+            extent = {{0, std::max(extent.y.hi, boxes[v].y.size())},
+                      {0, std::max(extent.x.hi, boxes[v].x.size())}};
+        }
+    }
+    room.layout = lay_out(program, room.extents, kept);
+    return room;
+}
+
 }  // namespace krypton

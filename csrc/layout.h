@@ -31,6 +31,12 @@ struct Layout {
     std::size_t elsewhere = 0;  // the same of what it takes beside the scratch
 };
 
+// What the boxes of a run take.
+struct Room {
+    std::vector<Box> extents;  // by value: the largest box
+    Layout layout;
+};
+
 // Values whose boxes stay to the end of a chunk: `kept`, and those that layers read.
 std::vector<int> read_at_the_end(const Program& program, std::vector<int> kept);
 
@@ -40,5 +46,8 @@ std::vector<bool> read_elsewhere(const Program& program, const std::vector<int>&
 // `extents`: the largest box of every value. `kept`: values that are read at the end of a chunk, beside those
 // that layers read.
 Layout lay_out(const Program& program, const std::vector<Box>& extents, const std::vector<int>& kept);
+
+// The room of changes of some boxes of the input.
+Room room_of(const Program& program, const std::vector<Box>& changes, const std::vector<int>& kept);
 
 }  // namespace krypton

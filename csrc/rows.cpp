@@ -57,12 +57,18 @@ void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const*
         kernels.activate({epilogue.function, epilogue.parameter, rows[i], columns});
 }
 
-Rows::Rows(const Basis& basis, int64_t positions, const std::vector<Views*>& settled)
-    : basis_(basis), program_(*basis.program), positions_(positions), settled_(settled) {
+Rows::Rows(const Basis& basis, const std::vector<Box>& extents, int64_t positions,
+           const std::vector<Views*>& views, bool settles)
+    : basis_(basis),
+      extents_(extents),
+      program_(*basis.program),
+      positions_(positions),
+      views_(views),
+      settles_(settles) {
     for (const RowLayer& layer : program_.layers()) {
         const bool cells = layer.kind == RowLayer::kCells;
         const int64_t size =
-            cells ? basis.extents[layer.operand].cells() * program_.values()[layer.operand].stored() : 0;
+            cells ? extents[layer.operand].cells() * program_.values()[layer.operand].stored() : 0;
         rows_.emplace_back(positions * layer.stored());
         changes_.emplace_back(positions * size);
         changed_.emplace_back(cells ? positions : 0);
@@ -83,7 +89,7 @@ std::size_t Rows::bytes(const Program& program, const std::vector<Box>& extents,
 float* Rows::changes(std::size_t layer, int64_t position) {
     const int operand = program_.layers()[layer].operand;
     return changes_[layer].data() +
-           position * basis_.extents[operand].cells() * program_.values()[operand].stored();
+           position * extents_[operand].cells() * program_.values()[operand].stored();
 }
 
 void Rows::take(const Chunk& chunk, int64_t first, Costs* costs) {

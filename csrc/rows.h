@@ -17,8 +17,10 @@ void finish_rows(const Kernels& kernels, const Epilogue& epilogue, float* const*
 // after the other, each in tasks that any thread may take. `costs`, if not null, is the thread's own.
 class Rows {
   public:
-    // settled: views that the sums of every position become a part of; empty where they stay as they are.
-    Rows(const Basis& basis, int64_t positions, const std::vector<Views*>& settled);
+    // views: those of every position; empty where all have the session's own. settles: whether the sums of
+    // every position become a part of its views.
+    Rows(const Basis& basis, const std::vector<Box>& extents, int64_t positions,
+         const std::vector<Views*>& views, bool settles);
 
     // Reads what changed at the positions of a chunk, of which the first is number `first` of the run.
     void take(const Chunk& chunk, int64_t first, Costs* costs);
@@ -36,9 +38,11 @@ class Rows {
 
   private:
     const Basis& basis_;
+    const std::vector<Box>& extents_;
     const Program& program_;
     int64_t positions_;
-    const std::vector<Views*>& settled_;
+    const std::vector<Views*>& views_;
+    bool settles_;
     std::vector<std::vector<float>> rows_;     // by layer: (positions, stored)
     std::vector<std::vector<float>> changes_;  // by layer of kCells: (positions, cells of the extent, stored)
     std::vector<std::vector<Box>> changed_;    // by layer of kCells: (positions)
@@ -49,13 +53,13 @@ class Rows {
     }
     // A layer's sums at a position, but for what changed.
     const float* sums(std::size_t layer, int64_t position) const {
-        return (settled_.empty() ? basis_.views : *settled_[position]).sums(layer).data();
+        return (views_.empty() ? basis_.views : *views_[position]).sums(layer).data();
     }
     // Makes sums [offset, offset + width), as `vector` holds them, those of the position's views.
     void settle(std::size_t layer, int64_t position, int64_t offset, int64_t width) {
-        if (!settled_.empty())
+        if (settles_)
             std::copy_n(vector(layer, position) + offset, width,
-                        settled_[position]->sums(layer).data() + offset);
+                        views_[position]->sums(layer).data() + offset);
     }
     // The changed cells of a position, minus the view.
     float* changes(std::size_t layer, int64_t position);

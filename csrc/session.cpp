@@ -29,7 +29,7 @@ Basis basis_of(std::shared_ptr<const Program> program, std::vector<Box> extents,
     std::vector<float> covering = stored_pixels(program->values()[0], baseline);
     Views views(*program, input, layout.scratch, threads, poll);
     std::vector<Outside> outside = outside_of(*program, views, gradients);
-    return {std::move(program),  std::move(extents), std::move(shrinks), std::move(layout),
+    return {std::move(program),  std::move(shrinks), {std::move(extents), std::move(layout)},
             std::move(covering), std::move(views),   std::move(outside)};
 }
 
@@ -52,6 +52,7 @@ Session::Session(std::shared_ptr<const Program> program, std::vector<Box> extent
     : threads_(std::max(threads, 1)),
       basis_(basis_of(std::move(program), std::move(extents), kept, std::move(shrinks), input, baseline,
                       threads_, poll, gradients)),
+      kept_(kept),
       read_(read_elsewhere(*basis_.program, kept)) {
     release_unread(basis_.views);
 }
@@ -63,7 +64,8 @@ void Session::release_unread(Views& views) const {
 
 int Session::begin(const float* input, const Poll& poll) {
     if (input) {
-        auto views = std::make_unique<Views>(*basis_.program, input, basis_.layout.scratch, threads_, poll);
+        auto views =
+            std::make_unique<Views>(*basis_.program, input, basis_.room.layout.scratch, threads_, poll);
         release_unread(*views);
         walks_.push_back(std::move(views));
     } else {
@@ -72,14 +74,22 @@ int Session::begin(const float* input, const Poll& poll) {
     return static_cast<int>(walks_.size()) - 1;
 }
 
-bool Session::advance(const std::vector<int>& walks, std::vector<Occlusion> changes,
-                      const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll) {
-    std::vector<Views*> settled;
+int Session::branch(int source) {
+    walks_.push_back(std::make_unique<Views>(*walks_[source]));
+    return static_cast<int>(walks_.size()) - 1;
+}
+
+bool Session::step(const std::vector<int>& walks, bool settles, std::vector<Occlusion> changes,
+                   const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll) {
+    std::vector<Views*> views;
+    std::vector<Box> boxes;
     for (std::size_t i = 0; i < walks.size(); ++i) {
-        settled.push_back(walks_[walks[i]].get());
-        changes[i].views = settled.back();
+        views.push_back(walks_[walks[i]].get());
+        changes[i].views = views.back();
+        boxes.push_back(changes[i].box);
     }
-    return run(changes, settled, exits, rows, nullptr, poll, nullptr);
+    return run(changes, room_of(*basis_.program, boxes, kept_), views, settles, exits, rows, nullptr, poll,
+               nullptr);
 }
 
 void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const {
@@ -93,17 +103,17 @@ void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& r
 
 bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Exit>& exits,
                   const std::vector<RowExit>& rows, double* effects, const Poll& poll, Costs* costs) const {
-    return run(positions, {}, exits, rows, effects, poll, costs);
+    return run(positions, basis_.room, {}, false, exits, rows, effects, poll, costs);
 }
 
-bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Views*>& settled,
-                  const std::vector<Exit>& exits, const std::vector<RowExit>& row_exits, double* effects,
-                  const Poll& poll, Costs* costs) const {
+bool Session::run(const std::vector<Occlusion>& positions, const Room& room, const std::vector<Views*>& views,
+                  bool settles, const std::vector<Exit>& exits, const std::vector<RowExit>& row_exits,
+                  double* effects, const Poll& poll, Costs* costs) const {
     if (positions.empty()) return true;
     const Program& program = *basis_.program;
     const auto& layers = program.layers();
     const int64_t n = static_cast<int64_t>(positions.size());
-    Rows rows(basis_, n, settled);
+    Rows rows(basis_, room.extents, n, views, settles);
     std::vector<double> dropped(positions.size());
     std::atomic<bool> cancelled = false;
     std::atomic<int64_t> next = 0;
@@ -111,12 +121,12 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Vie
     std::barrier barrier(threads_);
     std::mutex adding;
     const auto run_chunks = [&](Costs* mine) {
-        Chunk chunk(basis_, mine);
+        Chunk chunk(basis_, room, mine);
         std::vector<const float*> pixels;
         // Large chunks first, small ones to the end, so that the threads end together.
         for (int64_t first = next; first < n && !cancelled;) {
             const int64_t share = (n - first + 2 * threads_ - 1) / (2 * threads_);
-            const int64_t last = std::min(n, first + std::clamp<int64_t>(share, 1, basis_.layout.chunk));
+            const int64_t last = std::min(n, first + std::clamp<int64_t>(share, 1, room.layout.chunk));
             if (!next.compare_exchange_weak(first, last)) continue;
             if (!chunk.run(&positions[first], last - first, &dropped[first], cancelled)) return;
             for (const Exit& exit : exits)
@@ -124,11 +134,11 @@ bool Session::run(const std::vector<Occlusion>& positions, const std::vector<Vie
                     leave(exit, p, chunk.plane(exit.value, p - first), program.values()[exit.value].channels,
                           pixels);
             rows.take(chunk, first, mine);
-            for (int64_t p = first; p < last && !settled.empty(); ++p)
+            for (int64_t p = first; p < last && settles; ++p) {
                 for (const auto& op : program.operators())
-                    settled[p]->settle(op->value, chunk.plane(op->value, p - first));
-            for (int64_t p = first; p < last && !settled.empty(); ++p)
-                settled[p]->settle(0, chunk.plane(0, p - first));
+                    views[p]->settle(op->value, chunk.plane(op->value, p - first));
+                views[p]->settle(0, chunk.plane(0, p - first));
+            }
             first = next;
         }
     };

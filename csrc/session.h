@@ -54,22 +54,28 @@ class Session {
     // Begins a walk, which `advance` leads on, from another input (NHWC), or, where that is null, from the
     // session's own; returns its number. For sessions that keep every value and drop nothing.
     int begin(const float* input, const Poll& poll);
+    // Makes walk `into` stand where `source` stands.
+    void branch(int source, int into) { *walks_[into] = *walks_[source]; }
+    // Begins a walk where `source` stands; returns its number.
+    int branch(int source);
     int walks() const { return static_cast<int>(walks_.size()); }
 
-    // As `run`, of one change of each of some walks, different ones, whose input it stays.
-    // A walk that was cancelled on its way has no meaning left.
-    bool advance(const std::vector<int>& walks, std::vector<Occlusion> changes,
-                 const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll);
+    // As `run`, of one change of each of some walks, whose boxes may be of any size. `settles`: each is
+    // another walk, whose input the change stays; where that was cancelled, the walk has no meaning left.
+    bool step(const std::vector<int>& walks, bool settles, std::vector<Occlusion> changes,
+              const std::vector<Exit>& exits, const std::vector<RowExit>& rows, const Poll& poll);
 
   private:
     int threads_;
     Basis basis_;
+    std::vector<int> kept_;
     std::vector<bool> read_;  // by value: whether anybody reads its view
     std::vector<std::unique_ptr<Views>> walks_;
 
-    // settled: by position, the views that what changes becomes a part of; empty for none.
-    bool run(const std::vector<Occlusion>& positions, const std::vector<Views*>& settled,
-             const std::vector<Exit>& exits, const std::vector<RowExit>& rows, double* effects,
+    // views: by position, those that are read; empty for the session's own. settles: whether what changes
+    // becomes a part of them.
+    bool run(const std::vector<Occlusion>& positions, const Room& room, const std::vector<Views*>& views,
+             bool settles, const std::vector<Exit>& exits, const std::vector<RowExit>& rows, double* effects,
              const Poll& poll, Costs* costs) const;
     void release_unread(Views& views) const;
 };

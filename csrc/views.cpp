@@ -10,7 +10,7 @@ namespace krypton {
 
 Views::Views(const Program& program, const float* input, std::size_t scratch_bytes, int threads,
              const Poll& poll)
-    : program_(program), pixels_(program.values().size()) {
+    : program_(&program), pixels_(program.values().size()) {
     const auto& ops = program.operators();
     const auto& layers = program.layers();
     pixels_[0] = stored_pixels(program.values()[0], input);
@@ -45,7 +45,7 @@ Views::Views(const Program& program, const float* input, std::size_t scratch_byt
 }
 
 Plane Views::plane(int value) const {
-    const Value& v = program_.values()[value];
+    const Value& v = program_->values()[value];
     const float* view = v.constant.empty() ? pixels_[value].data() : v.constant.data();
     return {v.height, v.width, v.stored(), view, nullptr, {}};
 }
@@ -60,7 +60,7 @@ void Views::settle(int value, const Plane& plane) {
 
 void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int threads, Scratch& scratch,
                              const std::atomic<bool>& cancelled) {
-    const Value& value = program_.values()[op.value];
+    const Value& value = program_->values()[op.value];
     std::vector<Plane> in;
     for (int operand : op.operands) in.push_back(plane(operand));
     // Bands of rows, a multiple of what any kernel computes together.
@@ -68,16 +68,16 @@ void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int
     for (int64_t y; (y = next++ * band) < value.height && !cancelled;) {
         const Box box{{y, std::min(y + band, value.height)}, {0, value.width}};
         const Job job{box, pixels_[op.value].data() + y * value.width * op.stored, in.data()};
-        op.compute(program_.kernels(), &job, 1, scratch);
+        op.compute(program_->kernels(), &job, 1, scratch);
     }
 }
 
 void Views::compute_layer(std::size_t l, std::atomic<int64_t>& next, const std::atomic<bool>& cancelled) {
-    const RowLayer& layer = program_.layers()[l];
+    const RowLayer& layer = program_->layers()[l];
     float* row = sums_[l].data();
     if (layer.kind == RowLayer::kMean) {
         if (next++) return;
-        const Value& value = program_.values()[layer.operand];
+        const Value& value = program_->values()[layer.operand];
         const std::vector<float>& view = pixels_[layer.operand];
         for (int64_t c = 0; c < value.stored(); ++c) {
             double sum = 0;
@@ -86,10 +86,10 @@ void Views::compute_layer(std::size_t l, std::atomic<int64_t>& next, const std::
         }
         return;
     }
-    const Kernels& kernels = program_.kernels();
+    const Kernels& kernels = program_->kernels();
     const bool cells = layer.kind == RowLayer::kCells;
     const float* in = cells ? pixels_[layer.operand].data() : rows_[layer.operand].data();
-    const int64_t step = cells ? program_.values()[layer.operand].stored() : 0;
+    const int64_t step = cells ? program_->values()[layer.operand].stored() : 0;
     Multiply m{};
     m.rows = m.a_stride = m.taps = 1;
     m.c = &row;

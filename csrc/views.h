@@ -28,7 +28,7 @@ class Views {
     void release(int value) { std::vector<float>().swap(pixels_[value]); }
 
   private:
-    const Program& program_;
+    const Program* program_;                       // a pointer, so that views can be assigned
     std::vector<std::vector<float>> pixels_;       // by value; of a constant, the program has them
     std::vector<std::vector<float>> sums_, rows_;  // by layer
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from krypton_engine.attr.feature_ablation import KryptonFeatureAblation
     from krypton_engine.attr.occlusion import KryptonOcclusion
+    from krypton_engine.attr.owen import owen_values
     from krypton_engine.attr.shapley import KryptonShapleyValueSampling
     from krypton_engine.errors import FallbackWarning, InputError, OcclusionCancelled, RoundingWarning
     from krypton_engine.heatmap.heatmap import Heatmap
@@ -25,6 +26,7 @@ _HOME = {
     "Plan": "plan",
     "RoundingWarning": "errors",
     "Tuning": "tuning",
+    "owen_values": "attr.owen",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Plan",
     "RoundingWarning",
     "Tuning",
+    "owen_values",
 ]
 __version__ = "0.1.0"
 

@@ -161,9 +161,11 @@ class Session:
         contents: Array | None = ...,
     ) -> bool: ...
     def begin(self, input: Array | None) -> int: ...
-    def advance(
+    def branch(self, source: int, into: int | None = ...) -> int: ...
+    def step(
         self,
         walks: Sequence[int],
+        settles: bool,
         boxes: Array,
         contents: Array | None,
         values: Sequence[tuple[int, Array, Array]],

@@ -235,14 +235,27 @@ void bind_session(nb::module_& m) {
             "input"_a.noconvert().none(),
             "The number of a new walk: from an input, or from the session's own.")
         .def(
-            "advance",
-            [](PySession& s, std::vector<int> walks, Longs boxes, std::optional<Floats<1>> contents,
-               std::vector<ValueOutput> values, std::vector<VectorOutput> vectors) {
+            "branch",
+            [](PySession& s, int source, std::optional<int> into) {
+                for (int walk : {source, into.value_or(source)})
+                    require(walk >= 0 && walk < s.session->walks(), "there is no such walk");
+                const nb::gil_scoped_release release;
+                if (!into) return s.session->branch(source);
+                s.session->branch(source, *into);
+                return *into;
+            },
+            "source"_a, "into"_a.none() = nb::none(),
+            "The number of a walk that stands where another stands: of a new one, or `into`.")
+        .def(
+            "step",
+            [](PySession& s, std::vector<int> walks, bool settles, Longs boxes,
+               std::optional<Floats<1>> contents, std::vector<ValueOutput> values,
+               std::vector<VectorOutput> vectors) {
                 std::vector<Occlusion> changes = occlusions_of(*s.program, boxes, contents);
                 require(walks.size() == changes.size(), "there is one change for every walk");
                 std::vector<int> sorted = walks;
                 std::ranges::sort(sorted);
-                require(std::ranges::adjacent_find(sorted) == sorted.end(),
+                require(!settles || std::ranges::adjacent_find(sorted) == sorted.end(),
                         "a walk takes one step at a time");
                 require(sorted.empty() || (sorted.front() >= 0 && sorted.back() < s.session->walks()),
                         "there is no such walk");
@@ -253,13 +266,15 @@ void bind_session(nb::module_& m) {
                 bool done;
                 {
                     const nb::gil_scoped_release release;
-                    done = s.session->advance(walks, std::move(changes), exits, rows, std::cref(signals));
+                    done =
+                        s.session->step(walks, settles, std::move(changes), exits, rows, std::cref(signals));
                 }
                 if (signals.raised) throw nb::python_error();
                 return done;
             },
-            "walks"_a, "boxes"_a.noconvert(), "contents"_a.noconvert().none(), "values"_a.noconvert(),
-            "vectors"_a.noconvert(), "One change more of each of some walks, and the outputs after them.")
+            "walks"_a, "settles"_a, "boxes"_a.noconvert(), "contents"_a.noconvert().none(),
+            "values"_a.noconvert(), "vectors"_a.noconvert(),
+            "Outputs after one more change of each of some walks; settles: whether the walks keep them.")
         .def_prop_rw(
             "timed", [](const PySession& s) { return s.timed; },
             [](PySession& s, bool timed) {

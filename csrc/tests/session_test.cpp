@@ -117,7 +117,8 @@ Occlusion random_change(Random& random, const Value& in, std::vector<std::vector
     return at;
 }
 
-// Walks of several steps each, some taken together, against float64 on the inputs that they have come to.
+// Walks of several steps each, some taken together or only looked at, some begun where others stand, against
+// float64 on the inputs that they have come to.
 void test_random_walks(const char* isa, int64_t seed) {
     Random random(seed);
     const Net net = Builder(random, isa, random.chance(0.8) ? 14 : 40).build();
@@ -142,19 +143,36 @@ void test_random_walks(const char* isa, int64_t seed) {
     }
     std::vector<std::vector<float>> room;
     for (int64_t step = 0, steps = random.between(1, 5); step < steps; ++step) {
+        const auto any = [&] { return static_cast<int>(random.between(0, std::ssize(now) - 1)); };
+        if (random.chance(0.3)) {
+            const int source = any();
+            now.push_back(now[source]);
+            check(session.branch(source) == std::ssize(now) - 1, "seed ", seed, ": number of a branch");
+        }
+        if (random.chance(0.3)) {
+            const int source = any(), into = any();
+            now[into] = now[source];
+            session.branch(source, into);
+        }
         std::vector<int> walks;
         std::vector<Occlusion> changes;
-        for (std::size_t w = 0; w < now.size(); ++w) {
-            if (random.chance(0.3)) continue;
-            walks.push_back(static_cast<int>(w));
-            changes.push_back(random_change(random, in, room));
-            now[w] = occlude(now[w], baseline, changes.back());
+        std::vector<Tensor> after;
+        const bool settles = random.chance(0.5);
+        for (int w = 0; w < std::ssize(now); ++w) {
+            // Several looks at once may leave from one walk.
+            for (int64_t n = random.between(0, settles ? 1 : 3); n > 0; --n) {
+                walks.push_back(w);
+                changes.push_back(random_change(random, in, room));
+                after.push_back(occlude(now[w], baseline, changes.back()));
+            }
         }
-        Outputs outputs(random, program, kept, static_cast<int64_t>(walks.size()));
-        check(session.advance(walks, changes, outputs.exits, outputs.row_exits, {}), "seed ", seed,
+        Outputs outputs(random, program, kept, std::ssize(walks));
+        check(session.step(walks, settles, changes, outputs.exits, outputs.row_exits, {}), "seed ", seed,
               ": a walk was cancelled by nobody");
-        for (std::size_t i = 0; i < walks.size(); ++i)
-            compare("walk", seed, net, outputs, static_cast<int64_t>(i), now[walks[i]]);
+        for (int i = 0; i < std::ssize(walks); ++i) {
+            compare(settles ? "walk" : "look", seed, net, outputs, i, after[i]);
+            if (settles) now[walks[i]] = after[i];
+        }
     }
     // What the session itself was opened on has not changed.
     const std::vector<Occlusion> nothing{{{{0, 0}, {0, 0}}, {0, 0}}};

@@ -10,16 +10,21 @@ from captum.attr import FeatureAblation
 from torch import Tensor
 
 from krypton_engine.attr import explain
-from krypton_engine.attr.checks import memory_budget_of
+from krypton_engine.attr.checks import memory_budget_of, shape_or_type
 from krypton_engine.attr.features import differ_by_example, masks_of, of_several_inputs, regions_of
+from krypton_engine.attr.inputs import check_rows
+from krypton_engine.attr.pairs import of_pairs
 from krypton_engine.attr.request import ablation_request
 from krypton_engine.attr.targets import select
 from krypton_engine.common.calling import Baselines, Forward, Target
 from krypton_engine.common.captum import counted
+from krypton_engine.errors import InputError
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.planning.training import evaluation_mode
+from krypton_engine.run.loop import Watch
 
 _WORDS = "Feature Ablation attribution"
+_PAIRS = "Feature interactions"
 
 
 class KryptonFeatureAblation(FeatureAblation):
@@ -121,6 +126,66 @@ class KryptonFeatureAblation(FeatureAblation):
         kind = select(whole.question.base, whole.target).dtype
         parts = tuple(torch.cat(each).to(kind) for each in zip(*found, strict=True))
         return parts if isinstance(inputs, tuple) else parts[0]
+
+    def interactions(
+        self,
+        inputs: Tensor,
+        baselines: Baselines = None,
+        target: Target = None,
+        additional_forward_args: object = None,
+        feature_mask: Tensor | None = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+    ) -> Tensor:
+        """Interactions of every two features: what covering both does beyond what covering each does.
+
+        With ``drop`` what covering takes from the output, the interaction of two features is
+        ``drop(both) - drop(one) - drop(other)``: 0 where they count independently of each other, negative
+        where one is enough (either makes up for the other), positive where both together hide what the other
+        would still show. A walk covers one feature after another, and looks at all later ones from there.
+
+        Args:
+            inputs: Tensor, dimension 0 is the examples, which are explained one by one.
+            baselines, target, additional_forward_args, perturbations_per_eval, show_progress: As of
+                `attribute`.
+            feature_mask: As of `attribute`; every example has as many features.
+
+        Returns:
+            ``(examples, *selected_shape, features, features)``, in the dtype of the outputs: symmetric, in
+            the rising order of the features' numbers, on the diagonal the drops of single features.
+
+        Raises:
+            InputError: An argument that cannot be used; nothing has been computed then.
+
+        Examples:
+            >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
+            >>> found = KryptonFeatureAblation(model).interactions(x, target=1, feature_mask=mask)
+            >>> drops = KryptonFeatureAblation(model).attribute(x, target=1, feature_mask=mask)
+            >>> found.shape, torch.allclose(found[0, 4, 4], drops[0, 0, 12, 12])
+            (torch.Size([1, 9, 9]), True)
+        """
+        if not isinstance(inputs, Tensor) or not inputs.ndim or not inputs.numel():
+            raise InputError("inputs", shape_or_type(inputs), "a tensor with at least one example")
+        masks = masks_of(feature_mask, (inputs,))
+        regions = [regions_of(masks, (inputs,), row) for row in range(len(inputs))]
+        counts = [len(mine) for (mine,) in regions]
+        if len(set(counts)) > 1:
+            raise InputError("feature_mask", f"{counts} features", "as many for every example", verb="has")
+        with torch.no_grad(), evaluation_mode(self.forward_func, self._preparer.warn):
+            request = ablation_request(
+                self.forward_func, inputs, regions[0], baselines, target, additional_forward_args,
+                perturbations_per_eval,
+            )  # fmt: skip
+            base = select(request.question.base, request.target)
+            check_rows(request.question.base, inputs)
+            with Watch(sum(n * (n + 1) // 2 for n in counts), None, show_progress, _PAIRS) as watch:
+                rows = [
+                    of_pairs(self._preparer, request.of_row(row, mine), watch)
+                    for row, mine in enumerate(regions)
+                ]
+                watch.finish()
+        kind = base.dtype if base.is_floating_point() else torch.float32
+        return torch.stack(rows).to(inputs.device, kind)
 
     def _in_full(
         self,

@@ -159,6 +159,23 @@ def question_over(
     return Question(forward_func, tensors, filled, windows, extra, base)
 
 
+def check_rows(base: Tensor, inputs: Tensor) -> None:
+    """Refuse outputs that are not one row for every example, where examples are explained one by one.
+
+    Raises:
+        InputError: Other outputs.
+
+    Examples:
+        >>> check_rows(torch.zeros(2, 5), torch.zeros(2, 3, 8, 8))
+        >>> check_rows(torch.zeros(()), torch.zeros(2, 3, 8, 8))
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: forward_func returns shape () for 2 examples; accepted: one row ...
+    """
+    if base.shape[:1] != inputs.shape[:1]:
+        given = f"shape {tuple(base.shape)} for {len(inputs)} examples"
+        raise InputError("forward_func", given, "one row for every example", verb="returns")
+
+
 def questions_filled(question: Question, filling: Filling) -> tuple[Question, ...]:
     """A question about one example for every sample of a filling.
 

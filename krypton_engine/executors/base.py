@@ -77,6 +77,26 @@ class Walks(Protocol):
             ``(changes, *output_shape)``.
         """
 
+    def look(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """Outputs after changes that no walk keeps.
+
+        Args:
+            which: Numbers of the walks that the changes begin at: ``(changes,)``, int64; a walk may be named
+                several times.
+            boxes, contents: As in `advance`.
+
+        Returns:
+            ``(changes, *output_shape)``.
+        """
+
+    def branch(self, source: int, into: int | None = None) -> int:
+        """The number of a walk that stands where another stands, and goes its own way from there.
+
+        Args:
+            source: Number of the other walk.
+            into: Number of a walk whose own way ends, and whose memory is used again; None for a new walk.
+        """
+
 
 class Session(Protocol):
     """A model on one input: outputs for any list of changes to it.
@@ -125,7 +145,8 @@ class Session(Protocol):
         """Walks from some inputs.
 
         Args:
-            starts: Inputs ``(1, *input_shape)``, at most `most_walks`; None for the session's own.
+            starts: Inputs ``(1, *input_shape)``; None for the session's own. With their branches at most
+                `most_walks`.
 
         Raises:
             Unsupported: The session has none.

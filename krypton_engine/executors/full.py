@@ -158,10 +158,8 @@ class FullSession:
         """The session itself: a full computation has no boxes to cut."""
         return self
 
-    @property
-    def most_walks(self) -> int:
-        """As many as are evaluated together."""
-        return self.per_evaluation
+    most_walks = 64
+    """Walks hold nothing but inputs."""
 
     def walks(self, starts: Sequence[Tensor | None]) -> FullWalks:
         """See `krypton_engine.executors.base.Session.walks`; inputs are ``(examples, *input_shape)``."""
@@ -215,10 +213,27 @@ class FullWalks:
 
     def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
         """See `krypton_engine.executors.base.Walks.advance`."""
-        for i, walk in enumerate(which.tolist()):
-            self._now[walk] = replaced(self._now[walk], boxes[i], contents(i))
-        found = []
-        for start in range(0, len(which), self._session.per_evaluation):
-            some = which[start : start + self._session.per_evaluation].tolist()
-            found.append(self._session.evaluate(torch.cat([self._now[walk] for walk in some]), len(some)))
-        return torch.cat(found)
+        changed = self._changed(which, boxes, contents)
+        for walk, now in zip(which.tolist(), changed, strict=True):
+            self._now[walk] = now
+        return self._evaluated(changed)
+
+    def look(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """See `krypton_engine.executors.base.Walks.look`."""
+        return self._evaluated(self._changed(which, boxes, contents))
+
+    def branch(self, source: int, into: int | None = None) -> int:
+        """See `krypton_engine.executors.base.Walks.branch`."""
+        number = len(self._now) if into is None else into
+        self._now[number : number + 1] = [self._now[source]]
+        return number
+
+    def _changed(self, which: IntArray, boxes: IntArray, contents: Contents) -> list[Tensor]:
+        """Inputs after one more change of each of some walks."""
+        return [replaced(self._now[walk], boxes[i], contents(i)) for i, walk in enumerate(which.tolist())]
+
+    def _evaluated(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Outputs for inputs, as many together as the session evaluates."""
+        together = self._session.per_evaluation
+        parts = [inputs[first : first + together] for first in range(0, len(inputs), together)]
+        return torch.cat([self._session.evaluate(torch.cat(list(part)), len(part)) for part in parts])

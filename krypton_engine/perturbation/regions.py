@@ -156,11 +156,21 @@ class Regions(Value):
             tensor([[[[False,  True],
                       [ True,  True]]]])
         """
-        inside = tuple(
+        return torch.from_numpy(self.inside(box) == position)[None]
+
+    def inside(self, box: IntArray) -> IntArray:
+        """The region of every cell of a box: of the input's rank, each dimension the box's or 1.
+
+        Examples:
+            >>> regions = Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))
+            >>> regions.inside(np.array([[0, 3], [0, 1], [1, 3]])).tolist()
+            [[[1, 0]]]
+        """
+        cells = tuple(
             slice(None) if size == 1 else slice(lo, hi)
             for (lo, hi), size in zip(box.tolist(), self.numbers.shape, strict=True)
         )
-        return torch.from_numpy(self.numbers[inside] == position)[None]
+        return self.numbers[cells]
 
     @cached_property
     def sizes(self) -> IntArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -111,6 +112,82 @@ def led(
     # A region that changes nothing leaves the output as it was.
     done = np.searchsorted(changes, np.arange(len(order)), side="right")
     return reached[torch.from_numpy(done).to(reached.device)], first, last
+
+
+def paired(
+    session: Session,
+    x: Tensor,
+    select: Callable[[Tensor], Tensor],
+    at_once: int | None = None,
+    on_step: OnStep = lambda _: None,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Values with every region filled, and with every two of them.
+
+    A walk goes to each region in turn, and looks at every later one from there.
+
+    Args:
+        session: Session over regions, opened on ``x``, of two walks at least.
+        x: The input: ``(1, *input_shape)``.
+        select: Function from outputs ``(n, *output_shape)`` to the values that are kept, ``(n, ...)``.
+        at_once: Largest number of looks that are computed together; None for as many as there may be walks.
+        on_step: See `OnStep`.
+
+    Returns:
+        Outputs with single regions filled, ``(regions, *output_shape)``; values with two regions filled,
+        ``(regions, regions, ...)``, on the diagonal with one; an input with two filled, and its outputs,
+        ``(1, *output_shape)``, to be compared with the forward function's own.
+
+    Examples:
+        >>> from krypton_engine.executors.base import Opening
+        >>> from krypton_engine.executors.reference.program import ReferenceProgram
+        >>> from krypton_engine.perturbation.regions import Regions
+        >>> from krypton_engine.plan.plan import Plan
+        >>> regions = Regions.of(torch.arange(20) // 5, (3, 24, 20))
+        >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
+        >>> session = ReferenceProgram(graph).open(Plan.of(graph, regions), opening)
+        >>> single, pairs, _ = paired(session, x, lambda outputs: outputs[:, 2])
+        >>> x[..., :5] = x[..., 10:15] = 0.0  # what the first and the third cover
+        >>> single.shape, torch.allclose(pairs[0, 2], model(x)[0, 2], atol=1e-5)
+        (torch.Size([4, 5]), True)
+    """
+    changed = session.changed
+    assert isinstance(changed, ChangedRegions)
+    regions = np.arange(len(session.window))
+    changing = regions[_filled(changed.boxes(regions))]
+    walks, walk = session.walks([None]), None
+    most = min(session.most_walks, at_once or session.most_walks)
+
+    def looks(source: int, now: Tensor, those: IntArray) -> Iterator[tuple[IntArray, Tensor]]:
+        """Outputs with each of some regions filled in an input that a walk stands at."""
+        for first in range(0, len(those), most):
+            some = those[first : first + most]
+            contents = [changed.content_on(now, int(region)) for region in some]
+            which = np.full(len(some), source)
+            yield some, walks.look(which, changed.boxes(some), contents.__getitem__)
+            on_step(len(some))
+
+    single = session.base.expand(len(regions), *session.base.shape[1:]).clone()
+    for some, outputs in looks(0, x, changing):
+        single[torch.from_numpy(some)] = outputs
+    last, values = (x, session.base), select(single)
+    pairs = values[None].expand(len(regions), *values.shape).clone()
+    pairs[changing] = values[changing][:, None]  # beside a region that changes nothing
+    for number, region in enumerate(changing[:-1].tolist()):
+        box, content = changed.boxes(np.array([region])), changed.content(region)
+        walk = walks.branch(0, walk)
+        walks.advance(np.array([walk]), box, partial(_same, content))
+        now = replaced(x, box[0], content)
+        for some, outputs in looks(walk, now, changing[number + 1 :]):
+            found, end = select(outputs), changed.boxes(some[-1:])[0]
+            last = replaced(now, end, changed.content_on(now, int(some[-1]))), outputs[-1:]
+            pairs[region, some] = found
+            pairs[some, region] = found
+    return single, pairs, last
+
+
+def _same(content: Tensor, _: int) -> Tensor:
+    """The contents of a single change."""
+    return content
 
 
 def _filled(boxes: IntArray) -> Flags:

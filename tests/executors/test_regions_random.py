@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from support.random_cnns import build, networks
 from support.tiny_models import SmallCNN
-from torch import Tensor
+from torch import Tensor, nn
 
 from krypton_engine import FallbackWarning, KryptonFeatureAblation
 from krypton_engine.attr.features import regions_of
 from krypton_engine.executors.base import Opening, Session
+from krypton_engine.executors.full import FullSession
 from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import replaced
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.walks import walked
@@ -141,3 +143,69 @@ def test_a_thousand_steps_do_not_drift() -> None:
             ours, theirs = (float((each - truth).abs().max()) for each in (outputs, model(now)))
         rounding = torch.finfo(torch.float32).eps * float(truth.abs().max())
         assert ours <= 3 * max(theirs, 8 * rounding), (executor, ours, theirs)
+
+
+def test_branches_and_looks() -> None:
+    """Looks say what advances say and leave walks where they stand; branches go their own ways."""
+    torch.manual_seed(4)
+    model, x = SmallCNN(), torch.rand(1, 3, 24, 20)
+    (regions,) = regions_of((torch.randint(0, 5, (1, 1, 24, 20)),), (x,))
+    exact = copy.deepcopy(model).double()
+
+    def truth(inputs: list[Tensor]) -> Tensor:
+        return exact(torch.cat(inputs).double())
+
+    full = FullSession(model, (x,), 0, regions, torch.zeros(1), None, model(x).detach(), 2)
+    sessions = [opened(model, x, torch.zeros(1), regions, name) for name in ("reference", "native")]
+    for session in (*sessions, full):
+        generator = np.random.default_rng(5)
+        with torch.no_grad():
+            walks, now = session.walks([None, 2 * x]), [x, 2 * x]
+            for _ in range(60):
+                source, into = (int(each) for each in generator.integers(len(now), size=2))
+                if len(now) < 5:
+                    assert walks.branch(source) == len(now)
+                    now.append(now[source])
+                else:
+                    assert walks.branch(source, into) == into
+                    now[into] = now[source]
+                settles = bool(generator.integers(2))
+                which = (
+                    generator.permutation(len(now))[:3] if settles else generator.integers(len(now), size=6)
+                )
+                # Boxes of any size, larger ones than any region's among them.
+                ends = np.sort([generator.integers(size, size=(len(which), 2)) for size in (24, 20)], axis=2)
+                ends[..., 1] += 1
+                boxes = np.stack([np.tile([0, 3], (len(which), 1)), *ends], axis=1)
+                contents = [torch.rand(1, *(box[:, 1] - box[:, 0])) for box in boxes]
+                after = [replaced(now[w], *change) for w, *change in zip(which, boxes, contents, strict=True)]
+                step = walks.advance if settles else walks.look
+                found = step(which, boxes, contents.__getitem__)
+                right = truth(after)
+                assert float((found - right).abs().max()) <= 3e-5 * float(right.abs().max())
+                for walk, changed in zip(which, after, strict=True) if settles else ():
+                    now[walk] = changed
+
+
+def test_walks_that_the_engine_hands_over() -> None:
+    """Looks and branches go on where a number is not finite, each from where its walk stands."""
+    torch.manual_seed(6)
+    layers = (nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+    model, x = nn.Sequential(*layers).eval(), torch.rand(1, 1, 12, 12)
+    (regions,) = regions_of((torch.arange(12)[None, None, None] // 4,), (x,))
+    left, right = np.array([[[0, 1], [0, 12], [0, 4]]]), np.array([[[0, 1], [0, 12], [8, 12]]])
+    zeros, infinite = torch.zeros(1, 1, 12, 4), torch.full((1, 1, 12, 4), torch.inf)
+    with torch.no_grad():
+        walks = opened(model, x, torch.zeros(1), regions, "native").walks([None])
+        other = walks.branch(0)
+        walks.advance(np.array([other]), left, lambda _: zeros)
+        lost = walks.look(np.array([0, other]), np.concatenate([right, right]), [infinite, zeros].__getitem__)
+        assert not lost[0].isfinite().any()
+        covered = x.clone()
+        covered[..., :4] = covered[..., 8:] = 0.0
+        torch.testing.assert_close(lost[1:], model(covered))
+        third = walks.branch(other)
+        torch.testing.assert_close(walks.advance(np.array([third]), right, lambda _: zeros), model(covered))
+        covered[..., 8:] = x[..., 8:]
+        again = walks.look(np.array([other]), left, lambda _: zeros)
+        torch.testing.assert_close(again, model(covered))

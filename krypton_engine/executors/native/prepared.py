@@ -104,6 +104,17 @@ class Prepared:
                     out[value, i] = np.max(along)
         return out
 
+    @property
+    def whole(self) -> IntArray:
+        """The boxes that hold all of every value of the engine: ``(values, 2)``."""
+        sizes = [
+            [node.size(axis) if axis in node.axes else 1 for axis in (ROWS, COLUMNS)]
+            for node in self.values.values()
+        ]
+        out = np.zeros((len(self.values), 2), dtype=np.int64)
+        out[list(self.values)] = sizes
+        return out
+
     def largest_batch(self, plan: Plan, budget: int) -> int:
         """Positions that fit a budget in bytes, beside weights, views and memory of the threads.
 

@@ -162,7 +162,7 @@ class NativeSession:
     @property
     def most_walks(self) -> int:
         """Walks that the memory holds beside this session; see `NativeWalks.most`."""
-        return NativeWalks.most(self.program, self._plan, self._free)
+        return NativeWalks.most(self.program, self._free)
 
     def walks(self, starts: Sequence[Tensor | None]) -> Walks:
         """See `krypton_engine.executors.base.Session.walks`."""

@@ -58,29 +58,42 @@ class NativeWalks:
             self._session.begin(None if start is first else program.as_image(index, start))
 
     @staticmethod
-    def most(program: Prepared, plan: Plan, memory: int) -> int:
-        """Walks that so many bytes hold, beside the session that leads them."""
+    def most(program: Prepared, memory: int) -> int:
+        """Walks that so many bytes hold, beside the session that leads them and changes of any size."""
         engine_program = program.program
         kept = engine_program.read_elsewhere(program.kept)
-        run = [engine_program.run_bytes(program.extents(plan), kept, engine.threads(), n) for n in (0, 1)]
+        run = [engine_program.run_bytes(program.whole, kept, engine.threads(), n) for n in (0, 1)]
         views = engine_program.view_bytes
         each = views + run[1] - run[0] + sum(program.graph.nodes[i].numel() * 8 for i in program.exits)
         return int(max(0, memory - views - run[0]) // max(each, 1))
 
     def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
         """See `krypton_engine.executors.base.Walks.advance`."""
-        before = [self._now[walk] for walk in which.tolist()]
+        outputs = self._step(which, boxes, contents, settles=True)
         for i, walk in enumerate(which.tolist()):
             self._now[walk] = replaced(self._now[walk], boxes[i], contents(i))
+        return outputs
+
+    def look(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """See `krypton_engine.executors.base.Walks.look`."""
+        return self._step(which, boxes, contents, settles=False)
+
+    def branch(self, source: int, into: int | None = None) -> int:
+        """See `krypton_engine.executors.base.Walks.branch`."""
+        walks: engine._native.Session | Walks | None = self._session or self._other
+        assert walks is not None
+        number: int = walks.branch(source, into)
+        self._now[number : number + 1] = [self._now[source]]
+        return number
+
+    def _step(self, which: IntArray, boxes: IntArray, contents: Contents, settles: bool) -> Tensor:
+        """Outputs after one more change of each of some walks; whether the walks keep the changes."""
         if self._session is not None:
             cells = self._program.as_cells(contents(i) for i in range(len(which)))
-            step = partial(self._session.advance, which.tolist(), self._program.as_boxes(boxes), cells)
+            step = partial(self._session.step, which.tolist(), settles, self._program.as_boxes(boxes), cells)
             outputs = self._program.outputs(len(which), step, self._constant)
             if outputs is not None:
                 return outputs
-        if self._other is None:
-            starts = list(self._now)
-            for walk, start in zip(which.tolist(), before, strict=True):
-                starts[walk] = start
-            self._session, self._other = None, self._standby(starts)
-        return self._other.advance(which, boxes, contents)
+            self._session, self._other = None, self._standby(self._now)
+        assert self._other is not None
+        return (self._other.advance if settles else self._other.look)(which, boxes, contents)

@@ -38,27 +38,43 @@ class ReferenceWalks:
 
     def __init__(self, program: Prepared, examples: Sequence[Basis], at_once: int) -> None:
         self._program = program
-        self._examples = examples
+        self._examples = list(examples)
         self._at_once = at_once
 
     def advance(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
         """See `krypton_engine.executors.base.Walks.advance`."""
+        return self._step(which, boxes, contents, settles=True)
+
+    def look(self, which: IntArray, boxes: IntArray, contents: Contents) -> Tensor:
+        """See `krypton_engine.executors.base.Walks.look`."""
+        return self._step(which, boxes, contents, settles=False)
+
+    def branch(self, source: int, into: int | None = None) -> int:
+        """See `krypton_engine.executors.base.Walks.branch`."""
+        number = len(self._examples) if into is None else into
+        self._examples[number : number + 1] = [self._examples[source].fork()]
+        return number
+
+    def _step(self, which: IntArray, boxes: IntArray, contents: Contents, settles: bool) -> Tensor:
+        """Outputs after one more change of each of some walks; whether the walks keep the changes."""
         outputs = []
         for first in range(0, len(which), self._at_once):
             some = np.arange(first, min(first + self._at_once, len(which)))
-            values = [self._step(int(which[i]), boxes[i : i + 1], contents, int(i)) for i in some]
+            values = [
+                self._frontiers(self._examples[int(which[i])], boxes[i : i + 1], contents(int(i)), settles)
+                for i in some
+            ]
             joined = {node: torch.cat([each[node] for each in values]) for node in values[0]}
             constant = self._examples[int(which[some[0]])].constant
             outputs += [each for _, each in self._program.tail.outputs(some, joined, len(some), constant)]
         return torch.cat(outputs)
 
-    def _step(self, walk: int, box: IntArray, contents: Contents, number: int) -> dict[int, Tensor]:
-        """Frontier values after one more change of a walk."""
+    def _frontiers(self, example: Basis, box: IntArray, content: Tensor, settles: bool) -> dict[int, Tensor]:
+        """Frontier values after one more change of an example."""
         grouping = Grouping(self._program.graph, box, 1)
         group = grouping.group(grouping.members[0])
-        example = self._examples[walk]
         step = Walk(
-            self._program, example, group, lambda _: contents(number), thresholds={}, costs=None, settles=True
+            self._program, example, group, lambda _: content, thresholds={}, costs=None, settles=settles
         )
         # What lies in a view is written over by the next step.
         return {node: value.clone() for node, value in step.frontiers().items()}

@@ -34,6 +34,9 @@ COLORMAP = "RdBu_r"
 OPACITY = 0.85
 """Share of the colour in a picture, at the ends of the scale."""
 
+DROP = "drop when occluded", "f(x) - f(x occluded)"
+"""Words of an occlusion map."""
+
 _NARROWEST_STRIPE = 2
 """Width in pixels of the stripes that mark a number which is not finite, in a small picture."""
 
@@ -130,6 +133,7 @@ def png(
     scale: Scale = None,
     cmap: str = COLORMAP,
     opacity: float = OPACITY,
+    legend: tuple[str, str] = DROP,
 ) -> bytes:
     """A PNG of the input beside the overlay, with a legend.
 
@@ -141,6 +145,7 @@ def png(
         scale: Ends of the colour map.
         cmap: Name of the colour map.
         opacity: Share of the colour.
+        legend: Heading of the overlay, and what its colours stand for.
 
     Examples:
         >>> from PIL import Image
@@ -162,7 +167,7 @@ def png(
     left.imshow(_below(shown, image))
     left.set_title("input", fontsize=10, color="0.3")
     right.imshow(drawn)
-    headings = ["drop when occluded", not_finite(shown, "hatched: {} not finite"), _unknown(shown)]
+    headings = [legend[0], not_finite(shown, "hatched: {} not finite"), _unknown(shown)]
     right.set_title("\n".join(filter(None, headings)), fontsize=10, color="0.3")
     for axes in (left, right):
         axes.set_axis_off()
@@ -174,7 +179,7 @@ def png(
     bar.set_ticks(ticks, labels=figures(ticks))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)
-    bar.set_label(f"f(x) - f(x occluded), f(x) = {figure_of(float(shown.base))}", fontsize=9)
+    bar.set_label(f"{legend[1]}, f(x) = {figure_of(float(shown.base))}", fontsize=9)
     # A title is words, not formulas; names of files may hold what no text can.
     words = str(title or caption).encode("utf-8", "replace").decode()
     figure.suptitle(

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from captum.attr import ShapleyValueSampling
 from PIL import Image
 from support import factories
 
@@ -186,7 +187,7 @@ def test_explain_regions_and_fillings_as_the_library(capsys, tmp_path):
     [
         (("--regions", "slick:9"), "Accepted: slic:COUNT"),
         (("--regions", "photo.png"), "--regions is 'photo.png'"),
-        (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with --regions"),
+        (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9"),
         (("--samples", "3"), "--samples is 3; accepted: none without --filling"),
         (("--filling", "local-mean", "--samples", "3"), "--samples is 3; accepted: 1 with"),
         (("--filling", "conditional", "--regions", "slic:9"), "--filling is conditional"),
@@ -214,6 +215,34 @@ def test_compare_tells_the_better_of_two_maps(capsys, tmp_path):
     curve = evaluate.deletion(model.model, x, heatmap, 10, 0.0, heatmap.target)
     assert f"area {curve.area:.3f}"[:9] in printed
     assert Image.open(tmp_path / "curves.png").width > 500
+
+
+def test_explain_shares_the_answer_out_among_regions(capsys, tmp_path):
+    out = tmp_path / "shapley.npz"
+    words = ("--method", "shapley", "--window", "10", "--samples", "4", "--baseline", "black")
+    assert explain(*words, "--out", str(out), "--out", str(tmp_path / "shapley.png")) == 0
+    printed = capsys.readouterr().out
+    assert "16 regions, black, 4 permutations" in printed and "add up to" in printed
+    model = zoo.load_model("cli_factory:network", size=40)
+    x = model.preprocess(zoo.load_image("photo.png"))[None]
+    mask = torch.arange(40)[:, None] // 10 * 4 + torch.arange(40) // 10
+    forward = torch.nn.Sequential(model.model, torch.nn.Softmax(1))
+    target = int(model.model(x).argmax())
+    torch.manual_seed(0)
+    captum = ShapleyValueSampling(forward)
+    theirs = captum.attribute(x, target=target, feature_mask=mask[None, None], n_samples=4)
+    np.testing.assert_allclose(np.load(out)["attribution"], theirs[0].numpy(), atol=1e-6)
+
+    owen = tmp_path / "owen.npz"
+    assert explain("--method", "owen", "--regions", "slic:9", "--samples", "50", "--out", str(owen)) == 0
+    shares = np.load(owen)["contributions"].sum()
+    grey = baseline_of("grey", model, zoo.load_image("photo.png"), x)
+    assert abs(shares - float((forward(x) - forward(grey))[0, target].detach())) < 1e-5
+    words = ("--patch", "10", "--out", str(tmp_path / "curves.png"))
+    assert main(["compare", str(out), str(owen), "photo.png", *MINE, *words]) == 0
+    capsys.readouterr()
+    refuses(capsys, explain("--method", "owen", "--filling", "noise"), "--filling is noise")
+    refuses(capsys, explain("--method", "owen", "--ssim", "0.9"), "--ssim is 0.9")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from krypton_engine.cli import contributions
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.model import (
     activation_of,
@@ -31,8 +32,8 @@ from krypton_engine.common.figures import together
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
+    from krypton_engine.attr.curves import Attribution
     from krypton_engine.evaluate import Curve
-    from krypton_engine.heatmap.heatmap import Heatmap
 
 _ENDINGS = {".png": "a picture"}
 
@@ -53,14 +54,16 @@ def _compare(arguments: argparse.Namespace) -> int:
     from krypton_engine import evaluate, zoo
     from krypton_engine.attr.curves import regions_of as patches_of
     from krypton_engine.common import files
+    from krypton_engine.heatmap.heatmap import Heatmap
 
     outputs = arguments.out or [Path("curves.png")]
     check_outputs(outputs, _ENDINGS, [arguments.image])
     maps = _maps(arguments.maps)
     model = load(arguments, arguments.weights or "pretrained")
     x = input_of(model, zoo.load_image(arguments.image), arguments.image)
-    for name, heatmap in maps.items():
-        if heatmap.window.input_shape != tuple(x.shape[1:]):
+    for name, found in maps.items():
+        shape_of = found.window.input_shape if isinstance(found, Heatmap) else tuple(found.shape)
+        if shape_of != tuple(x.shape[1:]):
             shape = "x".join(map(str, x.shape[1:]))
             raise InputError("MAP", repr(name), f"maps over the model's input, {shape}")
     baseline = baseline_of(arguments.baseline, model, zoo.load_image(arguments.image), x)
@@ -71,11 +74,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     _, raw = question_of_picture(model, x, regions, baseline, arguments.image)
     activation = activation_of(arguments, raw)
     scores = scores_of(raw, activation)
-    given = {heatmap.target for heatmap in maps.values()}
+    given = {each.target for each in maps.values() if isinstance(each, Heatmap)}
     if arguments.target is not None:
         target = target_of(arguments.target, model, len(raw))
-    elif len(given) == 1 and isinstance(found := given.pop(), int):
-        target = found
+    elif len(given) == 1 and isinstance(only := given.pop(), int):
+        target = only
+    elif not given:  # Shapley and Owen values do not tell
+        target = int(scores.argmax())
     else:
         raise InputError("--target", "missing", "a class, since the maps explain different ones")
     budget = None if arguments.memory_budget is None else int(arguments.memory_budget * 2**20)
@@ -103,19 +108,21 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _maps(paths: Sequence[str]) -> dict[str, Heatmap]:
+def _maps(paths: Sequence[str]) -> dict[str, Attribution]:
     """The maps by the names of their files."""
     from krypton_engine.heatmap.heatmap import Heatmap
 
-    maps = {}
+    maps: dict[str, Attribution] = {}
     for path in paths:
-        try:
-            heatmap = Heatmap.load(path)
-        except InputError as error:
-            raise error.named("MAP") from None
         if path in maps:
             raise InputError("MAP", repr(path), "files that are named once")
-        maps[path] = heatmap
+        try:
+            maps[path] = Heatmap.load(path)
+        except InputError as error:
+            try:
+                maps[path] = contributions.read(path)
+            except InputError:
+                raise error.named("MAP") from None
     return maps
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from krypton_engine.cli import contributions
 from krypton_engine.cli.command import Command
+from krypton_engine.cli.contributions import METHODS
 from krypton_engine.cli.findings import approximate, reached, show_findings, similarity
 from krypton_engine.cli.model import (
     activation_of,
@@ -35,12 +39,13 @@ from krypton_engine.cli.picture import (
     input_of,
     positions_text,
     regions_of,
+    squares,
     window_of,
 )
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, read_tuning, save
 from krypton_engine.cli.text import counted, duration, printable, row
-from krypton_engine.common.figures import figure
+from krypton_engine.common.figures import figure, together
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from krypton_engine.perturbation.fillings import Filling
     from krypton_engine.perturbation.regions import Regions
     from krypton_engine.perturbation.windows import SlidingWindow
+    from krypton_engine.zoo import ZooModel
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +69,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "whole number for every pixel of the model's input",
     )
     parser.add_argument(
+        "--method",
+        choices=("occlusion", *METHODS),
+        default="occlusion",
+        help="shapley and owen share the answer out among regions: squares of --window, or those of "
+        "--regions (occlusion)",
+    )
+    parser.add_argument(
         "--filling",
         choices=FILLINGS,
         help="what covers the window, in place of --baseline: the mean around it, noise, or draws of what "
@@ -72,7 +85,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--samples",
         metavar="N",
         type=whole_number,
-        help="draws of --filling that are averaged (1; 10 conditional)",
+        help="draws of --filling that are averaged (1; 10 conditional), permutations of shapley (25), or "
+        "evaluations of owen (500)",
     )
     parser.add_argument(
         "--ssim",
@@ -105,6 +119,7 @@ def _filling(arguments: argparse.Namespace, x: Tensor) -> Filling | None:
 def _explain(arguments: argparse.Namespace) -> int:
     from krypton_engine import zoo
     from krypton_engine.heatmap.files import ENDINGS
+    from krypton_engine.perturbation.regions import Regions
 
     outputs = arguments.out or [Path("heatmap.png")]
     check_outputs(outputs, ENDINGS, [arguments.image])
@@ -119,12 +134,14 @@ def _explain(arguments: argparse.Namespace) -> int:
     model = load(arguments, arguments.weights or "pretrained")
     x = input_of(model, image, arguments.image)
     positions: SlidingWindow | Regions
-    if arguments.regions is None:
+    if arguments.regions is None and arguments.method != "occlusion":
+        positions = squares(window_of(arguments.window, arguments.window, x))
+    elif arguments.regions is None:
         positions = window_of(arguments.window, arguments.stride, x)
     else:
         positions = regions_of(arguments.regions, model, x)
     baseline = baseline_of(arguments.baseline, model, image, x)
-    filling = _filling(arguments, x)
+    filling = None if arguments.method != "occlusion" else _filling(arguments, x)
     began = time.perf_counter()
     question, raw = question_of_picture(model, x, positions, baseline, arguments.image)
     activation = activation_of(arguments, raw)
@@ -132,13 +149,19 @@ def _explain(arguments: argparse.Namespace) -> int:
     target = (
         int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
     )
-    if arguments.regions is not None and arguments.ssim is not None:
-        raise InputError("--ssim", f"{arguments.ssim}", "none with --regions, which have no neighbours")
+    if arguments.ssim is not None and isinstance(positions, Regions):
+        raise InputError("--ssim", f"{arguments.ssim}", "none with regions, which have no neighbours")
+    name = class_name(model, target)
+    title = f"{name}: {figure(float(scores[target]))} ({printable(Path(arguments.image).name)}, {model.name})"
+    if arguments.method != "occlusion":
+        assert isinstance(positions, Regions)
+        return _share_out(
+            arguments, outputs, model, x, positions, baseline, target, activation, scores, title
+        )
     request = request_for(question, target, activation, arguments.ssim, tuning, filling)
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     hint_probabilities(activation, raw)
-    name = class_name(model, target)
     row(
         "explains",
         f"{name}; {positions_text(positions)}, {request.filled or arguments.baseline}: "
@@ -146,7 +169,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     )
 
     heatmap, whole = run_heatmap(preparer_of(arguments), request, began)
-    title = f"{name}: {figure(float(heatmap.base))} ({printable(Path(arguments.image).name)}, {model.name})"
     kinds = approximate(heatmap)
     if not whole:
         title += f"\ninterrupted: {progress(heatmap)}"
@@ -161,6 +183,48 @@ def _explain(arguments: argparse.Namespace) -> int:
         row("similarity", reached(heatmap, arguments.ssim, tuning))
         if kinds:
             row("", kinds)
+    row("written", ", ".join(map(str, outputs)))
+    return 0
+
+
+def _share_out(
+    arguments: argparse.Namespace,
+    outputs: Sequence[Path],
+    model: ZooModel,
+    x: Tensor,
+    regions: Regions,
+    baseline: Tensor,
+    target: int,
+    activation: str,
+    scores: Tensor,
+    title: str,
+) -> int:
+    """Shapley or Owen values."""
+    import numpy as np
+    import torch
+
+    if arguments.filling is not None:
+        raise InputError("--filling", arguments.filling, f"none with --method {arguments.method}: --baseline")
+    began, method = time.perf_counter(), arguments.method
+    count, name = arguments.samples or METHODS[method], class_name(model, target)
+    row("model", f"{model.name}: {model.note}")
+    row("predicted", best_classes(model, scores))
+    unit = "permutations" if method == "shapley" else "evaluations"
+    row("explains", f"{name}; {counted(len(regions), 'region')}, {arguments.baseline}, {count} {unit}")
+    asked = torch.nn.Sequential(model.model, torch.nn.Softmax(1)) if activation == "softmax" else model.model
+    values = contributions.contributions(
+        method, asked.eval(), x, regions, baseline, target, count, arguments.executor,
+        preparer_of(arguments).memory_budget, sys.stderr.isatty(),
+    )  # fmt: skip
+    legend = f"{method.capitalize()} value", "share of f(x) - f(covered)"
+    contributions.save(outputs, values, regions, model, x, scores[target], legend, title)
+    ((most, least, total),) = together([float(values.max()), float(values.min()), float(values.sum())])
+    boxes = regions.boxes(np.array([int(values.argmax()), int(values.argmin())]))[:, 1:].tolist()
+    row("shares", f"add up to {total}")
+    for word, value, (rows, columns) in zip(("most", "least"), (most, least), boxes, strict=True):
+        place = f"rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to {columns[1] - 1}"
+        row("", f"{word} {value}, within {place}")
+    row("took", duration(time.perf_counter() - began))
     row("written", ", ".join(map(str, outputs)))
     return 0
 

@@ -140,9 +140,9 @@ class KryptonFeatureAblation(FeatureAblation):
         """Interactions of every two features: what covering both does beyond what covering each does.
 
         With ``drop`` what covering takes from the output, the interaction of two features is
-        ``drop(both) - drop(one) - drop(other)``: 0 where they count independently of each other, negative
-        where one is enough (either makes up for the other), positive where both together hide what the other
-        would still show. A walk covers one feature after another, and looks at all later ones from there.
+        ``drop(both) - drop(one) - drop(other)``: 0 where they count independently of each other, positive
+        where either makes up for the other, negative where each needs the other, so that covering one takes
+        what both would. A walk covers one feature after another, and looks at all later ones from there.
 
         Args:
             inputs: Tensor, dimension 0 is the examples, which are explained one by one.

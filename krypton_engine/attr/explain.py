@@ -20,6 +20,7 @@ from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import Origin, described
 from krypton_engine.heatmap.status import Status
 from krypton_engine.heatmap.verification import Sample
+from krypton_engine.perturbation.changed import changed_by
 from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.plan.measured import Costs
 from krypton_engine.planning.answer import Answer
@@ -169,10 +170,13 @@ def _sampled(
     began: float,
     origin: Origin,
 ) -> Heatmap:
-    """The mean of the maps of a filling's samples, measured one after another."""
+    """The mean of the maps of a filling's samples, measured one after another by one session.
+
+    The first map is compared with the user's own forward function; the others differ from it in what covers
+    the cells alone.
+    """
     # The class of averaged outputs takes all of them.
-    keeps = request.keep_outputs or request.classes is not None
-    mean: Heatmap | None = None
+    keeping = replace(request, keep_outputs=request.keep_outputs or request.classes is not None)
 
     def as_asked(found: Heatmap) -> Heatmap:
         return replace(
@@ -184,12 +188,22 @@ def _sampled(
     def so_far(before: Heatmap | None, count: int, found: Heatmap) -> Heatmap:
         return as_asked(averaged(before, found, count))
 
-    for count, question in enumerate((request.question, *request.further)):
-        watch.shown = partial(so_far, mean, count)
-        one = replace(request, question=question, keep_outputs=keeps)
-        mean = averaged(mean, _measured(preparer, one, way, watch, began, origin), count)
-    assert mean is not None
-    return as_asked(mean)
+    def measure(answer: Answer) -> Heatmap:
+        watch.rewind(0)
+        session, mean = answer.open(answer.rows[0]), None
+        for count, question in enumerate((request.question, *request.further)):
+            x = question.as_occluded(0).inputs[0]
+            session.changed = changed_by(question.windows[0], x, question.baseline(0, 0))
+            watch.shown = partial(so_far, mean, count)
+            builder = builder_for(keeping, session, answer, began, origin)
+            way(answer, session, builder)
+            mean = averaged(mean, builder.heatmap(), count)
+            if not count:
+                answer.confirm(answer.rows[0], session, builder)
+        assert mean is not None
+        return as_asked(mean)
+
+    return preparer.answered(request.question, 0, None, measure, watch.watched)
 
 
 def verified(
@@ -242,10 +256,9 @@ def _measured(
     ``way`` measures by an answer's session and lets the builder note the outputs; ``known_as`` is the name of
     the argument that gave the known part.
     """
-    done = watch.done
 
     def measure(answer: Answer) -> Heatmap:
-        watch.rewind(done)
+        watch.rewind(0)
         session = answer.open(answer.rows[0])
         session.costs = Costs() if request.analyze else None
         builder = builder_for(request, session, answer, began, origin)

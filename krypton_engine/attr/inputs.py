@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from krypton_engine.common.captum import (
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.perturbation.changed import Filled
-from krypton_engine.perturbation.fillings import Filling
+from krypton_engine.perturbation.fillings import Filling, filled_boxes
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -179,11 +180,13 @@ def check_rows(base: Tensor, inputs: Tensor) -> None:
 def questions_filled(question: Question, filling: Filling) -> tuple[Question, ...]:
     """A question about one example for every sample of a filling.
 
+    Where there are several, each names the contents of all boxes, so that one session answers them all.
+
     Examples:
         >>> from krypton_engine.perturbation.fillings import Noise
         >>> question = question_of(model, x, (3, 8, 8), (3, 4, 4), baselines=None, additional=None)
         >>> first, second = questions_filled(question, Noise(samples=2))
-        >>> torch.equal(first.baselines[0], second.baselines[0])
+        >>> torch.equal(first.at(0, 0, position=3)[0], second.at(0, 0, position=3)[0])
         False
     """
     (window,) = question.windows
@@ -192,9 +195,9 @@ def questions_filled(question: Question, filling: Filling) -> tuple[Question, ..
 
     def one(sample: int) -> Question:
         made = filling.fill(question.inputs[0], plain, sample)
-        if isinstance(made, Tensor):
+        if isinstance(made, Tensor) and filling.samples == 1:
             return replace(question, baselines=(made,))
-        return replace(question, windows=(Filled(plain, made),))
+        return replace(question, windows=(Filled(plain, partial(filled_boxes, made)),))
 
     return tuple(map(one, range(filling.samples)))
 

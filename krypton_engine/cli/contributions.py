@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from krypton_engine.cli.saving import ending
 from krypton_engine.common import files
 from krypton_engine.errors import InputError
@@ -56,6 +54,7 @@ def contributions(
         >>> torch.allclose(found.sum(), (model(x) - model(0 * x))[0, 2], atol=1e-5)
         True
     """
+    import numpy as np
     import torch
 
     from krypton_engine import KryptonShapleyValueSampling, owen_values
@@ -108,6 +107,7 @@ def save(
         >>> read("v.npz")[0, 0, :3]
         tensor([1., 1., 1.])
     """
+    import numpy as np
     import torch
 
     from krypton_engine.heatmap import picture
@@ -137,6 +137,7 @@ def read(path: str) -> Tensor:
         >>> read("values.npz").shape
         torch.Size([3, 24, 20])
     """
+    import numpy as np
     import torch
 
     try:

@@ -17,9 +17,9 @@ from krypton_engine.attr.request import MapRequest
 from krypton_engine.attr.targets import as_kept
 from krypton_engine.common.arguments import real
 from krypton_engine.common.calling import Target
+from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError, OcclusionCancelled
 from krypton_engine.heatmap.builder import MapBuilder
-from krypton_engine.heatmap.identity import fingerprint_of_image
 from krypton_engine.planning.answer import Answer
 from krypton_engine.planning.planner import Preparer
 from krypton_engine.run.loop import declines
@@ -172,7 +172,7 @@ def learn(
     total = len(request.samples)
     with tqdm(total=total, desc="Krypton tuning", unit="image", disable=not show_progress) as bar:
         for done, sample in enumerate(request.samples, 1):
-            image = fingerprint_of_image(sample.question.inputs[0])
+            image = digest(sample.question.inputs[0])
             if image not in tuning.images:
                 work = partial(_curves, sample, image, tuning, deadline)
                 try:

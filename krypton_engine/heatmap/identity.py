@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
+
+from krypton_engine.common.values import digest
 
 Described = tuple[float, ...] | str
 """A baseline: a number a channel, or the fingerprint of an image."""
@@ -41,18 +41,7 @@ def described(baseline: Tensor) -> Described:
     """
     channels = baseline.reshape(baseline.shape[1] if baseline.ndim > 1 else 1, -1).double()
     even = bool((channels == channels[:, :1]).all())
-    return tuple(channels[:, 0].tolist()) if even else f"image {fingerprint_of_image(baseline)}"
-
-
-def fingerprint_of_image(x: Tensor) -> str:
-    """Sixteen hexadecimal digits by which inputs differ: the start of a SHA-256 of the input's bytes.
-
-    Examples:
-        >>> fingerprint_of_image(torch.zeros(1, 1, 2, 2))
-        '374708fff7719dd5'
-    """
-    cells = x.detach().cpu().contiguous()
-    return hashlib.sha256(cells.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    return tuple(channels[:, 0].tolist()) if even else f"image {digest(baseline)}"
 
 
 def same_outputs(mine: Tensor, other: Tensor) -> bool:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from krypton_engine.common.arguments import whole
 from krypton_engine.common.arrays import Floats, IntArray
+from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError
-from krypton_engine.perturbation.fillings import Fill, counted
+from krypton_engine.perturbation.fillings import Fill, as_cells_of, counted
 from krypton_engine.perturbation.positions import Positions
 
 _RIDGE = 1e-3
@@ -59,6 +60,7 @@ class Conditional:
         left = within - across.T @ weights
         jitter = _RIDGE * np.trace(within) / len(within) * np.eye(len(within))
         root = np.linalg.cholesky((left + left.T) / 2 + jitter)
+        self._fitted = digest(torch.from_numpy(np.concatenate([mean, cov.diagonal()])))[:8]
         # To a pixel's precision: draws take half the time.
         self._weights, self._root = (each.astype(np.float32) for each in (weights, root))
 
@@ -90,14 +92,22 @@ class Conditional:
         Examples:
             >>> filling = Conditional.fit(torch.rand(4, 1, 16, 16), patch=2, surroundings=1, samples=3)
             >>> filling.patch, filling.samples, filling.describe()
-            ((1, 2, 2), 3, 'conditional of 2x2 given 1 around, 3 samples, seed 0')
+            ((1, 2, 2), 3, 'conditional of 2x2 given 1 around, 3 samples, seed 0, fitted as ...')
         """
-        given = list(images) if not isinstance(images, Tensor) else list(images.split(1))
+        given = (
+            [images]
+            if isinstance(images, Tensor)
+            else list(images)
+            if isinstance(images, (list, tuple))
+            else []
+        )
         if not given or not all(isinstance(x, Tensor) and x.ndim == given[0].ndim > 2 for x in given):
             raise InputError("images", "other things", "tensors (n, channels, *sizes), at least one image")
+        if not all(bool(x.double().isfinite().all()) for x in given):
+            raise InputError("images", "NaN or infinite numbers", "finite ones", verb="hold")
         examples = [np.asarray(row.detach().double().cpu()) for x in given for row in x]
         channels, rank = examples[0].shape[0], examples[0].ndim - 1
-        sizes = [whole(size) or 0 for size in ([patch] * rank if isinstance(patch, int) else patch)]
+        sizes = [whole(size) or 0 for size in (patch if isinstance(patch, (tuple, list)) else [patch] * rank)]
         least = {"surroundings": 0, "samples": 1, "patches": 2, "seed": 0}
         for name, number in zip(least, (surroundings, samples, patches, seed), strict=True):
             counted(name, number, least[name])
@@ -145,7 +155,7 @@ class Conditional:
             mean = self._mean_inside + beside @ self._weights
             generator = np.random.default_rng((self.seed, sample, *itertools.chain(*starts)))
             drawn = mean + generator.standard_normal(mean.shape, dtype=np.float32) @ self._root.T
-            contents = torch.from_numpy(drawn.reshape(-1, *self.patch)).to(x)
+            contents = as_cells_of(x, torch.from_numpy(drawn.reshape(-1, *self.patch)))
             extents = (boxes[..., 1] - boxes[..., 0]).tolist()
             return [
                 each[tuple(slice(size) for size in extent)][None]
@@ -159,7 +169,7 @@ class Conditional:
         size = "x".join(map(str, self.patch[1:]))
         return (
             f"conditional of {size} given {self.surroundings} around, {self.samples} samples, "
-            f"seed {self.seed}"
+            f"seed {self.seed}, fitted as {self._fitted}"
         )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
+from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError
 from krypton_engine.perturbation.positions import Positions
 
@@ -107,8 +108,9 @@ class Given:
 
     def describe(self) -> str:
         """See `Filling.describe`."""
-        shape = tuple(self.baseline.shape) if isinstance(self.baseline, Tensor) else None
-        return f"{self.baseline}" if shape is None else f"an image of shape {shape}"
+        if isinstance(self.baseline, Tensor) and self.baseline.numel() > 1:
+            return f"image {digest(self.baseline)}"
+        return f"{float(self.baseline):g}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Blur:
         free = _free(x, positions) or list(range(1, x.ndim))
         sigma = self.sigma or _BLUR * max(x.shape[dim] for dim in free)
         blurred = ndimage.gaussian_filter(x.double().cpu().numpy(), sigma, axes=free, mode="nearest")
-        return torch.from_numpy(blurred).to(x)
+        return as_cells_of(x, torch.from_numpy(blurred))
 
     def describe(self) -> str:
         """See `Filling.describe`."""
@@ -158,7 +160,7 @@ class Mean:
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Tensor:
         """See `Filling.fill`."""
         free = _free(x, positions) or list(range(1, x.ndim))
-        return x.double().mean(free, keepdim=True).to(x.dtype).expand(x.shape)
+        return as_cells_of(x, x.double().mean(free, keepdim=True)).expand(x.shape)
 
     def describe(self) -> str:
         """See `Filling.describe`."""
@@ -193,7 +195,7 @@ class Noise:
         wide = x.double().cpu()
         drawn = np.random.default_rng((self.seed, sample)).standard_normal(x.shape)
         spread = wide.var(free, correction=0, keepdim=True).sqrt()
-        return (wide.mean(free, keepdim=True) + spread * torch.from_numpy(drawn)).to(x)
+        return as_cells_of(x, wide.mean(free, keepdim=True) + spread * torch.from_numpy(drawn))
 
     def describe(self) -> str:
         """See `Filling.describe`."""
@@ -239,9 +241,9 @@ class LocalMean:
                 size for dim, size in enumerate(shape) if dim not in free
             )
             if not free or not count:
-                return whole_mean.expand(x.shape)[tuple(inner)].to(x.dtype)
+                return as_cells_of(x, whole_mean.expand(x.shape)[tuple(inner)])
             mean = (cells.sum(free, keepdim=True) - inside.sum(free, keepdim=True)) / count
-            return mean.expand(shape).to(x.dtype)
+            return as_cells_of(x, mean.expand(shape))
 
         return lambda boxes: [around(box) for box in boxes.tolist()]
 
@@ -279,7 +281,9 @@ class Soft:
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Fill:
         """See `Filling.fill`."""
-        free, within = _free(x, positions), self.filling.fill(x, positions, sample)
+        # Whole numbers are rounded once, at the end.
+        wide = x if x.is_floating_point() else x.double()
+        free, within = _free(x, positions), self.filling.fill(wide, positions, sample)
 
         def faded(box: list[list[int]], content: Tensor) -> Tensor:
             weight = torch.ones((), dtype=torch.float64)
@@ -293,7 +297,7 @@ class Soft:
                 along = torch.from_numpy(1 - np.exp(-(depth**2) / (2 * edge**2)))
                 weight = weight * along.reshape([-1 if d == dim else 1 for d in range(x.ndim)])
             own = x[(slice(None), *(slice(lo, hi) for lo, hi in box))].double()
-            return (own + weight.to(own) * (content.double() - own)).to(x.dtype)
+            return as_cells_of(x, own + weight.to(own) * (content.double() - own))
 
         def fill(boxes: IntArray) -> list[Tensor]:
             pairs = zip(boxes.tolist(), filled_boxes(within, boxes), strict=True)
@@ -307,7 +311,7 @@ class Soft:
 
 
 class Several:
-    """Several fillings, whose answers are averaged.
+    """Several fillings, whose answers are averaged: every sample of each counts alike.
 
     Args:
         fillings: The fillings; numbers, images and words as for ``baselines``.
@@ -315,7 +319,7 @@ class Several:
     Examples:
         >>> both = Several([0.0, "mean"])
         >>> both.samples, both.describe()
-        (2, 'average of 0.0; mean')
+        (2, 'average of 0; mean')
     """
 
     def __init__(self, fillings: Sequence[Filling | Tensor | float | str]) -> None:
@@ -349,6 +353,19 @@ _WORDS: dict[str, Callable[[], Filling]] = {
 }
 
 
+def as_cells_of(x: Tensor, values: Tensor) -> Tensor:
+    """Values as cells of an image: whole numbers that its dtype holds, where it holds no others.
+
+    Examples:
+        >>> as_cells_of(torch.zeros(2, dtype=torch.uint8), torch.tensor([-3.0, 1.75]))
+        tensor([0, 2], dtype=torch.uint8)
+    """
+    if x.is_floating_point():
+        return values.to(x)
+    ends = torch.iinfo(x.dtype)
+    return values.round().clamp(ends.min, ends.max).to(x)
+
+
 def filling_of(given: object) -> Filling:
     """The filling that a user gives.
 
@@ -369,7 +386,7 @@ def filling_of(given: object) -> Filling:
         return Several(given)
     if isinstance(given, str) and given in _WORDS:
         return _WORDS[given]()
-    if isinstance(given, Filling):
+    if isinstance(given, Filling) and not isinstance(given, type):
         return given
     if isinstance(given, (Tensor, int, float)) and not isinstance(given, bool):
         return Given(given)

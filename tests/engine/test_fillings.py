@@ -13,6 +13,7 @@ from support.tiny_models import SmallCNN, assert_close, output_scale, settle
 
 from krypton_engine import Heatmap, InputError, KryptonOcclusion, OcclusionCancelled, fillings
 from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.fillings import filled_boxes
 
 EXECUTORS = ("native", "reference")
 WINDOW, STRIDES = (3, 7, 6), (3, 5, 4)
@@ -205,7 +206,7 @@ def test_samples_are_saved(model, x, tmp_path):
     for made in (heatmap, several):
         made.save(tmp_path / "map.npz")
         assert Heatmap.load(tmp_path / "map.npz") == made
-    assert (heatmap.baseline, several.baseline) == ("noise, 1 samples, seed 0", "average of 0.0; mean")
+    assert (heatmap.baseline, several.baseline) == ("noise, 1 samples, seed 0", "average of 0; mean")
 
 
 def test_the_local_mean_is_that_of_the_ring(x):
@@ -310,6 +311,7 @@ def test_a_map_of_several_samples_is_watched_and_cancelled(model, x):
     [
         ({"baselines": "fog"}, "baselines is 'fog'; accepted: a number, a tensor, 'blur', 'mean', "),
         ({"baselines": []}, "baselines is an empty list"),
+        ({"baselines": fillings.Blur}, "baselines is <class"),
         ({"baselines": [0.0, "fog"]}, "baselines is 'fog'"),
         ({"baselines": [0.0, torch.zeros(7)]}, "baselines is"),
         ({"baselines": ["mean", 0.0], "ssim_target": 0.9}, "ssim_target is given, and this one has 2"),
@@ -330,6 +332,9 @@ def test_fillings_that_cannot_be_used(model, x, arguments, words):
         (lambda: fillings.Soft("fog"), "baselines is 'fog'"),
         (lambda: fillings.Soft(0.0, edge=-1.0), "edge is -1.0"),
         (lambda: fillings.Conditional.fit([], 3), "images is"),
+        (lambda: fillings.Conditional.fit(None, 3), "images is"),
+        (lambda: fillings.Conditional.fit(torch.full((2, 3, 8, 8), math.nan), 3), "images hold NaN"),
+        (lambda: fillings.Conditional.fit(torch.rand(2, 3, 8, 8), 3.5), "patch is 3.5"),
         (lambda: fillings.Conditional.fit(torch.rand(2, 3, 8, 8), 9), "images is one of shape"),
         (lambda: fillings.Conditional.fit(torch.rand(2, 3, 8, 8), (3, 3, 3)), "patch is"),
         (lambda: fillings.Conditional.fit(torch.rand(2, 3, 8, 8), 3, samples=0), "samples is 0"),
@@ -350,6 +355,41 @@ def test_one_sample_takes_a_similarity_target(model, x, target):
         assert found.compare(exact).ssim > 0.85
         same = found.status == Status.EXACT
         assert same.any() and torch.allclose(found.values[same], exact.values[same], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("name", FILLINGS)
+def test_cells_of_integers_are_filled_with_whole_numbers_in_range(name, dtype):
+    x = torch.randint(0, 40, (1, 3, 24, 20), generator=torch.Generator().manual_seed(2)).to(dtype)
+    wide = x.double()
+    window = KryptonOcclusion(lambda x: x.sum((1, 2, 3))).heatmap(x, WINDOW, STRIDES).window
+    given = FILLINGS[name]
+    filling = fillings.Several(given if isinstance(given, list) else [given])
+    boxes = window.boxes(np.arange(3))
+    for sample in range(filling.samples):
+        exact, found = (filled_boxes(filling.fill(each, window, sample), boxes) for each in (wide, x))
+        for right, mine in zip(exact, found, strict=True):
+            assert mine.dtype == dtype
+            limit = torch.iinfo(dtype)
+            assert torch.equal(mine, right.round().clamp(limit.min, limit.max).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        (fillings.Soft(torch.zeros(1, 3, 24, 20)), fillings.Soft(torch.ones(1, 3, 24, 20))),
+        ([torch.zeros(1, 3, 24, 20)], [torch.ones(1, 3, 24, 20)]),
+        (conditional(samples=1), fillings.Conditional.fit(torch.rand(6, 3, 24, 20), (7, 6), 1, samples=1)),
+    ],
+    ids=["images", "lists of images", "fits"],
+)
+def test_a_map_does_not_go_on_with_another_filling(model, x, mine, other):
+    occlusion = KryptonOcclusion(model)
+    part = occlusion.heatmap(x, WINDOW, STRIDES, mine, 1, region=(0, 0, 5, 5))
+    whole = occlusion.heatmap(x, WINDOW, STRIDES, mine, 1, resume=part)
+    assert torch.allclose(whole.values, occlusion.heatmap(x, WINDOW, STRIDES, mine, 1).values, atol=1e-6)
+    with pytest.raises(InputError, match="resume is a heatmap with another baseline"):
+        occlusion.heatmap(x, WINDOW, STRIDES, other, 1, resume=part)
 
 
 def test_the_weight_of_evidence_is_in_bits(model, x):

@@ -71,7 +71,7 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     from krypton_engine import zoo
     from krypton_engine.attr.learn import learn, learning_request
-    from krypton_engine.heatmap.identity import fingerprint_of_image
+    from krypton_engine.common.values import digest
     from krypton_engine.tuning.tuning import ENDINGS
 
     # The numbers first: they are what took the time.
@@ -115,7 +115,7 @@ def _tune(arguments: argparse.Namespace) -> int:
     target = None if arguments.target is None else target_of(arguments.target, model, len(raw[0]))
     row("model", f"{model.name}: {model.note}")
     row("pictures", f"{len(names)}: {_counted(model, raw)}")
-    distinct = len({fingerprint_of_image(x) for x in inputs})
+    distinct = len({digest(x) for x in inputs})
     if distinct < len(inputs):
         row(
             "",

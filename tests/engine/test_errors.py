@@ -132,8 +132,8 @@ BAD_BASELINES = {
     "another batch": (torch.zeros(2, 3, 24, 20), ["baselines", "(2, 3, 24, 20)", "(1, 3, 24, 20)"]),
     "a dimension more": (torch.zeros(2, 1, 3, 24, 20), ["baselines", "(2, 1, 3, 24, 20)"]),
     "two for one input": ((0.0, 1.0), ["baselines", "2", "1"]),
-    "a word": ("blur", ["baseline", "str"]),
-    "a list": ([0.0], ["baseline", "list"]),
+    "another word": ("fog", ["baseline"]),
+    "a set": ({0.0}, ["baseline"]),
 }
 
 
@@ -142,6 +142,11 @@ BAD_BASELINES = {
 def test_baselines(counted, image, case, call):
     baselines, names = BAD_BASELINES[case]
     refuses(counted, call, image, WINDOW, STRIDES, baselines, target=1, names=names)
+
+
+@pytest.mark.parametrize("filling", ["blur", [0.0]], ids=["a word", "a list"])
+def test_fillings_are_of_heatmaps_alone(counted, image, filling):
+    refuses(counted, "attribute", image, WINDOW, STRIDES, filling, target=1, names=["baseline"])
 
 
 # --- targets ------------------------------------------------------------------------------------------

@@ -329,10 +329,13 @@ class KryptonOcclusion(Occlusion):
         with self._evaluating():
 
             def asked_of(x: Tensor) -> MapRequest:
-                return heatmap_request(
+                request = heatmap_request(
                     self.forward_func, x, sliding_window_shapes, strides, baselines, target,
                     additional_forward_args, activation, self._preparer.budget,
                 )  # fmt: skip
+                if request.filled:
+                    raise InputError("baselines", repr(baselines), "a number or a tensor, as for attribute")
+                return request
 
             request = tuning_request(samples, target, confidence, max_seconds, resume, on_progress, asked_of)
             return learn(self._preparer, request, began, on_progress, show_progress)

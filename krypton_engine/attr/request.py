@@ -278,8 +278,7 @@ def heatmap_request(
     rule = rule_of(ssim_target, tuning, trims=classes != "all")
     check_one_example(x)
     activate, target = activation_of(activation), indices(target)
-    captums = baselines is None or isinstance(baselines, (Tensor, tuple, int, float))
-    filling = None if captums else filling_of(baselines)
+    filling = filling_of(baselines) if isinstance(baselines, (str, list, Filling)) else None
     question = question_over(
         forward_func,
         x,
@@ -296,6 +295,8 @@ def heatmap_request(
     request = ask(question) if filling is None else request_filled(question, filling, ask)
     if keep_samples and not request.further:
         raise InputError("keep_samples", "True", "fillings of several samples", "but baselines has one")
+    if analyze and request.further:
+        raise InputError("analyze", "True", "False with a filling of several samples, each a run of its own")
     request = replace(request, analyze=bool(analyze), keep_samples=bool(keep_samples))
     if request.keep_outputs or (request.further and request.classes is not None):
         _check_kept(request, budget(x.device))

@@ -200,6 +200,18 @@ def test_samples_are_kept_on_request(model, x):
         occlusion.heatmap(x, WINDOW, STRIDES, "blur", keep_samples=True)
 
 
+def test_numbers_of_numpy_are_baselines_as_before(model, x):
+    occlusion = KryptonOcclusion(model)
+    exact = occlusion.heatmap(x, WINDOW, STRIDES, 0.5, 1)
+    for number in (np.float32(0.5), np.float64(0.5)):
+        assert occlusion.heatmap(x, WINDOW, STRIDES, number, 1) == exact
+
+
+def test_a_tuning_is_of_no_filling(model, x):
+    with pytest.raises(InputError, match="baselines is 'blur'; accepted: a number or a tensor"):
+        KryptonOcclusion(model).tune([x] * 3, WINDOW, STRIDES, "blur", confidence=0.5)
+
+
 def test_samples_are_saved(model, x, tmp_path):
     heatmap = KryptonOcclusion(model).heatmap(x, WINDOW, STRIDES, "noise", 1)
     several = KryptonOcclusion(model).heatmap(x, WINDOW, STRIDES, [0.0, "mean"], 1, keep_samples=True)
@@ -315,6 +327,7 @@ def test_a_map_of_several_samples_is_watched_and_cancelled(model, x):
         ({"baselines": [0.0, "fog"]}, "baselines is 'fog'"),
         ({"baselines": [0.0, torch.zeros(7)]}, "baselines is"),
         ({"baselines": ["mean", 0.0], "ssim_target": 0.9}, "ssim_target is given, and this one has 2"),
+        ({"baselines": ["mean", 0.0], "analyze": True}, "analyze is True"),
         ({"baselines": conditional(patch=3)}, "baselines is conditional of 3x3"),
     ],
 )

@@ -189,11 +189,7 @@ def regions_of(given: Tensor | Regions | int, x: Tensor) -> Regions:
         return regions_in(given, x, "regions")
     if side < 1 or len(shape) < 2:
         raise InputError("regions", repr(given), "a mask of whole numbers, or the side of square patches")
-    numbers = torch.zeros((1,) * len(shape), dtype=torch.int64)
-    for axis, size in enumerate(shape[1:], start=1):
-        along = (torch.arange(size) // side).reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        numbers = numbers * -(-size // side) + along
-    return Regions.of(numbers, shape, "regions")
+    return Regions.tiles(shape, (shape[0], *(side for _ in shape[1:])))
 
 
 def _scores(name: str, attribution: Attribution, x: Tensor, regions: Regions) -> Floats:

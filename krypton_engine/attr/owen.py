@@ -16,7 +16,7 @@ from krypton_engine.attr.features import masks_of, regions_of
 from krypton_engine.attr.inputs import check_rows, question_over
 from krypton_engine.attr.request import AttributionRequest, activated_row
 from krypton_engine.attr.targets import indices, of_example, select, selected_of
-from krypton_engine.common.arguments import whole
+from krypton_engine.common.arguments import at_least, whole
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.common.calling import Activate, Baselines, Forward, Target
 from krypton_engine.common.outputs import activated
@@ -110,8 +110,8 @@ def owen_values(
     preparer = Preparer(executor, memory_budget_of(forward_func, executor, memory_budget))
     if not isinstance(inputs, Tensor) or not inputs.ndim or not inputs.numel():
         raise InputError("inputs", shape_or_type(inputs), "a tensor with at least one example")
-    evaluations = _at_least(2, "max_evals", max_evals)
-    batch = _at_least(1, "batch_size", batch_size)
+    evaluations = at_least(2, "max_evals", max_evals)
+    batch = at_least(1, "batch_size", batch_size)
     if fixed_context is not None and fixed_context not in ("auto", 0, 1):
         raise InputError("fixed_context", repr(fixed_context), "None, 'auto', 0 or 1")
     context = None if fixed_context == "auto" else whole(fixed_context)
@@ -142,14 +142,6 @@ def owen_values(
             watch.finish()
     kind = base.dtype if base.is_floating_point() else torch.float32
     return torch.stack(rows).to(inputs.device, kind)
-
-
-def _at_least(least: int, name: str, given: object) -> int:
-    """An integer that is large enough."""
-    number = whole(given)
-    if number is None or number < least:
-        raise InputError(name, repr(given), f"an integer of at least {least}")
-    return number
 
 
 def _trees(inputs: Tensor, feature_mask: Tensor | None, tree: object) -> list[Tree]:

@@ -177,24 +177,6 @@ def regions_of(given: str, model: ZooModel, x: Tensor) -> Regions:
     return Regions.of(mask, tuple(x.shape[1:]), "--regions")
 
 
-def squares(window: SlidingWindow) -> Regions:
-    """The regions of a window that steps by its own size.
-
-    Examples:
-        >>> len(squares(window_of((8, 8), (8, 8), x)))
-        9
-    """
-    import numpy as np
-    import torch
-
-    from krypton_engine.perturbation.regions import Regions
-
-    mask = torch.zeros(window.input_shape[1:], dtype=torch.int64)
-    for i, (rows, columns) in enumerate(window.boxes(np.arange(len(window), dtype=np.int64))[:, 1:].tolist()):
-        mask[slice(*rows), slice(*columns)] = i
-    return Regions.of(mask, window.input_shape)
-
-
 FILLINGS = ("local-mean", "noise", "conditional")
 """Words of ``--filling``."""
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from krypton_engine.errors import InputError
+
 
 def whole(given: object) -> int | None:
     """An integer of any library as Python's; None for anything else.
@@ -38,3 +40,27 @@ def real(given: object) -> float | None:
     if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 0:
         given = given.item()
     return float(given) if isinstance(given, Real) and not isinstance(given, bool) else None
+
+
+def at_least(least: int, name: str, given: object) -> int:
+    """A whole number that is large enough.
+
+    Args:
+        least: The smallest that is.
+        name: The argument that a user gave the number as.
+        given: The number.
+
+    Raises:
+        InputError: Anything else.
+
+    Examples:
+        >>> at_least(1, "samples", 3)
+        3
+        >>> at_least(1, "samples", 0)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: samples is 0; accepted: an integer of at least 1
+    """
+    number = whole(given)
+    if number is None or number < least:
+        raise InputError(name, repr(given), f"an integer of at least {least}")
+    return number

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arguments import whole
+from krypton_engine.common.arguments import at_least, whole
 from krypton_engine.common.arrays import Floats, IntArray
 from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError
-from krypton_engine.perturbation.fillings import Fill, as_cells_of, counted
+from krypton_engine.perturbation.fillings import Fill, as_cells_of
 from krypton_engine.perturbation.positions import Positions
 
 _RIDGE = 1e-3
@@ -110,7 +110,7 @@ class Conditional:
         sizes = [whole(size) or 0 for size in (patch if isinstance(patch, (tuple, list)) else [patch] * rank)]
         least = {"surroundings": 0, "samples": 1, "patches": 2, "seed": 0}
         for name, number in zip(least, (surroundings, samples, patches, seed), strict=True):
-            counted(name, number, least[name])
+            at_least(least[name], name, number)
         if len(sizes) != rank or min(sizes) < 1:
             raise InputError("patch", repr(patch), f"a positive size, or {rank} of them")
         outer = [channels, *(size + 2 * surroundings for size in sizes)]

@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from krypton_engine.common.arguments import real, whole
+from krypton_engine.common.arguments import at_least, real
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError
@@ -63,26 +63,15 @@ def _free(x: Tensor, positions: Positions) -> list[int]:
     return [axis + 1 for axis in range(x.ndim - 1) if not positions.spans(axis)]
 
 
+def _over(x: Tensor, positions: Positions) -> list[int]:
+    """Dimensions of ``x`` that its own mean or blur is taken over; all where positions differ along none."""
+    return _free(x, positions) or list(range(1, x.ndim))
+
+
 def _positive(name: str, given: object) -> float:
     number = real(given)
     if number is None or not 0 < number < math.inf:
         raise InputError(name, repr(given), "a positive number")
-    return number
-
-
-def counted(name: str, given: object, least: int = 1) -> int:
-    """A whole number that is large enough.
-
-    Raises:
-        InputError: Anything else.
-
-    Examples:
-        >>> counted("samples", 3)
-        3
-    """
-    number = whole(given)
-    if number is None or number < least:
-        raise InputError(name, repr(given), f"an integer from {least}")
     return number
 
 
@@ -100,11 +89,14 @@ class Given:
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Tensor:
         """See `Filling.fill`."""
+        baseline = torch.as_tensor(self.baseline, device=x.device).detach()
+        if not x.is_floating_point() and not torch.equal(baseline.to(x.dtype).double(), baseline.double()):
+            raise InputError("baselines", self.describe(), f"numbers that {x.dtype} holds, as the input's")
         try:
-            return torch.as_tensor(self.baseline, device=x.device).detach().to(x.dtype).expand(x.shape)
-        except (RuntimeError, TypeError, ValueError):
-            given = tuple(self.baseline.shape) if isinstance(self.baseline, Tensor) else self.baseline
-            raise InputError("baselines", f"{given}", f"what fits the input's {tuple(x.shape)}") from None
+            return baseline.to(x.dtype).expand(x.shape)
+        except RuntimeError:
+            given = f"of shape {tuple(baseline.shape)}"
+            raise InputError("baselines", given, f"what fits the input's {tuple(x.shape)}") from None
 
     def describe(self) -> str:
         """See `Filling.describe`."""
@@ -135,7 +127,7 @@ class Blur:
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Tensor:
         """See `Filling.fill`."""
-        free = _free(x, positions) or list(range(1, x.ndim))
+        free = _over(x, positions)
         sigma = self.sigma or _BLUR * max(x.shape[dim] for dim in free)
         blurred = ndimage.gaussian_filter(x.double().cpu().numpy(), sigma, axes=free, mode="nearest")
         return as_cells_of(x, torch.from_numpy(blurred))
@@ -159,7 +151,7 @@ class Mean:
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Tensor:
         """See `Filling.fill`."""
-        free = _free(x, positions) or list(range(1, x.ndim))
+        free = _over(x, positions)
         return as_cells_of(x, x.double().mean(free, keepdim=True)).expand(x.shape)
 
     def describe(self) -> str:
@@ -186,12 +178,12 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counted("samples", self.samples)
-        counted("seed", self.seed, least=0)
+        at_least(1, "samples", self.samples)
+        at_least(0, "seed", self.seed)
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Tensor:
         """See `Filling.fill`."""
-        free = _free(x, positions) or list(range(1, x.ndim))
+        free = _over(x, positions)
         wide = x.double().cpu()
         drawn = np.random.default_rng((self.seed, sample)).standard_normal(x.shape)
         spread = wide.var(free, correction=0, keepdim=True).sqrt()
@@ -221,12 +213,12 @@ class LocalMean:
 
     def __post_init__(self) -> None:
         if self.border is not None:
-            counted("border", self.border)
+            at_least(1, "border", self.border)
 
     def fill(self, x: Tensor, positions: Positions, sample: int) -> Fill:
         """See `Filling.fill`."""
         free = _free(x, positions)
-        whole_mean = x.double().mean(free or list(range(1, x.ndim)), keepdim=True)
+        whole_mean = x.double().mean(_over(x, positions), keepdim=True)
 
         def around(box: list[list[int]]) -> Tensor:
             inner = [slice(None), *(slice(lo, hi) for lo, hi in box)]

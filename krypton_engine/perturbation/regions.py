@@ -97,6 +97,25 @@ class Regions(Value):
         ids, numbers = np.unique(mask.cpu().numpy(), return_inverse=True)
         return Regions(input_shape, numbers.reshape(shape).astype(np.int64), ids.astype(np.int64))
 
+    @staticmethod
+    def tiles(input_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Regions:
+        """Boxes side by side, numbered row by row; those at the far edges may be cut.
+
+        Args:
+            input_shape: Shape of one input without its batch dimension.
+            sizes: Size of the boxes along every axis.
+
+        Examples:
+            >>> Regions.tiles((3, 2, 5), (3, 1, 4)).numbers.tolist()
+            [[[0, 0, 0, 0, 1], [2, 2, 2, 2, 3]]]
+        """
+        numbers = torch.zeros((1,) * len(input_shape), dtype=torch.int64)
+        for axis, (n, size) in enumerate(zip(input_shape, sizes, strict=True)):
+            if size < n:
+                along = (torch.arange(n) // size).reshape([-1 if i == axis else 1 for i in range(len(sizes))])
+                numbers = numbers * -(-n // size) + along
+        return Regions.of(numbers, input_shape)
+
     @property
     def grid_shape(self) -> tuple[int, ...]:
         """``(regions,)``: regions have no grid."""

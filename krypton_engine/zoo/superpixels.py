@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arguments import whole
+from krypton_engine.common.arguments import at_least
 from krypton_engine.errors import InputError
 
 _COMPACTNESS = 10.0
@@ -39,8 +39,7 @@ def superpixels(picture: object, count: int = 100) -> Tensor:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
         given = f"{type(picture).__name__}, {pixels.shape} of {pixels.dtype}"
         raise InputError("picture", given, "a picture of 8 bits, height x width [x channels]")
-    if (whole(count) or 0) < 1:
-        raise InputError("count", repr(count), "an integer from 1")
+    at_least(1, "count", count)
     colours = pixels[..., None] if pixels.ndim == 2 else pixels
     colours = colours[..., :3] if colours.shape[-1] >= 3 else colours[..., :1].repeat(3, axis=-1)
     numbers = slic(colours, n_segments=count, compactness=_COMPACTNESS, start_label=0)

@@ -336,6 +336,16 @@ def test_fillings_that_cannot_be_used(model, x, arguments, words):
         KryptonOcclusion(model).heatmap(x, WINDOW, STRIDES, **arguments)
 
 
+def test_a_fraction_is_no_cell_of_whole_numbers(model):
+    x = torch.ones(1, 3, 24, 20, dtype=torch.uint8)
+    occlusion = KryptonOcclusion(lambda images: model(images.float()))
+    for given in (0.5, 256.0, torch.full((1, 3, 24, 20), 0.5)):
+        with pytest.raises(InputError, match=r"baselines is .*; accepted: numbers that torch.uint8 holds"):
+            occlusion.heatmap(x, WINDOW, STRIDES, [given])
+    whole, list_of_one = (occlusion.heatmap(x, WINDOW, STRIDES, given, 1) for given in (7, [7]))
+    assert torch.allclose(whole.values, list_of_one.values, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

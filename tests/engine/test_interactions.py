@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.random_cnns import build, networks
+from support.random_cnns import drawn
 from support.tiny_models import SmallCNN, assert_close, incremental, output_scale, settle
 from torch import Tensor, nn
 
@@ -42,16 +42,10 @@ def test_random_networks_and_masks(rank, monkeypatch):
     )  # fmt: skip
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        network = data.draw(networks(rank), "network")
-        model = build(network)
-        note(f"input {network.shape}\n{model}")
-        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99), "seed"))
-        x, baseline = (
-            torch.randn(1, *network.shape, dtype=torch.float64, generator=generator) for _ in range(2)
-        )
+        model, generator, x, baseline = drawn(data, rank)
         same = torch.rand(x.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.5, 0.95]), "same")
         baseline = torch.where(same, x, baseline)
-        mask = torch.randint(0, data.draw(st.integers(1, 6), "regions"), network.shape, generator=generator)
+        mask = torch.randint(0, data.draw(st.integers(1, 6), "regions"), x.shape[1:], generator=generator)
         right = by_loop(model, x, baseline, mask)
         scale = max(1.0, float(right.abs().max()), float(model(x).detach().abs().max()))
         single = copy.deepcopy(model).float()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.owen import brute_force, image_halves, linked
-from support.random_cnns import build, networks
+from support.random_cnns import drawn
 from support.tiny_models import SmallCNN, assert_close, incremental, output_scale, settle
 from torch import Tensor, nn
 
@@ -144,19 +144,12 @@ def test_random_networks_trees_and_masks(rank, monkeypatch):
     )  # fmt: skip
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        network = data.draw(networks(rank), "network")
-        model = build(network)
-        note(f"input {network.shape}\n{model}")
-        seed = data.draw(st.integers(0, 99), "seed")
-        generator = torch.Generator().manual_seed(seed)
-        x, baseline = (
-            torch.randn(1, *network.shape, dtype=torch.float64, generator=generator) for _ in range(2)
-        )
+        model, generator, x, baseline = drawn(data, rank)
         same = torch.rand(x.shape, generator=generator) < data.draw(st.sampled_from([0.0, 0.5, 0.9]), "same")
         baseline = torch.where(same, x, baseline)
-        mask = torch.randint(0, data.draw(st.integers(1, 6), "regions"), network.shape, generator=generator)
+        mask = torch.randint(0, data.draw(st.integers(1, 6), "regions"), x.shape[1:], generator=generator)
         mask = mask.unique(return_inverse=True)[1]
-        tree = random_tree(int(mask.max()) + 1, np.random.default_rng(seed))
+        tree = random_tree(int(mask.max()) + 1, np.random.default_rng(generator.initial_seed()))
         context = data.draw(st.sampled_from([None, 0, 1]), "context")
         right = by_loop(model, x, baseline, mask, linked(tree), 10**6, context)[:, mask]
         scale = max(1.0, float(right.abs().max()), float(model(x).detach().abs().max()))

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.random_cnns import build, networks
+from support.random_cnns import drawn
 from support.tiny_models import SmallCNN
 from torch import Tensor, nn
 
@@ -78,14 +78,8 @@ def test_random_networks(rank: int) -> None:
     @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        network = data.draw(networks(rank), "network")
-        model = build(network)
-        note(f"input {network.shape}\n{model}")
-        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99), "seed"))
-        x, baseline = (
-            torch.randn(1, *network.shape, dtype=torch.float64, generator=generator) for _ in range(2)
-        )
-        mask = data.draw(masks(network.shape), "mask")
+        model, generator, x, baseline = drawn(data, rank)
+        mask = data.draw(masks(tuple(x.shape[1:])), "mask")
         numbers = mask.unique().tolist()
         orders = np.stack([torch.randperm(len(numbers), generator=generator).numpy() for _ in range(2)])
         with torch.no_grad():
@@ -107,7 +101,7 @@ def test_random_networks(rank: int) -> None:
                 )
             flat = (base - right).flatten(1)
             for number, expected in zip(numbers, flat, strict=True):
-                cells = (mask == number).expand(1, *network.shape)[0]
+                cells = (mask == number).expand(x.shape)[0]
                 found = values[:, cells]
                 error = float((found.double() - expected[:, None]).abs().max())
                 assert error <= TOLERANCE[dtype] * scale, f"region {number}: {error:.3g} of {scale:.3g}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hypothesis import note
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -950,3 +951,13 @@ def image_and_baseline(shape: Shape, question: Question) -> tuple[Tensor, Any]:
         same[..., : shape[-1] // 2] = True
         x = torch.where(same, torch.as_tensor(baseline, dtype=x.dtype).expand_as(x), x)
     return x, baseline
+
+
+def drawn(data: st.DataObject, rank: int) -> tuple[nn.Sequential, torch.Generator, Tensor, Tensor]:
+    """A network, a generator of further draws, an image of float64 and a baseline of its shape."""
+    network = data.draw(networks(rank), "network")
+    model = build(network)
+    note(f"input {network.shape}\n{model}")
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99), "seed"))
+    x, baseline = (torch.randn(1, *network.shape, dtype=torch.float64, generator=generator) for _ in range(2))
+    return model, generator, x, baseline

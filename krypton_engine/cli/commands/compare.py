@@ -14,6 +14,7 @@ from krypton_engine.cli.model import (
     activation_of,
     class_name,
     load,
+    preparer_of,
     question_of_picture,
     scores_of,
     target_of,
@@ -28,7 +29,7 @@ from krypton_engine.cli.options import (
 from krypton_engine.cli.picture import baseline_of, input_of, regions_of
 from krypton_engine.cli.saving import check_outputs
 from krypton_engine.cli.text import counted, printable, row
-from krypton_engine.common.figures import together
+from krypton_engine.common.figures import figure, together
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     check_outputs(outputs, _ENDINGS, [arguments.image])
     maps = _maps(arguments.maps)
     model = load(arguments, arguments.weights or "pretrained")
-    x = input_of(model, zoo.load_image(arguments.image), arguments.image)
+    image = zoo.load_image(arguments.image)
+    x = input_of(model, image, arguments.image)
     for name, found in maps.items():
         shape_of = found.window.input_shape if isinstance(found, Heatmap) else tuple(found.shape)
         if shape_of != tuple(x.shape[1:]):
             shape = "x".join(map(str, x.shape[1:]))
             raise InputError("MAP", repr(name), f"maps over the model's input, {shape}")
-    baseline = baseline_of(arguments.baseline, model, zoo.load_image(arguments.image), x)
+    baseline = baseline_of(arguments.baseline, model, image, x)
     if arguments.regions is None:
         regions = patches_of(arguments.patch, x)
     else:
@@ -83,13 +85,12 @@ def _compare(arguments: argparse.Namespace) -> int:
         target = int(scores.argmax())
     else:
         raise InputError("--target", "missing", "a class, since the maps explain different ones")
-    budget = None if arguments.memory_budget is None else int(arguments.memory_budget * 2**20)
     found_by = {}
     for kind, measure in (("deletion", evaluate.deletion), ("insertion", evaluate.insertion)):
         curves = measure(
             model.model, x, maps, regions, baseline, target,
             activation=None if activation == "none" else "softmax",
-            executor=arguments.executor, memory_budget=budget,
+            executor=arguments.executor, memory_budget=preparer_of(arguments).memory_budget,
         )  # fmt: skip
         assert isinstance(curves, dict)
         found_by[kind] = curves
@@ -97,7 +98,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     name = class_name(model, target)
     row(
         "asks",
-        f"{name}, {float(scores[target]):.3g}; {counted(len(regions), 'region')}, {arguments.baseline}",
+        f"{name}, {figure(float(scores[target]))}; {counted(len(regions), 'region')}, {arguments.baseline}",
     )
     for kind, better in (("deletion", "lower"), ("insertion", "higher")):
         _show(kind, better, found_by[kind])

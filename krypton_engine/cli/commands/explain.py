@@ -39,7 +39,6 @@ from krypton_engine.cli.picture import (
     input_of,
     positions_text,
     regions_of,
-    squares,
     window_of,
 )
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
@@ -135,7 +134,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     x = input_of(model, image, arguments.image)
     positions: SlidingWindow | Regions
     if arguments.regions is None and arguments.method != "occlusion":
-        positions = squares(window_of(arguments.window, arguments.window, x))
+        window = window_of(arguments.window, arguments.window, x)
+        positions = Regions.tiles(window.input_shape, window.shape)
     elif arguments.regions is None:
         positions = window_of(arguments.window, arguments.stride, x)
     else:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from krypton_engine.attr.curves import Curve
 from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.regions import Regions
 from krypton_widget.maps import on_grid
 
 
@@ -23,8 +25,9 @@ class MapKey:
         image: Number of the image.
         window: Side of the patch, in pixels of the model's input.
         stride: Step of the patch.
-        baseline: The patch's colour.
+        baseline: Name of what covered cells become: a colour of the patch, or a filling.
         target: The class, if only its output is kept; None where all are.
+        regions: The regions that are covered in place of windows: themselves, or ``"slic:COUNT"``.
     """
 
     image: int
@@ -32,6 +35,7 @@ class MapKey:
     stride: int
     baseline: str
     target: int | None = None
+    regions: Regions | str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,21 @@ class Aim:
     target: int
     region: bytes | None
     tuned_for: float | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The maps that deletion curves judge.
+
+    Attributes:
+        target: The class explained.
+        ssim_target: That of the approximate map; None without one.
+        exact: Whether the exact map is among them.
+    """
+
+    target: int
+    ssim_target: float | None
+    exact: bool
 
 
 class Course:
@@ -118,15 +137,17 @@ class Course:
 
 @dataclass
 class Known:
-    """The measured values under one key, and the courses of approximate maps.
+    """The measured values under one key, the courses of approximate maps, and the curves of finished ones.
 
     Attributes:
         heatmap: The map with the most exact positions.
         courses: Courses by their aim.
+        curves: Deletion curves by name, by the class explained and the maps that they judge.
     """
 
     heatmap: Heatmap | None = None
     courses: dict[Aim, Course] = field(default_factory=dict)
+    curves: dict[Judged, dict[str, Curve]] = field(default_factory=dict)
 
     def note(self, heatmap: Heatmap) -> None:
         """Take a heatmap; keep the one in which more is exact, the newer of two equals.

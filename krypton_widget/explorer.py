@@ -5,28 +5,34 @@ from __future__ import annotations
 import atexit
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import anywidget
+import numpy as np
 import torch
 import traitlets
+from torch import Tensor
 
 from krypton_engine.attr.checks import Activation
 from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.common import files
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.common.calling import Forward
 from krypton_engine.common.outputs import usual_activation
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.perturbation.fillings import Filling
+from krypton_engine.perturbation.regions import Regions
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.names import ClassNames, names_in_order
-from krypton_engine.zoo.patches import COLOURS, Colour
 from krypton_engine.zoo.pixels import ImageLike, ToInput
-from krypton_widget import export
+from krypton_widget import export, maps
 from krypton_widget.cache import MapKey
-from krypton_widget.maps import Region, Sent
+from krypton_widget.coverings import Covering
+from krypton_widget.maps import Partition, Region, Sent
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Turn
 from krypton_widget.pictures import COLORMAPS, colour_table, thumbnail
@@ -36,20 +42,27 @@ from krypton_widget.traits import (
     Area,
     ClassIndex,
     ControlError,
+    Cover,
     ImageIndex,
+    Numbers,
     OneOf,
+    Parts,
     Proposal,
     Real,
     Side,
     Step,
     Switch,
     Word,
+    cover_to_page,
 )
 from krypton_widget.worker import Cancelled, LatestWins
 
 _STATIC = Path(__file__).parent / "static"
 
-_ASKS = ("window", "stride", "baseline", "exact", "ssim_target", "region", "image_index", "target")
+_ASKS = (
+    "window", "stride", "regions", "baseline", "exact", "ssim_target", "region", "image_index", "target",
+    "covered", "curve",
+)  # fmt: skip
 """Controls that ask for a map."""
 
 _LOOKS = ("opacity", "colormap", "scale", "limit")
@@ -79,8 +92,15 @@ class OcclusionExplorer(anywidget.AnyWidget):
         tuning: Result of `KryptonOcclusion.tune` for images of this kind, with this patch, stride, colour
             and class, by which a map is known to be similar enough. For other choices the similarity is
             estimated on the way, and marked so.
+        regions: Cover regions in place of windows, one after another: ``"slic"`` (superpixels of the image by
+            scikit-image; ``"slic:200"`` for about so many), or a mask of whole numbers (height, width) of the
+            image as the model sees it. Every region is measured.
+        covered: Numbers of regions to cover at once, beside the map, as by clicking on them.
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
-            ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred).
+            ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred); or a filling of the model's
+            input: ``"local mean"`` (of the surroundings), ``"noise"``, or one of `krypton_engine.fillings`.
+        curve: Measure deletion curves of the finished map: what becomes of the class as the most important
+            parts are covered first (`krypton_engine.evaluate.deletion`).
         region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
         opacity: Opacity of the colours, 0 to 1.
         colormap: Name of one of Matplotlib's colour maps.
@@ -113,7 +133,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
     stride = Step(8, lambda self: self.window).tag(sync=True)
     ssim_target = Real(0.95, lambda v: 0 < v <= 1, "numbers above 0 and at most 1").tag(sync=True)
     exact = Switch(False).tag(sync=True)
-    baseline = OneOf(tuple(COLOURS), "grey").tag(sync=True)
+    regions = Parts(lambda self: self._shape(), lambda self: self._last_mask).tag(sync=True)
+    covered = Numbers(lambda self: self._numbers()).tag(sync=True)
+    baseline = Cover("grey", lambda self: self._last_filling).tag(sync=True)
+    curve = Switch(False).tag(sync=True)
     region = Area(lambda self: self._shape()).tag(sync=True)
     target = ClassIndex(lambda self: self._classes).tag(sync=True)
     image_index = ImageIndex(lambda self: len(self._subject.images)).tag(sync=True)
@@ -133,6 +156,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
     _view = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _frame = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _comparison = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
+    _together = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
+    _curves = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
+    _given = traitlets.Dict(help="Mask and filling that the page can choose beside its own.").tag(sync=True)
 
     def __init__(
         self,
@@ -147,7 +173,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
         ssim_target: float = 0.95,
         exact: bool = False,
         tuning: Tuning | None = None,
-        baseline: Colour = "grey",
+        regions: Partition | Tensor = None,
+        covered: Sequence[int] = (),
+        baseline: Covering = "grey",
+        curve: bool = False,
         region: Region = None,
         opacity: float = 0.85,
         colormap: str = COLORMAPS[0],
@@ -173,13 +202,18 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._measurer = Measurer(self._subject, occlusion, activation, tuning)
         self._page = Page(self._subject, activation, lambda part, now: setattr(self, f"_{part}", now))
         self._classes = first.shape[1]
+        self._last_mask: IntArray | None = None
+        self._last_filling: Filling | None = None
         given = range(self._classes) if class_names is None else names_in_order(class_names, self._classes)
         super().__init__(
             window=window,
             stride=stride,
             ssim_target=ssim_target,
             exact=exact,
+            regions=regions,
+            covered=covered,
             baseline=baseline,
+            curve=curve,
             region=region,
             target=target,
             opacity=opacity,
@@ -194,6 +228,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self._thumbnails = [thumbnail(item) for item in images]
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
+        self.observe(self._nothing_covered, ["image_index", "regions"])
+        self.observe(self._remember_given, ["baseline", "regions"])
+        self._remember_given()
         self.observe(self._ask, list(_ASKS))
         self.on_msg(self._on_message)
         atexit.register(self._worker.close)
@@ -249,7 +286,18 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """Channels, height and width of the image that is looked at, as the model sees it."""
         return self._subject.shape(self.image_index)
 
-    @traitlets.validate("window", "stride", "target", "image_index", "region")
+    def _numbers(self) -> IntArray | None:
+        """The numbers of the regions that are covered; None while windows are."""
+        found = self._regions()
+        return None if found is None else self._subject.regions(self.image_index, found).ids
+
+    def _regions(self) -> Regions | str | None:
+        given = self.regions
+        if isinstance(given, np.ndarray):
+            return Regions.of(torch.from_numpy(given), self._shape(), "regions")
+        return given  # type: ignore[no-any-return]
+
+    @traitlets.validate("window", "stride", "target", "image_index", "region", "regions", "covered")
     def _fitted(self, proposal: Proposal) -> object:
         """The value that a control takes, beside the others and the image."""
         control = proposal["trait"]
@@ -274,6 +322,22 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _another_image(self, _: object) -> None:
         self.region = None
+        if isinstance(self.regions, np.ndarray) and self.regions.shape != self._shape()[1:]:
+            self.regions = None
+
+    def _nothing_covered(self, _: object) -> None:
+        self.covered = ()
+
+    def _remember_given(self, _: object = None) -> None:
+        """Keep the mask and the filling that were given, for the page to come back to."""
+        if isinstance(self.regions, np.ndarray):
+            self._last_mask = self.regions
+        if not isinstance(self.baseline, str):
+            self._last_filling = self.baseline
+        self._given = {
+            "regions": maps.regions_to_page(self._last_mask),
+            "baseline": None if self._last_filling is None else cover_to_page(self._last_filling),
+        }
 
     def _on_message(self, _: object, content: Sent, buffers: list[memoryview]) -> None:
         """Events of the page: something is stopped, or a file made for the view that asks."""
@@ -321,8 +385,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _controls(self) -> tuple[MapKey, Wish]:
         """The key and the wish that the controls make up."""
-        key = MapKey(self.image_index, self.window, self.stride, self.baseline)
-        return key, Wish(self.ssim_target, self.exact, self.region, self.target)
+        regions, baseline = self._regions(), self._subject.name_of(self.baseline)
+        sizes = (self.window, self.stride) if regions is None else (0, 0)
+        key = MapKey(self.image_index, sizes[0], sizes[1], baseline, regions=regions)
+        return key, Wish(self.ssim_target, self.exact, self.region, self.target, self.covered, self.curve)
 
     def _run(self, key: MapKey, wish: Wish, turn: Turn, cancelled: Cancelled) -> None:
         try:

@@ -16,7 +16,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
-from krypton_engine.perturbation.windows import as_sliding
+from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_widget import maps
 from krypton_widget.maps import Sent, finite
 from krypton_widget.page import Shown
@@ -155,8 +155,10 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
     how += "" if wanted.all() else " in the region"
     strange = maps.not_finite(heatmap, wanted)
     how += f", {strange} not finite" if strange else ""
-    size = as_sliding(heatmap.window).shape[1]
-    return f"{name}: {figure(float(heatmap.base))}, {size} x {size} patch, {how}"
+    window = heatmap.window
+    size = window.shape[1] if isinstance(window, SlidingWindow) else 0
+    what = f"{size} x {size} patch" if size else f"{len(window)} regions"
+    return f"{name}: {figure(float(heatmap.base))}, {what}, {how}"
 
 
 def html(state: Sent, static: Path) -> bytes:

@@ -11,9 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from krypton_engine.common.arrays import AnyArray, Flags
+from krypton_engine.common.arrays import AnyArray, Flags, IntArray
+from krypton_engine.common.values import digest
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 
 Sent: TypeAlias = dict[str, Any]
@@ -23,6 +26,46 @@ Region = tuple[int, ...] | Flags | None
 """A part of the image: None (all of it), a box (top, left, bottom, right), or a mask (height, width)."""
 
 
+Partition = str | IntArray | None
+"""Regions as users have: ``"slic:COUNT"``, a number for every pixel (height, width), or None: windows."""
+
+
+def grid_of(positions: Positions) -> tuple[int, int]:
+    """Rows and columns of a map on the page: those of a window; regions stand in one row.
+
+    Examples:
+        >>> grid_of(SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10)))
+        (2, 2)
+        >>> grid_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3)))
+        (1, 2)
+    """
+    if isinstance(positions, Regions):
+        return 1, len(positions)
+    rows, columns = as_sliding(positions).counts[1:]
+    return rows, columns
+
+
+def cells_of(regions: Regions) -> npt.NDArray[np.int32]:
+    """The region of every pixel, by its place among them: ``(height, width)``.
+
+    Examples:
+        >>> cells_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3)))
+        array([[1, 1, 0],
+               [1, 0, 0]], dtype=int32)
+    """
+    return regions.numbers.reshape(regions.numbers.shape[-2:]).astype(np.int32)
+
+
+def mask_of(regions: Regions) -> IntArray:
+    """The user's number of the region of every pixel: ``(height, width)``.
+
+    Examples:
+        >>> mask_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))).tolist()
+        [[7, 7, 2], [7, 2, 2]]
+    """
+    return regions.ids[cells_of(regions)]
+
+
 def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
     """One number a position as an array (rows, columns), one cell where the window spans an axis.
 
@@ -30,11 +73,11 @@ def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
         >>> on_grid(heatmap, heatmap.values).tolist()
         [[0.5, 1.0], [1.0, 1.25]]
     """
-    return cells.reshape(as_sliding(heatmap.window).counts[1:]).numpy()
+    return cells.reshape(grid_of(heatmap.window)).numpy()
 
 
-def wanted(window: SlidingWindow, region: Region) -> Flags:
-    """Positions (rows, columns) whose window touches ``region``.
+def wanted(positions: Positions, region: Region) -> Flags:
+    """Positions (rows, columns) that touch ``region``.
 
     Raises:
         InputError: The region does not fit the image.
@@ -44,12 +87,11 @@ def wanted(window: SlidingWindow, region: Region) -> Flags:
         array([[ True,  True],
                [False, False]])
     """
-    rows, columns = window.counts[1:]
     if region is None:
-        return np.ones((rows, columns), dtype=bool)
-    flat = np.zeros(len(window), dtype=bool)
-    flat[window.touching(as_engine(region))] = True  # type: ignore[arg-type]
-    return flat.reshape(rows, columns)
+        return np.ones(grid_of(positions), dtype=bool)
+    flat = np.zeros(len(positions), dtype=bool)
+    flat[positions.touching(as_engine(region))] = True  # type: ignore[arg-type]
+    return flat.reshape(grid_of(positions))
 
 
 def as_engine(region: Region) -> Tensor | tuple[int, ...] | None:
@@ -72,6 +114,20 @@ def region_to_page(region: Region) -> Sent | None:
     if isinstance(region, np.ndarray):
         return {"mask": region.astype(np.uint8).tobytes()}
     return None if region is None else {"box": list(region)}
+
+
+def regions_to_page(regions: Partition | Regions) -> Sent | str | None:
+    """The regions as the page has them: a user's own by their digest.
+
+    Examples:
+        >>> regions_to_page("slic:100"), regions_to_page(np.array([[0, 1]]))
+        ('slic:100', {'given': '9d34149fbd1fe777'})
+    """
+    if isinstance(regions, Regions):
+        return regions_to_page(mask_of(regions))
+    if isinstance(regions, np.ndarray):
+        return {"given": digest(torch.from_numpy(regions))}
+    return regions
 
 
 def fingerprint(region: Region) -> bytes | None:
@@ -144,7 +200,9 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
         >>> np.frombuffer(page["values"], dtype="<f4").tolist(), page["done"], page["largest"]
         ([0.5, 1.0, 1.0, nan], 3, 0.5)
     """
-    window = as_sliding(heatmap.window)
+    rows, columns = grid_of(heatmap.window)
+    height, width = heatmap.window.input_shape[1:]
+    window = heatmap.window if isinstance(heatmap.window, SlidingWindow) else None
     status = np.where(wanted, on_grid(heatmap, heatmap.status), Status.UNKNOWN).astype(np.uint8)
     measured = status >= Status.TRIMMED
 
@@ -155,12 +213,12 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
 
     drops = on_grid(heatmap, heatmap.drop)[status != Status.UNKNOWN]
     return {
-        "rows": window.counts[1],
-        "columns": window.counts[2],
-        "height": window.input_shape[1],
-        "width": window.input_shape[2],
-        "window": window.shape[1],
-        "stride": window.strides[1],
+        "rows": rows,
+        "columns": columns,
+        "height": height,
+        "width": width,
+        "window": window.shape[1] if window else 0,
+        "stride": window.strides[1] if window else 0,
         "target": heatmap.target,
         "base": _base(heatmap),
         "largest": _largest(drops[np.isfinite(drops)]),

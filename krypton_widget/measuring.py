@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from krypton_engine.attr.checks import Activation
 from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
+from krypton_engine.evaluate import deletion
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import same_outputs
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.positions import Positions
+from krypton_engine.perturbation.regions import Regions
+from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
-from krypton_widget.cache import MapKey, Memory, untrimmed
+from krypton_widget.cache import Judged, MapKey, Memory, untrimmed
+from krypton_widget.coverings import painted
 from krypton_widget.page import Page, Turn
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.subject import Subject
-from krypton_widget.task import Task, Wish, keeps_all, task_for, window_for
+from krypton_widget.task import Task, Wish, keeps_all, positions_for, task_for
 from krypton_widget.worker import Cancelled, Pace
 
 _REDRAW_SECONDS = 0.08
@@ -28,6 +35,12 @@ _REDRAW_SECONDS = 0.08
 
 _LARGEST_MEMORY = 128 * 2**20
 """Bytes of earlier maps that are kept, so that a slider moved back shows its map at once."""
+
+_MOST_STEPS = 1024
+"""Steps up to which a deletion curve is measured beside a map."""
+
+_PIECES = 196
+"""Pieces at most that a deletion curve covers one after another in a map of windows."""
 
 _FINEST_TARGET = 0.99
 """The slider's last stop below exact: a map on its way to exact passes by all of them."""
@@ -79,7 +92,7 @@ class Measurer:
         task = self._begun(key, wish, turn)
         if task is None:
             return
-        if not asked_model and task.lacks():
+        if not asked_model and (task.lacks() or wish.covered or wish.curve):
             try:
                 with Stoppable(stopped):
                     answer = self._subject.ask(key.image)
@@ -89,7 +102,9 @@ class Measurer:
             if not same_outputs(self._subject.answer(key.image), answer):
                 self._begin_anew(key, answer, turn.page)
                 return self.run(key, wish, turn, stopped, asked_model=True)
-        self._capture(key.image, task.window)
+        self._capture(key.image, task.positions)
+        if not self._answer(task, turn, stopped):
+            return
         if task.lacks() and (so_far := task.so_far()) is not None:
             self._show(turn, task, so_far)  # seen by another class, say, or not fine enough
         try:
@@ -103,8 +118,9 @@ class Measurer:
             if page is None:
                 return
             self._finish(task, page)
+        self._judge(task, turn, stopped)
         everywhere = task.known.heatmap is not None and bool(task.known.heatmap.measured.all())
-        if everywhere and not stopped() and self._subject.pass_seconds(task.window.input_shape) is None:
+        if everywhere and not stopped() and self._subject.pass_seconds(task.positions.input_shape) is None:
             self._subject.time_full_inference(key.image, stopped)
             with turn.drawing() as page:
                 if page is not None:
@@ -113,8 +129,8 @@ class Measurer:
     def _begun(self, key: MapKey, wish: Wish, turn: Turn) -> Task | None:
         """The task of a wish, its picture being on the page; None for a run whose turn is over."""
         outputs, shape = self._subject.answer(key.image), self._subject.shape(key.image)
-        window = window_for(key, shape)
-        keep_all = keeps_all(window, outputs)
+        positions = positions_for(key, self._subject)
+        keep_all = keeps_all(positions, outputs)
         if not keep_all:
             target = int(outputs.argmax()) if wish.target is None else wish.target
             key = replace(key, target=target)
@@ -123,7 +139,7 @@ class Measurer:
                 return None
             known = self._memory.of(key)
             page.begin(key)
-        if window.shape[1] < key.window:
+        if isinstance(positions, SlidingWindow) and positions.shape[1] < key.window:
             raise InputError(
                 "window",
                 f"{key.window}",
@@ -139,14 +155,69 @@ class Measurer:
             self._subject.forget_answers(key.image, answer)
             page.clear()
 
-    def _capture(self, image: int, window: SlidingWindow) -> None:
+    def _capture(self, image: int, positions: Positions) -> None:
         """Capture the model's graph once for every shape, so that no map's time contains it."""
-        if window.input_shape in self._captured:
+        if positions.input_shape in self._captured:
             return
-        self._captured.add(window.input_shape)
+        self._captured.add(positions.input_shape)
+        # The graph is of the shape; which window it is planned for first does not matter.
+        whole = SlidingWindow(positions.input_shape, positions.input_shape, positions.input_shape)
+        window = positions if isinstance(positions, SlidingWindow) else whole
         # Without a graph it runs in full, with the engine's own warning.
         with contextlib.suppress(InputError):
             self._occlusion.plan(self._subject.x(image), window.shape, window.strides)
+
+    def _answer(self, task: Task, turn: Turn, stopped: Cancelled) -> bool:
+        """Ask the model with the wish's regions covered at once, and show it; False where stopped."""
+        if not task.wish.covered or not isinstance(task.positions, Regions):
+            return True
+        which = np.searchsorted(task.positions.ids, task.wish.covered)
+        try:
+            with Stoppable(stopped):
+                outputs = self._subject.ask_covered(task.key.image, task.positions, which, task.filling)
+        except Stopped:
+            return False
+        with turn.drawing() as page:
+            if page is not None:
+                page.answer(task, outputs)
+        return True
+
+    def _judge(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
+        """Measure the deletion curves of a finished map of the whole image, and show them."""
+        approximate, exact = task.approximate(), task.so_far() if task.complete() else None
+        if not task.wish.curve or task.wish.region is not None or stopped():
+            return
+        named = {name: m for name, m in (("approximate", approximate), ("exact", exact)) if m is not None}
+        if not named:
+            return
+        filling, by_window = painted(task.x, task.positions, task.filling)
+        tiles = _tiles(task.positions)
+        note = ""
+        if by_window or filling is None:
+            note = "A curve covers pieces of the image for good: the filling may not depend on the window."
+        elif len(tiles) > _MOST_STEPS:
+            note = f"A curve of {len(tiles):,} steps: krypton_engine.evaluate.deletion makes it."
+        judged = Judged(task.aim.target, task.ssim_target, exact is not None)
+        if not note and judged not in task.known.curves:
+            chance = torch.rand(task.x.shape, generator=torch.Generator().manual_seed(0))
+            try:
+                with Stoppable(stopped):
+                    found = deletion(
+                        self._subject.model,
+                        task.x,
+                        {**named, "at random": chance},
+                        tiles,
+                        filling,
+                        task.aim.target,
+                        activation=self._activation,
+                    )
+            except Stopped:
+                return
+            assert isinstance(found, dict)
+            task.known.curves[judged] = found
+        with turn.drawing() as page:
+            if page is not None:
+                page.judge(task, {} if note else task.known.curves[judged], note)
 
     def _measure_all(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
         """Measure the approximate map, then the exact one, as far as they are wanted and unknown."""
@@ -166,6 +237,8 @@ class Measurer:
     ) -> None:
         """Measure a map from ``known`` on, up to ``ssim_target`` or (None) exactly; show it on its way."""
         course = None if ssim_target is None else task.known.course(task.aim)
+        window = task.positions if isinstance(task.positions, SlidingWindow) else None
+        mask = maps.mask_of(task.positions) if isinstance(task.positions, Regions) else None
         pace = Pace(_REDRAW_SECONDS)
         wanted = int(task.wanted.sum())
         first: tuple[float, int] | None = None  # when the first output came, and how many there were
@@ -189,14 +262,15 @@ class Measurer:
             with Stoppable(stopped):
                 found = self._occlusion.heatmap(
                     task.x,
-                    task.window.shape,
-                    task.window.strides,
-                    baselines=task.patch,
+                    window.shape if window else None,
+                    window.strides if window else None,
+                    baselines=task.filling,
+                    regions=None if mask is None else torch.from_numpy(mask),
                     target=task.aim.target,
                     activation=self._activation,
                     region=maps.as_engine(task.wish.region),
                     classes="all" if task.keep_all else "predicted",
-                    schedule="coarse to fine",
+                    schedule="coarse to fine" if window else "rows",
                     resume=None if known is None else untrimmed(known),
                     on_progress=progress,
                     ssim_target=ssim_target,
@@ -229,3 +303,12 @@ class Measurer:
     def _largest_of_all(self, task: Task) -> float:
         """The largest change in any map that is remembered."""
         return max(maps.largest_drop(heatmap, task.aim.target) for heatmap in self._memory.heatmaps())
+
+
+def _tiles(positions: Positions) -> Regions:
+    """The pieces that a curve covers one after another: the regions, or squares as large as the window."""
+    if isinstance(positions, Regions):
+        return positions
+    channels, height, width = positions.input_shape
+    side = max(as_sliding(positions).shape[1], math.ceil(math.sqrt(height * width / _PIECES)))
+    return Regions.tiles(positions.input_shape, (channels, min(side, height), min(side, width)))

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from krypton_engine.attr.checks import Activation, activation_of
+from krypton_engine.attr.curves import Curve
 from krypton_engine.common.arrays import Flags
 from krypton_engine.common.outputs import activated
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.regions import Regions
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
+from krypton_widget.coverings import painted
 from krypton_widget.maps import Sent
 from krypton_widget.pictures import png
 from krypton_widget.subject import Subject
-from krypton_widget.task import Task, Wish, asked
+from krypton_widget.task import Task, Wish, asked, positions_for
+
+_BESIDE = "comparison", "together", "curves"
+"""Parts of a page beside its map, which belong to one run."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +48,15 @@ class Shown:
 
 
 class Page:
-    """A page's picture, the map of it, and the comparison with the exact map.
+    """A page's picture and its map; and beside the map a comparison, deletion curves, and one more question.
 
     One lock is around every change; an older run's changes are dropped inside the lock (`Turn`).
 
     Args:
         subject: The model and its images.
         activation: Activation that makes probabilities of outputs.
-        send: Function that takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``)
-            and its new content.
+        send: Function that takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``,
+            ``"together"``, ``"curves"``) and its new content.
 
     Attributes:
         lock: Held while the page changes.
@@ -62,16 +70,14 @@ class Page:
         >>> page = Page(subject, None, lambda part, content: print(part, content.get("image", "-")))
         >>> key, wish = MapKey(0, 12, 12, "grey"), Wish(ssim_target=1, exact=True, region=None, target=0)
         >>> page.begin(key)
-        comparison -
         view 0
         >>> task = task_for(key, wish, Known(), subject, None, keep_all=True)
-        >>> page.show(task, replace(heatmap, window=task.window), shared=0.5)
+        >>> page.show(task, replace(heatmap, window=task.positions), shared=0.5)
         frame -
         >>> page.answers(key, wish), page.answers(key, replace(wish, target=1))
         (True, False)
         >>> page.keep_only(key, replace(wish, target=1))  # of another class nothing is on the page
         frame -
-        comparison -
     """
 
     def __init__(self, subject: Subject, activation: Activation, send: Callable[[str, Sent], None]) -> None:
@@ -79,7 +85,7 @@ class Page:
         self.shown: Shown | None = None
         self.turns = 0
         self._subject, self._activation = subject, activation
-        self._parts: dict[str, Sent] = {"view": {}, "frame": {}, "comparison": {}}
+        self._parts: dict[str, Sent] = {part: {} for part in ("view", "frame", *_BESIDE)}
         self._send = send
 
     def next_turn(self) -> Turn:
@@ -95,16 +101,15 @@ class Page:
         return Turn(self, self.turns)
 
     def begin(self, key: MapKey) -> None:
-        """Show the picture of a map to come, and no comparison. The caller holds the lock.
+        """Show the picture of a map to come, and nothing beside it. The caller holds the lock.
 
         Examples:
             >>> subject = Subject(model, [x[0]], None)
             >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
             >>> page.begin(MapKey(0, 8, 4, "grey"))
-            comparison []
-            view ['baseline', 'height']
+            view ['baseline', 'byWindow']
         """
-        self._put("comparison", {})
+        self._clear(*_BESIDE)
         self._put("view", self._seen(key))
 
     def show(
@@ -161,7 +166,7 @@ class Page:
         exact, approximate = task.so_far(), task.approximate()
         if exact is None or approximate is None or task.wish.region is not None or not task.complete():
             return
-        found = maps.comparison(approximate, exact, self._subject.pass_seconds(task.window.input_shape))
+        found = maps.comparison(approximate, exact, self._subject.pass_seconds(task.positions.input_shape))
         self._put("comparison", found | {"ssimTarget": task.ssim_target})
 
     def clear(self) -> None:
@@ -169,13 +174,42 @@ class Page:
 
         Examples:
             >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: print(part, content))
-            >>> page.clear()
-            frame {}
-            comparison {}
+            >>> page.begin(MapKey(0, 8, 4, "grey"))  # doctest: +ELLIPSIS
+            view {...}
+            >>> page.clear()  # there was none
         """
         self.shown = None
-        self._put("frame", {})
-        self._put("comparison", {})
+        self._clear("frame", *_BESIDE)
+
+    def answer(self, task: Task, outputs: Sequence[Tensor]) -> None:
+        """Show what the model says with several regions covered at once. The caller holds the lock.
+
+        Args:
+            task: Task whose wish asks for that.
+            outputs: The model's outputs, ``(1, classes)`` for every sample of the filling.
+        """
+        shares = [activated(each, activation_of(self._activation)) for each in outputs]
+        self._put(
+            "together",
+            {
+                "asked": asked(task.key, task.wish),
+                "covered": list(task.wish.covered),
+                "probabilities": torch.stack(shares).mean(0)[0].float().numpy().tobytes(),
+            },
+        )
+
+    def judge(self, task: Task, curves: Mapping[str, Curve], note: str = "") -> None:
+        """Show deletion curves of the map, or a note on why there are none. The caller holds the lock."""
+        drawn = [
+            {
+                "name": name,
+                "shares": curve.shares.astype(np.float32).tobytes(),
+                "values": curve.values.astype(np.float32).tobytes(),
+                "area": curve.area,
+            }
+            for name, curve in curves.items()
+        ]
+        self._put("curves", {"asked": asked(task.key, task.wish), "curves": drawn, "note": note})
 
     def answers(self, key: MapKey, wish: Wish) -> bool:
         """Whether the page shows this map or a part of it."""
@@ -201,24 +235,37 @@ class Page:
         shown = self._parts["frame"].get("asked")
         how_much = ("exact", "ssim_target")
         now = asked(key, wish).items()
-        return shown is not None and all(shown[k] == v for k, v in now if k not in how_much)
+        return shown is not None and all(shown.get(k) == v for k, v in now if k not in how_much)
+
+    def _clear(self, *parts: str) -> None:
+        for part in parts:
+            if self._parts[part]:
+                self._put(part, {})
 
     def _put(self, part: str, content: Sent) -> None:
         self._parts[part] = content
         self._send(part, content)
 
     def _seen(self, key: MapKey) -> Sent:
-        """The picture, its patch and the model's own answer."""
+        """The picture, what covers it, its regions and the model's own answer."""
         given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
         probabilities = activated(outputs, activation_of(self._activation)).detach()[0].float()
         height, width = given.picture.shape[:2]
+        positions = positions_for(key, self._subject)
+        filling = self._subject.filling(key.image, key.baseline)
+        patch, by_window = painted(self._subject.x(key.image), positions, filling)
+        regions = positions if isinstance(positions, Regions) else None
         return {
             "image": key.image,
             "baseline": key.baseline,
             "height": height,
             "width": width,
             "picture": png(given.picture),
-            "patch": png(given.seen(given.patch(key.baseline))),
+            "patch": b"" if patch is None else png(given.seen(patch.to(given.x))),
+            "byWindow": by_window,
+            "partition": maps.regions_to_page(key.regions),
+            "regions": b"" if regions is None else maps.cells_of(regions).tobytes(),
+            "ids": [] if regions is None else regions.ids.tolist(),
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
         }

@@ -89,7 +89,7 @@ class ModelInput:
         return self._patches[baseline]
 
     def seen(self, x: Tensor) -> Picture:
-        """A model's input as an RGB picture, uint8 ``(H, W, 3)``.
+        """Cells of a model's input as an RGB picture, uint8 ``(H, W, 3)``.
 
         Examples:
             >>> given = ModelInput(np.full((1, 1, 3), 51, np.uint8), None)
@@ -97,6 +97,8 @@ class ModelInput:
             ([[[51, 51, 51]]], [[[255, 255, 255]]])
         """
         low, high = (self._black, self._white) if self._affine else (self.x.min(), self.x.max())
+        if x.shape != self.x.shape:  # no picture, but parts of some, side by side
+            low, high = (end[..., :1, :1] if end.ndim else end for end in (low, high))
         span = high - low
         return rgb(torch.where(span == 0, 0.0, (x - low) / torch.where(span == 0, 1.0, span))[0])
 

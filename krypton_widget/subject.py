@@ -8,13 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from krypton_engine.common.arrays import IntArray
 from krypton_engine.common.calling import Forward
 from krypton_engine.errors import InputError
 from krypton_engine.executors.full import evaluate
 from krypton_engine.graph.export import evaluated
+from krypton_engine.perturbation.fillings import Filling, filling_of
+from krypton_engine.perturbation.regions import Regions
 from krypton_engine.planning.training import evaluation_mode
+from krypton_engine.zoo.patches import COLOURS
 from krypton_engine.zoo.pixels import ImageLike, ToInput
 from krypton_engine.zoo.preprocess import as_taken
+from krypton_engine.zoo.superpixels import slic_count, superpixels
+from krypton_widget.coverings import covered
 from krypton_widget.pictures import ModelInput
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
@@ -37,6 +43,8 @@ class Subject:
         self._preprocess = preprocess
         self._inputs: dict[int, ModelInput] = {}
         self._answers: dict[int, Tensor] = {}
+        self._superpixels: dict[tuple[int, int], Regions] = {}
+        self._fillings: dict[str, Filling] = {}
         self._pass_seconds: dict[tuple[int, ...], float] = {}
 
     def input(self, index: int) -> ModelInput:
@@ -74,6 +82,47 @@ class Subject:
         # While a model is exported, its parameters are fakes.
         return evaluated(lambda: as_taken(self.model, x))
 
+    def regions(self, index: int, regions: Regions | str) -> Regions:
+        """The regions of an image: themselves, or the superpixels that ``"slic:COUNT"`` asks for.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.regions(0, "slic:6").input_shape
+            (3, 24, 20)
+        """
+        if isinstance(regions, Regions):
+            return regions
+        key = index, slic_count(regions) or 1
+        if key not in self._superpixels:
+            mask = superpixels(self.input(index).picture, key[1])
+            self._superpixels[key] = Regions.of(mask, self.shape(index), "regions")
+        return self._superpixels[key]
+
+    def name_of(self, covering: str | Filling) -> str:
+        """The name by which `filling` knows a covering from now on.
+
+        Examples:
+            >>> from krypton_engine.perturbation.fillings import LocalMean
+            >>> Subject(model, [x[0]], None).name_of(LocalMean(border=4))
+            'local mean, border 4'
+        """
+        if isinstance(covering, str):
+            return covering
+        self._fillings[covering.describe()] = covering
+        return covering.describe()
+
+    def filling(self, index: int, name: str) -> Filling | Tensor:
+        """What covered cells become: a colour as an image, preprocessed as the picture was; or a filling.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> subject.filling(0, "grey").shape, subject.filling(0, "local mean")
+            (torch.Size([1, 3, 24, 20]), LocalMean(border=None))
+        """
+        if name in COLOURS:
+            return self.input(index).patch(name).to(self.x(index))
+        return self._fillings.get(name) or filling_of(name)
+
     def answer(self, index: int) -> Tensor:
         """The model's outputs for an image as it is, ``(1, classes)``; asked for once.
 
@@ -97,10 +146,28 @@ class Subject:
             >>> torch.equal(subject.ask(0), model(x))
             True
         """
+        return self._asked(index, self.x(index))
+
+    def ask_covered(
+        self, index: int, regions: Regions, which: IntArray, filling: Filling | Tensor
+    ) -> list[Tensor]:
+        """The model's outputs with several regions covered at once, ``(1, classes)`` for every sample.
+
+        Examples:
+            >>> subject = Subject(model, [x[0]], None)
+            >>> regions = subject.regions(0, "slic:6")
+            >>> everything = np.arange(len(regions))
+            >>> (outputs,) = subject.ask_covered(0, regions, everything, torch.zeros_like(x))
+            >>> torch.equal(outputs, model(torch.zeros_like(x)))
+            True
+        """
+        return [self._asked(index, image) for image in covered(self.x(index), regions, which, filling)]
+
+    def _asked(self, index: int, x: Tensor) -> Tensor:
         given = self.input(index)
         try:
             with torch.no_grad(), evaluation_mode(self.model, _nothing):
-                outputs = evaluate(self.model, (self.x(index),), None)
+                outputs = evaluate(self.model, (x,), None)
         except (MemoryError, torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:

@@ -9,6 +9,8 @@ from torch import Tensor
 from krypton_engine.common.arrays import Flags
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.identity import described
+from krypton_engine.perturbation.fillings import Filling
+from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.tuning.tuning import Tuning
 from krypton_widget import maps
@@ -29,12 +31,16 @@ class Wish:
         exact: Whether every position is to be measured.
         region: Part of the image to look at.
         target: The class to explain; None for the predicted one.
+        covered: Numbers of the regions to cover at once, beside the map; none for no such question.
+        curve: Whether the finished map is judged by deletion.
     """
 
     ssim_target: float
     exact: bool
     region: Region
     target: int | None
+    covered: tuple[int, ...] = ()
+    curve: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Task:
         key: All that its values depend on.
         known: The values measured so far.
         x: The model's input.
-        patch: The covering of all windows, of the same shape.
-        window: The sliding window.
+        filling: What covered cells become; a tensor is an image of the same shape.
+        positions: The sliding window, or the regions.
         wanted: Positions to look at (rows, columns).
         wish: The other controls.
         exact: Whether to measure everything.
@@ -70,8 +76,8 @@ class Task:
     key: MapKey
     known: Known
     x: Tensor
-    patch: Tensor
-    window: SlidingWindow
+    filling: Filling | Tensor
+    positions: Positions
     wanted: Flags
     wish: Wish
     exact: bool
@@ -113,28 +119,34 @@ class Task:
         return self.lacks_approximate() or self.lacks_exact()
 
 
-def window_for(key: MapKey, shape: tuple[int, ...]) -> SlidingWindow:
-    """The window on an image of that shape, cut down to the image where it is larger.
+def positions_for(key: MapKey, subject: Subject) -> Positions:
+    """The regions, or the window, cut down to the image where it is larger.
 
     Examples:
-        >>> window = window_for(MapKey(0, window=32, stride=4, baseline="grey"), (3, 24, 20))
+        >>> subject = Subject(model, [x[0]], None)
+        >>> window = positions_for(MapKey(0, window=32, stride=4, baseline="grey"), subject)
         >>> window.shape, window.strides
         ((3, 20, 20), (3, 4, 4))
+        >>> positions_for(MapKey(0, 0, 0, "grey", regions="slic:6"), subject) == subject.regions(0, "slic:6")
+        True
     """
+    if key.regions is not None:
+        return subject.regions(key.image, key.regions)
+    shape = subject.shape(key.image)
     side = min(key.window, *shape[1:])
     stride = min(key.stride, side)
     return SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
 
 
-def keeps_all(window: SlidingWindow, outputs: Tensor) -> bool:
+def keeps_all(positions: Positions, outputs: Tensor) -> bool:
     """Whether there is room for all classes of every position, of outputs ``(1, classes)``.
 
     Examples:
-        >>> window = window_for(MapKey(0, window=8, stride=1, baseline="grey"), (3, 224, 224))
+        >>> window = SlidingWindow((3, 224, 224), (3, 8, 8), (3, 1, 1))
         >>> keeps_all(window, torch.zeros(1, 1000)), keeps_all(window, torch.zeros(1, 1))
         (True, False)
     """
-    size = len(window) * outputs.numel() * outputs.element_size()
+    size = len(positions) * outputs.numel() * outputs.element_size()
     return outputs.shape[1] > 1 and size <= LARGEST_KEPT
 
 
@@ -154,17 +166,18 @@ def task_for(
     Examples:
         >>> key, wish = MapKey(0, 8, 4, "grey"), Wish(ssim_target=0.9, exact=False, region=None, target=2)
         >>> task = task_for(key, wish, Known(), Subject(model, [x[0]], None), None, keep_all=True)
-        >>> task.window.counts, task.aim.target, task.lacks_approximate(), task.lacks_exact()
+        >>> task.positions.counts, task.aim.target, task.lacks_approximate(), task.lacks_exact()
         ((1, 5, 4), 2, True, False)
     """
     predicted = int(subject.answer(key.image).argmax())
     target = predicted if wish.target is None else wish.target
-    window = window_for(key, subject.shape(key.image))
-    x = subject.x(key.image)
-    patch = subject.input(key.image).patch(key.baseline).to(x)
+    positions = positions_for(key, subject)
+    filling = subject.filling(key.image, key.baseline)
     note = ""
-    if tuning is not None:
-        note = unfit(tuning, window, patch, target, predicted)
+    if not isinstance(positions, SlidingWindow):  # without neighbours nothing is interpolated
+        tuning, wish = None, replace(wish, ssim_target=1)
+    if tuning is not None and isinstance(positions, SlidingWindow):
+        note = unfit(tuning, positions, filling, target, predicted)
         note = note or ("" if wish.region is None else "the tuning is for whole maps")
         tuning = None if note else tuning
     ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
@@ -177,10 +190,10 @@ def task_for(
     return Task(
         key=key,
         known=known,
-        x=x,
-        patch=patch,
-        window=window,
-        wanted=maps.wanted(window, wish.region),
+        x=subject.x(key.image),
+        filling=filling,
+        positions=positions,
+        wanted=maps.wanted(positions, wish.region),
         wish=wish,
         exact=exact,
         ssim_target=ssim_target,
@@ -201,13 +214,15 @@ _CONTROLS = {
 """Arguments of a call, by the words that stand on the page."""
 
 
-def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, predicted: int) -> str:
+def unfit(
+    tuning: Tuning, window: SlidingWindow, filling: Filling | Tensor, target: int, predicted: int
+) -> str:
     """The differences between a tuning's call and this one, in words; empty where it fits, the model aside.
 
     Args:
         tuning: The tuning.
         window: The sliding window asked for.
-        patch: Values that cover the cells, ``(1, channels, height, width)``.
+        filling: What covered cells become; a tensor is an image ``(1, channels, height, width)``.
         target: The class explained.
         predicted: The class predicted.
 
@@ -222,7 +237,7 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
         input_shape=window.input_shape,
         window=window.shape,
         strides=window.strides,
-        baseline=described(patch),
+        baseline=described(filling) if isinstance(filling, Tensor) else filling.describe(),
         target=None if there.target is None and target == predicted else target,
     )
     words = [_CONTROLS[name] for name in there.arguments_that_differ(here)]
@@ -232,18 +247,22 @@ def unfit(tuning: Tuning, window: SlidingWindow, patch: Tensor, target: int, pre
 def asked(key: MapKey, wish: Wish) -> Sent:
     """The controls that a map answers, by name: the page compares them with its controls as they stand now.
 
+    A map of regions answers whatever the controls say that only windows have.
+
     Examples:
         >>> controls = asked(MapKey(0, 8, 4, "grey"), Wish(0.9, False, (0, 0, 8, 8), None))
-        >>> controls["window"], controls["region"]
-        (8, {'box': [0, 0, 8, 8]})
+        >>> controls["window"], controls["region"], controls["regions"]
+        (8, {'box': [0, 0, 8, 8]}, None)
     """
-    return {
+    how = (
+        {"window": key.window, "stride": key.stride, "exact": wish.exact, "ssim_target": wish.ssim_target}
+        if key.regions is None
+        else {}
+    )
+    return how | {
+        "regions": maps.regions_to_page(key.regions),
         "image_index": key.image,
-        "window": key.window,
-        "stride": key.stride,
         "baseline": key.baseline,
         "target": wish.target,
         "region": maps.region_to_page(wish.region),
-        "exact": wish.exact,
-        "ssim_target": wish.ssim_target,
     }

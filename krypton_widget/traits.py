@@ -7,22 +7,29 @@ all that is set together has been set (`Control.fitted`), so that no order of se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NoReturn, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import traitlets
 from torch import Tensor
 
 from krypton_engine.common.arguments import real, whole
-from krypton_engine.common.arrays import AnyArray
+from krypton_engine.common.arrays import AnyArray, IntArray
 from krypton_engine.errors import InputError
+from krypton_engine.perturbation.fillings import Filling
+from krypton_engine.perturbation.regions import whole_numbers
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_widget import maps
-from krypton_widget.maps import Region
+from krypton_engine.zoo.superpixels import slic_count
+from krypton_widget import coverings, maps
+from krypton_widget.maps import Partition, Region, Sent
 
 T = TypeVar("T")
+
+_SUPERPIXELS = 100
+"""Superpixels where no count is given."""
 
 Fact = Callable[[Any], T]
 """A fact that a control's value has to fit, read from the widget."""
@@ -269,6 +276,159 @@ class ImageIndex(Whole):
         if not 0 <= value < count:
             raise InputError(str(self.name), f"{value}", f"0 to {count - 1}")
         return value
+
+
+def given_before(value: object, given: object) -> object:
+    """The mask or filling that a page's ``{"given": ...}`` stands for, where one was given.
+
+    Examples:
+        >>> given_before({"given": "local mean"}, 3), given_before("grey", 3), given_before({"box": 6}, 3)
+        (3, 'grey', {'box': 6})
+    """
+    known = given is not None and isinstance(value, dict) and "given" in value
+    return given if known else value
+
+
+class Cover(Control, traitlets.Any):
+    """What covered cells become: a word, or a filling of `krypton_engine.fillings`.
+
+    The page has a filling as ``{"given": description}``, and can choose the one that was given last.
+
+    Args:
+        given: That filling, or None.
+    """
+
+    allow_none = False
+    accepted = f"{', '.join(map(repr, coverings.WORDS))}, or a filling of krypton_engine.fillings"
+
+    def __init__(self, default: str, given: Fact[Filling | None]) -> None:
+        super().__init__(default)
+        self._given = given
+        self.tag(to_json=lambda value, _: cover_to_page(value), from_json=self._from_page)
+
+    def validate(self, obj: object, value: object) -> str | Filling:
+        """One of the words, or a filling.
+
+        Raises:
+            ControlError: The value is another.
+
+        Examples:
+            >>> Cover("grey", lambda widget: None).validate(None, "local mean")
+            'local mean'
+        """
+        if isinstance(value, str) and value in coverings.WORDS:
+            return value
+        if isinstance(value, (str, type)) or not isinstance(value, Filling):
+            self.error(obj, value)
+        return value
+
+    def _from_page(self, value: object, widget: object) -> object:
+        return given_before(value, self._given(widget))
+
+
+def cover_to_page(value: str | Filling) -> Sent | str:
+    """A covering as the page has it.
+
+    Examples:
+        >>> from krypton_engine.perturbation.fillings import LocalMean
+        >>> cover_to_page("grey"), cover_to_page(LocalMean())
+        ('grey', {'given': 'local mean'})
+    """
+    return value if isinstance(value, str) else {"given": value.describe()}
+
+
+class Parts(Control, traitlets.Any):
+    """The regions to cover in place of windows: None, ``"slic"``, ``"slic:COUNT"`` or a mask (height, width).
+
+    The page has a mask as ``{"given": digest}``, and can choose the one that was given last.
+
+    Args:
+        input_shape: Channels, height and width of the model's input.
+        given: The mask that was given last, or None.
+    """
+
+    accepted = "None, 'slic', 'slic:COUNT' or a mask of whole numbers (height, width)"
+
+    def __init__(self, input_shape: Fact[tuple[int, ...]], given: Fact[IntArray | None]) -> None:
+        super().__init__(None, allow_none=True)
+        self._input_shape, self._given = input_shape, given
+        self.tag(to_json=lambda value, _: maps.regions_to_page(value), from_json=self._from_page)
+
+    def fitted(self, widget: object, value: Any) -> Partition:
+        """The regions, if a mask is of the image's height and width.
+
+        Examples:
+            >>> parts = Parts(lambda widget: (3, 2, 3), lambda widget: None)
+            >>> parts.fitted(None, "slic"), parts.fitted(None, torch.tensor([[7, 7, 2], [7, 2, 2]])).tolist()
+            ('slic:100', [[7, 7, 2], [7, 2, 2]])
+        """
+        if value is None:
+            return None
+        if isinstance(value, str):
+            text = f"{value}:{_SUPERPIXELS}" if value == "slic" else value
+            if slic_count(text) is None:
+                self.error(None, value)
+            return text
+        if not isinstance(value, (np.ndarray, Tensor)):
+            self.error(None, value)
+        size = tuple(self._input_shape(widget))[1:]
+        if tuple(value.shape) != size:
+            raise InputError(
+                str(self.name),
+                f"a mask of shape {tuple(value.shape)}",
+                f"the height and width of the image as the model sees it, {size}",
+            )
+        try:
+            mask = torch.as_tensor(value)
+        except TypeError:
+            self.error(None, value)
+        found: IntArray = whole_numbers(mask, str(self.name)).cpu().numpy()
+        return found
+
+    def _from_page(self, value: object, widget: object) -> object:
+        return given_before(value, self._given(widget))
+
+
+class Numbers(Control, traitlets.Any):
+    """Numbers of regions.
+
+    Args:
+        known: All that there are; None while windows are covered.
+    """
+
+    allow_none = False
+    accepted = "numbers of regions, such as (3, 7)"
+
+    def __init__(self, known: Fact[IntArray | None]) -> None:
+        super().__init__(())
+        self._known = known
+
+    def fitted(self, widget: object, value: Any) -> tuple[int, ...]:
+        """The numbers, rising, each once, if there are such regions.
+
+        Examples:
+            >>> Numbers(lambda widget: np.array([2, 7])).fitted(None, [7, 2, 7])
+            (2, 7)
+        """
+        listed = value.tolist() if isinstance(value, (np.ndarray, Tensor)) else value
+        numbers = list(map(whole, listed)) if isinstance(listed, (Sequence, Set)) else [None]
+        found = sorted({number for number in numbers if number is not None})
+        if None in numbers or isinstance(listed, str):
+            self.error(None, value)
+        if not found:
+            return ()
+        known = self._known(widget)
+        if known is None:
+            raise InputError(str(self.name), f"{tuple(found)}", "(): windows are covered; set regions first")
+        strange = sorted(set(found) - set(known.tolist()))
+        if strange:
+            raise InputError(
+                str(self.name),
+                f"{strange[0]}",
+                f"the {len(known):,} numbers of the regions, {known[0]} to {known[-1]}",
+                verb="holds",
+            )
+        return tuple(found)
 
 
 class Area(Control, traitlets.Any):

@@ -163,11 +163,10 @@ def regions_of(given: str, model: ZooModel, x: Tensor) -> Regions:
     import torch
 
     from krypton_engine.perturbation.regions import Regions
-    from krypton_engine.zoo.superpixels import superpixels
+    from krypton_engine.zoo.superpixels import slic_count, superpixels
 
-    word, _, count = given.partition(":")
-    if word == "slic" and count.isdecimal() and int(count):
-        mask = superpixels(model.display(x[0]), int(count))
+    if (count := slic_count(given)) is not None:
+        mask = superpixels(model.display(x[0]), count)
     else:
         try:
             mask = torch.from_numpy(np.load(given, allow_pickle=False))

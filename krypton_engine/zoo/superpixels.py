@@ -13,6 +13,17 @@ _COMPACTNESS = 10.0
 """Weight of nearness against likeness of colour: scikit-image's own."""
 
 
+def slic_count(text: str) -> int | None:
+    """The count of ``slic:COUNT``, as the command line and the widget take it; None for another text.
+
+    Examples:
+        >>> slic_count("slic:80"), slic_count("slic:0"), slic_count("slic")
+        (80, None, None)
+    """
+    word, _, count = text.partition(":")
+    return int(count) if word == "slic" and count.isdecimal() and int(count) else None
+
+
 def superpixels(picture: object, count: int = 100) -> Tensor:
     """Superpixels of a picture by SLIC (Achanta et al., 2012), for ``regions=`` and ``feature_mask=``.
 

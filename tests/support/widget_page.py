@@ -16,6 +16,8 @@ SENT = {
     "view": "_view",
     "frame": "_frame",
     "comparison": "_comparison",
+    "together": "_together",
+    "curves": "_curves",
     "names": "_class_names",
     "thumbnails": "_thumbnails",
     "failed": "_failed",

@@ -106,7 +106,7 @@ def test_the_page_sets_controls_alone(explore, monkeypatch):
     explorer = explore()
     explorer.wait(60)
     controls = {"window", "stride", "ssim_target", "exact", "baseline", "region", "target", "image_index"}
-    controls |= {"opacity", "colormap", "scale", "limit"}
+    controls |= {"opacity", "colormap", "scale", "limit", "regions", "covered", "curve"}
     sent = []
     monkeypatch.setattr(explorer, "send_state", lambda key=None: sent.append(key))
     before = {name: getattr(explorer, name) for name in explorer.keys}
@@ -141,7 +141,7 @@ ODD = [
 FITS = {
     "window": [], "stride": [], "target": [None], "image_index": [], "ssim_target": [], "limit": [1.5],
     "opacity": [], "exact": [True, False, np.bool_(True)], "baseline": [], "scale": [], "colormap": [],
-    "region": [None],
+    "region": [None], "regions": [None], "covered": [], "curve": [True, False, np.bool_(True)],
 }  # fmt: skip
 
 

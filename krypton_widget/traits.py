@@ -381,7 +381,8 @@ class Parts(Control, traitlets.Any):
         try:
             mask = torch.as_tensor(value)
         except TypeError:
-            self.error(None, value)
+            given = f"a mask of type {value.dtype}"
+            raise InputError(str(self.name), given, "one of whole numbers") from None
         found: IntArray = whole_numbers(mask, str(self.name)).cpu().numpy()
         return found
 

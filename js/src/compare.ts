@@ -1,6 +1,7 @@
 // Approximate, exact and their difference side by side, with what each cost.
 import { floats } from "./bytes";
 import { h, type Listening, onRepaint } from "./dom";
+import { Windows } from "./layout";
 import { figure } from "./figures";
 import { arrived, type Comparison, EXACT } from "./messages";
 import { backdrop, drops, overlay, sheet } from "./paint";
@@ -80,7 +81,7 @@ function drawPanel(canvas: HTMLCanvasElement, panel: Panel, c: Comparison, scene
   backdrop(context, picture, scene.opacity > 0);
   context.imageSmoothingEnabled = false;
   const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
-  const pixels = overlay(panel.drops, all, c, scene, scene);
+  const pixels = overlay(panel.drops, all, new Windows(c, scene).cells, scene, scene);
   context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
 }
 

@@ -32,7 +32,7 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
     else title.append("Why ", h("em", {}, scene.name(target)), `, ${figure(said)}?`);
     const busy = running || waiting;
     const unfinished = busy && map && (waiting || !map.finished);
-    const toTheEnd = model.get("exact") || model.get("ssim_target") >= 1;
+    const toTheEnd = model.get("regions") !== null || model.get("exact") || model.get("ssim_target") >= 1;
     left.textContent = unfinished
       ? waiting || map.left === null
         ? ""

@@ -1,6 +1,7 @@
 // The position under the pointer: the occluded image there, and its numbers.
 import { h, onRepaint } from "./dom";
-import { patchBox } from "./geometry";
+import { Regions, Windows } from "./layout";
+import { cut } from "./paint";
 import type { Scene } from "./scene";
 import { signed, together } from "./figures";
 import { INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
@@ -14,11 +15,11 @@ const HOW: Partial<Record<number, string>> = {
 
 /** What is known of the cell looked at, in words. */
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
-  const { current: map, cell } = scene;
-  if (!map || !cell) return null;
-  const i = cell.row * map.columns + cell.column;
-  const box = patchBox(cell, map, scene.height, scene.width);
+  const { current: map, cell: i, layout } = scene;
+  if (!map || !layout || i === null) return null;
+  const box = layout.box(i);
   const pixels: [string, string][] = [
+    ...(layout instanceof Regions ? [["region", String(scene.id(i))] as [string, string]] : []),
     ["rows", `${box.top}–${box.bottom - 1}`],
     ["columns", `${box.left}–${box.right - 1}`],
   ];
@@ -49,28 +50,40 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   return { rows, how, text: `${text}, ${how}` };
 }
 
+/** Draws the picture with the cell looked at covered. */
+function drawCovered(context: CanvasRenderingContext2D, scene: Scene, cell: number): void {
+  const { picture, patch, layout } = scene;
+  if (picture) context.drawImage(picture, 0, 0);
+  if (!patch) return;
+  if (layout instanceof Regions) context.drawImage(cut(patch, layout.mask(new Set([cell])), scene), 0, 0);
+  else if (layout instanceof Windows) {
+    const box = layout.box(cell);
+    const from = scene.byWindow ? layout.onSheet(cell) : { x: box.left, y: box.top };
+    const size = [box.right - box.left, box.bottom - box.top] as const;
+    context.drawImage(patch, from.x, from.y, ...size, box.left, box.top, ...size);
+  }
+}
+
 export function inspector(scene: Scene): HTMLElement {
   const canvas = h("canvas", { class: "kr-thumb", role: "img", "aria-label": "The image with the patch on it" });
   const caption = h("p", { class: "kr-how" });
   const table = h("dl", {});
   const unpin = h("button", { type: "button", class: "kr-link", onclick: () => scene.pin(null) }, "Unpin");
-  const hint = h("p", { class: "kr-hint" }, "Point at the map to see the patch there; click to pin it.");
+  const hint = h("p", { class: "kr-hint" });
   const body = h("div", { class: "kr-inspected" }, canvas, h("div", {}, caption, table));
   const draw = onRepaint(() => {
     const found = describe(scene);
     body.hidden = !found;
     hint.hidden = !!found;
+    hint.textContent = scene.model.get("regions")
+      ? "Point at a region to see what covering it does; click to cover several together."
+      : "Point at the map to see the patch there; click to pin it.";
     unpin.hidden = !scene.pinned;
-    if (!found || !scene.cell || !scene.current || !scene.picture) return;
+    if (!found || scene.cell === null || !scene.picture) return;
     canvas.height = scene.height;
     canvas.width = scene.width;
     const context = canvas.getContext("2d");
-    if (context) {
-      const box = patchBox(scene.cell, scene.current, scene.height, scene.width);
-      const size = [box.right - box.left, box.bottom - box.top] as const;
-      context.drawImage(scene.picture, 0, 0);
-      if (scene.patch) context.drawImage(scene.patch, box.left, box.top, ...size, box.left, box.top, ...size);
-    }
+    if (context) drawCovered(context, scene, scene.cell);
     caption.textContent = found.how;
     caption.dataset.how = found.how;
     table.replaceChildren(...found.rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));

@@ -30,7 +30,7 @@ export function legend(scene: Scene): HTMLElement {
     const place = (map.base - from) / Math.max(1e-12, to - from);
     low.style.visibility = place < 0.16 ? "hidden" : "";
     high.style.visibility = place > 0.84 ? "hidden" : "";
-    caption.textContent = `${scene.areShares ? "Probability" : "Output"} of “${scene.name(map.target)}” by position of the patch; the mark is without a patch${map.notFinite ? "; hatched where the change is not finite" : ""}`;
+    caption.textContent = `${scene.areShares ? "Probability" : "Output"} of “${scene.name(map.target)}” by ${map.asked.regions ? "region covered" : "position of the patch"}; the mark is without ${map.asked.regions ? "any" : "a patch"}${map.notFinite ? "; hatched where the change is not finite" : ""}`;
   });
   return element;
 }

@@ -1,6 +1,7 @@
 // Maps as the page has them, and whether they answer what the controls ask for.
 import { floats, integers, octets } from "./bytes";
-import { arrived, type Asked, type Map, type Model, type Region, type State } from "./messages";
+import { arrived, type Asked, type Cover, type Map, type Model, type Region, type State } from "./messages";
+import { samePartition } from "./partition";
 
 /** The map of a frame; null before the first. */
 export function toMap(frame: State["_frame"]): Map | null {
@@ -35,8 +36,15 @@ const HOW_MUCH: readonly string[] = ["exact", "ssim_target"];
 export function answers(asked: Asked, model: Model, wholly: boolean): boolean {
   return (Object.keys(asked) as (keyof Asked)[]).every((name) => {
     if (name === "region") return sameRegion(asked.region, model.get("region"));
+    if (name === "regions") return samePartition(asked.regions, model.get("regions"));
+    if (name === "baseline") return asked.baseline === coverName(model.get("baseline"));
     return (!wholly && HOW_MUCH.includes(name)) || asked[name] === model.get(name);
   });
+}
+
+/** The name by which the kernel speaks of what covered cells become. */
+export function coverName(cover: Cover): string {
+  return typeof cover === "string" ? cover : cover.given;
 }
 
 function sameRegion(one: Region, other: Region): boolean {

@@ -13,16 +13,23 @@ export type Bytes = DataView | undefined;
 /** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
 export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
 
-/** The controls that a map was asked for with, as they stood then. */
+/** What is covered one after another: superpixels ("slic:COUNT"), a user's regions by their digest, or windows. */
+export type Partition = string | { given: string } | null;
+
+/** What covered cells become: a word, or a user's filling by its description. */
+export type Cover = string | { given: string };
+
+/** The controls that a map was asked for with, as they stood then; of regions, those that they have. */
 export interface Asked {
+  regions: Partition;
   image_index: number;
-  window: number;
-  stride: number;
   baseline: string;
   target: number | null;
   region: Region;
-  exact: boolean;
-  ssim_target: number;
+  window?: number;
+  stride?: number;
+  exact?: boolean;
+  ssim_target?: number;
 }
 
 /** A picture, its patch, and what the model says of it. */
@@ -32,9 +39,38 @@ export interface View {
   height: number;
   width: number;
   picture: DataView;
+  /** Empty where there is none to show. */
   patch: DataView;
+  /** Whether `patch` is a sheet of what covers each window, side by side, row by row. */
+  byWindow: boolean;
+  /** What is covered, and for every pixel its region, by its place among `ids`; empty for windows. */
+  partition: Partition;
+  regions: DataView;
+  ids: number[];
   probabilities: DataView;
   predicted: number;
+}
+
+/** What the model says with several regions covered at once. */
+export interface Together {
+  asked: Asked;
+  covered: number[];
+  probabilities: DataView;
+}
+
+/** What becomes of the class as parts of the picture are covered, the most important first. */
+export interface Curve {
+  name: string;
+  shares: DataView;
+  values: DataView;
+  area: number;
+}
+
+export interface Curves {
+  asked: Asked;
+  curves: Curve[];
+  /** Why there are none; empty where there are. */
+  note: string;
 }
 
 /** How a grid of positions lies on the input. */
@@ -113,9 +149,12 @@ export function arrived<T extends object>(message: T | Empty): message is T {
 export interface State {
   window: number;
   stride: number;
+  regions: Partition;
+  covered: number[];
+  curve: boolean;
   ssim_target: number;
   exact: boolean;
-  baseline: string;
+  baseline: Cover;
   region: Region;
   target: number | null;
   image_index: number;
@@ -133,6 +172,10 @@ export interface State {
   _view: View | Empty;
   _frame: Frame | Empty;
   _comparison: Comparison | Empty;
+  _together: Together | Empty;
+  _curves: Curves | Empty;
+  /** The regions and the filling that the user has given, beside those that the page offers. */
+  _given: { regions?: Partition; baseline?: Cover | null };
   /** False in a saved page; absent where there is a kernel. */
   _kernel?: boolean;
 }

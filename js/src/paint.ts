@@ -1,5 +1,5 @@
 // Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
-import { spread } from "./geometry";
+import type { Size } from "./layout";
 import { type Grid, INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
 
 /** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
@@ -20,12 +20,6 @@ const NARROWEST_STRIPE = 2;
 /** Stripes along the longer side of a large picture, where narrower ones would run into one grey. */
 const STRIPES = 112;
 
-/** Pixels of a picture. */
-interface Size {
-  height: number;
-  width: number;
-}
-
 /** How drops become colours. */
 interface Look {
   /** Where the colours end. */
@@ -35,15 +29,15 @@ interface Look {
   opacity: number;
 }
 
-/** Colours over the picture's pixels, each that of the position centred nearest. */
+/** Colours over the picture's pixels, each that of its cell. */
 export function overlay(
   drops: Float32Array,
   status: Uint8Array,
-  grid: Grid,
+  layout: Int32Array,
   { height, width }: Size,
   { limit, table, opacity }: Look,
 ): Uint8ClampedArray<ArrayBuffer> {
-  const cells = new Uint8ClampedArray(grid.rows * grid.columns * 4);
+  const cells = new Uint8ClampedArray(drops.length * 4);
   const hatched = drops.map((drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));
   for (let i = 0; i < drops.length; i++) {
     if (status[i] === UNKNOWN || hatched[i]) continue;
@@ -57,13 +51,10 @@ export function overlay(
   const pixels = new Uint8ClampedArray(height * width * 4);
   const source = new Uint32Array(cells.buffer);
   const target = new Uint32Array(pixels.buffer);
-  const columns = spread(width, grid.columns, grid);
-  const rows = spread(height, grid.rows, grid);
   const stripe = Math.max(NARROWEST_STRIPE, Math.round(Math.max(height, width) / STRIPES));
   for (let y = 0; y < height; y++) {
-    const row = (rows[y] ?? 0) * grid.columns;
     for (let x = 0; x < width; x++) {
-      const cell = row + (columns[x] ?? 0);
+      const cell = layout[y * width + x] ?? 0;
       if (!hatched[cell]) target[y * width + x] = source[cell] ?? 0;
       else {
         const grey = GREYS[(x + y) % (2 * stripe) < stripe ? 0 : 1];
@@ -90,6 +81,31 @@ export function outline(mask: Uint8Array, height: number, width: number): Uint8C
     }
   }
   return pixels;
+}
+
+/** The pixels below or to the right of which another cell begins. */
+export function borders(layout: Int32Array, { height, width }: Size): Uint8ClampedArray<ArrayBuffer> {
+  const pixels = new Uint8ClampedArray(height * width * 4);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const at = y * width + x;
+      const right = x + 1 < width && layout[at + 1] !== layout[at];
+      const below = y + 1 < height && layout[at + width] !== layout[at];
+      if (right || below) pixels.set([255, 255, 255, 110], 4 * at);
+    }
+  }
+  return pixels;
+}
+
+/** A picture's pixels where a mask is set, and nothing elsewhere. */
+export function cut(picture: ImageBitmap, mask: Uint8Array, { height, width }: Size): HTMLCanvasElement {
+  const canvas = sheet(new Uint8ClampedArray(Array.from(mask, (set) => [0, 0, 0, 255 * set]).flat()), height, width);
+  const context = canvas.getContext("2d");
+  if (context) {
+    context.globalCompositeOperation = "source-in";
+    context.drawImage(picture, 0, 0, width, height);
+  }
+  return canvas;
 }
 
 /** Stops of a CSS gradient for the part of the scale that outputs can reach. */

@@ -1,16 +1,20 @@
 // What one view shows: the latest map and pictures, and the place that is looked at.
-import { floats, octets } from "./bytes";
+import { floats, integers, octets } from "./bytes";
 import { bitmap, type Listening } from "./dom";
-import { type Cell, cellAt, centreOf, type Point } from "./geometry";
-import { answers, colourLimit, toMap } from "./map";
+import type { Point } from "./geometry";
+import { type Layout, Regions, Windows } from "./layout";
+import { answers, colourLimit, coverName, toMap } from "./map";
 import { arrived, type Map, type Model, type Region, type View } from "./messages";
+import { samePartition } from "./partition";
 
 /** A view whose pictures have been read. */
 interface Loaded {
   view: View;
   picture: ImageBitmap;
-  patch: ImageBitmap;
+  patch: ImageBitmap | null;
   probabilities: Float32Array;
+  /** Null for windows. */
+  regions: Regions | null;
 }
 
 const NONE = new Float32Array();
@@ -18,6 +22,7 @@ const NONE = new Float32Array();
 export class Scene {
   private latest: Map | null = null;
   private loaded: Loaded | null = null;
+  private places: { key: string; layout: Layout } | null = null;
   height = 1;
   width = 1;
   /** In pixels of the input: cells come and go with the stride. */
@@ -35,15 +40,20 @@ export class Scene {
       this.changed();
     });
     listening.to(["_view"], () => void this.load());
-    listening.to(["image_index", "window", "stride", "baseline", "target", "region", "exact", "ssim_target"], () =>
+    listening.to(["image_index", "window", "stride", "regions", "baseline", "target", "region", "covered"], () =>
       this.changed(),
     );
+    listening.to(["exact", "ssim_target"], () => this.changed());
     listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
   }
 
   /** The latest map of the picture chosen; the other controls may have moved since it was asked for. */
   get map(): Map | null {
-    return this.latest?.asked.image_index === this.model.get("image_index") ? this.latest : null;
+    const { latest } = this;
+    if (latest?.asked.image_index !== this.model.get("image_index")) return null;
+    // The regions of a map come with the picture.
+    const regions = latest.asked.regions && this.ofImage()?.view.partition;
+    return !latest.asked.regions || (regions && samePartition(latest.asked.regions, regions)) ? latest : null;
   }
 
   /** The map that the controls ask for; null before its first position. */
@@ -63,7 +73,39 @@ export class Scene {
   /** The patch, if it has the colour chosen. */
   get patch(): ImageBitmap | null {
     const loaded = this.ofImage();
-    return loaded?.view.baseline === this.model.get("baseline") ? loaded.patch : null;
+    return loaded?.view.baseline === coverName(this.model.get("baseline")) ? loaded.patch : null;
+  }
+
+  /** Whether `patch` is a sheet with what covers every window. */
+  get byWindow(): boolean {
+    return this.ofImage()?.view.byWindow ?? false;
+  }
+
+  /** Where the cells of the map lie; null without a map. */
+  get layout(): Layout | null {
+    const { map } = this;
+    if (!map) return null;
+    if (map.asked.regions) return this.ofImage()?.regions ?? null;
+    const key = [map.rows, map.columns, map.window, map.stride, map.height, map.width].join();
+    if (this.places?.key !== key) this.places = { key, layout: new Windows(map, map) };
+    return this.places.layout;
+  }
+
+  /** The regions that the controls ask for; null for windows, and before they are known. */
+  get regions(): Regions | null {
+    const loaded = this.ofImage();
+    return loaded && samePartition(loaded.view.partition, this.model.get("regions")) ? loaded.regions : null;
+  }
+
+  /** The user's number of a region. */
+  id(cell: number): number {
+    return this.ofImage()?.view.ids[cell] ?? cell;
+  }
+
+  /** The regions that are covered together. */
+  get covered(): ReadonlySet<number> {
+    const ids = new Set(this.model.get("covered"));
+    return new Set(this.ofImage()?.view.ids.flatMap((id, cell) => (ids.has(id) ? [cell] : [])));
   }
 
   get probabilities(): Float32Array {
@@ -109,8 +151,8 @@ export class Scene {
   }
 
   /** The cell looked at: that of the map asked for which is nearest to the place. */
-  get cell(): Cell | null {
-    return this.at && this.current && cellAt(this.at.x, this.at.y, this.current);
+  get cell(): number | null {
+    return this.at && this.current && (this.layout?.at(this.at) ?? null);
   }
 
   /** Looks at a place, unless one is pinned. */
@@ -128,11 +170,10 @@ export class Scene {
 
   /** Pins the cell at a place, or lets go where it is pinned already. */
   pin(at: Point | null): void {
-    const [before, map] = [this.cell, this.current];
-    const cell = at && map && cellAt(at.x, at.y, map);
-    const same = this.pinned && before?.row === cell?.row && before?.column === cell?.column;
-    this.pinned = cell !== null && !same;
-    this.at = cell && centreOf(cell, map);
+    const [before, layout] = [this.cell, this.current && this.layout];
+    const cell = at && (layout?.at(at) ?? null);
+    this.pinned = cell !== null && !(this.pinned && before === cell);
+    this.at = cell === null || !layout ? null : layout.centre(cell);
     this.changed();
   }
 
@@ -156,13 +197,15 @@ export class Scene {
       this.changed();
       return;
     }
-    const [picture, patch] = await Promise.all([bitmap(view.picture), bitmap(view.patch)]);
+    const patched = view.patch.byteLength ? bitmap(view.patch) : null;
+    const [picture, patch] = await Promise.all([bitmap(view.picture), patched]);
     if (this.model.get("_view") !== view) return;
     if (this.height !== view.height || this.width !== view.width) {
       [this.height, this.width] = [view.height, view.width];
       [this.at, this.pinned] = [null, false]; // the place is on another picture
     }
-    this.loaded = { view, picture, patch, probabilities: floats(view.probabilities) };
+    const regions = view.partition ? new Regions(integers(view.regions), view) : null;
+    this.loaded = { view, picture, patch, probabilities: floats(view.probabilities), regions };
     this.changed();
   }
 }

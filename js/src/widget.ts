@@ -2,6 +2,7 @@
 import type { RenderProps } from "@anywidget/types";
 import { classes } from "./classes";
 import { compare } from "./compare";
+import { curvesPanel } from "./curves";
 import { files, receive } from "./controls/files";
 import { lookControls } from "./controls/look";
 import { measuringControls } from "./controls/measuring";
@@ -12,6 +13,7 @@ import type { State } from "./messages";
 import { picker } from "./picker";
 import { Scene } from "./scene";
 import { stage } from "./stage/stage";
+import { togetherPanel } from "./together";
 
 function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => void {
   const listening = new Listening(model);
@@ -35,7 +37,7 @@ function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => 
         ...(live ? [files(listening, view)] : []),
       ),
       stage(listening, scene, live),
-      h("div", { class: "kr-side kr-reading" }, classes(listening, scene, live), inspector(scene)),
+      h("div", { class: "kr-side kr-reading" }, classes(listening, scene, live), inspector(scene), togetherPanel(listening, scene, live), curvesPanel(listening, scene)),
     ),
     compare(listening, scene),
   );

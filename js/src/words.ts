@@ -19,7 +19,8 @@ export function standing({ map, running, waiting, failed }: Course): { kind: str
     if (!busy) return { kind: "idle", text: "Nothing measured" };
     return { kind: "running", text: running ? "Reading the model" : "Waiting for the kernel" };
   }
-  const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} positions`;
+  const what = map.asked.regions ? "regions" : "positions";
+  const share = `${map.done.toLocaleString("en")} of ${map.total.toLocaleString("en")} ${what}`;
   if (busy && (waiting || !map.finished)) return { kind: "running", text: `Measuring, ${share}` };
   if (!map.finished) return { kind: "cancelled", text: `Cancelled after ${share}` };
   const name = (map.exact ? "Exact" : "Approximate") + (map.asked.region ? " in the region" : "");

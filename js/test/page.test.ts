@@ -15,6 +15,9 @@ function fakeModel(changes: Partial<State> = {}) {
     exact: false,
     baseline: "grey",
     region: null,
+    regions: null,
+    covered: [],
+    curve: false,
     target: null,
     image_index: 0,
     opacity: 0.85,
@@ -30,6 +33,9 @@ function fakeModel(changes: Partial<State> = {}) {
     _view: {},
     _frame: {},
     _comparison: {},
+    _together: {},
+    _curves: {},
+    _given: {},
     ...changes,
   } as unknown as State;
   const listeners = new Map<string, Set<(...args: unknown[]) => void>>();
@@ -63,6 +69,10 @@ const picture = {
   width: 24,
   picture: bytes(1),
   patch: bytes(1),
+  byWindow: false,
+  partition: null,
+  regions: bytes(),
+  ids: [],
   probabilities: bytes(0.9, 0.1),
   predicted: 0,
 };
@@ -286,5 +296,77 @@ describe("the page", () => {
     end();
     expect(el.children).toHaveLength(0);
     expect([...model.listeners.values()].every((set) => set.size === 0)).toBe(true);
+  });
+
+  const answered = { regions: "slic:10", image_index: 0, baseline: "grey", target: null, region: null };
+
+  it("covers regions together, one click each", async () => {
+    const numbers = Int32Array.from({ length: 16 * 24 }, (_, pixel) => (pixel % 24 < 12 ? 0 : 1));
+    const view = { ...picture, partition: "slic:10", regions: new DataView(numbers.buffer), ids: [4, 9], image: 0 };
+    const model = fakeModel({
+      regions: "slic:10",
+      covered: [4, 9],
+      _view: view as never,
+      _frame: { ...frame, asked: answered, window: 0, stride: 0 } as never,
+      _together: { asked: answered, covered: [4, 9], probabilities: bytes(0.1, 0.9) } as never,
+    });
+    const { el } = show(model);
+    await settled();
+    const panel = el.querySelector<HTMLElement>(".kr-together");
+    expect(panel?.hidden).toBe(false);
+    expect(panel?.textContent).toContain("2 regions");
+    expect(panel?.textContent).toContain("0.9 → 0.1");
+    expect(panel?.textContent).toContain("+0.8"); // together
+    expect(panel?.textContent).toContain("+0.5"); // alone, summed: 0.4 and 0.1
+    expect(panel?.textContent).toContain("flips todog 0.9");
+    for (const trait of ["window", "stride", "ssim_target", "exact"]) {
+      expect(el.querySelector(`[data-trait=${trait}]`)?.closest("[hidden]"), trait).toBeTruthy();
+    }
+    expect(el.querySelector("[data-trait=regions]")?.closest("[hidden]")).toBeNull();
+    panel?.querySelector("button")?.click();
+    expect(model.state.covered).toEqual([]);
+    await settled();
+    expect(panel?.hidden).toBe(true);
+  });
+
+  it("shows no answer to another question", async () => {
+    const view = { ...picture, partition: "slic:10", regions: new DataView(new Int32Array(384).buffer), ids: [0], image: 0 };
+    const model = fakeModel({
+      regions: "slic:10",
+      covered: [0],
+      _view: view as never,
+      _frame: { ...frame, asked: answered } as never,
+      _together: { asked: answered, covered: [0, 1], probabilities: bytes(0.1, 0.9) } as never,
+    });
+    const { el } = show(model);
+    await settled();
+    expect(el.querySelector(".kr-together")?.textContent).toContain("1 region, being asked");
+  });
+
+  it("draws deletion curves with their areas", async () => {
+    const curve = (name: string, area: number) => ({ name, shares: bytes(0, 0.5, 1), values: bytes(0.9, 0.3, 0), area });
+    const curves = { asked, curves: [curve("exact", 0.375), curve("at random", 0.5)], note: "" };
+    const model = fakeModel({ curve: true, _view: { ...picture, image: 0 } as never, _frame: frame as never, _curves: curves as never });
+    const { el } = show(model);
+    await settled();
+    const panel = el.querySelector<HTMLElement>(".kr-curves");
+    expect(panel?.querySelectorAll("polyline")).toHaveLength(2);
+    expect(panel?.querySelector("polyline")?.getAttribute("points")).toBe("0.0,0.0 110.0,80.0 220.0,120.0");
+    expect(panel?.textContent).toContain("0.375");
+    model.set("window", 8 as never);
+    await settled();
+    expect(panel?.querySelector("dl")?.hidden).toBe(true);
+  });
+
+  it("offers what the user gave beside its own", () => {
+    const model = fakeModel();
+    const { el } = show(model);
+    const yours = () => [...el.querySelectorAll<HTMLInputElement>("input[value=yours]")].map((input) => !input.closest("[hidden]"));
+    expect(yours()).toEqual([false, false]);
+    model.set("_given", { regions: { given: "1" }, baseline: { given: "soft 0" } } as never);
+    expect(yours()).toEqual([true, true]);
+    el.querySelectorAll<HTMLInputElement>("input[value=yours]").forEach((input) => input.click());
+    expect(model.state.regions).toEqual({ given: "1" });
+    expect(model.state.baseline).toEqual({ given: "soft 0" });
   });
 });

@@ -4,8 +4,9 @@ import table from "../../tests/widget/figures.json";
 import { matching } from "../src/classes";
 import { figure, figures, signed, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
+import { Regions, Windows } from "../src/layout";
 import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
-import { dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
+import { borders, dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
 import { floats, octets } from "../src/bytes";
 import { throttled } from "../src/dom";
 import { answers, best, colourLimit, toMap } from "../src/map";
@@ -91,6 +92,53 @@ describe("geometry", () => {
   });
 });
 
+describe("layouts", () => {
+  const grid = { rows: 3, columns: 2, window: 4, stride: 2 };
+  const windows = new Windows(grid, { height: 8, width: 6 });
+
+  it("of windows number them by rows", () => {
+    for (let cell = 0; cell < 6; cell++) {
+      expect(windows.at(windows.centre(cell))).toBe(cell);
+      const { top, left } = windows.box(cell);
+      expect([top, left]).toEqual([2 * Math.floor(cell / 2), 2 * (cell % 2)]);
+    }
+    expect(windows.middle).toBe(3);
+    expect(windows.moved(0, 1, 1)).toBe(3);
+    expect(windows.moved(5, 4, 0)).toBe(5);
+    expect(windows.onSheet(3)).toEqual({ x: 4, y: 4 });
+    expect(Array.from(windows.cells.slice(0, 6))).toEqual([0, 0, 0, 1, 1, 1]);
+  });
+
+  // 0 is a ring around 1; 2 has two pieces.
+  const numbers = [
+    [2, 0, 0, 0],
+    [0, 0, 1, 0],
+    [0, 0, 0, 0],
+    [0, 0, 0, 2],
+  ];
+  const regions = new Regions(Int32Array.from(numbers.flat()), { height: 4, width: 4 });
+
+  it("of regions stand for them by one of their own pixels", () => {
+    for (let cell = 0; cell < 3; cell++) expect(regions.at(regions.centre(cell))).toBe(cell);
+    expect(regions.box(1)).toEqual({ top: 1, left: 2, bottom: 2, right: 3 });
+    expect(regions.box(2)).toEqual({ top: 0, left: 0, bottom: 4, right: 4 });
+    expect(Array.from(regions.mask(new Set([1, 2]))).filter(Boolean)).toHaveLength(3);
+    expect([regions.at({ x: -1, y: -1 }), regions.at({ x: 99, y: 99 })]).toEqual([2, 2]);
+  });
+
+  it("of regions move to the next one, or stay at the edge", () => {
+    expect(regions.moved(1, 1, 0)).toBe(0);
+    expect(regions.moved(0, 0, 1)).toBe(1);
+    expect(regions.moved(0, -4, 0)).toBe(1);
+    expect(regions.moved(2, -1, 0)).toBe(2);
+  });
+
+  it("draw borders between different cells alone", () => {
+    const drawn = borders(Int32Array.of(0, 0, 1, 1), { height: 1, width: 4 });
+    expect(Array.from({ length: 4 }, (_, x) => (drawn[4 * x + 3] ?? 0) > 0)).toEqual([false, true, false, false]);
+  });
+});
+
 describe("colours", () => {
   it("puts no change in the middle", () => {
     expect([tone(0, 1), tone(1, 1), tone(-1, 1), tone(9, 1)]).toEqual([128, 255, 0, 255]);
@@ -106,7 +154,7 @@ describe("colours", () => {
     const pixels = overlay(
       Float32Array.of(1, -1),
       Uint8Array.of(EXACT, UNKNOWN),
-      small,
+      new Windows(small, { height: 1, width: 4 }).cells,
       { height: 1, width: 4 },
       { limit: 1, table: colours, opacity: 1 },
     );
@@ -118,7 +166,7 @@ describe("colours", () => {
     const pixels = overlay(
       Float32Array.of(NaN, -Infinity),
       Uint8Array.of(EXACT, EXACT),
-      small,
+      new Windows(small, { height: 1, width: 8 }).cells,
       { height: 1, width: 8 },
       { limit: 1, table: colours, opacity: 1 },
     );
@@ -129,9 +177,8 @@ describe("colours", () => {
   });
 
   it("hatches a large picture in stripes that can be seen", () => {
-    const large = { rows: 1, columns: 1, window: 1120, stride: 1120 };
     const look = { limit: 1, table: colours, opacity: 1 };
-    const pixels = overlay(Float32Array.of(NaN), Uint8Array.of(EXACT), large, { height: 1, width: 1120 }, look);
+    const pixels = overlay(Float32Array.of(NaN), Uint8Array.of(EXACT), new Int32Array(1120), { height: 1, width: 1120 }, look);
     const greys = Array.from({ length: 1120 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys.slice(0, 10)).size).toBe(1);
     expect(greys.filter((grey, x) => x && grey !== greys[x - 1])).toHaveLength(111);
@@ -256,7 +303,7 @@ describe("state", () => {
       rows: 1, columns: 1, window: 4, stride: 4, target: 0, base: 0.2331234, status: new Uint8Array([EXACT]),
       values: new Float32Array([0.2331134]), classes: new Int32Array([-1]), classValues: new Float32Array([NaN]),
     };
-    const scene = { current: map, cell: { row: 0, column: 0 }, height: 4, width: 4, name: () => "dog" };
+    const scene = { current: map, cell: 0, layout: new Windows({ ...map, window: 8, stride: 8 }, { height: 8, width: 8 }), height: 4, width: 4, name: () => "dog" };
     expect(inspected(scene as never)?.rows.slice(0, 2)).toEqual([
       ["dog", "2.33123e−01 → 2.33113e−01"],
       ["drop", "+1e−05"],

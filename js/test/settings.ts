@@ -7,6 +7,7 @@ export const settings = {
   baseline: "grey",
   target: null,
   region: null,
+  regions: null,
   exact: false,
   ssim_target: 0.95,
 };

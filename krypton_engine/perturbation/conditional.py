@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -153,8 +152,14 @@ class Conditional:
             found = np.stack([_crop(padded, at, self._outer) for at in starts])
             beside = (found[:, self._given] - self._mean_given).astype(np.float32)
             mean = self._mean_inside + beside @ self._weights
-            generator = np.random.default_rng((self.seed, sample, *itertools.chain(*starts)))
-            drawn = mean + generator.standard_normal(mean.shape, dtype=np.float32) @ self._root.T
+            # By box, so that a map cut short, or of a part, is filled as a whole one.
+            chance = [
+                np.random.default_rng((self.seed, sample, *at)).standard_normal(
+                    mean.shape[1], dtype=np.float32
+                )
+                for at in starts
+            ]
+            drawn = mean + np.stack(chance) @ self._root.T
             contents = as_cells_of(x, torch.from_numpy(drawn.reshape(-1, *self.patch)))
             extents = (boxes[..., 1] - boxes[..., 0]).tolist()
             return [

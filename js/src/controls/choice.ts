@@ -6,13 +6,13 @@ import type { State } from "../messages";
 export function choice<T extends string>(
   listening: Listening,
   label: string,
-  options: readonly { value: T; label: string; swatch?: string }[],
+  options: readonly { value: T; label: string; swatch?: string; shown?: () => boolean }[],
   read: () => T,
   write: (value: T) => void,
   names: (keyof State)[],
 ): HTMLElement {
   const group = unique("choice");
-  const buttons = options.map(({ value, label, swatch }) => {
+  const buttons = options.map(({ value, label, swatch, shown }) => {
     const input = h("input", {
       type: "radio",
       name: group,
@@ -21,10 +21,13 @@ export function choice<T extends string>(
       onchange: () => write(value),
     });
     const colour = swatch ? [h("i", { class: `kr-swatch kr-swatch-${swatch}` })] : [];
-    return { input, element: h("label", {}, input, h("span", {}, ...colour, label)) };
+    return { input, shown, element: h("label", {}, input, h("span", {}, ...colour, label)) };
   });
   listening.to(names, () => {
-    for (const { input } of buttons) input.checked = input.value === read();
+    for (const { input, shown, element } of buttons) {
+      input.checked = input.value === read();
+      element.hidden = shown?.() === false;
+    }
   });
   return h(
     "fieldset",

@@ -1,13 +1,32 @@
-// What is measured: the patch, and how precisely.
+// What is measured: what is covered and how, and how precisely.
 import { group, h, type Listening, set } from "../dom";
+import type { State } from "../messages";
+import { superpixels } from "../partition";
 import { choice } from "./choice";
 import { slider } from "./slider";
 
+/** Words that the kernel knows for what covered cells become. */
+const COVERS = ["grey", "black", "mean", "blur", "local mean", "noise"] as const;
+
+/** Superpixels at most; every one is measured. */
+const MOST_SUPERPIXELS = 400;
+
 export function measuringControls(listening: Listening): HTMLElement {
+  return h(
+    "div",
+    { class: "kr-side" },
+    covering(listening),
+    precision(listening),
+  );
+}
+
+/** Windows or regions, their size, and what they become. */
+function covering(listening: Listening): HTMLElement {
   const { model } = listening;
   const side = () => Math.min(model.get("_view").height ?? 64, model.get("_view").width ?? 64);
-  return group(
-    "Patch",
+  const window = h(
+    "div",
+    { class: "kr-group" },
     slider(listening, {
       name: "window",
       label: "Size",
@@ -27,15 +46,67 @@ export function measuringControls(listening: Listening): HTMLElement {
       show: (value) => `${value} px`,
       also: ["window"],
     }),
-    choice(
-      listening,
-      "Colour",
-      ["grey", "black", "mean", "blur"].map((value) => ({ value, label: value, swatch: value })),
-      () => model.get("baseline"),
-      (value) => set(model, "baseline", value),
-      ["baseline"],
-    ),
-    h("h3", {}, "Precision"),
+  );
+  const count = slider(listening, {
+    name: "regions",
+    label: "About so many",
+    min: 10,
+    max: () => MOST_SUPERPIXELS,
+    step: 10,
+    show: String,
+    read: () => superpixels(model.get("regions")),
+    write: (value) => model.set("regions", `slic:${value}`),
+  });
+  listening.to(["regions"], () => {
+    window.hidden = model.get("regions") !== null;
+    count.hidden = typeof model.get("regions") !== "string";
+  });
+  return group("Cover", parts(listening), window, count, covers(listening));
+}
+
+function parts(listening: Listening): HTMLElement {
+  const { model } = listening;
+  const values = {
+    windows: () => null,
+    superpixels: () => `slic:${superpixels(null)}`,
+    yours: () => model.get("_given").regions ?? null,
+  };
+  return choice(
+    listening,
+    "What",
+    [
+      { value: "windows", label: "windows" },
+      { value: "superpixels", label: "superpixels" },
+      { value: "yours", label: "regions", shown: () => !!model.get("_given").regions },
+    ] as const,
+    () => (model.get("regions") === null ? "windows" : typeof model.get("regions") === "string" ? "superpixels" : "yours"),
+    (value) => set(model, "regions", values[value]()),
+    ["regions", "_given"],
+  );
+}
+
+function covers(listening: Listening): HTMLElement {
+  const { model } = listening;
+  const given = () => model.get("_given").baseline ?? null;
+  return choice<string>(
+    listening,
+    "With",
+    [
+      ...COVERS.map((value) => ({ value, label: value, swatch: value.replace(" ", "-") })),
+      { value: "yours", label: "yours", swatch: "yours", shown: () => given() !== null },
+    ],
+    () => (typeof model.get("baseline") === "string" ? (model.get("baseline") as string) : "yours"),
+    (value) => set(model, "baseline", value === "yours" ? (given() ?? "grey") : value),
+    ["baseline", "_given"],
+  );
+}
+
+/** How much of the map is measured, and whether it is judged. */
+function precision(listening: Listening): HTMLElement {
+  const { model } = listening;
+  const windows = h(
+    "div",
+    { class: "kr-group" },
     slider(listening, {
       name: "ssim_target",
       label: "SSIM target",
@@ -44,26 +115,25 @@ export function measuringControls(listening: Listening): HTMLElement {
       step: 0.01,
       show: (value) => (value >= 1 ? "1, exact" : value.toFixed(2)),
     }),
-    exactToggle(listening),
+    toggle(listening, "exact", "Exact", "measure every position"),
   );
+  listening.to(["regions"], () => {
+    windows.hidden = model.get("regions") !== null; // of regions every one is measured
+  });
+  return group("Precision", windows, toggle(listening, "curve", "Deletion curve", "cover what counts most first"));
 }
 
-function exactToggle(listening: Listening): HTMLElement {
+function toggle(listening: Listening, name: "exact" | "curve", label: string, note: string): HTMLElement {
   const { model } = listening;
   const input = h("input", {
     type: "checkbox",
     role: "switch",
-    "data-trait": "exact",
+    "data-trait": name satisfies keyof State,
     "data-lm-suppress-shortcuts": "true",
-    onchange: () => set(model, "exact", input.checked),
+    onchange: () => set(model, name, input.checked),
   });
-  listening.to(["exact"], () => {
-    input.checked = model.get("exact");
+  listening.to([name], () => {
+    input.checked = model.get(name);
   });
-  return h(
-    "label",
-    { class: "kr-switch" },
-    input,
-    h("span", {}, h("b", {}, "Exact"), h("small", {}, "measure every position")),
-  );
+  return h("label", { class: "kr-switch" }, input, h("span", {}, h("b", {}, label), h("small", {}, note)));
 }

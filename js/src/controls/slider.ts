@@ -8,7 +8,7 @@ const SEND_MS = 100;
 type Numeric = "window" | "stride" | "ssim_target" | "opacity";
 
 interface SliderOptions {
-  name: Numeric;
+  name: keyof State;
   label: string;
   min: number;
   max: () => number;
@@ -16,6 +16,9 @@ interface SliderOptions {
   show: (value: number) => string;
   /** Traits that `show` or `max` read. */
   also?: (keyof State)[];
+  /** Reads and writes the number, where the trait holds more than that. */
+  read?: () => number;
+  write?: (value: number) => void;
   /** Traits that change with this one at once. */
   with?: (value: number) => Partial<State>;
 }
@@ -24,10 +27,12 @@ export function slider(listening: Listening, options: SliderOptions): HTMLElemen
   const { model } = listening;
   const { soon, now } = throttled(() => model.save_changes(), SEND_MS);
   const id = unique(options.name);
+  const read = options.read ?? (() => model.get(options.name as Numeric));
+  const write = options.write ?? ((value: number) => model.set(options.name as Numeric, value));
   let dragged = false;
   const set = () => {
     const value = Number(input.value);
-    model.set(options.name, value);
+    write(value);
     for (const [name, other] of Object.entries(options.with?.(value) ?? {})) model.set(name as Numeric, other as number);
     show();
   };
@@ -52,7 +57,7 @@ export function slider(listening: Listening, options: SliderOptions): HTMLElemen
   });
   const output = h("output", { for: id });
   const show = () => {
-    const value = model.get(options.name);
+    const value = read();
     input.max = String(Math.max(options.max(), value));
     if (!dragged) input.value = String(value);
     output.textContent = options.show(value);

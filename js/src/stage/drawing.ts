@@ -1,8 +1,9 @@
 // What the stage shows, from the bottom up: picture, map, the region in force, the cell looked at, the region drawn.
-import { type Box, boxBetween, patchBox } from "../geometry";
+import { type Box, boxBetween } from "../geometry";
 import { octets } from "../bytes";
+import { Regions } from "../layout";
 import type { Map, Region } from "../messages";
-import { backdrop, dots, drops, outline, overlay, sheet } from "../paint";
+import { backdrop, borders, cut, dots, drops, outline, overlay, sheet } from "../paint";
 import type { Scene } from "../scene";
 import type { Sketch } from "./sketch";
 
@@ -11,7 +12,7 @@ const [DOTS_FROM, BOLD_FROM] = [8, 16];
 
 /** Draws everything; the canvas takes the pixels that it has on the screen. */
 export function drawStage(canvas: HTMLCanvasElement, scene: Scene, sketch: Sketch): void {
-  const { height, width, map, picture, current, opacity } = scene;
+  const { height, width, map, picture, opacity } = scene;
   const scale = (Math.max(1, canvas.clientWidth) / width) * (globalThis.devicePixelRatio || 1);
   canvas.width = Math.round(width * scale);
   canvas.height = Math.round(height * scale);
@@ -24,16 +25,17 @@ export function drawStage(canvas: HTMLCanvasElement, scene: Scene, sketch: Sketc
     backdrop(context, picture, map !== null && opacity > 0);
     context.imageSmoothingEnabled = false;
     if (map?.height === height && map.width === width) drawMap(context, map, scene, scale);
+    if (scene.regions) drawRegions(context, scene.regions, scene);
     drawRegion(context, scene.region, scene, scale);
-    if (scene.cell && current) {
-      frame(context, patchBox(scene.cell, current, height, width), scale, "#fff", scene.pinned ? 2.5 : 1.5);
-    }
+    drawCell(context, scene, scale);
   }
   drawSketch(context, sketch, scene, scale);
 }
 
 function drawMap(context: CanvasRenderingContext2D, map: Map, scene: Scene, scale: number): void {
-  spread(context, overlay(drops(map.values, map.base), map.status, map, scene, scene), scene);
+  const { layout } = scene;
+  if (!layout) return;
+  spread(context, overlay(drops(map.values, map.base), map.status, layout.cells, scene, scene), scene);
   const apart = map.stride * scale;
   if (apart < DOTS_FROM) return;
   const bold = apart >= BOLD_FROM;
@@ -45,6 +47,25 @@ function drawMap(context: CanvasRenderingContext2D, map: Map, scene: Scene, scal
     context.fill();
     context.stroke();
   }
+}
+
+/** The borders of all regions, and those that are covered together, as they are covered. */
+function drawRegions(context: CanvasRenderingContext2D, regions: Regions, scene: Scene): void {
+  spread(context, borders(regions.cells, scene), scene);
+  const { covered, patch } = scene;
+  if (!covered.size) return;
+  const mask = regions.mask(covered);
+  if (patch) context.drawImage(cut(patch, mask, scene), 0, 0, context.canvas.width, context.canvas.height);
+  spread(context, outline(mask, scene.height, scene.width), scene);
+}
+
+/** The cell looked at. */
+function drawCell(context: CanvasRenderingContext2D, scene: Scene, scale: number): void {
+  const { cell, layout } = scene;
+  if (cell === null || !layout) return;
+  if (layout instanceof Regions) {
+    spread(context, outline(layout.mask(new Set([cell])), scene.height, scene.width), scene);
+  } else frame(context, layout.box(cell), scale, "#fff", scene.pinned ? 2.5 : 1.5);
 }
 
 function drawRegion(context: CanvasRenderingContext2D, region: Region, scene: Scene, scale: number): void {

@@ -1,6 +1,6 @@
 // What the stage hears: pointing, pinning and drawing a region, by pointer or by keyboard.
-import { centreOf, moved, patchBox, type Point } from "../geometry";
-import type { Map } from "../messages";
+import type { Point } from "../geometry";
+import type { Layout } from "../layout";
 import type { Scene } from "../scene";
 import type { Sketch } from "./sketch";
 
@@ -10,6 +10,8 @@ interface Actions {
   /** Asks for the region that was drawn, and clears the sketch. */
   apply: () => void;
   giveUp: () => void;
+  /** Pins a place; of regions, covers the one there together with those chosen before, or uncovers it. */
+  choose: (at: Point) => void;
 }
 
 /** Rows and columns that a key moves by. */
@@ -28,7 +30,7 @@ export function listenToPointer(
   scene: Scene,
   sketch: Sketch,
   live: boolean,
-  { draw, apply, giveUp }: Actions,
+  { draw, apply, giveUp, choose }: Actions,
 ): void {
   const point = (event: MouseEvent): Point => {
     const box = canvas.getBoundingClientRect();
@@ -55,7 +57,7 @@ export function listenToPointer(
   canvas.addEventListener("pointercancel", giveUp);
   canvas.addEventListener("pointerleave", () => scene.look(null));
   canvas.addEventListener("click", (event) => {
-    if (sketch.tool === "look") scene.pin(point(event));
+    if (sketch.tool === "look") choose(point(event));
   });
 }
 
@@ -64,21 +66,23 @@ export function listenToKeys(
   canvas: HTMLCanvasElement,
   scene: Scene,
   sketch: Sketch,
-  { draw, apply, giveUp, say }: Actions & { say: () => void },
+  { draw, apply, giveUp, choose, say }: Actions & { say: () => void },
 ): void {
   canvas.addEventListener("keydown", (event) => {
-    const map = scene.current;
-    if (!map) return;
+    const layout = scene.current && scene.layout;
+    if (!layout) return;
+    const cell = scene.cell ?? layout.middle;
     const step = STEPS[event.key];
     if (step) {
       const far = event.shiftKey ? FAR : 1;
-      moveBy(scene, map, far * step[0], far * step[1]);
-      if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(scene, map));
+      scene.move(layout.centre(scene.cell === null ? cell : layout.moved(cell, far * step[0], far * step[1])));
+      if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(layout, scene.cell ?? cell));
     } else if (event.key === "Enter") {
-      if (sketch.tool === "look") scene.pin(scene.cell && centreOf(scene.cell, map));
-      else if (sketch.tool === "brush" || sketch.from) apply();
-      else sketch.begin(middle(scene, map));
-    } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(scene, map));
+      if (sketch.tool === "look") {
+        if (scene.cell !== null) choose(layout.centre(cell));
+      } else if (sketch.tool === "brush" || sketch.from) apply();
+      else sketch.begin(middle(layout, cell));
+    } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(layout, cell));
     else if (event.key === "Escape") {
       giveUp();
       if (scene.pinned) scene.pin(null);
@@ -90,14 +94,8 @@ export function listenToKeys(
   });
 }
 
-/** Looks at another cell, also where one is pinned; at the middle of the map if none is looked at yet. */
-function moveBy(scene: Scene, map: Map, rows: number, columns: number): void {
-  const middle = { row: Math.floor(map.rows / 2), column: Math.floor(map.columns / 2) };
-  scene.move(centreOf(scene.cell ? moved(scene.cell, rows, columns, map) : middle, map));
-}
-
-/** The middle of the pixels that the window at the cell looked at covers. */
-function middle(scene: Scene, map: Map): Point {
-  const box = patchBox(scene.cell ?? { row: 0, column: 0 }, map, scene.height, scene.width);
+/** The middle of the pixels that the covering of a cell lies in. */
+function middle(layout: Layout, cell: number): Point {
+  const box = layout.box(cell);
   return { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2 };
 }

@@ -1,5 +1,6 @@
 // The map over the picture: a canvas that draws, listens, and speaks.
 import { h, type Listening, onRepaint, set, unique } from "../dom";
+import type { Point } from "../geometry";
 import { describe } from "../inspector";
 import { legend } from "../legend";
 import type { Scene } from "../scene";
@@ -42,8 +43,16 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
   const say = () => {
     spoken.textContent = describe(scene)?.text ?? "";
   };
-  listenToPointer(canvas, scene, sketch, live, { draw, apply, giveUp });
-  listenToKeys(canvas, scene, sketch, { draw, apply, giveUp, say });
+  const choose = (at: Point) => {
+    const { regions } = scene;
+    if (!regions) scene.pin(at);
+    if (!regions || !live) return;
+    const id = scene.id(regions.at(at));
+    const before = model.get("covered");
+    set(model, "covered", before.includes(id) ? before.filter((other) => other !== id) : [...before, id].sort((a, b) => a - b));
+  };
+  listenToPointer(canvas, scene, sketch, live, { draw, apply, giveUp, choose });
+  listenToKeys(canvas, scene, sketch, { draw, apply, giveUp, choose, say });
   const resized = new ResizeObserver(draw);
   resized.observe(canvas);
   listening.atEnd(() => resized.disconnect());

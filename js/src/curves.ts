@@ -9,8 +9,6 @@ import type { Scene } from "./scene";
 /** The drawing's size in its own units. */
 const [WIDTH, HEIGHT] = [220, 120];
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** The points of a curve, between the lowest and the highest value of all. */
 export function points(curve: Curve, low: number, high: number): string {
   const [shares, values] = [floats(curve.shares), floats(curve.values)];
@@ -43,16 +41,14 @@ export function curvesPanel(listening: Listening, scene: Scene): HTMLElement {
     if (!drawn.length) return;
     const all = drawn.flatMap((curve) => [...floats(curve.values)]);
     const ends = [Math.min(0, ...all), Math.max(...all)] as const;
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-    svg.setAttribute("preserveAspectRatio", "none");
-    drawn.forEach((curve) => {
-      const line = document.createElementNS(SVG, "polyline");
+    const lines = "<polyline/>".repeat(drawn.length);
+    plot.innerHTML = `<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none">${lines}</svg>`;
+    plot.querySelectorAll("polyline").forEach((line, i) => {
+      const curve = drawn[i];
+      if (!curve) return;
       line.setAttribute("points", points(curve, ...ends));
       line.setAttribute("data-curve", curve.name);
-      svg.append(line);
     });
-    plot.replaceChildren(svg);
     plot.setAttribute("aria-label", drawn.map(({ name, area }) => `${name}: area ${figure(area)}`).join("; "));
     [low.textContent, high.textContent] = ends.map(figure) as [string, string];
     legend.replaceChildren(

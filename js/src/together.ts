@@ -36,10 +36,10 @@ export function sayTogether(scene: Scene, found: Together | Partial<Record<strin
 export function togetherPanel(listening: Listening, scene: Scene, live: boolean): HTMLElement {
   const { model } = listening;
   const canvas = h("canvas", { class: "kr-thumb", role: "img", "aria-label": "The picture with these regions covered" });
-  const caption = h("p", { class: "kr-how" });
+  const caption = h("b", {});
   const table = h("dl", { "aria-live": "polite" });
   const none = h("button", { type: "button", class: "kr-link", onclick: () => set(model, "covered", []) }, "Uncover all");
-  const body = h("div", { class: "kr-inspected" }, canvas, caption, table);
+  const body = h("div", { class: "kr-asked" }, canvas, caption, table);
   const element = h("div", { class: "kr-group kr-together" }, h("h3", {}, "Covered together", none), body);
   const draw = onRepaint(() => {
     const { covered, regions, picture, patch } = scene;

@@ -290,6 +290,9 @@ def test_what_is_drawn_does_not_depend_on_what_else_is_asked(model, x):
     whole = occlusion.heatmap(x, WINDOW, STRIDES, filling, 1)
     part = occlusion.heatmap(x, WINDOW, STRIDES, filling, 1, region=(10, 10, 12, 12))
     assert torch.allclose(part.values[part.measured], whole.values[part.measured], atol=1e-6)
+    fill, every = filling.fill(x, whole.window, 1), np.arange(len(whole.window))
+    together, alone = fill(whole.window.boxes(every)), fill(whole.window.boxes(every[7:8]))
+    assert torch.allclose(together[7], alone[0], atol=1e-6)
     assert 0 < int(part.measured.sum()) < whole.measured.numel()
 
 

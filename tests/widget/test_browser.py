@@ -318,6 +318,39 @@ def test_the_ssim_slider_moves_the_share_measured(explorer):
     assert min(promised) > -0.011, "cut to two digits"
 
 
+def test_superpixels_are_covered_together(explorer):
+    """As many as are clicked on, one after another, by pointer and by keyboard; then back to windows."""
+    page = explorer.page
+    explorer.until_idle()
+    page.locator("label", has_text="superpixels").click()
+    explorer.until("exact")
+    assert re.search(r"(\d+) of \1 regions", explorer.state.inner_text())
+    before = explorer.pixels()
+    explorer.point_at(0.44, 0.56, click=True)
+    panel = page.locator(".kr-together")
+    panel.get_by_text("1 region", exact=True).wait_for(timeout=10_000)
+    explorer.until_drawn_anew(before)
+    explorer.point_at(0.62, 0.88, click=True)
+    panel.get_by_text("2 regions", exact=True).wait_for(timeout=10_000)
+    panel.locator("dt", has_text="alone, summed").wait_for(timeout=10_000)
+    assert explorer.python("print(len(explorer.covered))").strip() == "2"
+    explorer.map.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    panel.get_by_text("3 regions", exact=True).wait_for(timeout=10_000)
+    page.locator("input[data-trait=curve]").focus()
+    page.keyboard.press("Space")
+    page.locator(".kr-curves polyline").first.wait_for(timeout=60_000)
+    assert page.locator(".kr-curves polyline").count() == 2
+    page.locator("input[data-trait=curve]").focus()
+    page.keyboard.press("Space")
+    panel.locator("button").click()
+    panel.wait_for(state="hidden")
+    page.locator("label", has_text="windows").click()
+    explorer.until("approximate")
+    explorer.settle()
+
+
 def test_exact_beside_approximate(explorer):
     explorer.settle()
     explorer.until("approximate")

@@ -94,7 +94,8 @@ def main():
         brain = CELL.format(**BRAINS, options="window=16, stride=4, exact=True, baseline='black'")
         picture(browser, "dark", brain, "JupyterLab Dark", compared, (0.268, 0.83))
         pieces = CELL.format(**PHOTOGRAPHS, options="regions='slic', curve=True, covered=(47, 56, 74)")
-        answered = "document.querySelector('.kr-curves polyline') && document.querySelector('.kr-cancel').hidden"
+        ended = "document.querySelector('.kr-cancel').hidden"
+        answered = f"document.querySelector('.kr-curves polyline') && {ended}"
         picture(browser, "regions", pieces, "JupyterLab Light", answered, None)
         picture(browser, "running", brain, "JupyterLab Light", estimated, None)
         browser.close()

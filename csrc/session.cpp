@@ -70,12 +70,14 @@ int Session::begin(const float* input, const Poll& poll) {
         walks_.push_back(std::move(views));
     } else {
         walks_.push_back(std::make_unique<Views>(basis_.views));
+        walks_.back()->forked();
     }
     return static_cast<int>(walks_.size()) - 1;
 }
 
 int Session::branch(int source) {
     walks_.push_back(std::make_unique<Views>(*walks_[source]));
+    walks_.back()->forked();
     return static_cast<int>(walks_.size()) - 1;
 }
 
@@ -88,8 +90,11 @@ bool Session::step(const std::vector<int>& walks, bool settles, std::vector<Occl
         changes[i].views = views.back();
         boxes.push_back(changes[i].box);
     }
-    return run(changes, room_of(*basis_.program, boxes, kept_), views, settles, exits, rows, nullptr, poll,
-               nullptr);
+    const bool done = run(changes, room_of(*basis_.program, boxes, kept_), views, settles, exits, rows,
+                          nullptr, poll, nullptr);
+    for (Views* each : views)
+        if (settles) each->moved();
+    return done;
 }
 
 void Session::base(const std::vector<Exit>& exits, const std::vector<RowExit>& rows) const {

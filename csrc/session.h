@@ -55,7 +55,7 @@ class Session {
     // session's own; returns its number. For sessions that keep every value and drop nothing.
     int begin(const float* input, const Poll& poll);
     // Makes walk `into` stand where `source` stands.
-    void branch(int source, int into) { *walks_[into] = *walks_[source]; }
+    void branch(int source, int into) { walks_[into]->become(*walks_[source]); }
     // Begins a walk where `source` stands; returns its number.
     int branch(int source);
     int walks() const { return static_cast<int>(walks_.size()); }

@@ -8,9 +8,29 @@
 
 namespace krypton {
 
+namespace {
+
+// Copies a box of a value's pixels, stored with `channels`.
+void copy_box(const Box& box, int64_t width, int64_t channels, const float* from, float* to) {
+    for (int64_t y = box.y.lo; y < box.y.hi; ++y) {
+        const int64_t first = (y * width + box.x.lo) * channels;
+        std::copy_n(from + first, box.x.size() * channels, to + first);
+    }
+}
+
+int64_t new_state() {
+    static std::atomic<int64_t> last = 0;
+    return ++last;
+}
+
+}  // namespace
+
 Views::Views(const Program& program, const float* input, std::size_t scratch_bytes, int threads,
              const Poll& poll)
-    : program_(&program), pixels_(program.values().size()) {
+    : program_(&program),
+      pixels_(program.values().size()),
+      state_(new_state()),
+      settled_(program.values().size()) {
     const auto& ops = program.operators();
     const auto& layers = program.layers();
     pixels_[0] = stored_pixels(program.values()[0], input);
@@ -56,6 +76,32 @@ void Views::settle(int value, const Plane& plane) {
     const float* in = plane.changed;
     for (int64_t y = plane.box.y.lo; y < plane.box.y.hi && width; ++y, in += width)
         std::copy_n(in, width, pixels_[value].data() + (y * plane.width + plane.box.x.lo) * plane.channels);
+    std::vector<Box>& boxes = settled_[value];
+    if (boxes.size() == kMostSettled) boxes = {{{0, plane.height}, {0, plane.width}}};
+    if (origin_ && plane.box.y.size() && plane.box.x.size()) boxes.push_back(plane.box);
+}
+
+void Views::moved() { state_ = new_state(); }
+
+void Views::forked() {
+    origin_ = state_;
+    for (std::vector<Box>& boxes : settled_) boxes.clear();
+}
+
+void Views::become(const Views& other) {
+    if (this == &other) return;
+    if (origin_ != other.state_) {
+        *this = other;
+    } else {
+        for (std::size_t v = 0; v < pixels_.size(); ++v) {
+            const Value& value = program_->values()[v];
+            for (const Box& box : settled_[v])
+                copy_box(box, value.width, value.stored(), other.pixels_[v].data(), pixels_[v].data());
+        }
+        sums_ = other.sums_;
+        state_ = other.state_;
+    }
+    forked();
 }
 
 void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int threads, Scratch& scratch,

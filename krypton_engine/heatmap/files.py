@@ -280,7 +280,7 @@ def _saved_regions(
         or (np.diff(arrays["ids"]) <= 0).any()
     ):
         raise ValueError("the regions are not numbered from 0 on, or their ids do not rise")
-    return Regions(input_shape, **arrays)
+    return Regions(input_shape, arrays["numbers"], arrays["ids"])
 
 
 def _check_headers(headers: dict[str, _Header], window: Positions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -226,6 +226,22 @@ class Filled:
     def describe(self) -> str:
         """See `Positions.describe`."""
         return self.plain.describe()
+
+
+def in_pieces(positions: Positions) -> Positions | None:
+    """The same positions, the scattered regions among them changed piece by piece; None where there are none.
+
+    Examples:
+        >>> corners = torch.zeros(32, 32, dtype=torch.int64)
+        >>> corners[:2, :2] = corners[-2:, -2:] = 1
+        >>> in_pieces(Regions.of(corners, (32, 32))).apart, in_pieces(Regions.of(corners[:4, :4], (4, 4)))
+        (True, None)
+    """
+    plain = positions.plain
+    if not isinstance(plain, Regions) or not len(plain.scattered):
+        return None
+    apart = replace(plain, apart=True)
+    return replace(positions, plain=apart) if isinstance(positions, Filled) else apart
 
 
 _TOGETHER = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,21 @@ from krypton_engine.common.values import Value
 from krypton_engine.errors import InputError
 from krypton_engine.perturbation.positions import region_mask
 from krypton_engine.perturbation.windows import SlidingWindow
+
+_SPARSE = 4
+"""Cells of its bounding box, for each of its own, from which a region may be changed in pieces."""
+
+_MOST_PIECES = 8
+"""Pieces at most: each is a change of its own, of every layer."""
+
+_MOST_PARTS = 32
+"""Connected parts up to which pieces are looked for: beyond, they lie everywhere."""
+
+_MOST_LOOKED_AT = 2**26
+"""Cells of sparse boxes in which parts are looked for at most."""
+
+_REACH = 1 / 8
+"""Share of an axis by which a change grows to each side on its way, to judge what pieces would cost."""
 
 
 def whole_numbers(mask: Tensor, name: str) -> Tensor:
@@ -54,6 +69,7 @@ class Regions(Value):
         input_shape: Shape of one input without its batch dimension.
         numbers: The region of every cell, from 0 on: of the input's rank, each dimension the input's or 1.
         ids: The user's number of every region, rising.
+        apart: Whether scattered regions are changed piece by piece.
 
     Examples:
         >>> regions = Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))
@@ -64,6 +80,7 @@ class Regions(Value):
     input_shape: tuple[int, ...]
     numbers: IntArray
     ids: IntArray
+    apart: bool = field(default=False, compare=False)
 
     @staticmethod
     def of(mask: Tensor, input_shape: tuple[int, ...], name: str = "feature_mask") -> Regions:
@@ -207,13 +224,65 @@ class Regions(Value):
         whole = self._boxes[:, axis] == (0, self.input_shape[axis])
         return bool(whole.all())
 
+    def pieces(self, position: int) -> IntArray:
+        """Boxes that hold a region together, ``(pieces, axes, 2)``: several far apart, or its bounding box.
+
+        Examples:
+            >>> corners = torch.zeros(32, 32, dtype=torch.int64)
+            >>> corners[:2, :2] = corners[-2:, -2:] = 1
+            >>> regions = Regions.of(corners, (32, 32))
+            >>> regions.pieces(1).tolist()
+            [[[0, 2], [0, 2]], [[30, 32], [30, 32]]]
+            >>> len(regions.pieces(0)), regions.scattered.tolist()
+            (1, [1])
+        """
+        found = self._pieces.get(position)
+        return self.boxes(np.array([position])) if found is None else found
+
+    @property
+    def scattered(self) -> IntArray:
+        """Positions of the regions that consist of pieces far apart."""
+        return np.array(sorted(self._pieces), dtype=np.int64)
+
+    @cached_property
+    def _pieces(self) -> dict[int, IntArray]:
+        """The boxes of the regions that have several."""
+        box_cells = (self._boxes[..., 1] - self._boxes[..., 0]).prod(1)
+        sparse = np.flatnonzero(_SPARSE * self.sizes < box_cells)
+        if box_cells[sparse].sum() * self.numbers.size > _MOST_LOOKED_AT * math.prod(self.input_shape):
+            return {}
+        whole = [axis for axis in range(len(self.input_shape)) if self.spans(axis)]
+        found = {}
+        for position in sparse.tolist():
+            box = self._boxes[position]
+            mine = self.inside(box) == position
+            pieces = _connected(mine)
+            if pieces is None:
+                continue
+            # Along an axis on which the mask does not vary there is one cell for all.
+            varies = np.array(mine.shape) > 1
+            pieces = np.where(varies[:, None], pieces + box[:, :1], box)
+            pieces[:, whole] = box[whole]
+            pieces = merged(pieces, self.input_shape)
+            if len(pieces) > 1:
+                found[position] = pieces
+        return found
+
     @cached_property
     def _intervals(self) -> list[tuple[IntArray, IntArray]]:
-        """By axis: the distinct intervals of boxes, and the number among them of every region."""
+        """By axis: the distinct intervals of boxes, and the number among them of every box to be changed.
+
+        Of regions in pieces, the bounding boxes are among the intervals too.
+        """
+        boxes = self._boxes
+        if self.apart:
+            every = range(len(self))
+            boxes = np.concatenate([*(self.pieces(position) for position in every), boxes])
+        count = len(boxes) - len(self) if self.apart else len(self)
         found = []
         for axis in range(len(self.input_shape)):
-            distinct, which = np.unique(self._boxes[:, axis], axis=0, return_inverse=True)
-            found.append((distinct, which.reshape(-1)))
+            distinct, which = np.unique(boxes[:, axis], axis=0, return_inverse=True)
+            found.append((distinct, which.reshape(-1)[:count]))
         return found
 
     def starts(self, axis: int) -> IntArray:
@@ -225,17 +294,17 @@ class Regions(Value):
         return self._intervals[axis][0][:, 1]
 
     def mean_cells(self, extents: Mapping[int, IntArray]) -> float:
-        """Cells of a box, the mean over all regions.
+        """Cells of a region's box, or of all its pieces', the mean over all regions.
 
         Examples:
             >>> regions = Regions.of(torch.tensor([[0, 1, 1], [0, 1, 1]]), (2, 3))
             >>> regions.mean_cells({axis: regions.stops(axis) - regions.starts(axis) for axis in (0, 1)})
             3.0
         """
-        cells = np.ones(len(self))
+        cells = np.ones(len(self._intervals[0][1]))
         for axis, along in extents.items():
             cells *= along[self._intervals[axis][1]]
-        return float(cells.mean())
+        return float(cells.sum() / len(self))
 
     def average(self, differences: Tensor) -> Tensor:
         """The difference of its region at every cell: Captum's attribution.
@@ -300,3 +369,48 @@ class Regions(Value):
             '2 regions, input 2x3'
         """
         return f"{len(self)} regions, input {'x'.join(map(str, self.input_shape))}"
+
+
+def _connected(cells: Flags) -> IntArray | None:
+    """Bounding boxes of connected cells, ``(parts, axes, 2)``; None for one part, and for very many."""
+    numbers, count = ndimage.label(cells, np.ones((3,) * cells.ndim))
+    if not 1 < count <= _MOST_PARTS:
+        return None
+    slices = ndimage.find_objects(numbers)
+    return np.array([[(along.start, along.stop) for along in each] for each in slices], dtype=np.int64)
+
+
+def merged(boxes: IntArray, shape: tuple[int, ...]) -> IntArray:
+    """Boxes as few as pays: two become one where that costs no more than both, as they grow on their way.
+
+    Args:
+        boxes: ``(boxes, axes, 2)``.
+        shape: The input's shape.
+
+    Returns:
+        ``(merged, axes, 2)``, at most eight.
+
+    Examples:
+        >>> merged(np.array([[[0, 2]], [[3, 5]], [[90, 99]]]), (99,)).tolist()
+        [[[0, 5]], [[90, 99]]]
+    """
+    size = np.array(shape)
+    reach = np.ceil(_REACH * size).astype(np.int64)
+
+    def cost(box: IntArray) -> IntArray:
+        low, high = np.maximum(box[..., 0] - reach, 0), np.minimum(box[..., 1] + reach, size)
+        return np.asarray((high - low).prod(-1))
+
+    found = boxes
+    while len(found) > 1:
+        first, second = np.triu_indices(len(found), 1)
+        low = np.minimum(found[first, :, 0], found[second, :, 0])
+        high = np.maximum(found[first, :, 1], found[second, :, 1])
+        union = np.stack([low, high], -1)
+        saved = cost(found[first]) + cost(found[second]) - cost(union)
+        best = int(saved.argmax())
+        if saved[best] < 0 and len(found) <= _MOST_PIECES:
+            break
+        others = np.delete(found, [first[best], second[best]], axis=0)
+        found = np.concatenate([others, union[best][None]])
+    return found[np.lexsort(found[:, ::-1, 0].T)]

@@ -22,7 +22,7 @@ from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, in_full
 from krypton_engine.heatmap.builder import MapBuilder
-from krypton_engine.perturbation.changed import distinct_work
+from krypton_engine.perturbation.changed import distinct_work, in_pieces
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning import proof
@@ -41,6 +41,10 @@ _OURS = {"krypton_engine", "captum", "contextlib"}
 
 _BUDGET = 2 * 2**30
 """Bytes that a call may add to the process where the user gives no number."""
+
+
+_PIECES_PAY = 1.3
+"""Gain over changing whole boxes from which scattered regions are changed piece by piece."""
 
 
 @dataclass
@@ -176,6 +180,9 @@ class Preparer:
             (True, 'reference')
         """
         plan = Plan.of(graph, window)
+        if (apart := in_pieces(window)) is not None:
+            in_parts = Plan.of(graph, apart)
+            plan = in_parts if in_parts.gain > _PIECES_PAY * plan.gain else plan
         if self.executor == "auto" and not plan.incremental:
             every = kept(graph, "in full", in_full)
             full = Plan.of(every, window)

@@ -22,6 +22,7 @@ from krypton_engine.perturbation.changed import Work, distinct_work
 from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.run.adaptive import Sampling, StoppingRule
 from krypton_engine.run.fidelity import DEAREST, USUAL_EPSILON, Cheap, rounded_cost, worth_while
+from krypton_engine.run.pieces import computed
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
@@ -239,23 +240,23 @@ def _measure(
     while start < len(work.boxes):
         part = work.part(slice(start, start + pace.part(len(work.boxes))))
         began, watching = time.perf_counter(), watch.seconds
-        for computed in session.compute(part.boxes, pace.limit, part.contents):
-            answered, outputs, dropped = _for_positions(computed, part.positions)
+        for found in computed(session, part, pace.limit):
+            answered, outputs, dropped = _for_positions(found, part.positions)
             record(answered, outputs, dropped)
             watch.advance(len(answered), builder.heatmap)
         start += len(part.boxes)
         pace.took(len(part.boxes), time.perf_counter() - began - (watch.seconds - watching))
 
 
-def _for_positions(computed: Computed, alike: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
+def _for_positions(found: Computed, alike: list[IntArray]) -> tuple[IntArray, Tensor, Floats | None]:
     """Positions that the computed changes answer, and the output and the dropped effect of each.
 
     Args:
-        computed: The outputs of some changes.
+        found: The outputs of some changes.
         alike: Positions that make each change.
     """
-    each = [alike[change] for change in computed.which]
-    positions, outputs, dropped = np.concatenate(each), computed.outputs, computed.dropped
+    each = [alike[change] for change in found.which]
+    positions, outputs, dropped = np.concatenate(each), found.outputs, found.dropped
     if len(positions) > len(each):
         repeats = np.array([len(mine) for mine in each])
         outputs = outputs.repeat_interleave(on_device(repeats, outputs.device), 0, output_size=len(positions))

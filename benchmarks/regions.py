@@ -1,14 +1,16 @@
-"""Superpixels and Shapley values against Captum's own, and Owen values against shap's, alternated.
+"""What covers regions, against Captum's own or shap's, alternated.
 
     python benchmarks/regions.py                     # VGG16 and ResNet18, random weights, one photograph
     python benchmarks/regions.py --models resnet18 --rounds 3 --threads 1
     python benchmarks/regions.py --methods Owen      # needs pip install shap
 
-Feature ablation of 100 SLIC superpixels, Shapley sampling of 25 permutations of 49 square regions, and 500
-evaluations of Owen values in the hierarchy of ``shap.maskers.Image``. Captum and shap evaluate the whole
-network for every feature, so that their pace on some stands for all, at the batch that is fastest. Times are
-those of the process, which other work hardly disturbs; the largest difference is between attributions of the
-same features by both.
+Feature ablation of 100 SLIC superpixels, and of 98 regions of two small squares far apart each (scattered);
+Shapley sampling of 25 permutations of 49 square regions, and the interactions of all their pairs; a deletion
+curve of 196 patches; and 500 evaluations of Owen values in the hierarchy of ``shap.maskers.Image``. Captum and
+shap evaluate the whole network for every step, so that their pace on some stands for all, at the batch that is
+fastest; interactions and curves, which neither has, are set against as many evaluations. Times are those of the
+process, which other work hardly disturbs; the largest difference is between both on the same features, or for
+want of another's from full passes.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ from skimage.segmentation import slic
 from torch import Tensor, nn
 
 from krypton_engine import KryptonFeatureAblation, KryptonShapleyValueSampling, owen_values, zoo
+from krypton_engine.evaluate import deletion
 
 BATCHES = (1, 4, 8, 16)
 PERMUTATIONS = 25
 EVALUATIONS, FEW = 500, 98
-METHODS = ("ablation", "Shapley", "Owen")
+METHODS = ("ablation", "scattered", "Shapley", "pairs", "deletion", "Owen")
 
 
 def superpixels(x: Tensor) -> Tensor:
@@ -48,6 +51,12 @@ def squares(x: Tensor, rows: int = 7) -> Tensor:
     height, width = x.shape[-2:]
     down, along = (torch.arange(n) * rows // n for n in (height, width))
     return (down[:, None] * rows + along)[None, None]
+
+
+def mirrored(x: Tensor, rows: int = 14) -> Tensor:
+    """Regions of two squares each, opposite each other about the middle: ``(1, 1, h, w)``."""
+    numbers = squares(x, rows)
+    return torch.minimum(numbers, rows * rows - 1 - numbers)
 
 
 def timed(call: Any) -> tuple[float, Any]:
@@ -110,14 +119,15 @@ def owen_row(model: nn.Module, x: Tensor, rounds: int) -> dict[str, Any]:
 
 def captum_row(model: nn.Module, x: Tensor, method: str, rounds: int) -> dict[str, Any]:
     """Ablation or Shapley values by both."""
-    ablates = method == "ablation"
-    mask, samples = (superpixels(x), 1) if ablates else (squares(x), PERMUTATIONS)
+    ablates = method != "Shapley"
+    masks = {"ablation": superpixels, "scattered": mirrored, "Shapley": squares}
+    mask, samples = masks[method](x), 1 if ablates else PERMUTATIONS
     features = len(mask.unique())
     ours: Any = (KryptonFeatureAblation if ablates else KryptonShapleyValueSampling)(model)
     theirs: Any = (FeatureAblation if ablates else ShapleyValueSampling)(model)
     call = {"target": 0} | ({} if ablates else {"n_samples": samples})
     few = {"target": 0} | ({} if ablates else {"n_samples": 1})
-    some = mask.clamp(max=7)
+    some = mask.clamp(max=7)  # the last of these is the rest
     torch.manual_seed(0)
     mine = ours.attribute(x, feature_mask=some, **few)
     torch.manual_seed(0)
@@ -135,12 +145,40 @@ def captum_row(model: nn.Module, x: Tensor, method: str, rounds: int) -> dict[st
     }
 
 
+def full_row(model: nn.Module, x: Tensor, method: str, rounds: int) -> dict[str, Any]:
+    """What Captum does not have, against full evaluations at Captum's pace."""
+    mask = squares(x)
+    features = len(mask.unique())
+    if method == "pairs":
+        call: Any = partial(KryptonFeatureAblation(model).interactions, x, target=0, feature_mask=mask)
+        steps, found = features * (features + 1) // 2, call()[0]
+        pair = torch.where((mask == 3) | (mask == 40), 0.0, x)
+        with torch.no_grad():
+            right = model(x)[0, 0] - model(pair)[0, 0] - found[3, 3] - found[40, 40]
+        difference, largest = float((found[3, 40] - right).abs()), float(found.diagonal().abs().max())
+    else:
+        order = torch.arange(196.0, 0, -1)[squares(x, 14)]
+        call = partial(deletion, model, x, order, regions=16, target=0, activation=None)
+        curve, steps = call(), 196
+        half = torch.where(order > 98, 0.0, x)
+        with torch.no_grad():
+            difference = abs(float(model(half)[0, 0]) - float(curve.values[98]))
+        largest = float(np.ptp(curve.values))
+        features = steps
+    ratios = []
+    for _ in range(rounds):
+        batch, pace = captum_pace(model, x)
+        ratios.append(pace * (steps + 1) / timed(call)[0])
+    row = {"method": method, "features": features, "steps": steps, "ratios": ratios, "batch": batch}
+    return row | {"difference": difference, "largest": largest}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=["vgg16", "resnet18"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-1])
     parser.add_argument("--image", default="chelsea")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -158,7 +196,8 @@ def main() -> None:
             if method == "Owen":
                 row = owen_row(model, x, args.rounds)
             else:
-                row = captum_row(model, x, method, args.rounds)
+                by = full_row if method in ("pairs", "deletion") else captum_row
+                row = by(model, x, method, args.rounds)
             rows.append({"model": name} | row)
             ratios = row["ratios"]
             print(

@@ -5,12 +5,12 @@
     python benchmarks/regions.py --methods Owen      # needs pip install shap
 
 Feature ablation of 100 SLIC superpixels, and of 98 regions of two small squares far apart each (scattered);
-Shapley sampling of 25 permutations of 49 square regions, and the interactions of all their pairs; a deletion
-curve of 196 patches; and 500 evaluations of Owen values in the hierarchy of ``shap.maskers.Image``. Captum and
-shap evaluate the whole network for every step, so that their pace on some stands for all, at the batch that is
-fastest; interactions and curves, which neither has, are set against as many evaluations. Times are those of the
-process, which other work hardly disturbs; the largest difference is between both on the same features, or for
-want of another's from full passes.
+Shapley sampling of 25 permutations of 49 square regions, and the interactions of all their pairs; a
+deletion curve of 196 patches; and 500 evaluations of Owen values in the hierarchy of ``shap.maskers.Image``.
+Captum and shap evaluate the whole network for every step, so that their pace on some stands for all, at the
+batch that is fastest; interactions and curves, which neither has, are set against as many evaluations. Times
+are those of the process, which other work hardly disturbs; the largest difference is between both on the same
+features, or for want of another's from full passes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -36,17 +36,17 @@ class WithoutGraph(Exception):
 
 def attributions(
     preparer: Preparer,
-    request: AttributionRequest,
+    requests: Sequence[AttributionRequest],
     began: float,
     on_progress: OnProgress | None,
     show_progress: bool,
     words: str = BAR,
-) -> tuple[Tensor, ...]:
-    """Attributions of every input, each ``(outputs, *input_shape)``.
+) -> list[tuple[Tensor, ...]]:
+    """Attributions of every input of every request, each ``(outputs, *input_shape)``.
 
     Args:
         preparer: Opens the sessions.
-        request: The checked arguments.
+        requests: The checked arguments; of several requests, which count as one run, those of each.
         began: Value of ``time.perf_counter`` when the call began.
         on_progress: See `OnProgress`.
         show_progress: Whether to draw a progress bar.
@@ -54,7 +54,7 @@ def attributions(
 
     Raises:
         OcclusionCancelled: ``on_progress`` returned False; ``.partial`` is the heatmap so far.
-        WithoutGraph: The request is for an example alone, and there is no graph.
+        WithoutGraph: A request is for an example alone, and there is no graph.
 
     Examples:
         >>> from krypton_engine.attr.request import attribution_request
@@ -62,19 +62,22 @@ def attributions(
         ...     return images.sum((2, 3))
         >>> arguments = total, torch.ones(1, 1, 4, 4), (1, 2, 2), (1, 2, 2), 0.0, 0
         >>> request = attribution_request(*arguments, None, None, None, None, None)
-        >>> (found,) = attributions(Preparer("reference", None), request, 0.0, None, show_progress=False)
+        >>> ((found,),) = attributions(Preparer("reference", None), [request], 0.0, None, show_progress=False)
         >>> found.shape, found.unique()  # every window covers four ones
         (torch.Size([1, 1, 4, 4]), tensor([4.]))
     """
-    question = request.question
-    total = sum(len(question.inputs[0]) * len(window) for window in question.windows)
-    parts = []
+    questions = [request.question for request in requests]
+    total = sum(len(each.inputs[0]) * sum(map(len, each.windows)) for each in questions)
+    found = []
     with Watch(total, on_progress, show_progress, words) as watch:
-        for i in range(len(question.inputs)):
-            work = partial(_attribution, request, i, watch, watch.done, began)
-            parts.append(preparer.answered(question, i, request.per_evaluation, work, watch.watched))
+        for request, question in zip(requests, questions, strict=True):
+            parts = []
+            for i in range(len(question.inputs)):
+                work = partial(_attribution, request, i, watch, watch.done, began)
+                parts.append(preparer.answered(question, i, request.per_evaluation, work, watch.watched))
+            found.append(tuple(parts))
         watch.finish()
-    return tuple(parts)
+    return found
 
 
 def _attribution(

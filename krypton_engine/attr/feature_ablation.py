@@ -117,10 +117,7 @@ class KryptonFeatureAblation(FeatureAblation):
             if differ_by_example(masks, tensors):
                 asked = [whole.of_row(row, regions_of(masks, tensors, row)) for row in range(len(tensors[0]))]
             try:
-                found = [
-                    explain.attributions(self._preparer, request, began, None, show_progress, _WORDS)
-                    for request in asked
-                ]
+                found = explain.attributions(self._preparer, asked, began, None, show_progress, _WORDS)
             except explain.WithoutGraph:
                 return self._in_full(inputs, *given, show_progress)
         kind = select(whole.question.base, whole.target).dtype

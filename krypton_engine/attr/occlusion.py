@@ -149,7 +149,7 @@ class KryptonOcclusion(Occlusion):
                 self.forward_func, inputs, sliding_window_shapes, strides, baselines, target,
                 additional_forward_args, perturbations_per_eval, on_progress, ssim_target, tuning,
             )  # fmt: skip
-            parts = explain.attributions(self._preparer, request, began, on_progress, show_progress)
+            (parts,) = explain.attributions(self._preparer, [request], began, on_progress, show_progress)
         return parts if isinstance(inputs, tuple) else parts[0]
 
     @counted

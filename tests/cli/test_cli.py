@@ -180,6 +180,10 @@ def test_explain_regions_and_fillings_as_the_library(capsys, tmp_path):
         assert explain("--window", "6", "--stride", "6", *words, "--out", str(out)) == 0
     assert Heatmap.load(out).baseline.startswith("conditional of 6x6 given 4 around, 1 samples, seed 0")
     assert explain("--regions", "slic:9", "--out", str(tmp_path / "map.png")) == 0
+    tiles = np.arange(40)[:, None] // 5 * 8 + np.arange(40) // 5  # on a grid
+    np.save(tmp_path / "mask.npy", tiles)
+    assert explain("--regions", regions, "--ssim", "0.5", "--out", str(out)) == 0
+    assert Heatmap.load(out).drop.shape == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,8 @@ def test_explain_regions_and_fillings_as_the_library(capsys, tmp_path):
     [
         (("--regions", "slick:9"), "Accepted: slic:COUNT"),
         (("--regions", "photo.png"), "--regions is 'photo.png'"),
-        (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9"),
+        (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with these regions"),
+        (("--method", "shapley", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with --method"),
         (("--samples", "3"), "--samples is 3; accepted: none without --filling"),
         (("--filling", "local-mean", "--samples", "3"), "--samples is 3; accepted: 1 with"),
         (("--filling", "conditional", "--regions", "slic:9"), "--filling is conditional"),

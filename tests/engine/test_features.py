@@ -127,6 +127,14 @@ def test_a_mask_for_every_example(cnn, executor):
     assert_close(mine, right, output_scale(cnn, x))
 
 
+def test_masks_for_every_example_are_one_run(cnn, capsys):
+    x = torch.rand(3, 3, 24, 20)
+    mask = torch.arange(20).repeat(3, 1, 24, 1) // torch.tensor([4, 5, 10]).reshape(3, 1, 1, 1)
+    KryptonFeatureAblation(cnn).attribute(x, 0.2, 1, feature_mask=mask, show_progress=True)
+    bars = capsys.readouterr().err
+    assert bars.count("  0%") == 1 and "11/11" in bars
+
+
 def test_a_mask_for_every_example_of_a_function_that_reads_across_the_batch():
     def centred(x):
         return (x - x.mean(0)).square().sum(1)

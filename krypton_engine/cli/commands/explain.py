@@ -140,6 +140,14 @@ def _explain(arguments: argparse.Namespace) -> int:
         positions = window_of(arguments.window, arguments.stride, x)
     else:
         positions = regions_of(arguments.regions, model, x)
+    if arguments.ssim is not None and isinstance(positions, Regions):
+        given = f"{arguments.ssim}"
+        if arguments.method != "occlusion":
+            raise InputError("--ssim", given, "none with --method, whose values are of all regions")
+        if positions.grid is None:
+            accepted = "none with these regions, which are no equal boxes side by side, numbered by rows"
+            raise InputError("--ssim", given, accepted)
+        positions = positions.grid
     baseline = baseline_of(arguments.baseline, model, image, x)
     filling = None if arguments.method != "occlusion" else _filling(arguments, x)
     began = time.perf_counter()
@@ -149,8 +157,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     target = (
         int(scores.argmax()) if arguments.target is None else target_of(arguments.target, model, len(raw))
     )
-    if arguments.ssim is not None and isinstance(positions, Regions):
-        raise InputError("--ssim", f"{arguments.ssim}", "none with regions, which have no neighbours")
     name = class_name(model, target)
     title = f"{name}: {figure(float(scores[target]))} ({printable(Path(arguments.image).name)}, {model.name})"
     if arguments.method != "occlusion":

@@ -24,6 +24,21 @@ then fillings of the model's input."""
 Covering = Colour | FillingWord | Filling
 """A covering as users have it."""
 
+GIVEN = "given: "
+"""Beginning of the names of users' fillings, which no colour's name has."""
+
+
+def name_of(covering: str | Filling) -> str:
+    """The name of a covering.
+
+    Examples:
+        >>> from krypton_engine.perturbation.fillings import Mean
+        >>> name_of("mean"), name_of(Mean())
+        ('mean', 'given: mean')
+    """
+    return covering if isinstance(covering, str) else GIVEN + covering.describe()
+
+
 _LARGEST_SHEET = 2**22
 """Pixels up to which the coverings of all windows are painted side by side; beyond, none are shown."""
 

@@ -100,7 +100,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred); or a filling of the model's
             input: ``"local mean"`` (of the surroundings), ``"noise"``, or one of `krypton_engine.fillings`.
         curve: Measure deletion curves of the finished map: what becomes of the class as the most important
-            parts are covered first (`krypton_engine.evaluate.deletion`).
+            parts are covered first (`krypton_engine.evaluate.deletion`); of a filling with several samples,
+            by the first.
         region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
         opacity: Opacity of the colours, 0 to 1.
         colormap: Name of one of Matplotlib's colour maps.
@@ -202,6 +203,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._measurer = Measurer(self._subject, occlusion, activation, tuning)
         self._page = Page(self._subject, activation, lambda part, now: setattr(self, f"_{part}", now))
         self._classes = first.shape[1]
+        self._covered_of: object = None
         self._last_mask: IntArray | None = None
         self._last_filling: Filling | None = None
         given = range(self._classes) if class_names is None else names_in_order(class_names, self._classes)
@@ -292,7 +294,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         return None if found is None else self._subject.regions(self.image_index, found).ids
 
     def _regions(self) -> Regions | str | None:
-        given = self.regions
+        # Set together with other controls, the value may not have been fitted yet.
+        given = self.traits()["regions"].fitted(self, self.regions)
         if isinstance(given, np.ndarray):
             return Regions.of(torch.from_numpy(given), self._shape(), "regions")
         return given  # type: ignore[no-any-return]
@@ -302,9 +305,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         """The value that a control takes, beside the others and the image."""
         control = proposal["trait"]
         try:
-            return control.fitted(self, proposal["value"])
+            found = control.fitted(self, proposal["value"])
         except InputError as error:
             raise ControlError(*error.args) from None
+        if control.name == "covered":
+            self._covered_of = self._pieces()
+        return found
 
     @traitlets.validate("colormap")
     def _known_colours(self, proposal: Proposal) -> str:
@@ -326,7 +332,13 @@ class OcclusionExplorer(anywidget.AnyWidget):
             self.regions = None
 
     def _nothing_covered(self, _: object) -> None:
-        self.covered = ()
+        """Numbers mean other regions now, unless they were set together with these."""
+        if self._covered_of != self._pieces():
+            self.covered = ()
+
+    def _pieces(self) -> object:
+        """What numbers of regions refer to."""
+        return self.image_index, maps.regions_to_page(self._regions())
 
     def _remember_given(self, _: object = None) -> None:
         """Keep the mask and the filling that were given, for the page to come back to."""

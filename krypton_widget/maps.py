@@ -66,6 +66,16 @@ def mask_of(regions: Regions) -> IntArray:
     return regions.ids[cells_of(regions)]
 
 
+def as_array(cells: Tensor) -> AnyArray:
+    """A tensor as an array; NumPy has no numbers of bfloat16.
+
+    Examples:
+        >>> as_array(torch.ones(1, dtype=torch.bfloat16)).dtype
+        dtype('float32')
+    """
+    return (cells.float() if cells.dtype == torch.bfloat16 else cells).numpy()
+
+
 def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
     """One number a position as an array (rows, columns), one cell where the window spans an axis.
 
@@ -73,7 +83,7 @@ def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
         >>> on_grid(heatmap, heatmap.values).tolist()
         [[0.5, 1.0], [1.0, 1.25]]
     """
-    return cells.reshape(grid_of(heatmap.window)).numpy()
+    return as_array(cells).reshape(grid_of(heatmap.window))
 
 
 def wanted(positions: Positions, region: Region) -> Flags:
@@ -181,7 +191,7 @@ def largest_drop(heatmap: Heatmap, target: int | None) -> float:
     if heatmap.outputs is not None and heatmap.base_outputs is not None and target is not None:
         values, base = heatmap.outputs[..., target], heatmap.base_outputs[target]
     known = (base - values)[heatmap.measured]
-    return _largest(known[known.isfinite()].numpy())
+    return _largest(as_array(known[known.isfinite()]))
 
 
 def _largest(changes: npt.NDArray[np.floating]) -> float:
@@ -293,8 +303,8 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         "stride": window.strides[1],
         "target": exact.target,
         "base": _base(exact),
-        "approximate": approximate.values.numpy().astype(np.float32).tobytes(),
-        "exact": exact.values.numpy().astype(np.float32).tobytes(),
+        "approximate": as_array(approximate.values).astype(np.float32).tobytes(),
+        "exact": as_array(exact.values).astype(np.float32).tobytes(),
         "ssim": approximate.compare(exact).ssim if bool(exact.values.isfinite().all()) else None,
         "estimate": estimate(approximate, np.ones(window.counts[1:], dtype=bool)),
         "positions": positions,

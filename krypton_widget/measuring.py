@@ -92,7 +92,12 @@ class Measurer:
         task = self._begun(key, wish, turn)
         if task is None:
             return
-        if not asked_model and (task.lacks() or wish.covered or wish.curve):
+        if not task.lacks():  # it is there at once, and then the model is asked whether it is still so
+            with turn.drawing() as page:
+                if page is None:
+                    return
+                self._finish(task, page)
+        if not asked_model:
             try:
                 with Stoppable(stopped):
                     answer = self._subject.ask(key.image)

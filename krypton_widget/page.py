@@ -193,7 +193,7 @@ class Page:
             "together",
             {
                 "asked": asked(task.key, task.wish),
-                "covered": list(task.wish.covered),
+                "covered": [str(number) for number in task.wish.covered],
                 "probabilities": torch.stack(shares).mean(0)[0].float().numpy().tobytes(),
             },
         )
@@ -265,7 +265,7 @@ class Page:
             "byWindow": by_window,
             "partition": maps.regions_to_page(key.regions),
             "regions": b"" if regions is None else maps.cells_of(regions).tobytes(),
-            "ids": [] if regions is None else regions.ids.tolist(),
+            "ids": [] if regions is None else [str(number) for number in regions.ids.tolist()],
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
         }

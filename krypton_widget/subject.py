@@ -20,7 +20,7 @@ from krypton_engine.zoo.patches import COLOURS
 from krypton_engine.zoo.pixels import ImageLike, ToInput
 from krypton_engine.zoo.preprocess import as_taken
 from krypton_engine.zoo.superpixels import slic_count, superpixels
-from krypton_widget.coverings import covered
+from krypton_widget.coverings import covered, name_of
 from krypton_widget.pictures import ModelInput
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
@@ -99,17 +99,17 @@ class Subject:
         return self._superpixels[key]
 
     def name_of(self, covering: str | Filling) -> str:
-        """The name by which `filling` knows a covering from now on.
+        """The name by which `filling` knows a covering from now on; see `krypton_widget.coverings.name_of`.
 
         Examples:
             >>> from krypton_engine.perturbation.fillings import LocalMean
             >>> Subject(model, [x[0]], None).name_of(LocalMean(border=4))
-            'local mean, border 4'
+            'given: local mean, border 4'
         """
-        if isinstance(covering, str):
-            return covering
-        self._fillings[covering.describe()] = covering
-        return covering.describe()
+        name = name_of(covering)
+        if not isinstance(covering, str):
+            self._fillings[name] = covering
+        return name
 
     def filling(self, index: int, name: str) -> Filling | Tensor:
         """What covered cells become: a colour as an image, preprocessed as the picture was; or a filling.

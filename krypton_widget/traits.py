@@ -332,9 +332,9 @@ def cover_to_page(value: str | Filling) -> Sent | str:
     Examples:
         >>> from krypton_engine.perturbation.fillings import LocalMean
         >>> cover_to_page("grey"), cover_to_page(LocalMean())
-        ('grey', {'given': 'local mean'})
+        ('grey', {'given': 'given: local mean'})
     """
-    return value if isinstance(value, str) else {"given": value.describe()}
+    return value if isinstance(value, str) else {"given": coverings.name_of(value)}
 
 
 class Parts(Control, traitlets.Any):
@@ -383,7 +383,7 @@ class Parts(Control, traitlets.Any):
         except TypeError:
             given = f"a mask of type {value.dtype}"
             raise InputError(str(self.name), given, "one of whole numbers") from None
-        found: IntArray = whole_numbers(mask, str(self.name)).cpu().numpy()
+        found: IntArray = whole_numbers(mask, str(self.name)).cpu().numpy().copy()
         return found
 
     def _from_page(self, value: object, widget: object) -> object:
@@ -391,7 +391,7 @@ class Parts(Control, traitlets.Any):
 
 
 class Numbers(Control, traitlets.Any):
-    """Numbers of regions.
+    """Numbers of regions; the page has them as text, since its own numbers have fifteen digits.
 
     Args:
         known: All that there are; None while windows are covered.
@@ -403,6 +403,10 @@ class Numbers(Control, traitlets.Any):
     def __init__(self, known: Fact[IntArray | None]) -> None:
         super().__init__(())
         self._known = known
+        self.tag(
+            to_json=lambda value, _: [str(number) for number in value],
+            from_json=lambda value, _: _numbers_of(value),
+        )
 
     def fitted(self, widget: object, value: Any) -> tuple[int, ...]:
         """The numbers, rising, each once, if there are such regions.
@@ -430,6 +434,13 @@ class Numbers(Control, traitlets.Any):
                 verb="holds",
             )
         return tuple(found)
+
+
+def _numbers_of(value: object) -> object:
+    """Whole numbers of texts; anything else as it is."""
+    texts = value if isinstance(value, list) else [None]
+    fine = all(isinstance(text, str) and text.removeprefix("-").isdecimal() for text in texts)
+    return list(map(int, texts)) if fine else value
 
 
 class Area(Control, traitlets.Any):

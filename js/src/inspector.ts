@@ -19,7 +19,7 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   if (!map || !layout || i === null) return null;
   const box = layout.box(i);
   const pixels: [string, string][] = [
-    ...(layout instanceof Regions ? [["region", String(scene.id(i))] as [string, string]] : []),
+    ...(layout instanceof Regions ? [["region", scene.id(i)] as [string, string]] : []),
     ["rows", `${box.top}–${box.bottom - 1}`],
     ["columns", `${box.left}–${box.right - 1}`],
   ];

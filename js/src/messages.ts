@@ -46,7 +46,8 @@ export interface View {
   /** What is covered, and for every pixel its region, by its place among `ids`; empty for windows. */
   partition: Partition;
   regions: DataView;
-  ids: number[];
+  /** The users' numbers of regions, as text: they may have more digits than numbers of the page. */
+  ids: string[];
   probabilities: DataView;
   predicted: number;
 }
@@ -54,7 +55,7 @@ export interface View {
 /** What the model says with several regions covered at once. */
 export interface Together {
   asked: Asked;
-  covered: number[];
+  covered: string[];
   probabilities: DataView;
 }
 
@@ -150,7 +151,7 @@ export interface State {
   window: number;
   stride: number;
   regions: Partition;
-  covered: number[];
+  covered: string[];
   curve: boolean;
   ssim_target: number;
   exact: boolean;

@@ -98,8 +98,8 @@ export class Scene {
   }
 
   /** The user's number of a region. */
-  id(cell: number): number {
-    return this.ofImage()?.view.ids[cell] ?? cell;
+  id(cell: number): string {
+    return this.ofImage()?.view.ids[cell] ?? String(cell);
   }
 
   /** The regions that are covered together. */

@@ -302,13 +302,13 @@ describe("the page", () => {
 
   it("covers regions together, one click each", async () => {
     const numbers = Int32Array.from({ length: 16 * 24 }, (_, pixel) => (pixel % 24 < 12 ? 0 : 1));
-    const view = { ...picture, partition: "slic:10", regions: new DataView(numbers.buffer), ids: [4, 9], image: 0 };
+    const view = { ...picture, partition: "slic:10", regions: new DataView(numbers.buffer), ids: ["4", "9007199254740993"], image: 0 };
     const model = fakeModel({
       regions: "slic:10",
-      covered: [4, 9],
+      covered: ["4", "9007199254740993"],
       _view: view as never,
       _frame: { ...frame, asked: answered, window: 0, stride: 0 } as never,
-      _together: { asked: answered, covered: [4, 9], probabilities: bytes(0.1, 0.9) } as never,
+      _together: { asked: answered, covered: ["4", "9007199254740993"], probabilities: bytes(0.1, 0.9) } as never,
     });
     const { el } = show(model);
     await settled();
@@ -330,13 +330,13 @@ describe("the page", () => {
   });
 
   it("shows no answer to another question", async () => {
-    const view = { ...picture, partition: "slic:10", regions: new DataView(new Int32Array(384).buffer), ids: [0], image: 0 };
+    const view = { ...picture, partition: "slic:10", regions: new DataView(new Int32Array(384).buffer), ids: ["0"], image: 0 };
     const model = fakeModel({
       regions: "slic:10",
-      covered: [0],
+      covered: ["0"],
       _view: view as never,
       _frame: { ...frame, asked: answered } as never,
-      _together: { asked: answered, covered: [0, 1], probabilities: bytes(0.1, 0.9) } as never,
+      _together: { asked: answered, covered: ["0", "1"], probabilities: bytes(0.1, 0.9) } as never,
     });
     const { el } = show(model);
     await settled();

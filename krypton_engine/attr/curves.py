@@ -180,14 +180,15 @@ def regions_of(given: Tensor | Regions | int, x: Tensor) -> Regions:
         >>> len(regions_of(8, x))
         9
     """
+    shape = tuple(x.shape[1:])
     if isinstance(given, Regions):
+        if given.input_shape != shape:
+            raise InputError("regions", f"of inputs of shape {given.input_shape}", f"regions of {shape}")
         return given
-    side, shape = whole(given), tuple(x.shape[1:])
-    if side is None:
-        if not isinstance(given, (Tensor, np.ndarray)):
-            raise InputError("regions", repr(given), "a mask of whole numbers, or the side of square patches")
+    if isinstance(given, (Tensor, np.ndarray)) and given.ndim:
         return regions_in(given, x, "regions")
-    if side < 1 or len(shape) < 2:
+    side = whole(given)
+    if side is None or side < 1 or len(shape) < 2:
         raise InputError("regions", repr(given), "a mask of whole numbers, or the side of square patches")
     return Regions.tiles(shape, (shape[0], *(side for _ in shape[1:])))
 
@@ -207,6 +208,9 @@ def _scores(name: str, attribution: Attribution, x: Tensor, regions: Regions) ->
             f"what broadcasts to the input's, {tuple(x.shape)}",
             verb="has",
         ) from None
+    if bool(whole_map.isnan().any()):
+        known = "attributions of every cell; those of a heatmap that is measured in part are not"
+        raise InputError(argument, "numbers that are missing (NaN)", known, verb="holds")
     numbers = np.broadcast_to(regions.numbers, regions.input_shape).reshape(-1)
     total = np.bincount(numbers, whole_map.numpy().reshape(-1), len(regions))
     return np.asarray(total / np.bincount(numbers, minlength=len(regions)))

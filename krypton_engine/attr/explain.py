@@ -189,7 +189,9 @@ def _sampled(
         )
 
     def so_far(before: Heatmap | None, count: int, found: Heatmap) -> Heatmap:
-        return as_asked(averaged(before, found, count))
+        # No map of all samples: another baseline, so that nothing takes the one for the other.
+        part = f"{request.filled}; only {count} of its {1 + len(request.further)} samples everywhere"
+        return replace(as_asked(averaged(before, found, count)), baseline=part)
 
     def measure(answer: Answer) -> Heatmap:
         watch.rewind(0)

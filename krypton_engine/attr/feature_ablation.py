@@ -175,6 +175,16 @@ class KryptonFeatureAblation(FeatureAblation):
             )  # fmt: skip
             base = select(request.question.base, request.target)
             check_rows(request.question.base, inputs)
+            size = 4 * counts[0] ** 2 * base[:1].numel() * base.element_size()
+            budget = self._preparer.budget(inputs.device)
+            if size > budget:
+                raise InputError(
+                    "feature_mask",
+                    f"{counts[0]:,} features",
+                    problem=f"the interactions of which take {size / 2**30:,.1f} GiB, and memory_budget is "
+                    f"{budget / 2**30:,.1f} GiB",
+                    verb="has",
+                )
             with Watch(sum(n * (n + 1) // 2 for n in counts), None, show_progress, _PAIRS) as watch:
                 rows = [
                     of_pairs(self._preparer, request.of_row(row, mine), watch)

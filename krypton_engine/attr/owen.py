@@ -112,7 +112,8 @@ def owen_values(
         raise InputError("inputs", shape_or_type(inputs), "a tensor with at least one example")
     evaluations = at_least(2, "max_evals", max_evals)
     batch = at_least(1, "batch_size", batch_size)
-    if fixed_context is not None and fixed_context not in ("auto", 0, 1):
+    plain = fixed_context is None or isinstance(fixed_context, str) or whole(fixed_context) is not None
+    if not plain or fixed_context not in (None, "auto", 0, 1):
         raise InputError("fixed_context", repr(fixed_context), "None, 'auto', 0 or 1")
     context = None if fixed_context == "auto" else whole(fixed_context)
     if tree is not None and feature_mask is None:

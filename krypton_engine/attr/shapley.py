@@ -26,6 +26,10 @@ from krypton_engine.run.tally import Tally
 Attributions = Tensor | tuple[Tensor, ...]
 
 
+_MOST_ABSENT = 2**20
+"""Numbers of features up to which some may have no cell: permutations hold them all."""
+
+
 class KryptonShapleyValueSampling(ShapleyValueSampling):
     """``captum.attr.ShapleyValueSampling``, many times faster: same call, same permutations, same numbers.
 
@@ -107,6 +111,13 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
         if numbers[0] < 0:
             raise InputError("feature_mask", f"{int(numbers[0])}", "numbers from 0 on", verb="holds")
         features = int(numbers[-1]) + 1
+        if features > max(_MOST_ABSENT, len(numbers)):
+            raise InputError(
+                "feature_mask",
+                f"{features - 1}",
+                f"numbers below {_MOST_ABSENT:,}: permutations are of all numbers from 0 on, as Captum's",
+                verb="holds",
+            )
         if features > len(numbers):
             warnings.warn(
                 f"feature_mask has no cell of {features - len(numbers)} of the numbers from 0 to "

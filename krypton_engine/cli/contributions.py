@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,5 +144,5 @@ def read(path: str) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return torch.from_numpy(archive["attribution"])
-    except (OSError, KeyError, ValueError, EOFError, TypeError) as error:
+    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError("MAP", repr(path), problem=f"which holds no map: {error}") from None

@@ -51,11 +51,18 @@ def whole_numbers(mask: Tensor, name: str) -> Tensor:
         Traceback (most recent call last):
         krypton_engine.errors.InputError: feature_mask holds 2.5; accepted: whole numbers, ...
     """
-    accepted = "whole numbers, one for every region"
+    accepted = "whole numbers of 64 bits with their sign, one for every region"
+    if mask.layout != torch.strided or mask.is_nested or mask.is_quantized or mask.is_meta:
+        raise InputError(name, "sparse, nested, quantised or without cells", problem="and so no mask")
     if mask.is_complex():
         raise InputError(name, f"{mask.dtype}", accepted, verb="holds")
+    if mask.dtype == torch.uint64:
+        wrapped = mask.view(torch.int64)
+        if bool((wrapped < 0).any()):
+            number = int(wrapped[wrapped < 0].reshape(-1)[0]) + 2**64
+            raise InputError(name, f"{number}", accepted, verb="holds")
     if mask.is_floating_point():
-        strange = ~mask.isfinite() | (mask != mask.round())
+        strange = ~(mask.abs() < 2.0**63) | (mask != mask.round())
         if bool(strange.any()):
             raise InputError(name, f"{mask[strange].reshape(-1)[0].item():g}", accepted, verb="holds")
     return mask.long()

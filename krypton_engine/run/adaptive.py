@@ -9,6 +9,7 @@ A run and the replay of a tuning take the same steps, so that the one keeps what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -159,7 +160,8 @@ class Sampling:
         draws = so_far.drawn
         if self.cheap is not None:
             spent = len(exactly) + self.cheap.cost * len(cheaply) + self._spent(forecast)
-            draws = max(draws, to_be_drawn(spent, forecast.drifted is not None, self.cheap.judged))
+            relied_on, windows = forecast.drifted is not None, measured.size / self._of_a_window
+            draws = max(draws, to_be_drawn(spent, relied_on, self.cheap.judged, windows))
             more = self._drawn(draws)
             exactly, cheaply = _with(exactly, more, left), _with(cheaply, more, ~known)
         firsts, cheap_firsts = _firsts_of(exactly), _firsts_of(cheaply)
@@ -229,6 +231,11 @@ class Sampling:
             return NOWHERE
         changes = np.nan_to_num(np.abs(cheap - self.cheap.base), nan=-1.0)
         return np.array([changes.argmax()], dtype=np.int64)
+
+    @cached_property
+    def _of_a_window(self) -> int:
+        """Positions whose windows lie in the place of one."""
+        return math.prod(windows_apart(self.window, 1))
 
     def _spent(self, forecast: Forecast) -> float:
         """The cost of all that has been measured, in exact sets."""

@@ -35,7 +35,7 @@ def computed(session: Session, work: Work, limit: int | None = None) -> Iterator
         >>> from krypton_engine.perturbation.changed import distinct_work, in_pieces
         >>> from krypton_engine.plan.plan import Plan
         >>> mask = torch.zeros(24, 20, dtype=torch.int64)
-        >>> mask[:2, :2] = mask[-2:, -2:] = 1
+        >>> mask[1:3, 1:3] = mask[-2:, -2:] = 1
         >>> regions = in_pieces(Regions.of(mask, (3, 24, 20)))
         >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
         >>> session = ReferenceProgram(graph).open(Plan.of(graph, regions), opening)

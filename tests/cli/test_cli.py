@@ -192,6 +192,7 @@ def test_explain_regions_and_fillings_as_the_library(capsys, tmp_path):
         (("--regions", "slick:9"), "Accepted: slic:COUNT"),
         (("--regions", "photo.png"), "--regions is 'photo.png'"),
         (("--regions", "slic:9", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with these regions"),
+        (("--method", "owen", "--samples", "1"), "--samples is 1; accepted: at least 2 with"),
         (("--method", "shapley", "--ssim", "0.9"), "--ssim is 0.9; accepted: none with --method"),
         (("--samples", "3"), "--samples is 3; accepted: none without --filling"),
         (("--filling", "local-mean", "--samples", "3"), "--samples is 3; accepted: 1 with"),

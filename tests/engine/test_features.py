@@ -243,6 +243,34 @@ def test_masks_that_cannot_be_used(cnn, kind, mask, said):
         kind(cnn).attribute(torch.rand(1, 3, 24, 20), feature_mask=mask, target=0)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.tensor([[1e30, 2.0]]),
+        torch.tensor([2**63], dtype=torch.uint64),
+        torch.eye(20, dtype=torch.int64).to_sparse(),
+        torch.zeros(20, dtype=torch.int64, device="meta"),
+    ],
+)  # fmt: skip
+def test_masks_of_numbers_that_are_none(cnn, mask):
+    with pytest.raises(InputError, match="regions (holds|is sparse)"):
+        KryptonOcclusion(cnn).heatmap(torch.rand(1, 3, 24, 20), regions=mask)
+
+
+def test_numbers_far_apart_have_no_permutations(cnn):
+    mask = torch.zeros(20, dtype=torch.int64)
+    mask[3] = 2**60
+    with pytest.raises(InputError, match=r"feature_mask holds 1152921504606846976; accepted: numbers below"):
+        KryptonShapleyValueSampling(cnn).attribute(torch.rand(1, 3, 24, 20), feature_mask=mask)
+
+
+def test_pairs_beyond_the_budget_are_refused(cnn):
+    mask = torch.arange(480).reshape(24, 20)
+    ablation = KryptonFeatureAblation(cnn, memory_budget=2**20)
+    with pytest.raises(InputError, match="feature_mask has 480 features, the interactions of which take"):
+        ablation.interactions(torch.rand(1, 3, 24, 20), target=0, feature_mask=mask)
+
+
 def test_within_a_noise_tunnel(cnn):
     x, mask = torch.rand(1, 3, 24, 20), mask_like("squares", (3, 24, 20))
     found = [

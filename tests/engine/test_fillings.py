@@ -310,6 +310,7 @@ def test_a_map_of_several_samples_is_watched_and_cancelled(model, x):
         occlusion.heatmap(
             x, WINDOW, STRIDES, fillings.Noise(samples=3), 1, on_progress=lambda h, done, total: done < 30
         )
+    assert cancelled.value.partial.baseline.endswith("seed 0; only 1 of its 3 samples everywhere")
     first = occlusion.heatmap(
         x, WINDOW, STRIDES, fillings.Noise().fill(x, cancelled.value.partial.window, 0), 1
     )

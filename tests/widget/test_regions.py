@@ -10,7 +10,7 @@ from support.widget_page import Page
 from torch import nn
 
 from krypton_engine import Heatmap, InputError, evaluate
-from krypton_engine.fillings import Conditional, Noise, Soft
+from krypton_engine.fillings import Conditional, Mean, Noise, Soft
 from krypton_engine.zoo import superpixels
 from krypton_widget import OcclusionExplorer
 
@@ -69,7 +69,11 @@ def test_every_region_has_captums_difference(explore, regions):
     firsts = torch.stack([expected[0, 0][mask == number][0] for number in ids])
     assert torch.allclose(explorer.heatmap.drop, firsts, atol=1e-6)
     page = Page(explorer)
-    assert page.view["ids"] == ids.tolist() and page.frame["total"] == len(ids) and page.frame["finished"]
+    assert (
+        page.view["ids"] == list(map(str, ids.tolist()))
+        and page.frame["total"] == len(ids)
+        and page.frame["finished"]
+    )
     cells = np.frombuffer(page.view["regions"], np.int32).reshape(SIZE)
     assert np.array_equal(ids.numpy()[cells], mask.numpy())
     values = np.frombuffer(page.frame["values"], np.float32)
@@ -104,7 +108,7 @@ def test_several_regions_are_covered_at_once(explore, baseline):
         samples.append(shares(explorer, image))
     found = np.frombuffer(Page(explorer).together["probabilities"], np.float32)
     assert np.allclose(found, torch.stack(samples).mean(0), atol=1e-6)
-    assert Page(explorer).together["covered"] == [0, 21]
+    assert Page(explorer).together["covered"] == ["0", "21"]
 
 
 def test_covering_asks_the_model_and_measures_nothing(explore):
@@ -139,7 +143,11 @@ def test_the_page_comes_back_to_what_was_given(explore):
     page = Page(explorer)
     given = explorer.get_state("_given")["_given"]
     assert page.frame["asked"]["regions"] == explorer.get_state("regions")["regions"] == given["regions"]
-    assert explorer.get_state("baseline")["baseline"] == given["baseline"] == {"given": filling.describe()}
+    assert (
+        explorer.get_state("baseline")["baseline"]
+        == given["baseline"]
+        == {"given": f"given: {filling.describe()}"}
+    )
     explorer.set_state({"regions": "slic:9", "baseline": "noise"})
     explorer.wait(60)
     assert explorer.regions == "slic:9" and explorer.baseline == "noise" and not explorer.error
@@ -253,4 +261,63 @@ def test_files_of_regions(explore, tmp_path):
         20,
         21,
     ]
-    assert '"covered": [0]' in (tmp_path / "map.html").read_text()
+    assert '"covered": ["0"]' in (tmp_path / "map.html").read_text()
+
+
+# --- found by a hostile reader --------------------------------------------------------------------------
+
+
+def test_a_move_that_the_cache_answers_asks_the_model_of_today(explore):
+    explorer = explore(regions=MASK)
+    with torch.no_grad():
+        explorer._subject.model[-1].bias += torch.tensor([0.5, -0.5, 0.0, 0.0])
+    explorer.target = 1
+    explorer.wait(60)
+    model = explorer._subject.model
+    assert float(explorer.heatmap.base) == pytest.approx(
+        float(model(x_of(picture())).softmax(1)[0, 1]), abs=1e-6
+    )
+
+
+def test_a_filling_is_no_colour_of_its_name(explore):
+    explorer = explore(baseline=Mean(), preprocess=lambda image: x_of(image)[0] ** 3, exact=True)
+    filling = explorer._page.shown.task.filling
+    assert isinstance(filling, Mean)
+    explorer.baseline = "mean"
+    explorer.wait(60)
+    assert isinstance(explorer._page.shown.task.filling, torch.Tensor)
+
+
+def test_numbers_of_sixteen_digits(explore):
+    mask = 2**53 + np.arange(24)[:, None] // 12 + np.zeros(20, dtype=np.int64)
+    explorer = explore(regions=mask)
+    assert Page(explorer).view["ids"] == [str(2**53), str(2**53 + 1)]
+    explorer.set_state({"covered": [str(2**53 + 1)]})
+    explorer.wait(60)
+    assert explorer.covered == (2**53 + 1,)
+
+
+@pytest.mark.parametrize("order", [("regions", "covered"), ("covered", "regions")])
+@pytest.mark.parametrize("regions", ["slic", torch.from_numpy(MASK)])
+def test_regions_and_numbers_set_together(explore, order, regions):
+    explorer = explore()
+    values = {"regions": regions, "covered": (1,)}
+    with explorer.hold_trait_notifications():
+        for name in order:
+            setattr(explorer, name, values[name])
+    explorer.wait(60)
+    assert explorer.covered == (1,) and Page(explorer).together["covered"] == ["1"]
+
+
+def test_a_mask_is_the_explorers_own(explore):
+    mask = MASK.copy()
+    explorer = explore(regions=mask)
+    mask[:] = 0
+    assert np.array_equal(explorer.regions, MASK)
+
+
+def test_bfloat16(explore):
+    explorer = OcclusionExplorer(network().bfloat16(), picture(), regions=MASK)
+    explorer.wait(60)
+    assert Page(explorer).frame["finished"]
+    explorer.close()

@@ -42,9 +42,11 @@ class Slow(nn.Module):
     def __init__(self, model, seconds=0.0):
         super().__init__()
         self.model, self.seconds, self.trouble = model, seconds, None
+        self.rows = []  # of every call
         self.eval()
 
     def forward(self, x):
+        self.rows.append(len(x))
         if self.trouble is not None:
             raise self.trouble
         time.sleep(self.seconds)
@@ -161,10 +163,11 @@ def test_a_higher_target_goes_on_from_what_is_there(explore, cnn):
     after = explorer.heatmap
     assert (after.measured >= before.measured).all() and after.measured.sum() > before.measured.sum()
     assert after.seconds > before.seconds
-    model.trouble = RuntimeError("the model was asked")
+    model.rows.clear()
     explorer.ssim_target = TARGET
     explorer.wait(10)
     assert torch.equal(explorer.heatmap.measured, before.measured)
+    assert model.rows == [1], "whether it is still the same, and no more"
 
 
 def test_exact_finishes_the_approximate_map(explore, cnn):
@@ -248,11 +251,12 @@ def test_ssim_and_costs_once_the_exact_map_is_there(explore, cnn):
     assert 0 < found["seconds"] < found["exactSeconds"]
     assert found["speedUp"] == pytest.approx(found["exactSeconds"] / found["seconds"])
     assert found["fullSpeedUp"] == pytest.approx(found["fullSeconds"] / found["seconds"])
-    model.trouble = RuntimeError("the model was asked")
+    model.rows.clear()
     explorer.ssim_target = 0.96
     explorer.wait(60)
     assert Page(explorer).comparison["measured"] > found["measured"], "on its way to exact it passed that too"
     assert Page(explorer).comparison["ssim"] > found["ssim"]
+    assert model.rows == [1], "whether it is still the same, and no more"
 
 
 # --- tuning -------------------------------------------------------------------------------------------
@@ -350,7 +354,7 @@ def test_another_class_costs_nothing(explore, cnn):
     model = Slow(cnn)
     explorer = explore(model, exact=True)
     explorer.wait(60)
-    model.trouble = RuntimeError("the model was asked")
+    model.rows.clear()
     target = (explorer.heatmap.target + 1) % 5
     explorer.target = target
     explorer.wait(10)
@@ -361,6 +365,7 @@ def test_another_class_costs_nothing(explore, cnn):
         == Page(explorer).comparison["target"]
         == target
     )
+    assert model.rows == [1], "whether it is still the same, and no more"
 
 
 def test_a_map_seen_before_costs_nothing(explore, cnn):
@@ -369,10 +374,11 @@ def test_a_map_seen_before_costs_nothing(explore, cnn):
     explorer.wait(60)
     explorer.window = 8
     explorer.wait(60)
-    model.trouble = RuntimeError("the model was asked")
+    model.rows.clear()
     explorer.window = 6
     explorer.wait(10)
     assert Page(explorer).frame["window"] == 6 and Page(explorer).frame["finished"]
+    assert model.rows == [1], "whether it is still the same, and no more"
 
 
 def test_a_region(explore):
@@ -531,7 +537,7 @@ def test_all_targets_are_answered_by_what_ended_exact(explore, cnn, window, stri
     explorer = explore(model, window=window, stride=stride, ssim_target=0.97, exact=True)
     explorer.wait(60)
     assert Page(explorer).comparison["ssimTarget"] == 0.97
-    model.trouble = RuntimeError("the model was asked")
+    model.rows.clear()
     for target in (0.95, 0.96, 0.98):
         explorer.ssim_target = target
         explorer.wait(60)
@@ -539,6 +545,7 @@ def test_all_targets_are_answered_by_what_ended_exact(explore, cnn, window, stri
     explorer.exact = False
     explorer.wait(60)
     assert Page(explorer).frame["finished"]
+    assert model.rows == [1] * 4, "whether it is still the same, and no more"
 
 
 def test_a_map_is_of_the_model_as_it_is(explore, cnn):

@@ -49,7 +49,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     if (!regions || !live) return;
     const id = scene.id(regions.at(at));
     const before = model.get("covered");
-    set(model, "covered", before.includes(id) ? before.filter((other) => other !== id) : [...before, id].sort((a, b) => a - b));
+    set(model, "covered", before.includes(id) ? before.filter((other) => other !== id) : [...before, id]);
   };
   listenToPointer(canvas, scene, sketch, live, { draw, apply, giveUp, choose });
   listenToKeys(canvas, scene, sketch, { draw, apply, giveUp, choose, say });

@@ -39,12 +39,16 @@ if TYPE_CHECKING:
 _ENDINGS = {".png": "a picture"}
 
 
+_PATCH = 16
+"""Side of the patches where none is given, in pixels."""
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("maps", metavar="MAP", nargs="+", help=".npz files that krypton explain wrote")
     parser.add_argument("image", metavar="IMAGE", help="the picture that they explain")
     add_answer_options(parser)
     parser.add_argument(
-        "--patch", metavar="N", type=whole_number, default=16, help="side of the patches in pixels (16)"
+        "--patch", metavar="N", type=whole_number, help=f"side of the patches in pixels ({_PATCH})"
     )
     parser.add_argument("--regions", metavar="R", help="regions in place of patches, as for krypton explain")
     add_out(parser, ".png, the curves (curves.png)")
@@ -70,8 +74,10 @@ def _compare(arguments: argparse.Namespace) -> int:
             raise InputError("MAP", repr(name), f"maps over the model's input, {shape}")
     baseline = baseline_of(arguments.baseline, model, image, x)
     if arguments.regions is None:
-        regions = patches_of(arguments.patch, x)
+        regions = patches_of(arguments.patch or _PATCH, x)
     else:
+        if arguments.patch is not None:
+            raise InputError("--patch", f"{arguments.patch}", "none with --regions, which take its place")
         regions = regions_of(arguments.regions, model, x)
     _, raw = question_of_picture(model, x, regions, baseline, arguments.image)
     activation = activation_of(arguments, raw)
@@ -80,6 +86,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.target is not None:
         target = target_of(arguments.target, model, len(raw))
     elif len(given) == 1 and isinstance(only := given.pop(), int):
+        if only >= len(raw):
+            raise InputError(
+                "MAP", f"of class {only}", f"maps of classes of {model.name}, 0 to {len(raw) - 1}"
+            )
         target = only
     elif not given:  # Shapley and Owen values do not tell
         target = int(scores.argmax())

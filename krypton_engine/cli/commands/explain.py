@@ -213,6 +213,8 @@ def _share_out(
         raise InputError("--filling", arguments.filling, f"none with --method {arguments.method}: --baseline")
     began, method = time.perf_counter(), arguments.method
     count, name = arguments.samples or METHODS[method], class_name(model, target)
+    if method == "owen" and count < 2:
+        raise InputError("--samples", f"{count}", "at least 2 with --method owen: all covered, and nothing")
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     unit = "permutations" if method == "shapley" else "evaluations"

@@ -252,7 +252,8 @@ class Measurer:
 
         def progress(so_far: Heatmap, *_: int) -> bool:
             nonlocal first
-            task.known.note(so_far)
+            if not task.several:
+                task.known.note(so_far)
             if course is not None:
                 course.note(so_far)
             now, count = time.perf_counter(), int(so_far.measured.sum())
@@ -284,7 +285,8 @@ class Measurer:
         except Stopped:
             return
         except OcclusionCancelled as ended:
-            task.known.note(ended.partial)
+            if not task.several:
+                task.known.note(ended.partial)
             return
         task.known.note(found)
         if course is not None and ssim_target is not None:
@@ -294,7 +296,7 @@ class Measurer:
         """Show a map on its way, if the turn lasts."""
         with turn.drawing() as page:
             if page is not None:
-                page.show(task, heatmap, self._largest_of_all(task), left=left)
+                page.show(task, heatmap, self._largest_of_all(task, heatmap), left=left)
 
     def _finish(self, task: Task, page: Page) -> None:
         """Show the map that was asked for, or as much of it as there is. The caller holds the lock."""
@@ -302,12 +304,13 @@ class Measurer:
         finished = task.complete() if task.exact else approximate is not None
         found = so_far if task.exact or approximate is None else approximate
         if found is not None:
-            page.show(task, found, self._largest_of_all(task), left=0.0, finished=finished)
+            page.show(task, found, self._largest_of_all(task, found), left=0.0, finished=finished)
             page.compare()
 
-    def _largest_of_all(self, task: Task) -> float:
-        """The largest change in any map that is remembered."""
-        return max(maps.largest_drop(heatmap, task.aim.target) for heatmap in self._memory.heatmaps())
+    def _largest_of_all(self, task: Task, shown: Heatmap) -> float:
+        """The largest change in the map shown and in any that is remembered."""
+        every = [shown, *self._memory.heatmaps()]
+        return max(maps.largest_drop(heatmap, task.aim.target) for heatmap in every)
 
 
 def _tiles(positions: Positions) -> Regions:

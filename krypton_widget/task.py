@@ -61,6 +61,7 @@ class Task:
         note: Reason why the tuning does not serve, in words; empty where it does.
         aim: All that the course of the approximate map depends on.
         keep_all: Whether all classes are kept.
+        several: Whether the filling has several samples: before the last, a map is the mean of too few.
 
     Examples:
         >>> key, wish = MapKey(0, 12, 12, "grey"), Wish(ssim_target=0.9, exact=True, region=None, target=0)
@@ -86,6 +87,7 @@ class Task:
     note: str
     aim: Aim
     keep_all: bool
+    several: bool
 
     def approximate(self) -> Heatmap | None:
         """The approximate map; None as long as it has not been measured."""
@@ -174,13 +176,17 @@ def task_for(
     positions = positions_for(key, subject)
     filling = subject.filling(key.image, key.baseline)
     note = ""
-    if not isinstance(positions, SlidingWindow):  # without neighbours nothing is interpolated
-        tuning, wish = None, replace(wish, ssim_target=1)
+    several = isinstance(filling, Filling) and filling.samples > 1
+    # Without neighbours, or of several samples, nothing is interpolated.
+    everywhere = several or not isinstance(positions, SlidingWindow)
+    if everywhere:
+        tuning = None
+        note = "of several samples every position is measured" if several else ""
     if tuning is not None and isinstance(positions, SlidingWindow):
         note = unfit(tuning, positions, filling, target, predicted)
         note = note or ("" if wish.region is None else "the tuning is for whole maps")
         tuning = None if note else tuning
-    ssim_target = None if wish.ssim_target == 1 else wish.ssim_target
+    ssim_target = None if wish.ssim_target == 1 or everywhere else wish.ssim_target
     # Where all classes are kept, nothing is trimmed.
     if ssim_target is not None and tuning is not None and tuning.goal(ssim_target, not keep_all) is None:
         ssim_target, note = None, "the tuning has too few images to stop before all positions are measured"
@@ -201,6 +207,7 @@ def task_for(
         note="" if wish.exact else note,
         aim=Aim(target, maps.fingerprint(wish.region), None if tuning is None else ssim_target),
         keep_all=keep_all,
+        several=several,
     )
 
 

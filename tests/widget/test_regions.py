@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -320,4 +322,46 @@ def test_bfloat16(explore):
     explorer = OcclusionExplorer(network().bfloat16(), picture(), regions=MASK)
     explorer.wait(60)
     assert Page(explorer).frame["finished"]
+    explorer.close()
+
+
+def test_a_filling_of_several_samples_is_measured_everywhere(explore):
+    """With windows too, whatever the SSIM target; the page knows that the map is what was asked for."""
+    explorer = explore(baseline=Noise(samples=3), window=6, stride=3, ssim_target=0.9)
+    page, filling = Page(explorer), explorer._page.shown.task.filling
+    assert page.frame["finished"] and page.frame["exact"] and page.frame["asked"]["ssim_target"] == 0.9
+    assert page.frame["note"] == "of several samples every position is measured"
+    x, window = x_of(picture()), explorer.heatmap.window
+    box = window.boxes(np.array([7]))
+    samples = []
+    for sample in range(3):
+        image = x.clone()
+        inside = (slice(None), *(slice(lo, hi) for lo, hi in box[0].tolist()))
+        image[inside] = filling.fill(x, window, sample)[inside]
+        samples.append(shares(explorer, image)[explorer.heatmap.target])
+    found, mean = explorer.heatmap.values.reshape(-1)[7], torch.stack(samples).mean()
+    assert float(found) == pytest.approx(float(mean), abs=1e-6)
+
+
+def test_a_mean_that_was_cut_short_is_not_taken_for_a_whole_one(explore):
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            time.sleep(0.004 * len(x))
+            return self.net(x) if float(x.sum()) > -1e9 else x  # without a graph
+
+    explorer = OcclusionExplorer(Slow().eval(), picture(), window=6, stride=3, baseline=Noise(samples=5))
+    page, ends = Page(explorer), time.monotonic() + 60
+    while not page.frame or page.frame["done"] < page.frame["total"]:  # of the first sample
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+    explorer.cancel()
+    explorer.wait(60)
+    cut = explorer.heatmap.baseline
+    explorer.curve = True  # another run
+    explorer.wait(60)
+    assert "samples everywhere" in cut and explorer.heatmap.baseline == "noise, 5 samples, seed 0"
     explorer.close()

@@ -233,7 +233,7 @@ def in_pieces(positions: Positions) -> Positions | None:
 
     Examples:
         >>> corners = torch.zeros(32, 32, dtype=torch.int64)
-        >>> corners[:2, :2] = corners[-2:, -2:] = 1
+        >>> corners[1:3, 1:3] = corners[-2:, -2:] = 1
         >>> in_pieces(Regions.of(corners, (32, 32))).apart, in_pieces(Regions.of(corners[:4, :4], (4, 4)))
         (True, None)
     """

@@ -51,7 +51,7 @@ def whole_numbers(mask: Tensor, name: str) -> Tensor:
         Traceback (most recent call last):
         krypton_engine.errors.InputError: feature_mask holds 2.5; accepted: whole numbers, ...
     """
-    accepted = "whole numbers of 64 bits with their sign, one for every region"
+    accepted = "whole numbers, one for every region, of 64 bits with their sign"
     if mask.layout != torch.strided or mask.is_nested or mask.is_quantized or mask.is_meta:
         raise InputError(name, "sparse, nested, quantised or without cells", problem="and so no mask")
     if mask.is_complex():
@@ -236,10 +236,10 @@ class Regions(Value):
 
         Examples:
             >>> corners = torch.zeros(32, 32, dtype=torch.int64)
-            >>> corners[:2, :2] = corners[-2:, -2:] = 1
+            >>> corners[1:3, 1:3] = corners[-2:, -2:] = 1
             >>> regions = Regions.of(corners, (32, 32))
             >>> regions.pieces(1).tolist()
-            [[[0, 2], [0, 2]], [[30, 32], [30, 32]]]
+            [[[1, 3], [1, 3]], [[30, 32], [30, 32]]]
             >>> len(regions.pieces(0)), regions.scattered.tolist()
             (1, [1])
         """

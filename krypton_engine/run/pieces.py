@@ -50,17 +50,17 @@ def computed(session: Session, work: Work, limit: int | None = None) -> Iterator
             parts = _within(regions.pieces(int(alike[0])), work.boxes[i])
             if len(parts) > 1:
                 pieces[i] = parts
+    if not pieces:
+        yield from session.compute(work.boxes, limit, work.contents)
+        return
     rest = np.array([i for i in range(len(work.boxes)) if i not in pieces], dtype=np.int64)
     if len(rest):
         together = work.part(rest)
         for found in session.compute(together.boxes, limit, together.contents):
             yield replace(found, which=rest[found.which])
-    if not pieces:
-        return
     at_once = min(session.most_walks - 1, _MOST_WALKS, limit or _MOST_WALKS, len(pieces))
-    walks = session.walks(
-        [None] * (1 + at_once)
-    )  # the first stays where it is, for the others to come back to
+    # The first stays where it is, for the others to come back to.
+    walks = session.walks([None] * (1 + at_once))
     scattered = sorted(pieces, key=lambda i: len(pieces[i]))
     for first in range(0, len(scattered), at_once):
         some = scattered[first : first + at_once]

@@ -251,6 +251,18 @@ def test_explain_shares_the_answer_out_among_regions(capsys, tmp_path):
     refuses(capsys, explain("--method", "owen", "--ssim", "0.9"), "--ssim is 0.9")
 
 
+def test_maps_that_end_early_and_patches_beside_regions(capsys, tmp_path):
+    whole, half = tmp_path / "whole.npz", tmp_path / "half.npz"
+    assert explain(*COARSE, "--out", str(whole)) == 0
+    half.write_bytes(whole.read_bytes()[:900])
+    words = ["photo.png", *MINE, "--out", str(tmp_path / "curves.png")]
+    capsys.readouterr()
+    refuses(capsys, main(["compare", str(half), *words]), "half.npz")
+    refuses(
+        capsys, main(["compare", str(whole), *words, "--regions", "slic:9", "--patch", "4"]), "--patch is 4"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

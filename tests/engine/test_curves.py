@@ -10,6 +10,7 @@ from support.tiny_models import SmallViT, assert_close, output_scale
 from torch import nn
 
 from krypton_engine import FallbackWarning, InputError, KryptonOcclusion, evaluate
+from krypton_engine.perturbation.regions import Regions
 
 IMAGE = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(5))
 ATTRIBUTION = torch.randn(1, 1, 24, 20, generator=torch.Generator().manual_seed(6))
@@ -137,3 +138,22 @@ def test_a_plot_says_what_is_better(cnn):
         ax = curve.plot(ax, name)
     assert [text.get_text().split(":")[0] for text in ax.get_legend().get_texts()] == ["one", "other"]
     assert ax.get_legend().get_title().get_text() == "area, lower is better"
+
+
+def test_a_mask_of_one_element_is_a_mask(cnn):
+    """And no size of patches: one region, as of a heatmap."""
+    x = torch.rand(1, 3, 24, 20)
+    curve = evaluate.deletion(cnn, x, torch.rand_like(x), torch.tensor([[4]]))
+    assert curve.order.tolist() == [4] and len(curve.values) == 2
+
+
+@pytest.mark.parametrize(
+    ("attribution", "regions", "words"),
+    [
+        (torch.rand(1, 3, 24, 20), Regions.tiles((3, 12, 10), (3, 4, 4)), "regions is of inputs of shape"),
+        (torch.full((1, 3, 24, 20), torch.nan), 8, "attribution holds numbers that are missing"),
+    ],
+)
+def test_regions_of_other_inputs_and_missing_attributions(cnn, attribution, regions, words):
+    with pytest.raises(InputError, match=words):
+        evaluate.deletion(cnn, torch.rand(1, 3, 24, 20), attribution, regions)

@@ -333,6 +333,7 @@ def test_a_large_image_costs_nothing_for_clusters_that_are_not_reached():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"fixed_context": 2}, "fixed_context is 2; accepted: None, 'auto', 0 or 1"),
         ({"fixed_context": "both"}, "fixed_context is 'both'"),
+        ({"fixed_context": np.array([0, 1])}, "fixed_context is array"),
         ({"tree": TREE}, "tree is given; accepted: None without feature_mask"),
         ({"tree": TREE[:-1], "feature_mask": MASK}, r"tree has shape \(6, 4\)"),
         ({"tree": "complete", "feature_mask": MASK}, "tree is str"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.attr.checks import Activation
+from krypton_engine.attr.curves import Curve
 from krypton_engine.attr.occlusion import KryptonOcclusion
 from krypton_engine.errors import InputError, OcclusionCancelled, OutdatedError
 from krypton_engine.evaluate import deletion
@@ -189,40 +190,47 @@ class Measurer:
 
     def _judge(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
         """Measure the deletion curves of a finished map of the whole image, and show them."""
-        approximate, exact = task.approximate(), task.so_far() if task.complete() else None
         if not task.wish.curve or task.wish.region is not None or stopped():
             return
-        named = {name: m for name, m in (("approximate", approximate), ("exact", exact)) if m is not None}
+        finished = {"approximate": task.approximate(), "exact": task.so_far() if task.complete() else None}
+        named = {name: heatmap for name, heatmap in finished.items() if heatmap is not None}
         if not named:
             return
-        filling, by_window = painted(task.x, task.positions, task.filling)
-        tiles = _tiles(task.positions)
-        note = ""
-        if by_window or filling is None:
-            note = "A curve covers pieces of the image for good: the filling may not depend on the window."
-        elif len(tiles) > _MOST_STEPS:
-            note = f"A curve of {len(tiles):,} steps: krypton_engine.evaluate.deletion makes it."
-        judged = Judged(task.aim.target, task.ssim_target, exact is not None)
-        if not note and judged not in task.known.curves:
-            chance = torch.rand(task.x.shape, generator=torch.Generator().manual_seed(0))
+        judged, note = Judged(task.aim.target, task.ssim_target, "exact" in named), ""
+        if judged not in task.known.curves:
             try:
                 with Stoppable(stopped):
-                    found = deletion(
-                        self._subject.model,
-                        task.x,
-                        {**named, "at random": chance},
-                        tiles,
-                        filling,
-                        task.aim.target,
-                        activation=self._activation,
-                    )
+                    found = self._curves(task, named)
             except Stopped:
                 return
-            assert isinstance(found, dict)
-            task.known.curves[judged] = found
+            if isinstance(found, str):
+                note = found
+            else:
+                task.known.curves[judged] = found
         with turn.drawing() as page:
             if page is not None:
-                page.judge(task, {} if note else task.known.curves[judged], note)
+                page.judge(task, task.known.curves.get(judged, {}), note)
+
+    def _curves(self, task: Task, named: dict[str, Heatmap]) -> dict[str, Curve] | str:
+        """The deletion curves of maps, and of a random order beside them; or why there are none, in words."""
+        tiles = _tiles(task.positions)
+        if len(tiles) > _MOST_STEPS:
+            return f"A curve of {len(tiles):,} steps: krypton_engine.evaluate.deletion makes it."
+        filling, by_window = painted(task.x, task.positions, task.filling)
+        if by_window or filling is None:
+            return "A curve covers pieces of the image for good: the filling may not depend on the window."
+        chance = torch.rand(task.x.shape, generator=torch.Generator().manual_seed(0))
+        found = deletion(
+            self._subject.model,
+            task.x,
+            {**named, "at random": chance},
+            tiles,
+            filling,
+            task.aim.target,
+            activation=self._activation,
+        )
+        assert isinstance(found, dict)
+        return found
 
     def _measure_all(self, task: Task, turn: Turn, stopped: Cancelled) -> None:
         """Measure the approximate map, then the exact one, as far as they are wanted and unknown."""

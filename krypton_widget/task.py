@@ -61,7 +61,6 @@ class Task:
         note: Reason why the tuning does not serve, in words; empty where it does.
         aim: All that the course of the approximate map depends on.
         keep_all: Whether all classes are kept.
-        several: Whether the filling has several samples: before the last, a map is the mean of too few.
 
     Examples:
         >>> key, wish = MapKey(0, 12, 12, "grey"), Wish(ssim_target=0.9, exact=True, region=None, target=0)
@@ -87,7 +86,17 @@ class Task:
     note: str
     aim: Aim
     keep_all: bool
-    several: bool
+
+    @property
+    def several(self) -> bool:
+        """Whether the filling has several samples: before the last, a map is the mean of too few.
+
+        Examples:
+            >>> key, wish = MapKey(0, 8, 4, "noise"), Wish(ssim_target=1, exact=True, region=None, target=0)
+            >>> task_for(key, wish, Known(), Subject(model, [x[0]], None), None, keep_all=True).several
+            False
+        """
+        return _has_several(self.filling)
 
     def approximate(self) -> Heatmap | None:
         """The approximate map; None as long as it has not been measured."""
@@ -176,7 +185,7 @@ def task_for(
     positions = positions_for(key, subject)
     filling = subject.filling(key.image, key.baseline)
     note = ""
-    several = isinstance(filling, Filling) and filling.samples > 1
+    several = _has_several(filling)
     # Without neighbours, or of several samples, nothing is interpolated.
     everywhere = several or not isinstance(positions, SlidingWindow)
     if everywhere:
@@ -207,8 +216,11 @@ def task_for(
         note="" if wish.exact else note,
         aim=Aim(target, maps.fingerprint(wish.region), None if tuning is None else ssim_target),
         keep_all=keep_all,
-        several=several,
     )
+
+
+def _has_several(filling: Filling | Tensor) -> bool:
+    return isinstance(filling, Filling) and filling.samples > 1
 
 
 _CONTROLS = {

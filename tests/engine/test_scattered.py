@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from captum.attr import FeatureAblation
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from support.random_cnns import drawn
 from torch import nn
@@ -14,9 +16,11 @@ from torch import nn
 from krypton_engine import KryptonFeatureAblation, KryptonOcclusion, fillings
 from krypton_engine.executors.native.walks import NativeWalks
 from krypton_engine.executors.reference.walks import ReferenceWalks
+from krypton_engine.perturbation import regions
 from krypton_engine.perturbation.fillings import filled_boxes, filling_of
 from krypton_engine.perturbation.regions import Regions, merged
 from krypton_engine.planning import planner
+from krypton_engine.run import pieces
 
 SIZE = (96, 80)
 
@@ -105,7 +109,7 @@ def test_pieces_that_do_not_pay_are_changed_together(steps):
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_random_networks_and_scattered_masks(data):
-    """Whatever the plan says of the cost, every scattered region is changed in pieces here."""
+    """Whatever a plan says of the cost, each region of cells apart is changed in pieces here."""
     rank = data.draw(st.integers(1, 3), "rank")
     model, generator, x, baseline = drawn(data, rank)
     sizes = x.shape[2:]
@@ -114,12 +118,11 @@ def test_random_networks_and_scattered_masks(data):
         for _ in range(2):
             starts = [int(torch.randint(0, n, (), generator=generator)) for n in sizes]
             mask[tuple(slice(at, at + 1) for at in starts)] = number
-    usual = planner._PIECES_PAY
-    planner._PIECES_PAY = 0.0
-    try:
-        found = KryptonFeatureAblation(model, "reference").attribute(x, baseline, None, feature_mask=mask)
-    finally:
-        planner._PIECES_PAY = usual
+    with mock.patch.multiple(regions, _REACH=0.0, _SPARSE=1), mock.patch.object(planner, "_PIECES_PAY", 0.0):
+        scattered = len(Regions.of(mask, tuple(x.shape[1:])).scattered)
+        with mock.patch.object(pieces, "_steps", wraps=pieces._steps) as walked:
+            found = KryptonFeatureAblation(model, "reference").attribute(x, baseline, None, feature_mask=mask)
+    event(f"{bool(scattered)}: scattered, {walked.called}: walked")
     with torch.no_grad():
         base = model(x)
         for number in mask.unique().tolist():

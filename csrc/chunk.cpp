@@ -32,9 +32,10 @@ Plane Chunk::plane(int value, int64_t position) const {
 
 void Chunk::claim(int value, int64_t position, const Box& claimed) {
     const Box& extent = room_.extents[value];
-    if (claimed.y.size() > extent.y.size() || claimed.x.size() > extent.x.size())
-        throw std::invalid_argument("a box of value " + std::to_string(value) +
-                                    " is larger than was planned");
+    for (Axis axis : kAllAxes)
+        if (claimed[axis].size() > extent[axis].size())
+            throw std::invalid_argument("a box of value " + std::to_string(value) +
+                                        " is larger than was planned");
     box(value, position) = claimed;
 }
 
@@ -44,13 +45,14 @@ void Chunk::occlude(int64_t position, const Occlusion& at) {
     const float* baseline = basis_.baseline.data() + at.channels.lo;
     const float* contents = at.contents;
     float* out = pixels(0, position);
-    for (int64_t y = at.box.y.lo; y < at.box.y.hi; ++y)
-        for (int64_t x = at.box.x.lo; x < at.box.x.hi; ++x, out += view.channels) {
-            const int64_t i = (y * view.width + x) * view.channels;
+    for_rows(at.box, view.sizes, [&](int64_t first) {
+        for (int64_t cell = first; cell < first + at.box[kX].size(); ++cell, out += view.channels) {
+            const int64_t i = cell * view.channels;
             std::copy_n(view.view + i, view.channels, out);
             std::copy_n(contents ? contents : baseline + i, at.channels.size(), out + at.channels.lo);
             if (contents) contents += at.channels.size();
         }
+    });
 }
 
 void Chunk::occlude(const Occlusion* positions, int64_t from, int64_t to) {

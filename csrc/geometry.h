@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <vector>
 
@@ -30,20 +31,80 @@ inline Interval join(Interval a, Interval b) {
     return {std::min(a.lo, b.lo), std::max(a.hi, b.hi)};
 }
 
+// Axes of every value: depth, rows and columns. An image has a depth of one cell, a signal one row too.
+enum Axis : int { kZ, kY, kX, kAxes };
+constexpr Axis kAllAxes[] = {kZ, kY, kX};
+
+template <typename T>
+using ByAxis = std::array<T, kAxes>;
+using Sizes = ByAxis<int64_t>;   // cells along every axis
+using Corner = ByAxis<int64_t>;  // a cell
+
+inline int64_t cells_of(const Sizes& sizes) { return sizes[kZ] * sizes[kY] * sizes[kX]; }
+
 // Empty as soon as one of its sides is.
 struct Box {
-    Interval y, x;
+    ByAxis<Interval> along;
 
-    bool empty() const { return y.empty() || x.empty(); }
-    int64_t cells() const { return y.size() * x.size(); }
+    // Of the first cells of a value.
+    static Box of(const Sizes& sizes) { return {{{{0, sizes[kZ]}, {0, sizes[kY]}, {0, sizes[kX]}}}}; }
+
+    const Interval& operator[](int axis) const { return along[axis]; }
+    Interval& operator[](int axis) { return along[axis]; }
+    bool empty() const { return along[kZ].empty() || along[kY].empty() || along[kX].empty(); }
+    Corner first() const { return {along[kZ].lo, along[kY].lo, along[kX].lo}; }
+    Sizes sizes() const { return {along[kZ].size(), along[kY].size(), along[kX].size()}; }
+    int64_t cells() const { return cells_of(sizes()); }
+    bool holds(const Corner& cell) const {
+        for (Axis axis : kAllAxes)
+            if (cell[axis] < along[axis].lo || cell[axis] >= along[axis].hi) return false;
+        return true;
+    }
+    // The number of a cell among those of the box.
+    int64_t number(const Corner& cell) const {
+        return ((cell[kZ] - along[kZ].lo) * along[kY].size() + cell[kY] - along[kY].lo) * along[kX].size() +
+               cell[kX] - along[kX].lo;
+    }
 };
 
-constexpr Box kOneCell{{0, 1}, {0, 1}};
+inline Box one_cell() { return Box::of({1, 1, 1}); }
 
 inline Box join(const Box& a, const Box& b) {
     if (a.empty()) return b;
     if (b.empty()) return a;
-    return {join(a.y, b.y), join(a.x, b.x)};
+    Box all;
+    for (Axis axis : kAllAxes) all[axis] = join(a[axis], b[axis]);
+    return all;
+}
+
+// The box that maps of axes make of another one, where that is not empty.
+template <typename Map>
+Box changed_by(const ByAxis<Map>& maps, const Box& in) {
+    if (in.empty()) return {};
+    Box out;
+    for (Axis axis : kAllAxes) out[axis] = maps[axis].changed(in[axis]);
+    return out.empty() ? Box{} : out;
+}
+
+// First cells that outputs from `first` on read, and cells that a box of outputs reads together.
+template <typename Map>
+Corner first_read(const ByAxis<Map>& maps, const Corner& first) {
+    Corner read;
+    for (Axis axis : kAllAxes) read[axis] = maps[axis].first_read(first[axis]);
+    return read;
+}
+template <typename Map>
+Sizes extents_read(const ByAxis<Map>& maps, const Sizes& outputs) {
+    Sizes read;
+    for (Axis axis : kAllAxes) read[axis] = maps[axis].extent_read(outputs[axis]);
+    return read;
+}
+
+// Rows of a box, one after the other: visit(number of the row's first cell among all of a value).
+template <typename Visit>
+void for_rows(const Box& box, const Sizes& value, const Visit& visit) {
+    for (int64_t z = box[kZ].lo; z < box[kZ].hi; ++z)
+        for (int64_t y = box[kY].lo; y < box[kY].hi; ++y) visit((z * value[kY] + y) * value[kX] + box[kX].lo);
 }
 
 // A convolution or a pooling: output o reads o * stride - padding + dilation * [0, kernel).

@@ -157,9 +157,8 @@ Room room_of(const Program& program, const std::vector<Box>& changes, const std:
             boxes[op->value] = op->reach(in.data());
         }
         for (std::size_t v = 0; v < boxes.size(); ++v) {
-            Box& extent = room.extents[v];
-            extent = {{0, std::max(extent.y.hi, boxes[v].y.size())},
-                      {0, std::max(extent.x.hi, boxes[v].x.size())}};
+            for (Axis axis : kAllAxes)
+                room.extents[v][axis].hi = std::max(room.extents[v][axis].hi, boxes[v][axis].size());
         }
     }
     room.layout = lay_out(program, room.extents, kept);

@@ -3,33 +3,45 @@
 namespace krypton {
 
 Outside::Outside(const Operator& op, const Plane& image, const std::vector<float>& gradient, int64_t elements)
-    : width_(image.width), elements_(elements) {
-    sums_.resize((image.height + 1) * (width_ + 1) * elements);
+    : sizes_(image.sizes), elements_(elements), sums_((cells_of(sizes_) + 1) * elements) {
+    const auto [depth, height, width] = image.sizes;
     std::vector<float> of_cell(elements);
     std::vector<double> row(elements);
-    for (int64_t y = 0; y < image.height; ++y) {
-        std::fill(row.begin(), row.end(), 0.0);
-        for (int64_t x = 0; x < width_; ++x) {
-            const int64_t cell = (y * width_ + x) * image.channels;
-            op.sensitivities(gradient.data() + cell, image.view + cell, of_cell.data());
-            const double* above = before_cell(y, x + 1);
-            double* here = sums_.data() + ((y + 1) * (width_ + 1) + x + 1) * elements;
-            for (int64_t e = 0; e < elements; ++e) here[e] = above[e] + (row[e] += of_cell[e]);
+    int64_t cell = 0;
+    for (int64_t z = 1; z <= depth; ++z)
+        for (int64_t y = 1; y <= height; ++y) {
+            std::fill(row.begin(), row.end(), 0.0);
+            for (int64_t x = 1; x <= width; ++x, cell += image.channels) {
+                op.sensitivities(gradient.data() + cell, image.view + cell, of_cell.data());
+                const double *above = &sums_[before(z, y - 1, x)], *behind = &sums_[before(z - 1, y, x)],
+                             *both = &sums_[before(z - 1, y - 1, x)];
+                double* here = &sums_[before(z, y, x)];
+                for (int64_t e = 0; e < elements; ++e)
+                    here[e] = above[e] + behind[e] - both[e] + (row[e] += of_cell[e]);
+            }
         }
-    }
 }
 
-double Outside::effect(const Box& box, const float* now, const float* before) const {
-    const double* all = sums_.data() + sums_.size() - elements_;
+double Outside::effect(const Box& box, const float* now, const float* base) const {
     const Box inside = box.empty() ? Box{} : box;
-    const double *first = before_cell(inside.y.lo, inside.x.lo),
-                 *right = before_cell(inside.y.lo, inside.x.hi),
-                 *below = before_cell(inside.y.hi, inside.x.lo),
-                 *last = before_cell(inside.y.hi, inside.x.hi);
+    const double* all = sums_.data() + sums_.size() - elements_;
+    // The corners of the box, by their sign in the sum over it.
+    const double *added[4], *taken[4];
+    for (int corner = 0, plus = 0, minus = 0; corner < 8; ++corner) {
+        const bool z = corner & 4, y = corner & 2, x = corner & 1;
+        const auto side = [&](Axis axis, bool far) { return far ? inside[axis].hi : inside[axis].lo; };
+        const double* sums = &sums_[before(side(kZ, z), side(kY, y), side(kX, x))];
+        if ((z + y + x) % 2)
+            added[plus++] = sums;
+        else
+            taken[minus++] = sums;
+    }
     double effect = 0;
-    for (int64_t e = 0; e < elements_; ++e)
-        effect +=
-            (double{now[e]} - double{before[e]}) * (all[e] - (last[e] - right[e] - below[e] + first[e]));
+    for (int64_t e = 0; e < elements_; ++e) {
+        double sum = 0;
+        for (int i = 0; i < 4; ++i) sum += added[i][e] - taken[i][e];
+        effect += (double{now[e]} - double{base[e]}) * (all[e] - sum);
+    }
     return effect;
 }
 

@@ -19,18 +19,21 @@ class Outside {
 
     bool empty() const { return sums_.empty(); }
     // Of the cells outside a box, for the elements of the global value at a position and un-occluded.
-    double effect(const Box& box, const float* now, const float* before) const;
+    double effect(const Box& box, const float* now, const float* base) const;
 
-    static std::size_t bytes(int64_t height, int64_t width, int64_t elements) {
-        return static_cast<std::size_t>((height + 1) * (width + 1) * elements) * sizeof(double);
+    static std::size_t bytes(const Sizes& sizes, int64_t elements) {
+        return static_cast<std::size_t>((cells_of(sizes) + 1) * elements) * sizeof(double);
     }
 
   private:
-    int64_t width_ = 0, elements_ = 0;  // of cells
-    std::vector<double> sums_;          // (height + 1, width + 1, elements)
+    Sizes sizes_{};
+    int64_t elements_ = 0;
+    std::vector<double> sums_;  // zeros, then (cells, elements): over all cells up to each
 
-    const double* before_cell(int64_t y, int64_t x) const {
-        return sums_.data() + (y * (width_ + 1) + x) * elements_;
+    // Number of the sum over all cells before a corner of cells.
+    int64_t before(int64_t z, int64_t y, int64_t x) const {
+        if (!z || !y || !x) return 0;
+        return (((z - 1) * sizes_[kY] + y - 1) * sizes_[kX] + x) * elements_;
     }
 };
 

@@ -9,14 +9,19 @@ namespace krypton {
 
 // Cells inside `box` are read from `changed`, which holds them row by row, all others from `view`.
 struct Plane {
-    int64_t height = 0, width = 0, channels = 0;  // channels as stored
+    Sizes sizes{};
+    int64_t channels = 0;  // as stored
     const float* view = nullptr;
     const float* changed = nullptr;
     Box box;
 
-    // Pointers to the pixels [y, y + rows) x [x, x + columns), row by row; `outside` where there is none.
-    void pixels(int64_t y, int64_t x, int64_t rows, int64_t columns, const float* outside,
-                const float** out) const;
+    // Pointers to the pixels of `extent` cells from `first` on, row by row; `outside` where there is none.
+    void pixels(const Corner& first, const Sizes& extent, const float* outside, const float** out) const;
+    void pixels(const Box& of, const float* outside, const float** out) const {
+        pixels(of.first(), of.sizes(), outside, out);
+    }
+    // The pixel of a value of one cell.
+    const float* pixel() const { return box.empty() ? view : changed; }
 };
 
 }  // namespace krypton

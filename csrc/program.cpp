@@ -8,10 +8,10 @@
 
 namespace krypton {
 
-Program::Program(const std::string& isa, int64_t height, int64_t width, int64_t channels)
+Program::Program(const std::string& isa, const Sizes& sizes, int64_t channels)
     : kernels_(krypton::kernels(isa.empty() ? nullptr : isa.c_str())) {
     if (!kernels_) throw std::invalid_argument("this machine cannot run kernels for '" + isa + "'");
-    add_value({height, width, channels, {}});
+    add_value({sizes, channels, {}});
 }
 
 std::size_t Program::weight_bytes() const {
@@ -26,9 +26,10 @@ std::size_t Program::weight_bytes() const {
 
 int Program::add_value(Value value) {
     if (sealed_) throw std::invalid_argument("a program with a session can not grow");
-    for (int64_t size : {value.height, value.width})
+    for (int64_t size : value.sizes)
         if (size < 1 || size > kLargestSize)
             throw std::invalid_argument("a value cannot have a side of " + std::to_string(size));
+    if (value.pixels() > kMostCells) throw std::invalid_argument("a value has too many cells");
     if (value.channels < 1 || value.channels > kMostChannels)
         throw std::invalid_argument("a value cannot have " + std::to_string(value.channels) + " channels");
     values_.push_back(std::move(value));
@@ -59,26 +60,26 @@ std::size_t Program::outside_bytes() const {
     for (const auto& op : operators_)
         if (op->met() >= 0) {
             const Value& value = values_[op->value];
-            bytes += Outside::bytes(value.height, value.width, values_[op->operands[op->met()]].stored());
+            bytes += Outside::bytes(value.sizes, values_[op->operands[op->met()]].stored());
         }
     return bytes;
 }
 
-int Program::add_constant(int64_t height, int64_t width, int64_t channels, const float* pixels) {
-    Value value{height, width, channels, {}};
+int Program::add_constant(const Sizes& sizes, int64_t channels, const float* pixels) {
+    Value value{sizes, channels, {}};
     value.constant.assign(value.pixels() * value.stored(), 0.0f);
     for (int64_t i = 0; i < value.pixels(); ++i)
         std::copy_n(pixels + i * channels, channels, value.constant.begin() + i * value.stored());
     return add_value(std::move(value));
 }
 
-int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_t height, int64_t width,
+int Program::add(std::unique_ptr<Operator> op, std::vector<int> operands, const Sizes& sizes,
                  int64_t channels, const Epilogue& epilogue) {
     const bool global = op->totals() || (!operands.empty() && std::ranges::all_of(operands, [&](int operand) {
                             return values_[operand].global;
                         }));
     op->operands = std::move(operands);
-    op->value = add_value({height, width, channels, {}, global});
+    op->value = add_value({sizes, channels, {}, global});
     op->epilogue = epilogue;
     op->channels = channels;
     op->stored = values_.back().stored();

@@ -12,16 +12,19 @@
 namespace krypton {
 
 struct Value {
-    int64_t height, width, channels;
+    Sizes sizes;
+    int64_t channels;
     std::vector<float> constant;  // stored pixels of a value that no window changes
     bool global = false;          // one cell, made of totals over others
 
     int64_t stored() const { return stored_channels(channels); }
-    int64_t pixels() const { return height * width; }
+    int64_t pixels() const { return cells_of(sizes); }
 };
 
-// Far more than any image has, and the product of all is no overflow.
+// Far more than any image has.
 constexpr int64_t kLargestSize = 1 << 20;
+// So that no product of sizes is an overflow.
+constexpr int64_t kMostCells = int64_t{1} << 40;
 constexpr int64_t kMostChannels = 1 << 16;
 
 // A vector for every position.
@@ -39,7 +42,7 @@ struct RowLayer {
 class Program {
   public:
     // `isa`: a name of kernel_names(), or empty for the best.
-    Program(const std::string& isa, int64_t height, int64_t width, int64_t channels);
+    Program(const std::string& isa, const Sizes& sizes, int64_t channels);
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
 
@@ -57,11 +60,11 @@ class Program {
     void seal() { sealed_ = true; }
 
     // Each returns the number of the value (or layer) that it adds. The input is value 0.
-    int add_constant(int64_t height, int64_t width, int64_t channels, const float* pixels);
-    int add(std::unique_ptr<Operator> op, std::vector<int> operands, int64_t height, int64_t width,
-            int64_t channels, const Epilogue& epilogue);
+    int add_constant(const Sizes& sizes, int64_t channels, const float* pixels);
+    int add(std::unique_ptr<Operator> op, std::vector<int> operands, const Sizes& sizes, int64_t channels,
+            const Epilogue& epilogue);
     int add_mean(int value, const Epilogue& epilogue);
-    // weight: (size, channels * height * width), in the order of NCHW.
+    // weight: (size, channels * cells), in the order of NCDHW.
     int add_cells(int value, int64_t size, const float* weight, const float* bias, const Epilogue& epilogue);
     // weight: (size, size of the layer).
     int add_dense(int layer, int64_t size, const float* weight, const float* bias, const Epilogue& epilogue);

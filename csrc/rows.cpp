@@ -114,12 +114,12 @@ void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
     const float* base = sums(l, position);
     const float* now = plane.changed;
     float* out = vector(l, position);
-    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
-        for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels) {
-            const float* before = plane.view + (y * plane.width + x) * channels;
+    for_rows(plane.box, plane.sizes, [&](int64_t first) {
+        const float* before = plane.view + first * channels;
+        for (int64_t x = 0; x < plane.box[kX].size(); ++x, now += channels, before += channels)
             for (int64_t c = 0; c < channels; ++c) out[c] += now[c] - before[c];
-        }
-    const float scale = 1.0f / static_cast<float>(plane.height * plane.width);
+    });
+    const float scale = 1.0f / static_cast<float>(cells_of(plane.sizes));
     for (int64_t c = 0; c < channels; ++c) out[c] = base[c] + out[c] * scale;
     settle(l, position, 0, channels);
     finish_rows(program_.kernels(), layer.epilogue, &out, 1, channels);
@@ -130,11 +130,10 @@ void Rows::take_cells(std::size_t l, const Plane& plane, int64_t position) {
     const int64_t channels = plane.channels;
     const float* now = plane.changed;
     float* out = changes(l, position);
-    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi; ++y)
-        for (int64_t x = plane.box.x.lo; x < plane.box.x.hi; ++x, now += channels, out += channels) {
-            const float* before = plane.view + (y * plane.width + x) * channels;
-            for (int64_t c = 0; c < channels; ++c) out[c] = now[c] - before[c];
-        }
+    for_rows(plane.box, plane.sizes, [&](int64_t first) {
+        const float* before = plane.view + first * channels;
+        for (int64_t i = 0; i < plane.box[kX].size() * channels; ++i) *out++ = *now++ - *before++;
+    });
 }
 
 int64_t Rows::tasks(std::size_t layer, int threads) const {
@@ -165,22 +164,19 @@ void Rows::compute(std::size_t l, int64_t task, int64_t tasks, Costs* costs,
         const Value& value = program_.values()[layer.operand];
         for (int64_t p = 0; p < positions_; ++p)
             std::copy_n(sums(l, p) + offset, width, vector(l, p) + offset);
-        for (int64_t y = 0; y < value.height; ++y) {
-            for (int64_t x = 0; x < value.width; ++x) {
-                if (cancelled) return;
-                int64_t rows = 0;
-                for (int64_t p = 0; p < positions_; ++p) {
-                    const Box& box = changed_[l][p];
-                    if (y < box.y.lo || y >= box.y.hi || x < box.x.lo || x >= box.x.hi) continue;
-                    const int64_t cell = (y - box.y.lo) * box.x.size() + x - box.x.lo;
-                    a[rows] = changes(l, p) + cell * value.stored();
-                    c[rows++] = vector(l, p);
-                }
-                const int64_t cell = y * value.width + x;
-                const bool last = cell + 1 == value.pixels();
-                if (rows)
-                    multiply(rows, layer.weights[cell], nullptr, last ? nullptr : &layer.weights[cell + 1]);
+        for (int64_t cell = 0; cell < value.pixels(); ++cell) {
+            if (cancelled) return;
+            const Corner at{cell / value.sizes[kX] / value.sizes[kY],
+                            cell / value.sizes[kX] % value.sizes[kY], cell % value.sizes[kX]};
+            int64_t rows = 0;
+            for (int64_t p = 0; p < positions_; ++p) {
+                const Box& box = changed_[l][p];
+                if (!box.holds(at)) continue;
+                a[rows] = changes(l, p) + box.number(at) * value.stored();
+                c[rows++] = vector(l, p);
             }
+            const bool last = cell + 1 == value.pixels();
+            if (rows) multiply(rows, layer.weights[cell], nullptr, last ? nullptr : &layer.weights[cell + 1]);
         }
     }
     for (int64_t p = 0; p < positions_; ++p) {

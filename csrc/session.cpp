@@ -37,10 +37,10 @@ Basis basis_of(std::shared_ptr<const Program> program, std::vector<Box> extents,
 // addresses.
 void leave(const Exit& exit, int64_t p, const Plane& plane, int64_t channels,
            std::vector<const float*>& pixels) {
-    pixels.resize(exit.height * exit.width);
-    plane.pixels(exit.corners[2 * p], exit.corners[2 * p + 1], exit.height, exit.width, nullptr,
-                 pixels.data());
-    float* out = exit.out + p * exit.height * exit.width * channels;
+    const int64_t cells = cells_of(exit.sizes);
+    pixels.resize(cells);
+    plane.pixels(exit.corners[p], exit.sizes, nullptr, pixels.data());
+    float* out = exit.out + p * cells * channels;
     for (const float* pixel : pixels) out = std::copy_n(pixel, channels, out);
 }
 

@@ -6,12 +6,12 @@
 
 namespace krypton {
 
-// Memory for one value at all positions: at each, a box of `height` x `width` cells whose first one is the
-// position's corner, composed of changed cells and the view, NHWC without padded channels.
+// Memory for one value at all positions: at each, a box of `sizes` whose first cell is the position's corner,
+// composed of changed cells and the view, cell by cell without padded channels.
 struct Exit {
     int value;
-    const int64_t* corners;  // (positions, 2): y, x
-    int64_t height, width;
+    const Corner* corners;  // by position
+    Sizes sizes;
     float* out;
 };
 
@@ -34,7 +34,7 @@ std::size_t run_bytes(const Program& program, const std::vector<Box>& extents, c
 class Session {
   public:
     // extents: the largest box of every value; kept: values that `run` may be asked for.
-    // input, baseline: NHWC (height, width, channels).
+    // input, baseline: NDHWC (depth, height, width, channels).
     // shrinks: what is dropped of the boxes of every value; empty where nothing is dropped of any.
     // gradients: of a scalar by the values of operators that leave something out; their effects are told.
     Session(std::shared_ptr<const Program> program, std::vector<Box> extents, const std::vector<int>& kept,
@@ -51,7 +51,7 @@ class Session {
              const std::vector<RowExit>& rows, double* effects, const Poll& poll,
              Costs* costs = nullptr) const;
 
-    // Begins a walk, which `advance` leads on, from another input (NHWC), or, where that is null, from the
+    // Begins a walk, which `advance` leads on, from another input (NDHWC), or, where that is null, from the
     // session's own; returns its number. For sessions that keep every value and drop nothing.
     int begin(const float* input, const Poll& poll);
     // Makes walk `into` stand where `source` stands.

@@ -24,37 +24,50 @@ double product(const float* gradient, const float* now, const float* before, int
 
 Box shrunk(const Shrink& shrink, const Plane& plane, float* pixels, double& effect) {
     const Box all = plane.box;
-    const int64_t channels = plane.channels, width = all.x.size();
-    const auto cell = [&](int64_t y, int64_t x) { return (y * plane.width + x) * channels; };
-    const auto changed = [&](int64_t y, int64_t x) {
-        return pixels + ((y - all.y.lo) * width + x - all.x.lo) * channels;
-    };
-    Box left = all;
-    const auto stays = [&](Interval y, Interval x) {
-        for (int64_t i = y.lo; i < y.hi; ++i)
-            for (int64_t j = x.lo; j < x.hi; ++j)
-                if (differs(changed(i, j), plane.view + cell(i, j), channels, shrink.threshold)) return true;
+    const int64_t channels = plane.channels;
+    const auto changed = [&](const Corner& cell) { return pixels + all.number(cell) * channels; };
+    const auto number = [&](const Corner& cell) { return Box::of(plane.sizes).number(cell) * channels; };
+    const auto stays = [&](const Box& part) {
+        for (int64_t z = part[kZ].lo; z < part[kZ].hi; ++z)
+            for (int64_t y = part[kY].lo; y < part[kY].hi; ++y)
+                for (int64_t x = part[kX].lo; x < part[kX].hi; ++x)
+                    if (differs(changed({z, y, x}), plane.view + number({z, y, x}), channels,
+                                shrink.threshold))
+                        return true;
         return false;
     };
-    // Only rims are looked at. A row that stays has a cell whose column stays: no need to come back to rows.
-    while (!left.y.empty() && !stays({left.y.lo, left.y.lo + 1}, left.x)) ++left.y.lo;
-    while (!left.y.empty() && !stays({left.y.hi - 1, left.y.hi}, left.x)) --left.y.hi;
-    if (left.y.empty()) left = {};
-    while (!left.x.empty() && !stays(left.y, {left.x.lo, left.x.lo + 1})) ++left.x.lo;
-    while (!left.x.empty() && !stays(left.y, {left.x.hi - 1, left.x.hi})) --left.x.hi;
+    // Only rims are looked at. One that stays has a cell that stays along the axes after: no need to come
+    // back.
+    Box left = all;
+    for (Axis axis : kAllAxes) {
+        Interval& along = left[axis];
+        const auto rim = [&](int64_t at) {
+            Box part = left;
+            part[axis] = {at, at + 1};
+            return part;
+        };
+        while (!along.empty() && !stays(rim(along.lo))) ++along.lo;
+        while (!along.empty() && !stays(rim(along.hi - 1))) --along.hi;
+        if (along.empty()) {
+            left = {};
+            break;
+        }
+    }
     if (left.cells() == all.cells()) return all;
 
     if (!shrink.gradient.empty())
-        for (int64_t y = all.y.lo; y < all.y.hi; ++y)
-            for (int64_t x = all.x.lo; x < all.x.hi; ++x) {
-                const bool inside = y >= left.y.lo && y < left.y.hi && x >= left.x.lo && x < left.x.hi;
-                if (inside) continue;
-                effect += product(shrink.gradient.data() + cell(y, x), changed(y, x), plane.view + cell(y, x),
-                                  channels);
-            }
+        for (int64_t z = all[kZ].lo; z < all[kZ].hi; ++z)
+            for (int64_t y = all[kY].lo; y < all[kY].hi; ++y)
+                for (int64_t x = all[kX].lo; x < all[kX].hi; ++x) {
+                    const Corner cell{z, y, x};
+                    if (left.holds(cell)) continue;
+                    effect += product(shrink.gradient.data() + number(cell), changed(cell),
+                                      plane.view + number(cell), channels);
+                }
     float* out = pixels;
-    for (int64_t y = left.y.lo; y < left.y.hi; ++y, out += left.x.size() * channels)
-        std::memmove(out, changed(y, left.x.lo), left.x.size() * channels * sizeof(float));
+    for (int64_t z = left[kZ].lo; z < left[kZ].hi; ++z)
+        for (int64_t y = left[kY].lo; y < left[kY].hi; ++y, out += left[kX].size() * channels)
+            std::memmove(out, changed({z, y, left[kX].lo}), left[kX].size() * channels * sizeof(float));
     return left;
 }
 

@@ -11,11 +11,10 @@ namespace krypton {
 namespace {
 
 // Copies a box of a value's pixels, stored with `channels`.
-void copy_box(const Box& box, int64_t width, int64_t channels, const float* from, float* to) {
-    for (int64_t y = box.y.lo; y < box.y.hi; ++y) {
-        const int64_t first = (y * width + box.x.lo) * channels;
-        std::copy_n(from + first, box.x.size() * channels, to + first);
-    }
+void copy_box(const Box& box, const Sizes& sizes, int64_t channels, const float* from, float* to) {
+    for_rows(box, sizes, [&](int64_t first) {
+        std::copy_n(from + first * channels, box[kX].size() * channels, to + first * channels);
+    });
 }
 
 int64_t new_state() {
@@ -67,18 +66,21 @@ Views::Views(const Program& program, const float* input, std::size_t scratch_byt
 Plane Views::plane(int value) const {
     const Value& v = program_->values()[value];
     const float* view = v.constant.empty() ? pixels_[value].data() : v.constant.data();
-    return {v.height, v.width, v.stored(), view, nullptr, {}};
+    return {v.sizes, v.stored(), view, nullptr, {}};
 }
 
 void Views::settle(int value, const Plane& plane) {
     if (pixels_[value].empty()) return;
-    const int64_t width = plane.box.x.size() * plane.channels;
+    if (plane.box.empty()) return;
+    const int64_t width = plane.box[kX].size() * plane.channels;
     const float* in = plane.changed;
-    for (int64_t y = plane.box.y.lo; y < plane.box.y.hi && width; ++y, in += width)
-        std::copy_n(in, width, pixels_[value].data() + (y * plane.width + plane.box.x.lo) * plane.channels);
+    for_rows(plane.box, plane.sizes, [&](int64_t first) {
+        std::copy_n(in, width, pixels_[value].data() + first * plane.channels);
+        in += width;
+    });
     std::vector<Box>& boxes = settled_[value];
-    if (boxes.size() == kMostSettled) boxes = {{{0, plane.height}, {0, plane.width}}};
-    if (origin_ && plane.box.y.size() && plane.box.x.size()) boxes.push_back(plane.box);
+    if (boxes.size() == kMostSettled) boxes = {Box::of(plane.sizes)};
+    if (origin_) boxes.push_back(plane.box);
 }
 
 void Views::moved() { state_ = new_state(); }
@@ -96,7 +98,7 @@ void Views::become(const Views& other) {
         for (std::size_t v = 0; v < pixels_.size(); ++v) {
             const Value& value = program_->values()[v];
             for (const Box& box : settled_[v])
-                copy_box(box, value.width, value.stored(), other.pixels_[v].data(), pixels_[v].data());
+                copy_box(box, value.sizes, value.stored(), other.pixels_[v].data(), pixels_[v].data());
         }
         sums_ = other.sums_;
         state_ = other.state_;
@@ -109,11 +111,14 @@ void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int
     const Value& value = program_->values()[op.value];
     std::vector<Plane> in;
     for (int operand : op.operands) in.push_back(plane(operand));
-    // Bands of rows, a multiple of what any kernel computes together.
-    const int64_t band = std::max<int64_t>(12, value.height / (4 * threads) / 12 * 12);
-    for (int64_t y; (y = next++ * band) < value.height && !cancelled;) {
-        const Box box{{y, std::min(y + band, value.height)}, {0, value.width}};
-        const Job job{box, pixels_[op.value].data() + y * value.width * op.stored, in.data()};
+    // Bands of rows, a multiple of what any kernel computes together; where a value has depth, of slices.
+    const Axis axis = value.sizes[kZ] > 1 ? kZ : kY;
+    const int64_t step = axis == kZ ? 4 : 12, cells = value.pixels() / value.sizes[axis];
+    const int64_t band = std::max<int64_t>(step, value.sizes[axis] / (4 * threads) / step * step);
+    for (int64_t first; (first = next++ * band) < value.sizes[axis] && !cancelled;) {
+        Box box = Box::of(value.sizes);
+        box[axis] = {first, std::min(first + band, value.sizes[axis])};
+        const Job job{box, pixels_[op.value].data() + first * cells * op.stored, in.data()};
         op.compute(program_->kernels(), &job, 1, scratch);
     }
 }

@@ -14,8 +14,8 @@ inline constexpr std::size_t kMostSettled = 16;
 
 class Views {
   public:
-    // Evaluates the program on `input`, NHWC (height, width, channels), with `scratch` bytes for operators.
-    // Throws std::runtime_error where `poll` cancels.
+    // Evaluates the program on `input`, NDHWC (depth, height, width, channels), with `scratch` bytes for
+    // operators. Throws std::runtime_error where `poll` cancels.
     Views(const Program& program, const float* input, std::size_t scratch, int threads, const Poll& poll);
 
     // A value of which nothing has changed.

@@ -14,15 +14,17 @@ const Value& value_of(const Program& program, int value) {
 }
 
 std::vector<Box> boxes_of(const Program& program, const Longs& extents) {
-    require(extents.shape(0) == program.values().size() && extents.shape(1) == 2,
+    require(extents.shape(0) == program.values().size() && extents.shape(1) == kAxes,
             "there is one extent for every value");
     std::vector<Box> boxes;
     for (std::size_t v = 0; v < program.values().size(); ++v) {
-        const Value& value = program.values()[v];
-        const int64_t height = extents.data()[2 * v], width = extents.data()[2 * v + 1];
-        require(height >= 0 && height <= value.height && width >= 0 && width <= value.width,
-                "an extent leaves its value");
-        boxes.push_back({{0, height}, {0, width}});
+        Sizes sizes;
+        for (Axis axis : kAllAxes) {
+            sizes[axis] = extents.data()[kAxes * v + axis];
+            require(sizes[axis] >= 0 && sizes[axis] <= program.values()[v].sizes[axis],
+                    "an extent leaves its value");
+        }
+        boxes.push_back(Box::of(sizes));
     }
     return boxes;
 }

@@ -20,6 +20,13 @@ using Floats = Array<float, Rank>;
 using Output = nanobind::ndarray<float, nanobind::c_contig, nanobind::device::cpu>;
 using Longs = Array<int64_t, 2>;
 
+// Sizes of an array of pixels, (depth, height, width, channels), but for the channels.
+template <typename Pixels>
+Sizes sizes_of(const Pixels& pixels, int first = 0) {
+    const auto size = [&](int axis) { return static_cast<int64_t>(pixels.shape(first + axis)); };
+    return {size(kZ), size(kY), size(kX)};
+}
+
 // Throws std::invalid_argument, a ValueError in Python.
 void require(bool condition, const std::string& message);
 

@@ -11,7 +11,7 @@
 namespace nb = nanobind;
 
 NB_MODULE(_native, m) {
-    m.doc() = "Krypton's C++ engine: programs and sessions on boxes of NHWC float32 values.";
+    m.doc() = "Krypton's C++ engine: programs and sessions on boxes of NDHWC float32 values.";
     m.def("instruction_sets", [] {
         std::vector<std::string> names;
         for (const char* const* name = krypton::kernel_names(); *name; ++name) names.emplace_back(*name);

@@ -1,6 +1,7 @@
 // Programs: every operator and layer that Python may add, its arguments checked.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
@@ -25,11 +26,12 @@ namespace {
 
 // n_in, n_out, kernel, stride, padding, dilation
 using WindowNumbers = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
-// Of both sides of a window: the largest number of outputs that count as changed.
-using Limits = std::pair<std::optional<int64_t>, std::optional<int64_t>>;
+// Of the sides of a window: the largest number of outputs that count as changed.
+using Limits = ByAxis<std::optional<int64_t>>;
 // low, high, function, parameter
 using EpilogueNumbers = std::tuple<float, float, std::string, float>;
 
+constexpr Sizes kOne = {1, 1, 1};                 // of a global value
 constexpr std::size_t kLongestResized = 1 << 13;  // cells of a side: all pairs of them are checked
 
 WindowMap window(const WindowNumbers& n) {
@@ -52,6 +54,15 @@ WindowMap window(const WindowNumbers& n, std::optional<int64_t> limit) {
     map.limit = limit.value_or(map.limit);
     return map;
 }
+
+ByAxis<WindowMap> windows(const ByAxis<WindowNumbers>& numbers, const Limits& limits) {
+    ByAxis<WindowMap> maps;
+    for (Axis axis : kAllAxes) maps[axis] = window(numbers[axis], limits[axis]);
+    return maps;
+}
+
+Sizes sizes_in(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_in, maps[kY].n_in, maps[kX].n_in}; }
+Sizes sizes_out(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_out, maps[kY].n_out, maps[kX].n_out}; }
 
 Epilogue epilogue(const EpilogueNumbers& numbers) {
     const auto& [low, high, name, parameter] = numbers;
@@ -94,6 +105,14 @@ IntervalMap interval_map(const std::optional<IntervalNumbers>& numbers, int64_t 
     return {first, end, read, extents};
 }
 
+using Intervals = ByAxis<std::optional<IntervalNumbers>>;
+
+ByAxis<IntervalMap> interval_maps(const Intervals& numbers, const Sizes& in, const Sizes& out) {
+    ByAxis<IntervalMap> maps;
+    for (Axis axis : kAllAxes) maps[axis] = interval_map(numbers[axis], in[axis], out[axis]);
+    return maps;
+}
+
 // Of every output and tap, which must be among the inputs that neighbouring outputs read together.
 std::vector<float> weights_of(const IntervalMap& map, const std::optional<Floats<2>>& given) {
     require(given.has_value() != map.own_cells(), "weights and tables come together");
@@ -114,26 +133,27 @@ std::vector<float> weights_of(const IntervalMap& map, const std::optional<Floats
     return weights;
 }
 
-// A function of Python as what computes boxes: it takes a list of arrays, the array to fill, (boxes, height,
-// width, channels) each, and the corners, (boxes, 2), which are gone when it returns.
+// A function of Python as what computes boxes: it takes a list of arrays, the array to fill, (boxes, depth,
+// height, width, channels) each, and the corners, (boxes, 3), which are gone when it returns.
 Elsewhere in_python(nb::callable compute, std::vector<int64_t> read, int64_t channels) {
     return [compute = std::move(compute), read = std::move(read), channels](
-               int64_t boxes, const Extents& extents, const int64_t* corners, const float* const* in,
+               int64_t boxes, const Extents& extents, const Corner* corners, const float* const* in,
                float* out) {
         const nb::gil_scoped_acquire gil;
         const auto size = [](int64_t n) { return static_cast<std::size_t>(n); };
-        const auto array = [&](auto* pixels, int64_t height, int64_t width, int64_t channels) {
-            using Pixels = nb::ndarray<nb::numpy, float, nb::ndim<4>>;
-            const std::size_t shape[] = {size(boxes), size(height), size(width), size(channels)};
-            return nb::cast(Pixels(const_cast<float*>(pixels), 4, shape), nb::rv_policy::reference);
+        const auto array = [&](auto* pixels, const Sizes& sizes, int64_t channels) {
+            using Pixels = nb::ndarray<nb::numpy, float, nb::ndim<5>>;
+            const std::size_t shape[] = {size(boxes), size(sizes[kZ]), size(sizes[kY]), size(sizes[kX]),
+                                         size(channels)};
+            return nb::cast(Pixels(const_cast<float*>(pixels), 5, shape), nb::rv_policy::reference);
         };
         nb::list given;
-        for (std::size_t i = 0; i < read.size(); ++i)
-            given.append(array(in[i], extents.read_height, extents.read_width, read[i]));
+        for (std::size_t i = 0; i < read.size(); ++i) given.append(array(in[i], extents.read, read[i]));
         using Corners = nb::ndarray<nb::numpy, int64_t, nb::ndim<2>>;
-        const std::size_t shape[] = {size(boxes), 2};
-        compute(given, array(out, extents.height, extents.width, channels),
-                nb::cast(Corners(const_cast<int64_t*>(corners), 2, shape), nb::rv_policy::reference));
+        const std::size_t shape[] = {size(boxes), kAxes};
+        int64_t* first = const_cast<int64_t*>(corners->data());
+        compute(given, array(out, extents.made, channels),
+                nb::cast(Corners(first, 2, shape), nb::rv_policy::reference));
     };
 }
 
@@ -144,9 +164,9 @@ Epilogue unclamped(const EpilogueNumbers& numbers) {
     return end;
 }
 
-void require_shape(const Program& program, int value, int64_t height, int64_t width, int64_t channels) {
+void require_shape(const Program& program, int value, const Sizes& sizes, int64_t channels) {
     const Value& v = value_of(program, value);
-    require(v.height == height && v.width == width && v.channels == channels, "an operand has another shape");
+    require(v.sizes == sizes && v.channels == channels, "an operand has another shape");
 }
 
 std::vector<float> copy(const std::optional<Floats<1>>& values, int64_t size, const char* name) {
@@ -173,8 +193,7 @@ void bind_program(nb::module_& m) {
         return names;
     });
     nb::class_<Program>(m, "Program")
-        .def(nb::init<const std::string&, int64_t, int64_t, int64_t>(), "isa"_a, "height"_a, "width"_a,
-             "channels"_a)
+        .def(nb::init<const std::string&, const Sizes&, int64_t>(), "isa"_a, "sizes"_a, "channels"_a)
         .def_prop_ro("weight_bytes", &Program::weight_bytes)
         .def_prop_ro("view_bytes", &Program::view_bytes)
         .def_prop_ro("outside_bytes", &Program::outside_bytes)
@@ -203,63 +222,64 @@ void bind_program(nb::module_& m) {
             "keeps.")
         .def(
             "constant",
-            [](Program& p, Floats<3> pixels) {
-                return p.add_constant(pixels.shape(0), pixels.shape(1), pixels.shape(2), pixels.data());
+            [](Program& p, Floats<4> pixels) {
+                return p.add_constant(sizes_of(pixels), pixels.shape(3), pixels.data());
             },
             "pixels"_a.noconvert())
         .def(
             "convolution",
-            [](Program& p, std::vector<int> operands, WindowNumbers y, WindowNumbers x, int64_t groups,
-               Floats<4> weight, std::optional<Floats<1>> bias, EpilogueNumbers end, Limits limits) {
+            [](Program& p, std::vector<int> operands, const ByAxis<WindowNumbers>& numbers, int64_t groups,
+               Floats<5> weight, std::optional<Floats<1>> bias, EpilogueNumbers end, const Limits& limits) {
                 const int64_t out = weight.shape(0);
                 require(groups > 0 && groups <= out && out % groups == 0, "groups do not divide the outputs");
                 const int64_t in = weight.shape(1) * groups;
-                const ConvolutionShape shape{window(y, limits.first), window(x, limits.second), in, out,
-                                             groups};
-                require(static_cast<int64_t>(weight.shape(2)) == shape.y.kernel &&
-                            static_cast<int64_t>(weight.shape(3)) == shape.x.kernel,
-                        "the weight has another kernel");
+                const ConvolutionShape shape{windows(numbers, limits), in, out, groups};
+                for (Axis axis : kAllAxes)
+                    require(static_cast<int64_t>(weight.shape(2 + axis)) == shape.maps[axis].kernel,
+                            "the weight has another kernel");
                 require(operands.size() == 1 || operands.size() == 2,
                         "a convolution has one or two operands");
-                require_shape(p, operands[0], shape.y.n_in, shape.x.n_in, in);
-                if (operands.size() == 2) require_shape(p, operands[1], shape.y.n_out, shape.x.n_out, out);
+                const Sizes sizes = sizes_out(shape.maps);
+                require_shape(p, operands[0], sizes_in(shape.maps), in);
+                if (operands.size() == 2) require_shape(p, operands[1], sizes, out);
                 require(!bias || static_cast<int64_t>(bias->shape(0)) == out, "the bias has the wrong size");
                 auto op = make_convolution(p.kernels(), shape, weight.data(), data(bias));
-                return p.add(std::move(op), operands, shape.y.n_out, shape.x.n_out, out, epilogue(end));
+                return p.add(std::move(op), operands, sizes, out, epilogue(end));
             },
-            "operands"_a, "y"_a, "x"_a, "groups"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(),
+            "operands"_a, "windows"_a, "groups"_a, "weight"_a.noconvert(), "bias"_a.none().noconvert(),
             "epilogue"_a, "limits"_a = Limits{})
         .def(
             "pool",
-            [](Program& p, int operand, WindowNumbers y, WindowNumbers x, int64_t channels,
-               std::optional<std::pair<std::vector<float>, std::vector<float>>> divisors, EpilogueNumbers end,
-               Limits limits) {
-                const WindowMap my = window(y, limits.first), mx = window(x, limits.second);
-                require_shape(p, operand, my.n_in, mx.n_in, channels);
-                require(!divisors || (static_cast<int64_t>(divisors->first.size()) == my.n_out &&
-                                      static_cast<int64_t>(divisors->second.size()) == mx.n_out),
-                        "divisors have the wrong size");
-                if (divisors)
-                    for (const auto& counts : {divisors->first, divisors->second})
-                        for (float n : counts) require(n > 0, "a divisor is not positive");
-                const auto [dy, dx] = divisors.value_or(std::pair<std::vector<float>, std::vector<float>>{});
-                return p.add(make_pool(my, mx, !divisors, dy, dx), {operand}, my.n_out, mx.n_out, channels,
-                             unclamped(end));
+            [](Program& p, int operand, const ByAxis<WindowNumbers>& numbers, int64_t channels,
+               const std::optional<ByAxis<std::vector<float>>>& divisors, EpilogueNumbers end,
+               const Limits& limits) {
+                const ByAxis<WindowMap> maps = windows(numbers, limits);
+                const Sizes sizes = sizes_out(maps);
+                require_shape(p, operand, sizes_in(maps), channels);
+                for (Axis axis : kAllAxes) {
+                    if (!divisors) break;
+                    const std::vector<float>& along = (*divisors)[axis];
+                    require(static_cast<int64_t>(along.size()) == sizes[axis],
+                            "divisors have the wrong size");
+                    for (float n : along) require(n > 0, "a divisor is not positive");
+                }
+                auto op = make_pool(maps, !divisors, divisors.value_or(ByAxis<std::vector<float>>{}));
+                return p.add(std::move(op), {operand}, sizes, channels, unclamped(end));
             },
-            "operand"_a, "y"_a, "x"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a, "limits"_a = Limits{})
+            "operand"_a, "windows"_a, "channels"_a, "divisors"_a.none(), "epilogue"_a, "limits"_a = Limits{})
         .def(
             "combine",
-            [](Program& p, const std::string& arithmetic, std::vector<int> operands, int64_t height,
-               int64_t width, int64_t channels, std::optional<Floats<1>> scale,
-               std::optional<Floats<1>> shift, EpilogueNumbers end) {
+            [](Program& p, const std::string& arithmetic, std::vector<int> operands, const Sizes& sizes,
+               int64_t channels, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+               EpilogueNumbers end) {
                 require(operands.size() == 1 || operands.size() == 2, "one or two operands are combined");
-                for (int operand : operands) require_shape(p, operand, height, width, channels);
+                for (int operand : operands) require_shape(p, operand, sizes, channels);
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 return p.add(make_combine(arithmetic_of(arithmetic), by_channel(scale, channels, "scale"),
                                           by_channel(shift, channels, "shift")),
-                             operands, height, width, channels, epilogue(end));
+                             operands, sizes, channels, epilogue(end));
             },
-            "arithmetic"_a, "operands"_a, "height"_a, "width"_a, "channels"_a, "scale"_a.none().noconvert(),
+            "arithmetic"_a, "operands"_a, "sizes"_a, "channels"_a, "scale"_a.none().noconvert(),
             "shift"_a.none().noconvert(), "epilogue"_a)
         .def(
             "prelu",
@@ -267,13 +287,13 @@ void bind_program(nb::module_& m) {
                 const Value v = value_of(p, operand);
                 require(static_cast<int64_t>(slope.shape(0)) == v.channels, "slope has the wrong size");
                 return p.add(make_combine(kAdd, {}, {}, by_channel(slope, v.channels, "slope")), {operand},
-                             v.height, v.width, v.channels, epilogue(end));
+                             v.sizes, v.channels, epilogue(end));
             },
             "operand"_a, "slope"_a.noconvert(), "epilogue"_a)
         .def(
             "concat",
             [](Program& p, std::vector<int> operands, std::vector<std::pair<int64_t, int64_t>> channels,
-               int64_t height, int64_t width, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
+               const Sizes& sizes, std::optional<Floats<1>> scale, std::optional<Floats<1>> shift,
                EpilogueNumbers end) {
                 require(scale.has_value() == shift.has_value(), "scale and shift come together");
                 require(operands.size() == channels.size(),
@@ -284,7 +304,7 @@ void bind_program(nb::module_& m) {
                 for (std::size_t i = 0; i < operands.size(); ++i) {
                     const auto [lo, hi] = channels[i];
                     const Value& v = value_of(p, operands[i]);
-                    require(v.height == height && v.width == width, "an operand has another size");
+                    require(v.sizes == sizes, "an operand has another size");
                     require(lo >= 0 && lo <= hi && hi <= v.channels, "a range of channels leaves its value");
                     const auto known = std::ranges::find(read, operands[i]);
                     pieces.push_back({static_cast<int>(known - read.begin()), {lo, hi}});
@@ -294,90 +314,90 @@ void bind_program(nb::module_& m) {
                 require(total > 0, "nothing to concatenate");
                 auto op =
                     make_concat(pieces, by_channel(scale, total, "scale"), by_channel(shift, total, "shift"));
-                return p.add(std::move(op), read, height, width, total, epilogue(end));
+                return p.add(std::move(op), read, sizes, total, epilogue(end));
             },
-            "operands"_a, "channels"_a, "height"_a, "width"_a, "scale"_a.none().noconvert(),
-            "shift"_a.none().noconvert(), "epilogue"_a)
+            "operands"_a, "channels"_a, "sizes"_a, "scale"_a.none().noconvert(), "shift"_a.none().noconvert(),
+            "epilogue"_a)
         .def(
             "reindex",
-            [](Program& p, int operand, std::vector<int64_t> y, std::vector<int64_t> x, int64_t channels,
+            [](Program& p, int operand, const ByAxis<std::vector<int64_t>>& sources, int64_t channels,
                float fill, EpilogueNumbers end) {
-                const Value& v = value_of(p, operand);
+                const Value v = value_of(p, operand);
                 require(v.channels == channels, "an operand has another shape");
-                for (int64_t cell : y) require(cell >= -1 && cell < v.height, "a row does not exist");
-                for (int64_t cell : x) require(cell >= -1 && cell < v.width, "a column does not exist");
-                const int64_t height = static_cast<int64_t>(y.size()), width = static_cast<int64_t>(x.size());
-                return p.add(make_reindex(IndexMap(y, v.height), IndexMap(x, v.width), fill), {operand},
-                             height, width, channels, unclamped(end));
+                ByAxis<IndexMap> maps;
+                Sizes sizes;
+                for (Axis axis : kAllAxes) {
+                    for (int64_t cell : sources[axis])
+                        require(cell >= -1 && cell < v.sizes[axis], "a cell does not exist");
+                    maps[axis] = IndexMap(sources[axis], v.sizes[axis]);
+                    sizes[axis] = static_cast<int64_t>(sources[axis].size());
+                }
+                return p.add(make_reindex(std::move(maps), fill), {operand}, sizes, channels, unclamped(end));
             },
-            "operand"_a, "y"_a, "x"_a, "channels"_a, "fill"_a, "epilogue"_a)
+            "operand"_a, "sources"_a, "channels"_a, "fill"_a, "epilogue"_a)
         .def(
             "resample",
-            [](Program& p, int operand, int64_t height, int64_t width, std::optional<IntervalNumbers> y,
-               std::optional<IntervalNumbers> x, std::optional<Floats<2>> weights_y,
-               std::optional<Floats<2>> weights_x) {
+            [](Program& p, int operand, const Sizes& sizes, const Intervals& tables,
+               const ByAxis<std::optional<Floats<2>>>& weights) {
                 const Value v = value_of(p, operand);
-                const IntervalMap my = interval_map(y, v.height, height),
-                                  mx = interval_map(x, v.width, width);
-                auto op = make_resample(my, mx, weights_of(my, weights_y), weights_of(mx, weights_x));
-                return p.add(std::move(op), {operand}, height, width, v.channels, {});
+                const ByAxis<IntervalMap> maps = interval_maps(tables, v.sizes, sizes);
+                ByAxis<std::vector<float>> factors;
+                for (Axis axis : kAllAxes) factors[axis] = weights_of(maps[axis], weights[axis]);
+                return p.add(make_resample(maps, factors), {operand}, sizes, v.channels, {});
             },
-            "operand"_a, "height"_a, "width"_a, "y"_a.none(), "x"_a.none(), "weights_y"_a.none().noconvert(),
-            "weights_x"_a.none().noconvert())
+            "operand"_a, "sizes"_a, "tables"_a, "weights"_a.noconvert())
         .def(
             "interleave",
-            [](Program& p, int operand, int64_t rows, int64_t columns, bool cells_last) {
+            [](Program& p, int operand, const Sizes& cells, bool cells_last) {
                 const Value v = value_of(p, operand);
-                require(rows > 0 && columns > 0 && rows <= kMostChannels && columns <= kMostChannels &&
-                            v.channels % (rows * columns) == 0,
-                        "channels do not make whole cells");
-                const int64_t channels = v.channels / (rows * columns);
-                auto op = make_interleave(v.height, v.width, rows, columns, cells_last ? rows * columns : 1,
-                                          cells_last ? 1 : channels);
-                return p.add(std::move(op), {operand}, v.height * rows, v.width * columns, channels, {});
+                for (int64_t n : cells)
+                    require(n > 0 && n <= kMostChannels, "channels do not make whole cells");
+                const int64_t count = cells_of(cells);
+                require(v.channels % count == 0, "channels do not make whole cells");
+                const int64_t channels = v.channels / count;
+                Sizes sizes;
+                for (Axis axis : kAllAxes) sizes[axis] = v.sizes[axis] * cells[axis];
+                auto op = make_interleave(v.sizes, cells, cells_last ? count : 1, cells_last ? 1 : channels);
+                return p.add(std::move(op), {operand}, sizes, channels, {});
             },
-            "operand"_a, "rows"_a, "columns"_a, "cells_last"_a)
+            "operand"_a, "cells"_a, "cells_last"_a)
         .def(
             "layer_norm",
-            [](Program& p, int operand, int64_t height, int64_t width, int64_t channels, float epsilon,
+            [](Program& p, int operand, const Sizes& sizes, int64_t channels, float epsilon,
                std::optional<Floats<1>> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
-                require_shape(p, operand, height, width, channels);
+                require_shape(p, operand, sizes, channels);
                 require(epsilon >= 0, "epsilon is negative");
                 return p.add(make_layer_norm(channels, epsilon, copy(weight, channels, "weight"),
                                              copy(bias, channels, "bias")),
-                             {operand}, height, width, channels, unclamped(end));
+                             {operand}, sizes, channels, unclamped(end));
             },
-            "operand"_a, "height"_a, "width"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
+            "operand"_a, "sizes"_a, "channels"_a, "epsilon"_a, "weight"_a.none().noconvert(),
             "bias"_a.none().noconvert(), "epilogue"_a)
         .def(
             "foreign",
-            [](Program& p, std::vector<int> operands, int64_t height, int64_t width, int64_t channels,
-               nb::callable compute, std::size_t bytes, std::optional<IntervalNumbers> y,
-               std::optional<IntervalNumbers> x) {
+            [](Program& p, std::vector<int> operands, const Sizes& sizes, int64_t channels,
+               nb::callable compute, std::size_t bytes, const Intervals& tables) {
                 require(!operands.empty(), "an operator has operands");
-                const Value first = value_of(p, operands[0]);
+                const Sizes first = value_of(p, operands[0]).sizes;
                 std::vector<int64_t> read;
                 for (int operand : operands) {
                     const Value& v = value_of(p, operand);
-                    require(v.height == first.height && v.width == first.width,
-                            "an operand has another size");
+                    require(v.sizes == first, "an operand has another size");
                     read.push_back(v.channels);
                 }
                 require(bytes <= std::size_t{1} << 40, "a cell takes too much memory");
-                auto op =
-                    make_foreign(interval_map(y, first.height, height), interval_map(x, first.width, width),
-                                 read, in_python(std::move(compute), read, channels), bytes);
-                return p.add(std::move(op), operands, height, width, channels, {});
+                auto op = make_foreign(interval_maps(tables, first, sizes), read,
+                                       in_python(std::move(compute), read, channels), bytes);
+                return p.add(std::move(op), operands, sizes, channels, {});
             },
-            "operands"_a, "height"_a, "width"_a, "channels"_a, "compute"_a, "bytes"_a, "y"_a = nb::none(),
-            "x"_a = nb::none())
+            "operands"_a, "sizes"_a, "channels"_a, "compute"_a, "bytes"_a, "tables"_a = Intervals{})
         .def(
             "moments",
             [](Program& p, int operand, bool variance) {
                 const Value& v = value_of(p, operand);
                 require(v.constant.empty(), "moments of a constant");
                 const int64_t channels = variance ? 2 * v.stored() : v.channels;
-                return p.add(make_moments(v.pixels(), variance), {operand}, 1, 1, channels, {});
+                return p.add(make_moments(v.pixels(), variance), {operand}, kOne, channels, {});
             },
             "operand"_a, "variance"_a)
         .def(
@@ -385,7 +405,7 @@ void bind_program(nb::module_& m) {
             [](Program& p, int operand) {
                 const Value v = value_of(p, operand);
                 require(v.constant.empty(), "a norm of a constant");
-                return p.add(make_euclidean_norm(v.pixels()), {operand}, 1, 1, v.channels, {});
+                return p.add(make_euclidean_norm(v.pixels()), {operand}, kOne, v.channels, {});
             },
             "operand"_a)
         .def(
@@ -393,7 +413,7 @@ void bind_program(nb::module_& m) {
             [](Program& p, int operand) {
                 const Value v = value_of(p, operand);
                 require(v.constant.empty(), "the largest of a constant");
-                return p.add(make_largest(v.pixels()), {operand}, 1, 1, v.channels, {});
+                return p.add(make_largest(v.pixels()), {operand}, kOne, v.channels, {});
             },
             "operand"_a)
         .def(
@@ -408,7 +428,7 @@ void bind_program(nb::module_& m) {
                 require(epsilon >= 0, "epsilon is negative");
                 return p.add(make_norm(channels, groups, epsilon, copy(weight, channels, "weight"),
                                        copy(bias, channels, "bias")),
-                             {moments}, 1, 1, v.channels, {});
+                             {moments}, kOne, v.channels, {});
             },
             "moments"_a, "channels"_a, "groups"_a, "epsilon"_a, "weight"_a.none().noconvert(),
             "bias"_a.none().noconvert())
@@ -428,7 +448,7 @@ void bind_program(nb::module_& m) {
                         "a global value has another number of channels");
                 auto op = make_meeting(meeting, by_channel(scale, v.channels, "scale"),
                                        by_channel(shift, v.channels, "shift"), adds_image);
-                return p.add(std::move(op), {operand, global}, v.height, v.width, v.channels, epilogue(end));
+                return p.add(std::move(op), {operand, global}, v.sizes, v.channels, epilogue(end));
             },
             "operand"_a, "met"_a, "meeting"_a, "scale"_a.none().noconvert(), "shift"_a.none().noconvert(),
             "adds_image"_a, "epilogue"_a)

@@ -42,18 +42,16 @@ struct PySession {
     std::optional<Costs> costs;  // of the runs since `timed` was set
 };
 
-using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 2), NHWC
+using ValueOutput = std::tuple<int, Longs, Output>;  // value, corners (positions, 3), NDHWC
 using VectorOutput = std::pair<int, Output>;         // vector, (positions, size)
 using Effects = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<3>>>;  // value, threshold, gradient
+using ShrinkNumbers = std::tuple<int, double, std::optional<Floats<4>>>;  // value, threshold, gradient
 
-using GradientNumbers = std::tuple<int, Floats<3>>;  // value, gradient
+using GradientNumbers = std::tuple<int, Floats<4>>;  // value, gradient
 
-// Of a scalar by a value, NHWC, as stored.
-std::vector<float> stored_gradient(const Value& v, const Floats<3>& gradient) {
-    require(static_cast<int64_t>(gradient.shape(0)) == v.height &&
-                static_cast<int64_t>(gradient.shape(1)) == v.width &&
-                static_cast<int64_t>(gradient.shape(2)) == v.channels,
+// Of a scalar by a value, as stored.
+std::vector<float> stored_gradient(const Value& v, const Floats<4>& gradient) {
+    require(sizes_of(gradient) == v.sizes && static_cast<int64_t>(gradient.shape(3)) == v.channels,
             "a gradient has the wrong shape");
     return stored_pixels(v, gradient.data());
 }
@@ -88,17 +86,18 @@ std::vector<Exit> exits_of(const PySession& session, const std::vector<ValueOutp
     for (const auto& [value, corners, out] : outputs) {
         require(std::ranges::count(session.kept, value) > 0, "the session does not keep this value");
         const Value& v = session.program->values()[value];
-        require(out.ndim() == 4 && static_cast<int64_t>(out.shape(0)) == positions &&
-                    static_cast<int64_t>(out.shape(3)) == v.channels &&
-                    static_cast<int64_t>(corners.shape(0)) == positions && corners.shape(1) == 2,
+        require(out.ndim() == 5 && static_cast<int64_t>(out.shape(0)) == positions &&
+                    static_cast<int64_t>(out.shape(4)) == v.channels &&
+                    static_cast<int64_t>(corners.shape(0)) == positions && corners.shape(1) == kAxes,
                 "an output has the wrong shape");
-        const int64_t height = static_cast<int64_t>(out.shape(1)), width = static_cast<int64_t>(out.shape(2));
-        for (int64_t p = 0; p < positions; ++p) {
-            const int64_t y = corners.data()[2 * p], x = corners.data()[2 * p + 1];
-            require(y >= 0 && x >= 0 && y <= v.height - height && x <= v.width - width,
-                    "an output leaves its value");
-        }
-        exits.push_back({value, corners.data(), height, width, out.data()});
+        const Sizes sizes = sizes_of(out, 1);
+        static_assert(sizeof(Corner) == kAxes * sizeof(int64_t));
+        const Corner* first = reinterpret_cast<const Corner*>(corners.data());
+        for (int64_t p = 0; p < positions; ++p)
+            for (Axis axis : kAllAxes)
+                require(first[p][axis] >= 0 && first[p][axis] <= v.sizes[axis] - sizes[axis],
+                        "an output leaves its value");
+        exits.push_back({value, first, sizes, out.data()});
     }
     return exits;
 }
@@ -116,33 +115,35 @@ std::vector<RowExit> rows_of(const Program& program, const std::vector<VectorOut
     return rows;
 }
 
-void check_image(const Program& program, const Floats<3>& image) {
+void check_image(const Program& program, const Floats<4>& image) {
     const Value& in = program.values()[0];
-    require(static_cast<int64_t>(image.shape(0)) == in.height &&
-                static_cast<int64_t>(image.shape(1)) == in.width &&
-                static_cast<int64_t>(image.shape(2)) == in.channels,
+    require(sizes_of(image) == in.sizes && static_cast<int64_t>(image.shape(3)) == in.channels,
             "the input has the wrong shape");
 }
 
-// Boxes of the input, (channels, rows, columns), half-open; `contents`: what the cells of all of them become,
-// one after the other, NHWC.
+// Boxes of the input, (channels, depth, rows, columns), half-open; `contents`: what the cells of all of them
+// become, one after the other, NDHWC.
 std::vector<Occlusion> occlusions_of(const Program& program, const Longs& boxes,
                                      const std::optional<Floats<1>>& contents) {
-    require(boxes.shape(1) == 6, "a box is six numbers: channels, rows, columns, half-open");
+    require(boxes.shape(1) == 2 + 2 * kAxes,
+            "a box is eight numbers: channels, depth, rows, columns, half-open");
     const Value& in = program.values()[0];
     std::vector<Occlusion> positions;
     std::size_t read = 0;
     for (std::size_t i = 0; i < boxes.shape(0); ++i) {
-        const int64_t* b = boxes.data() + 6 * i;
-        for (int axis = 0; axis < 3; ++axis)
-            require(b[2 * axis] <= b[2 * axis + 1], "a box ends before it begins");
-        require(b[0] >= 0 && b[1] <= in.channels && b[2] >= 0 && b[3] <= in.height && b[4] >= 0 &&
-                    b[5] <= in.width,
-                "a box leaves the input");
-        positions.push_back({{{b[2], b[3]}, {b[4], b[5]}}, {b[0], b[1]}});
+        const int64_t* b = boxes.data() + boxes.shape(1) * i;
+        const auto interval = [&](int64_t number, int64_t size) {
+            const Interval found{b[2 * number], b[2 * number + 1]};
+            require(found.lo <= found.hi, "a box ends before it begins");
+            require(found.lo >= 0 && found.hi <= size, "a box leaves the input");
+            return found;
+        };
+        Occlusion at{{}, interval(0, in.channels)};
+        for (Axis axis : kAllAxes) at.box[axis] = interval(1 + axis, in.sizes[axis]);
+        positions.push_back(at);
         if (!contents) continue;
         positions.back().contents = contents->data() + read;
-        read += static_cast<std::size_t>(positions.back().box.cells() * (b[1] - b[0]));
+        read += static_cast<std::size_t>(at.box.cells() * at.channels.size());
     }
     require(!contents || read == contents->shape(0), "there is one number for every cell that changes");
     return positions;
@@ -155,7 +156,7 @@ void bind_session(nb::module_& m) {
         .def(
             "__init__",
             [](PySession* self, std::shared_ptr<Program> program, Longs extents, std::vector<int> kept,
-               Floats<3> input, Floats<3> baseline, int threads, std::vector<ShrinkNumbers> numbers,
+               Floats<4> input, Floats<4> baseline, int threads, std::vector<ShrinkNumbers> numbers,
                std::vector<GradientNumbers> by_value) {
                 const std::vector<Box> boxes = boxes_of(*program, extents);
                 check_kept(*program, kept);
@@ -215,7 +216,7 @@ void bind_session(nb::module_& m) {
             "vectors"_a.noconvert(), "contents"_a.noconvert().none() = nb::none())
         .def(
             "begin",
-            [](PySession& s, std::optional<Floats<3>> input) {
+            [](PySession& s, std::optional<Floats<4>> input) {
                 const std::vector<bool> read = read_elsewhere(*s.program, s.kept);
                 for (int v = 0; v < static_cast<int>(read.size()); ++v)
                     require(!read[v] || !s.program->values()[v].constant.empty() ||

@@ -21,8 +21,7 @@ class Cellwise : public Operator {
     }
     static const float** in_pixels(const Job& job, int operand, Scratch& scratch) {
         const float** in = scratch.take<const float*>(job.box.cells());
-        const Box& box = job.box;
-        job.in[operand].pixels(box.y.lo, box.x.lo, box.y.size(), box.x.size(), nullptr, in);
+        job.in[operand].pixels(job.box, nullptr, in);
         return in;
     }
 };

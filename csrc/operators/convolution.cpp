@@ -11,7 +11,7 @@ class GemmConvolution : public Window {
   public:
     GemmConvolution(const Kernels& kernels, const ConvolutionShape& shape, const float* weight,
                     const float* bias)
-        : Window(shape.y, shape.x), channels_(shape.in_channels) {
+        : Window(shape.maps), channels_(shape.in_channels) {
         stored = stored_channels(shape.out_channels);
         const int64_t width = kernels.panel, out_group = shape.out_channels / shape.groups,
                       in_group = shape.in_channels / shape.groups;
@@ -97,7 +97,7 @@ class GemmConvolution : public Window {
 class DepthwiseConvolution : public Window {
   public:
     DepthwiseConvolution(const ConvolutionShape& shape, const float* weight, const float* bias)
-        : Window(shape.y, shape.x) {
+        : Window(shape.maps) {
         stored = stored_channels(shape.out_channels);
         bias_ = padded(bias, shape.out_channels, stored);
         weight_.assign(taps() * stored, 0.0f);

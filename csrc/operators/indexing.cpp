@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "operators/operators.h"
 
 namespace krypton {
@@ -6,45 +8,41 @@ namespace {
 
 class Reindex : public Operator {
   public:
-    Reindex(IndexMap y, IndexMap x, float fill) : y_(std::move(y)), x_(std::move(x)), fill_(fill) {}
+    Reindex(ByAxis<IndexMap> maps, float fill) : maps_(std::move(maps)), fill_(fill) {}
 
-    Box reach(const Box* changed) const override {
-        if (changed[0].empty()) return {};
-        const Box box{y_.changed(changed[0].y), x_.changed(changed[0].x)};
-        return box.empty() ? Box{} : box;
-    }
+    Box reach(const Box* changed) const override { return changed_by(maps_, changed[0]); }
 
-    void run(const Kernels&, const Job* jobs, int64_t count, Scratch& scratch) const override {
+    void run(const Kernels&, const Job* jobs, int64_t count, Scratch&) const override {
         for (int64_t i = 0; i < count; ++i) {
             const Job& job = jobs[i];
+            const Box& box = job.box;
             float* out = job.out;
-            for (int64_t y = job.box.y.lo; y < job.box.y.hi; ++y) {
-                for (int64_t x = job.box.x.lo; x < job.box.x.hi; ++x, out += stored) {
-                    const int64_t sy = y_.source[y], sx = x_.source[x];
-                    const float* pixel;
-                    if (sy < 0 || sx < 0) {
-                        std::fill_n(out, stored, fill_);
-                        continue;
+            for (int64_t z = box[kZ].lo; z < box[kZ].hi; ++z)
+                for (int64_t y = box[kY].lo; y < box[kY].hi; ++y)
+                    for (int64_t x = box[kX].lo; x < box[kX].hi; ++x, out += stored) {
+                        const Corner from{maps_[kZ].source[z], maps_[kY].source[y], maps_[kX].source[x]};
+                        const float* pixel;
+                        if (*std::ranges::min_element(from) < 0) {
+                            std::fill_n(out, stored, fill_);
+                            continue;
+                        }
+                        job.in[0].pixels(from, {1, 1, 1}, nullptr, &pixel);
+                        std::copy_n(pixel, stored, out);
                     }
-                    job.in[0].pixels(sy, sx, 1, 1, nullptr, &pixel);
-                    std::copy_n(pixel, stored, out);
-                }
-            }
         }
-        (void)scratch;
     }
 
     std::size_t scratch_bytes(const Box&, int64_t) const override { return 0; }
 
   private:
-    IndexMap y_, x_;
+    ByAxis<IndexMap> maps_;
     float fill_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill) {
-    return std::make_unique<Reindex>(std::move(y), std::move(x), fill);
+std::unique_ptr<Operator> make_reindex(ByAxis<IndexMap> maps, float fill) {
+    return std::make_unique<Reindex>(std::move(maps), fill);
 }
 
 }  // namespace krypton

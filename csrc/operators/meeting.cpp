@@ -24,8 +24,7 @@ class MeetingOperator : public Cellwise {
             scratch.reset();
             const Job& job = jobs[i];
             const float** in = in_pixels(job, 0, scratch);
-            const float* with;
-            job.in[1].pixels(0, 0, 1, 1, nullptr, &with);
+            const float* with = job.in[1].pixel();
             const int64_t first_summand = meeting_ == Meeting::kBoth ? stored : 0;
             float *factor = scratch.take<float>(stored), *summand = scratch.take<float>(stored);
             for (int64_t c = 0; c < stored; ++c) {

@@ -11,16 +11,17 @@
 namespace krypton {
 
 struct ConvolutionShape {
-    WindowMap y, x;
+    ByAxis<WindowMap> maps;
     int64_t in_channels, out_channels, groups;
 };
 
-// weight: (out, in / groups, kernel y, kernel x); bias: (out). The second operand, if any, is added.
+// weight: (out, in / groups, kernel z, kernel y, kernel x); bias: (out). The second operand, if any, is
+// added.
 std::unique_ptr<Operator> make_convolution(const Kernels& kernels, const ConvolutionShape& shape,
                                            const float* weight, const float* bias);
-// Maximum, or sums over divisor_y[y] * divisor_x[x].
-std::unique_ptr<Operator> make_pool(const WindowMap& y, const WindowMap& x, bool maximum,
-                                    std::vector<float> divisor_y, std::vector<float> divisor_x);
+// Maximum, or sums over the product of a cell's divisors along the axes.
+std::unique_ptr<Operator> make_pool(const ByAxis<WindowMap>& maps, bool maximum,
+                                    ByAxis<std::vector<float>> divisors);
 // (a op b) * scale + shift, and that times slope where it is negative; b, scale with shift, and slope may be
 // missing.
 std::unique_ptr<Operator> make_combine(Arithmetic arithmetic, std::vector<float> scale,
@@ -33,30 +34,30 @@ struct Piece {
 // Pieces side by side, then * scale + shift.
 std::unique_ptr<Operator> make_concat(std::vector<Piece> pieces, std::vector<float> scale,
                                       std::vector<float> shift);
-std::unique_ptr<Operator> make_reindex(IndexMap y, IndexMap x, float fill);
-// Weighted sums along one axis, then along the other. weights: (outputs, taps), for the cells from the first
-// that an output reads on; empty where an axis stays as it is.
-std::unique_ptr<Operator> make_resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y,
-                                        std::vector<float> weights_x);
-// Every cell of a value becomes rows x columns of them, of fewer channels: channel c of the n-th is c *
-// by_channel + n * by_cell.
-std::unique_ptr<Operator> make_interleave(int64_t height, int64_t width, int64_t rows, int64_t columns,
-                                          int64_t by_channel, int64_t by_cell);
+std::unique_ptr<Operator> make_reindex(ByAxis<IndexMap> maps, float fill);
+// Weighted sums along one axis after the other. weights: (outputs, taps), for the cells from the first that
+// an output reads on; empty where an axis stays as it is.
+std::unique_ptr<Operator> make_resample(ByAxis<IntervalMap> maps, ByAxis<std::vector<float>> weights);
+// Every cell of a value becomes so many `cells` along each axis, of fewer channels: channel c of the n-th is
+// c
+// * by_channel + n * by_cell. sizes: of the operand.
+std::unique_ptr<Operator> make_interleave(const Sizes& sizes, const Sizes& cells, int64_t by_channel,
+                                          int64_t by_cell);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,
                                           std::vector<float> bias);
 
 // Sizes of boxes of a value, and of those of its operands that they are made of.
 struct Extents {
-    int64_t height, width, read_height, read_width;
+    Sizes made, read;
 };
-// Computes boxes of one size by other means: in[i] holds those of operand i, one after the other, each (read
-// height, read width, channels), and `out` takes the value's, alike. corners: first row and column of each
-// of these. Any thread may call it.
-using Elsewhere = std::function<void(int64_t boxes, const Extents& extents, const int64_t* corners,
+// Computes boxes of one size by other means: in[i] holds those of operand i, one after the other, each (cells
+// read, channels), and `out` takes the value's, alike. corners: the first cell of each of these. Any thread
+// may call it.
+using Elsewhere = std::function<void(int64_t boxes, const Extents& extents, const Corner* corners,
                                      const float* const* in, float* out)>;
 // An operator that is computed elsewhere, from the cells that the maps have. channels: of every operand;
 // bytes: of memory that is taken there for a cell.
-std::unique_ptr<Operator> make_foreign(IntervalMap y, IntervalMap x, std::vector<int64_t> channels,
+std::unique_ptr<Operator> make_foreign(ByAxis<IntervalMap> maps, std::vector<int64_t> channels,
                                        Elsewhere compute, std::size_t bytes);
 
 // Operators on global values, of one cell: totals take them from all cells, other operators run on them as on

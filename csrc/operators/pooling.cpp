@@ -7,19 +7,18 @@ namespace {
 
 class Pool : public Window {
   public:
-    Pool(const WindowMap& y, const WindowMap& x, bool maximum, std::vector<float> divisor_y,
-         std::vector<float> divisor_x)
-        : Window(y, x),
-          maximum_(maximum),
-          divisor_y_(std::move(divisor_y)),
-          divisor_x_(std::move(divisor_x)) {}
+    Pool(const ByAxis<WindowMap>& maps, bool maximum, ByAxis<std::vector<float>> divisors)
+        : Window(maps), maximum_(maximum), divisors_(std::move(divisors)) {}
 
     void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
         float scale[kBlock];
         for_blocks(jobs, count, scratch, maximum_ ? -kNoLimit : 0.0f, [&](const Block& block) {
             if (!maximum_)
-                for (int64_t r = 0; r < block.rows; ++r)
-                    scale[r] = 1.0f / (divisor_y_[block.y[r]] * divisor_x_[block.x[r]]);
+                for (int64_t r = 0; r < block.rows; ++r) {
+                    const Corner& cell = block.cells[r];
+                    scale[r] =
+                        1.0f / (divisors_[kZ][cell[kZ]] * divisors_[kY][cell[kY]] * divisors_[kX][cell[kX]]);
+                }
             kernels.pool(
                 {block.rows, taps(), stored, block.a, kBlock, maximum_ ? nullptr : scale, block.out});
         });
@@ -29,14 +28,14 @@ class Pool : public Window {
 
   private:
     bool maximum_;
-    std::vector<float> divisor_y_, divisor_x_;
+    ByAxis<std::vector<float>> divisors_;
 };
 
 }  // namespace
 
-std::unique_ptr<Operator> make_pool(const WindowMap& y, const WindowMap& x, bool maximum,
-                                    std::vector<float> divisor_y, std::vector<float> divisor_x) {
-    return std::make_unique<Pool>(y, x, maximum, std::move(divisor_y), std::move(divisor_x));
+std::unique_ptr<Operator> make_pool(const ByAxis<WindowMap>& maps, bool maximum,
+                                    ByAxis<std::vector<float>> divisors) {
+    return std::make_unique<Pool>(maps, maximum, std::move(divisors));
 }
 
 }  // namespace krypton

@@ -10,65 +10,69 @@ namespace {
 // An operator whose cells read an interval of its operand's.
 class Neighbouring : public Operator {
   public:
-    Neighbouring(IntervalMap y, IntervalMap x) : y_(std::move(y)), x_(std::move(x)) {}
+    explicit Neighbouring(ByAxis<IntervalMap> maps) : maps_(std::move(maps)) {}
 
-    Box reach(const Box* changed) const override {
-        if (changed[0].empty()) return {};
-        const Box box{y_.changed(changed[0].y), x_.changed(changed[0].x)};
-        return box.empty() ? Box{} : box;
-    }
+    Box reach(const Box* changed) const override { return changed_by(maps_, changed[0]); }
 
   protected:
-    IntervalMap y_, x_;
+    ByAxis<IntervalMap> maps_;
 
-    int64_t rows_read(const Box& box) const { return box.empty() ? 0 : y_.extent_read(box.y.size()); }
-    int64_t columns_read(const Box& box) const { return box.empty() ? 0 : x_.extent_read(box.x.size()); }
+    Sizes sizes_read(const Box& box) const {
+        return box.empty() ? Sizes{} : extents_read(maps_, box.sizes());
+    }
     std::size_t pixel_bytes(const Box& box) const {
-        return static_cast<std::size_t>(rows_read(box) * columns_read(box) * 8 + 4096);
+        return static_cast<std::size_t>(cells_of(sizes_read(box)) * 8 + 4096);
     }
     const float** read(const Job& job, Scratch& scratch) const {
-        const int64_t rows = rows_read(job.box), columns = columns_read(job.box);
-        const float** pixels = scratch.take<const float*>(rows * columns);
-        job.in[0].pixels(y_.first_read(job.box.y.lo), x_.first_read(job.box.x.lo), rows, columns,
-                         outside_of(0.0f), pixels);
+        const Sizes sizes = sizes_read(job.box);
+        const float** pixels = scratch.take<const float*>(cells_of(sizes));
+        job.in[0].pixels(first_read(maps_, job.box.first()), sizes, outside_of(0.0f), pixels);
         return pixels;
     }
 };
 
 class Resample : public Neighbouring {
   public:
-    Resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y, std::vector<float> weights_x)
-        : Neighbouring(std::move(y), std::move(x)),
-          weights_y_(std::move(weights_y)),
-          weights_x_(std::move(weights_x)) {}
+    Resample(ByAxis<IntervalMap> maps, ByAxis<std::vector<float>> weights)
+        : Neighbouring(std::move(maps)), weights_(std::move(weights)) {}
 
-    // Along rows first, then from row to row.
+    // Along rows first, then from row to row, then in depth.
     void run(const Kernels&, const Job* jobs, int64_t count, Scratch& scratch) const override {
         for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Box& box = jobs[i].box;
-            const int64_t rows = rows_read(box), columns = columns_read(box), width = box.x.size();
+            const Sizes made = box.sizes(), from = sizes_read(box);
             const float** in = read(jobs[i], scratch);
-            float* between = scratch.take<float>(rows * width * stored);
-            for (int64_t row = 0; row < rows; ++row)
-                add_up(x_, weights_x_, box.x, stored, between + row * width * stored,
-                       [&](int64_t at) { return in[row * columns + at]; });
-            add_up(y_, weights_y_, box.y, width * stored, jobs[i].out,
-                   [&](int64_t at) { return between + at * width * stored; });
+            const int64_t line = made[kX] * stored, slice = made[kY] * line;
+            float* lines = scratch.take<float>(from[kZ] * from[kY] * line);
+            for (int64_t row = 0; row < from[kZ] * from[kY]; ++row)
+                add_up(kX, box, stored, lines + row * line,
+                       [&](int64_t at) { return in[row * from[kX] + at]; });
+            const bool deep = !weights_[kZ].empty();
+            float* slices = deep ? scratch.take<float>(from[kZ] * slice) : jobs[i].out;
+            for (int64_t z = 0; z < from[kZ]; ++z)
+                add_up(kY, box, line, slices + z * slice,
+                       [&](int64_t at) { return lines + (z * from[kY] + at) * line; });
+            if (deep) add_up(kZ, box, slice, jobs[i].out, [&](int64_t at) { return slices + at * slice; });
         }
     }
 
     std::size_t scratch_bytes(const Box& box, int64_t) const override {
-        return pixel_bytes(box) + static_cast<std::size_t>(rows_read(box) * box.x.size() * stored * 4);
+        const Sizes from = sizes_read(box);
+        const int64_t lines = from[kZ] * (from[kY] + box[kY].size());
+        return pixel_bytes(box) + static_cast<std::size_t>(lines * box[kX].size() * stored * 4);
     }
 
   private:
-    std::vector<float> weights_y_, weights_x_;  // (outputs, taps)
+    ByAxis<std::vector<float>> weights_;  // (outputs, taps)
 
-    // Every output of `of`, `floats` each, from those of its taps: source(number within what is read).
+    // Every output of a box along an axis, `floats` each, from those of its taps: source(number within what
+    // is read).
     template <typename Source>
-    void add_up(const IntervalMap& map, const std::vector<float>& weights, Interval of, int64_t floats,
-                float* out, const Source& source) const {
+    void add_up(Axis axis, const Box& box, int64_t floats, float* out, const Source& source) const {
+        const IntervalMap& map = maps_[axis];
+        const std::vector<float>& weights = weights_[axis];
+        const Interval of = box[axis];
         const int64_t taps = weights.empty() ? 1 : static_cast<int64_t>(weights.size() / map.read.size());
         for (int64_t o = of.lo; o < of.hi; ++o, out += floats) {
             const int64_t first = map.first_read(o) - map.first_read(of.lo);
@@ -89,27 +93,32 @@ class Resample : public Neighbouring {
 
 class Interleave : public Neighbouring {
   public:
-    Interleave(int64_t height, int64_t width, int64_t rows, int64_t columns, int64_t by_channel,
-               int64_t by_cell)
-        : Neighbouring(larger(height, rows), larger(width, columns)),
-          rows_(rows),
-          columns_(columns),
+    Interleave(const Sizes& sizes, const Sizes& cells, int64_t by_channel, int64_t by_cell)
+        : Neighbouring(
+              {larger(sizes[kZ], cells[kZ]), larger(sizes[kY], cells[kY]), larger(sizes[kX], cells[kX])}),
+          cells_(cells),
           by_channel_(by_channel),
           by_cell_(by_cell) {}
 
     void run(const Kernels&, const Job* jobs, int64_t count, Scratch& scratch) const override {
+        const auto [deep, down, across] = cells_;
         for (int64_t i = 0; i < count; ++i) {
             scratch.reset();
             const Box& box = jobs[i].box;
             const float** in = read(jobs[i], scratch);
-            const int64_t columns = columns_read(box), top = box.y.lo / rows_, left = box.x.lo / columns_;
+            const Sizes from = sizes_read(box);
+            const Corner first = first_read(maps_, box.first());
             float* out = jobs[i].out;
-            for (int64_t y = box.y.lo; y < box.y.hi; ++y)
-                for (int64_t x = box.x.lo; x < box.x.hi; ++x, out += stored) {
-                    const float* from = in[(y / rows_ - top) * columns + x / columns_ - left] +
-                                        (y % rows_ * columns_ + x % columns_) * by_cell_;
-                    for (int64_t c = 0; c < channels; ++c) out[c] = from[c * by_channel_];
-                    std::fill(out + channels, out + stored, 0.0f);
+            for (int64_t z = box[kZ].lo; z < box[kZ].hi; ++z)
+                for (int64_t y = box[kY].lo; y < box[kY].hi; ++y) {
+                    const float** row =
+                        in + ((z / deep - first[kZ]) * from[kY] + y / down - first[kY]) * from[kX];
+                    for (int64_t x = box[kX].lo; x < box[kX].hi; ++x, out += stored) {
+                        const int64_t cell = (z % deep * down + y % down) * across + x % across;
+                        const float* pixel = row[x / across - first[kX]] + cell * by_cell_;
+                        for (int64_t c = 0; c < channels; ++c) out[c] = pixel[c * by_channel_];
+                        std::fill(out + channels, out + stored, 0.0f);
+                    }
                 }
         }
     }
@@ -117,7 +126,8 @@ class Interleave : public Neighbouring {
     std::size_t scratch_bytes(const Box& box, int64_t) const override { return pixel_bytes(box); }
 
   private:
-    int64_t rows_, columns_, by_channel_, by_cell_;
+    Sizes cells_;
+    int64_t by_channel_, by_cell_;
 
     // Each of n cells becomes `factor`.
     static IntervalMap larger(int64_t n, int64_t factor) {
@@ -136,14 +146,13 @@ class Interleave : public Neighbouring {
 
 }  // namespace
 
-std::unique_ptr<Operator> make_resample(IntervalMap y, IntervalMap x, std::vector<float> weights_y,
-                                        std::vector<float> weights_x) {
-    return std::make_unique<Resample>(std::move(y), std::move(x), std::move(weights_y), std::move(weights_x));
+std::unique_ptr<Operator> make_resample(ByAxis<IntervalMap> maps, ByAxis<std::vector<float>> weights) {
+    return std::make_unique<Resample>(std::move(maps), std::move(weights));
 }
 
-std::unique_ptr<Operator> make_interleave(int64_t height, int64_t width, int64_t rows, int64_t columns,
-                                          int64_t by_channel, int64_t by_cell) {
-    return std::make_unique<Interleave>(height, width, rows, columns, by_channel, by_cell);
+std::unique_ptr<Operator> make_interleave(const Sizes& sizes, const Sizes& cells, int64_t by_channel,
+                                          int64_t by_cell) {
+    return std::make_unique<Interleave>(sizes, cells, by_channel, by_cell);
 }
 
 }  // namespace krypton

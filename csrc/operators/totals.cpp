@@ -12,7 +12,7 @@ class Total : public Operator {
   public:
     explicit Total(int64_t cells) : cells_(cells) {}
 
-    Box reach(const Box* changed) const override { return changed[0].empty() ? Box{} : kOneCell; }
+    Box reach(const Box* changed) const override { return changed[0].empty() ? Box{} : one_cell(); }
     bool totals() const override { return true; }
 
     void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
@@ -43,7 +43,7 @@ class Total : public Operator {
 
     static const float** pixels(const Plane& plane, const Box& box, Scratch& scratch) {
         const float** found = scratch.take<const float*>(box.cells());
-        plane.pixels(box.y.lo, box.x.lo, box.y.size(), box.x.size(), nullptr, found);
+        plane.pixels(box, nullptr, found);
         return found;
     }
 };
@@ -57,7 +57,7 @@ class Moments : public Total {
 
     void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
         const Plane& in = job.in[0];
-        const Box all{{0, in.height}, {0, in.width}};
+        const Box all = Box::of(in.sizes);
         const double cells = static_cast<double>(cells_);
         const float** now = pixels(in, all, scratch);
         double* sums = scratch.take<double>(in.channels);
@@ -96,7 +96,7 @@ class EuclideanNorm : public Total {
 
   private:
     void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
-        compute(kernels, job, {{0, job.in[0].height}, {0, job.in[0].width}}, false, scratch);
+        compute(kernels, job, Box::of(job.in[0].sizes), false, scratch);
     }
 
     void change(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
@@ -126,8 +126,7 @@ class Largest : public Total {
 
   private:
     void compute_whole(const Kernels& kernels, const Job& job, Scratch& scratch) const override {
-        const Box all{{0, job.in[0].height}, {0, job.in[0].width}};
-        take(kernels, job.in[0], all, job.out, scratch);
+        take(kernels, job.in[0], Box::of(job.in[0].sizes), job.out, scratch);
     }
 
     // A channel whose largest number was in the box, and is no more, may have it anywhere.
@@ -142,7 +141,7 @@ class Largest : public Total {
                 job.out[c] = std::max(job.out[c], job.base[c]);
                 continue;
             }
-            if (!all) all = pixels(in, {{0, in.height}, {0, in.width}}, scratch);
+            if (!all) all = pixels(in, Box::of(in.sizes), scratch);
             for (int64_t cell = 0; cell < cells_; ++cell) job.out[c] = std::max(job.out[c], all[cell][c]);
         }
     }
@@ -163,11 +162,7 @@ class Norm : public Operator {
           bias_(std::move(bias)) {}
 
     void run(const Kernels&, const Job* jobs, int64_t count, Scratch&) const override {
-        for (int64_t i = 0; i < count; ++i) {
-            const float* moments;
-            jobs[i].in[0].pixels(0, 0, 1, 1, nullptr, &moments);
-            normalise(moments, jobs[i].out);
-        }
+        for (int64_t i = 0; i < count; ++i) normalise(jobs[i].in[0].pixel(), jobs[i].out);
     }
 
     std::size_t scratch_bytes(const Box&, int64_t) const override { return 0; }

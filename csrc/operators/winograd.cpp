@@ -38,98 +38,118 @@ int64_t most_outputs(const WindowMap& m) {
 }
 
 // Kernels of 3x3, 5x5, 1x3, 1x7, ... by tiles of several sizes whose interpolation points are nested, so that
-// they share one transformed weight, and a box of any size is tiled without waste.
+// they share one transformed weight, and a box of any size is tiled without waste. Tiles are of rows and
+// columns: in depth, where they lie in stacks, the products of transformed slices are added up tap by tap.
 class WinogradConvolution : public Window {
   public:
     WinogradConvolution(const Kernels& kernels, const ConvolutionShape& shape, const float* weight,
                         const float* bias)
-        : Window(shape.y, shape.x), in_(stored_channels(shape.in_channels)), depth_(shape.in_channels) {
+        : Window(shape.maps), in_(stored_channels(shape.in_channels)), depth_(shape.in_channels) {
         stored = stored_channels(shape.out_channels);
         bias_ = padded(bias, shape.out_channels, stored);
-        const auto wy = weights_of(y_.kernel, y_.stride), wx = weights_of(x_.kernel, x_.stride);
+        const WindowMap &y = maps_[kY], &x = maps_[kX];
+        const auto wy = weights_of(y.kernel, y.stride), wx = weights_of(x.kernel, x.stride);
         points_y_ = static_cast<int64_t>(wy.size());
         points_x_ = static_cast<int64_t>(wx.size());
-        products_ = kAxisShapes[axis_kind(y_.kernel, y_.stride, most_outputs(y_))].points *
-                    kAxisShapes[axis_kind(x_.kernel, x_.stride, most_outputs(x_))].points;
+        products_ = kAxisShapes[axis_kind(y.kernel, y.stride, most_outputs(y))].points *
+                    kAxisShapes[axis_kind(x.kernel, x.stride, most_outputs(x))].points;
+        const int64_t deep = maps_[kZ].kernel, area = y.kernel * x.kernel;
         for (const auto& by_y : wy) {
             for (const auto& by_x : wx) {
                 std::vector<double> factors;
-                for (double y : by_y)
-                    for (double x : by_x) factors.push_back(y * x);
-                Panels panels(kernels, depth_, shape.out_channels);
+                for (double at_y : by_y)
+                    for (double at_x : by_x) factors.push_back(at_y * at_x);
+                Panels panels(kernels, deep * depth_, shape.out_channels);
                 for (int64_t n = 0; n < shape.out_channels; ++n)
-                    for (int64_t k = 0; k < depth_; ++k) {
-                        const float* w = weight + (n * depth_ + k) * taps();
-                        double sum = 0;
-                        for (int64_t t = 0; t < taps(); ++t) sum += factors[t] * w[t];
-                        panels.at(k, n) = static_cast<float>(sum);
-                    }
+                    for (int64_t k = 0; k < depth_; ++k)
+                        for (int64_t z = 0; z < deep; ++z) {
+                            const float* w = weight + ((n * depth_ + k) * deep + z) * area;
+                            double sum = 0;
+                            for (int64_t t = 0; t < area; ++t) sum += factors[t] * w[t];
+                            panels.at(z * depth_ + k, n) = static_cast<float>(sum);
+                        }
                 weights_.push_back(std::move(panels));
             }
         }
         // Tiles that are transformed together: their products stay in L2 where the weights are few, and
         // many share one pass over the weights where those are many.
-        block_ = std::clamp<int64_t>(kTransformedBytes / (products_ * (in_ + stored) * 4) / 12 * 12, 24, 96);
-        if (pairs() * in_ * stored * 4 > kManyWeights) block_ = 96;
+        const int64_t floats = in_ * maps_[kZ].extent_read(kDeepest) / kDeepest + stored;
+        block_ = std::clamp<int64_t>(kTransformedBytes / (products_ * floats * 4) / 12 * 12, 24, 96);
+        if (pairs() * deep * in_ * stored * 4 > kManyWeights) block_ = 96;
     }
 
     void run(const Kernels& kernels, const Job* jobs, int64_t count, Scratch& scratch) const override {
-        int64_t grid_size = 0, tile_count = 0, residual_size = 0;
+        int64_t grid_size = 0, stack_count = 0, residual_size = 0, tiles = 0, slices = 0;
         for (int64_t i = 0; i < count; ++i) {
             const Box& box = jobs[i].box;
-            grid_size += y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
+            grid_size += cells_of(grid_read(box));
             residual_size += box.cells();
-            tile_count += split(box.y.size(), y_) * split(box.x.size(), x_);
+            stack_count += stacks(box);
+            tiles += stacks(box) / split(box[kZ].size(), kZ) * box[kZ].size();
+            slices += most_slices(box);
         }
         const float** grid = scratch.take<const float*>(grid_size);
         const float** residuals = operands.size() > 1 ? scratch.take<const float*>(residual_size) : nullptr;
-        Tile* tiles = scratch.take<Tile>(tile_count);
+        Stack* stack = scratch.take<Stack>(stack_count);
         int64_t n = 0;
         for (int64_t i = 0; i < count; ++i) {
             const Job& job = jobs[i];
-            const int64_t height = job.box.y.size(), width = job.box.x.size();
-            // A tile may be larger than what is left of the box: one more row and column can be read.
-            const int64_t rows = y_.extent_read(height + 1), columns = x_.extent_read(width + 1);
-            job.in[0].pixels(y_.first_read(job.box.y.lo), x_.first_read(job.box.x.lo), rows, columns,
-                             outside_of(0.0f), grid);
-            if (residuals) job.in[1].pixels(job.box.y.lo, job.box.x.lo, height, width, nullptr, residuals);
-            const int64_t down = split(height, y_), across = split(width, x_);
-            for (int64_t ty = 0; ty < down; ++ty) {
-                const int64_t y = ty * height / down, h = (ty + 1) * height / down - y;
-                for (int64_t tx = 0; tx < across; ++tx) {
-                    const int64_t x = tx * width / across, w = (tx + 1) * width / across - x;
-                    Tile& tile = tiles[n++];
-                    tile.kind_y = axis_kind(y_.kernel, y_.stride, h);
-                    tile.kind_x = axis_kind(x_.kernel, x_.stride, w);
-                    tile.rows = static_cast<int>(h);
-                    tile.columns = static_cast<int>(w);
-                    tile.pixels = grid + y * y_.stride * columns + x * x_.stride;
-                    tile.pixel_stride = columns;
-                    tile.out = job.out + (y * width + x) * stored;
-                    tile.out_stride = width * stored;
-                    tile.residual = residuals ? residuals + y * width + x : nullptr;
-                    tile.residual_stride = width;
-                }
-            }
-            grid += rows * columns;
-            if (residuals) residuals += height * width;
+            const Sizes box = job.box.sizes(), read = grid_read(job.box);
+            job.in[0].pixels(first_read(maps_, job.box.first()), read, outside_of(0.0f), grid);
+            if (residuals) job.in[1].pixels(job.box, nullptr, residuals);
+            const int64_t stride_z = maps_[kZ].stride, stride_y = maps_[kY].stride,
+                          stride_x = maps_[kX].stride;
+            for_parts(box, kZ, [&](int64_t z, int64_t deep) {
+                for_parts(box, kY, [&](int64_t y, int64_t h) {
+                    for_parts(box, kX, [&](int64_t x, int64_t w) {
+                        const int64_t cell = (z * box[kY] + y) * box[kX] + x;
+                        stack[n++] = {
+                            axis_kind(maps_[kY].kernel, stride_y, h),
+                            axis_kind(maps_[kX].kernel, stride_x, w),
+                            static_cast<int>(h),
+                            static_cast<int>(w),
+                            deep,
+                            grid + (z * stride_z * read[kY] + y * stride_y) * read[kX] + x * stride_x,
+                            read[kX],
+                            read[kY] * read[kX],
+                            job.out + cell * stored,
+                            box[kX] * stored,
+                            box[kY] * box[kX] * stored,
+                            residuals ? residuals + cell : nullptr,
+                            box[kX],
+                            box[kY] * box[kX],
+                            0,
+                            0,
+                        };
+                    });
+                });
+            });
+            grid += cells_of(read);
+            if (residuals) residuals += job.box.cells();
         }
-        float* in = scratch.take<float>(products_ * block_ * in_ + pairs() * kChannelStep);
-        float* out = scratch.take<float>(products_ * block_ * stored + pairs() * kChannelStep);
-        const float** a = scratch.take<const float*>(products_ * block_);
-        float** c = scratch.take<float*>(products_ * block_);
-        const int64_t blocks = (n + block_ - 1) / block_;
-        for (int64_t b = 0; b < blocks; ++b) {
-            const int64_t first = b * n / blocks;
-            transform(kernels, tiles + first, (b + 1) * n / blocks - first, in, out, a, c);
+        const int64_t rows = std::min(block_, tiles),
+                      most = std::min(slices, block_ * maps_[kZ].extent_read(1));
+        Room room{scratch.take<float>(products_ * most * in_ + pairs() * kChannelStep),
+                  scratch.take<float>(products_ * rows * stored + pairs() * kChannelStep),
+                  scratch.take<const float*>(products_ * rows * maps_[kZ].kernel),
+                  scratch.take<float*>(products_ * rows)};
+        // Blocks of about one size.
+        const int64_t blocks = (tiles + block_ - 1) / block_, share = (tiles + blocks - 1) / blocks;
+        for (int64_t first = 0, last; first < n; first = last) {
+            int64_t taken = 0;
+            for (last = first; last < n && taken < share && taken + stack[last].depth <= block_; ++last)
+                taken += stack[last].depth;
+            transform(kernels, stack + first, last - first, room);
         }
     }
 
     std::size_t scratch_bytes(const Box& box, int64_t count) const override {
-        const int64_t grid = y_.extent_read(box.y.size() + 1) * x_.extent_read(box.x.size() + 1);
-        const int64_t tiles = split(box.y.size(), y_) * split(box.x.size(), x_);
-        return static_cast<std::size_t>(count * (8 * (grid + box.cells()) + tiles * sizeof(Tile)) +
-                                        products_ * block_ * (4 * (in_ + stored) + 16) +
+        if (box.empty()) return 4096;
+        const int64_t slices = std::min(count * most_slices(box), block_ * maps_[kZ].extent_read(1));
+        return static_cast<std::size_t>(count * (8 * (cells_of(grid_read(box)) + box.cells()) +
+                                                 stacks(box) * static_cast<int64_t>(sizeof(Stack))) +
+                                        products_ * (slices * in_ + block_ * stored) * 4 +
+                                        products_ * block_ * 8 * (maps_[kZ].kernel + 1) +
                                         8 * pairs() * kChannelStep + 4096);
     }
 
@@ -139,22 +159,40 @@ class WinogradConvolution : public Window {
         return bytes;
     }
 
-    int64_t preferred_cells() const override { return block_ * most_outputs(y_) * most_outputs(x_); }
+    int64_t preferred_cells() const override {
+        return block_ * most_outputs(maps_[kY]) * most_outputs(maps_[kX]);
+    }
 
   private:
     static constexpr int64_t kTransformedBytes = 640 * 1024, kManyWeights = 4 * 1024 * 1024;
     static constexpr int64_t kPairs = kMaxPoints * kMaxPoints;
+    static constexpr int64_t kDeepest = 8;  // tiles of a stack
 
-    struct Tile {
+    // Tiles one behind the other, which read slices in common.
+    struct Stack {
         WinogradAxis kind_y, kind_x;
         int rows, columns;
-        const float* const* pixels;
-        int64_t pixel_stride;
+        int64_t depth;
+        const float* const* pixels;  // of the first slice
+        int64_t pixel_stride, slice_stride;
         float* out;
-        int64_t out_stride;
+        int64_t out_stride, out_slice;
         const float* const* residual;
-        int64_t residual_stride;
-        int64_t rank;  // among the tiles of its kind in the block
+        int64_t residual_stride, residual_slice;
+        int64_t row, slice;  // of its first tile and slice, among those of its kind in the block
+    };
+
+    // Transformed slices and products, and pointers to them: (pairs, taps in depth, rows) and (pairs, rows).
+    struct Room {
+        float *in, *out;
+        const float** a;
+        float** c;
+    };
+
+    // What the stacks of one kind have in a block.
+    struct Kind {
+        int64_t tiles = 0, slices = 0;
+        int64_t first_row[kPairs], first_slice[kPairs];  // by point: among those of its pair
     };
 
     int64_t in_, depth_, points_y_, points_x_, block_;
@@ -163,65 +201,116 @@ class WinogradConvolution : public Window {
     std::vector<float> bias_;
 
     int64_t pairs() const { return points_y_ * points_x_; }
-    static int64_t split(int64_t size, const WindowMap& m) {
-        return (size + most_outputs(m) - 1) / most_outputs(m);
+    // Parts of `size` cells: of an axis of tiles as many as there are tiles, in depth as there are stacks.
+    int64_t split(int64_t size, Axis axis) const {
+        const int64_t most = axis == kZ ? kDeepest : most_outputs(maps_[axis]);
+        return (size + most - 1) / most;
+    }
+    template <typename Visit>
+    void for_parts(const Sizes& box, Axis axis, const Visit& visit) const {
+        const int64_t parts = split(box[axis], axis);
+        for (int64_t i = 0; i < parts; ++i) {
+            const int64_t first = i * box[axis] / parts;
+            visit(first, (i + 1) * box[axis] / parts - first);
+        }
+    }
+    int64_t stacks(const Box& box) const {
+        int64_t count = 1;
+        for (Axis axis : kAllAxes) count *= split(box[axis].size(), axis);
+        return count;
+    }
+    int64_t most_slices(const Box& box) const {
+        const int64_t deep = box[kZ].size(), parts = split(deep, kZ);
+        return stacks(box) * maps_[kZ].extent_read((deep + parts - 1) / parts);
+    }
+    // A tile may be larger than what is left of the box: one more row and column can be read.
+    Sizes grid_read(const Box& box) const {
+        return extents_read(maps_, {box[kZ].size(), box[kY].size() + 1, box[kX].size() + 1});
     }
 
-    void transform(const Kernels& kernels, Tile* tiles, int64_t count, float* in, float* out, const float** a,
-                   float** c) const {
-        int64_t of_kind[kWinogradAxes][kWinogradAxes] = {};
-        for (int64_t i = 0; i < count; ++i) tiles[i].rank = of_kind[tiles[i].kind_y][tiles[i].kind_x]++;
-        // Where the tiles of each kind begin among the products of a pair of points.
-        int64_t rows[kPairs] = {};
-        int64_t start[kWinogradAxes][kWinogradAxes][kPairs];
+    void transform(const Kernels& kernels, Stack* stacks, int64_t count, const Room& room) const {
+        Kind kinds[kWinogradAxes][kWinogradAxes];
+        const WindowMap& deep = maps_[kZ];
+        for (int64_t i = 0; i < count; ++i) {
+            Stack& stack = stacks[i];
+            Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            stack.row = kind.tiles;
+            stack.slice = kind.slices;
+            kind.tiles += stack.depth;
+            kind.slices += deep.extent_read(stack.depth);
+        }
+        // Where the tiles and slices of each kind begin among those of a pair of points.
+        const auto pair_of = [&](const AxisShape& y, const AxisShape& x, int i, int j) {
+            return y.weight(i) * points_x_ + x.weight(j);
+        };
+        int64_t rows[kPairs] = {}, slices[kPairs] = {};
         for (int ky = 0; ky < kWinogradAxes; ++ky) {
             for (int kx = 0; kx < kWinogradAxes; ++kx) {
-                if (!of_kind[ky][kx]) continue;
+                Kind& kind = kinds[ky][kx];
+                if (!kind.tiles) continue;
                 const AxisShape &y = kAxisShapes[ky], &x = kAxisShapes[kx];
                 for (int i = 0; i < y.points; ++i)
                     for (int j = 0; j < x.points; ++j) {
-                        const int64_t pair = y.weight(i) * points_x_ + x.weight(j);
-                        start[ky][kx][i * x.points + j] = rows[pair];
-                        rows[pair] += of_kind[ky][kx];
+                        const int64_t pair = pair_of(y, x, i, j);
+                        kind.first_row[i * x.points + j] = rows[pair];
+                        kind.first_slice[i * x.points + j] = slices[pair];
+                        rows[pair] += kind.tiles;
+                        slices[pair] += kind.slices;
                     }
             }
         }
-        int64_t before[kPairs] = {};  // rows of the pairs before
-        for (int64_t pair = 1; pair < pairs(); ++pair) before[pair] = before[pair - 1] + rows[pair - 1];
+        int64_t rows_before[kPairs] = {}, slices_before[kPairs] = {};
+        for (int64_t pair = 1; pair < pairs(); ++pair) {
+            rows_before[pair] = rows_before[pair - 1] + rows[pair - 1];
+            slices_before[pair] = slices_before[pair - 1] + slices[pair - 1];
+        }
         // A line more for every pair of points: powers of two apart they would share a set of the cache.
-        const auto row_of = [&](float* base, int64_t pair, int64_t row, int64_t channels) {
-            return base + (before[pair] + row) * channels + pair * kChannelStep;
+        const auto slice_at = [&](int64_t pair, int64_t slice) {
+            return room.in + (slices_before[pair] + slice) * in_ + pair * kChannelStep;
         };
-        const auto place = [&](const Tile& tile, float* base, int64_t channels, float** to) {
-            const AxisShape &y = kAxisShapes[tile.kind_y], &x = kAxisShapes[tile.kind_x];
-            const int64_t* starts = start[tile.kind_y][tile.kind_x];
-            for (int i = 0; i < y.points; ++i)
-                for (int j = 0; j < x.points; ++j) {
-                    const int64_t pair = y.weight(i) * points_x_ + x.weight(j);
-                    *to++ = row_of(base, pair, *starts++ + tile.rank, channels);
-                }
+        const auto row_at = [&](int64_t pair, int64_t row) {
+            return room.out + (rows_before[pair] + row) * stored + pair * kChannelStep;
         };
         float* spots[kPairs];
+        // Addresses of number `at` of what a stack has at each of its points.
+        const auto place = [&](const Stack& stack, const int64_t* starts, int64_t at, const auto& address) {
+            const AxisShape &y = kAxisShapes[stack.kind_y], &x = kAxisShapes[stack.kind_x];
+            float** to = spots;
+            for (int i = 0; i < y.points; ++i)
+                for (int j = 0; j < x.points; ++j) *to++ = address(pair_of(y, x, i, j), *starts++ + at);
+        };
         for (int64_t i = 0; i < count; ++i) {
-            const Tile& tile = tiles[i];
-            place(tile, in, in_, spots);
-            kernels.winograd_input[tile.kind_y][tile.kind_x]({tile.pixels, tile.pixel_stride, spots, in_});
+            const Stack& stack = stacks[i];
+            const Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            for (int64_t slice = 0; slice < deep.extent_read(stack.depth); ++slice) {
+                place(stack, kind.first_slice, stack.slice + slice, slice_at);
+                kernels.winograd_input[stack.kind_y][stack.kind_x](
+                    {stack.pixels + slice * stack.slice_stride, stack.pixel_stride, spots, in_});
+            }
+            const AxisShape &y = kAxisShapes[stack.kind_y], &x = kAxisShapes[stack.kind_x];
+            for (int64_t z = 0; z < stack.depth; ++z)
+                for (int p = 0, py = 0; py < y.points; ++py)
+                    for (int px = 0; px < x.points; ++px, ++p) {
+                        const int64_t pair = pair_of(y, x, py, px), before = rows_before[pair];
+                        const int64_t row = kind.first_row[p] + stack.row + z;
+                        const int64_t slice = kind.first_slice[p] + stack.slice + z * deep.stride;
+                        room.c[before + row] = row_at(pair, row);
+                        const float** a = room.a + before * deep.kernel + row;
+                        for (int64_t t = 0; t < deep.kernel; ++t, a += rows[pair])
+                            *a = slice_at(pair, slice + t * deep.dilation);
+                    }
         }
         Multiply m{};
-        m.taps = 1;
+        m.taps = deep.kernel;
         m.depth = depth_;
-        m.a = a;
-        m.c = c;
         m.bias = outside_of(0.0f);
         m.low = -kNoLimit;
         m.high = kNoLimit;
         for (int64_t pair = 0; pair < pairs(); ++pair) {
             m.rows = m.a_stride = rows[pair];
             if (!m.rows) continue;
-            for (int64_t r = 0; r < m.rows; ++r) {
-                a[r] = row_of(in, pair, r, in_);
-                c[r] = row_of(out, pair, r, stored);
-            }
+            m.a = room.a + rows_before[pair] * deep.kernel;
+            m.c = room.c + rows_before[pair];
             const int64_t panels = weights_[pair].count();
             for (int64_t p = 0; p < panels; ++p) {
                 m.b = weights_[pair][p];
@@ -234,11 +323,16 @@ class WinogradConvolution : public Window {
             }
         }
         for (int64_t i = 0; i < count; ++i) {
-            const Tile& tile = tiles[i];
-            place(tile, out, stored, spots);
-            kernels.winograd_output[tile.kind_y][tile.kind_x](
-                {spots, tile.out, tile.out_stride, stored, tile.rows, tile.columns, bias_.data(),
-                 tile.residual, tile.residual_stride, epilogue.low, epilogue.high});
+            const Stack& stack = stacks[i];
+            const Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            for (int64_t z = 0; z < stack.depth; ++z) {
+                place(stack, kind.first_row, stack.row + z, row_at);
+                const float* const* residual = stack.residual;
+                kernels.winograd_output[stack.kind_y][stack.kind_x](
+                    {spots, stack.out + z * stack.out_slice, stack.out_stride, stored, stack.rows,
+                     stack.columns, bias_.data(), residual ? residual + z * stack.residual_slice : nullptr,
+                     stack.residual_stride, epilogue.low, epilogue.high});
+            }
         }
     }
 };
@@ -249,10 +343,12 @@ bool has_winograd(const ConvolutionShape& s) {
     const auto plain = [](const WindowMap& m) { return m.stride == 1 && (m.dilation == 1 || m.kernel == 1); };
     const auto halving = [](const WindowMap& m) { return m.kernel == 3 && m.stride == 2 && m.dilation == 1; };
     const auto small = [](int64_t k) { return k == 1 || k == 3 || k == 5 || k == 7; };
-    const int64_t ky = s.y.kernel, kx = s.x.kernel;
-    if (halving(s.y) && halving(s.x)) return s.groups == 1 && s.in_channels >= kChannelStep;
-    return s.groups == 1 && plain(s.y) && plain(s.x) && s.in_channels >= kChannelStep && small(ky) &&
-           small(kx) && (ky == kx ? ky == 3 || ky == 5 : ky == 1 || kx == 1);
+    const WindowMap &y = s.maps[kY], &x = s.maps[kX];
+    const int64_t ky = y.kernel, kx = x.kernel;
+    if (s.groups > 1 || s.in_channels < kChannelStep) return false;
+    if (halving(y) && halving(x)) return true;
+    return plain(y) && plain(x) && small(ky) && small(kx) &&
+           (ky == kx ? ky == 3 || ky == 5 : ky == 1 || kx == 1);
 }
 
 std::unique_ptr<Operator> make_winograd(const Kernels& kernels, const ConvolutionShape& shape,

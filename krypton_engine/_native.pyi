@@ -8,13 +8,14 @@ import numpy.typing as npt
 WindowNumbers = tuple[int, int, int, int, int, int]
 EpilogueNumbers = tuple[float, float, str, float]
 IntervalNumbers = tuple[list[int], list[int], list[int], list[int]]
+Sizes = tuple[int, int, int]
 Array = npt.NDArray[Any]
 
 def instruction_sets() -> list[str]: ...
 def functions() -> list[str]: ...
 
 class Program:
-    def __init__(self, isa: str, height: int, width: int, channels: int) -> None: ...
+    def __init__(self, isa: str, sizes: Sizes, channels: int) -> None: ...
     @property
     def weight_bytes(self) -> int: ...
     @property
@@ -29,8 +30,7 @@ class Program:
     def convolution(
         self,
         operands: Sequence[int],
-        y: WindowNumbers,
-        x: WindowNumbers,
+        windows: Sequence[WindowNumbers],
         groups: int,
         weight: Array,
         bias: Array | None,
@@ -40,10 +40,9 @@ class Program:
     def pool(
         self,
         operand: int,
-        y: WindowNumbers,
-        x: WindowNumbers,
+        windows: Sequence[WindowNumbers],
         channels: int,
-        divisors: tuple[Sequence[float], Sequence[float]] | None,
+        divisors: Sequence[Sequence[float]] | None,
         epilogue: EpilogueNumbers,
         limits: tuple[int | None, ...] = ...,
     ) -> int: ...
@@ -51,8 +50,7 @@ class Program:
         self,
         arithmetic: str,
         operands: Sequence[int],
-        height: int,
-        width: int,
+        sizes: Sizes,
         channels: int,
         scale: Array | None,
         shift: Array | None,
@@ -63,8 +61,7 @@ class Program:
         self,
         operands: Sequence[int],
         channels: Sequence[tuple[int, int]],
-        height: int,
-        width: int,
+        sizes: Sizes,
         scale: Array | None,
         shift: Array | None,
         epilogue: EpilogueNumbers,
@@ -72,8 +69,7 @@ class Program:
     def reindex(
         self,
         operand: int,
-        y: Sequence[int],
-        x: Sequence[int],
+        sources: Sequence[Sequence[int]],
         channels: int,
         fill: float,
         epilogue: EpilogueNumbers,
@@ -81,19 +77,15 @@ class Program:
     def resample(
         self,
         operand: int,
-        height: int,
-        width: int,
-        y: IntervalNumbers | None,
-        x: IntervalNumbers | None,
-        weights_y: Array | None,
-        weights_x: Array | None,
+        sizes: Sizes,
+        tables: Sequence[IntervalNumbers | None],
+        weights: Sequence[Array | None],
     ) -> int: ...
-    def interleave(self, operand: int, rows: int, columns: int, cells_last: bool) -> int: ...
+    def interleave(self, operand: int, cells: Sequence[int], cells_last: bool) -> int: ...
     def layer_norm(
         self,
         operand: int,
-        height: int,
-        width: int,
+        sizes: Sizes,
         channels: int,
         epsilon: float,
         weight: Array | None,
@@ -103,13 +95,11 @@ class Program:
     def foreign(
         self,
         operands: Sequence[int],
-        height: int,
-        width: int,
+        sizes: Sizes,
         channels: int,
         compute: Callable[[list[Array], Array, Array], None],
         bytes: int,
-        y: IntervalNumbers | None = ...,
-        x: IntervalNumbers | None = ...,
+        tables: Sequence[IntervalNumbers | None] = ...,
     ) -> int: ...
     def moments(self, operand: int, variance: bool) -> int: ...
     def euclidean_norm(self, operand: int) -> int: ...

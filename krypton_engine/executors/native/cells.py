@@ -8,25 +8,24 @@ from types import MappingProxyType
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.native.images import is_global, is_statistic
-from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.native.images import has_cells, is_global, is_statistic
+from krypton_engine.executors.native.sums import AXES, Sizes
 from krypton_engine.executors.on_boxes import run_on_boxes
 from krypton_engine.graph.box_operators import Reindex
 from krypton_engine.graph.ir import Node
 
-CELLS = frozenset({ROWS, COLUMNS})
-"""The axes that the engine's boxes run along."""
-
 
 def as_cells(node: Node, value: Tensor) -> Tensor:
-    """A value of ``node`` as the engine lays it out, ``(copies, rows, columns, channels)``; 1 for no axis.
+    """A value of ``node`` as the engine lays it out, ``(copies, depth, rows, columns, channels)``.
+
+    A dimension is 1 for an axis that the node lacks.
 
     Examples:
         >>> as_cells(graph.nodes[7], torch.zeros(2, 8, 24, 20)).shape
-        torch.Size([2, 24, 20, 8])
+        torch.Size([2, 1, 24, 20, 8])
     """
     _, order = _order(node)
-    sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in (ROWS, COLUMNS)]
+    sizes = [value.shape[node.roles.index(axis)] if axis in node.roles else 1 for axis in AXES]
     return value.permute(order).reshape(len(value), *sizes, -1)
 
 
@@ -34,22 +33,22 @@ def as_value(node: Node, cells: Tensor) -> Tensor:
     """The inverse of `as_cells`.
 
     Examples:
-        >>> as_value(graph.nodes[7], torch.zeros(2, 24, 20, 8)).shape
+        >>> as_value(graph.nodes[7], torch.zeros(2, 1, 24, 20, 8)).shape
         torch.Size([2, 8, 24, 20])
     """
     others, order = _order(node)
-    for dim, axis in ((1, ROWS), (2, COLUMNS)):
+    for dim, axis in enumerate(AXES, 1):
         if axis not in node.roles:
             cells = cells.narrow(dim, 0, 1)
-    sizes = [cells.shape[dim] for dim, axis in ((1, ROWS), (2, COLUMNS)) if axis in node.roles]
+    sizes = [cells.shape[dim] for dim, axis in enumerate(AXES, 1) if axis in node.roles]
     value = cells.reshape(len(cells), *sizes, *(node.shape[dim] for dim in others))
     return value.permute([order.index(dim) for dim in range(len(order))])
 
 
 def _order(node: Node) -> tuple[list[int], list[int]]:
-    """Dimensions of ``node`` that are no batch, row or column; all of them in the engine's order."""
-    others = [dim for dim, role in enumerate(node.roles) if dim and role not in CELLS]
-    return others, [0, *(node.roles.index(axis) for axis in (ROWS, COLUMNS) if axis in node.roles), *others]
+    """Dimensions of ``node`` that are neither batch nor axis; all of them in the engine's order."""
+    others = [dim for dim, role in enumerate(node.roles) if dim and role not in AXES]
+    return others, [0, *(node.roles.index(axis) for axis in AXES if axis in node.roles), *others]
 
 
 def stays(node: Node) -> bool:
@@ -61,9 +60,9 @@ def stays(node: Node) -> bool:
         >>> [(node.op, stays(node)) for node in graph.nodes[7:10]]
         [('conv2d', False), ('relu', True), ('max_pool2d', False)]
     """
-    if not (CELLS.issubset(node.axes) or is_global(node)) or CELLS & node.whole or is_statistic(node):
+    if not (has_cells(node) or is_global(node)) or node.whole.intersection(AXES) or is_statistic(node):
         return False
-    moves = [step for maps in node.maps for axis, step in maps.items() if axis in CELLS]
+    moves = [step for maps in node.maps for axis, step in maps.items() if axis in AXES]
     return not moves if isinstance(node.on_box, Reindex) else all(step.is_identity() for step in moves)
 
 
@@ -71,7 +70,8 @@ def computed(
     node: Node,
     values: Mapping[int, Tensor],
     constant: Callable[[int, int], Tensor],
-    sizes: tuple[int, int, int],
+    copies: int,
+    sizes: Sizes,
     start: Mapping[int, IntArray] = MappingProxyType({}),
 ) -> Tensor:
     """A node that `stays`, in PyTorch, or one that resizes or regroups cells.
@@ -80,16 +80,17 @@ def computed(
         node: The node.
         values: Operands on boxes of one size, by node.
         constant: Function that gives other values that the node refers to, for a number of copies.
-        sizes: Number of boxes, and their rows and columns.
+        copies: Number of boxes.
+        sizes: Cells of every box along the axes.
         start: First cell of every box, by axis; needed where cells are resized or regrouped.
 
     Examples:
-        >>> computed(graph.nodes[8], {7: torch.tensor([[[[-1.0, 2.0]]]])}, lambda i, copies: None, (1, 1, 2))
+        >>> values = {7: torch.tensor([[[[-1.0, 2.0]]]])}
+        >>> computed(graph.nodes[8], values, lambda i, copies: None, 1, (1, 1, 2))
         tensor([[[[0., 2.]]]])
     """
-    copies, height, width = sizes
     if isinstance(node.on_box, Reindex):  # of channels, all of which are here
         moved: Tensor = node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)
         return moved
-    extents = {ROWS: height, COLUMNS: width, 0: node.size(0) if 0 in node.roles else 0}
+    extents = {**dict(zip(AXES, sizes, strict=True)), 0: node.size(0) if 0 in node.roles else 0}
     return run_on_boxes(node, values, start, extents, copies, constant)

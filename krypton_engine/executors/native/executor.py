@@ -8,7 +8,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.native.sums import AXES
 from krypton_engine.executors.programs import kept
 from krypton_engine.graph.ir import BATCH, Graph
 from krypton_engine.plan.plan import Plan
@@ -34,7 +34,8 @@ class NativeExecutor:
         """See `krypton_engine.executors.base.Executor.about`."""
         if engine.MISSING:
             raise Unsupported(engine.MISSING)
-        return f"C++ for float32 images on the CPU, with {engine.instruction_sets()[0]} kernels"
+        kernels = engine.instruction_sets()[0]
+        return f"C++ for float32 signals, images and volumes on the CPU, with {kernels} kernels"
 
     def preference(self, device: torch.device) -> int | None:
         """1, above the reference executor, for a CPU; None for any other device."""
@@ -51,9 +52,11 @@ class NativeExecutor:
             raise Unsupported(engine.MISSING)
         if device.type != "cpu":
             raise Unsupported(f"the C++ engine runs on the CPU, not on {device.type}")
-        if graph.input.roles != (BATCH, 0, ROWS, COLUMNS):
-            axes = len(graph.input.shape) - 1
-            raise Unsupported(f"the C++ engine runs images, and this input has {axes} axes, not 3")
+        axes = len(graph.input.shape) - 1
+        if graph.input.roles != (BATCH, *range(axes)) or not 1 < axes <= 1 + len(AXES):
+            raise Unsupported(
+                f"the C++ engine runs signals, images and volumes, and this input has {axes} axes, not 2 to 4"
+            )
         kind = graph.input.dtype
         if kind is None or kind.is_complex or (kind.is_floating_point and kind != torch.float32):
             raise Unsupported(f"the C++ engine computes in float32, not {kind}")
@@ -91,9 +94,9 @@ def _program(graph: Graph) -> NativeProgram:
 
 
 def _packed_bytes(graph: Graph) -> int:
-    """An upper bound, about, of the bytes of a graph's packed weights: Winograd makes 9 numbers 36."""
+    """Bytes of a graph's packed weights at most, about: Winograd makes 9 numbers 36, and 27 of them 108."""
     return sum(
-        node.value.numel() * node.value.element_size() * (4 if node.value.dim() == 4 else 1)
+        node.value.numel() * node.value.element_size() * (4 if node.value.dim() in (4, 5) else 1)
         for node in graph.nodes
         if node.value is not None
     )

@@ -18,9 +18,9 @@ from torch import Tensor
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import intervals
-from krypton_engine.executors.native.cells import CELLS, as_cells, as_value, computed, stays
-from krypton_engine.executors.native.images import is_global, is_image, laid_out
-from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s, Sum
+from krypton_engine.executors.native.cells import as_cells, as_value, computed, stays
+from krypton_engine.executors.native.images import is_global, is_image, laid_out, sizes_of
+from krypton_engine.executors.native.sums import AXES, Float32s, Sum
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.executors.tail import repeated
 from krypton_engine.graph.ir import Node, Ref, refs
@@ -36,9 +36,9 @@ class Step:
 
     Examples:
         >>> step = Step([graph.nodes[8]], reads=[graph.nodes[7]], constants={})  # a ReLU
-        >>> given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 1, 1, 8)
+        >>> given = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 1, 1, 1, 8)
         >>> out = np.empty_like(given)
-        >>> step([given], out, np.array([[0, 0]]))
+        >>> step([given], out, np.array([[0, 0, 0]]))
         >>> np.array_equal(out, given.clip(min=0)), step.bytes_of_cell()  # 8 float32, twice, and 1
         (True, 65)
     """
@@ -58,12 +58,12 @@ class Step:
         """Compute boxes of one size.
 
         Args:
-            given: Boxes of the values of ``reads``: ``(boxes, height, width, channels)``.
+            given: Boxes of the values of ``reads``: ``(boxes, depth, height, width, channels)``.
             out: Array that the result is written into, laid out alike.
-            corners: First row and column of every box: ``(boxes, 2)``.
+            corners: First cell of every box: ``(boxes, 3)``.
         """
         copies = len(out)
-        last = intervals.Boxes({ROWS: corners[:, 0], COLUMNS: corners[:, 1]}, out.shape[1:3])
+        last = intervals.Boxes(dict(zip(AXES, corners.T, strict=True)), out.shape[1:4])
         boxes = intervals.read_by(self._nodes, last) if self._moves else {}
         values = {
             node.index: as_value(node, torch.from_numpy(cells)).to(node.dtype)
@@ -75,8 +75,8 @@ class Step:
 
         with torch.no_grad():
             for node in self._nodes:
-                start, (height, width) = boxes.get(node.index, last)
-                values[node.index] = computed(node, values, constant, (copies, height, width), start)
+                start, sizes = boxes.get(node.index, last)
+                values[node.index] = computed(node, values, constant, copies, sizes, start)
             torch.from_numpy(out).copy_(as_cells(node, values[node.index]))
 
 
@@ -90,7 +90,7 @@ def write(to: Writer, node: Node) -> None:
         >>> from krypton_engine import _native
         >>> from krypton_engine.planning.cache import Source, capture
         >>> sine = capture(Source(lambda x: x.sin(), (x,)))
-        >>> to = Writer(sine, _native.Program("", 24, 20, 3))
+        >>> to = Writer(sine, _native.Program("", (1, 24, 20), 3))
         >>> write(to, sine.nodes[sine.output])
         >>> to.build(sine.output), to.foreign
         (1, ['sin'])
@@ -109,7 +109,7 @@ def write(to: Writer, node: Node) -> None:
         read = to.graph.nodes[index]
         if read.depends:
             reads[index] = to.value(Ref(index))
-        elif not CELLS.intersection(read.axes):
+        elif not set(AXES).intersection(read.axes):
             constants[index] = read, to.known(index)
         elif moved:
             raise Unsupported("cells that meet a constant's on their way")
@@ -121,13 +121,14 @@ def write(to: Writer, node: Node) -> None:
     if node.dtype != torch.float32 or not (is_image(node) or is_global(node)):
         return
     step = Step(nodes, (to.graph.nodes[i] for i in reads), constants)
-    height, width, channels = laid_out(node)
-    rows, columns = intervals.tables(nodes, next(iter(reads))) if moved else (None, None)
+    sizes, channels = laid_out(node)
+    if not moved and any(sizes_of(to.graph.nodes[i]) != sizes for i in reads if to.graph.nodes[i].depends):
+        raise Unsupported("values of other sizes")
+    tables = intervals.tables(nodes, next(iter(reads))) if moved else [None] * len(AXES)
 
     def build(_: Sum) -> int:
         to.foreign = list(dict.fromkeys([*to.foreign, *(each.op for each in nodes)]))
-        operands, bytes_of_cell = list(reads.values()), step.bytes_of_cell()
-        return to.program.foreign(operands, height, width, channels, step, bytes_of_cell, rows, columns)
+        return to.program.foreign(list(reads.values()), sizes, channels, step, step.bytes_of_cell(), tables)
 
     to.wait(node, Sum(build, "foreign"))
     if len(nodes) > 1:
@@ -162,16 +163,16 @@ def constant_image(to: Writer, index: int, node: Node, channels: int = -1) -> in
         >>> from krypton_engine import _native
         >>> from krypton_engine.planning.cache import Source, capture
         >>> shaded = capture(Source(lambda x: x * torch.arange(20), (x,)))
-        >>> to = Writer(shaded, _native.Program("", 24, 20, 3))
+        >>> to = Writer(shaded, _native.Program("", (1, 24, 20), 3))
         >>> constant, product = (node for node in shaded.nodes if node is not shaded.input)
         >>> constant.shape, constant_image(to, constant.index, product)
         ((1, 1, 1, 20), 1)
     """
     constant, value = to.graph.nodes[index], to.known(index)
     cells = as_cells(constant, value)[0].float()
-    if cells.shape[2] not in (1, channels) and channels != -1:
+    if cells.shape[3] not in (1, channels) and channels != -1:
         raise Unsupported("a constant of another number of channels")
-    pixels = cells.expand(node.size(ROWS), node.size(COLUMNS), channels)
+    pixels = cells.expand(*sizes_of(node), channels)
     if not torch.equal(as_value(constant, cells[None]).double(), value.double()):
         raise Unsupported(f"a constant of {value.dtype} that float32 does not hold")
     number = to.program.constant(np.ascontiguousarray(pixels.numpy()))

@@ -16,7 +16,7 @@ from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels
 from krypton_engine.executors.native.images import is_global, laid_out, shape_of
-from krypton_engine.executors.native.sums import Float32s, Sum, numbers
+from krypton_engine.executors.native.sums import Float32s, Sum, numbers, of_one_cell
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.box_operators import Convolution
 from krypton_engine.graph.ir import Node, Ref
@@ -47,7 +47,7 @@ def total_of_cells(to: Writer, node: Node) -> None:
         >>> from krypton_engine.graph.rewrites.linearise import linearised
         >>> from krypton_engine.planning.cache import Source, capture
         >>> made = linearised(capture(Source(gated, (x,))))
-        >>> to, (image, _, average, *_) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[2:]
+        >>> to, (image, _, average, *_) = Writer(made, _native.Program("", (1, 24, 20), 3)), made.nodes[2:]
         >>> convolution(to, image, image.on_box)
         >>> total_of_cells(to, average)
         >>> to.values[image.index], to.values[average.index]  # the input is 0
@@ -55,7 +55,7 @@ def total_of_cells(to: Writer, node: Node) -> None:
     """
     sums = to.graph.nodes[node.operands[0]]
     image = to.graph.nodes[sums.operands[0]]
-    height, width, count = shape_of(image)
+    sizes, count = shape_of(image)
     each, of_all = node.numel() == count, node.numel() == 1
     if node.target is statistics.variance:
         return _variance(to, node, image)
@@ -68,24 +68,24 @@ def total_of_cells(to: Writer, node: Node) -> None:
     if each and node.target is statistics.mean:
         return to.remember(node, value)
     to.nodes[value] = node
-    factor = height * width if node.target is statistics.added else 1 / count
+    factor = math.prod(sizes) if node.target is statistics.added else 1 / count
     if each:
         scale = np.full(count, factor, dtype=np.float32)
         to.combine(node, "add", (value,), scale, np.zeros_like(scale))
     else:
-        one = (1, 1, 1, 1, 0, 1)
-        to.convolve(node, value, np.full((1, count, 1, 1), factor, dtype=np.float32), None, [one, one], 1)
+        weight = np.full((1, count, 1, 1, 1), factor, dtype=np.float32)
+        to.convolve(node, value, weight, None, of_one_cell((1, 1, 1)), 1)
 
 
 def _variance(to: Writer, node: Node, image: Node) -> None:
     """The variances of an image's channels, or that of all together, by PyTorch from the engine's moments."""
-    height, width, count = shape_of(image)
+    sizes, count = shape_of(image)
     if node.numel() not in (1, count):
         raise Unsupported("variances of groups of channels")
     correction, root = node.args[4:6]
     moments = to.program.moments(to.value(Ref(image.index)), True)
     to.remember(to.graph.nodes[node.operands[0]], moments)
-    cells = height * width * (count // node.numel())
+    cells = math.prod(sizes) * (count // node.numel())
 
     def compute(given: list[Float32s], out: Float32s, corners: IntArray) -> None:
         numbers = given[0].astype(np.float64)
@@ -96,7 +96,7 @@ def _variance(to: Writer, node: Node, image: Node) -> None:
         found = spread * statistics.corrected(cells, correction)
         out[...] = np.sqrt(found) if root else found
 
-    to.remember(node, to.program.foreign([moments], 1, 1, node.numel(), compute, 24 * count, None, None))
+    to.remember(node, to.program.foreign([moments], (1, 1, 1), node.numel(), compute, 24 * count))
 
 
 def largest(to: Writer, node: Node) -> None:
@@ -112,14 +112,14 @@ def largest(to: Writer, node: Node) -> None:
         >>> from krypton_engine.planning.cache import Source, capture
         >>> once = torch.nn.Conv2d(3, 4, 1)
         >>> made = linearised(capture(Source(lambda x: (y := once(x)) * y.amax((2, 3), True), (x,))))
-        >>> to, (image, most, *_) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[3:]
+        >>> to, (image, most, *_) = Writer(made, _native.Program("", (1, 24, 20), 3)), made.nodes[3:]
         >>> convolution(to, image, image.on_box)
         >>> largest(to, most)
         >>> to.values[image.index], to.values[most.index]
         (1, 2)
     """
     image = to.graph.nodes[node.operands[0]]
-    count = shape_of(image)[2]
+    _, count = shape_of(image)
     if node.target is not torch.ops.aten.amax.default or node.numel() not in (1, count):
         raise Unsupported("a reduction over cells that is neither a sum nor the largest number")
     by_channel = to.program.largest(to.value(Ref(image.index)))
@@ -130,11 +130,11 @@ def largest(to: Writer, node: Node) -> None:
         out[...] = given[0].max(-1, keepdims=True)
 
     to.nodes[by_channel] = node
-    to.remember(node, to.program.foreign([by_channel], 1, 1, 1, compute, 4 * count, None, None))
+    to.remember(node, to.program.foreign([by_channel], (1, 1, 1), 1, compute, 4 * count))
 
 
 def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[Tensor, int]:
-    """A convolution of a global value as weights between channels, ``(out, in / groups, 1, 1)``, and groups.
+    """A convolution of a global value between channels: weights, ``(out, in / groups, 1, 1, 1)``, and groups.
 
     Raises:
         Unsupported: The convolution slides over something else than channels.
@@ -148,18 +148,18 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
         ...     gate = torch.conv1d((y := once(x)).mean((2, 3))[:, None], along, padding=1)
         ...     return y * gate.transpose(1, 2)[..., None]
         >>> made = linearised(capture(Source(gated_by_neighbours, (x,))))
-        >>> to = Writer(made, _native.Program("", 24, 20, 3))
+        >>> to = Writer(made, _native.Program("", (1, 24, 20), 3))
         >>> (node,) = (node for node in made.nodes if node.op == "conv1d")
-        >>> between_channels(to, node, node.on_box)[0][:, :, 0, 0]  # each channel reads those beside it too
+        >>> between_channels(to, node, node.on_box)[0].flatten(1)  # each channel reads those beside it too
         tensor([[1., 1., 0., 0.],
                 [1., 1., 1., 0.],
                 [0., 1., 1., 1.],
                 [0., 0., 1., 1.]])
     """
     weight = to.constant(Ref(convolution.weight))
-    count, source = shape_of(node)[2], to.graph.nodes[node.operands[0]]
+    (_, count), source = shape_of(node), to.graph.nodes[node.operands[0]]
     if math.prod(weight.shape[2:]) == 1 and node.shape[1] == count:
-        return weight.reshape(*weight.shape[:2], 1, 1), convolution.groups
+        return weight.reshape(*weight.shape[:2], 1, 1, 1), convolution.groups
     if weight.dim() != 3 or weight.shape[:2] != (1, 1) or source.shape[:2] != (1, 1):
         raise Unsupported("a kernel over something else than channels")
     (stride,), (padding,), (dilation,) = convolution.stride, convolution.padding, convolution.dilation
@@ -169,7 +169,7 @@ def between_channels(to: Writer, node: Node, convolution: Convolution) -> tuple[
             read = out * stride - padding + tap * dilation
             if 0 <= read < banded.shape[1]:
                 banded[out, read] = number
-    return banded[:, :, None, None], 1
+    return banded[:, :, None, None, None], 1
 
 
 def meet(to: Writer, node: Node) -> None:
@@ -185,7 +185,7 @@ def meet(to: Writer, node: Node) -> None:
         >>> from krypton_engine.planning.cache import Source, capture
         >>> normed = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.GroupNorm(1, 4))
         >>> made = linearised(capture(Source(normed, (x,))))
-        >>> to, (image, *_, site) = Writer(made, _native.Program("", 24, 20, 3)), made.nodes[5:]
+        >>> to, (image, *_, site) = Writer(made, _native.Program("", (1, 24, 20), 3)), made.nodes[5:]
         >>> convolution(to, image, image.on_box)
         >>> meet(to, site)
         >>> to.build(site.index), to.sites[site.index]
@@ -200,8 +200,8 @@ def meet(to: Writer, node: Node) -> None:
     if arguments(node.target, node.args, node.kwargs).get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     (met,) = (i for i in node.operands if i not in images)
-    count = laid_out(node)[2]
-    if any(laid_out(to.graph.nodes[i])[2] not in (1, count) for i in node.operands):
+    _, count = laid_out(node)
+    if any(laid_out(to.graph.nodes[i])[1] not in (1, count) for i in node.operands):
         raise Unsupported("a global value of another number of channels")
     image, value = (channels.repeated(to, Ref(i), count) for i in (images[0], met))
     _wait(to, node, image, value, meeting)
@@ -219,7 +219,7 @@ def _norm(to: Writer, node: Node) -> None:
     image = to.value(item)
     moments = to.program.moments(image, True)
     to.remember(to.graph.nodes[sums.node], moments)
-    norm = to.program.norm(moments, shape_of(node)[2], groups, epsilon, *by_channel)
+    norm = to.program.norm(moments, shape_of(node)[1], groups, epsilon, *by_channel)
     to.remember(shift, norm)
     _wait(to, node, image, norm, "both")
 

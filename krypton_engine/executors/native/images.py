@@ -1,11 +1,14 @@
-"""Values that the engine can hold: images, and global values, which are images of one cell."""
+"""Values that the engine can hold: volumes, images and signals, and global values, which have one cell.
+
+Here and in the engine an image is any of these.
+"""
 
 from __future__ import annotations
 
 import math
 
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.native.sums import AXES, Sizes
 from krypton_engine.graph.box_operators import Total
 from krypton_engine.graph.ir import Node
 from krypton_engine.graph.rewrites import statistics
@@ -34,7 +37,29 @@ def is_statistic(node: Node) -> bool:
     return isinstance(node.on_box, Total) or node.target in (statistics.scale, statistics.shift)
 
 
-def laid_out(node: Node) -> tuple[int, int, int]:
+def sizes_of(node: Node) -> Sizes:
+    """Cells of a node along the engine's axes.
+
+    Examples:
+        >>> sizes_of(graph.nodes[13])  # one vector
+        (1, 1, 1)
+    """
+    depth, rows, columns = (node.size(axis) if axis in node.axes else 1 for axis in AXES)
+    return depth, rows, columns
+
+
+def has_cells(node: Node) -> bool:
+    """Whether the axes of a node are those of a volume, an image or a signal; channels may be one too.
+
+    Examples:
+        >>> has_cells(graph.nodes[13])
+        False
+    """
+    axes = tuple(axis for axis in AXES if axis in node.axes)
+    return bool(axes) and axes == AXES[-len(axes) :]
+
+
+def laid_out(node: Node) -> tuple[Sizes, int]:
     """As `shape_of`; channels may lie in several dimensions, whose sizes are multiplied.
 
     Raises:
@@ -44,13 +69,24 @@ def laid_out(node: Node) -> tuple[int, int, int]:
         >>> from dataclasses import replace
         >>> image = graph.nodes[7]
         >>> laid_out(replace(image, shape=(1, 4, 2, 24, 20), roles=(-1, None, None, 1, 2)))
-        (24, 20, 8)
+        ((1, 24, 20), 8)
     """
     if is_global(node):
-        return 1, 1, node.numel()
-    if not node.local or sorted(node.axes) != [ROWS, COLUMNS]:
+        return (1, 1, 1), node.numel()
+    if not node.local or not has_cells(node) or 0 in node.axes:
         return shape_of(node)
-    return node.size(ROWS), node.size(COLUMNS), node.numel() // node.cells
+    return sizes_of(node), node.numel() // node.cells
+
+
+def lies_in_order(node: Node) -> bool:
+    """Whether the dimensions of an image are the batch, channels and its axes in the engine's order.
+
+    Examples:
+        >>> lies_in_order(graph.nodes[7]), lies_in_order(graph.nodes[13])
+        (True, False)
+    """
+    axes = tuple(axis for axis in AXES if axis in node.axes)
+    return has_cells(node) and node.roles[1] is None and node.roles[2:] == axes
 
 
 def is_image(node: Node) -> bool:
@@ -67,31 +103,27 @@ def is_image(node: Node) -> bool:
     return True
 
 
-def shape_of(node: Node) -> tuple[int, int, int]:
-    """Height, width and channels of an image, however its dimensions lie.
+def shape_of(node: Node) -> tuple[Sizes, int]:
+    """Sizes and channels of a volume, an image or a signal, however its dimensions lie.
 
     Raises:
-        Unsupported: The value is no image.
+        Unsupported: The value is nothing of these.
 
     Examples:
         >>> shape_of(graph.nodes[7])
-        (24, 20, 8)
+        ((1, 24, 20), 8)
     """
     if is_global(node):
         return _as_one_cell(node)
     others = [dim for dim, role in enumerate(node.roles) if role in (None, 0)]
-    if (
-        not node.local
-        or sorted(node.axes)[-2:] != [ROWS, COLUMNS]
-        or len(node.shape) != 3 + len(others)
-        or len(others) > 1
-    ):
+    along = sum(role in AXES for role in node.roles)
+    if not node.local or not has_cells(node) or len(node.shape) != 1 + along + len(others) or len(others) > 1:
         raise Unsupported("a value that is no image")
-    return node.size(ROWS), node.size(COLUMNS), math.prod(node.shape[dim] for dim in others)
+    return sizes_of(node), math.prod(node.shape[dim] for dim in others)
 
 
-def _as_one_cell(node: Node) -> tuple[int, int, int]:
+def _as_one_cell(node: Node) -> tuple[Sizes, int]:
     sizes = [n for n in node.shape[1:] if n != 1]
     if len(sizes) > 1:
         raise Unsupported("a global value of several dimensions")
-    return 1, 1, math.prod(sizes)
+    return (1, 1, 1), math.prod(sizes)

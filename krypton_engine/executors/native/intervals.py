@@ -9,7 +9,8 @@ import numpy as np
 
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.executors.base import Unsupported
-from krypton_engine.executors.native.sums import COLUMNS, ROWS
+from krypton_engine.executors.native.images import has_cells, sizes_of
+from krypton_engine.executors.native.sums import AXES, Sizes
 from krypton_engine.graph.box_operators import Apply, Resample, TransposedConvolution
 from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import IntervalMap, SpanMap, SpreadMap, WindowMap
@@ -20,10 +21,10 @@ first input that every output reads; inputs that so many neighbouring outputs re
 
 
 class Boxes(NamedTuple):
-    """Boxes of one size: the first cell of each, by axis, and their rows and columns."""
+    """Boxes of one size: the first cell of each, by axis, and their cells along every axis."""
 
     start: Mapping[int, IntArray]
-    sizes: tuple[int, int]
+    sizes: Sizes
 
 
 def moves(node: Node) -> bool:
@@ -37,10 +38,10 @@ def moves(node: Node) -> bool:
     """
     if not isinstance(node.on_box, (Apply, Resample, TransposedConvolution)) or len(node.operands) != 1:
         return False
-    if not {ROWS, COLUMNS}.issubset(node.axes) or {ROWS, COLUMNS} & node.whole:
+    if not has_cells(node) or node.whole.intersection(AXES):
         return False
     steps = node.maps[0]
-    if not {ROWS, COLUMNS}.issuperset(steps) or all(step.is_identity() for step in steps.values()):
+    if not set(AXES).issuperset(steps) or all(step.is_identity() for step in steps.values()):
         return False
     return all(
         isinstance(step, (SpreadMap, SpanMap)) or (isinstance(step, WindowMap) and step.limit is None)
@@ -69,25 +70,25 @@ def read_by(nodes: Sequence[Node], last: Boxes) -> dict[int, Boxes]:
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
         >>> apart = capture(Source(lambda x: x.view(-1, 3, 12, 2, 20).amax(3), (x,)))
-        >>> found = read_by(apart.nodes[1:], Boxes({1: np.array([3]), 2: np.array([5])}, (2, 4)))
+        >>> found = read_by(apart.nodes[1:], Boxes({1: np.array([3]), 2: np.array([5])}, (1, 2, 4)))
         >>> found[1].sizes, found[0].start[1].tolist(), found[0].sizes
-        ((2, 4), [6], (4, 4))
+        ((1, 2, 4), [6], (1, 4, 4))
     """
     found = {nodes[-1].index: last}
     for node in reversed(nodes):
         for operand, steps in zip(node.operands, node.maps, strict=True):
             start, sizes = found[node.index]
             start, read = dict(start), list(sizes)
-            for place, axis in enumerate((ROWS, COLUMNS)):
+            for place, axis in enumerate(AXES):
                 if (step := steps.get(axis)) is not None:
                     start[axis] = _interval(step).first_read(start[axis])
                     read[place] = _interval(step).extent_read(read[place])
-            found[operand] = Boxes(start, (read[0], read[1]))
+            found[operand] = Boxes(start, (read[0], read[1], read[2]))
     return found
 
 
-def tables(nodes: Sequence[Node], read: int) -> tuple[Table, Table]:
-    """The engine's tables, of rows and of columns, from the cells of one value to those of the last node.
+def tables(nodes: Sequence[Node], read: int) -> list[Table]:
+    """The engine's tables, one for every axis, from the cells of one value to those of the last node.
 
     Raises:
         Unsupported: The nodes reach a value in several ways.
@@ -95,11 +96,11 @@ def tables(nodes: Sequence[Node], read: int) -> tuple[Table, Table]:
     Examples:
         >>> from krypton_engine.planning.cache import Source, capture
         >>> apart = capture(Source(lambda x: x.view(-1, 3, 12, 2, 20).amax(3), (x,)))
-        >>> rows, columns = tables(apart.nodes[1:], apart.input.index)
+        >>> _, rows, columns = tables(apart.nodes[1:], apart.input.index)
         >>> [numbers[:5] for numbers in rows]
         [[0, 0, 1, 1, 2], [1, 1, 2, 2, 3], [0, 2, 4, 6, 8], [2, 4, 6, 8, 10]]
     """
-    ways = {nodes[-1].index: {ROWS: list[IntervalMap](), COLUMNS: list[IntervalMap]()}}
+    ways = {nodes[-1].index: {axis: list[IntervalMap]() for axis in AXES}}
     for node in reversed(nodes):
         for operand, steps in zip(node.operands, node.maps, strict=True):
             way = {
@@ -108,8 +109,7 @@ def tables(nodes: Sequence[Node], read: int) -> tuple[Table, Table]:
             }
             if ways.setdefault(operand, way) != way:
                 raise Unsupported("cells that come in several ways")
-    rows, columns = (_table(ways[read][axis], nodes[-1].size(axis)) for axis in (ROWS, COLUMNS))
-    return rows, columns
+    return [_table(ways[read][axis], n) for axis, n in zip(AXES, sizes_of(nodes[-1]), strict=True)]
 
 
 def _table(way: Sequence[IntervalMap], n_out: int) -> Table:

@@ -37,7 +37,7 @@ def lowered(graph: Graph, program: _native.Program) -> Writer:
 
     Examples:
         >>> from krypton_engine import _native
-        >>> to = lowered(graph, _native.Program("", 24, 20, 3))
+        >>> to = lowered(graph, _native.Program("", (1, 24, 20), 3))
         >>> to.begins, to.reason  # activations are fused with convolutions, and nothing is left to PyTorch
         ({8: 7, 11: 10}, '')
         >>> to.is_vector(graph.output), to.build(graph.output)  # the first of the engine's vectors

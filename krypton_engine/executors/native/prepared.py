@@ -15,10 +15,10 @@ from krypton_engine.common.figures import mebibytes
 from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import engine
-from krypton_engine.executors.native.cells import as_value
-from krypton_engine.executors.native.images import shape_of
+from krypton_engine.executors.native.cells import as_cells, as_value
+from krypton_engine.executors.native.images import has_cells, shape_of, sizes_of
 from krypton_engine.executors.native.lowering import lowered
-from krypton_engine.executors.native.sums import COLUMNS, ROWS, Float32s
+from krypton_engine.executors.native.sums import AXES, Float32s
 from krypton_engine.executors.tail import Tail, constants_of
 from krypton_engine.graph.ir import Graph, refs
 from krypton_engine.graph.rewrites.upright import lying, renamed
@@ -37,7 +37,7 @@ class Prepared:
 
     Attributes:
         given: The graph.
-        graph: The same, its axes named as an image's channels, rows and columns.
+        graph: The same, its axes named as the engine's.
         axes: The input's axes by these names; see `krypton_engine.graph.rewrites.upright`.
         program: The engine's own program of it.
         exits: Numbers in the engine, by node, of values that PyTorch reads.
@@ -59,18 +59,18 @@ class Prepared:
         >>> program.exits, program.sizes(13), program.as_node(13, torch.zeros(2, 5)).shape
         ({13: 0}, (5,), torch.Size([2, 5]))
         >>> program.extents(plan).tolist()  # of the input, two convolutions and the pool between them
-        [[8, 8], [10, 10], [6, 6], [8, 8]]
+        [[1, 8, 8], [1, 10, 10], [1, 6, 6], [1, 8, 8]]
         >>> program.largest_batch(plan, 2**30)
         256
         >>> program.as_image(7, torch.zeros(1, 8, 24, 20)).shape
-        (24, 20, 8)
+        (1, 24, 20, 8)
     """
 
     def __init__(self, graph: Graph, isa: str = "") -> None:
-        self.given, self.axes = graph, lying(graph)
-        self.graph = graph = renamed(graph, self.axes)
-        height, width, channels = shape_of(graph.input)
-        self.program = engine._native.Program(isa, height, width, channels)
+        self.given, axes = graph, lying(graph)
+        self.axes = dict(zip((0, *AXES[len(AXES) + 1 - len(axes) :]), axes, strict=True))
+        self.graph = graph = renamed(graph, {axis: name for name, axis in self.axes.items()})
+        self.program = engine._native.Program(isa, *shape_of(graph.input))
         written = lowered(graph, self.program)
         self.reason = written.reason
         if not written.lowered.issuperset(graph.sites):
@@ -85,7 +85,7 @@ class Prepared:
         self.shrinkable = {
             node.index: number
             for number, node in written.nodes.items()
-            if number > 0 and {ROWS, COLUMNS}.issubset(node.axes) and written.values.get(node.index) == number
+            if number > 0 and has_cells(node) and written.values.get(node.index) == number
         }
         self.sites = written.sites
         self._begins = written.begins
@@ -95,24 +95,20 @@ class Prepared:
         self.constants = constants_of(graph, rest)
 
     def extents(self, plan: Plan) -> IntArray:
-        """The largest box of every value of the engine: ``(values, 2)``."""
-        out = np.zeros((len(self.values), 2), dtype=np.int64)
+        """The largest box of every value of the engine: ``(values, 3)``."""
+        out = np.zeros((len(self.values), len(AXES)), dtype=np.int64)
         for value, node in self.values.items():
             if node.depends:
-                for i, axis in enumerate((ROWS, COLUMNS)):
+                for i, axis in enumerate(AXES):
                     along = plan.boxes[node.index][self.axes[axis]] if axis in node.axes else 1
                     out[value, i] = np.max(along)
         return out
 
     @property
     def whole(self) -> IntArray:
-        """The boxes that hold all of every value of the engine: ``(values, 2)``."""
-        sizes = [
-            [node.size(axis) if axis in node.axes else 1 for axis in (ROWS, COLUMNS)]
-            for node in self.values.values()
-        ]
-        out = np.zeros((len(self.values), 2), dtype=np.int64)
-        out[list(self.values)] = sizes
+        """The boxes that hold all of every value of the engine: ``(values, 3)``."""
+        out = np.zeros((len(self.values), len(AXES)), dtype=np.int64)
+        out[list(self.values)] = [sizes_of(node) for node in self.values.values()]
         return out
 
     def largest_batch(self, plan: Plan, budget: int) -> int:
@@ -165,11 +161,11 @@ class Prepared:
             costs.add(self._begins.get(index, index), seconds)
 
     def sizes(self, index: int) -> tuple[int, ...]:
-        """Shape in which the engine gives one position's value of an exit: a vector, or NHWC."""
+        """Shape in which the engine gives one position's value of an exit: a vector, or NDHWC."""
         if index in self.vectors:
             return (self.graph.nodes[index].numel(),)
         node = self.values[self.exits[index]]
-        cells = [node.size(axis) if axis in node.axes else 1 for axis in (ROWS, COLUMNS)]
+        cells = sizes_of(node)
         return (*cells, node.numel() // math.prod(cells))
 
     def as_node(self, index: int, given: Tensor) -> Tensor:
@@ -179,7 +175,7 @@ class Prepared:
         if index in self.vectors or not self.values[self.exits[index]].axes:
             return given.reshape(-1, *node.shape[1:])
         if index in self.flat:
-            return given.permute(0, 3, 1, 2).reshape(len(given), -1)
+            return given.movedim(-1, 1).reshape(len(given), -1)
         return as_value(node, given)
 
     def begin(
@@ -224,7 +220,7 @@ class Prepared:
         Returns:
             None where the engine's numbers are not finite.
         """
-        corners = np.zeros((count, 2), dtype=np.int64)
+        corners = np.zeros((count, len(AXES)), dtype=np.int64)
         arrays = {i: np.empty((count, *self.sizes(i)), dtype=np.float32) for i in self.exits}
         compute(
             [(n, corners, arrays[i]) for i, n in self.exits.items() if i not in self.vectors],
@@ -236,21 +232,23 @@ class Prepared:
         return self.tail.run(computed, count, constant, costs)
 
     def as_boxes(self, boxes: IntArray) -> IntArray:
-        """Boxes of the given input as the engine takes them: ``(boxes, 6)``, channels, rows, columns."""
-        return np.ascontiguousarray(boxes[:, self.axes].reshape(-1, 6))
+        """Boxes of the given input as the engine takes them: ``(boxes, 8)``, channels and axes."""
+        out = np.empty((len(boxes), 1 + len(AXES), 2), dtype=np.int64)
+        out[:] = (0, 1)
+        for place, name in enumerate((0, *AXES)):
+            if name in self.axes:
+                out[:, place] = boxes[:, self.axes[name]]
+        return out.reshape(len(boxes), -1)
 
     def as_cells(self, contents: Iterable[Tensor]) -> Float32s:
-        """Contents of boxes of the given input, one after the other, each NHWC, in one row."""
+        """Contents of boxes of the given input, one after the other, each NDHWC, in one row."""
         roles = self.graph.input.roles
-        order = [roles.index(axis) for axis in (ROWS, COLUMNS, 0)]
+        order = [roles.index(axis) for axis in (*AXES, 0) if axis in roles]
         cells = [each.detach().to(torch.float32).permute(0, *order).reshape(-1) for each in contents]
         return np.ascontiguousarray(torch.cat(cells).numpy())
 
     def as_image(self, index: int, value: Tensor) -> Float32s:
-        """A node's value for one copy as the engine lays it out: NHWC without the batch."""
+        """A node's value for one copy as the engine lays it out: NDHWC without the batch."""
         node = self.graph.nodes[index]
-        axes = [node.roles.index(axis) for axis in (ROWS, COLUMNS)]
-        rest = [dim for dim in range(1, len(node.shape)) if dim not in axes]
-        height, width = (node.shape[dim] for dim in axes)
-        moved = value.detach().to(torch.float32).expand(1, *node.shape[1:]).permute(0, *axes, *rest)
-        return np.ascontiguousarray(moved.reshape(height, width, -1).numpy())
+        value = value.detach().to(torch.float32).expand(1, *node.shape[1:])
+        return np.ascontiguousarray(as_cells(node, value)[0].numpy())

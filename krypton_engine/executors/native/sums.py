@@ -10,8 +10,18 @@ import numpy.typing as npt
 
 from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
 
-ROWS, COLUMNS = 1, 2
-"""Axes of an image that boxes run along; its channels are axis 0."""
+AXES = DEPTH, ROWS, COLUMNS = 3, 1, 2
+"""Axes that boxes run along, in the engine's order; channels are axis 0.
+
+An image has no depth, and a signal no rows either. Axes of an image have the numbers of its graph: only those
+of volumes and signals are renamed.
+"""
+
+Sizes = tuple[int, int, int]
+"""Cells along the axes, 1 where there is none."""
+
+Window = tuple[int, int, int, int, int, int]
+"""A kernel along an axis: cells in and out, kernel, stride, padding, dilation."""
 
 Float32s = npt.NDArray[np.float32]
 """Numbers as the C++ engine takes them."""
@@ -28,10 +38,10 @@ class Sum:
         >>> from dataclasses import replace
         >>> def build(done):
         ...     return 3 if done.epilogue == NO_EPILOGUE else 4  # the number that the engine would give it
-        >>> waiting = Sum(build, "convolution", weight=np.ones((8, 3, 1, 1), dtype=np.float32))
+        >>> waiting = Sum(build, "convolution", weight=np.ones((8, 3, 1, 1, 1), dtype=np.float32))
         >>> joined = replace(waiting, epilogue=Epilogue(low=0.0))
         >>> waiting.build(waiting), joined.build(joined), joined.required_weight.shape
-        (3, 4, (8, 3, 1, 1))
+        (3, 4, (8, 3, 1, 1, 1))
     """
 
     build: Callable[[Sum], int]
@@ -49,6 +59,16 @@ class Sum:
         """The weights of a kind of sum that always has them."""
         assert self.weight is not None
         return self.weight
+
+
+def of_one_cell(sizes: Sizes) -> tuple[Window, ...]:
+    """Kernels of one cell along every axis.
+
+    Examples:
+        >>> of_one_cell((1, 24, 20))
+        ((1, 1, 1, 1, 0, 1), (24, 24, 1, 1, 0, 1), (20, 20, 1, 1, 0, 1))
+    """
+    return tuple((n, n, 1, 1, 0, 1) for n in sizes)
 
 
 def numbers(epilogue: Epilogue) -> tuple[float, float, str, float]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native import channels, resizing, sliding
-from krypton_engine.executors.native.images import is_image, shape_of
-from krypton_engine.executors.native.sums import COLUMNS, ROWS, Sum, numbers
+from krypton_engine.executors.native.images import is_image, lies_in_order, shape_of
+from krypton_engine.executors.native.sums import AXES, Sum, numbers, of_one_cell
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
 from krypton_engine.graph.ir import Node, Ref
@@ -41,7 +41,7 @@ def end(to: Writer, node: Node, epilogue: Epilogue) -> None:
     Examples:
         >>> from krypton_engine import _native
         >>> from krypton_engine.executors.native.sliding import convolution
-        >>> to = Writer(graph, _native.Program("", 24, 20, 3))
+        >>> to = Writer(graph, _native.Program("", (1, 24, 20), 3))
         >>> convolution(to, graph.nodes[7], graph.nodes[7].on_box)
         >>> end(to, graph.nodes[8], Epilogue(low=0.0))
         >>> to.build(8), to.has_value(7), to.begins  # one value of the engine for both
@@ -77,7 +77,7 @@ def _rearrangement(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
             raise Unsupported("a vector that becomes something else")
         to.alias(node, source.index)
         return
-    if source.roles[1:] != (None, ROWS, COLUMNS) or len(node.shape) != 2:
+    if not lies_in_order(source) or len(node.shape) != 2:
         raise Unsupported("cells that are rearranged")
     to.value(item)
     to.alias(node, source.index)
@@ -90,7 +90,7 @@ def _addition(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if arguments.get("alpha", 1) != 1:
         raise Unsupported("a scaled addition")
     changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
-    ones = np.ones(shape_of(node)[2], dtype=np.float32)
+    ones = np.ones(shape_of(node)[1], dtype=np.float32)
     if changing == [True, False]:
         return to.affine(node, left, ones, sign * to.by_channel(node, right))
     if changing == [False, True]:
@@ -111,7 +111,7 @@ def _addition(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 def _multiplication(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     left, right = arguments["self"], arguments["other"]
     changing = [isinstance(x, Ref) and to.graph.nodes[x.node].depends for x in (left, right)]
-    zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
+    zeros = np.zeros(shape_of(node)[1], dtype=np.float32)
     if arguments.get("rounding_mode") is not None:
         raise Unsupported("a division that rounds")
     if changing == [True, False]:
@@ -125,9 +125,9 @@ def _multiplication(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 
 
 def _cell_by_cell(to: Writer, node: Node, arithmetic: str, left: Ref, right: Ref) -> None:
-    height, width, count = shape_of(node)
+    sizes, count = shape_of(node)
     shapes = [shape_of(to.graph.nodes[x.node]) for x in (left, right)]
-    alike = all(shape[:2] == (height, width) and shape[2] in (1, count) for shape in shapes)
+    alike = all(its_sizes == sizes and its_count in (1, count) for its_sizes, its_count in shapes)
     if not alike or not all(node.same_cells(i) for i in range(len(node.operands))):
         raise Unsupported("values of different shapes")
     operands = [channels.repeated(to, x, count) for x in (left, right)]
@@ -152,7 +152,7 @@ def _square(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 
 @_rule("neg")
 def _negation(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
-    zeros = np.zeros(shape_of(node)[2], dtype=np.float32)
+    zeros = np.zeros(shape_of(node)[1], dtype=np.float32)
     to.affine(node, arguments["self"], zeros - 1, zeros)
 
 
@@ -161,7 +161,7 @@ def _prelu(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item, weight = arguments["self"], to.constant(arguments["weight"])
     if weight.numel() == 1:
         return end(to, node, Epilogue(function="leaky_relu", parameter=float(weight)))
-    if node.roles[1] not in (None, 0) or weight.numel() != shape_of(node)[2]:
+    if node.roles[1] not in (None, 0) or weight.numel() != shape_of(node)[1]:
         raise Unsupported("slopes by something else than channels")
     value, slope = to.value(item), weight.flatten().contiguous().numpy()
     to.wait(node, Sum(lambda done: to.program.prelu(value, slope, numbers(done.epilogue)), "combine"))
@@ -218,10 +218,8 @@ def _linear(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if node.local:
         if node.roles[-1] not in (None, 0):
             raise Unsupported("a linear layer along an axis")
-        height, width, _ = shape_of(node)
-        operand = to.value(item)
-        maps = [(n, n, 1, 1, 0, 1) for n in (height, width)]
-        to.convolve(node, operand, np.ascontiguousarray(weight[:, :, None, None]), bias, maps, 1)
+        kernel = np.ascontiguousarray(weight[:, :, None, None, None])
+        to.convolve(node, to.value(item), kernel, bias, of_one_cell(shape_of(node)[0]), 1)
         return
     if len(node.shape) != 2:
         raise Unsupported("a linear layer on more than vectors")
@@ -255,16 +253,16 @@ def _linear(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 def _sum(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if not node.local:
         return _global_average(to, node, arguments)
-    if node.whole in ({ROWS}, {COLUMNS}):
+    if node.whole and node.whole < set(AXES):
         return sliding.sum_along(to, node)
     channels.add_up(to, node, arguments["self"])
 
 
-@_rule("adaptive_avg_pool2d", "_adaptive_avg_pool2d")
+@_rule(*(f"{lead}adaptive_avg_pool{rank}d" for lead in ("", "_") for rank in (1, 2, 3)))
 def _global_average(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     item = _first(arguments)
     source = to.graph.nodes[item.node]
-    if node.local or source.roles[2:] != (ROWS, COLUMNS) or not averages_cells(node, source):
+    if node.local or not lies_in_order(source) or not averages_cells(node, source):
         raise Unsupported("an average of something else than all of an image")
     value = to.value(item)
     to.wait(node, Sum(lambda done: to.program.mean(value, numbers(done.epilogue)), "mean"))

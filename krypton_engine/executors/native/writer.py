@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from krypton_engine.executors.base import Unsupported
 from krypton_engine.executors.native.images import is_statistic, shape_of
-from krypton_engine.executors.native.sums import Float32s, Sum, numbers
+from krypton_engine.executors.native.sums import Float32s, Sum, Window, numbers
 from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
 from krypton_engine.graph.ir import Graph, Node, Ref, refs
 
@@ -61,10 +62,10 @@ class Writer:
 
     Examples:
         >>> from krypton_engine import _native
-        >>> to, (conv, relu) = Writer(graph, _native.Program("", 24, 20, 3)), graph.nodes[7:9]
+        >>> to, (conv, relu) = Writer(graph, _native.Program("", (1, 24, 20), 3)), graph.nodes[7:9]
         >>> weight, bias = to.constant(Ref(0)).numpy(), to.by_channel(conv, 0.5)
-        >>> rows, columns = (24, 24, 3, 1, 1, 1), (20, 20, 3, 1, 1, 1)  # cells in and out, kernel, ...
-        >>> to.convolve(conv, to.value(Ref(6)), weight, bias, [rows, columns], groups=1)
+        >>> windows = [(1, 1, 1, 1, 0, 1), (24, 24, 3, 1, 1, 1), (20, 20, 3, 1, 1, 1)]
+        >>> to.convolve(conv, to.value(Ref(6)), weight[:, :, None], bias, windows, groups=1)
         >>> waiting = to.joinable(Ref(7), "convolution")
         >>> to.join(relu, Ref(7), replace(waiting, epilogue=Epilogue(low=0.0)))
         >>> to.is_built(8), to.build(8), to.is_built(8), to.begins
@@ -198,20 +199,19 @@ class Writer:
         operand: int,
         weight: Float32s,
         bias: Float32s | None,
-        maps: list[Any],
+        windows: Sequence[Window],
         groups: int,
         residual: int | None = None,
         epilogue: Epilogue = NO_EPILOGUE,
         **limits: Any,
     ) -> None:
-        """Write ``node`` as a convolution of an image by ``(out, in / groups, height, width)`` weights."""
+        """Write ``node`` as a convolution by weights, ``(out, in / groups, depth, height, width)``."""
 
         def build(done: Sum) -> int:
             operands = [operand] + ([] if done.residual is None else [done.residual])
             return self.program.convolution(
                 operands,
-                maps[0],
-                maps[1],
+                windows,
                 groups,
                 done.required_weight,
                 done.bias,
@@ -223,7 +223,7 @@ class Writer:
 
     def by_channel(self, node: Node, item: Any) -> Float32s:
         """A number, or a constant that varies only by channel, for every channel of ``node``."""
-        channels = shape_of(node)[2]
+        _, channels = shape_of(node)
         if isinstance(item, (int, float)) and not isinstance(item, bool):
             return np.full(channels, item, dtype=np.float32)
         constant = self.constant(item)
@@ -242,7 +242,7 @@ class Writer:
         waiting = self.joinable(item, "convolution", "concat", "meeting")
         if waiting is not None and waiting.kind == "convolution" and waiting.residual is None:
             assert waiting.weight is not None
-            weight = (waiting.weight.astype(np.float64) * scale[:, None, None, None]).astype(np.float32)
+            weight = (waiting.weight.astype(np.float64) * scale[:, None, None, None, None]).astype(np.float32)
             bias = shift if waiting.bias is None else waiting.bias * scale + shift
             self.join(node, item, replace(waiting, weight=weight, bias=bias))
             return
@@ -268,11 +268,11 @@ class Writer:
         epilogue: Epilogue = NO_EPILOGUE,
     ) -> None:
         """``(a op b) * scale + shift``, cell by cell; scale and shift by channel."""
-        height, width, channels = shape_of(node)
+        sizes, channels = shape_of(node)
 
         def build(done: Sum) -> int:
             return self.program.combine(
-                arithmetic, list(operands), height, width, channels, scale, shift, numbers(done.epilogue)
+                arithmetic, list(operands), sizes, channels, scale, shift, numbers(done.epilogue)
             )
 
         self.wait(node, Sum(build, "combine", epilogue=epilogue))

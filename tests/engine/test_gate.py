@@ -59,16 +59,25 @@ def cut_often(work, number, rounds=400):
     """
     moments = random.Random(0)
     for _ in range(rounds):
-        pause = moments.random() * 1e-3
-        kill = threading.Thread(target=lambda: (time.sleep(pause), os.kill(os.getpid(), number)))  # noqa: B023
+        pause, heard = moments.random() * 1e-3, threading.Event()
+        kill = threading.Thread(target=_send, args=(number, pause, heard))
         try:
             kill.start()
             while True:
                 work()
         except Cut as error:
             raised = error  # kept, as a shell keeps the last error with all its frames
+        heard.set()
         kill.join()
         yield raised
+
+
+def _send(number, pause, heard):
+    """Send a signal to this process: again where Python swallowed what the handler raised, as in a finaliser."""
+    time.sleep(pause)
+    os.kill(os.getpid(), number)
+    while not heard.wait(20):
+        os.kill(os.getpid(), number)
 
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM], ids=["ctrl-c", "alarm"])

@@ -326,7 +326,8 @@ def test_what_the_engine_lacks_runs_in_pytorch():
 @pytest.mark.parametrize(
     ("model", "x", "why"),
     [
-        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(72, 2)), torch.randn(1, 2, 20), "axes"),
+        (nn.Sequential(nn.Flatten(2), nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 46, 2)),
+         torch.randn(1, 2, 2, 2, 2, 6), "axes"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)).double(),
          torch.randn(1, 1, 8, 8).double(), "float32"),
     ],

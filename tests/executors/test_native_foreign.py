@@ -304,19 +304,19 @@ def test_what_goes_wrong_there_is_raised_here():
     def fails(given: list[np.ndarray], out: np.ndarray, corners: np.ndarray) -> None:
         raise ZeroDivisionError("no such box")
 
-    program = engine._native.Program("", 6, 5, 3)
-    value = program.foreign([0], 6, 5, 2, fails, 8, None, None)
-    extents, x = np.array([[2, 2], [2, 2]]), np.zeros((6, 5, 3), dtype=np.float32)
+    program = engine._native.Program("", (1, 6, 5), 3)
+    value = program.foreign([0], (1, 6, 5), 2, fails, 8)
+    extents, x = np.array([[1, 2, 2], [1, 2, 2]]), np.zeros((1, 6, 5, 3), dtype=np.float32)
     with pytest.raises(ZeroDivisionError, match="no such box"):
         engine._native.Session(program, extents, [value], x, x, 2, [])
 
 
 def test_memory_is_foreseen():
     """What PyTorch takes for a box counts with the boxes."""
-    extents, taken = np.array([[4, 4], [4, 4]]), []
+    extents, taken = np.array([[1, 4, 4], [1, 4, 4]]), []
     for bytes_of_cell in (0, 1000):
-        program = engine._native.Program("", 8, 8, 3)
-        kept = [program.foreign([0], 8, 8, 3, lambda *_: None, bytes_of_cell, None, None)]
+        program = engine._native.Program("", (1, 8, 8), 3)
+        kept = [program.foreign([0], (1, 8, 8), 3, lambda *_: None, bytes_of_cell)]
         taken.append(program.run_bytes(extents, kept, 2, 1))
     more = taken[1] - taken[0]
     assert more > 0 and more % (2 * 16 * 1000) == 0  # of both threads, for cells of as many boxes as fit

@@ -77,7 +77,7 @@ def test_windows_of_nearly_all(name, x):
 def test_what_follows_a_meeting_is_part_of_it(name, x):
     """A response norm, `x * n * weight + bias + x`, goes over the cells once."""
     graph = linearised(capture(Source(gated(GATES[name]), (x,))))
-    to = lowered(graph, _native.Program("", *SHAPE[1:], SHAPE[0]))
+    to = lowered(graph, _native.Program("", (1, *SHAPE[1:]), SHAPE[0]))
     sums = [node for node in graph.nodes if node.op == "add" and node.axes]
     residuals = [node for node in sums if all(graph.nodes[i].depends for i in node.operands)]
     assert [to.begins[node.index] for node in residuals] == list(graph.sites)
@@ -229,7 +229,7 @@ def test_the_budget_counts_what_tells_of_the_outside(x):
     session = opened(NATIVE, model, x)
     tables = session.program.program.outside_bytes
     # Two sites of 16 stored channels, a factor and a summand each, in float64.
-    assert tables == (25 * 21 + 23 * 19) * 2 * 16 * 8
+    assert tables == (24 * 20 + 1 + 22 * 18 + 1) * 2 * 16 * 8
     made, plan = session.program, Plan.of(session.program.graph, session.window)
     others = made.program.view_bytes + made.program.weight_bytes
     others += made.program.run_bytes(made.extents(plan), made.kept, engine.threads(), 0)

@@ -20,18 +20,19 @@ POSITIONS = 5
 @pytest.fixture
 def session():
     """A convolution of 3x3 over 8x8 cells and its mean; every position changes 2x2 cells of the input."""
-    program = engine._native.Program("", 8, 8, 3)
+    program = engine._native.Program("", (1, 8, 8), 3)
     window = (8, 8, 3, 1, 1, 1)
-    convolved = program.convolution([0], window, window, 1, np.ones((4, 3, 3, 3), np.float32), None, IDENTITY)
+    weight = np.ones((4, 3, 1, 3, 3), np.float32)
+    convolved = program.convolution([0], [(1, 1, 1, 1, 0, 1), window, window], 1, weight, None, IDENTITY)
     program.mean(convolved, IDENTITY)
-    extents = np.array([[2, 2], [4, 4]])
-    x = np.arange(8 * 8 * 3, dtype=np.float32).reshape(8, 8, 3)
+    extents = np.array([[1, 2, 2], [1, 4, 4]])
+    x = np.arange(8 * 8 * 3, dtype=np.float32).reshape(1, 8, 8, 3)
     return engine._native.Session(program, extents, [], x, np.zeros_like(x), 2, [])
 
 
 def run(session):
     out = np.empty((POSITIONS, 4), np.float32)
-    assert session.run(np.array([[0, 3, 2, 4, 2, 4]] * POSITIONS), None, [], [(0, out)])
+    assert session.run(np.array([[0, 3, 0, 1, 2, 4, 2, 4]] * POSITIONS), None, [], [(0, out)])
     return out
 
 

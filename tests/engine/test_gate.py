@@ -73,7 +73,7 @@ def cut_often(work, number, rounds=400):
 
 
 def _send(number, pause, heard):
-    """Send a signal to this process: again where Python swallowed what the handler raised, as in a finaliser."""
+    """Send this process a signal; again where Python swallowed what its handler raised, as in a finaliser."""
     time.sleep(pause)
     os.kill(os.getpid(), number)
     while not heard.wait(20):

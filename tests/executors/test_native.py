@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 from support import sessions
 from support.activations import check_engine, ends
@@ -71,9 +71,9 @@ def test_reference_is_exact_on_more(name):
     assert found.exact and found.warnings == (), str(found)
 
 
-def check_random(data: st.DataObject) -> None:
+def check_random(data: st.DataObject, rank: int) -> None:
     """Against float64, beside PyTorch's own float32: the rule of `models.Comparison`."""
-    network = data.draw(networks(2), "network")
+    network = data.draw(networks(rank), "network")
     question = data.draw(questions(network.shape), "question")
     model = build(network).float()
     note(f"input {network.shape}\n{model}\n{question}")
@@ -94,30 +94,34 @@ def check_random(data: st.DataObject) -> None:
         heatmap = KryptonOcclusion(model).heatmap(
             x, question.window, question.strides, baseline, classes="all"
         )
+    assert heatmap.plan is not None
+    event(heatmap.plan.executor.split()[0])
     got = heatmap.values if heatmap.outputs is None else heatmap.outputs
     error = float((got.reshape(doubles.shape) - doubles).abs().max())
     torchs = float((singles - doubles).abs().max())
     assert error <= max(3 * torchs, 1e-6 * float(doubles.abs().max())) + 1e-7, (error, torchs)
 
 
-def check_many(count, **how):
+def check_many(rank, count, **how):
     unhurried = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
     @settings(max_examples=count, deadline=None, suppress_health_check=unhurried, **how)
     @given(st.data())
     def run(data):
-        check_random(data)
+        check_random(data, rank)
 
     run()
 
 
-def test_random_networks():
-    check_many(25, derandomize=True)
+@pytest.mark.parametrize(("rank", "count"), [(1, 12), (2, 25), (3, 12)])
+def test_random_networks(rank, count):
+    check_many(rank, count, derandomize=True)
 
 
 @pytest.mark.slow
-def test_more_random_networks():
-    check_many(600)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_more_random_networks(rank):
+    check_many(rank, 600)
 
 
 @pytest.mark.parametrize(("target", "args", "kwargs"), ends())

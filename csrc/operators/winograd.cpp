@@ -127,8 +127,7 @@ class WinogradConvolution : public Window {
             grid += cells_of(read);
             if (residuals) residuals += job.box.cells();
         }
-        const int64_t rows = std::min(block_, tiles),
-                      most = std::min(slices, block_ * maps_[kZ].extent_read(1));
+        const int64_t rows = std::min(block_, tiles), most = std::min(slices, block_slices());
         Room room{scratch.take<float>(products_ * most * in_ + pairs() * kChannelStep),
                   scratch.take<float>(products_ * rows * stored + pairs() * kChannelStep),
                   scratch.take<const float*>(products_ * rows * maps_[kZ].kernel),
@@ -145,7 +144,7 @@ class WinogradConvolution : public Window {
 
     std::size_t scratch_bytes(const Box& box, int64_t count) const override {
         if (box.empty()) return 4096;
-        const int64_t slices = std::min(count * most_slices(box), block_ * maps_[kZ].extent_read(1));
+        const int64_t slices = std::min(count * most_slices(box), block_slices());
         return static_cast<std::size_t>(count * (8 * (cells_of(grid_read(box)) + box.cells()) +
                                                  stacks(box) * static_cast<int64_t>(sizeof(Stack))) +
                                         products_ * (slices * in_ + block_ * stored) * 4 +
@@ -223,6 +222,8 @@ class WinogradConvolution : public Window {
         const int64_t deep = box[kZ].size(), parts = split(deep, kZ);
         return stacks(box) * maps_[kZ].extent_read((deep + parts - 1) / parts);
     }
+    // Most slices of a block: a tile more in a stack reads, or steps over, as many as the stride has.
+    int64_t block_slices() const { return block_ * std::max(maps_[kZ].extent_read(1), maps_[kZ].stride); }
     // A tile may be larger than what is left of the box: one more row and column can be read.
     Sizes grid_read(const Box& box) const {
         return extents_read(maps_, {box[kZ].size(), box[kY].size() + 1, box[kX].size() + 1});

@@ -75,8 +75,8 @@ void prepare(Random& random, Operator& op, std::size_t operands, int64_t channel
 WindowMap window_of(Random& random, int64_t kernel, int64_t stride, int64_t dilation, int64_t largest) {
     WindowMap m{0, 0, kernel, stride, random.between(0, kernel), dilation};
     const int64_t span = dilation * (kernel - 1) + 1;
-    m.n_in = random.between(std::max<int64_t>(1, span - 2 * m.padding), largest);
-    if (m.n_in + 2 * m.padding < span) m.n_in = span;
+    const int64_t least = std::max<int64_t>(1, span - 2 * m.padding);
+    m.n_in = random.between(least, std::max(least, largest));
     m.n_out = (m.n_in + 2 * m.padding - span) / stride + 1;
     // As with ceil_mode: the last window may begin in the input and end beyond its padding.
     if (stride > 1 && m.n_out * stride < m.n_in + m.padding && random.chance(0.5)) ++m.n_out;

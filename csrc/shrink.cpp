@@ -37,10 +37,11 @@ Box shrunk(const Shrink& shrink, const Plane& plane, float* pixels, double& effe
         return false;
     };
     // Only rims are looked at. One that stays has a cell that stays along the axes after: no need to come
-    // back.
+    // back. Where an axis has one cell, as depth has in images, those after it tell the same.
     Box left = all;
     for (Axis axis : kAllAxes) {
         Interval& along = left[axis];
+        if (along.size() == 1 && axis != kX) continue;
         const auto rim = [&](int64_t at) {
             Box part = left;
             part[axis] = {at, at + 1};

@@ -206,28 +206,26 @@ void test_meeting(const Kernels& k, Random& random) {
 // image -> convolution -> its mean -> linear, sigmoid -> gate on the convolution -> mean: positions against
 // float64 loops that leave the gate outside the box as it was, and the scalar's change by what that leaves
 // out.
-void test_session(const char* isa) {
+void test_session(const char* isa, const Sizes& sizes) {
     Random random(11);
     constexpr int64_t kIn = 3, kChannels = 24;
-    constexpr Sizes kSizes = {3, 11, 10}, kOne = {1, 1, 1};
-    auto program = std::make_shared<Program>(isa, kSizes, kIn);
+    constexpr Sizes kOne = {1, 1, 1};
+    auto program = std::make_shared<Program>(isa, sizes, kIn);
     const Kernels& k = program->kernels();
-    ByAxis<WindowMap> maps;
-    for (Axis axis : kAllAxes) maps[axis] = {kSizes[axis], kSizes[axis], 3, 1, 1, 1};
+    const ByAxis<WindowMap> maps = same_sizes(sizes);
     const ByAxis<WindowMap> one{alone(), alone(), alone()};
-    const auto first = random.numbers(kChannels * kIn * 27, 0.1f),
+    const auto first = random.numbers(kChannels * kIn * taps_of(maps), 0.15f),
                weight = random.numbers(kChannels * kChannels, 0.5f), bias = random.numbers(kChannels);
     const ConvolutionShape shape{maps, kIn, kChannels, 1};
-    program->add(make_convolution(k, shape, first.data(), nullptr), {0}, kSizes, kChannels, {0});
-    program->add(make_moments(cells_of(kSizes), false), {1}, kOne, kChannels, {});
+    program->add(make_convolution(k, shape, first.data(), nullptr), {0}, sizes, kChannels, {0});
+    program->add(make_moments(cells_of(sizes), false), {1}, kOne, kChannels, {});
     program->add(make_convolution(k, {one, kChannels, kChannels, 1}, weight.data(), bias.data()), {2}, kOne,
                  kChannels, {-kNoLimit, kNoLimit, kSigmoid});
-    program->add(make_meeting(Meeting::kFactor), {1, 3}, kSizes, kChannels, {});
+    program->add(make_meeting(Meeting::kFactor), {1, 3}, sizes, kChannels, {});
     check(program->values()[3].global && !program->values()[4].global, "which values are global");
     program->add_mean(4, {});
 
-    const Tensor input = random_image(random, kSizes, kIn),
-                 gradient = random_image(random, kSizes, kChannels);
+    const Tensor input = random_image(random, sizes, kIn), gradient = random_image(random, sizes, kChannels);
     const auto gate = [&](const Tensor& hidden) {
         const auto mean = moments_of(hidden);
         std::vector<double> found(kChannels);
@@ -247,8 +245,8 @@ void test_session(const char* isa) {
     const auto usual = gate(hidden);
 
     std::vector<Occlusion> positions;
-    for (int i = 0; i < 40; ++i) positions.push_back({random.box(kSizes), {0, kIn}});
-    const Box all = Box::of(kSizes);
+    for (int i = 0; i < 40; ++i) positions.push_back({random.box(sizes), {0, kIn}});
+    const Box all = Box::of(sizes);
     const std::vector<Box> extents = {all, all, one_cell(), one_cell(), all};
     const std::vector<float> x = input.plain(), nothing(x.size());
     const Session session(program, extents, {3}, {}, x.data(), nothing.data(), 2, {},
@@ -317,7 +315,8 @@ int main(int argc, char** argv) {
             testing::test_norm(*kernels(*isa), random);
             testing::test_meeting(*kernels(*isa), random);
         }
-        testing::test_session(*isa);
+        testing::test_session(*isa, {1, 18, 18});
+        testing::test_session(*isa, {3, 11, 10});
     }
     return testing::report("gates");
 }

@@ -201,6 +201,14 @@ inline Sizes sizes_out(const ByAxis<WindowMap>& maps) {
 // Of an axis that stays as it is.
 inline WindowMap alone(int64_t n = 1) { return {n, n, 1, 1, 0, 1}; }
 
+// Windows of three cells along every axis that has more than one.
+inline ByAxis<WindowMap> same_sizes(const Sizes& sizes) {
+    ByAxis<WindowMap> maps;
+    for (Axis axis : kAllAxes)
+        maps[axis] = sizes[axis] == 1 ? alone() : WindowMap{sizes[axis], sizes[axis], 3, 1, 1, 1};
+    return maps;
+}
+
 inline int64_t taps_of(const ByAxis<WindowMap>& maps) {
     return maps[kZ].kernel * maps[kY].kernel * maps[kX].kernel;
 }

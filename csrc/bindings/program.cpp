@@ -63,7 +63,7 @@ void require_few(const Sizes& read) {
     int64_t cells = 1;
     for (int64_t size : read) {
         cells *= size;  // no overflow: a side is less than 1 << 23
-        require(cells <= kMostCells, "a value's cells read too many");
+        require(cells <= kMostCells, "too many cells are read together");
     }
 }
 

@@ -85,22 +85,27 @@ void say(const char* isa, const char* what, double peak, double operations, doub
                 100 * direct / saved / peak);
 }
 
-// Boxes of `height` x `width` outputs at 16 positions, in the middle of a view and read from changed boxes.
-double operator_seconds(const Kernels& k, Operator& op, const WindowMap& y, const WindowMap& x, int64_t in,
-                        int64_t out, int64_t height, int64_t width) {
+// Boxes of some sizes of outputs at 16 positions, in the middle of a view and read from changed boxes.
+double operator_seconds(const Kernels& k, Operator& op, const ByAxis<WindowMap>& maps, int64_t in,
+                        int64_t out, const Sizes& sizes) {
     op.operands = {0};
     op.stored = stored_channels(out);
     op.epilogue.low = 0;
     const int64_t stored = stored_channels(in);
-    const Box box{{2, 2 + height}, {2, 2 + width}};
-    const Box changed{{box.y.lo * y.stride, box.y.hi * y.stride}, {box.x.lo * x.stride, box.x.hi * x.stride}};
-    const std::vector<float> view = noise(y.n_in * x.n_in * stored);
+    Sizes whole;
+    Box box, changed;
+    for (Axis axis : kAllAxes) {
+        const int64_t stride = maps[axis].stride, first = (maps[axis].n_out - sizes[axis]) / 2;
+        whole[axis] = maps[axis].n_in;
+        box[axis] = {first, first + sizes[axis]};
+        changed[axis] = {box[axis].lo * stride, box[axis].hi * stride};
+    }
+    const std::vector<float> view = noise(cells_of(whole) * stored);
     const std::vector<float> pixels = noise(kPositions * changed.cells() * stored);
     std::vector<float> outputs(kPositions * box.cells() * op.stored);
     std::vector<Plane> planes;
     for (int64_t p = 0; p < kPositions; ++p)
-        planes.push_back(
-            {y.n_in, x.n_in, stored, view.data(), pixels.data() + p * changed.cells() * stored, changed});
+        planes.push_back({whole, stored, view.data(), pixels.data() + p * changed.cells() * stored, changed});
     std::vector<Job> jobs;
     for (int64_t p = 0; p < kPositions; ++p)
         jobs.push_back({box, outputs.data() + p * box.cells() * op.stored, &planes[p]});
@@ -115,6 +120,8 @@ WindowMap map(int64_t outputs, int64_t kernel, int64_t stride) {
     const int64_t n_out = outputs + 4;
     return {n_out * stride, n_out, kernel, stride, kernel / 2, 1};
 }
+
+const WindowMap kFlat{1, 1, 1, 1, 0, 1};  // an image's depth
 
 void convolutions(const Kernels& k, double peak) {
     struct Case {
@@ -138,13 +145,13 @@ void convolutions(const Kernels& k, double peak) {
              {"3x3 depthwise, 144 channels, 12x12", 3, 3, 1, 144, 144, 12, 144, 1},
              {"5x5 depthwise, 240 channels, 12x12", 5, 5, 1, 240, 240, 12, 240, 1},
          }) {
-        const WindowMap y = map(c.side, c.ky, c.stride), x = map(c.side, c.kx, c.stride);
+        const ByAxis<WindowMap> maps{kFlat, map(c.side, c.ky, c.stride), map(c.side, c.kx, c.stride)};
         const double depth = static_cast<double>(c.ky * c.kx * c.in / c.groups);
         const std::vector<float> weight = noise(c.out * c.in / c.groups * c.ky * c.kx);
-        const auto op = make_convolution(k, {y, x, c.in, c.out, c.groups}, weight.data(), nullptr);
+        const auto op = make_convolution(k, {maps, c.in, c.out, c.groups}, weight.data(), nullptr);
         const double operations = 2.0 * static_cast<double>(kPositions * c.side * c.side * c.out) * depth;
         say(k.name, c.what, peak, operations, c.saved,
-            operator_seconds(k, *op, y, x, c.in, c.out, c.side, c.side));
+            operator_seconds(k, *op, maps, c.in, c.out, {1, c.side, c.side}));
     }
 }
 
@@ -152,11 +159,12 @@ void pools(const Kernels& k, double peak) {
     for (const bool maximum : {true, false}) {
         const int64_t channels = maximum ? 64 : 192, stride = maximum ? 2 : 1;
         const WindowMap m = map(12, 3, stride);
-        const std::vector<float> nines = maximum ? std::vector<float>() : std::vector<float>(m.n_out, 3.0f);
-        const auto op = make_pool(m, m, maximum, nines, nines);
+        const std::vector<float> nines(m.n_out, 3.0f);  // which a maximum ignores
+        const ByAxis<WindowMap> maps{kFlat, m, m};
+        const auto op = make_pool(maps, maximum, {std::vector<float>{1.0f}, nines, nines});
         say(k.name, maximum ? "maximum 3x3 stride 2, 64 channels, 12x12" : "average 3x3, 192 channels, 12x12",
             peak, 9.0 * static_cast<double>(kPositions * 144 * channels), 1,
-            operator_seconds(k, *op, m, m, channels, channels, 12, 12));
+            operator_seconds(k, *op, maps, channels, channels, {1, 12, 12}));
     }
 }
 
@@ -169,11 +177,12 @@ void linear(const char* isa, double peak) {
     for (const Case& c :
          std::initializer_list<Case>{{"linear, 7x7x512 to 4096, 256 positions", 7, 512, 4096},
                                      {"linear, 2048 to 1000, 256 positions", 1, 2048, 1000}}) {
-        auto program = std::make_shared<Program>(isa, c.side, c.side, c.channels);
+        const Sizes sizes{1, c.side, c.side};
+        auto program = std::make_shared<Program>(isa, sizes, c.channels);
         const int64_t depth = c.side * c.side * c.channels;
         program->add_cells(0, c.size, noise(depth * c.size).data(), nullptr, {});
         const std::vector<float> input = noise(depth), baseline(depth);
-        const Box all{{0, c.side}, {0, c.side}};
+        const Box all = Box::of(sizes);
         const Session session(program, {all}, {}, {}, input.data(), baseline.data(), 1, {});
         const std::vector<Occlusion> positions(256, Occlusion{all, {0, c.channels}});
         std::vector<float> out(256 * c.size);

@@ -15,7 +15,7 @@ namespace krypton {
 struct Occlusion {
     Box box;
     Interval channels;
-    const float* contents = nullptr;  // what they become, NHWC; null: the baseline
+    const float* contents = nullptr;  // what they become, NDHWC; null: the baseline
     const Views* views = nullptr;     // of the input that changes; null: of the session's own
 };
 

@@ -1,4 +1,4 @@
-// Region algebra along one axis, as krypton_engine/graph/regions.py has it. Intervals are half-open.
+// Region algebra, axis by axis, as krypton_engine/graph/regions.py has it. Intervals are half-open.
 #pragma once
 
 #include <stdint.h>

@@ -25,9 +25,11 @@ Outside::Outside(const Operator& op, const Plane& image, const std::vector<float
 double Outside::effect(const Box& box, const float* now, const float* base) const {
     const Box inside = box.empty() ? Box{} : box;
     const double* all = sums_.data() + sums_.size() - elements_;
-    // The corners of the box, by their sign in the sum over it.
+    // The corners of the box, by their sign in the sum over it; where no cell is before it in depth, as in
+    // images, the first four have nothing.
     const double *added[4], *taken[4];
-    for (int corner = 0, plus = 0, minus = 0; corner < 8; ++corner) {
+    int plus = 0, minus = 0;
+    for (int corner = inside[kZ].lo ? 0 : 4; corner < 8; ++corner) {
         const bool z = corner & 4, y = corner & 2, x = corner & 1;
         const auto side = [&](Axis axis, bool far) { return far ? inside[axis].hi : inside[axis].lo; };
         const double* sums = &sums_[before(side(kZ, z), side(kY, y), side(kX, x))];
@@ -39,7 +41,7 @@ double Outside::effect(const Box& box, const float* now, const float* base) cons
     double effect = 0;
     for (int64_t e = 0; e < elements_; ++e) {
         double sum = 0;
-        for (int i = 0; i < 4; ++i) sum += added[i][e] - taken[i][e];
+        for (int i = 0; i < plus; ++i) sum += added[i][e] - taken[i][e];
         effect += (double{now[e]} - double{base[e]}) * (all[e] - sum);
     }
     return effect;

@@ -20,6 +20,11 @@ struct Plane {
     void pixels(const Box& of, const float* outside, const float** out) const {
         pixels(of.first(), of.sizes(), outside, out);
     }
+    // The pixel of a cell that exists.
+    const float* pixel(const Corner& cell) const {
+        return box.holds(cell) ? changed + box.number(cell) * channels
+                               : view + Box::of(sizes).number(cell) * channels;
+    }
     // The pixel of a value of one cell.
     const float* pixel() const { return box.empty() ? view : changed; }
 };

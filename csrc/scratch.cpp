@@ -7,6 +7,7 @@ char* Scratch::take_bytes(std::size_t bytes) {
     const std::size_t offset = start - reinterpret_cast<std::uintptr_t>(memory_.data());
     if (offset + used_ + bytes > memory_.size()) {
         // The bound was too low: still right, only not foreseen.
+        exceeded_ = true;
         more_.emplace_back(bytes + kAlign);
         char* p = more_.back().data();
         return p + (kAlign - reinterpret_cast<std::uintptr_t>(p) % kAlign) % kAlign;

@@ -22,7 +22,8 @@ class Scratch {
             (static_cast<std::size_t>(count) * sizeof(T) + kAlign - 1) / kAlign * kAlign;
         return reinterpret_cast<T*>(take_bytes(bytes));
     }
-    std::size_t size() const { return memory_.size(); }
+    // Whether it ever took more than the bytes foreseen.
+    bool exceeded() const { return exceeded_; }
 
   private:
     static constexpr std::size_t kAlign = 64;
@@ -30,6 +31,7 @@ class Scratch {
     std::vector<char> memory_;
     std::vector<std::vector<char>> more_;
     std::size_t used_;
+    bool exceeded_ = false;
 };
 
 }  // namespace krypton

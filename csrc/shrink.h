@@ -10,7 +10,7 @@ namespace krypton {
 
 // What is dropped of the boxes of one value.
 struct Shrink {
-    float threshold = 0;          // rows and columns at the rim without a change that large; 0 drops nothing
+    float threshold = 0;          // slices, rows and columns at the rim without such a change; 0 drops none
     std::vector<float> gradient;  // of a scalar by the value's stored pixels, or empty
 };
 

@@ -111,9 +111,11 @@ void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int
     const Value& value = program_->values()[op.value];
     std::vector<Plane> in;
     for (int operand : op.operands) in.push_back(plane(operand));
-    // Bands of rows, a multiple of what any kernel computes together; where a value has depth, of slices.
+    // Bands of rows, a multiple of what any kernel computes together; where a value has depth, of slices,
+    // which may be few.
     const Axis axis = value.sizes[kZ] > 1 ? kZ : kY;
-    const int64_t step = axis == kZ ? 4 : 12, cells = value.pixels() / value.sizes[axis];
+    const int64_t step = axis == kZ ? std::clamp<int64_t>(value.sizes[kZ] / threads, 1, 4) : 12;
+    const int64_t cells = value.pixels() / value.sizes[axis];
     const int64_t band = std::max<int64_t>(step, value.sizes[axis] / (4 * threads) / step * step);
     for (int64_t first; (first = next++ * band) < value.sizes[axis] && !cancelled;) {
         Box box = Box::of(value.sizes);

@@ -55,14 +55,24 @@ WindowMap window(const WindowNumbers& n, std::optional<int64_t> limit) {
     return map;
 }
 
+Sizes sizes_in(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_in, maps[kY].n_in, maps[kX].n_in}; }
+Sizes sizes_out(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_out, maps[kY].n_out, maps[kX].n_out}; }
+
+// Cells that are read together, padding among them: each side passes for itself, their product may not.
+void require_few(const Sizes& read) {
+    int64_t cells = 1;
+    for (int64_t size : read) {
+        cells *= size;  // no overflow: a side is less than 1 << 23
+        require(cells <= kMostCells, "too many cells are read together");
+    }
+}
+
 ByAxis<WindowMap> windows(const ByAxis<WindowNumbers>& numbers, const Limits& limits) {
     ByAxis<WindowMap> maps;
     for (Axis axis : kAllAxes) maps[axis] = window(numbers[axis], limits[axis]);
+    require_few(extents_read(maps, sizes_out(maps)));
     return maps;
 }
-
-Sizes sizes_in(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_in, maps[kY].n_in, maps[kX].n_in}; }
-Sizes sizes_out(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_out, maps[kY].n_out, maps[kX].n_out}; }
 
 Epilogue epilogue(const EpilogueNumbers& numbers) {
     const auto& [low, high, name, parameter] = numbers;
@@ -109,7 +119,12 @@ using Intervals = ByAxis<std::optional<IntervalNumbers>>;
 
 ByAxis<IntervalMap> interval_maps(const Intervals& numbers, const Sizes& in, const Sizes& out) {
     ByAxis<IntervalMap> maps;
-    for (Axis axis : kAllAxes) maps[axis] = interval_map(numbers[axis], in[axis], out[axis]);
+    Sizes read;
+    for (Axis axis : kAllAxes) {
+        maps[axis] = interval_map(numbers[axis], in[axis], out[axis]);
+        read[axis] = maps[axis].own_cells() ? out[axis] : std::ranges::max(maps[axis].extents);
+    }
+    require_few(read);
     return maps;
 }
 

@@ -21,13 +21,10 @@ class Reindex : public Operator {
                 for (int64_t y = box[kY].lo; y < box[kY].hi; ++y)
                     for (int64_t x = box[kX].lo; x < box[kX].hi; ++x, out += stored) {
                         const Corner from{maps_[kZ].source[z], maps_[kY].source[y], maps_[kX].source[x]};
-                        const float* pixel;
-                        if (*std::ranges::min_element(from) < 0) {
+                        if (from[kZ] < 0 || from[kY] < 0 || from[kX] < 0)
                             std::fill_n(out, stored, fill_);
-                            continue;
-                        }
-                        job.in[0].pixels(from, {1, 1, 1}, nullptr, &pixel);
-                        std::copy_n(pixel, stored, out);
+                        else
+                            std::copy_n(job.in[0].pixel(from), stored, out);
                     }
         }
     }

@@ -39,8 +39,7 @@ std::unique_ptr<Operator> make_reindex(ByAxis<IndexMap> maps, float fill);
 // an output reads on; empty where an axis stays as it is.
 std::unique_ptr<Operator> make_resample(ByAxis<IntervalMap> maps, ByAxis<std::vector<float>> weights);
 // Every cell of a value becomes so many `cells` along each axis, of fewer channels: channel c of the n-th is
-// c
-// * by_channel + n * by_cell. sizes: of the operand.
+// channel c * by_channel + n * by_cell. sizes: of the operand.
 std::unique_ptr<Operator> make_interleave(const Sizes& sizes, const Sizes& cells, int64_t by_channel,
                                           int64_t by_cell);
 std::unique_ptr<Operator> make_layer_norm(int64_t channels, float epsilon, std::vector<float> weight,

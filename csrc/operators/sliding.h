@@ -33,7 +33,7 @@ class Window : public Operator {
 
     int64_t taps() const { return maps_[kZ].kernel * maps_[kY].kernel * maps_[kX].kernel; }
 
-    // Rows of pixels of all jobs in blocks: visit(rows, a, out, residual, places).
+    // Rows of pixels of all jobs, to be computed together.
     struct Block {
         int64_t rows;
         const float** a;         // (taps, kBlock)
@@ -47,6 +47,7 @@ class Window : public Operator {
         return static_cast<std::size_t>(grid + box.cells() + (taps() + 5) * kBlock + 64) * 8 + 4096;
     }
 
+    // visit(block)
     template <typename Visit>
     void for_blocks(const Job* jobs, int64_t count, Scratch& scratch, float fill, const Visit& visit) const {
         int64_t largest = 0, cells = 0;

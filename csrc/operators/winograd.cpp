@@ -120,6 +120,7 @@ class WinogradConvolution : public Window {
                             box[kY] * box[kX],
                             0,
                             0,
+                            0,
                         };
                     });
                 });
@@ -127,8 +128,7 @@ class WinogradConvolution : public Window {
             grid += cells_of(read);
             if (residuals) residuals += job.box.cells();
         }
-        const int64_t rows = std::min(block_, tiles),
-                      most = std::min(slices, block_ * maps_[kZ].extent_read(1));
+        const int64_t rows = std::min(block_, tiles), most = std::min(slices, block_slices());
         Room room{scratch.take<float>(products_ * most * in_ + pairs() * kChannelStep),
                   scratch.take<float>(products_ * rows * stored + pairs() * kChannelStep),
                   scratch.take<const float*>(products_ * rows * maps_[kZ].kernel),
@@ -145,7 +145,7 @@ class WinogradConvolution : public Window {
 
     std::size_t scratch_bytes(const Box& box, int64_t count) const override {
         if (box.empty()) return 4096;
-        const int64_t slices = std::min(count * most_slices(box), block_ * maps_[kZ].extent_read(1));
+        const int64_t slices = std::min(count * most_slices(box), block_slices());
         return static_cast<std::size_t>(count * (8 * (cells_of(grid_read(box)) + box.cells()) +
                                                  stacks(box) * static_cast<int64_t>(sizeof(Stack))) +
                                         products_ * (slices * in_ + block_ * stored) * 4 +
@@ -167,6 +167,7 @@ class WinogradConvolution : public Window {
     static constexpr int64_t kTransformedBytes = 640 * 1024, kManyWeights = 4 * 1024 * 1024;
     static constexpr int64_t kPairs = kMaxPoints * kMaxPoints;
     static constexpr int64_t kDeepest = 8;  // tiles of a stack
+    static constexpr int kMostKinds = 9;    // of one operator's tiles: three to an axis
 
     // Tiles one behind the other, which read slices in common.
     struct Stack {
@@ -179,6 +180,7 @@ class WinogradConvolution : public Window {
         int64_t out_stride, out_slice;
         const float* const* residual;
         int64_t residual_stride, residual_slice;
+        int kind;            // its number in the block
         int64_t row, slice;  // of its first tile and slice, among those of its kind in the block
     };
 
@@ -189,10 +191,16 @@ class WinogradConvolution : public Window {
         float** c;
     };
 
-    // What the stacks of one kind have in a block.
+    // What the stacks of one kind have in a block, and where, by point, the first of it lies.
     struct Kind {
         int64_t tiles = 0, slices = 0;
-        int64_t first_row[kPairs], first_slice[kPairs];  // by point: among those of its pair
+        int points;
+        struct Place {
+            int64_t pair, row, slice, rows;  // rows: of all kinds
+            float *in, *out;
+            const float** a;
+            float** c;
+        } places[kPairs];
     };
 
     int64_t in_, depth_, points_y_, points_x_, block_;
@@ -223,82 +231,82 @@ class WinogradConvolution : public Window {
         const int64_t deep = box[kZ].size(), parts = split(deep, kZ);
         return stacks(box) * maps_[kZ].extent_read((deep + parts - 1) / parts);
     }
+    // Most slices of a block: a tile more in a stack reads, or steps over, as many as the stride has.
+    int64_t block_slices() const { return block_ * std::max(maps_[kZ].extent_read(1), maps_[kZ].stride); }
     // A tile may be larger than what is left of the box: one more row and column can be read.
     Sizes grid_read(const Box& box) const {
         return extents_read(maps_, {box[kZ].size(), box[kY].size() + 1, box[kX].size() + 1});
     }
 
     void transform(const Kernels& kernels, Stack* stacks, int64_t count, const Room& room) const {
-        Kind kinds[kWinogradAxes][kWinogradAxes];
         const WindowMap& deep = maps_[kZ];
+        Kind kinds[kMostKinds];
+        int known = 0, numbers[kWinogradAxes][kWinogradAxes] = {};  // from 1 on
         for (int64_t i = 0; i < count; ++i) {
             Stack& stack = stacks[i];
-            Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            int& number = numbers[stack.kind_y][stack.kind_x];
+            if (!number) {
+                number = ++known;
+                const AxisShape &y = kAxisShapes[stack.kind_y], &x = kAxisShapes[stack.kind_x];
+                Kind& kind = kinds[number - 1];
+                kind.points = y.points * x.points;
+                for (int p = 0; p < kind.points; ++p)
+                    kind.places[p].pair = y.weight(p / x.points) * points_x_ + x.weight(p % x.points);
+            }
+            stack.kind = number - 1;
+            Kind& kind = kinds[stack.kind];
             stack.row = kind.tiles;
             stack.slice = kind.slices;
             kind.tiles += stack.depth;
             kind.slices += deep.extent_read(stack.depth);
         }
-        // Where the tiles and slices of each kind begin among those of a pair of points.
-        const auto pair_of = [&](const AxisShape& y, const AxisShape& x, int i, int j) {
-            return y.weight(i) * points_x_ + x.weight(j);
-        };
         int64_t rows[kPairs] = {}, slices[kPairs] = {};
-        for (int ky = 0; ky < kWinogradAxes; ++ky) {
-            for (int kx = 0; kx < kWinogradAxes; ++kx) {
-                Kind& kind = kinds[ky][kx];
-                if (!kind.tiles) continue;
-                const AxisShape &y = kAxisShapes[ky], &x = kAxisShapes[kx];
-                for (int i = 0; i < y.points; ++i)
-                    for (int j = 0; j < x.points; ++j) {
-                        const int64_t pair = pair_of(y, x, i, j);
-                        kind.first_row[i * x.points + j] = rows[pair];
-                        kind.first_slice[i * x.points + j] = slices[pair];
-                        rows[pair] += kind.tiles;
-                        slices[pair] += kind.slices;
-                    }
+        for (Kind* kind = kinds; kind < kinds + known; ++kind)
+            for (int p = 0; p < kind->points; ++p) {
+                auto& place = kind->places[p];
+                place.row = rows[place.pair];
+                place.slice = slices[place.pair];
+                rows[place.pair] += kind->tiles;
+                slices[place.pair] += kind->slices;
             }
-        }
         int64_t rows_before[kPairs] = {}, slices_before[kPairs] = {};
         for (int64_t pair = 1; pair < pairs(); ++pair) {
             rows_before[pair] = rows_before[pair - 1] + rows[pair - 1];
             slices_before[pair] = slices_before[pair - 1] + slices[pair - 1];
         }
-        // A line more for every pair of points: powers of two apart they would share a set of the cache.
-        const auto slice_at = [&](int64_t pair, int64_t slice) {
-            return room.in + (slices_before[pair] + slice) * in_ + pair * kChannelStep;
-        };
-        const auto row_at = [&](int64_t pair, int64_t row) {
-            return room.out + (rows_before[pair] + row) * stored + pair * kChannelStep;
-        };
+        for (Kind* kind = kinds; kind < kinds + known; ++kind)
+            for (int p = 0; p < kind->points; ++p) {
+                auto& place = kind->places[p];
+                const int64_t before = rows_before[place.pair];
+                // A line more for every pair of points: powers of two apart they would share a set of the
+                // cache.
+                const int64_t lines = place.pair * kChannelStep;
+                place.in = room.in + (slices_before[place.pair] + place.slice) * in_ + lines;
+                place.out = room.out + (before + place.row) * stored + lines;
+                place.a = room.a + before * deep.kernel + place.row;
+                place.c = room.c + before + place.row;
+                place.rows = rows[place.pair];
+            }
         float* spots[kPairs];
-        // Addresses of number `at` of what a stack has at each of its points.
-        const auto place = [&](const Stack& stack, const int64_t* starts, int64_t at, const auto& address) {
-            const AxisShape &y = kAxisShapes[stack.kind_y], &x = kAxisShapes[stack.kind_x];
-            float** to = spots;
-            for (int i = 0; i < y.points; ++i)
-                for (int j = 0; j < x.points; ++j) *to++ = address(pair_of(y, x, i, j), *starts++ + at);
-        };
         for (int64_t i = 0; i < count; ++i) {
             const Stack& stack = stacks[i];
-            const Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            const Kind& kind = kinds[stack.kind];
             for (int64_t slice = 0; slice < deep.extent_read(stack.depth); ++slice) {
-                place(stack, kind.first_slice, stack.slice + slice, slice_at);
+                for (int p = 0; p < kind.points; ++p)
+                    spots[p] = kind.places[p].in + (stack.slice + slice) * in_;
                 kernels.winograd_input[stack.kind_y][stack.kind_x](
                     {stack.pixels + slice * stack.slice_stride, stack.pixel_stride, spots, in_});
             }
-            const AxisShape &y = kAxisShapes[stack.kind_y], &x = kAxisShapes[stack.kind_x];
-            for (int64_t z = 0; z < stack.depth; ++z)
-                for (int p = 0, py = 0; py < y.points; ++py)
-                    for (int px = 0; px < x.points; ++px, ++p) {
-                        const int64_t pair = pair_of(y, x, py, px), before = rows_before[pair];
-                        const int64_t row = kind.first_row[p] + stack.row + z;
-                        const int64_t slice = kind.first_slice[p] + stack.slice + z * deep.stride;
-                        room.c[before + row] = row_at(pair, row);
-                        const float** a = room.a + before * deep.kernel + row;
-                        for (int64_t t = 0; t < deep.kernel; ++t, a += rows[pair])
-                            *a = slice_at(pair, slice + t * deep.dilation);
-                    }
+            for (int p = 0; p < kind.points; ++p) {
+                const auto& place = kind.places[p];
+                for (int64_t z = 0; z < stack.depth; ++z) {
+                    place.c[stack.row + z] = place.out + (stack.row + z) * stored;
+                    const float** a = place.a + stack.row + z;
+                    const float* in = place.in + (stack.slice + z * deep.stride) * in_;
+                    for (int64_t t = 0; t < deep.kernel; ++t, a += place.rows, in += deep.dilation * in_)
+                        *a = in;
+                }
+            }
         }
         Multiply m{};
         m.taps = deep.kernel;
@@ -324,9 +332,10 @@ class WinogradConvolution : public Window {
         }
         for (int64_t i = 0; i < count; ++i) {
             const Stack& stack = stacks[i];
-            const Kind& kind = kinds[stack.kind_y][stack.kind_x];
+            const Kind& kind = kinds[stack.kind];
             for (int64_t z = 0; z < stack.depth; ++z) {
-                place(stack, kind.first_row, stack.row + z, row_at);
+                for (int p = 0; p < kind.points; ++p)
+                    spots[p] = kind.places[p].out + (stack.row + z) * stored;
                 const float* const* residual = stack.residual;
                 kernels.winograd_output[stack.kind_y][stack.kind_x](
                     {spots, stack.out + z * stack.out_slice, stack.out_stride, stored, stack.rows,

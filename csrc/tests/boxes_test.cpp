@@ -292,39 +292,41 @@ void test_pool(Random& random) {
 // One copy's box, as the CPU engine cuts it.
 void test_shrink(Random& random) {
     const int64_t columns = 8;  // so that the engine stores no more
-    const At sizes{1, static_cast<int>(random.between(1, 9)), static_cast<int>(random.between(1, 9))};
+    const At sizes = random_sizes(random);
     Value value(random, sizes, random.between(1, 4), columns, cuda::Element::kFloat);
     value.changes = true;
     const float threshold = random.choice<float>({2, 6, 7, 8, 20});
+    const Sizes whole{sizes[0], sizes[1], sizes[2]};
     Elements gradient(cuda::Element::kFloat);
-    std::vector<float> slope = random.integers(int64_t{sizes[1]} * sizes[2] * columns);
+    std::vector<float> slope = random.integers(cells_of(whole) * columns);
     for (float g : slope) gradient.push(g);
-    const cuda::Boxes boxes{{{1, value.extents[1], value.extents[2]}}, value.copies};
-    std::vector<int> marks(value.copies * (1 + value.extents[1] + value.extents[2]), 5);
+    const At& extents = value.extents;
+    const cuda::Boxes boxes{{{extents[0], extents[1], extents[2]}}, value.copies};
+    std::vector<int> marks(value.copies * (extents[0] + extents[1] + extents[2]), 5);
     std::vector<int> left(value.copies * kAxes * 2);
     std::vector<double> effect(value.copies, 5);
     cuda::shrink(value.cells(), boxes, columns, threshold, gradient.data(), marks.data(), left.data(),
                  effect.data(), cuda::Element::kFloat, nullptr);
     std::vector<float> view;
-    for (int64_t i = 0; i < int64_t{sizes[1]} * sizes[2] * columns; ++i) view.push_back(value.view[i]);
+    for (int64_t i = 0; i < cells_of(whole) * columns; ++i) view.push_back(value.view[i]);
     for (int64_t copy = 0; copy < value.copies; ++copy) {
-        const Box box{{value.lo[1][copy], value.hi[1][copy]}, {value.lo[2][copy], value.hi[2][copy]}};
-        if (box.empty() || value.lo[0][copy] >= value.hi[0][copy]) continue;
+        Box box, found;
+        for (int k = 0; k < kAxes; ++k) {
+            const int* mine = left.data() + (copy * kAxes + k) * 2;
+            box[k] = {value.lo[k][copy], value.hi[k][copy]};
+            found[k] = {mine[0], mine[1]};
+        }
+        if (box.empty()) continue;
         std::vector<float> pixels;
-        for (int64_t y = box.y.lo; y < box.y.hi; ++y)
-            for (int64_t x = box.x.lo; x < box.x.hi; ++x)
-                for (int64_t c = 0; c < columns; ++c)
-                    pixels.push_back(value.at(copy, {0, static_cast<int>(y), static_cast<int>(x)}, c));
+        for_box(box, [&](const Corner& cell) {
+            const auto [z, y, x] = cell;
+            const At at{static_cast<int>(z), static_cast<int>(y), static_cast<int>(x)};
+            for (int64_t c = 0; c < columns; ++c) pixels.push_back(value.at(copy, at, c));
+        });
         double expected = 0;
-        const Plane plane{sizes[1], sizes[2], columns, view.data(), pixels.data(), box};
+        const Plane plane{whole, columns, view.data(), pixels.data(), box};
         const Box kept = shrunk({threshold, slope}, plane, pixels.data(), expected);
-        const int* mine = left.data() + copy * kAxes * 2;
-        const Box found{{mine[2], mine[3]}, {mine[4], mine[5]}};
-        check(found.empty() == kept.empty() &&
-                  (kept.empty() || (found.y.lo == kept.y.lo && found.y.hi == kept.y.hi &&
-                                    found.x.lo == kept.x.lo && found.x.hi == kept.x.hi)),
-              "shrink: copy ", copy, " keeps [", found.y.lo, ", ", found.y.hi, ") x [", found.x.lo, ", ",
-              found.x.hi, "), not [", kept.y.lo, ", ", kept.y.hi, ") x [", kept.x.lo, ", ", kept.x.hi, ")");
+        check(same(found, kept), "shrink: copy ", copy, " keeps ", found, ", not ", kept);
         check(close(effect[copy], expected, 1e-9), "shrink: the effect of copy ", copy, " is ", effect[copy],
               ", not ", expected);
     }

@@ -324,19 +324,20 @@ void test_layer_norm(const Kernels& k, Random& random, int64_t channels) {
     const float epsilon = 1e-5f;
     k.layer_norm({rows, channels, stored, epsilon, has_weight ? weight.data() : nullptr,
                   has_bias ? bias.data() : nullptr, in.read(), out.data()});
-    Tensor x(1, rows, channels);
+    Tensor x({1, 1, rows}, channels);
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < channels; ++c) x.at(0, r, c) = in.at(r, c);
+        for (int64_t c = 0; c < channels; ++c) x.at({0, 0, r}, c) = in.at(r, c);
     const Tensor expected = normalised(x, epsilon, weight, bias);
     for (int64_t r = 0; r < rows; ++r) {
         double spread = epsilon;
-        for (int64_t c = 0; c < channels; ++c) spread += std::pow(x.at(0, r, c) - centre, 2) / channels;
+        for (int64_t c = 0; c < channels; ++c) spread += std::pow(x.at({0, 0, r}, c) - centre, 2) / channels;
         // The mean is rounded: relative to the spread that is this much.
         const double tolerance = 64 * kEpsilon * (2 + std::abs(centre) / std::sqrt(spread));
         for (int64_t c = 0; c < stored; ++c)
-            check(close(out.at(r, c), c < channels ? expected.at(0, r, c) : 0, c < channels ? tolerance : 0),
+            check(close(out.at(r, c), c < channels ? expected.at({0, 0, r}, c) : 0,
+                        c < channels ? tolerance : 0),
                   k.name, " layer norm of ", channels, " channels: channel ", c, " is ", out.at(r, c),
-                  ", not ", c < channels ? expected.at(0, r, c) : 0.0, " (tolerance ", tolerance, ")");
+                  ", not ", c < channels ? expected.at({0, 0, r}, c) : 0.0, " (tolerance ", tolerance, ")");
     }
 }
 

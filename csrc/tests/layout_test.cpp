@@ -8,11 +8,11 @@ namespace {
 
 // A chain of operators on values of 8 x 8 cells and 16 channels, all of which change.
 struct Chain {
-    Program program{"", 8, 8, 16};
+    Program program{"", {1, 8, 8}, 16};
     std::vector<Box> extents;
 
-    explicit Chain(int operators) : extents(operators + 1, Box{{0, 8}, {0, 8}}) {
-        for (int i = 0; i < operators; ++i) program.add(make_combine(kAdd, {}, {}), {i}, 8, 8, 16, {});
+    explicit Chain(int operators) : extents(operators + 1, Box::of({1, 8, 8})) {
+        for (int i = 0; i < operators; ++i) program.add(make_combine(kAdd, {}, {}), {i}, {1, 8, 8}, 16, {});
     }
 };
 
@@ -52,12 +52,12 @@ void test_no_operators() {
 
 // Large boxes go through their operators in small chunks, the small ones after them in large chunks.
 void test_small_boxes_go_together() {
-    Program program("", 64, 64, 16);
+    Program program("", {1, 64, 64}, 16);
     const WindowMap window{64, 4, 16, 16, 0, 1};
-    program.add(make_combine(kAdd, {}, {}), {0}, 64, 64, 16, {});
-    program.add(make_pool(window, window, true, {}, {}), {1}, 4, 4, 16, {});
-    program.add(make_combine(kAdd, {}, {}), {2}, 4, 4, 16, {});
-    const Box large{{0, 64}, {0, 64}}, small{{0, 4}, {0, 4}};
+    program.add(make_combine(kAdd, {}, {}), {0}, {1, 64, 64}, 16, {});
+    program.add(make_pool({alone(), window, window}, true, {}), {1}, {1, 4, 4}, 16, {});
+    program.add(make_combine(kAdd, {}, {}), {2}, {1, 4, 4}, 16, {});
+    const Box large = Box::of({1, 64, 64}), small = Box::of({1, 4, 4});
     const Layout layout = lay_out(program, {large, large, small, small}, {});
     check(layout.segments.size() == 2 && layout.segments[0].last == 2 && layout.segments[1].first == 2,
           "two segments");
@@ -69,12 +69,13 @@ void test_small_boxes_go_together() {
 
 // Plays the schedule of a random program and asks at every step whether what is read is still there.
 void test_schedule(int64_t seed) {
+    constexpr Sizes kWhole = {3, 64, 64};
     Random random(seed);
-    Program program("", 64, 64, 16);
+    Program program("", kWhole, 16);
     std::vector<Box> extents;
     const auto extent = [&] {
         const int64_t side = random.choice<int64_t>({1, 4, 16, 40, 64});
-        extents.push_back({{0, side}, {0, side}});
+        extents.push_back(Box::of({random.deep(3), side, side}));
     };
     extent();
     for (int64_t i = 0, n = random.between(1, 12); i < n; ++i) {
@@ -82,7 +83,7 @@ void test_schedule(int64_t seed) {
         const int64_t last = static_cast<int64_t>(extents.size()) - 1;
         do operands.push_back(static_cast<int>(random.chance(0.6) ? last : random.between(0, last)));
         while (random.chance(0.3));
-        program.add(make_concat({}, {}, {}), operands, 64, 64, 16 * random.between(1, 4), {});
+        program.add(make_concat({}, {}, {}), operands, kWhole, 16 * random.between(1, 4), {});
         extent();
     }
     std::vector<int> kept;

@@ -39,8 +39,7 @@ class Builder {
   public:
     Builder(Random& random, const char* isa, int64_t largest)
         : random_(random),
-          program_(std::make_shared<Program>(isa, random.between(1, largest), random.between(1, largest),
-                                             random.between(1, 20))) {
+          program_(std::make_shared<Program>(isa, random.sizes(largest), random.between(1, 20))) {
         net_.program = program_;
     }
 
@@ -61,12 +60,10 @@ class Builder {
     int any_value() {
         return random_.chance(0.6) ? count() - 1 : static_cast<int>(random_.between(0, count() - 1));
     }
-    int like(int64_t height, int64_t width, int64_t channels) {
+    int like(const Sizes& sizes, int64_t channels) {
         std::vector<int> found;
         for (int v = 0; v < count(); ++v)
-            if (shape(v).height == height && shape(v).width == width &&
-                (!channels || shape(v).channels == channels))
-                found.push_back(v);
+            if (shape(v).sizes == sizes && (!channels || shape(v).channels == channels)) found.push_back(v);
         return found.empty() ? -1 : random_.choice(found);
     }
     Epilogue epilogue(bool clamps) {
@@ -98,46 +95,60 @@ class Builder {
     }
 
     void add_operator() {
-        switch (random_.between(0, 7)) {
+        switch (random_.between(0, 9)) {
             case 0: return pool();
             case 1: return combine();
             case 2: return concat();
             case 3: return reindex();
             case 4: return layer_norm();
             case 5: return constant();
+            case 6: return resample();
+            case 7: return interleave();
             default: return convolution();
         }
+    }
+
+    // An axis of one cell is mostly left alone, as an image's depth is.
+    ByAxis<WindowMap> windows(const Sizes& in, const Sizes& kernel, int64_t stride, int64_t dilation) {
+        ByAxis<WindowMap> maps;
+        for (Axis axis : kAllAxes) {
+            const bool left = in[axis] == 1 && random_.chance(0.8);
+            maps[axis] = left ? alone() : window(in[axis], kernel[axis], stride, dilation);
+        }
+        return maps;
     }
 
     void convolution() {
         const int in = any_value();
         const int64_t square = random_.choice<int64_t>({1, 3, 3, 5});
         const bool asymmetric = random_.chance(0.3), plain = random_.chance(0.6);
-        const int64_t ky = square, kx = asymmetric ? random_.choice<int64_t>({1, 2, 3, 7}) : square;
-        const int64_t stride = plain ? 1 : random_.between(1, 3),
-                      dilation = plain ? 1 : random_.between(1, 2);
-        ConvolutionShape s{window(shape(in).height, ky, stride, dilation),
-                           window(shape(in).width, kx, stride, dilation), shape(in).channels,
-                           random_.between(1, 40), 1};
+        const Sizes kernel{random_.between(1, 3), square,
+                           asymmetric ? random_.choice<int64_t>({1, 2, 3, 7}) : square};
+        ByAxis<WindowMap> maps = windows(shape(in).sizes, kernel, plain ? 1 : random_.between(1, 3),
+                                         plain ? 1 : random_.between(1, 2));
+        // Tiles, which have no other strides in their plane, may have any in depth.
+        if (plain && random_.chance(0.3))
+            maps[kZ] = window(shape(in).sizes[kZ], kernel[kZ], random_.between(1, 3), random_.between(1, 2));
+        ConvolutionShape s{maps, shape(in).channels, random_.between(1, 40), 1};
         if (random_.chance(0.15)) s.groups = s.out_channels = s.in_channels;
         if (random_.chance(0.15) && s.in_channels % 2 == 0)
             s.groups = 2, s.out_channels = 2 * random_.between(1, 20);
-        const int64_t fan_in = s.in_channels / s.groups * ky * kx;
-        if (s.y.n_out * s.x.n_out * s.out_channels * fan_in > kMostProducts) return;
+        const int64_t fan_in = s.in_channels / s.groups * taps_of(maps);
+        const Sizes sizes = sizes_out(maps);
+        if (cells_of(sizes) * s.out_channels * fan_in > kMostProducts) return;
         const auto weight =
             random_.numbers(s.out_channels * fan_in, 1 / std::sqrt(static_cast<float>(fan_in)));
         const auto bias = maybe(s.out_channels);
-        const int added = random_.chance(0.5) ? like(s.y.n_out, s.x.n_out, s.out_channels) : -1;
+        const int added = random_.chance(0.5) ? like(sizes, s.out_channels) : -1;
         std::vector<int> operands = {in};
         if (added >= 0) operands.push_back(added);
         const Epilogue end = epilogue(true);
         program_->add(
             make_convolution(program_->kernels(), s, weight.data(), bias.empty() ? nullptr : bias.data()),
-            operands, s.y.n_out, s.x.n_out, s.out_channels, end);
+            operands, sizes, s.out_channels, end);
         remember(end, [=](const std::vector<Tensor>& values) {
             Tensor out = convolved(values[in], s, weight, bias);
-            if (added >= 0)
-                for (std::size_t i = 0; i < out.data.size(); ++i) out.data[i] += values[added].data[i];
+            if (added >= 0) out += values[added];
             return out;
         });
     }
@@ -145,28 +156,27 @@ class Builder {
     void pool() {
         const int in = any_value();
         const bool maximum = random_.chance(0.5);
-        const int64_t kernel = random_.between(1, 3), stride = random_.between(1, 3);
-        WindowMap my = window(shape(in).height, kernel, stride, 1),
-                  mx = window(shape(in).width, kernel, stride, 1);
-        // A window of nothing but padding has no maximum.
-        my.padding = mx.padding = std::min(my.padding, kernel / 2);
-        my.n_out = (my.n_in + 2 * my.padding - kernel) / stride + 1;
-        mx.n_out = (mx.n_in + 2 * mx.padding - kernel) / stride + 1;
-        if (my.n_in + 2 * my.padding < kernel || mx.n_in + 2 * mx.padding < kernel) return;
-        std::vector<float> dy, dx;
-        if (!maximum) {
-            for (int64_t i = 0; i < my.n_out; ++i) dy.push_back(static_cast<float>(random_.between(1, 3)));
-            for (int64_t i = 0; i < mx.n_out; ++i) dx.push_back(static_cast<float>(random_.between(1, 3)));
+        const int64_t kernel = random_.between(1, 3);
+        ByAxis<WindowMap> maps =
+            windows(shape(in).sizes, {random_.between(1, 3), kernel, kernel}, random_.between(1, 3), 1);
+        for (WindowMap& m : maps) {
+            // A window of nothing but padding has no maximum.
+            m.padding = std::min(m.padding, m.kernel / 2);
+            if (m.n_in + 2 * m.padding < m.kernel) return;
+            m.n_out = (m.n_in + 2 * m.padding - m.kernel) / m.stride + 1;
         }
+        const Sizes sizes = sizes_out(maps);
+        ByAxis<std::vector<float>> divisors;
+        if (!maximum) divisors = random_divisors(random_, sizes);
         const Epilogue end = epilogue(false);
-        program_->add(make_pool(my, mx, maximum, dy, dx), {in}, my.n_out, mx.n_out, shape(in).channels, end);
-        remember(end, [=](const std::vector<Tensor>& values) { return pooled(values[in], my, mx, dy, dx); });
+        program_->add(make_pool(maps, maximum, divisors), {in}, sizes, shape(in).channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) { return pooled(values[in], maps, divisors); });
     }
 
     void combine() {
         const int a = any_value();
-        const Value v{shape(a).height, shape(a).width, shape(a).channels, {}};
-        const int b = random_.chance(0.7) ? like(v.height, v.width, v.channels) : -1;
+        const Value v{shape(a).sizes, shape(a).channels, {}};
+        const int b = random_.chance(0.7) ? like(v.sizes, v.channels) : -1;
         const auto arithmetic = random_.choice<Arithmetic>({kAdd, kSubtract, kMultiply, kMaximum, kMinimum});
         const auto scale = maybe(v.channels);
         const auto shift = scale.empty() ? scale : random_.numbers(v.channels), slope = maybe(v.channels);
@@ -174,8 +184,7 @@ class Builder {
         const int64_t stored = scale.empty() ? 0 : v.stored();
         program_->add(make_combine(arithmetic, resized(scale, stored), resized(shift, stored),
                                    resized(slope, slope.empty() ? 0 : v.stored())),
-                      b < 0 ? std::vector<int>{a} : std::vector<int>{a, b}, v.height, v.width, v.channels,
-                      end);
+                      b < 0 ? std::vector<int>{a} : std::vector<int>{a, b}, v.sizes, v.channels, end);
         remember(end, [=](const std::vector<Tensor>& values) {
             Tensor out = values[a];
             for (std::size_t i = 0; i < out.data.size(); ++i) {
@@ -190,9 +199,9 @@ class Builder {
 
     void concat() {
         const int first = any_value();
-        const int64_t height = shape(first).height, width = shape(first).width;
+        const Sizes sizes = shape(first).sizes;
         std::vector<int> operands = {first};
-        while (operands.size() < 4 && random_.chance(0.6)) operands.push_back(like(height, width, 0));
+        while (operands.size() < 4 && random_.chance(0.6)) operands.push_back(like(sizes, 0));
         std::vector<Piece> pieces;
         std::vector<std::pair<int, int64_t>> sources;
         const bool shuffles = random_.chance(0.3);
@@ -210,11 +219,11 @@ class Builder {
         const auto shift = scale.empty() ? scale : random_.numbers(channels);
         const int64_t stored = scale.empty() ? 0 : stored_channels(channels);
         const Epilogue end = epilogue(true);
-        program_->add(make_concat(pieces, resized(scale, stored), resized(shift, stored)), operands, height,
-                      width, channels, end);
+        program_->add(make_concat(pieces, resized(scale, stored), resized(shift, stored)), operands, sizes,
+                      channels, end);
         remember(end, [=](const std::vector<Tensor>& values) {
-            return Tensor::of(height, width, channels, [&](int64_t y, int64_t x, int64_t c) {
-                const double v = values[sources[c].first].at(y, x, sources[c].second);
+            return Tensor::of(sizes, channels, [&](const Corner& cell, int64_t c) {
+                const double v = values[sources[c].first].at(cell, sources[c].second);
                 return scale.empty() ? v : v * scale[c] + shift[c];
             });
         });
@@ -232,17 +241,40 @@ class Builder {
                                             : -1;
             return source;
         };
-        const auto y = cells(shape(in).height), x = cells(shape(in).width);
+        const Sizes& from = shape(in).sizes;
+        ByAxis<std::vector<int64_t>> sources;
+        Sizes sizes;
+        for (Axis axis : kAllAxes) {
+            const bool left = from[axis] == 1 && random_.chance(0.8);
+            sources[axis] = left ? std::vector<int64_t>{0} : cells(from[axis]);
+            sizes[axis] = std::ssize(sources[axis]);
+        }
         const Epilogue end = epilogue(false);
-        const int64_t channels = shape(in).channels;
-        program_->add(make_reindex(IndexMap(y, shape(in).height), IndexMap(x, shape(in).width), 0.5f), {in},
-                      static_cast<int64_t>(y.size()), static_cast<int64_t>(x.size()), channels, end);
-        remember(end, [=](const std::vector<Tensor>& values) {
-            return Tensor::of(static_cast<int64_t>(y.size()), static_cast<int64_t>(x.size()), channels,
-                              [&](int64_t i, int64_t j, int64_t c) {
-                                  return y[i] < 0 || x[j] < 0 ? 0.5 : values[in].at(y[i], x[j], c);
-                              });
-        });
+        program_->add(make_reindex(index_maps(sources, from), 0.5f), {in}, sizes, shape(in).channels, end);
+        remember(end, [=](const std::vector<Tensor>& values) { return reindexed(values[in], sources, 0.5); });
+    }
+
+    void resample() {
+        const int in = any_value();
+        Resampling resampling(random_, shape(in).sizes);
+        // Means, or numbers would grow from one to the next.
+        for (Axis axis : kAllAxes)
+            for (float& w : resampling.weights[axis]) w *= 0.2f;
+        program_->add(make_resample(resampling.maps, resampling.weights), {in}, resampling.sizes,
+                      shape(in).channels, {});
+        remember({}, [=](const std::vector<Tensor>& values) { return resampling.of(values[in]); });
+    }
+
+    void interleave() {
+        const int in = any_value();
+        const Interleaving by(random_);
+        const Value& v = shape(in);
+        const int64_t channels = v.channels / cells_of(by.cells);
+        const Sizes sizes = by.sizes(v.sizes);
+        if (v.channels % cells_of(by.cells) || cells_of(sizes) * channels > kMostProducts / 100) return;
+        auto op = make_interleave(v.sizes, by.cells, by.by_channel(), by.by_cell(channels));
+        program_->add(std::move(op), {in}, sizes, channels, {});
+        remember({}, [=](const std::vector<Tensor>& values) { return by.of(values[in]); });
     }
 
     void layer_norm() {
@@ -251,8 +283,7 @@ class Builder {
         const auto weight = maybe(channels), bias = maybe(channels);
         const Epilogue end = epilogue(false);
         const float epsilon = 0.25f;  // large, so that values which are nearly equal stay so
-        program_->add(make_layer_norm(channels, epsilon, weight, bias), {in}, shape(in).height,
-                      shape(in).width, channels, end);
+        program_->add(make_layer_norm(channels, epsilon, weight, bias), {in}, shape(in).sizes, channels, end);
         remember(end, [=](const std::vector<Tensor>& values) {
             return normalised(values[in], epsilon, weight, bias);
         });
@@ -260,11 +291,12 @@ class Builder {
 
     void constant() {
         const Value& v = shape(any_value());
-        const int64_t height = v.height, width = v.width, channels = v.channels;
-        const auto pixels = random_.numbers(height * width * channels);
-        program_->add_constant(height, width, channels, pixels.data());
+        const Sizes sizes = v.sizes;
+        const int64_t channels = v.channels;
+        const auto pixels = random_.numbers(cells_of(sizes) * channels);
+        program_->add_constant(sizes, channels, pixels.data());
         remember({}, [=](const std::vector<Tensor>&) {
-            Tensor out(height, width, channels);
+            Tensor out(sizes, channels);
             out.data.assign(pixels.begin(), pixels.end());
             return out;
         });
@@ -286,7 +318,7 @@ class Builder {
                 const Tensor& v = values[value];
                 std::vector<double> row(v.channels);
                 for (std::size_t i = 0; i < v.data.size(); ++i)
-                    row[i % v.channels] += v.data[i] / static_cast<double>(v.height * v.width);
+                    row[i % v.channels] += v.data[i] / static_cast<double>(v.cells.cells());
                 return finish(row);
             });
         } else if (kind == 1 && !constant) {
@@ -298,7 +330,7 @@ class Builder {
             program_->add_cells(value, size, weight.data(), bias.empty() ? nullptr : bias.data(), end);
             net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
                 const Tensor& v = values[value];
-                const int64_t cells = v.height * v.width;
+                const int64_t cells = v.cells.cells();
                 std::vector<double> row(size);
                 for (int64_t n = 0; n < size; ++n) {
                     if (!bias.empty()) row[n] = bias[n];

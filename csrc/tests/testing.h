@@ -64,12 +64,34 @@ class Random {
         const int64_t lo = between(0, size - 1);
         return {lo, between(lo + 1, size)};
     }
+    Box box(const Sizes& sizes) {
+        Box out;
+        for (Axis axis : kAllAxes) out[axis] = interval(sizes[axis]);
+        return out;
+    }
+    // 1, as images have it in depth, as often as anything else.
+    int64_t deep(int64_t most) { return chance(0.5) ? 1 : between(1, most); }
+    // Of a volume, an image or a signal. In depth fewer cells, or loops in float64 take long.
+    Sizes sizes(int64_t largest) {
+        return {deep(std::min<int64_t>(largest, 6)), chance(0.9) ? between(1, largest) : 1,
+                between(1, largest)};
+    }
 
   private:
     std::uint64_t state_;
 };
 
 inline int64_t failures = 0, checks = 0;
+
+inline std::ostream& operator<<(std::ostream& out, const Corner& cell) {
+    return out << '(' << cell[kZ] << ", " << cell[kY] << ", " << cell[kX] << ')';
+}
+inline std::ostream& operator<<(std::ostream& out, const Interval& along) {
+    return out << '[' << along.lo << ", " << along.hi << ')';
+}
+inline std::ostream& operator<<(std::ostream& out, const Box& box) {
+    return out << box[kZ] << " x " << box[kY] << " x " << box[kX];
+}
 
 // What is wrong, in parts. Streams, since how printf names an int64_t depends on the system.
 template <typename... Parts>
@@ -79,6 +101,10 @@ void check(bool ok, const Parts&... parts) {
     std::cerr << std::setprecision(9);
     (std::cerr << ... << parts) << '\n';
     if (++failures == 20) std::exit(1);  // enough to see what is wrong
+}
+
+inline bool same(const Box& a, const Box& b) {
+    return a.empty() ? b.empty() : a.first() == b.first() && a.sizes() == b.sizes();
 }
 
 // `tolerance` is absolute. A NaN is only close to a NaN.
@@ -124,69 +150,114 @@ inline double finished(double x, const Epilogue& end) {
 
 // -- operators in float64 ----------------------------------------------------------------------------------
 
+// Cells of a box, one after the other as memory holds them: visit(cell).
+template <typename Visit>
+void for_box(const Box& box, const Visit& visit) {
+    for (int64_t z = box[kZ].lo; z < box[kZ].hi; ++z)
+        for (int64_t y = box[kY].lo; y < box[kY].hi; ++y)
+            for (int64_t x = box[kX].lo; x < box[kX].hi; ++x) visit(Corner{z, y, x});
+}
+
 struct Tensor {
-    int64_t height, width, channels;
+    Box cells;
+    int64_t channels;
     std::vector<double> data;
 
-    Tensor(int64_t h, int64_t w, int64_t c) : height(h), width(w), channels(c), data(h * w * c) {}
-    double& at(int64_t y, int64_t x, int64_t c) { return data[(y * width + x) * channels + c]; }
-    double at(int64_t y, int64_t x, int64_t c) const { return data[(y * width + x) * channels + c]; }
-    bool holds(int64_t y, int64_t x) const { return y >= 0 && y < height && x >= 0 && x < width; }
+    Tensor(const Sizes& s, int64_t c) : cells(Box::of(s)), channels(c), data(cells_of(s) * c) {}
+    double& at(const Corner& cell, int64_t c) { return data[cells.number(cell) * channels + c]; }
+    double at(const Corner& cell, int64_t c) const { return data[cells.number(cell) * channels + c]; }
+    Sizes sizes() const { return cells.sizes(); }
 
+    // f(cell, channel)
     template <typename F>
-    static Tensor of(int64_t h, int64_t w, int64_t c, const F& f) {
-        Tensor out(h, w, c);
-        for (int64_t y = 0; y < h; ++y)
-            for (int64_t x = 0; x < w; ++x)
-                for (int64_t k = 0; k < c; ++k) out.at(y, x, k) = f(y, x, k);
+    static Tensor of(const Sizes& sizes, int64_t channels, const F& f) {
+        Tensor out(sizes, channels);
+        double* to = out.data.data();
+        for_box(out.cells, [&](const Corner& cell) {
+            for (int64_t c = 0; c < channels; ++c) *to++ = f(cell, c);
+        });
         return out;
     }
+    Tensor& operator+=(const Tensor& other) {
+        for (std::size_t i = 0; i < data.size(); ++i) data[i] += other.data[i];
+        return *this;
+    }
+    std::vector<float> plain() const { return {data.begin(), data.end()}; }
     // As the engine stores it.
     std::vector<float> stored() const {
         const int64_t s = stored_channels(channels);
-        std::vector<float> out(height * width * s);
-        for (int64_t i = 0; i < height * width; ++i)
+        std::vector<float> out(cells.cells() * s);
+        for (int64_t i = 0; i < cells.cells(); ++i)
             for (int64_t c = 0; c < channels; ++c)
                 out[i * s + c] = static_cast<float>(data[i * channels + c]);
         return out;
     }
 };
 
-// visit(y, x, tap) of the cells that output (oy, ox) reads, whether or not they exist.
+inline Sizes sizes_in(const ByAxis<WindowMap>& maps) { return {maps[kZ].n_in, maps[kY].n_in, maps[kX].n_in}; }
+inline Sizes sizes_out(const ByAxis<WindowMap>& maps) {
+    return {maps[kZ].n_out, maps[kY].n_out, maps[kX].n_out};
+}
+// Of an axis that stays as it is.
+inline WindowMap alone(int64_t n = 1) { return {n, n, 1, 1, 0, 1}; }
+
+// Windows of three cells along every axis that has more than one.
+inline ByAxis<WindowMap> same_sizes(const Sizes& sizes) {
+    ByAxis<WindowMap> maps;
+    for (Axis axis : kAllAxes)
+        maps[axis] = sizes[axis] == 1 ? alone() : WindowMap{sizes[axis], sizes[axis], 3, 1, 1, 1};
+    return maps;
+}
+
+inline int64_t taps_of(const ByAxis<WindowMap>& maps) {
+    return maps[kZ].kernel * maps[kY].kernel * maps[kX].kernel;
+}
+// visit(cell, tap) of the cells that an output reads, whether or not they exist.
 template <typename Visit>
-void for_taps(const WindowMap& my, const WindowMap& mx, int64_t oy, int64_t ox, const Visit& visit) {
-    for (int64_t i = 0; i < my.kernel; ++i)
-        for (int64_t j = 0; j < mx.kernel; ++j)
-            visit(oy * my.stride - my.padding + i * my.dilation,
-                  ox * mx.stride - mx.padding + j * mx.dilation, i * mx.kernel + j);
+void for_taps(const ByAxis<WindowMap>& maps, const Corner& output, const Visit& visit) {
+    const Box taps = Box::of({maps[kZ].kernel, maps[kY].kernel, maps[kX].kernel});
+    for_box(taps, [&](const Corner& tap) {
+        Corner cell;
+        for (Axis axis : kAllAxes) {
+            const WindowMap& m = maps[axis];
+            cell[axis] = output[axis] * m.stride - m.padding + tap[axis] * m.dilation;
+        }
+        visit(cell, taps.number(tap));
+    });
 }
 
 inline Tensor convolved(const Tensor& in, const ConvolutionShape& s, const std::vector<float>& weight,
                         const std::vector<float>& bias) {
     const int64_t in_group = s.in_channels / s.groups, out_group = s.out_channels / s.groups;
-    const int64_t taps = s.y.kernel * s.x.kernel;
-    return Tensor::of(s.y.n_out, s.x.n_out, s.out_channels, [&](int64_t oy, int64_t ox, int64_t o) {
-        double sum = bias.empty() ? 0 : bias[o];
-        for_taps(s.y, s.x, oy, ox, [&](int64_t y, int64_t x, int64_t t) {
-            if (!in.holds(y, x)) return;
-            for (int64_t c = 0; c < in_group; ++c)
-                sum += in.at(y, x, o / out_group * in_group + c) * weight[(o * in_group + c) * taps + t];
+    const int64_t taps = taps_of(s.maps);
+    Tensor out(sizes_out(s.maps), s.out_channels);
+    for_box(out.cells, [&](const Corner& cell) {
+        double* sums = &out.at(cell, 0);
+        std::copy(bias.begin(), bias.end(), sums);
+        for_taps(s.maps, cell, [&](const Corner& from, int64_t t) {
+            if (!in.cells.holds(from)) return;
+            const double* pixel = &in.data[in.cells.number(from) * in.channels];
+            for (int64_t o = 0; o < s.out_channels; ++o)
+                for (int64_t c = 0; c < in_group; ++c)
+                    sums[o] += pixel[o / out_group * in_group + c] * weight[(o * in_group + c) * taps + t];
         });
-        return sum;
     });
+    return out;
 }
 
 // Maximum where there are no divisors.
-inline Tensor pooled(const Tensor& in, const WindowMap& my, const WindowMap& mx, const std::vector<float>& dy,
-                     const std::vector<float>& dx) {
-    return Tensor::of(my.n_out, mx.n_out, in.channels, [&](int64_t oy, int64_t ox, int64_t c) {
-        double sum = 0, most = -INFINITY;
-        for_taps(my, mx, oy, ox, [&](int64_t y, int64_t x, int64_t) {
-            if (!in.holds(y, x)) return;
-            sum += in.at(y, x, c);
-            most = std::max(most, in.at(y, x, c));
+inline Tensor pooled(const Tensor& in, const ByAxis<WindowMap>& maps,
+                     const ByAxis<std::vector<float>>& divisors) {
+    return Tensor::of(sizes_out(maps), in.channels, [&](const Corner& cell, int64_t c) {
+        double sum = 0, most = -INFINITY, divisor = 1;
+        for_taps(maps, cell, [&](const Corner& from, int64_t) {
+            if (!in.cells.holds(from)) return;
+            sum += in.at(from, c);
+            most = std::max(most, in.at(from, c));
         });
-        return dy.empty() ? most : sum / (double{dy[oy]} * dx[ox]);
+        if (divisors[kX].empty()) return most;
+        for (Axis axis : kAllAxes) divisor *= divisors[axis][cell[axis]];
+        return sum / divisor;
     });
 }
 
@@ -194,7 +265,7 @@ inline Tensor normalised(const Tensor& in, double epsilon, const std::vector<flo
                          const std::vector<float>& bias) {
     Tensor out = in;
     const int64_t n = in.channels;
-    for (int64_t i = 0; i < in.height * in.width; ++i) {
+    for (int64_t i = 0; i < in.cells.cells(); ++i) {
         double* x = out.data.data() + i * n;
         double mean = 0, square = 0;
         for (int64_t c = 0; c < n; ++c) mean += x[c] / static_cast<double>(n);
@@ -218,8 +289,120 @@ inline double arithmetic_of(Arithmetic arithmetic, double a, double b) {
     return std::nan("");
 }
 
-inline Tensor random_image(Random& random, int64_t height, int64_t width, int64_t channels) {
-    return Tensor::of(height, width, channels, [&](int64_t, int64_t, int64_t) { return random.number(); });
+inline Tensor random_image(Random& random, const Sizes& sizes, int64_t channels) {
+    return Tensor::of(sizes, channels, [&](const Corner&, int64_t) { return random.number(); });
 }
+
+// Divisors of pools, different ones along every axis.
+inline ByAxis<std::vector<float>> random_divisors(Random& random, const Sizes& outputs) {
+    ByAxis<std::vector<float>> divisors;
+    for (Axis axis : kAllAxes)
+        for (int64_t i = 0; i < outputs[axis]; ++i)
+            divisors[axis].push_back(static_cast<float>(random.between(1, 4)));
+    return divisors;
+}
+
+// Output o of an axis is input source[o], or a fill where that is -1.
+inline ByAxis<IndexMap> index_maps(const ByAxis<std::vector<int64_t>>& sources, const Sizes& in) {
+    ByAxis<IndexMap> maps;
+    for (Axis axis : kAllAxes) maps[axis] = IndexMap(sources[axis], in[axis]);
+    return maps;
+}
+
+inline Tensor reindexed(const Tensor& in, const ByAxis<std::vector<int64_t>>& sources, double fill) {
+    const auto size = [&](Axis axis) { return std::ssize(sources[axis]); };
+    return Tensor::of({size(kZ), size(kY), size(kX)}, in.channels, [&](const Corner& cell, int64_t c) {
+        Corner from;
+        for (Axis axis : kAllAxes) from[axis] = sources[axis][cell[axis]];
+        return in.cells.holds(from) ? in.at(from, c) : fill;
+    });
+}
+
+// Tables of an axis whose outputs read `taps` cells from a first one on, which never goes back.
+inline IntervalMap random_intervals(Random& random, int64_t n_in, int64_t n_out, int64_t taps) {
+    IntervalMap map;
+    for (int64_t o = 0; o < n_out; ++o) map.read.push_back(random.between(-1, n_in));
+    std::ranges::sort(map.read);
+    for (int64_t cell = 0; cell < n_in; ++cell) {
+        Interval readers;
+        for (int64_t o = 0; o < n_out; ++o)
+            if (map.read[o] <= cell && cell < map.read[o] + taps) readers = join(readers, {o, o + 1});
+        map.first.push_back(readers.lo);
+        map.end.push_back(readers.hi);
+    }
+    for (int64_t n = 1; n <= n_out; ++n) {
+        int64_t most = 0;
+        for (int64_t o = 0; o + n <= n_out; ++o)
+            most = std::max(most, map.read[o + n - 1] - map.read[o] + taps);
+        map.extents.push_back(most);
+    }
+    return map;
+}
+
+// Some axes, or none, resampled by weights of up to three cells; integers, so that sums are exact.
+struct Resampling {
+    ByAxis<IntervalMap> maps;
+    ByAxis<std::vector<float>> weights;
+    Sizes sizes;  // of what comes out
+
+    Resampling(Random& random, const Sizes& in) : sizes(in) {
+        for (Axis axis : kAllAxes) {
+            if (random.chance(0.4)) continue;
+            const int64_t taps = random.between(1, 3);
+            sizes[axis] = random.between(1, axis == kZ ? 5 : 12);
+            maps[axis] = random_intervals(random, in[axis], sizes[axis], taps);
+            weights[axis] = random.integers(sizes[axis] * taps);
+        }
+    }
+    Tensor of(const Tensor& in) const {
+        Tensor out = in;
+        for (Axis axis : kAllAxes)
+            if (!maps[axis].own_cells()) out = along(axis, out);
+        return out;
+    }
+
+  private:
+    Tensor along(Axis axis, const Tensor& in) const {
+        const std::vector<int64_t>& read = maps[axis].read;
+        const int64_t taps = std::ssize(weights[axis]) / std::ssize(read);
+        Sizes made = in.sizes();
+        made[axis] = std::ssize(read);
+        return Tensor::of(made, in.channels, [&](const Corner& cell, int64_t c) {
+            double sum = 0;
+            for (int64_t t = 0; t < taps; ++t) {
+                Corner from = cell;
+                from[axis] = read[cell[axis]] + t;
+                if (in.cells.holds(from)) sum += in.at(from, c) * weights[axis][cell[axis] * taps + t];
+            }
+            return sum;
+        });
+    }
+};
+
+// Every cell becomes so many along each axis, of fewer channels, in the two orders that there are.
+struct Interleaving {
+    Sizes cells;
+    bool cells_last = false;
+
+    explicit Interleaving(Random& random)
+        : cells{random.deep(3), random.between(1, 3), random.between(1, 3)}, cells_last(random.chance(0.5)) {}
+
+    int64_t by_channel() const { return cells_last ? cells_of(cells) : 1; }
+    int64_t by_cell(int64_t channels) const { return cells_last ? 1 : channels; }
+    Sizes sizes(const Sizes& in) const {
+        return {in[kZ] * cells[kZ], in[kY] * cells[kY], in[kX] * cells[kX]};
+    }
+    Tensor of(const Tensor& in) const {
+        const int64_t channels = in.channels / cells_of(cells);
+        return Tensor::of(sizes(in.sizes()), channels, [&](const Corner& cell, int64_t c) {
+            Corner from, part;
+            for (Axis axis : kAllAxes) {
+                from[axis] = cell[axis] / cells[axis];
+                part[axis] = cell[axis] % cells[axis];
+            }
+            return in.at(from, c * by_channel() + Box::of(cells).number(part) * by_cell(channels));
+        });
+    }
+};
 
 }  // namespace krypton::testing

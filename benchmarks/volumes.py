@@ -5,9 +5,10 @@
     python benchmarks/volumes.py --whole                        # every position, not a sample of layers
 
 Captum and MONAI evaluate the whole network for every window, so that their pace on some stands for all:
-Captum's at the batch and in the layout that are fastest, MONAI's on a part of the volume. Krypton's is that of
-the windows which touch three planes: at the rim, at a quarter and in the middle of the first axis. Times are those of the process, which other work hardly disturbs. Errors are against float64, beside PyTorch's
-own; the peak is of a process that only Krypton runs in, beside the libraries and the network.
+Captum's at the batch and in the layout that are fastest, MONAI's on a part of the volume. Krypton's is that
+of the windows which touch three planes: at the rim, at a quarter and in the middle of the first axis. Times
+are those of the process, which other work hardly disturbs. Errors are against float64, beside PyTorch's own;
+the peak is of a process that only Krypton runs in, beside the libraries and the network.
 """
 
 from __future__ import annotations

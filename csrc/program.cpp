@@ -92,6 +92,11 @@ int Program::add_mean(int value, const Epilogue& epilogue) {
     return add_layer({RowLayer::kMean, value, values_[value].channels, {}, {}, epilogue});
 }
 
+int Program::add_sum(int value, const Epilogue& epilogue) {
+    check_changing(value);
+    return add_layer({RowLayer::kSum, value, values_[value].channels, {}, {}, epilogue});
+}
+
 int Program::add_cells(int value, int64_t size, const float* weight, const float* bias,
                        const Epilogue& epilogue) {
     check_changing(value);

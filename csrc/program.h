@@ -29,14 +29,16 @@ constexpr int64_t kMostChannels = 1 << 16;
 
 // A vector for every position.
 struct RowLayer {
-    enum Kind { kMean, kCells, kDense } kind;
-    int operand;  // a value for kMean and kCells, a layer for kDense
+    enum Kind { kMean, kSum, kCells, kDense } kind;
+    int operand;  // a layer for kDense, a value for the others
     int64_t size;
     std::vector<Panels> weights;  // one for every cell of kCells; one for kDense
     std::vector<float> bias;      // padded to whole panels
     Epilogue epilogue;
 
     int64_t stored() const { return stored_channels(size); }
+    // Whether it adds up all cells, channel by channel.
+    bool adds_up() const { return kind == kMean || kind == kSum; }
 };
 
 class Program {
@@ -64,6 +66,7 @@ class Program {
     int add(std::unique_ptr<Operator> op, std::vector<int> operands, const Sizes& sizes, int64_t channels,
             const Epilogue& epilogue);
     int add_mean(int value, const Epilogue& epilogue);
+    int add_sum(int value, const Epilogue& epilogue);
     // weight: (size, channels * cells), in the order of NCDHW.
     int add_cells(int value, int64_t size, const float* weight, const float* bias, const Epilogue& epilogue);
     // weight: (size, size of the layer).

@@ -100,27 +100,32 @@ void Rows::take(const Chunk& chunk, int64_t first, Costs* costs) {
         for (int64_t i = 0; i < chunk.size(); ++i) {
             const Plane plane = chunk.plane(layer.operand, i);
             if (costs) costs->layers[l].cells += plane.box.cells();
-            if (layer.kind == RowLayer::kMean)
-                take_mean(l, plane, first + i);
+            if (layer.adds_up())
+                take_sum(l, plane, first + i);
             else
                 take_cells(l, plane, first + i);
         }
     }
 }
 
-void Rows::take_mean(std::size_t l, const Plane& plane, int64_t position) {
+void Rows::take_sum(std::size_t l, const Plane& plane, int64_t position) {
     const RowLayer& layer = program_.layers()[l];
     const int64_t channels = plane.channels;
     const float* base = sums(l, position);
     const float* now = plane.changed;
     float* out = vector(l, position);
+    std::vector<double> all(channels);
+    std::vector<float> of_row(channels);
+    // Floats of a row are added up before they go to the double.
     for_rows(plane.box, plane.sizes, [&](int64_t first) {
         const float* before = plane.view + first * channels;
+        std::fill(of_row.begin(), of_row.end(), 0.0f);
         for (int64_t x = 0; x < plane.box[kX].size(); ++x, now += channels, before += channels)
-            for (int64_t c = 0; c < channels; ++c) out[c] += now[c] - before[c];
+            for (int64_t c = 0; c < channels; ++c) of_row[c] += now[c] - before[c];
+        for (int64_t c = 0; c < channels; ++c) all[c] += of_row[c];
     });
-    const float scale = 1.0f / static_cast<float>(cells_of(plane.sizes));
-    for (int64_t c = 0; c < channels; ++c) out[c] = base[c] + out[c] * scale;
+    const double scale = layer.kind == RowLayer::kMean ? 1 / static_cast<double>(cells_of(plane.sizes)) : 1.0;
+    for (int64_t c = 0; c < channels; ++c) out[c] = static_cast<float>(base[c] + all[c] * scale);
     settle(l, position, 0, channels);
     finish_rows(program_.kernels(), layer.epilogue, &out, 1, channels);
 }
@@ -138,7 +143,7 @@ void Rows::take_cells(std::size_t l, const Plane& plane, int64_t position) {
 
 int64_t Rows::tasks(std::size_t layer, int threads) const {
     const RowLayer& l = program_.layers()[layer];
-    return l.kind == RowLayer::kMean ? 0 : std::min(l.weights[0].count(), kTasks * threads);
+    return l.adds_up() ? 0 : std::min(l.weights[0].count(), kTasks * threads);
 }
 
 void Rows::compute(std::size_t l, int64_t task, int64_t tasks, Costs* costs,

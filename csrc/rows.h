@@ -63,7 +63,7 @@ class Rows {
     }
     // The changed cells of a position, minus the view.
     float* changes(std::size_t layer, int64_t position);
-    void take_mean(std::size_t layer, const Plane& plane, int64_t position);
+    void take_sum(std::size_t layer, const Plane& plane, int64_t position);
     void take_cells(std::size_t layer, const Plane& plane, int64_t position);
 };
 

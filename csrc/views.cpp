@@ -128,15 +128,16 @@ void Views::compute_operator(const Operator& op, std::atomic<int64_t>& next, int
 void Views::compute_layer(std::size_t l, std::atomic<int64_t>& next, const std::atomic<bool>& cancelled) {
     const RowLayer& layer = program_->layers()[l];
     float* row = sums_[l].data();
-    if (layer.kind == RowLayer::kMean) {
+    if (layer.adds_up()) {
         if (next++) return;
         const Value& value = program_->values()[layer.operand];
-        const std::vector<float>& view = pixels_[layer.operand];
-        for (int64_t c = 0; c < value.stored(); ++c) {
-            double sum = 0;
-            for (int64_t i = 0; i < value.pixels(); ++i) sum += view[i * value.stored() + c];
-            row[c] = static_cast<float>(sum / static_cast<double>(value.pixels()));
-        }
+        const int64_t channels = value.stored();
+        std::vector<double> all(channels);
+        const float* pixel = pixels_[layer.operand].data();
+        for (int64_t i = 0; i < value.pixels(); ++i, pixel += channels)
+            for (int64_t c = 0; c < channels; ++c) all[c] += pixel[c];
+        const double divisor = layer.kind == RowLayer::kMean ? static_cast<double>(value.pixels()) : 1.0;
+        for (int64_t c = 0; c < channels; ++c) row[c] = static_cast<float>(all[c] / divisor);
         return;
     }
     const Kernels& kernels = program_->kernels();

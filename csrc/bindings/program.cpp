@@ -472,6 +472,9 @@ void bind_program(nb::module_& m) {
             [](Program& p, int value, EpilogueNumbers end) { return p.add_mean(value, epilogue(end)); },
             "value"_a, "epilogue"_a)
         .def(
+            "sum", [](Program& p, int value, EpilogueNumbers end) { return p.add_sum(value, epilogue(end)); },
+            "value"_a, "epilogue"_a)
+        .def(
             "cells",
             [](Program& p, int value, Floats<2> weight, std::optional<Floats<1>> bias, EpilogueNumbers end) {
                 const Value& v = value_of(p, value);

@@ -313,12 +313,13 @@ class Builder {
         const bool constant = !shape(value).constant.empty();
         const int64_t kind = random_.between(0, 2);
         if (kind == 0 && !constant) {
-            program_->add_mean(value, end);
+            const bool mean = random_.chance(0.5);
+            mean ? program_->add_mean(value, end) : program_->add_sum(value, end);
             net_.layers.push_back([=](const std::vector<Tensor>& values, const auto&) {
                 const Tensor& v = values[value];
                 std::vector<double> row(v.channels);
                 for (std::size_t i = 0; i < v.data.size(); ++i)
-                    row[i % v.channels] += v.data[i] / static_cast<double>(v.cells.cells());
+                    row[i % v.channels] += v.data[i] / (mean ? static_cast<double>(v.cells.cells()) : 1.0);
                 return finish(row);
             });
         } else if (kind == 1 && !constant) {

@@ -226,6 +226,7 @@ METHODS: dict[str, tuple[list[Any], dict[int, list[Any]]]] = {
         },
     ),
     "mean": ([1, PLAIN], {0: [-1, 3, 99, "a"], 1: WRONG_END}),
+    "sum": ([1, PLAIN], {0: [-1, 3, 99, "a"], 1: WRONG_END}),
     "cells": (
         [2, floats(6, 96), floats(6), PLAIN],
         {0: [-1, 3, 0, 1], 1: [*WRONG_FLOATS, floats(6, 95), floats(0, 96)], 2: WRONG_FLOATS, 3: WRONG_END},

@@ -16,7 +16,6 @@ from krypton_engine.executors.native.sums import AXES, Sum, numbers, of_one_cell
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.graph.box_operators import NO_EPILOGUE, Epilogue
 from krypton_engine.graph.ir import Node, Ref
-from krypton_engine.graph.operators.pooling import averages_cells
 from krypton_engine.graph.rewrites.fusion import adds_residual
 
 Rule = Callable[[Writer, Node, dict[str, Any]], None]
@@ -252,17 +251,25 @@ def _linear(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
 @_rule("sum", "mean")
 def _sum(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
     if not node.local:
-        return _global_average(to, node, arguments)
+        return _of_all_cells(to, node, arguments)
     if node.whole and node.whole < set(AXES):
         return sliding.sum_along(to, node)
     channels.add_up(to, node, arguments["self"])
 
 
 @_rule(*(f"{lead}adaptive_avg_pool{rank}d" for lead in ("", "_") for rank in (1, 2, 3)))
-def _global_average(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
+def _of_all_cells(to: Writer, node: Node, arguments: dict[str, Any]) -> None:
+    """One number for every channel: the mean of all cells, or their sum."""
     item = _first(arguments)
     source = to.graph.nodes[item.node]
-    if node.local or not lies_in_order(source) or not averages_cells(node, source):
-        raise Unsupported("an average of something else than all of an image")
+    cells = {dim for dim, role in enumerate(source.roles) if role in AXES}
+    dims = (arguments.get("dim") or range(len(source.shape))) if node.op in ("sum", "mean") else cells
+    gone = {dim % len(source.shape) for dim in dims}
+    alike = node.dtype == source.dtype and all(source.shape[dim] == 1 for dim in gone - cells)
+    if node.local or not is_image(source) or not alike or not gone >= cells or 0 in gone:
+        raise Unsupported("a reduction of something else than all of an image")
+    if node.op not in ("sum", "mean") and set(node.shape[2:]) != {1}:
+        raise Unsupported("an average of parts of an image")
     value = to.value(item)
-    to.wait(node, Sum(lambda done: to.program.mean(value, numbers(done.epilogue)), "mean"))
+    add = to.program.sum if node.op == "sum" else to.program.mean
+    to.wait(node, Sum(lambda done: add(value, numbers(done.epilogue)), "mean"))

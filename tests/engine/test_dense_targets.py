@@ -1,0 +1,99 @@
+"""Heads on segmentation networks, against Captum and float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from captum.attr import Occlusion
+from torch import nn
+
+from krypton_engine import KryptonOcclusion, targets
+from krypton_engine.errors import InputError
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL = {2: torch.max_pool2d, 3: torch.max_pool3d}
+SIZES = {2: (24, 20), 3: (12, 8, 10)}
+WINDOW = {2: ((1, 6, 6), (1, 3, 3)), 3: ((1, 4, 4, 4), (1, 4, 2, 3))}
+
+
+class Segmenter(nn.Module):
+    """A U-Net of two levels; its output in a mapping, as torchvision's, or alone."""
+
+    def __init__(self, rank: int, classes: int, named: bool) -> None:
+        super().__init__()
+        conv = CONV[rank]
+        self.fine, self.coarse = conv(1, 16, 3, padding=1), conv(16, 24, 3, padding=1)
+        self.up, self.head = UP[rank](24, 16, 2, 2), conv(32, classes, 3, padding=1)
+        self.rank, self.named = rank, named
+
+    def forward(self, x):
+        fine = self.fine(x).relu()
+        coarse = self.coarse(POOL[self.rank](fine, 2)).relu()
+        y = self.head(torch.cat([fine, self.up(coarse)], 1))
+        return {"out": y, "aux": y} if self.named else y
+
+
+def structure(rank: int) -> torch.Tensor:
+    mask = torch.zeros(SIZES[rank], dtype=torch.bool)
+    mask[tuple(slice(n // 4, n // 2) for n in SIZES[rank])] = True
+    return mask
+
+
+HEADS = {
+    "volume": lambda rank: targets.volume(1, cell=0.125),
+    "mean in a region": lambda rank: targets.mean_in(structure(rank), 1),
+    "Dice": lambda rank: targets.dice(structure(rank), 1),
+}
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("name", HEADS)
+def test_heads(name, classes, rank):
+    torch.manual_seed(1)
+    model = nn.Sequential(Segmenter(rank, classes, named=classes == 3), HEADS[name](rank)).eval()
+    x, (window, strides) = torch.randn(1, 1, *SIZES[rank]), WINDOW[rank]
+    occlusion = KryptonOcclusion(model)
+    ours = occlusion.attribute(x, window, strides, target=0)
+    theirs = Occlusion(model).attribute(x, window, strides, target=0)
+    right = Occlusion(copy.deepcopy(model).double()).attribute(x.double(), window, strides, target=0)
+    size = float(model(x).detach())
+    allowed = 3 * float((theirs - right).abs().max()) + 1e-7 * size
+    assert float((ours - right).abs().max()) <= allowed
+    assert float(right.abs().max()) > 1e-3 * size
+    plan = occlusion.plan(x, window, strides)
+    local = [step.op for step in plan.steps if step.local]
+    assert "sum" not in local and {"sigmoid", "softmax"} & set(local), "the box runs up to the sum"
+
+
+def test_what_a_head_says():
+    logits = torch.randn(2, 3, 6, 5)
+    mask = torch.rand(6, 5) > 0.5
+    p = logits.softmax(1)[:, 2]
+    torch.testing.assert_close(targets.volume(2)(logits), p.sum((1, 2))[:, None])
+    torch.testing.assert_close(
+        targets.mean_in(mask, 2)(logits)[:, 0], torch.stack([each[mask].mean() for each in p])
+    )
+    overlap = 2 * (p * mask).sum((1, 2)) / (p.sum((1, 2)) + mask.sum())
+    torch.testing.assert_close(targets.dice(mask, 2)(logits)[:, 0], overlap)
+    torch.testing.assert_close(targets.volume(0, activate=False)(p[:, None])[:, 0], p.sum((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: targets.volume(-1), "index"),
+        (lambda: targets.volume(1.5), "index"),
+        (lambda: targets.volume(3)(torch.zeros(1, 3, 4, 4)), "index"),
+        (lambda: targets.volume(1)(torch.zeros(1, 3)), "output"),
+        (lambda: targets.mean_in(torch.zeros(4, 4)), "region"),
+        (lambda: targets.dice(torch.zeros(4, 4, dtype=torch.bool)), "mask"),
+        (lambda: targets.dice(torch.ones(4, 4, dtype=torch.bool))(torch.zeros(1, 3, 4, 5)), "mask"),
+    ],
+)
+def test_wrong_heads(call, name):
+    with pytest.raises(InputError, match=name):
+        call()

@@ -1,12 +1,17 @@
-"""What a network with an output for every cell is asked for: heads that make one number of a segmentation.
+"""Numbers to explain of networks that segment, or find boxes.
 
-A head follows the network, ``nn.Sequential(network, volume(1))``, and the two are explained like a classifier.
-A covered region changes the segmentation around it; the head's sums over all cells are updated by that.
+A head of a segmentation follows the network, ``nn.Sequential(network, volume(1))``, and the two are explained
+like a classifier. A covered region changes the segmentation around it; the head's sums over all cells are
+updated by that. Of a detector, `box_score` makes a module whose backbone runs incrementally.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +19,7 @@ from torch import Tensor, nn
 from krypton_engine.common.arguments import whole
 from krypton_engine.errors import InputError
 
-__all__ = ["Dice", "MeanIn", "Volume", "dice", "mean_in", "volume"]
+__all__ = ["BoxScore", "Dice", "MeanIn", "Volume", "box_score", "dice", "mean_in", "volume"]
 
 
 class _OfClass(nn.Module):
@@ -166,3 +171,127 @@ def dice(mask: Tensor, index: int = 1, *, activate: bool = True) -> Dice:
         tensor([[1.]])
     """
     return Dice(_as_mask(mask, "mask"), index, activate)
+
+
+class _Given(nn.Module):
+    """A backbone that says what it was given."""
+
+    features: OrderedDict[str, Tensor]
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        return self.features
+
+
+_SCORES: weakref.WeakValueDictionary[int, BoxScore] = weakref.WeakValueDictionary()
+"""The modules of `box_score`, by identity: an operator takes numbers and tensors alone."""
+
+
+@torch.library.custom_op("krypton::box_score", mutates_args=())
+def _scored(features: Sequence[Tensor], module: int, height: int, width: int) -> Tensor:
+    """The score of one box, from a backbone's features on: ``(n, 1)``."""
+    return _SCORES[module].after_backbone(features, (height, width))
+
+
+@_scored.register_fake
+def _(features: Sequence[Tensor], module: int, height: int, width: int) -> Tensor:
+    return features[0].new_empty((features[0].shape[0], 1))
+
+
+class BoxScore(nn.Module):
+    """The module that `box_score` makes."""
+
+    box: Tensor
+
+    def __init__(self, detector: Any, box: Tensor, label: int) -> None:
+        super().__init__()
+        self.detector, self.label = detector, label
+        self.register_buffer("box", box.float())
+        self._names: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(n, 1)``."""
+        features = self.detector.backbone(_as_detectors_do(self.detector.transform, x))
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        self._names = list(features)
+        _SCORES[id(self)] = self
+        scores: Tensor = _scored(list(features.values()), id(self), *x.shape[2:])
+        return scores
+
+    def after_backbone(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """What the detector makes of a backbone's features, one example after the other."""
+        given, rest = _Given(), copy.copy(self.detector)
+        rest._modules = {**self.detector._modules, "backbone": given}
+        image, scores = torch.zeros(3, *size, device=self.box.device), []
+        for i in range(len(features[0])):
+            of_one = (level[i : i + 1].contiguous() for level in features)
+            given.features = OrderedDict(zip(self._names, of_one, strict=True))
+            with torch.no_grad():
+                (found,) = rest([image])
+            scores.append(self._similarity(found))
+        return torch.stack(scores)[:, None]
+
+    def _similarity(self, found: Mapping[str, Tensor]) -> Tensor:
+        boxes, like = found["boxes"], found["labels"] == self.label
+        if not len(boxes):
+            return self.box.new_zeros(())
+        low, high = torch.maximum(boxes[:, :2], self.box[:2]), torch.minimum(boxes[:, 2:], self.box[2:])
+        common = (high - low).clamp(min=0).prod(1)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (self.box[2:] - self.box[:2]).prod()
+        return (common / (areas - common) * found["scores"] * like).max()
+
+
+def _as_detectors_do(transform: Any, x: Tensor) -> Tensor:
+    """Images normalised, resized and padded, as by torchvision's ``GeneralizedRCNNTransform``, in one batch."""
+    mean, std = (torch.tensor(each).to(x) for each in (transform.image_mean, transform.image_std))
+    x = (x - mean[:, None, None]) / std[:, None, None]
+    if transform.fixed_size is not None:
+        how: dict[str, Any] = {"size": transform.fixed_size[::-1]}
+    else:
+        sides = x.shape[-2:]
+        scale = min(transform.min_size[-1] / min(sides), transform.max_size / max(sides))
+        how = {"scale_factor": scale, "recompute_scale_factor": True}
+    x = nn.functional.interpolate(x, mode="bilinear", align_corners=False, **how)
+    below, beside = (-size % transform.size_divisible for size in x.shape[-2:])
+    return nn.functional.pad(x, (0, beside, 0, below))
+
+
+def box_score(detector: nn.Module, box: Tensor | Sequence[float], label: int) -> BoxScore:
+    """A module that tells how well a torchvision detector still finds one box.
+
+    The backbone runs incrementally, and what follows (proposals, boxes, their suppression) in full. That
+    chooses and sorts, so that rounding may tip it: maps are exact but for such flips.
+
+    Args:
+        detector: One of ``torchvision.models.detection``, in evaluation mode.
+        box: ``(x1, y1, x2, y2)`` in pixels, as the detector gave it.
+        label: The box's label.
+
+    Returns:
+        A module from images ``(n, 3, height, width)`` in the detector's range to ``(n, 1)``: the largest
+        product of overlap (intersection over union) and score among found boxes of the label, 0 without one.
+
+    Raises:
+        InputError: The detector has no backbone and transform of torchvision's, or the box is none.
+
+    Source:
+        D-RISE (Petsiuk et al., 2021), whose similarity this is where a detector tells a box's label and score
+        alone.
+
+    Examples:
+        >>> from torchvision.models import detection
+        >>> make = detection.fasterrcnn_resnet50_fpn
+        >>> detector = make(weights=None, weights_backbone=None, min_size=64).eval()
+        >>> score = box_score(detector, (2, 3, 14, 20), label=1)
+        >>> score(x).shape
+        torch.Size([1, 1])
+    """
+    if not all(hasattr(detector, name) for name in ("backbone", "transform")):
+        raise InputError("detector", type(detector).__name__, "a detector of torchvision.models.detection")
+    corners = torch.as_tensor(box, dtype=torch.float32)
+    if corners.shape != (4,) or not bool((corners[:2] < corners[2:]).all()):
+        raise InputError("box", str(box), "four numbers, x1 < x2 and y1 < y2: x1, y1, x2, y2")
+    number = whole(label)
+    if number is None:
+        raise InputError("label", repr(label), "the number of a label")
+    return BoxScore(detector, corners, number)

@@ -97,3 +97,57 @@ def test_what_a_head_says():
 def test_wrong_heads(call, name):
     with pytest.raises(InputError, match=name):
         call()
+
+
+# --- boxes ------------------------------------------------------------
+
+
+def detectors():
+    from torchvision.models import detection
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    small = {"min_size": 64, "max_size": 96, "num_classes": 3}
+    for kind, named in ((detection.FasterRCNN, "box_score_thresh"), (detection.RetinaNet, "score_thresh")):
+        torch.manual_seed(3)
+        backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+        yield kind(backbone, **small, **{named: 0.0}).eval()
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["Faster R-CNN", "RetinaNet"])
+def test_box_scores(kind):
+    """Against the detector itself on covered images, box by box by torchvision."""
+    from torchvision.ops import box_iou
+
+    detector = list(detectors())[kind]
+    x = torch.rand(1, 3, 72, 96)
+    with torch.no_grad():
+        (found,) = detector(list(x))
+    box, label = found["boxes"][0], int(found["labels"][0])
+    model = targets.box_score(detector, box, label).eval()
+    occlusion = KryptonOcclusion(model)
+    heatmap = occlusion.heatmap(x, (3, 24, 24), (3, 24, 24))
+    assert "full from here: krypton::box_score" in str(occlusion.plan(x, (3, 24, 24), (3, 24, 24)))
+    for row in range(3):
+        for column in range(4):
+            covered = x.clone()
+            covered[..., 24 * row : 24 * row + 24, 24 * column : 24 * column + 24] = 0
+            with torch.no_grad():
+                (now,) = detector(list(covered))
+            overlap = box_iou(box[None], now["boxes"])[0] * now["scores"] * (now["labels"] == label)
+            expected = float(overlap.max()) if len(overlap) else 0.0
+            assert float(heatmap.values[row, column]) == pytest.approx(expected, abs=1e-4)
+    assert float(heatmap.values.std()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda detector: targets.box_score(nn.Linear(2, 2), (0, 0, 1, 1), 1), "detector"),
+        (lambda detector: targets.box_score(detector, (0, 0, 1), 1), "box"),
+        (lambda detector: targets.box_score(detector, (4, 0, 1, 1), 1), "box"),
+        (lambda detector: targets.box_score(detector, (0, 0, 1, 1), 0.5), "label"),
+    ],
+)
+def test_wrong_boxes(call, name):
+    with pytest.raises(InputError, match=name):
+        call(next(detectors()))

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from krypton_engine.common.packages import imported
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.messages import near, one_line
-from krypton_engine.zoo.packages import imported, packaged
+from krypton_engine.zoo.messages import near
+from krypton_engine.zoo.packages import packaged
 from krypton_engine.zoo.preprocess import stretched
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
 from krypton_engine.zoo.calibration import calibrate_batch_norm
-from krypton_engine.zoo.messages import FAILURES, one_line
+from krypton_engine.zoo.messages import FAILURES
 from krypton_engine.zoo.names import ClassNames, named_classes
 from krypton_engine.zoo.networks import Recipe, recipe_of
 from krypton_engine.zoo.preprocess import Preprocess, as_taken, changed, stretched

@@ -17,7 +17,7 @@ PACKAGES = ["krypton_engine", "krypton_widget"]
 def test_import_is_light():
     code = (
         "import sys, krypton_engine; "
-        "heavy = {'torchvision', 'matplotlib', 'captum', 'onnx', 'nibabel', 'skimage'} & set(sys.modules); "
+        "heavy = {'torchvision', 'matplotlib', 'captum', 'onnx', 'nibabel', 'pydicom', 'highdicom', 'tifffile', 'skimage'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -37,7 +37,7 @@ def test_types_are_shipped(package):
 
 ROOMS = [
     "cli", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
-    "perturbation", "zoo", "common", "errors",
+    "perturbation", "zoo", "medical", "common", "errors",
 ]  # fmt: skip
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
 from krypton_engine.medical.geometry import Geometry
-from krypton_engine.medical.headers import needed
+from krypton_engine.medical.headers import needed, quiet
 from krypton_engine.medical.planes import Plane, in_order
 from krypton_engine.medical.scan import Scan
 
@@ -104,21 +102,13 @@ def _read(path: Path) -> Dataset:
     pydicom = imported("pydicom", "medical")
     name = repr(str(path))
     try:
-        with _quiet():
+        with quiet():
             return pydicom.dcmread(path)  # type: ignore[no-any-return]
     except pydicom.errors.InvalidDicomError:
         raise InputError("source", name, problem="which is no DICOM file") from None
     except Exception as error:  # whose text may quote the header
         problem = f"which cannot be read: {type(error).__name__}"
         raise InputError("source", name, problem=problem) from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings of pydicom unsaid: they quote values of the header, which may be the patient's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _volume(images: Sequence[Dataset]) -> Scan:
@@ -189,7 +179,7 @@ def _planes(image: Dataset) -> list[Plane]:
         thickness = next(
             (
                 mm[0]
-                for keyword in ("SpacingBetweenSlices", "SliceThickness")
+                for keyword in ("SliceThickness", "SpacingBetweenSlices")
                 if (mm := _numbers(_said(image, frame, "PixelMeasuresSequence", keyword), 1)) and mm[0] > 0
             ),
             1.0,
@@ -254,7 +244,7 @@ def _stored(image: Dataset) -> AnyArray:
     """The numbers in a file: ``(frames, rows, columns, channels)``."""
     pixels = imported("pydicom.pixels", "medical")
     try:
-        with _quiet():
+        with quiet():
             stored: AnyArray = pixels.pixel_array(image)
             if image.get("PhotometricInterpretation") == "PALETTE COLOR":
                 stored = pixels.apply_color_lut(stored, image)

@@ -7,6 +7,11 @@ to). Everything else of a header is left where it was.
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from krypton_engine.common.packages import imported
@@ -14,14 +19,17 @@ from krypton_engine.common.packages import imported
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_STUDY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
-    "AccessionNumber", "ReferringPhysicianName",
-)  # fmt: skip
-"""What an object of a study has to have, though it may be empty."""
+_STUDY = {
+    "PatientID": "", "PatientName": "", "PatientBirthDate": r"\d{8}", "PatientSex": "[FMO]", "StudyID": "",
+    "StudyDate": r"\d{8}", "StudyTime": r"\d{2,6}(\.\d+)?", "AccessionNumber": "",
+    "ReferringPhysicianName": "",
+}  # fmt: skip
+"""What an object of a study has to have, though it may be empty, and the form of what is not free text.
+
+Anonymised files hold anything there; what has another form is left empty."""
 
 _IMAGE = (
-    "SpecificCharacterSet", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
     "PositionReferenceIndicator", "SOPClassUID", "SOPInstanceUID", "Rows", "Columns", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
@@ -34,6 +42,28 @@ _PLACES = {
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
 }
 """The groups of a frame that place it, and what is kept of them."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What pydicom and highdicom warn of unsaid: they quote values of the header, which may be the patient's.
+
+    Examples:
+        >>> import warnings
+        >>> with quiet():
+        ...     warnings.warn("Invalid value for VR PN: ...")
+    """
+    logs = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [log.level for log in logs]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for log in logs:
+                log.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)
 
 
 def needed(header: Dataset) -> Dataset:
@@ -51,8 +81,10 @@ def needed(header: Dataset) -> Dataset:
         ('7', 64, False)
     """
     kept = _chosen(header, _IMAGE)
-    for keyword in _STUDY:
-        setattr(kept, keyword, header.get(keyword) or "")
+    kept.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, whatever the texts were written in
+    for keyword, form in _STUDY.items():
+        text = str(header.get(keyword) or "")
+        setattr(kept, keyword, text if not form or re.fullmatch(form, text) else "")
     if "SliceThickness" not in kept:
         kept.SliceThickness = None
     for keyword in _FRAMES:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from krypton_engine.common.arrays import AnyArray
 from krypton_engine.common.packages import imported
 from krypton_engine.errors import InputError
 from krypton_engine.medical.geometry import LPS, Geometry, turned
+from krypton_engine.medical.headers import quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,40 +55,41 @@ def parametric_map(cells: AnyArray, geometry: Geometry) -> bytes:
         raise InputError("source", given, "for DICOM, perpendicular ones; .nii.gz takes this one", verb="has")
     finite = cells[np.isfinite(cells)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    made = highdicom.pm.ParametricMap(
-        source_images=series,
-        pixel_array=np.ascontiguousarray(cells, dtype=np.float32),
-        instance_number=1,
-        contains_recognizable_visual_features=False,
-        real_world_value_mappings=[
-            highdicom.pm.RealWorldValueMapping(
-                "drop",
-                "Drop of the answer when this place is covered",
-                codes.UCUM.NoUnits,
-                (low, high),
-                1.0,
-                0.0,
-            )
-        ],
-        voi_lut_transformations=[
-            highdicom.VOILUTTransformation(
-                window_center=0.0, window_width=2 * max(abs(low), abs(high)) or 1.0
-            )
-        ],
-        content_label="DROP",
-        content_description="Drop of the answer when this place is covered",
-        pixel_measures=highdicom.PixelMeasuresSequence((rows, columns), slices, slices),
-        plane_orientation=highdicom.PlaneOrientationSequence("PATIENT", [*along_row, *along_column]),
-        plane_positions=[
-            highdicom.PlanePositionSequence("PATIENT", places[:3, 3] + i * places[:3, 0])
-            for i in range(len(cells))
-        ],
-        **_equipment(highdicom),
-        manufacturer_model_name="krypton-occlusion",
-        software_versions=__version__,
-        device_serial_number="none",
-    )
-    return _bytes(made)
+    with _made("Parametric Map"):
+        made = highdicom.pm.ParametricMap(
+            source_images=series,
+            pixel_array=np.ascontiguousarray(cells, dtype=np.float32),
+            instance_number=1,
+            contains_recognizable_visual_features=False,
+            real_world_value_mappings=[
+                highdicom.pm.RealWorldValueMapping(
+                    "drop",
+                    "Drop of the answer when this place is covered",
+                    codes.UCUM.NoUnits,
+                    (low, high),
+                    1.0,
+                    0.0,
+                )
+            ],
+            voi_lut_transformations=[
+                highdicom.VOILUTTransformation(
+                    window_center=0.0, window_width=2 * max(abs(low), abs(high)) or 1.0
+                )
+            ],
+            content_label="DROP",
+            content_description="Drop of the answer when this place is covered",
+            pixel_measures=highdicom.PixelMeasuresSequence((rows, columns), slices, slices),
+            plane_orientation=highdicom.PlaneOrientationSequence("PATIENT", [*along_row, *along_column]),
+            plane_positions=[
+                highdicom.PlanePositionSequence("PATIENT", places[:3, 3] + i * places[:3, 0])
+                for i in range(len(cells))
+            ],
+            **_equipment(highdicom),
+            manufacturer_model_name="krypton-occlusion",
+            software_versions=__version__,
+            device_serial_number="none",
+        )
+        return _bytes(made)
 
 
 def secondary_capture(png: bytes, geometry: Geometry) -> bytes:
@@ -107,13 +111,25 @@ def secondary_capture(png: bytes, geometry: Geometry) -> bytes:
     series = _series(geometry, ())
     with imported("PIL.Image", "medical").open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB"))
-    made = highdicom.sc.SCImage.from_ref_dataset(
-        series[0], pixels, "RGB", 8, "PATIENT", instance_number=1, patient_orientation=("L", "P"),
-        **_equipment(highdicom),
-    )  # fmt: skip
-    made.PatientOrientation = None  # which a picture with a legend does not have
-    made.SourceImageSequence = [_reference(image) for image in series]
-    return _bytes(made)
+    with _made("Secondary Capture"):
+        made = highdicom.sc.SCImage.from_ref_dataset(
+            series[0], pixels, "RGB", 8, "PATIENT", instance_number=1, patient_orientation=("L", "P"),
+            **_equipment(highdicom),
+        )  # fmt: skip
+        made.PatientOrientation = None  # which a picture with a legend does not have
+        made.SourceImageSequence = [_reference(image) for image in series]
+        return _bytes(made)
+
+
+@contextmanager
+def _made(name: str) -> Iterator[None]:
+    """Faults of highdicom, whose texts may quote the header, raised as faults of the source."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        problem = f"of which highdicom makes no {name}: {type(error).__name__}"
+        raise InputError("source", "a DICOM series", problem=problem) from None
 
 
 def _series(geometry: Geometry, needs: tuple[str, ...]) -> list[Dataset]:

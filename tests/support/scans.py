@@ -15,9 +15,10 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SECRETS = {
     "PatientComments": "secret-comment", "PatientAge": "044Y", "PatientWeight": "70.5",
     "InstitutionName": "secret-hospital", "PatientAddress": "secret-street", "Manufacturer": "secret-maker",
-    "OperatorsName": "Secret^Operator", "PatientTelephoneNumbers": "secret-number", "StationName": "secret-st",
-    "ProtocolName": "secret-protocol", "OtherPatientIDs": "secret-other", "SeriesDescription": "secret-series",
-    "StudyDescription": "secret-study", "AdditionalPatientHistory": "secret-history",
+    "OperatorsName": "Secret^Operator", "PatientTelephoneNumbers": "secret-number",
+    "StationName": "secret-station", "ProtocolName": "secret-protocol", "OtherPatientIDs": "secret-other",
+    "SeriesDescription": "secret-series", "StudyDescription": "secret-study",
+    "AdditionalPatientHistory": "secret-history",
 }  # fmt: skip
 """What a header says and no written object may carry on."""
 
@@ -33,8 +34,7 @@ IDENTITY = {
 def affines(draw):
     """Affines of scanners: any rotation or mirror image, spacings of 0.3 to 6 mm, any offset."""
     number = st.floats(-1, 1)
-    quaternion = np.array(draw(st.tuples(number, number, number, number))) + [0, 0, 0, 2.0]
-    turned = Rotation.from_quat(quaternion).as_matrix()
+    turned = Rotation.from_rotvec(np.pi * np.array(draw(st.tuples(number, number, number)))).as_matrix()
     spacing = draw(st.tuples(*[st.floats(0.3, 6.0)] * 3))
     affine = np.eye(4)
     affine[:3, :3] = turned * spacing * draw(st.sampled_from([1, -1]))
@@ -54,7 +54,6 @@ def image(affine, cells, **changes):
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, generate_uid()
-    made.update({})
     for keyword, value in {**SECRETS, **IDENTITY}.items():
         setattr(made, keyword, value)
     made.Modality, made.SamplesPerPixel, made.PhotometricInterpretation = "CT", 1, "MONOCHROME2"
@@ -111,7 +110,7 @@ def heatmap(input_shape, shape, strides, seed=0):
 
 
 def spread(found):
-    """The drop of a heatmap of windows at every cell of its input, without the channel: the nearest centre's."""
+    """The drop of a heatmap of windows at every cell: that of the nearest centre, without the channel."""
     window, drop = found.window, found.drop.reshape(found.window.counts).numpy()[0]
     for axis in range(1, len(window.input_shape)):
         centres = np.arange(window.counts[axis]) * window.strides[axis] + (window.shape[axis] - 1) / 2

@@ -39,6 +39,7 @@ def is_dicom(path: Path) -> bool:
         return file.read(start + len(magic))[start:] == magic
 
 
+@quiet()
 def read_folder(folder: Path) -> Scan:
     """The volume of the one series in a folder, whose other files, and folders, are left alone.
 
@@ -57,6 +58,7 @@ def read_folder(folder: Path) -> Scan:
     return _volume(images)
 
 
+@quiet()
 def read_files(paths: Sequence[Path]) -> Scan:
     """The volume of the series in these files.
 
@@ -71,6 +73,7 @@ def read_files(paths: Sequence[Path]) -> Scan:
     return _volume([_image(path) for path in paths])
 
 
+@quiet()
 def read_file(path: Path) -> Scan:
     """The picture in a file, or the volume of its frames.
 
@@ -102,8 +105,7 @@ def _read(path: Path) -> Dataset:
     pydicom = imported("pydicom", "medical")
     name = repr(str(path))
     try:
-        with quiet():
-            return pydicom.dcmread(path)  # type: ignore[no-any-return]
+        return pydicom.dcmread(path)  # type: ignore[no-any-return]
     except pydicom.errors.InvalidDicomError:
         raise InputError("source", name, problem="which is no DICOM file") from None
     except Exception as error:  # whose text may quote the header
@@ -244,10 +246,9 @@ def _stored(image: Dataset) -> AnyArray:
     """The numbers in a file: ``(frames, rows, columns, channels)``."""
     pixels = imported("pydicom.pixels", "medical")
     try:
-        with quiet():
-            stored: AnyArray = pixels.pixel_array(image)
-            if image.get("PhotometricInterpretation") == "PALETTE COLOR":
-                stored = pixels.apply_color_lut(stored, image)
+        stored: AnyArray = pixels.pixel_array(image)
+        if image.get("PhotometricInterpretation") == "PALETTE COLOR":
+            stored = pixels.apply_color_lut(stored, image)
     except Exception as error:
         problem = f"which cannot be decoded: {one_line(error)}"
         raise InputError("source", repr(str(image.filename)), problem=problem) from None

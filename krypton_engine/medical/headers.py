@@ -8,7 +8,6 @@ to). Everything else of a header is left where it was.
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +18,11 @@ from krypton_engine.common.packages import imported
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_STUDY = {
-    "PatientID": "", "PatientName": "", "PatientBirthDate": r"\d{8}", "PatientSex": "[FMO]", "StudyID": "",
-    "StudyDate": r"\d{8}", "StudyTime": r"\d{2,6}(\.\d+)?", "AccessionNumber": "",
-    "ReferringPhysicianName": "",
-}  # fmt: skip
-"""What an object of a study has to have, though it may be empty, and the form of what is not free text.
-
-Anonymised files hold anything there; what has another form is left empty."""
+_STUDY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
+    "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+"""What an object of a study has to have, though it may be empty."""
 
 _IMAGE = (
     "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
@@ -82,15 +78,27 @@ def needed(header: Dataset) -> Dataset:
     """
     kept = _chosen(header, _IMAGE)
     kept.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, whatever the texts were written in
-    for keyword, form in _STUDY.items():
+    for keyword in _STUDY:
         text = str(header.get(keyword) or "")
-        setattr(kept, keyword, text if not form or re.fullmatch(form, text) else "")
+        setattr(kept, keyword, text if _is_valid(keyword, text) else "")
     if "SliceThickness" not in kept:
         kept.SliceThickness = None
     for keyword in _FRAMES:
         if keyword in header:
             setattr(kept, keyword, [_place(item) for item in header[keyword].value])
     return kept
+
+
+def _is_valid(keyword: str, text: str) -> bool:
+    """Whether DICOM allows a text: anonymised headers hold anything in place of dates and sexes."""
+    if keyword == "PatientSex":
+        return text in ("F", "M", "O")
+    forms = imported("pydicom.valuerep", "medical")
+    try:
+        form = forms.DA if keyword.endswith("Date") else forms.TM if keyword.endswith("Time") else str
+        return form(text) is not None
+    except ValueError:
+        return False
 
 
 def _place(groups: Dataset) -> Dataset:

@@ -27,7 +27,7 @@ _MAGIC = 128, b"DICM"
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says of itself that it is DICOM.
+    """Whether a file says of itself that it is DICOM; False for one that cannot be read.
 
     Examples:
         >>> _ = Path("scan").write_bytes(bytes(128) + b"DICM")
@@ -35,8 +35,11 @@ def is_dicom(path: Path) -> bool:
         True
     """
     start, magic = _MAGIC
-    with path.open("rb") as file:
-        return file.read(start + len(magic))[start:] == magic
+    try:
+        with path.open("rb") as file:
+            return file.read(start + len(magic))[start:] == magic
+    except OSError:
+        return False
 
 
 @quiet()

@@ -11,6 +11,7 @@ from support import scans
 
 from krypton_engine import InputError
 from krypton_engine.medical import read_scan
+from krypton_engine.zoo import load_image
 
 SHAPE = (6, 7, 9)
 OBLIQUE = np.array([[0.9, 0.3, 0.24, -9], [1.2, -0.4, 0.32, 4], [0, 0.0, 0.3, 7], [0, 0, 0, 1.0]])
@@ -241,6 +242,21 @@ def test_tilted_gantries_shear(tmp_path):
         index = 5 - number if np.dot(tilted[:3, 0], np.cross(tilted[:3, 2], tilted[:3, 1])) < 0 else number
         place = np.array(image.ImagePositionPatient, dtype=float) * [-1, -1, 1]
         assert np.abs(scan.geometry.world((index, 0, 0)) - place).max() < 1e-3
+
+
+def test_the_zoo_takes_dicom_through_window_and_level(tmp_path):
+    for number, kind in enumerate(("MONOCHROME1", "MONOCHROME2")):
+        images = scans.series(
+            OBLIQUE, CELLS[:1], PhotometricInterpretation=kind, WindowCenter=500, WindowWidth=1501
+        )
+        (path,) = scans.write(tmp_path / f"{number}", images)
+        found = np.asarray(load_image(path))
+        shares = np.clip((CELLS[0] - 1024.0 - (500 - 0.5 - 750)) / 1500, 0, 1)
+        grey = 255 * (shares if kind == "MONOCHROME2" else 1 - shares)
+        assert found.shape == (7, 9, 3) and np.abs(found - grey[..., None]).max() <= 0.51
+    (path,) = scans.write(tmp_path / "volume", [frames(CELLS, [0, 1, 2], places=True)])
+    with pytest.raises(InputError, match="a volume"):
+        load_image(path)
 
 
 def test_radiographs_have_pixels_of_a_size_but_no_place(tmp_path):

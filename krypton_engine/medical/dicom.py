@@ -55,9 +55,14 @@ def read_folder(folder: Path) -> Scan:
         krypton_engine.errors.InputError: source is '.', a folder without DICOM images
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_dicom(path))
-    images = [image for image in map(_read, files) if "Rows" in image]
+    read = [_read(file) for file in files]
+    images = [image for image in read if "Rows" in image]
     if not images:
         raise InputError("source", repr(str(folder)), problem="a folder without DICOM images")
+    kinds = {image.file_meta.get("MediaStorageSOPClassUID") for image in images}
+    for file, image in zip(files, read, strict=True):  # reports and directories are of other kinds
+        if "Rows" not in image and image.file_meta.get("MediaStorageSOPClassUID") in kinds:
+            raise InputError("source", repr(str(file)), problem="which is cut short")
     return _volume(images)
 
 
@@ -122,11 +127,15 @@ def _volume(images: Sequence[Dataset]) -> Scan:
     _check_one_series(images)
     planes = [plane for image in images for plane in _planes(image)]
     order, geometry = in_order(planes, (int(images[0].Rows), int(images[0].Columns)))
-    found = [_values(image) for image in images]
-    cells = np.concatenate([cells for cells, _ in found], axis=1)[:, order]
-    levels = found[0][1]
     if len(images) == len(planes):
-        images = [images[i] for i in order]
+        images, order = [images[i] for i in order], np.arange(len(images))
+    place, begun = np.argsort(order), 0
+    for image in images:
+        values, found = _values(image)
+        if not begun:
+            cells, levels = np.empty((len(values), *geometry.shape), np.float32), found
+        cells[:, place[begun : begun + values.shape[1]]] = values
+        begun += values.shape[1]
     return Scan.of(cells, replace(geometry, series=tuple(map(needed, images))), levels)
 
 
@@ -177,10 +186,8 @@ def _planes(image: Dataset) -> list[Plane]:
             )
         )
         if position is None or orientation is None or spacing is None:
-            lacking = (
-                "ImagePositionPatient, ImageOrientationPatient and PixelSpacing, and so a place in space"
-            )
-            raise InputError("source", "images without", problem=lacking, verb="has")
+            given = "images without ImagePositionPatient, ImageOrientationPatient or PixelSpacing"
+            raise InputError("source", given, "images that say where they lie", verb="has")
         thickness = next(
             (
                 mm[0]
@@ -222,12 +229,12 @@ def _geometry_of_picture(image: Dataset) -> Geometry:
 
 
 def _values(image: Dataset) -> tuple[AnyArray, tuple[float, float] | None]:
-    """Values of an image ``(channels, frames, rows, columns)``, the brighter the greater, and its levels."""
+    """Float32 values ``(channels, frames, rows, columns)``, the brighter the greater, and their levels."""
     stored = _stored(image)
     pixels = imported("pydicom.pixels", "medical")
     if "ModalityLUTSequence" in image:
         values = pixels.apply_modality_lut(stored, image).astype(np.float64)
-        ends = float(values.min()), float(values.max())
+        low, high = float(values.min()), float(values.max())
     else:
         slopes, intercepts = (
             np.array([
@@ -237,12 +244,14 @@ def _values(image: Dataset) -> tuple[AnyArray, tuple[float, float] | None]:
             for keyword, usual in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
         )  # fmt: skip
         values = stored * slopes[:, None, None, None] + intercepts[:, None, None, None]
-        ends = tuple(np.multiply(_range(image), slopes[0]) + intercepts[0])
-    levels = _levels(image, ends, colours=values.shape[-1] > 1)
+        low, high = (float(end * slopes[0] + intercepts[0]) for end in _range(image))
+    levels = _levels(image)
+    if stored.shape[-1] > 1:
+        levels = 0.0, float(np.iinfo(stored.dtype).max)
     if image.get("PhotometricInterpretation") == "MONOCHROME1":  # the smallest number is white
-        values = sum(ends) - values
-        levels = None if levels is None else (sum(ends) - levels[1], sum(ends) - levels[0])
-    return np.moveaxis(values, -1, 0), levels
+        values = low + high - values
+        levels = None if levels is None else (low + high - levels[1], low + high - levels[0])
+    return np.moveaxis(values.astype(np.float32), -1, 0), levels
 
 
 def _stored(image: Dataset) -> AnyArray:
@@ -266,18 +275,12 @@ def _range(image: Dataset) -> tuple[float, float]:
     return float(low), float(low + 2**bits - 1)
 
 
-def _levels(image: Dataset, ends: tuple[float, float], colours: bool) -> tuple[float, float] | None:
-    """The numbers that are black and white: of the first window of the first frame; all that bytes hold."""
-    if colours:
-        return ends
+def _levels(image: Dataset) -> tuple[float, float] | None:
+    """The numbers that are black and white by the first window of the first frame; None without one."""
     centre, width = (
         _said(image, 0, "FrameVOILUTSequence", keyword) for keyword in ("WindowCenter", "WindowWidth")
     )
-    first = [
-        each[0] if isinstance(each, list | tuple) or hasattr(each, "append") else each
-        for each in (centre, width)
-    ]
-    found = _numbers(first, 2)
+    found = _numbers([np.atleast_1d(each)[0] for each in (centre, width)], 2)
     if found is None or found[1] <= 0:
         return None
     if _said(image, 0, "FrameVOILUTSequence", "VOILUTFunction") in (None, "LINEAR"):

@@ -40,7 +40,7 @@ def read(path: Path) -> Scan:
     shape = cells.shape
     if len(shape) == 5 and shape[3] == 1:  # vectors: the fourth axis is time
         cells = cells[:, :, :, 0]
-    cells = cells.reshape(*cells.shape, *(1,) * (3 - cells.ndim))
+    cells = cells[..., None] if cells.ndim == 2 else cells
     if cells.ndim not in (3, 4) or not cells.size or cells.dtype.kind not in "buif":
         given = f"{name}, {' x '.join(map(str, shape)) or 'nothing'} of {cells.dtype}"
         raise InputError("source", given, "a volume of real numbers, or one of several channels")
@@ -72,8 +72,9 @@ def written(cells: AnyArray, geometry: Geometry, zipped: bool) -> bytes:
     geometry, cells = geometry.arranged("WHD"), turned(cells, geometry.order, "WHD")
     image = nibabel.Nifti1Image(cells.astype(np.float32), geometry.affine)
     image.header.set_xyzt_units("mm")
+    # The one affine: the other's quaternion, in float32, may be off by tenths of a millimetre.
     image.set_sform(geometry.affine, code="scanner")
-    image.set_qform(geometry.affine, code="scanner", strip_shears=True)
+    image.set_qform(None, code="unknown")
     image.header["descrip"] = b"Krypton: drop when occluded"
     content: bytes = image.to_bytes()
     return gzip.compress(content, mtime=0) if zipped else content

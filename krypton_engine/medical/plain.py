@@ -45,6 +45,17 @@ def of_array(cells: AnyArray, affine: npt.ArrayLike | None) -> Scan:
     return Scan.of(channels, geometry)
 
 
+def numpy_of(tensor: Tensor) -> AnyArray:
+    """The numbers of a tensor, of any device and type, as NumPy has them.
+
+    Examples:
+        >>> numpy_of(torch.ones(2, dtype=torch.bfloat16))
+        array([1., 1.], dtype=float32)
+    """
+    cells = tensor.detach().cpu()
+    return np.asarray((cells.float() if cells.is_floating_point() else cells).numpy())
+
+
 def of_meta_tensor(tensor: Any) -> Scan:
     """The scan of MONAI's ``MetaTensor``, ``(C, W, H, D)`` as its loaders leave it, with its affine.
 
@@ -58,7 +69,7 @@ def of_meta_tensor(tensor: Any) -> Scan:
         >>> scan, scan.geometry.order
         (Scan(1 x 8 x 6 x 4, 1 x 1 x 3 mm), 'WHD')
     """
-    cells = tensor.detach().cpu().float().numpy()
+    cells = numpy_of(tensor)
     if cells.ndim not in (3, 4):
         accepted = "(channels, columns, rows, slices) or (channels, columns, rows), as of EnsureChannelFirst"
         raise InputError("source", f"a MetaTensor of shape {cells.shape}", f"{accepted}, without a batch")

@@ -68,8 +68,7 @@ def read_scan(source: Any, *, affine: npt.ArrayLike | None = None, order: Order 
     elif plain.is_meta_tensor(source):
         scan = plain.of_meta_tensor(source)
     elif is_array:
-        cells = source.detach().cpu().float().numpy() if isinstance(source, Tensor) else source
-        scan = plain.of_array(cells, affine)
+        scan = plain.of_array(source if isinstance(source, np.ndarray) else plain.numpy_of(source), affine)
     elif name:
         scan = _read(Path(name), affine)
     elif isinstance(source, Sequence) and source and all(isinstance(p, (str, os.PathLike)) for p in source):

@@ -54,7 +54,9 @@ class Scan(Value):
     @staticmethod
     def of(cells: AnyArray, geometry: Geometry, levels: tuple[float, float] | None = None) -> Scan:
         """The scan of an array of real numbers: the channels, then the geometry's axes."""
-        return Scan(torch.from_numpy(np.array(cells, dtype=np.float32, order="C")), geometry, levels)
+        with np.errstate(over="ignore"):  # beyond float32 lies infinity
+            numbers = np.array(cells, dtype=np.float32, order="C")
+        return Scan(torch.from_numpy(numbers), geometry, levels)
 
     @property
     def _plane(self) -> tuple[int, ...]:

@@ -14,10 +14,15 @@ import krypton_engine
 PACKAGES = ["krypton_engine", "krypton_widget"]
 
 
+HEAVY = {
+    "torchvision", "matplotlib", "captum", "onnx", "nibabel", "skimage", "pydicom", "highdicom", "tifffile",
+}  # fmt: skip
+
+
 def test_import_is_light():
     code = (
         "import sys, krypton_engine; "
-        "heavy = {'torchvision', 'matplotlib', 'captum', 'onnx', 'nibabel', 'pydicom', 'highdicom', 'tifffile', 'skimage'} & set(sys.modules); "
+        f"heavy = {HEAVY} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

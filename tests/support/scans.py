@@ -68,7 +68,7 @@ def image(affine, cells, **changes):
     made.PixelData = np.ascontiguousarray(cells).tobytes()
     for keyword, value in changes.items():
         if value is None:
-            delattr(made, keyword)
+            made.pop(keyword, None)
         else:
             setattr(made, keyword, value)
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID

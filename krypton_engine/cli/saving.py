@@ -70,10 +70,13 @@ def save(
         >>> Path("map.npz").exists()
         True
     """
+    from krypton_engine.heatmap.placed import CAPTURE
+
     faults = []
     for path in sorted(paths, key=ending):
         try:
-            drawing: Drawing = {"image": picture, "title": title} if ending(path) == ".png" else {}
+            drawn = path.name.lower().endswith((".png", CAPTURE))
+            drawing: Drawing = {"image": picture, "title": title} if drawn else {}
             heatmap.save(path, source=source, **drawing)
         except Exception as error:
             faults.append(error)

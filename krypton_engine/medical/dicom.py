@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,20 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
-@quiet()
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Faults of a header, whose texts may quote it, raised as faults of the source; no warnings either."""
+    try:
+        with quiet():
+            yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # pydicom reads a value when it is asked for, and finds faults then
+        problem = f"with a header that cannot be understood: {type(error).__name__}"
+        raise InputError("source", "DICOM", problem=problem) from None
+
+
+@_understood()
 def read_folder(folder: Path) -> Scan:
     """The volume of the one series in a folder, whose other files, and folders, are left alone.
 
@@ -56,17 +70,17 @@ def read_folder(folder: Path) -> Scan:
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and is_dicom(path))
     read = [_read(file) for file in files]
-    images = [image for image in read if "Rows" in image]
+    images = [image for image in read if _has_cells(image)]
     if not images:
         raise InputError("source", repr(str(folder)), problem="a folder without DICOM images")
     kinds = {image.file_meta.get("MediaStorageSOPClassUID") for image in images}
     for file, image in zip(files, read, strict=True):  # reports and directories are of other kinds
-        if "Rows" not in image and image.file_meta.get("MediaStorageSOPClassUID") in kinds:
+        if not _has_cells(image) and image.file_meta.get("MediaStorageSOPClassUID") in kinds:
             raise InputError("source", repr(str(file)), problem="which is cut short")
     return _volume(images)
 
 
-@quiet()
+@_understood()
 def read_files(paths: Sequence[Path]) -> Scan:
     """The volume of the series in these files.
 
@@ -81,7 +95,7 @@ def read_files(paths: Sequence[Path]) -> Scan:
     return _volume([_image(path) for path in paths])
 
 
-@quiet()
+@_understood()
 def read_file(path: Path) -> Scan:
     """The picture in a file, or the volume of its frames.
 
@@ -103,9 +117,13 @@ def read_file(path: Path) -> Scan:
 
 def _image(path: Path) -> Dataset:
     image = _read(path)
-    if "Rows" not in image:
+    if not _has_cells(image):
         raise InputError("source", repr(str(path)), problem="a DICOM file without an image")
     return image
+
+
+def _has_cells(image: Dataset) -> bool:
+    return bool(image.get("Rows") and image.get("Columns"))
 
 
 def _read(path: Path) -> Dataset:
@@ -151,7 +169,7 @@ def _check_one_series(images: Sequence[Dataset]) -> None:
             verb="has",
         )
     for keyword, words in (("Rows", "rows"), ("Columns", "columns"), ("SamplesPerPixel", "channels")):
-        values = sorted({int(image.get(keyword, 1)) for image in images})
+        values = sorted({int(image.get(keyword) or 1) for image in images})
         if len(values) > 1:
             given = f"images of {' and '.join(map(str, values))} {words}"
             raise InputError("source", given, "images of one size", verb="has")

@@ -34,6 +34,7 @@ def read(path: Path) -> Scan:
     try:
         image = nibabel.load(path)
         cells = np.asanyarray(image.dataobj)
+        unit = image.header.get_xyzt_units()[0]
     except Exception as error:
         problem = f"which cannot be read as NIfTI: {one_line(error)}"
         raise InputError("source", name, problem=problem) from None
@@ -44,8 +45,7 @@ def read(path: Path) -> Scan:
     if cells.ndim not in (3, 4) or not cells.size or cells.dtype.kind not in "buif":
         given = f"{name}, {' x '.join(map(str, shape)) or 'nothing'} of {cells.dtype}"
         raise InputError("source", given, "a volume of real numbers, or one of several channels")
-    unit = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
-    affine = np.diag([*[_MILLIMETRES.get(unit, 1.0)] * 3, 1.0]) @ image.affine
+    affine = np.diag([*[_MILLIMETRES[unit]] * 3, 1.0]) @ image.affine
     try:
         geometry = Geometry(affine, cells.shape[:3], "WHD").arranged("DHW")
     except InputError as error:

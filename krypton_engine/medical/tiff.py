@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import compress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,19 +46,14 @@ def read(path: Path) -> Scan:
     tifffile, name = imported("tifffile", "medical"), repr(str(path))
     try:
         with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            cells, axes, count = (
-                series.asarray(squeeze=False),
-                series.get_axes(squeeze=False),
-                len(file.series),
-            )
+            series, count = file.series[0], len(file.series)
+            cells, axes = series.asarray(squeeze=False), series.get_axes(squeeze=False)
+            kept = [n > 1 or axis in "YX" for axis, n in zip(axes, cells.shape, strict=True)]
             spacing = _spacing(file)
     except Exception as error:
         problem = f"which cannot be read as TIFF: {one_line(error)}"
         raise InputError("source", name, problem=problem) from None
-    for axis in reversed(range(cells.ndim)):
-        if cells.shape[axis] == 1 and axes[axis] not in "YX":
-            cells, axes = cells.squeeze(axis), axes[:axis] + axes[axis + 1 :]
+    cells, axes = cells.squeeze(tuple(np.flatnonzero(np.logical_not(kept)))), "".join(compress(axes, kept))
     roles = "".join("D" if a in _SLICES else "C" if a in _CHANNELS else a for a in axes)
     if count > 1 or len(set(roles)) < len(roles) or not {"Y", "X"} <= set(roles) <= {*"CDYX"}:
         given = f"{name}, {count} series" if count > 1 else f"{name}, with axes {axes} of {cells.shape}"

@@ -1,5 +1,6 @@
 """Other ways in and out: NIfTI, TIFF, arrays, pictures; refusals; privacy; lightness."""
 
+import contextlib
 import gzip
 import subprocess
 import sys
@@ -92,6 +93,27 @@ def test_files_cut_short(tmp_path, name):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="source is"):
             read_scan(path)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.tif", "scan.npy", "scan.dcm"])
+def test_damaged_files_are_read_or_refused(tmp_path, name):
+    path, cells, rng = tmp_path / name, scans.volume((1, 12, 10)), np.random.default_rng(0)
+    if name.endswith("tif"):
+        tifffile.imwrite(path, cells, ome=True, metadata={"axes": "ZYX", "PhysicalSizeZ": 2.0})
+    elif name.endswith("npy"):
+        np.save(path, cells)
+    elif name.endswith("dcm"):
+        scans.series(AFFINE, cells)[0].save_as(path, enforce_file_format=True)
+    else:
+        nifti(path, cells)
+    whole = path.read_bytes()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(min(len(whole), 1800), size=rng.integers(1, 6)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_scan(path).bytes()
 
 
 @pytest.mark.parametrize("cells", [np.zeros((2, 3, 4), np.complex64), np.zeros((2, 3, 4, 2, 2))])

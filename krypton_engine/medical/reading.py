@@ -45,8 +45,8 @@ def read_scan(source: Any, *, affine: npt.ArrayLike | None = None, order: Order 
             ``(C, D, H, W)``, MONAI's ``MetaTensor`` without a batch, or a `Scan`.
         affine: For arrays, which have no place of their own: from the indices of slice, row and column to
             millimetres to the right, forward and up (RAS).
-        order: Order of the axes that are returned: ``"WHD"`` for networks that learnt from MONAI's loaders; by
-            default ``"DHW"``, and for a ``MetaTensor`` ``"WHD"``.
+        order: Order of the axes that are returned: ``"WHD"`` for networks that learnt from MONAI's loaders;
+            by default ``"DHW"``, and for a ``MetaTensor`` ``"WHD"``.
 
     Returns:
         The scan.

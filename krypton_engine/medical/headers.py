@@ -18,6 +18,9 @@ from krypton_engine.common.packages import imported
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+DESCRIPTION = "Krypton occlusion map, not for medical use"
+"""What every written file says of itself."""
+
 _STUDY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",
     "AccessionNumber", "ReferringPhysicianName",

@@ -12,6 +12,7 @@ from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
 from krypton_engine.medical.geometry import Geometry, turned
+from krypton_engine.medical.headers import DESCRIPTION
 from krypton_engine.medical.scan import Scan
 
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
@@ -75,6 +76,6 @@ def written(cells: AnyArray, geometry: Geometry, zipped: bool) -> bytes:
     # The one affine: the other's quaternion, in float32, may be off by tenths of a millimetre.
     image.set_sform(geometry.affine, code="scanner")
     image.set_qform(None, code="unknown")
-    image.header["descrip"] = b"Krypton: drop when occluded"
+    image.header["descrip"] = DESCRIPTION.encode()
     content: bytes = image.to_bytes()
-    return gzip.compress(content, mtime=0) if zipped else content
+    return gzip.compress(content, compresslevel=6, mtime=0) if zipped else content

@@ -14,13 +14,10 @@ from krypton_engine.common.arrays import AnyArray
 from krypton_engine.common.packages import imported
 from krypton_engine.errors import InputError
 from krypton_engine.medical.geometry import LPS, Geometry, turned
-from krypton_engine.medical.headers import quiet
+from krypton_engine.medical.headers import DESCRIPTION, quiet
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-DESCRIPTION = "Krypton occlusion map, not for medical use"
-"""Words by which viewers list a written series."""
 
 _SERIES_NUMBER = 9100
 """Number of a written series, beyond those that scanners give."""

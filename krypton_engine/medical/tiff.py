@@ -15,6 +15,7 @@ from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
 from krypton_engine.medical.geometry import Geometry, turned
+from krypton_engine.medical.headers import DESCRIPTION
 from krypton_engine.medical.scan import Scan
 
 _MILLIMETRES = {
@@ -117,6 +118,7 @@ def written(cells: AnyArray, geometry: Geometry) -> bytes:
         compression="zlib",
         metadata={
             "axes": "ZYX",
+            "Name": DESCRIPTION,
             **{f"PhysicalSize{axis}": size for axis, size in sizes.items()},
             **{f"PhysicalSize{axis}Unit": "mm" for axis in sizes},
         },

@@ -323,6 +323,7 @@ def test_nothing_of_the_patient_is_copied_but_what_must_be(tmp_path, name, capsy
         raw = gzip.decompress(raw) if name.endswith("gz") else raw
         for value in {**scans.SECRETS, **scans.IDENTITY}.values():
             assert len(value) < 4 or value.encode() not in raw
+        assert b"not for medical use" in raw
     told = repr(scan) + repr(scan.geometry) + repr(heatmap) + "".join(capsys.readouterr())
     assert not any(value in told for value in {**scans.SECRETS, **scans.IDENTITY}.values() if len(value) > 3)
 

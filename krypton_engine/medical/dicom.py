@@ -72,7 +72,8 @@ def read_folder(folder: Path) -> Scan:
     read = [_read(file) for file in files]
     images = [image for image in read if _has_cells(image)]
     if not images:
-        raise InputError("source", repr(str(folder)), problem="a folder without DICOM images")
+        deeper = ", whose own folders are not looked into" * any(path.is_dir() for path in folder.iterdir())
+        raise InputError("source", repr(str(folder)), problem=f"a folder without DICOM images{deeper}")
     kinds = {image.file_meta.get("MediaStorageSOPClassUID") for image in images}
     for file, image in zip(files, read, strict=True):  # reports and directories are of other kinds
         if not _has_cells(image) and image.file_meta.get("MediaStorageSOPClassUID") in kinds:

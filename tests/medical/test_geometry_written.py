@@ -1,5 +1,6 @@
 """World coordinates of written maps, by other readers than ours."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import highdicom
@@ -163,6 +164,25 @@ def test_monai_reads_series_as_we_do(tmp_path):
     theirs, ours = read_scan(loaded), read_scan(tmp_path / "series", order="WHD")
     assert np.array_equal(theirs.tensor, ours.tensor)
     assert np.allclose(theirs.geometry.affine, ours.geometry.affine, atol=1e-6)
+
+
+def test_maps_of_columns_first_lie_where_those_of_slices_first_do(tmp_path):
+    affine = np.array([[0, 0, 0.8, -9], [0, 0.7, 0, 4], [2.5, 0.0, 0, 7], [0, 0, 0, 1.0]])
+    scans.write(tmp_path / "series", scans.series(affine, scans.volume(SHAPE[1:])))
+    one = scans.heatmap(SHAPE, WINDOW, STRIDES)
+    sizes = ((1, *each[:0:-1]) for each in (SHAPE, WINDOW, STRIDES))
+    other = replace(scans.heatmap(*sizes), values=one.values.permute(2, 1, 0))
+    for grid in ("source", "own"):
+        found = []
+        for number, (heatmap, order) in enumerate(((one, "DHW"), (other, "WHD"))):
+            scan = read_scan(tmp_path / "series", order=order)
+            for ending in ("dcm", "nii"):
+                path = tmp_path / f"map{number}.{ending}"
+                heatmap.save(path, source=scan, grid=grid)
+                found.append(read_scan(path))
+        for each in found[1:]:
+            assert np.array_equal(each.tensor, found[0].tensor)
+            assert np.allclose(each.geometry.affine, found[0].geometry.affine, atol=1e-5)
 
 
 def test_without_a_source_the_affine_is_the_identity(tmp_path):

@@ -244,6 +244,12 @@ def test_tilted_gantries_shear(tmp_path):
         assert np.abs(scan.geometry.world((index, 0, 0)) - place).max() < 1e-3
 
 
+def test_a_folder_of_folders(tmp_path):
+    scans.write(tmp_path / "series", scans.series(OBLIQUE, CELLS))
+    with pytest.raises(InputError, match="without DICOM images, whose own folders are not looked into"):
+        read_scan(tmp_path)
+
+
 def test_the_zoo_takes_dicom_through_window_and_level(tmp_path):
     for number, kind in enumerate(("MONOCHROME1", "MONOCHROME2")):
         images = scans.series(

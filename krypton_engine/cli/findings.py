@@ -31,24 +31,27 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
     finite = (measured & drops.isfinite()).nonzero()[:, 0]
     extremes = [finite[drops[finite].argmax()], finite[drops[finite].argmin()]] if len(finite) else []
     lost = [float(drops[position]) for position in extremes]
-    limit = heatmap.limits()[1]
-    ((told,), (end,), *written) = together(
-        [base], [limit], *(group for drop in lost for group in ([drop], [base, base - drop]))
+    is_picture = len(heatmap.window.input_shape) == 3
+    limits = [heatmap.limits()[1]] if is_picture else []
+    ((told,), end, *written) = together(
+        [base], limits, *(group for drop in lost for group in ([drop], [base, base - drop]))
     )
     if lost and not any(lost) and not bool(drops[drops.isfinite()].any()):
         row("drop", f"of {name}: nothing changes, {told} wherever the window is")
     else:
-        row("drop", f"of {name}, {told} for the whole picture; the colours end at {end}")
+        whole = f"the whole picture; the colours end at {end[0]}" if is_picture else "the whole scan"
+        row("drop", f"of {name}, {told} for {whole}")
         for word, position in zip(("most", "least"), extremes, strict=False):
             (drop,), (before, after), *written = written
-            rows, columns = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
+            box = heatmap.window.boxes(position[None].numpy())[0, 1:].tolist()
+            named = zip(("slices", "rows", "columns")[-len(box) :], box, strict=True)
+            place = ", ".join(f"{axis} {first} to {stop - 1}" for axis, (first, stop) in named)
             within = ""
             if isinstance(heatmap.window, Regions):
                 within = f"region {heatmap.window.ids[position]}, within "
             row(
                 "",
-                f"{word} {drop}, at {within}rows {rows[0]} to {rows[1] - 1}, columns {columns[0]} to "
-                f"{columns[1] - 1}: occluded, {before} becomes {after}",
+                f"{word} {drop}, at {within}{place}: occluded, {before} becomes {after}",
             )
     if count := int((measured & ~drops.isfinite()).sum()):
         row("", f"{counted(count, 'position')} {'is' if count == 1 else 'are'} not finite")

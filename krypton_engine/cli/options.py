@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from krypton_engine.errors import InputError
 from krypton_engine.executors.registry import EXECUTORS
 
 MODEL_HELP = (
@@ -129,6 +131,62 @@ def sizes(text: str) -> tuple[int, int]:
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number, or two: height,width")
     return sizes[0], sizes[-1]
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Sizes along the axes of an image, of a picture or a scan.
+
+    Attributes:
+        numbers: One for all axes, or one for each.
+        millimetres: Whether they are millimetres, and not cells.
+    """
+
+    numbers: tuple[float, ...]
+    millimetres: bool
+
+    def __str__(self) -> str:
+        return ",".join(f"{number:g}" for number in self.numbers) + "mm" * self.millimetres
+
+    def pixels(self, option: str) -> tuple[int, int]:
+        """Height and width on a picture.
+
+        Args:
+            option: The option that the sizes were given by.
+
+        Raises:
+            InputError: Sizes that only a scan can have.
+
+        Examples:
+            >>> Extents((16.0,), millimetres=False).pixels("--window")
+            (16, 16)
+        """
+        if self.millimetres or len(self.numbers) > 2:
+            raise InputError(option, str(self), "pixels, or height,width, with a picture")
+        return int(self.numbers[0]), int(self.numbers[-1])
+
+
+def extents(text: str) -> Extents:
+    """Sizes in cells or millimetres: ``16``, ``16,24``, ``8,16,16``, ``16mm`` or ``24,16,16mm``.
+
+    Examples:
+        >>> extents("16,24"), str(extents("24, 16, 16 mm"))
+        (Extents(numbers=(16.0, 24.0), millimetres=False), '24,16,16mm')
+    """
+    given = text.strip()
+    millimetres = given.endswith("mm")
+    try:
+        numbers = tuple(float(part) for part in given.removesuffix("mm").split(","))
+    except ValueError:
+        numbers = ()
+    whole = all(number.is_integer() for number in numbers)
+    if not 1 <= len(numbers) <= 3 or not all(0 < number < math.inf for number in numbers):
+        numbers = ()
+    if not numbers or not (millimetres or whole):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a positive whole number, or two: height,width (of a scan, three, or 16mm)"
+        )
+    return Extents(numbers, millimetres)
 
 
 def sizes_text(sizes: Sequence[int]) -> str:

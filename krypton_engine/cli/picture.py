@@ -232,5 +232,6 @@ def window_text(window: SlidingWindow) -> str:
         >>> window_text(SlidingWindow((3, 40, 40), (3, 16, 24), (3, 4, 4)))
         '16 x 24, stride 4'
     """
-    down, right = window.strides[1:]
-    return f"{size_text(window.shape[1:])}, stride {down if down == right else size_text((down, right))}"
+    strides = window.strides[1:]
+    step = size_text(strides if len(set(strides)) > 1 else strides[:1])
+    return f"{size_text(window.shape[1:])}, stride {step}"

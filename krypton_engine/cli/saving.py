@@ -13,6 +13,7 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from krypton_engine.heatmap.heatmap import Heatmap
     from krypton_engine.heatmap.picture import Drawing
+    from krypton_engine.medical import Scan
     from krypton_engine.tuning.tuning import Tuning
     from krypton_engine.zoo.pixels import ImageLike
 
@@ -52,19 +53,31 @@ def _same_file(path: Path, other: str) -> bool:
     return path.is_file() and os.path.isfile(other) and path.samefile(other)
 
 
-def save(heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike, title: str) -> None:
+def save(
+    heatmap: Heatmap, paths: Sequence[Path], picture: ImageLike | None, title: str, source: Scan | None = None
+) -> None:
     """Write a heatmap to all paths, the numbers first; a path that fails spares the others.
+
+    Args:
+        heatmap: The map.
+        paths: Where to.
+        picture: Picture to draw over; None for the map's input.
+        title: Words above the picture.
+        source: The scan that the map is of, if it is of one.
 
     Examples:
         >>> save(heatmap, [Path("map.npz")], np.zeros((24, 20, 3), np.uint8), title="cat")
         >>> Path("map.npz").exists()
         True
     """
+    from krypton_engine.heatmap.placed import CAPTURE
+
     faults = []
     for path in sorted(paths, key=ending):
         try:
-            drawing: Drawing = {"image": picture, "title": title} if ending(path) == ".png" else {}
-            heatmap.save(path, **drawing)
+            drawn = path.name.lower().endswith((".png", CAPTURE))
+            drawing: Drawing = {"image": picture, "title": title} if drawn else {}
+            heatmap.save(path, source=source, **drawing)
         except Exception as error:
             faults.append(error)
     if faults:

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from krypton_engine.errors import InputError
@@ -32,14 +32,25 @@ def destination(path: str | os.PathLike[str], endings: Mapping[str, str]) -> tup
     if not isinstance(path, (str, os.PathLike)):
         raise InputError("path", repr(path), "strings and paths")
     given = Path(path)
-    ending = given.suffix.lower()
-    if ending not in endings:
+    ending = ending_of(given, endings)
+    if not ending:
         accepted = " or ".join(f"{ending} ({what})" for ending, what in endings.items())
         raise InputError("path", repr(str(path)), f"names that end in {accepted}")
     folder = given.resolve().parent
     if not folder.is_dir():
         raise InputError("path", repr(str(path)), problem=f"but the folder {str(folder)!r} does not exist")
     return given, ending
+
+
+def ending_of(path: Path, endings: Iterable[str]) -> str:
+    """The longest of some endings that a name has, in capitals too; empty where there is none.
+
+    Examples:
+        >>> ending_of(Path("map.NII.gz"), [".gz", ".nii.gz"]), ending_of(Path(".png"), [".png"])
+        ('.nii.gz', '')
+    """
+    name = path.name.lower()
+    return max((each for each in endings if name.endswith(each) and name != each), key=len, default="")
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:

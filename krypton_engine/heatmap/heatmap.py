@@ -23,7 +23,7 @@ from krypton_engine.common.figures import together
 from krypton_engine.common.values import Value, same
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap import files as saved
-from krypton_engine.heatmap import picture
+from krypton_engine.heatmap import picture, placed
 from krypton_engine.heatmap.comparison import Comparison, compared
 from krypton_engine.heatmap.identity import Described, Origin
 from krypton_engine.heatmap.status import Status, status_of
@@ -413,15 +413,29 @@ class Heatmap(Value):
 
     # -- files -----------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str], **drawing: Unpack[picture.Drawing]) -> None:
-        """Write the heatmap as a picture (``.png``) or as numbers (``.npz``).
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: object = None,
+        grid: placed.Grid = "source",
+        **drawing: Unpack[picture.Drawing],
+    ) -> None:
+        """Write the heatmap as a picture, as numbers, or as a volume for viewers of scans.
 
         Args:
-            path: Path of the file; its ending decides.
-            **drawing: For a PNG, the arguments of `overlay` and ``title``.
+            path: Path of the file; its ending decides: ``.png``; ``.npz``, which `load` reads; or the drop by
+                place in ``.nii.gz``, ``.nii``, ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is
+                the picture as a Secondary Capture.
+            source: For a volume, the scan that the input was made from, cell by cell, or its file, folder or
+                ``MetaTensor``: see `krypton_engine.medical.read_scan`. DICOM needs one of DICOM files;
+                without one, cells measure 1 mm, and the affine of NIfTI is the identity.
+            grid: Cells of a volume: those of the ``"source"``, each with the drop of the window that is
+                centred nearest, or the map's ``"own"``, one for every window, at its centre.
+            **drawing: For a picture, the arguments of `overlay` and ``title``.
 
         Raises:
-            InputError: No path, another ending, or a folder that does not exist.
+            InputError: No path, another ending, a folder that does not exist, or a source that does not fit.
             OSError: Writing fails; what was there is still there.
 
         Examples:
@@ -429,11 +443,18 @@ class Heatmap(Value):
             >>> Heatmap.load("map.npz") == heatmap
             True
         """
-        given, ending = files.destination(path, saved.ENDINGS)
-        files.write(given, self.content(ending, **drawing))
+        given, ending = files.destination(path, {**saved.ENDINGS, **placed.ENDINGS})
+        files.write(given, self.content(ending, source=source, grid=grid, **drawing))
 
-    def content(self, ending: str, **drawing: Unpack[picture.Drawing]) -> bytes:
-        """The bytes that `save` writes to a file of this ending, ``".png"`` or ``".npz"``.
+    def content(
+        self,
+        ending: str,
+        *,
+        source: object = None,
+        grid: placed.Grid = "source",
+        **drawing: Unpack[picture.Drawing],
+    ) -> bytes:
+        """The bytes that `save` writes to a file of this ending, such as ``".png"`` or ``".npz"``.
 
         Examples:
             >>> count = Path("map.npz").write_bytes(heatmap.content(".npz"))
@@ -442,6 +463,10 @@ class Heatmap(Value):
         """
         if ending == ".png":
             return picture.png(self._shown, repr(self), **drawing)
+        if ending == placed.CAPTURE:
+            return placed.captured(self.content(".png", **drawing), source, self.window.input_shape)
+        if ending in placed.ENDINGS:
+            return placed.written(self._shown, ending, source, grid)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
 
     @staticmethod

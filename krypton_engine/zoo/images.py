@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from krypton_engine.common.packages import imported
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.messages import near, one_line
-from krypton_engine.zoo.packages import imported, packaged
+from krypton_engine.medical import read_scan
+from krypton_engine.medical.dicom import is_dicom
+from krypton_engine.zoo.messages import near
+from krypton_engine.zoo.packages import packaged
 from krypton_engine.zoo.preprocess import stretched
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
     """Loads a picture.
 
     Args:
-        source: The path of an image file, or one of
+        source: The path of an image file, DICOM too, or one of
 
             - ``"mri:axial:NN"``, ``"mri:coronal:NN"``, ``"mri:sagittal:NN"``: a slice of the MNI152 T1 brain
               template at 1 mm, brain only, 200 x 200 pixels, as radiologists look at it (the patient's right
@@ -67,7 +71,8 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
             A file of that name comes first.
 
     Returns:
-        An 8-bit RGB picture. Files with more bits are brought to 8 by their smallest and largest value.
+        An 8-bit RGB picture. Files with more bits are brought to 8 by their smallest and largest value, DICOM
+        by its window and level; `krypton_engine.medical.read_scan` gives all bits.
 
     Raises:
         InputError: The name is unknown, the file cannot be read, or a package is missing.
@@ -80,7 +85,8 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
         raise InputError("source", type(source).__name__, "a path or a name")
     name = os.fspath(source)
     if os.path.isfile(name):  # unlike Path's, False for a name that cannot be a path
-        return _read_image(Path(name))
+        path = Path(name)
+        return _read_dicom(path) if is_dicom(path) else _read_image(path)
     if name in _PHOTOGRAPHS:
         package, distribution, file = _PHOTOGRAPHS[name]
         return _read_image(packaged(package, file, distribution))
@@ -113,6 +119,17 @@ def _read_image(path: Path) -> PIL.Image.Image:
     if not np.isfinite(pixels).all():
         raise InputError("source", repr(os.fspath(path)), problem="which holds NaN or infinite pixels")
     return Image.fromarray(stretched(torch.from_numpy(pixels)[None]))
+
+
+def _read_dicom(path: Path) -> PIL.Image.Image:
+    from PIL import Image
+
+    scan = read_scan(path)
+    if not scan.is_picture:
+        problem = "a volume, of which read_scan of krypton_engine.medical takes all slices"
+        raise InputError("source", repr(os.fspath(path)), "a picture", problem)
+    pixels = scan.bytes()
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).convert("RGB")
 
 
 def _mri_slice(name: str) -> PIL.Image.Image:

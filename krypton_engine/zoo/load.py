@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
+from krypton_engine.medical import Scan
 from krypton_engine.zoo.calibration import calibrate_batch_norm
-from krypton_engine.zoo.messages import FAILURES, one_line
+from krypton_engine.zoo.messages import FAILURES
 from krypton_engine.zoo.names import ClassNames, named_classes
 from krypton_engine.zoo.networks import Recipe, recipe_of
 from krypton_engine.zoo.preprocess import Preprocess, as_taken, changed, stretched
@@ -48,7 +50,7 @@ class ZooModel:
     name: str
     model: nn.Module
     preprocess: Callable[[PIL.Image.Image], torch.Tensor]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     class_names: list[str] | None
     note: str
     display: Callable[[torch.Tensor], NDArray[np.uint8]]
@@ -131,7 +133,7 @@ def _build_for(recipe: Recipe, state: Mapping[str, torch.Tensor]) -> nn.Module:
     return recipe.build(state[head].shape[0] if known else None)
 
 
-def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, int, int]) -> int:
+def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, ...]) -> int:
     """The number of scores that the model gives for an input of this shape: found by running it once."""
     try:
         with torch.no_grad():
@@ -161,14 +163,7 @@ def _load_users_model(
     std: float | Sequence[float] | None,
     class_names: ClassNames | str | os.PathLike[str] | None,
 ) -> ZooModel:
-    if weights == "random":
-        raise InputError(
-            "weights",
-            '"random"',
-            '"pretrained" (leave them so) or the path of a state dict',
-            f"which {spec!r} cannot be given: its weights are what the factory makes",
-        )
-    model, preprocess, names = _call_factory(spec)
+    model, preprocess, names, note = _made(spec, weights)
     if preprocess is None and size is None:
         raise InputError(
             "size",
@@ -183,11 +178,6 @@ def _load_users_model(
             "a size beside mean or std",
             f"and the factory of {spec!r} gives the preprocessing",
         )
-    note = f"weights as {spec} made them"
-    if weights != "pretrained":
-        load_state_dict(model, read_state_dict(weights, model.state_dict()), weights)
-        note = f"weights from {os.fspath(weights)}"
-    model.eval()
     display: Callable[[torch.Tensor], NDArray[np.uint8]]
     if preprocess is None or size is not None:
         preprocess, classes = _plain_preprocess(spec, model, size, mean, std)
@@ -198,6 +188,71 @@ def _load_users_model(
         classes = _number_of_classes(spec, model, shape)
     named = named_classes(names if class_names is None else class_names, classes)
     return ZooModel(spec, model, preprocess, shape, named, note, display)
+
+
+def load_scan_model(
+    spec: str,
+    scan: Scan,
+    *,
+    weights: str | os.PathLike[str] = "pretrained",
+    class_names: ClassNames | str | os.PathLike[str] | None = None,
+) -> tuple[ZooModel, torch.Tensor]:
+    """Loads a user's own model of scans, and makes its input of one.
+
+    Args:
+        spec: ``"module:factory"``, as of `load_model`; the preprocessing is a callable from the scan to a
+            float tensor of its size, with any channels; without one the model takes the scan's own numbers.
+        scan: The scan.
+        weights: As of `load_model`.
+        class_names: As of `load_model`.
+
+    Returns:
+        The model, and its input ``(1, C, D, H, W)``.
+
+    Raises:
+        InputError: An argument cannot be used, or the preprocessing gives no input of the scan's size.
+
+    Examples:
+        >>> from krypton_engine.medical import read_scan
+        >>> loaded, x = load_scan_model("torch.nn:Flatten", read_scan(np.zeros((2, 3, 4))))
+        >>> loaded.note, x.shape
+        ('weights as torch.nn:Flatten made them', torch.Size([1, 1, 2, 3, 4]))
+    """
+    if ":" not in spec:
+        raise InputError("spec", repr(spec), '"module:factory" of a network of scans', "which takes pictures")
+    model, preprocess, names, note = _made(spec, weights)
+    x = scan.tensor if preprocess is None else _preprocessed(spec, preprocess, scan, scan.tensor.ndim)
+    if x.shape[1:] != scan.tensor.shape[1:]:
+        raise InputError(
+            f"the preprocessing of {spec!r}",
+            f"shape {tuple(x.shape)}",
+            f"the scan's size, {tuple(scan.tensor.shape[1:])}, or a map would not lie on it",
+            verb="returns",
+        )
+    shape = tuple(x.shape)
+    named = named_classes(
+        names if class_names is None else class_names, _number_of_classes(spec, model, shape)
+    )
+    return ZooModel(spec, model, lambda _: x, shape, named, note, stretched), as_taken(model, x)[None]
+
+
+def _made(
+    spec: str, weights: str | os.PathLike[str]
+) -> tuple[nn.Module, Callable[[Any], torch.Tensor] | None, ClassNames | None, str]:
+    """What a factory makes, the model in eval mode with the weights asked for, and a note on these."""
+    if weights == "random":
+        raise InputError(
+            "weights",
+            '"random"',
+            '"pretrained" (leave them so) or the path of a state dict',
+            f"which {spec!r} cannot be given: its weights are what the factory makes",
+        )
+    model, preprocess, names = _call_factory(spec)
+    note = f"weights as {spec} made them"
+    if weights != "pretrained":
+        load_state_dict(model, read_state_dict(weights, model.state_dict()), weights)
+        note = f"weights from {os.fspath(weights)}"
+    return model.eval(), preprocess, names, note
 
 
 def _plain_preprocess(
@@ -277,22 +332,24 @@ def _probe(preprocess: Callable[[PIL.Image.Image], torch.Tensor]) -> tuple[int, 
 
 
 def _preprocessed(
-    spec: str, preprocess: Callable[[PIL.Image.Image], torch.Tensor], image: PIL.Image.Image
+    spec: str, preprocess: Callable[[Any], torch.Tensor], image: PIL.Image.Image | Scan, rank: int = 3
 ) -> torch.Tensor:
-    """The input that the user's preprocessing makes of a picture.
+    """The input that the user's preprocessing makes of a picture, or of a scan.
 
     Raises:
-        InputError: The preprocessing raises, or gives no float tensor ``(C, H, W)``.
+        InputError: The preprocessing raises, or gives no float tensor ``(C, H, W)``, or ``(C, D, H, W)``.
     """
     try:
         made = preprocess(image)
     except FAILURES as error:
+        given = "a scan" if isinstance(image, Scan) else "an RGB picture"
         raise InputError(
             f"the preprocessing of {spec!r}",
-            f"an RGB picture: {type(error).__name__}: {one_line(error)}",
+            f"{given}: {type(error).__name__}: {one_line(error)}",
             verb="fails on",
         ) from error
-    if not isinstance(made, torch.Tensor) or made.ndim != 3 or not made.is_floating_point():
+    if not isinstance(made, torch.Tensor) or made.ndim != rank or not made.is_floating_point():
         got = f"{made.dtype} {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__
-        raise InputError(f"the preprocessing of {spec!r}", got, "a float tensor (C, H, W)", verb="returns")
+        accepted = f"a float tensor ({'C, H, W' if rank == 3 else 'C, D, H, W'})"
+        raise InputError(f"the preprocessing of {spec!r}", got, accepted, verb="returns")
     return made

@@ -17,14 +17,3 @@ def near(name: str, known: list[str]) -> str:
     """
     near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
     return f"; near it: {', '.join(near)}" if near else ""
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an error, on one line of at most some 200 characters; its type where there is no text.
-
-    Examples:
-        >>> one_line(ValueError("one  two"))
-        'one two'
-    """
-    text = " ".join(str(error).split())
-    return (text[:200] + "...") if len(text) > 200 else text or type(error).__name__

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 from krypton_engine.common.arguments import whole
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.messages import one_line
 
 ClassNames = Iterable[str] | Mapping[int, str] | Mapping[str, str] | Mapping[int | str, str]
 """Names of classes in order, or by index."""

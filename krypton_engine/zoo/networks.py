@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from krypton_engine.common.packages import imported
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
 from krypton_engine.zoo.calibration import seeded
-from krypton_engine.zoo.messages import near, one_line
+from krypton_engine.zoo.messages import near
 from krypton_engine.zoo.names import names_in_order
-from krypton_engine.zoo.packages import imported, packaged
+from krypton_engine.zoo.packages import packaged
 from krypton_engine.zoo.preprocess import Preprocess
 
 DEMO_MODEL = "vgg16-brain-mri"

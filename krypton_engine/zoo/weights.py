@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
-from krypton_engine.zoo.messages import one_line
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Names under which a checkpoint may hold its state dict."""

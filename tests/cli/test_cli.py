@@ -704,7 +704,7 @@ def test_approximate_maps_are_called_so(capsys, monkeypatch, tuned, scans, tmp_p
     titles, save = [], Heatmap.save
 
     def noting(self, path, **picture):
-        titles.extend([picture["title"]] if picture else [])
+        titles.extend([picture["title"]] if "title" in picture else [])
         save(self, path, **picture)
 
     monkeypatch.setattr(Heatmap, "save", noting)

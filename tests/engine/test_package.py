@@ -14,10 +14,15 @@ import krypton_engine
 PACKAGES = ["krypton_engine", "krypton_widget"]
 
 
+HEAVY = {
+    "torchvision", "matplotlib", "captum", "onnx", "nibabel", "skimage", "pydicom", "highdicom", "tifffile",
+}  # fmt: skip
+
+
 def test_import_is_light():
     code = (
         "import sys, krypton_engine; "
-        "heavy = {'torchvision', 'matplotlib', 'captum', 'onnx', 'nibabel', 'skimage'} & set(sys.modules); "
+        f"heavy = {HEAVY} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -37,7 +42,7 @@ def test_types_are_shipped(package):
 
 ROOMS = [
     "cli", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
-    "perturbation", "zoo", "common", "errors",
+    "perturbation", "zoo", "medical", "common", "errors",
 ]  # fmt: skip
 
 

@@ -6,10 +6,11 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from krypton_engine.cli import contributions
+from krypton_engine.cli import contributions, scan
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.contributions import METHODS
 from krypton_engine.cli.findings import approximate, reached, show_findings, similarity
@@ -26,9 +27,11 @@ from krypton_engine.cli.model import (
 )
 from krypton_engine.cli.options import (
     WEIGHTS_HELP,
+    Extents,
+    add_answer_options,
     add_model_options,
     add_out,
-    add_question_options,
+    extents,
     up_to_one,
     whole_number,
 )
@@ -50,6 +53,7 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from krypton_engine.medical import Scan
     from krypton_engine.perturbation.fillings import Filling
     from krypton_engine.perturbation.regions import Regions
     from krypton_engine.perturbation.windows import SlidingWindow
@@ -58,9 +62,20 @@ if TYPE_CHECKING:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "image", metavar="IMAGE", help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...'
+        "image",
+        metavar="IMAGE",
+        help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...; or a scan: a folder of '
+        "DICOM files, .nii.gz, .npy, .ome.tiff",
     )
-    add_question_options(parser)
+    parser.add_argument(
+        "--window",
+        metavar="N",
+        type=extents,
+        help="pixels, or height,width (16); of a scan also slices,rows,columns, and millimetres: 16mm",
+    )
+    parser.add_argument("--stride", metavar="N", type=extents, help="likewise (4; 8 of a scan)")
+    add_answer_options(parser)
+    parser.set_defaults(baseline=None)  # grey, or of a scan black
     parser.add_argument(
         "--regions",
         metavar="R",
@@ -97,11 +112,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tuning", metavar="FILE", help="what krypton tune wrote: when such a map is similar enough"
     )
-    add_out(parser, ".png (a picture) or .npz (the numbers); may be given twice (heatmap.png)")
+    add_out(
+        parser,
+        ".png (a picture) or .npz (the numbers), of a scan also .nii.gz, .dcm or .ome.tiff; may be given "
+        "twice (heatmap.png; heatmap.nii.gz)",
+    )
     add_model_options(parser, weights=WEIGHTS_HELP)
 
 
-def _filling(arguments: argparse.Namespace, x: Tensor) -> Filling | None:
+def _filling(arguments: argparse.Namespace, size: tuple[int, int], x: Tensor) -> Filling | None:
     """The filling that the options describe; None for the baseline."""
     if arguments.filling is None:
         if arguments.samples is not None:
@@ -112,32 +131,46 @@ def _filling(arguments: argparse.Namespace, x: Tensor) -> Filling | None:
             "--filling", "conditional", "local-mean or noise with --regions, since draws are boxes"
         )
     samples = arguments.samples or (10 if arguments.filling == "conditional" else 1)
-    return filling_of(arguments.filling, samples, x, arguments.window)
+    return filling_of(arguments.filling, samples, x, size)
 
 
-def _explain(arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a picture or a scan.
+
+    Attributes:
+        model: The model.
+        x: Its input.
+        positions: What is covered, one after the other.
+        baseline: What covers it: of the input's shape.
+        covers: The same in words.
+        filling: What covers it in place of the baseline; None for that.
+        scan: The scan; None for a picture.
+    """
+
+    model: ZooModel
+    x: Tensor
+    positions: SlidingWindow | Regions
+    baseline: Tensor
+    covers: str
+    filling: Filling | None = None
+    scan: Scan | None = None
+
+
+def _of_picture(arguments: argparse.Namespace) -> _Asked:
     from krypton_engine import zoo
-    from krypton_engine.heatmap.files import ENDINGS
     from krypton_engine.perturbation.regions import Regions
 
-    outputs = arguments.out or [Path("heatmap.png")]
-    check_outputs(outputs, ENDINGS, [arguments.image])
-    if arguments.tuning is not None and arguments.ssim is None:
-        raise InputError(
-            "--tuning",
-            repr(str(arguments.tuning)),
-            "none without --ssim, the similarity that a tuning is to reach",
-        )
-    tuning = None if arguments.tuning is None else read_tuning("--tuning", arguments.tuning)
+    size, stride = (given.pixels(f"--{name}") for name, given in _extents(arguments, 4))
     image = zoo.load_image(arguments.image)
     model = load(arguments, arguments.weights or "pretrained")
     x = input_of(model, image, arguments.image)
     positions: SlidingWindow | Regions
     if arguments.regions is None and arguments.method != "occlusion":
-        window = window_of(arguments.window, arguments.window, x)
+        window = window_of(size, size, x)
         positions = Regions.tiles(window.input_shape, window.shape)
     elif arguments.regions is None:
-        positions = window_of(arguments.window, arguments.stride, x)
+        positions = window_of(size, stride, x)
     else:
         positions = regions_of(arguments.regions, model, x)
     if arguments.ssim is not None and isinstance(positions, Regions):
@@ -148,8 +181,44 @@ def _explain(arguments: argparse.Namespace) -> int:
             accepted = "none with these regions, which are no equal boxes side by side, numbered by rows"
             raise InputError("--ssim", given, accepted)
         positions = positions.grid
-    baseline = baseline_of(arguments.baseline, model, image, x)
-    filling = None if arguments.method != "occlusion" else _filling(arguments, x)
+    covers = arguments.baseline or "grey"
+    baseline = baseline_of(covers, model, image, x)
+    filling = None if arguments.method != "occlusion" else _filling(arguments, size, x)
+    return _Asked(model, x, positions, baseline, covers, filling)
+
+
+def _of_scan(arguments: argparse.Namespace) -> _Asked:
+    found = scan.read(arguments.image)
+    model, x = scan.load(arguments, found)
+    (_, size), (_, stride) = _extents(arguments, 8)
+    covers = arguments.baseline or "black"
+    baseline = scan.baseline_of(covers, x)
+    return _Asked(model, x, scan.window_of(size, stride, found, x), baseline, covers, scan=found)
+
+
+def _extents(arguments: argparse.Namespace, stride: float) -> tuple[tuple[str, Extents], tuple[str, Extents]]:
+    """Sizes of the window and its stride by option, 16 and ``stride`` cells where none are given."""
+    usual = Extents((16.0,), millimetres=False), Extents((stride,), millimetres=False)
+    return ("window", arguments.window or usual[0]), ("stride", arguments.stride or usual[1])
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from krypton_engine.heatmap.files import ENDINGS
+    from krypton_engine.heatmap.placed import ENDINGS as ENDINGS_OF_SCANS
+    from krypton_engine.perturbation.regions import Regions
+
+    of_scan = scan.is_scan(arguments.image)
+    outputs = arguments.out or [Path("heatmap.nii.gz" if of_scan else "heatmap.png")]
+    check_outputs(outputs, {**ENDINGS, **ENDINGS_OF_SCANS} if of_scan else ENDINGS, [arguments.image])
+    if arguments.tuning is not None and arguments.ssim is None:
+        raise InputError(
+            "--tuning",
+            repr(str(arguments.tuning)),
+            "none without --ssim, the similarity that a tuning is to reach",
+        )
+    tuning = None if arguments.tuning is None else read_tuning("--tuning", arguments.tuning)
+    asked = (_of_scan if of_scan else _of_picture)(arguments)
+    model, x, positions, baseline = asked.model, asked.x, asked.positions, asked.baseline
     began = time.perf_counter()
     question, raw = question_of_picture(model, x, positions, baseline, arguments.image)
     activation = activation_of(arguments, raw)
@@ -164,13 +233,13 @@ def _explain(arguments: argparse.Namespace) -> int:
         return _share_out(
             arguments, outputs, model, x, positions, baseline, target, activation, scores, title
         )
-    request = request_for(question, target, activation, arguments.ssim, tuning, filling)
+    request = request_for(question, target, activation, arguments.ssim, tuning, asked.filling)
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     hint_probabilities(activation, raw)
     row(
         "explains",
-        f"{name}; {positions_text(positions)}, {request.filled or arguments.baseline}: "
+        f"{name}; {positions_text(positions)}, {request.filled or asked.covers}: "
         f"{counted(len(positions), 'position')}",
     )
 
@@ -180,7 +249,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         title += f"\ninterrupted: {progress(heatmap)}"
     elif kinds:
         title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{similarity(heatmap)}"
-    save(heatmap, outputs, model.display(x[0]), title)
+    picture = None if of_scan else model.display(x[0])
+    save(heatmap, outputs, picture, title, asked.scan)
     if not whole:
         return interrupted(heatmap, outputs)
     show_findings(heatmap, model, name)
@@ -218,7 +288,10 @@ def _share_out(
     row("model", f"{model.name}: {model.note}")
     row("predicted", best_classes(model, scores))
     unit = "permutations" if method == "shapley" else "evaluations"
-    row("explains", f"{name}; {counted(len(regions), 'region')}, {arguments.baseline}, {count} {unit}")
+    row(
+        "explains",
+        f"{name}; {counted(len(regions), 'region')}, {arguments.baseline or 'grey'}, {count} {unit}",
+    )
     asked = torch.nn.Sequential(model.model, torch.nn.Softmax(1)) if activation == "softmax" else model.model
     values = contributions.contributions(
         method, asked.eval(), x, regions, baseline, target, count, arguments.executor,

@@ -242,7 +242,7 @@ class BoxScore(nn.Module):
 
 
 def _as_detectors_do(transform: Any, x: Tensor) -> Tensor:
-    """Images normalised, resized and padded, as by torchvision's ``GeneralizedRCNNTransform``, in one batch."""
+    """Images normalised, resized and padded as ``GeneralizedRCNNTransform`` does, in one batch."""
     mean, std = (torch.tensor(each).to(x) for each in (transform.image_mean, transform.image_std))
     x = (x - mean[:, None, None]) / std[:, None, None]
     if transform.fixed_size is not None:

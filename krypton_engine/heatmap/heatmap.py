@@ -379,8 +379,9 @@ class Heatmap(Value):
         holds; of several positions at one place, as of windows for single channels, their mean.
 
         Of a volume, ``(channels, depth, height, width)``, three slices on black: across depth, height and
-        width, through the voxel whose `attribution` is largest, with cross-hairs that stop short of it. Of a
-        signal, ``(channels, length)``, the curves over the colours, and below them the curve of the drop.
+        width (the last two with the first slice at the bottom), through the voxel whose `attribution` is
+        largest, with cross-hairs that stop short of it. Of a signal, ``(channels, length)``, the curves over
+        the colours, and below them the curve of the drop.
 
         Args:
             image: Picture of the input's size to draw over (PIL image or uint8 height x width [x 3]); by
@@ -407,7 +408,7 @@ class Heatmap(Value):
             >>> one, truth = torch.tensor(1.0), torch.full((2, 2, 2), True)
             >>> cube = Heatmap(torch.rand(2, 2, 2), one, truth, window, image=torch.rand(1, 8, 6, 6))
             >>> cube.overlay(spacing=(2, 1, 1)).size, cube.overlay(slices=8).size
-            ((336, 288), (528, 328))
+            ((430, 368), (504, 248))
         """
         return picture.overlay(self._shown, image, scale, cmap, opacity, spacing, slices)
 

@@ -80,7 +80,7 @@ class Cuts:
             >>> drop[1, 0, 1] = 1.0
             >>> shown = Shown(drop, torch.full((2, 2, 2), 4), torch.tensor(1.0), window, None)
             >>> Cuts.of(shown, None, None)
-            Cuts(through=((0, 6), (1, 1), (2, 4)), pixels=(280, 210, 210), point=(6, 1, 4))
+            Cuts(through=((0, 5), (1, 1), (2, 4)), pixels=(360, 270, 270), point=(5, 1, 4))
             >>> Cuts.of(shown, (2.0, 1.0, 1.0), 2)
             Cuts(through=((0, 2), (0, 6)), pixels=(160, 60, 60), point=None)
         """
@@ -99,9 +99,12 @@ class Cuts:
 
 def _pixels(sizes: tuple[int, int, int], spacing: Spacing, least: int) -> tuple[int, int, int]:
     """Pixels along each axis: in proportion, the longest at least ``least``, and a voxel at least one."""
-    given = (1.0, 1.0, 1.0) if spacing is None else tuple(spacing)
-    steps = [step for step in map(real, given) if step is not None and 0 < step < math.inf]
-    if len(steps) != 3 or len(given) != 3:
+    try:
+        given = [1.0] * 3 if spacing is None else [real(step) for step in spacing]
+    except TypeError:  # nothing that has items
+        given = []
+    steps = [step for step in given if step is not None and 0 < step < math.inf]
+    if len(given) != 3 or len(steps) != 3:
         raise InputError("spacing", repr(spacing), "three positive numbers, of depth, height and width")
     lengths = [size * step / min(steps) for size, step in zip(sizes, steps, strict=True)]
     times = math.ceil(least / max(lengths))
@@ -110,7 +113,9 @@ def _pixels(sizes: tuple[int, int, int], spacing: Spacing, least: int) -> tuple[
 
 
 def most_important(shown: Shown) -> tuple[int, int, int]:
-    """The voxel of the largest attribution, the middle of such ones, or the volume's where nothing is known.
+    """The voxel of the largest attribution that a picture colours, the middle of several as large.
+
+    Where nothing is known, that is the volume's middle.
 
     Examples:
         >>> from krypton_engine.perturbation.windows import SlidingWindow
@@ -122,7 +127,9 @@ def most_important(shown: Shown) -> tuple[int, int, int]:
     axes, channels = axes_of(shown.window)
     known = (shown.status != Status.UNKNOWN) & shown.drop.isfinite()
     cells = mean_drop(shown.window, shown.drop.where(known, 0.0), known).permute(*channels, *axes)
-    cells = cells.nan_to_num(nan=-math.inf).amax(0) if channels else cells.nan_to_num(nan=-math.inf)
+    cells = cells.reshape(-1, *cells.shape[len(channels) :]).nan_to_num(nan=-math.inf).amax(0)
+    drops, seen = drops_of(shown)
+    cells[torch.from_numpy(~(seen & np.isfinite(drops))[np.ix_(*nearest(shown.window))])] = -math.inf
     # Cells of a map are alike where the same windows cover them.
     alike = (cells == cells.max()).nonzero().double()
     middle = alike[int(((alike - alike.mean(0)) ** 2).sum(1).argmin())]
@@ -192,15 +199,21 @@ def figure(shown: Shown, image: object, paint: Paint, cuts: Cuts, legend: Legend
 
 
 def _columns(cuts: Cuts) -> int:
-    """Slices side by side: of a montage so many that its sides are about four to three."""
+    """Slices side by side: of a montage so many that it is about four to three, with few places empty."""
+    count = len(cuts.through)
     if cuts.point is not None:
-        return len(cuts.through)
+        return count
     _, height, width = cuts.pixels
-    return min(len(cuts.through), max(1, round(math.sqrt(len(cuts.through) * 4 / 3 * height / width))))
+
+    def cost(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        return abs(math.log(columns * width / (rows * height) * 3 / 4)) + rows * columns / count
+
+    return min(range(1, count + 1), key=cost)
 
 
 def _slices(shown: Shown, image: object, paint: Paint, cuts: Cuts) -> tuple[list[Pixels], list[Pixels]]:
-    """The input and the overlay at every slice, with cross-hairs: ``(height, width, 3)``."""
+    """The input and the overlay at every slice, with cross-hairs: ``(height, width, 3)``; depth rises."""
     from PIL import Image as PILImage
 
     grey, (drops, known), places = _below(shown, image), drops_of(shown), nearest(shown.window)
@@ -220,7 +233,7 @@ def _slices(shown: Shown, image: object, paint: Paint, cuts: Cuts) -> tuple[list
             if cuts.point is not None:
                 counts = grey.shape[down], grey.shape[right]
                 _cross(picture, (cuts.point[down], cuts.point[right]), counts)
-            kept.append(picture)
+            kept.append(picture if axis == 0 else picture[::-1])  # the first slice of a stack lies below
     return bare, pictures
 
 

@@ -310,8 +310,9 @@ def refine(
         >>> bool(heatmap.measured.all()), bool(heatmap.values.isfinite().all())
         (False, True)
     """
-    work = distinct_work(session.changed, positions)
-    sampling = Sampling(as_sliding(session.window), work, rule, rule.at_once or session.at_once)
+    window, work = as_sliding(session.window), distinct_work(session.changed, positions)
+    rule = rule.on(window)
+    sampling = Sampling(window, work, rule, rule.at_once or session.at_once)
     if not sampling.pays:
         run(session, [_left(positions, builder)], builder, watch, at_most)
         return

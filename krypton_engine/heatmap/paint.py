@@ -89,7 +89,18 @@ class Paint:
         return Paint(*limits(shown, scale), cmap, share)
 
     def on(self, grey: Pixels, drops: Floats, known: Flags) -> Pixels:
-        """Pixels ``(height, width, 3)`` with the colours of drops over grey ones, all ``(height, width)``."""
+        """Pixels ``(height, width, 3)`` with the colours of drops over grey ones.
+
+        Args:
+            grey: ``(height, width)``, from 0 to 255.
+            drops: ``(height, width)``; hatched where not finite.
+            known: Truth values ``(height, width)``; grey stays bare elsewhere.
+
+        Examples:
+            >>> grey, nothing = np.full((1, 1), 7, np.uint8), np.full((1, 1), False)
+            >>> Paint(-1.0, 1.0, "RdBu_r", 1.0).on(grey, np.ones((1, 1)), nothing).tolist()
+            [[[7, 7, 7]]]
+        """
         from matplotlib import colormaps
 
         finite = np.isfinite(drops)
@@ -131,7 +142,15 @@ def meaning(shown: Shown, legend: Legend) -> str:
 
 
 def add_bar(figure: Figure, beside: Sequence[Axes], paint: Paint, words: str, aspect: float) -> None:
-    """Put the scale of colours beside some axes of a figure, ``aspect`` times as tall as wide."""
+    """Put the scale of colours beside some axes of a figure, ``aspect`` times as tall as wide.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> add_bar(figure, [figure.subplots()], Paint(-1.0, 1.0, "RdBu_r", 0.8), "drop", aspect=28)
+        >>> figure.axes[1].get_ylabel()
+        'drop'
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
@@ -148,7 +167,13 @@ def add_bar(figure: Figure, beside: Sequence[Axes], paint: Paint, words: str, as
 
 
 def titled_png(figure: Figure, caption: str, title: str | None) -> bytes:
-    """A figure as a PNG with a title, or with the map's own words in its place."""
+    """A figure as a PNG with a title, or with the map's own words in its place.
+
+    Examples:
+        >>> from matplotlib.figure import Figure
+        >>> titled_png(Figure(), "a map of 2 x 2", title=None)[1:4]
+        b'PNG'
+    """
     # A title is words, not formulas; names of files may hold what no text can.
     words = str(title or caption).encode("utf-8", "replace").decode()
     figure.suptitle(

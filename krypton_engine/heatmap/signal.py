@@ -35,6 +35,13 @@ def overlay(shown: Shown, image: object, paint: Paint) -> Image:
         shown: The map.
         image: Signal to draw; see `krypton_engine.Heatmap.overlay`.
         paint: The colours.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window, drop = SlidingWindow((2, 9), (2, 3), (2, 3)), torch.tensor([0.0, 1.0, 0.0])
+        >>> shown = Shown(drop, torch.full((3,), 4), torch.tensor(1.0), window, torch.rand(2, 9))
+        >>> overlay(shown, None, Paint(-1.0, 1.0, "RdBu_r", 0.8)).size
+        (1248, 572)
     """
     from PIL import Image as PILImage
 
@@ -49,6 +56,14 @@ def figure(shown: Shown, image: object, paint: Paint, legend: Legend) -> Figure:
     Args:
         shown, image, paint: As for `overlay`.
         legend: Heading of the curve of the drop, and what that stands for.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window, drop = SlidingWindow((2, 9), (2, 3), (2, 3)), torch.tensor([0.0, 1.0, 0.0])
+        >>> shown = Shown(drop, torch.full((3,), 4), torch.tensor(1.0), window, torch.rand(2, 9))
+        >>> above, below = figure(shown, None, Paint(-1.0, 1.0, "RdBu_r", 0.8), DROP).axes
+        >>> len(above.lines), below.get_ylabel().splitlines()
+        (2, ['f(x) - f(x occluded)', 'f(x) = 1'])
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

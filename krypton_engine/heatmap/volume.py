@@ -145,6 +145,14 @@ def overlay(shown: Shown, image: object, paint: Paint, cuts: Cuts) -> Image:
         image: Volume to draw over; see `krypton_engine.Heatmap.overlay`.
         paint: The colours.
         cuts: The slices.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window, drop = SlidingWindow((1, 8, 6, 6), (1, 4, 3, 3), (1, 4, 3, 3)), torch.rand(2, 2, 2)
+        >>> shown = Shown(drop, torch.full((2, 2, 2), 4), torch.tensor(1.0), window, torch.rand(1, 8, 6, 6))
+        >>> cuts = Cuts.of(shown, None, None)
+        >>> overlay(shown, None, Paint(-1.0, 1.0, "RdBu_r", 0.8), cuts).size  # 270 pixels each, and 8 between
+        (826, 360)
     """
     from PIL import Image as PILImage
 
@@ -169,6 +177,15 @@ def figure(shown: Shown, image: object, paint: Paint, cuts: Cuts, legend: Legend
     Args:
         shown, image, paint, cuts: As for `overlay`.
         legend: Heading of the overlay, and what its colours stand for.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> window, drop = SlidingWindow((1, 8, 6, 6), (1, 4, 3, 3), (1, 4, 3, 3)), torch.rand(2, 2, 2)
+        >>> shown = Shown(drop, torch.full((2, 2, 2), 4), torch.tensor(1.0), window, torch.rand(1, 8, 6, 6))
+        >>> cuts = Cuts.of(shown, None, None)
+        >>> drawn = figure(shown, None, Paint(-1.0, 1.0, "RdBu_r", 0.8), cuts, ("drop", "fall of the answer"))
+        >>> [axes.get_title()[:-2] for axes in drawn.axes][:3]
+        ['depth', 'row', 'column']
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

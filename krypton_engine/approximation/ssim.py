@@ -20,12 +20,6 @@ below the last (maps of four networks, probabilities and logits, of slices with 
 photographs without). The last is an InceptionV3's logits', which vary within a window more than other maps
 do; of a ResNet18's maps nine of ten are below 1.3."""
 
-SPREAD_OF_VOLUMES = 0.35, 0.75, 1.5
-"""The same where three axes or more make one picture: windows of 343 cells average errors that those of 49 do
-not. Of 120 maps of two trained networks and 144 of moving averages of noise, even, sharp and sparse, on grids
-of 7 to 15 positions along each axis, nine of ten are above the first and nine of ten below 1.27; the rest of
-the last is for networks unlike these."""
-
 _NOISE = 64 * float(np.finfo(np.float32).eps)
 """Share of the largest value that two orders of summation in float32 may make."""
 
@@ -34,19 +28,6 @@ _WINDOW = 7
 
 _C1, _C2 = 0.01**2, 0.03**2
 """SSIM's constants for a range of 1, as in scikit-image."""
-
-
-def spread_of(image_axes: int) -> tuple[float, float, float]:
-    """The true loss in multiples of the expected one, in maps that no tuning has judged.
-
-    Args:
-        image_axes: As in `ssim`.
-
-    Examples:
-        >>> spread_of(2)[2], spread_of(3)[2]
-        (2.1, 1.5)
-    """
-    return SPREAD if image_axes < 3 else SPREAD_OF_VOLUMES
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from krypton_engine.approximation.ssim import SsimEstimate, expected_ssim, spread_of
+from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
 from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import IntArray
 from krypton_engine.errors import InputError
@@ -117,5 +117,5 @@ class Sample:
             errors[status == Status.TRIMMED] = np.quantile(changes, level)
             return expected_ssim(after.values[part], errors[part], image_axes=axes)[0]
 
-        high, value, low = (at(*each) for each in zip(spread_of(axes), (0.05, 0.5, 0.95), strict=True))
+        high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
         return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from krypton_engine.approximation.drift import predict_by_drift
 from krypton_engine.approximation.interpolation import predict
-from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim, spread_of
+from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
 from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.changed import Work
 from krypton_engine.perturbation.positions import image_axes
@@ -73,19 +73,6 @@ class StoppingRule:
     at_once: int | None = None
     drift: bool = False
     cost: float | None = None
-
-    def on(self, window: SlidingWindow) -> StoppingRule:
-        """The rule for maps on a window's grid, with the spread that is usual there unless one was learnt.
-
-        Examples:
-            >>> window = SlidingWindow((1, 32, 32, 32), (1, 8, 8, 8), (1, 4, 4, 4))
-            >>> StoppingRule(0.9).on(window).factor, StoppingRule(0.9, 1.2, basis="tuned").on(window).factor
-            (1.5, 1.2)
-        """
-        spread = spread_of(image_axes(window))
-        if self.basis != "online" or spread == self.spread:
-            return self
-        return replace(self, factor=self.factor * spread[2] / self.spread[2], spread=spread)
 
     def stops(self, forecast: Forecast) -> bool:
         """Whether a map of this forecast is good enough.

@@ -311,7 +311,6 @@ def refine(
         (False, True)
     """
     window, work = as_sliding(session.window), distinct_work(session.changed, positions)
-    rule = rule.on(window)
     sampling = Sampling(window, work, rule, rule.at_once or session.at_once)
     if not sampling.pays:
         run(session, [_left(positions, builder)], builder, watch, at_most)

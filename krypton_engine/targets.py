@@ -67,7 +67,12 @@ class Volume(_OfClass):
         self.cell = cell
 
     def forward(self, output: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """``(n, 1)``."""
+        """The volume of each example, ``(n, 1)``.
+
+        Examples:
+            >>> volume(0, activate=False)(torch.full((2, 1, 3, 3), 0.5)).tolist()
+            [[4.5], [4.5]]
+        """
         p = self.probabilities(output)
         return p.sum(tuple(range(1, p.dim())))[:, None] * self.cell
 
@@ -82,7 +87,12 @@ class MeanIn(_OfClass):
         self.register_buffer("mask", mask)
 
     def forward(self, output: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """``(n, 1)``."""
+        """The mean of each example in the region, ``(n, 1)``.
+
+        Examples:
+            >>> mean_in(torch.eye(3) > 0, activate=False)(torch.full((2, 1, 3, 3), 0.5)).tolist()
+            [[0.5], [0.5]]
+        """
         p = self.probabilities(output)
         mask = self.masked(self.mask, p)
         return (p * mask).sum(tuple(range(1, p.dim())))[:, None] / mask.sum()
@@ -92,7 +102,12 @@ class Dice(MeanIn):
     """The head that `dice` makes."""
 
     def forward(self, output: Tensor | Mapping[str, Tensor]) -> Tensor:
-        """``(n, 1)``."""
+        """The coefficient of each example, ``(n, 1)``.
+
+        Examples:
+            >>> dice(torch.eye(3) > 0, activate=False)(torch.ones(2, 1, 3, 3)).tolist()
+            [[0.5], [0.5]]
+        """
         p = self.probabilities(output)
         mask, cells = self.masked(self.mask, p), tuple(range(1, p.dim()))
         return 2 * (p * mask).sum(cells)[:, None] / (p.sum(cells)[:, None] + mask.sum())
@@ -189,7 +204,7 @@ _SCORES: weakref.WeakValueDictionary[int, BoxScore] = weakref.WeakValueDictionar
 @torch.library.custom_op("krypton::box_score", mutates_args=())
 def _scored(features: Sequence[Tensor], module: int, height: int, width: int) -> Tensor:
     """The score of one box, from a backbone's features on: ``(n, 1)``."""
-    return _SCORES[module].after_backbone(features, (height, width))
+    return _SCORES[module]._after_backbone(features, (height, width))
 
 
 @_scored.register_fake
@@ -209,7 +224,14 @@ class BoxScore(nn.Module):
         self._names: list[str] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(n, 1)``."""
+        """The score of each image, ``(n, 1)``.
+
+        Examples:
+            >>> from torchvision.models import detection
+            >>> detector = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+            >>> box_score(detector, (2, 3, 14, 20), label=1)(x).shape
+            torch.Size([1, 1])
+        """
         features = self.detector.backbone(_as_detectors_do(self.detector.transform, x))
         if isinstance(features, Tensor):
             features = {"0": features}
@@ -218,7 +240,7 @@ class BoxScore(nn.Module):
         scores: Tensor = _scored(list(features.values()), id(self), *x.shape[2:])
         return scores
 
-    def after_backbone(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    def _after_backbone(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """What the detector makes of a backbone's features, one example after the other."""
         given, rest = _Given(), copy.copy(self.detector)
         rest._modules = {**self.detector._modules, "backbone": given}

@@ -82,7 +82,8 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
     Args:
         approximate: The target's output on the grid, without NaN.
         exact: The same, computed in full, to which the measure is relative.
-        image_axes: Last axes that make one picture; those before are averaged slice by slice.
+        image_axes: Last axes that make one picture, 3 for a volume, whose window is a cube; those before are
+            averaged slice by slice.
 
     Returns:
         At most 1. Grids of fewer than 3 cells along an axis are one single window. Where the exact map's
@@ -95,6 +96,12 @@ def ssim(approximate: Tensor, exact: Tensor, *, image_axes: int = 2) -> float:
         >>> exact = torch.arange(64.0).reshape(8, 8)
         >>> ssim(exact, exact), ssim(exact + 8, exact) < 1
         (1.0, True)
+        >>> from skimage.metrics import structural_similarity
+        >>> one, other = torch.rand(8, 8, 8), torch.rand(8, 8, 8)
+        >>> one.view(-1)[:2] = torch.tensor([0.0, 1.0])  # so that importance is what is left of 1
+        >>> theirs = structural_similarity(1 - one.numpy(), 1 - other.numpy(), data_range=1)
+        >>> bool(abs(ssim(other, one, image_axes=3) - theirs) < 1e-5)
+        True
     """
     if approximate.shape != exact.shape:
         raise InputError(

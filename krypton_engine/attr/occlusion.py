@@ -194,7 +194,8 @@ class KryptonOcclusion(Occlusion):
             activation: Applied to the outputs before the target is taken: ``"softmax"`` over the classes, a
                 callable ``(n, *output_shape) -> (n, *shape)``, or None.
             region: Compute only positions whose window touches it: a boolean mask of the input's shape, or
-                a box ``(top, left, bottom, right)``, half-open.
+                a box ``(top, left, bottom, right)``, half-open, of a volume
+                ``(front, top, left, back, bottom, right)``.
             classes: ``"all"`` keeps every output, so that ``Heatmap.for_target`` costs nothing.
             schedule: Order of an exact map's positions: ``"coarse to fine"`` measures every 8th position
                 along each axis first, then halves the step; the final map is the same.

@@ -112,12 +112,13 @@ def save(
     import torch
 
     from krypton_engine.heatmap import picture
+    from krypton_engine.heatmap.shown import Shown
     from krypton_engine.heatmap.status import Status
 
     for path in sorted(paths, key=ending):
         if ending(path) == ".png":
             exact = torch.full_like(values, Status.EXACT, dtype=torch.uint8)
-            shown = picture.Shown(values, exact, base, regions, x[0])
+            shown = Shown(values, exact, base, regions, x[0])
             files.write(path, picture.png(shown, title, title, model.display(x[0]), legend=legend))
             continue
         buffer = io.BytesIO()

@@ -32,14 +32,13 @@ def show_findings(heatmap: Heatmap, model: ZooModel, name: str) -> None:
     extremes = [finite[drops[finite].argmax()], finite[drops[finite].argmin()]] if len(finite) else []
     lost = [float(drops[position]) for position in extremes]
     is_picture = len(heatmap.window.input_shape) == 3
-    limits = [heatmap.limits()[1]] if is_picture else []
     ((told,), end, *written) = together(
-        [base], limits, *(group for drop in lost for group in ([drop], [base, base - drop]))
+        [base], [heatmap.limits()[1]], *(group for drop in lost for group in ([drop], [base, base - drop]))
     )
     if lost and not any(lost) and not bool(drops[drops.isfinite()].any()):
         row("drop", f"of {name}: nothing changes, {told} wherever the window is")
     else:
-        whole = f"the whole picture; the colours end at {end[0]}" if is_picture else "the whole scan"
+        whole = f"the whole {'picture' if is_picture else 'scan'}; the colours end at {end[0]}"
         row("drop", f"of {name}, {told} for {whole}")
         for word, position in zip(("most", "least"), extremes, strict=False):
             (drop,), (before, after), *written = written

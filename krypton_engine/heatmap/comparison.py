@@ -29,13 +29,14 @@ class Comparison(Value):
     difference: Tensor
 
 
-def compared(values: Tensor, exact: Tensor, known: Tensor) -> Comparison:
+def compared(values: Tensor, exact: Tensor, known: Tensor, image_axes: int = 2) -> Comparison:
     """The distance of two maps wherever the first is known.
 
     Args:
         values: The approximate map, on the grid.
         exact: The exact one.
         known: Truth values on the grid, at least one of them true.
+        image_axes: As in `krypton_engine.approximation.ssim.ssim`.
 
     Examples:
         >>> values, known = torch.tensor([1.0, 2.5, torch.nan]), torch.tensor([True, True, False])
@@ -46,7 +47,8 @@ def compared(values: Tensor, exact: Tensor, known: Tensor) -> Comparison:
     # Outside a region both are the same, whatever that is.
     part, level = bounding(known.numpy()), exact[known].mean()
     mine, truth = (torch.where(known, each, level)[part] for each in (values, exact))
-    return Comparison(ssim(mine, truth), float(difference[known].abs().max()), difference)
+    similar = ssim(mine, truth, image_axes=image_axes)
+    return Comparison(similar, float(difference[known].abs().max()), difference)
 
 
 def bounding(cells: Flags) -> tuple[slice, ...]:

@@ -24,10 +24,14 @@ from krypton_engine.common.values import Value, same
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap import files as saved
 from krypton_engine.heatmap import picture, placed
+from krypton_engine.heatmap.attribution import mean_drop
 from krypton_engine.heatmap.comparison import Comparison, compared
 from krypton_engine.heatmap.identity import Described, Origin
+from krypton_engine.heatmap.paint import COLORMAP, OPACITY
+from krypton_engine.heatmap.shown import Scale, Shown, limits, not_finite
 from krypton_engine.heatmap.status import Status, status_of
-from krypton_engine.perturbation.positions import Positions
+from krypton_engine.heatmap.volume import Spacing
+from krypton_engine.perturbation.positions import Positions, image_axes
 from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 
 if TYPE_CHECKING:
@@ -184,13 +188,7 @@ class Heatmap(Value):
             >>> attribution.shape, attribution[0, 0, 0], attribution[0, 23, 19]
             (torch.Size([3, 24, 20]), tensor(0.5000), tensor(-0.2500))
         """
-        grid = len(self.window.grid_shape)
-        drop = self.drop.flatten(0, grid - 1) if grid else self.drop[None]
-        known = (self.status != Status.UNKNOWN).reshape(-1)
-        if bool(known.all()):
-            return self.window.average(drop.movedim(0, -1))
-        total = self.window.average(torch.where(known, drop.movedim(0, -1), 0.0))
-        return total / self.window.average(known.double())
+        return mean_drop(self.window, self.drop, self.status != Status.UNKNOWN)
 
     def missing(self, positions: IntArray) -> IntArray:
         """Positions, of those given, whose values are not exact yet.
@@ -319,7 +317,7 @@ class Heatmap(Value):
             )
         if not bool(known.any()):
             raise InputError("this map", "known nowhere")
-        return compared(self.values, exact.values, known)
+        return compared(self.values, exact.values, known, image_axes(self.window))
 
     def verify(self, occlusion: Verifier, fraction: float = 0.05, *, seed: int = 0) -> Heatmap:
         """A map with a random part of its inexact positions measured, and its SSIM estimated anew by them.
@@ -362,44 +360,59 @@ class Heatmap(Value):
     # -- pictures --------------------------------------------------------------------------------------
 
     @property
-    def _shown(self) -> picture.Shown:
-        return picture.Shown(self.drop, self.status, self.base, self.window, self.image)
+    def _shown(self) -> Shown:
+        return Shown(self.drop, self.status, self.base, self.window, self.image)
 
     def overlay(
         self,
         image: object = None,
         *,
-        scale: picture.Scale = None,
-        cmap: str = picture.COLORMAP,
-        opacity: float = picture.OPACITY,
+        scale: Scale = None,
+        cmap: str = COLORMAP,
+        opacity: float = OPACITY,
+        spacing: Spacing = None,
+        slices: int | None = None,
     ) -> Image:
         """The drop at every position, in colour, over the image in grey.
 
         A pixel has the colour of the position whose window is centred nearest, and so the drop that `drop`
         holds; of several positions at one place, as of windows for single channels, their mean.
 
+        Of a volume, ``(channels, depth, height, width)``, three slices on black: across depth, height and
+        width (the last two with the first slice at the bottom), through the voxel whose `attribution` is
+        largest, with cross-hairs that stop short of it. Of a signal, ``(channels, length)``, the curves over
+        the colours, and below them the curve of the drop.
+
         Args:
             image: Picture of the input's size to draw over (PIL image or uint8 height x width [x 3]); by
-                default the model's input, stretched to its own extremes.
+                default the model's input, stretched to its own extremes. Of a volume, numbers of its depth,
+                height and width (uint8, or stretched); of a signal, of its shape or length.
             scale: Drops at the two ends of the colour map, or one number for both signs: give it to compare
                 pictures. By default the largest drop, with either sign.
             cmap: Name of a Matplotlib colour map; the default is red where occluding lowers the target.
             opacity: 0 (image only) to 1 (full colour at the ends of the scale; the smaller a drop, the
                 more of the image shows). Unknown places stay bare, and drops that are not finite are hatched.
+            spacing: Of a volume: size of a voxel along depth, height and width in any unit; default cubes.
+            slices: Of a volume: a montage of so many slices, evenly through its depth, instead.
 
         Returns:
-            PIL image of the input's height and width.
+            PIL image of the input's height and width; larger ones of volumes and signals.
 
         Raises:
-            InputError: The input is no 2-D image, or ``image`` does not fit it.
+            InputError: The input is no signal, image or volume, or ``image`` does not fit it.
 
         Examples:
             >>> heatmap.overlay(np.zeros((24, 20), np.uint8), scale=1.0, opacity=0.5).size
             (20, 24)
+            >>> window = SlidingWindow((1, 8, 6, 6), (1, 4, 3, 3), (1, 4, 3, 3))
+            >>> one, truth = torch.tensor(1.0), torch.full((2, 2, 2), True)
+            >>> cube = Heatmap(torch.rand(2, 2, 2), one, truth, window, image=torch.rand(1, 8, 6, 6))
+            >>> cube.overlay(spacing=(2, 1, 1)).size, cube.overlay(slices=8).size
+            ((430, 368), (504, 248))
         """
-        return picture.overlay(self._shown, image, scale, cmap, opacity)
+        return picture.overlay(self._shown, image, scale, cmap, opacity, spacing, slices)
 
-    def limits(self, scale: picture.Scale = None) -> tuple[float, float]:
+    def limits(self, scale: Scale = None) -> tuple[float, float]:
         """Drops at the ends of the colour scale.
 
         Args:
@@ -409,7 +422,7 @@ class Heatmap(Value):
             >>> heatmap.limits(), heatmap.limits(2.0), heatmap.limits((-1.0, 2.0))
             ((-0.5, 0.5), (-2.0, 2.0), (-1.0, 2.0))
         """
-        return picture.limits(self._shown, scale)
+        return limits(self._shown, scale)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -427,9 +440,10 @@ class Heatmap(Value):
             path: Path of the file; its ending decides: ``.png``; ``.npz``, which `load` reads; or the drop by
                 place in ``.nii.gz``, ``.nii``, ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is
                 the picture as a Secondary Capture.
-            source: For a volume, the scan that the input was made from, cell by cell, or its file, folder or
+            source: The scan that the input was made from, cell by cell, or its file, folder or
                 ``MetaTensor``: see `krypton_engine.medical.read_scan`. DICOM needs one of DICOM files;
-                without one, cells measure 1 mm, and the affine of NIfTI is the identity.
+                without one, cells measure 1 mm, and the affine of NIfTI is the identity. Pictures are drawn
+                over the scan.
             grid: Cells of a volume: those of the ``"source"``, each with the drop of the window that is
                 centred nearest, or the map's ``"own"``, one for every window, at its centre.
             **drawing: For a picture, the arguments of `overlay` and ``title``.
@@ -461,10 +475,11 @@ class Heatmap(Value):
             >>> Heatmap.load("map.npz") == heatmap
             True
         """
-        if ending == ".png":
-            return picture.png(self._shown, repr(self), **drawing)
-        if ending == placed.CAPTURE:
-            return placed.captured(self.content(".png", **drawing), source, self.window.input_shape)
+        if ending in (".png", placed.CAPTURE):
+            beneath = placed.beneath(source, self.window.input_shape)
+            given = {name: value for name, value in drawing.items() if value is not None}
+            png = picture.png(self._shown, repr(self), **beneath | given)
+            return png if ending == ".png" else placed.captured(png, source, self.window.input_shape)
         if ending in placed.ENDINGS:
             return placed.written(self._shown, ending, source, grid)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
@@ -498,7 +513,7 @@ class Heatmap(Value):
         return (
             f"Heatmap({grid}, target={self.target}, base={base}, values={span}, "
             f"measured={share:.0%}, {self.seconds:.2f} s"
-            + picture.not_finite(self._shown, ", {} not finite")
+            + not_finite(self._shown, ", {} not finite")
             + ("" if self.ssim_estimate is None else f", SSIM {self.ssim_estimate}")
             + ")"
         )

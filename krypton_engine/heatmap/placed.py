@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from krypton_engine.perturbation.windows import as_sliding
 from krypton_engine.zoo.pixels import CHANNELS
 
 if TYPE_CHECKING:
-    from krypton_engine.heatmap.picture import Shown
+    from krypton_engine.heatmap.shown import Shown
 
 Grid: TypeAlias = Literal["source", "own"]
 """Cells of a written volume: those of the source, or one for every position."""
@@ -87,7 +87,7 @@ def written(shown: Shown, ending: str, source: object = None, grid: Grid = "sour
         InputError: The map has no place, or the format no words for it.
 
     Examples:
-        >>> from krypton_engine.heatmap.picture import Shown
+        >>> from krypton_engine.heatmap.shown import Shown
         >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
         >>> len(written(shown, ".nii")) == 352 + 4 * 24 * 20  # header and float32 cells
         True
@@ -99,6 +99,33 @@ def written(shown: Shown, ending: str, source: object = None, grid: Grid = "sour
     if ending.startswith(".nii"):
         return nifti.written(cells, geometry, zipped=ending == ".nii.gz")
     return tiff.written(cells, geometry)
+
+
+def beneath(source: object, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What a picture of a map shows of a scan: its first channel as on a screen, and the size of its cells.
+
+    Args:
+        source: As of `geometry_of`; None for nothing.
+        shape: Shape of the map's input.
+
+    Returns:
+        Arguments of `krypton_engine.Heatmap.overlay`.
+
+    Raises:
+        InputError: As of `geometry_of`.
+
+    Examples:
+        >>> found = beneath(np.zeros((4, 8, 8)), (1, 4, 8, 8))
+        >>> found["image"].shape, found["spacing"]
+        ((4, 8, 8), (1.0, 1.0, 1.0))
+        >>> beneath(None, (1, 4, 8, 8))
+        {}
+    """
+    if source is None:
+        return {}
+    scan = read_scan(source)
+    geometry = geometry_of(scan, shape)
+    return {"image": scan.bytes()[0]} | ({} if scan.is_picture else {"spacing": geometry.spacing})
 
 
 def captured(png: bytes, source: object, shape: tuple[int, ...]) -> bytes:

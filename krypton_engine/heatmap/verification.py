@@ -14,6 +14,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.heatmap.comparison import bounding
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.heatmap.status import Status
+from krypton_engine.perturbation.positions import image_axes
 
 _PRIOR_POSITIONS = 16
 """Positions of other maps that count beside those of a sample: errors are few and large, and a small
@@ -90,7 +91,8 @@ class Sample:
         predicted = (status == Status.INTERPOLATED) | (status == Status.LINEARISED)
         variance, prices = np.where(predicted, after.variance, 0.0), np.zeros(status.shape)
         part = bounding(status != Status.UNKNOWN)
-        prices[part] = expected_ssim(after.values[part], variance[part])[1]
+        axes = image_axes(verified.window)
+        prices[part] = expected_ssim(after.values[part], variance[part], image_axes=axes)[1]
         missed, expected = np.zeros((2, len(guessed)))
         for fold in np.array_split(generator.permutation(len(guessed)), _FOLDS):
             cells, rest = guessed[fold], measured.copy()
@@ -113,7 +115,7 @@ class Sample:
             np.divide(misses + usual * times, foreseen + usual, out=scales, where=foreseen + usual > 0)
             errors = variance * np.quantile(scales, level)
             errors[status == Status.TRIMMED] = np.quantile(changes, level)
-            return expected_ssim(after.values[part], errors[part])[0]
+            return expected_ssim(after.values[part], errors[part], image_axes=axes)[0]
 
         high, value, low = (at(*each) for each in zip(SPREAD, (0.05, 0.5, 0.95), strict=True))
         return replace(verified, ssim_estimate=SsimEstimate(value, low, high, "verified"))

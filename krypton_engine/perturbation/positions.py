@@ -68,6 +68,26 @@ class Positions(Protocol):
         """The positions in words, for the first line of a plan."""
 
 
+def image_axes(positions: Positions) -> int:
+    """The number of the grid's last axes that make one picture: those of the input but its first, channels.
+
+    Args:
+        positions: The positions.
+
+    Returns:
+        2 for images and signals, whose grids have that many axes at most beside the channels'; of a volume as
+        many as the window slides along, but 2 at least.
+
+    Examples:
+        >>> from krypton_engine.perturbation.windows import SlidingWindow
+        >>> image_axes(SlidingWindow((3, 24, 20), (1, 8, 8), (1, 4, 4)))
+        2
+        >>> image_axes(SlidingWindow((1, 24, 24, 20), (1, 8, 8, 8), (1, 4, 4, 4)))
+        3
+    """
+    return max(2, sum(not positions.spans(axis) for axis in range(1, len(positions.input_shape))))
+
+
 def region_mask(region: Tensor | Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """The cells of a region: a boolean tensor of an input's shape.
 

@@ -20,8 +20,9 @@ from krypton_engine.approximation.interpolation import predict
 from krypton_engine.approximation.ssim import SPREAD, SsimEstimate, expected_ssim
 from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.changed import Work
+from krypton_engine.perturbation.positions import image_axes
 from krypton_engine.perturbation.windows import SlidingWindow
-from krypton_engine.run.fidelity import FEWEST_DRAWN, Cheap, chosen_by_rate, drawn, to_be_drawn
+from krypton_engine.run.fidelity import FEWEST_DRAWN, Cheap, chosen_by_rate, drawn, to_be_drawn, worth_while
 from krypton_engine.run.forecast import NOWHERE, Forecast, NextStep, Trajectory
 from krypton_engine.run.savings import Savings, windows_apart
 
@@ -31,6 +32,14 @@ early on as well as late too large a step costs more than looking once more."""
 
 _SMALLEST_STEP = 8
 """Positions that a step measures at least: a forecast costs time too."""
+
+_SMALLEST_STEP_OF_VOLUMES = 16
+"""The same for a grid of three axes. Of 30 maps of a trained network, those of 11 positions along each axis
+whose windows overlap by five sixths took a seventh fewer positions than with steps of 8, in 10 looks for 14,
+and those of 5 a seventh more, in 4 looks for 7."""
+
+_MOST_FIRST = 0.4
+"""Share of all sets that the grid of the first looks may have for a choice among the others to save time."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +218,7 @@ class Sampling:
             by_cheap, by_both = losses[0].sum() / self.cheap.cost, sum(each.sum() for each in losses)
             return ([], grid) if by_cheap * (1 + self.cheap.cost) >= by_both else (grid, grid)
         budget = _GROWTH * min(self._spent(forecast), len(self._firsts) - forecast.computed)
-        fewest = max(_SMALLEST_STEP, self.at_once)
+        fewest = self._fewest
         cheaply, exactly = chosen_by_rate(
             self.window,
             losses,
@@ -231,6 +240,23 @@ class Sampling:
             return NOWHERE
         changes = np.nan_to_num(np.abs(cheap - self.cheap.base), nan=-1.0)
         return np.array([changes.argmax()], dtype=np.int64)
+
+    @cached_property
+    def pays(self) -> bool:
+        """Whether a choice of positions may take less time than all: of maps with one axis or three.
+
+        Maps of images are taken to; their figures are of runs that choose, however small the map.
+        """
+        if len(self.window.grid_shape) == 2:
+            return True
+        first, all_of = self._sets(self._grid(1), self._set >= 0), self.work.positions
+        return worth_while(self.work) and len(first) <= _MOST_FIRST * len(all_of)
+
+    @cached_property
+    def _fewest(self) -> int:
+        """Positions that a step measures at least."""
+        volume = len(self.window.grid_shape) == 3
+        return max(_SMALLEST_STEP_OF_VOLUMES if volume else _SMALLEST_STEP, self.at_once)
 
     @cached_property
     def _of_a_window(self) -> int:
@@ -319,15 +345,16 @@ class Sampling:
             expected = (drifted.rest * scales[0] + drifted.cheaply * scales[1]) * wanted
         prices = np.zeros(values.shape)
         part = self._part if values.shape else ()
-        ssim, prices[part] = expected_ssim(prediction.values[part], expected[part])
+        ssim, prices[part] = expected_ssim(
+            prediction.values[part], expected[part], image_axes=image_axes(self.window)
+        )
         cheaply = 0 if trend is None else int(np.isfinite(trend).ravel()[self._firsts].sum())
         return Forecast(prediction, ssim, computed, prices, cheaply, drifted, scales)
 
     def _least_certain(self, forecast: Forecast, left: Flags, measured: Flags) -> IntArray:
         """The cells whose measuring saves most."""
         rest = len(self._firsts) - forecast.computed
-        fewest = max(_SMALLEST_STEP, self.at_once)
-        count = max(fewest, int(_GROWTH * min(forecast.computed, rest)))
+        count = max(self._fewest, int(_GROWTH * min(forecast.computed, rest)))
         variance = forecast.prediction.variance
         costs = np.where(left.reshape(variance.shape), forecast.prices * variance, 0.0)
         savings = Savings(self.window, costs, measured)

@@ -82,7 +82,7 @@ def rounded_cost(cheap_seconds: float, exact_seconds: float) -> float:
 
 
 def worth_while(work: Work) -> bool:
-    """Whether a map has enough sets of positions for a cheap map.
+    """Whether a map has enough sets of positions for a cheap map, or of a volume for a choice among them.
 
     Examples:
         >>> from krypton_engine.perturbation.changed import ChangedCells, distinct_work

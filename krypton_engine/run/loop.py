@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -26,6 +27,12 @@ from krypton_engine.run.pieces import computed
 
 OnProgress = Callable[[Heatmap, int, int], object]
 """Called as ``on_progress(heatmap_so_far, done, total)``; returning False (NumPy's too) cancels the run."""
+
+
+_LOOKS = 10
+"""Looks at a map, with what they choose, that choosing positions costs, over the share of them that it saves.
+Volumes and signals whose rest takes less time than so many looks are measured to the end: small maps, and
+those of very small networks. Images take every look, however little they save."""
 
 
 def declines(answer: object) -> bool:
@@ -303,8 +310,11 @@ def refine(
         >>> bool(heatmap.measured.all()), bool(heatmap.values.isfinite().all())
         (False, True)
     """
-    work = distinct_work(session.changed, positions)
-    sampling = Sampling(as_sliding(session.window), work, rule, rule.at_once or session.at_once)
+    window, work = as_sliding(session.window), distinct_work(session.changed, positions)
+    sampling = Sampling(window, work, rule, rule.at_once or session.at_once)
+    if not sampling.pays:
+        run(session, [_left(positions, builder)], builder, watch, at_most)
+        return
     measured_by, cheaper = _sessions(session, builder, rule, work, cheap)
     pace, cheap_pace = Pace(watch.watched, at_most), Pace(watch.watched, at_most)
     if cheaper is not None:
@@ -312,25 +322,43 @@ def refine(
             sampling, cheap=Cheap(builder.base, rule.cost or 1.0, judged=rule.cost is not None)
         )
     step = sampling.next(*builder.so_far(), None, builder.cheap())
+    position_seconds = math.inf  # the least so far: many together take less time each
     while not step.over:
         began = time.perf_counter()
         if cheaper is not None and len(step.cheaply):
             watch.expect(len(step.cheaply))
             _measure(cheaper, step.cheaply, builder, watch, cheap_pace, cheaply=True)
-        between = time.perf_counter()
+        between, watching = time.perf_counter(), watch.seconds
         _measure(measured_by, step.positions, builder, watch, pace)
+        after = time.perf_counter()
+        if changing := len(np.setdiff1d(step.positions, work.unchanged)):
+            took = after - between - (watch.seconds - watching)
+            position_seconds = min(position_seconds, took / changing)
         if step.trajectory.steps == 1 and sampling.cheap is not None and rule.cost is None:
             # Both have measured the same positions.
-            cost = rounded_cost(between - began, time.perf_counter() - between)
+            cost = rounded_cost(between - began, after - between)
             cheaper = cheaper if cost <= DEAREST else None
             sampling = replace(sampling, cheap=Cheap(builder.base, cost) if cheaper is not None else None)
+        thinking = time.thread_time()
         step = sampling.next(*builder.so_far(), step.trajectory, builder.cheap())
+        look_seconds = time.thread_time() - thinking
         if step.forecast is not None:
             builder.expect(rule.estimate(step.forecast), step.forecast.prediction.values)
+        if not step.over and sampling.cheap is None and len(session.window.grid_shape) != 2:
+            left = _left(positions, builder)
+            if len(left) * position_seconds < _LOOKS * look_seconds:
+                _measure(measured_by, left, builder, watch, pace)
+                break
     if not step.reached:  # nothing less than the exact map is good enough
         again = builder.trimmed()
         watch.expect(len(again))
         run(session, [again], builder, watch, at_most)
+
+
+def _left(positions: IntArray, builder: MapBuilder) -> IntArray:
+    """Positions, of those given, that have not been measured."""
+    left: IntArray = positions[~builder.so_far()[1].ravel()[positions]]
+    return left
 
 
 def _sessions(

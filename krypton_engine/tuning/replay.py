@@ -20,6 +20,7 @@ from krypton_engine.errors import InputError
 from krypton_engine.executors.base import Session
 from krypton_engine.heatmap.builder import MapBuilder
 from krypton_engine.perturbation.changed import Work, distinct_work
+from krypton_engine.perturbation.positions import image_axes
 from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
 from krypton_engine.run.adaptive import Sampling
 from krypton_engine.run.fidelity import Cheap, rounded_cost, worth_while
@@ -96,7 +97,8 @@ def replay(
         step = sampling.next(measurable, measured, step.trajectory, trend)
         if step.forecast is not None:
             took = time.perf_counter() - began
-            similar = ssim(torch.from_numpy(step.forecast.prediction.values), truth)
+            predicted = torch.from_numpy(step.forecast.prediction.values)
+            similar = ssim(predicted, truth, image_axes=image_axes(window))
             forecast = step.forecast
             looks.append(Look(forecast.computed, forecast.ssim, similar, took, forecast.cheaply))
             began = time.perf_counter()

@@ -186,8 +186,6 @@ def test_signals_and_volumes(rank, shape, window, strides, grid):
     assert heatmap.values.shape == grid
     outputs = brute_force(model, x, *geometry(heatmap))[:, 1].reshape(grid)
     assert_close(heatmap.values, outputs, output_scale(model, x))
-    with pytest.raises(InputError, match="overlay wants a 2-D image"):
-        heatmap.overlay()
 
 
 def test_a_model_with_one_output(cnn, image, outputs, scale):

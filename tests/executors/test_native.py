@@ -129,6 +129,70 @@ def test_every_epilogue_of_the_graph(target, args, kwargs):
     check_engine("native", target, args, kwargs)
 
 
+class Levels(nn.Module):
+    """Two levels of a U-Net that goes up in both ways, and the mean of the result."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fine, self.coarse = (
+            nn.Conv3d(1, 16, 3, padding=1),
+            nn.Conv3d(16, 24, (3, 1, 3), padding=(1, 0, 1)),
+        )
+        self.up, self.smooth = nn.ConvTranspose3d(24, 16, 2, 2), nn.Upsample(scale_factor=2, mode="trilinear")
+        self.mix, self.head = nn.Conv3d(16 + 16 + 24, 8, 3, padding=1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        fine = self.fine(x).relu()
+        coarse = self.coarse(torch.max_pool3d(fine, 2)).relu()
+        mixed = self.mix(torch.cat([fine, self.up(coarse), self.smooth(coarse)], 1)).relu()
+        return self.head(mixed.mean((2, 3, 4)))
+
+
+def factorised() -> nn.Module:
+    """Kernels of rows and columns, then of depth, with strides: as of R(2+1)D."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv3d(3, 20, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False), nn.BatchNorm3d(20), nn.ReLU(),
+        nn.Conv3d(20, 24, (3, 1, 1), 1, (1, 0, 0)), nn.ReLU(),
+        nn.Conv3d(24, 24, 3, 2, 1, groups=3), nn.Hardswish(),
+        nn.AvgPool3d((1, 2, 2), ceil_mode=True), nn.Conv3d(24, 32, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, 4),
+    )  # fmt: skip
+
+
+def of_signals() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(2, 16, 7, 2, 3), nn.BatchNorm1d(16), nn.ReLU(), nn.MaxPool1d(3, 2, 1),
+        nn.Conv1d(16, 16, 5, dilation=2, padding=4, groups=16), nn.Conv1d(16, 32, 3, padding=1), nn.GELU(),
+        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "window"),
+    [
+        (Levels, (1, 16, 12, 20), (1, 4, 4, 4)),
+        (factorised, (3, 8, 30, 26), (3, 2, 6, 6)),
+        (of_signals, (2, 200), (2, 16)),
+    ],
+)
+def test_signals_and_volumes(build, size, window):
+    """All of the network runs here, and as exactly as in PyTorch."""
+    model, x = build().eval(), torch.randn(1, *size, generator=torch.Generator().manual_seed(2))
+    strides = (window[0], *(n // 2 for n in window[1:]))
+    occlusion = KryptonOcclusion(model, executor="native")
+    executor = occlusion.plan(x, window, strides).executor
+    assert executor.startswith("native") and "PyTorch" not in executor
+    singles = brute_force(model, x, window, strides)
+    doubles = brute_force(copy.deepcopy(model).double(), x.double(), window, strides)
+    got = occlusion.heatmap(x, window, strides, classes="all").outputs
+    assert got is not None
+    error, torchs = (float((each - doubles).abs().max()) for each in (got.reshape(doubles.shape), singles))
+    assert error <= max(3 * torchs, 1e-6 * float(doubles.abs().max()))
+
+
 @pytest.mark.parametrize("isa", engine.instruction_sets())
 def test_instruction_sets(isa):
     """Every position of a small CNN of all kinds of kernels, cut windows and single channels too."""

@@ -428,7 +428,7 @@ def _peak(job: Job) -> Peak:
     note = ""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
     except OSError as error:
         return Peak(None, str(error))
     try:
@@ -443,10 +443,11 @@ def _peak(job: Job) -> Peak:
         note = f"cut after {job.cut_after:.0f} s"
     except InputError as error:
         return Peak(None, f"refused: {error}")
-    return Peak(_resident("VmHWM") - before, note)
+    return Peak(resident("VmHWM") - before, note)
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of this process: `VmRSS`, what is resident now, or `VmHWM`, the most that was."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split(f"{name}:")[1].split()[0])
 

@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 import warnings
@@ -27,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import exact
-import psutil
 import torch
-from exact import captum_seconds, layouts, machine
+from exact import captum_seconds, layouts, machine, resident
 from monai.networks.nets import DenseNet121, resnet18
 from monai.visualize import OcclusionSensitivity
 from regions import timed
@@ -162,9 +160,10 @@ def peak_of(name: str, threads: int) -> float:
     """GiB that a map takes at most, beside the libraries and the network."""
     torch.set_num_threads(threads)
     model, x, window = made(name)
-    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, which is the parent's at first
+    before = resident("VmRSS")
     krypton_pace(model, x, window, whole=False)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20 - before / 2**30
+    return (resident("VmHWM") - before) / 2**30
 
 
 def row(name: str, rounds: int, whole: bool) -> dict[str, Any]:

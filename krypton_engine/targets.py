@@ -241,7 +241,7 @@ class BoxScore(nn.Module):
         self._enter()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._enter()  # a copy is another module
 
     def _enter(self) -> None:

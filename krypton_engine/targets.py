@@ -8,6 +8,8 @@ updated by that. Of a detector, `box_score` makes a module whose backbone runs i
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from krypton_engine.common.arguments import whole
+from krypton_engine.common.arguments import real, whole
 from krypton_engine.errors import InputError
 
 __all__ = ["BoxScore", "Dice", "MeanIn", "Volume", "box_score", "dice", "mean_in", "volume"]
+
+
+_OUTPUTS = '(n, channels, *cells), or a mapping that has that as "out"'
 
 
 class _OfClass(nn.Module):
@@ -34,10 +39,10 @@ class _OfClass(nn.Module):
 
     def probabilities(self, output: Tensor | Mapping[str, Tensor]) -> Tensor:
         """The class's probability in every cell: ``(n, *cells)``."""
-        y = output["out"] if isinstance(output, Mapping) else output
+        y = output.get("out") if isinstance(output, Mapping) else output
         if not isinstance(y, Tensor) or y.dim() < 3:
-            given = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise InputError("the network's output", given, "(n, channels, *cells)", verb="has")
+            given = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"type {type(output).__name__}"
+            raise InputError("the network's output", given, _OUTPUTS, verb="has")
         if self.index >= y.shape[1] > 1:
             raise InputError("index", f"{self.index}", f"below {y.shape[1]}, the channels of the output")
         if self.activate:
@@ -56,7 +61,7 @@ def _as_mask(mask: Tensor, name: str) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not bool(mask.any()):
         given = f"{mask.dtype}" if isinstance(mask, Tensor) and mask.dtype != torch.bool else "no cell"
         raise InputError(name, given, "a boolean tensor of the output's cells, true somewhere", verb="holds")
-    return mask
+    return mask.clone()  # whoever gave it may write to it
 
 
 class Volume(_OfClass):
@@ -64,7 +69,10 @@ class Volume(_OfClass):
 
     def __init__(self, index: int, activate: bool, cell: float) -> None:
         super().__init__(index, activate)
-        self.cell = cell
+        number = real(cell)
+        if number is None or not 0 < number < math.inf:
+            raise InputError("cell", repr(cell), "a positive number")
+        self.cell = number
 
     def forward(self, output: Tensor | Mapping[str, Tensor]) -> Tensor:
         """The volume of each example, ``(n, 1)``.
@@ -198,13 +206,21 @@ class _Given(nn.Module):
 
 
 _SCORES: weakref.WeakValueDictionary[int, BoxScore] = weakref.WeakValueDictionary()
-"""The modules of `box_score`, by identity: an operator takes numbers and tensors alone."""
+"""The modules of `box_score`, by number: an operator takes numbers and tensors alone."""
+
+_NUMBERS = itertools.count()
+"""Numbers that no module had before: an identity is given again, and not that of PyTorch's proxies."""
 
 
 @torch.library.custom_op("krypton::box_score", mutates_args=())
 def _scored(features: Sequence[Tensor], module: int, height: int, width: int) -> Tensor:
     """The score of one box, from a backbone's features on: ``(n, 1)``."""
-    return _SCORES[module]._after_backbone(features, (height, width))
+    score = _SCORES.get(module)
+    if score is None:
+        raise InputError(
+            "the module of box_score", "gone", "one that is made once and kept, not anew in every call"
+        )
+    return score._after_backbone(features, (height, width))
 
 
 @_scored.register_fake
@@ -222,6 +238,15 @@ class BoxScore(nn.Module):
         self.detector, self.label = detector, label
         self.register_buffer("box", box.float())
         self._names: list[str] = []
+        self._enter()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._enter()  # a copy is another module
+
+    def _enter(self) -> None:
+        self._number = next(_NUMBERS)
+        _SCORES[self._number] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """The score of each image, ``(n, 1)``.
@@ -236,8 +261,7 @@ class BoxScore(nn.Module):
         if isinstance(features, Tensor):
             features = {"0": features}
         self._names = list(features)
-        _SCORES[id(self)] = self
-        scores: Tensor = _scored(list(features.values()), id(self), *x.shape[2:])
+        scores: Tensor = _scored(list(features.values()), self._number, *x.shape[2:])
         return scores
 
     def _after_backbone(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

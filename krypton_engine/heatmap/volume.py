@@ -36,6 +36,9 @@ _CLEAR = 1 / 14
 _LEAST_PIXELS = {True: 360, False: 160}
 """Pixels of the longest side at least: of slices through a point, and of those of a montage."""
 
+_MOST_PIXELS = 4096
+"""Pixels of the longest side at most, or its voxels if these are more, however flat these are."""
+
 _GAP = 8
 """Pixels between slices."""
 
@@ -98,7 +101,10 @@ class Cuts:
 
 
 def _pixels(sizes: tuple[int, int, int], spacing: Spacing, least: int) -> tuple[int, int, int]:
-    """Pixels along each axis: in proportion, the longest at least ``least``, and a voxel at least one."""
+    """Pixels along each axis: in proportion, the longest at least ``least``, and a voxel at least one.
+
+    Voxels that are very flat or thin have less, so that the longest has no more than `_MOST_PIXELS`.
+    """
     try:
         given = [1.0] * 3 if spacing is None else [real(step) for step in spacing]
     except TypeError:  # nothing that has items
@@ -107,7 +113,8 @@ def _pixels(sizes: tuple[int, int, int], spacing: Spacing, least: int) -> tuple[
     if len(given) != 3 or len(steps) != 3:
         raise InputError("spacing", repr(spacing), "three positive numbers, of depth, height and width")
     lengths = [size * step / min(steps) for size, step in zip(sizes, steps, strict=True)]
-    times = math.ceil(least / max(lengths))
+    longest, most = max(lengths), max(_MOST_PIXELS, *sizes)
+    times = math.ceil(least / longest) if longest <= most else most / longest
     depth, height, width = (max(1, round(times * length)) for length in lengths)
     return depth, height, width
 

@@ -142,7 +142,7 @@ def _number_of_classes(spec: str, model: nn.Module, shape: tuple[int, ...]) -> i
         raise InputError(
             f"the model {spec!r}",
             f"an input of shape {(1, *shape)}",
-            "another size, its height and width",
+            "another size, its height and width" if len(shape) == 3 else "a scan of other sizes",
             one_line(error),
             verb="does not take",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -89,6 +90,10 @@ def test_what_a_head_says():
         (lambda: targets.volume(1.5), "index"),
         (lambda: targets.volume(3)(torch.zeros(1, 3, 4, 4)), "index"),
         (lambda: targets.volume(1)(torch.zeros(1, 3)), "output"),
+        (lambda: targets.volume(1)({"logits": torch.zeros(1, 3, 4, 4)}), "output"),
+        (lambda: targets.volume(1)([torch.zeros(1, 3, 4, 4)]), "list"),
+        (lambda: targets.volume(1, cell=float("nan")), "cell"),
+        (lambda: targets.volume(1, cell=0), "cell"),
         (lambda: targets.mean_in(torch.zeros(4, 4)), "region"),
         (lambda: targets.dice(torch.zeros(4, 4, dtype=torch.bool)), "mask"),
         (lambda: targets.dice(torch.ones(4, 4, dtype=torch.bool))(torch.zeros(1, 3, 4, 5)), "mask"),
@@ -97,6 +102,14 @@ def test_what_a_head_says():
 def test_wrong_heads(call, name):
     with pytest.raises(InputError, match=name):
         call()
+
+
+def test_a_mask_that_is_written_to_afterwards():
+    mask, logits = structure(2), torch.randn(1, 1, *SIZES[2])
+    head = targets.dice(mask)
+    before = head(logits)
+    mask.zero_()
+    assert torch.equal(head(logits), before)
 
 
 # --- boxes ------------------------------------------------------------
@@ -137,6 +150,43 @@ def test_box_scores(kind):
             expected = float(overlap.max()) if len(overlap) else 0.0
             assert float(heatmap.values[row, column]) == pytest.approx(expected, abs=1e-4)
     assert float(heatmap.values.std()) > 1e-3
+
+
+def test_two_scores_of_one_detector():
+    """The exporter calls them through proxies, which have other identities."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            detector = next(detectors())
+            self.first = targets.box_score(detector, (2, 3, 40, 50), 1)
+            self.second = targets.box_score(detector, (30, 10, 90, 70), 2)
+
+        def forward(self, x):
+            return torch.cat([self.first(x), self.second(x)], 1)
+
+    model, x = Both().eval(), torch.rand(1, 3, 72, 96)
+    for target in (0, 1):
+        ours = KryptonOcclusion(model).attribute(x, (3, 36, 48), (3, 36, 48), target=target)
+        theirs = Occlusion(model).attribute(x, (3, 36, 48), (3, 36, 48), target=target)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_score_that_is_made_anew_in_every_call():
+    detector, x = next(detectors()), torch.rand(1, 3, 72, 96)
+    occlusion = KryptonOcclusion(lambda x: targets.box_score(detector, (2, 3, 40, 50), 1)(x))
+    with pytest.raises(InputError, match="made once and kept"):
+        occlusion.heatmap(x, (3, 36, 48), (3, 36, 48))
+
+
+def test_copies_of_a_score():
+    score, x = targets.box_score(next(detectors()), (2, 3, 40, 50), 1), torch.rand(1, 3, 72, 96)
+    other = copy.deepcopy(score)
+    other.box.copy_(torch.tensor([30.0, 10.0, 90.0, 70.0]))
+    expected = targets.box_score(score.detector, other.box, 1)(x)
+    assert torch.equal(other(x), expected) and not torch.equal(score(x), expected)
+    del score
+    assert torch.equal(other(x), expected) and torch.equal(pickle.loads(pickle.dumps(other))(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,11 @@ def test_every_pixel_of_a_slice_has_the_drop_of_the_window_centred_nearest():
             np.testing.assert_allclose(shown, expected, atol=1.5)
 
 
+@pytest.mark.parametrize("spacing", [(1e6, 1, 1), (1, 1e-9, 1), (1, 1, 1e12)])
+def test_a_spacing_in_other_units_makes_no_endless_picture(spacing):
+    assert max(volume().overlay(spacing=spacing).size) <= 2 * 4096 + 3 * 8
+
+
 def test_voxels_have_the_shape_that_the_spacing_says():
     width, height = volume().overlay(spacing=(3, 1, 1.5)).size
     depth, rows, columns = 14 * 27, 14 * 14, 14 * 16.5  # in half of the smallest spacing

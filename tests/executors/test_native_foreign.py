@@ -362,3 +362,25 @@ def test_constants_beside_the_image(kind):
         mine = KryptonOcclusion(model, "native").attribute(x, *window, target=1)
     right = Occlusion(model).attribute(x, *window, target=1)
     torch.testing.assert_close(mine, right, atol=1e-5, rtol=0)
+
+
+CHANNELS = {
+    "space to depth": "x.view(-1, 3, 9, 2, 8, 2).permute(0, 1, 3, 5, 2, 4).reshape(-1, 12, 9, 8)",
+    "maximum of neighbours": "F.max_pool3d(x[:, None], (3, 1, 1), 1, (1, 0, 0)).squeeze(1)",
+    "mean of neighbours": "F.avg_pool3d(x[:, None], (3, 1, 1), 1, (1, 0, 0), False, False).squeeze(1)",
+    "resized": "F.interpolate(x[:, None], scale_factor=(2, 1, 1), mode='trilinear').flatten(1, 2)",
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_channels_of_the_input_that_are_regrouped(name):
+    torch.manual_seed(3)
+    x = torch.randn(1, 3, 18, 16)
+    moved = Op(CHANNELS[name])
+    model = nn.Sequential(moved, nn.Conv2d(moved(x).shape[1], 4, 3), nn.Flatten(), nn.LazyLinear(2)).eval()
+    model(x)
+    for window in (WINDOW, (2, 4, 5)):  # all channels, and some
+        strides = (window[0], *STRIDES[1:])
+        ours = KryptonOcclusion(model, "native").attribute(x, window, strides, target=1)
+        theirs = Occlusion(model).attribute(x, window, strides, target=1)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)

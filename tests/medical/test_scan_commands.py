@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import scans
 
-from krypton_engine import KryptonOcclusion
+from krypton_engine import InputError, KryptonOcclusion
 from krypton_engine.cli import main
 from krypton_engine.medical import read_scan
-from krypton_engine.zoo import load_scan_model
+from krypton_engine.zoo import load, load_scan_model
 
 FACTORY = """
 import torch
@@ -104,3 +104,8 @@ def test_millimetres_are_of_scans(capsys, folder):
     (folder / "empty").mkdir()
     assert explain(image="empty") == 2
     assert "IMAGE is 'empty', a folder without DICOM images" in capsys.readouterr().err
+
+
+def test_a_scan_that_is_too_small_for_the_model():
+    with pytest.raises(InputError, match="accepted: a scan of other sizes"):
+        load._number_of_classes("m:f", torch.nn.MaxPool3d(2), (1, 1, 4, 4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor
@@ -92,5 +93,14 @@ def computed(
     if isinstance(node.on_box, Reindex):  # of channels, all of which are here
         moved: Tensor = node.computed(lambda i: values[i] if i in values else constant(i, copies), copies)
         return moved
-    extents = {**dict(zip(AXES, sizes, strict=True)), 0: node.size(0) if 0 in node.roles else 0}
+    node, extents = _of_all_channels(node), dict(zip(AXES, sizes, strict=True))
     return run_on_boxes(node, values, start, extents, copies, constant)
+
+
+def _of_all_channels(node: Node) -> Node:
+    """A node whose channels are no axis, since boxes have them all."""
+    if 0 not in node.roles and not any(0 in steps for steps in node.maps):
+        return node
+    maps = ({axis: step for axis, step in steps.items() if axis != 0} for steps in node.maps)
+    roles = (None if role == 0 else role for role in node.roles)
+    return replace(node, roles=tuple(roles), maps=tuple(maps))

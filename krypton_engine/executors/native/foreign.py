@@ -23,6 +23,7 @@ from krypton_engine.executors.native.images import is_global, is_image, laid_out
 from krypton_engine.executors.native.sums import AXES, Float32s, Sum
 from krypton_engine.executors.native.writer import Writer
 from krypton_engine.executors.tail import repeated
+from krypton_engine.graph.box_operators import Resample
 from krypton_engine.graph.ir import Node, Ref, refs
 
 
@@ -98,6 +99,8 @@ def write(to: Writer, node: Node) -> None:
     moves = intervals.moves(node)
     if node.index in to.graph.sites or not (moves or stays(node)):
         raise Unsupported("other cells than its own")
+    if isinstance(node.on_box, Resample) and not set(AXES).issuperset(node.on_box.weights):
+        raise Unsupported("channels that are resized")
     along = {node.index}.union(
         *(_computed_with(to, i, moves) for i in node.operands if to.graph.nodes[i].depends)
     )

@@ -344,6 +344,8 @@ def test_superpixels_are_covered_together(explorer):
     assert page.locator(".kr-curves polyline").count() == 2
     page.locator("input[data-trait=curve]").focus()
     page.keyboard.press("Space")
+    # The page becomes shorter: a click meanwhile would hit what is there by then.
+    page.locator(".kr-curves").wait_for(state="hidden")
     panel.locator("button").click()
     panel.wait_for(state="hidden")
     page.locator("label", has_text="windows").click()

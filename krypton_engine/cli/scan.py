@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from krypton_engine.cli.options import Extents
+from krypton_engine.common.files import ending_of
 from krypton_engine.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,6 +48,24 @@ def read(name: str) -> Scan:
 
     try:
         return read_scan(name)
+    except InputError as error:
+        raise error.named("IMAGE") from None
+
+
+def check_outputs(paths: Sequence[Path], scan: Scan) -> None:
+    """Refuse files that have no words for where a scan lies, before the work and not after.
+
+    Examples:
+        >>> from krypton_engine.medical import read_scan
+        >>> check_outputs([Path("map.dcm")], read_scan(np.zeros((4, 8, 8))))
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: IMAGE is no DICOM series; accepted: ...
+    """
+    from krypton_engine.heatmap.placed import ENDINGS, check_source
+
+    try:
+        for path in paths:
+            check_source(ending_of(path, ENDINGS), scan.geometry)
     except InputError as error:
         raise error.named("IMAGE") from None
 

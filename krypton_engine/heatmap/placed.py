@@ -74,6 +74,26 @@ def geometry_of(source: object, shape: tuple[int, ...]) -> Geometry:
     return scan.geometry
 
 
+def check_source(ending: str, geometry: Geometry) -> None:
+    """Refuse a file that a geometry cannot be written to: before the map is made, and not after.
+
+    Args:
+        ending: Ending of the file's name.
+        geometry: Geometry of the map's input.
+
+    Raises:
+        InputError: The file is DICOM, and the geometry is not of DICOM files.
+
+    Examples:
+        >>> check_source(".nii.gz", Geometry.of_spacing((2, 3, 4)))
+        >>> check_source(".dcm", Geometry.of_spacing((2, 3, 4)))
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: source is no DICOM series; accepted: ...
+    """
+    if ending in (".dcm", CAPTURE):
+        objects.referable(geometry, by_place=ending != CAPTURE)
+
+
 def written(shown: Shown, ending: str, source: object = None, grid: Grid = "source") -> bytes:
     """The bytes of a file of numbers by place.
 

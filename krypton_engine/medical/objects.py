@@ -42,14 +42,11 @@ def parametric_map(cells: AnyArray, geometry: Geometry) -> bytes:
         krypton_engine.errors.InputError: source is no DICOM series; accepted: ...
     """
     highdicom, codes = imported("highdicom", "medical"), imported("pydicom.sr.codedict", "medical").codes
-    series = _series(geometry, ("FrameOfReferenceUID",))
+    series = referable(geometry, by_place=True)
     geometry, cells = geometry.arranged("DHW"), turned(cells, geometry.order, "DHW")
     places = LPS @ geometry.affine
     slices, rows, columns = geometry.spacing
     along_row, along_column = places[:3, 2] / columns, places[:3, 1] / rows
-    if abs(along_row @ along_column) > _SHEARED:
-        given = "an affine whose rows and columns are not perpendicular"
-        raise InputError("source", given, "for DICOM, perpendicular ones; .nii.gz takes this one", verb="has")
     finite = cells[np.isfinite(cells)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     with _made("Parametric Map"):
@@ -105,7 +102,7 @@ def secondary_capture(png: bytes, geometry: Geometry) -> bytes:
         krypton_engine.errors.InputError: source is no DICOM series; accepted: ...
     """
     highdicom = imported("highdicom", "medical")
-    series = _series(geometry, ())
+    series = referable(geometry, by_place=False)
     with imported("PIL.Image", "medical").open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB"))
     with _made("Secondary Capture"):
@@ -129,15 +126,35 @@ def _made(name: str) -> Iterator[None]:
         raise InputError("source", "a DICOM series", problem=problem) from None
 
 
-def _series(geometry: Geometry, needs: tuple[str, ...]) -> list[Dataset]:
-    """The headers of the source, which can be referred to."""
+def referable(geometry: Geometry, by_place: bool) -> list[Dataset]:
+    """The headers of a source that a DICOM object can refer to.
+
+    Args:
+        geometry: Geometry with the headers.
+        by_place: Whether the object says where its cells lie.
+
+    Raises:
+        InputError: The geometry is not of a DICOM series, or DICOM has no words for it.
+
+    Examples:
+        >>> referable(Geometry.of_spacing((2, 3, 4)), by_place=False)
+        Traceback (most recent call last):
+        krypton_engine.errors.InputError: source is no DICOM series; accepted: ...
+    """
     accepted = "for DICOM, a scan read from the DICOM files that the map was made from; without them, .nii.gz"
     if not geometry.series:
         raise InputError("source", "no DICOM series", accepted)
-    needs = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID", *needs)
+    needs = ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+    needs += ["FrameOfReferenceUID"] * by_place
     lacking = [name for name in needs if not all(image.get(name) for image in geometry.series)]
     if lacking:
         raise InputError("source", f"DICOM files without {', '.join(lacking)}", accepted, verb="has")
+    _, rows, columns = (geometry.affine[:3, :3] / geometry.spacing).T[
+        [geometry.order.index(a) for a in "DHW"]
+    ]
+    if by_place and abs(rows @ columns) > _SHEARED:
+        given = "an affine whose rows and columns are not perpendicular"
+        raise InputError("source", given, "for DICOM, perpendicular ones; .nii.gz takes this one", verb="has")
     return list(geometry.series)
 
 

@@ -98,6 +98,13 @@ def test_what_is_refused(capsys, words, told):
     )
 
 
+@pytest.mark.parametrize("name", ["map.dcm", "map.sc.dcm"])
+def test_dicom_without_a_series_is_refused_before_the_work(capsys, folder, name):
+    np.save(folder / "plain.npy", np.zeros((12, 12, 10), np.float32))
+    assert explain("-o", name, "--model", "no_such:factory", image="plain.npy") == 2
+    assert "IMAGE is no DICOM series" in capsys.readouterr().err
+
+
 def test_millimetres_are_of_scans(capsys, folder):
     assert explain("--window", "16mm", image="chelsea") == 2
     assert "--window is 16mm; accepted: pixels, or height,width, with a picture" in capsys.readouterr().err

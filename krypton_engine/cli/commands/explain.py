@@ -189,6 +189,7 @@ def _of_picture(arguments: argparse.Namespace) -> _Asked:
 
 def _of_scan(arguments: argparse.Namespace) -> _Asked:
     found = scan.read(arguments.image)
+    scan.check_outputs(arguments.out or [], found)
     model, x = scan.load(arguments, found)
     (_, size), (_, stride) = _extents(arguments, 8)
     covers = arguments.baseline or "black"

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 import torch
@@ -57,26 +58,30 @@ def cut_often(work, number, rounds=400):
 
     Moments are the operating system's: a tracing function would also raise where no handler ever runs.
     """
-    moments = random.Random(0)
-    for _ in range(rounds):
-        pause, heard = moments.random() * 1e-3, threading.Event()
-        kill = threading.Thread(target=_send, args=(number, pause, heard))
-        try:
-            kill.start()
-            while True:
-                work()
-        except Cut as error:
-            raised = error  # kept, as a shell keeps the last error with all its frames
-        heard.set()
-        kill.join()
-        yield raised
+    moments, again, unraisable = random.Random(0), [], []
+    with mock.patch.object(sys, "unraisablehook", unraisable.append):
+        for _ in range(rounds):
+            pause, heard = moments.random() * 1e-3, threading.Event()
+            kill = threading.Thread(target=_send, args=(number, pause, heard, again))
+            try:
+                kill.start()
+                while True:
+                    work()
+            except Cut as error:
+                raised = error  # kept, as a shell keeps the last error with all its frames
+            heard.set()
+            kill.join()
+            yield raised
+    # What a handler raises in a finaliser, Python swallows and tells the hook; nothing else may.
+    assert len(again) <= len(unraisable), "a signal came, and what its handler raised went nowhere"
 
 
-def _send(number, pause, heard):
-    """Send this process a signal; again where Python swallowed what its handler raised, as in a finaliser."""
+def _send(number, pause, heard, again):
+    """Send this process a signal, and again as long as nobody has heard it, which is noted."""
     time.sleep(pause)
     os.kill(os.getpid(), number)
     while not heard.wait(20):
+        again.append(number)
         os.kill(os.getpid(), number)
 
 

@@ -66,6 +66,8 @@ constexpr Kernels make() {
     put<kF2x5, kF1x1>(k);
     put<kF2x7, kF1x1>(k);
     put<kF3x7, kF1x1>(k);
+    k.winograd_pair_input = winograd_pair_input;
+    k.winograd_pair_output = winograd_pair_output;
     k.depthwise = depthwise;
     k.pool = pool;
     k.activate = activate;

@@ -76,6 +76,16 @@ struct WinogradOutput {
     float low, high;
 };
 
+// Two tiles one behind the other, F(2, 3) in depth: four slices of one point become four points of depth, and
+// four products two slices, in place if need be.
+constexpr int kPairPoints = 4;
+
+struct WinogradPair {
+    const float* in[kPairPoints];
+    float* out[kPairPoints];  // of products the first two
+    int64_t channels;
+};
+
 // out[row] = clamp(sum over taps of pixels * weight + bias), channel by channel.
 struct Depthwise {
     int64_t rows;
@@ -157,6 +167,8 @@ struct Kernels {
     // By axis kinds of y and x; null where nobody asked for it.
     void (*winograd_input[kWinogradAxes][kWinogradAxes])(const WinogradInput&);
     void (*winograd_output[kWinogradAxes][kWinogradAxes])(const WinogradOutput&);
+    void (*winograd_pair_input)(const WinogradPair&);
+    void (*winograd_pair_output)(const WinogradPair&);
     void (*depthwise)(const Depthwise&);
     void (*pool)(const Pooling&);
     void (*activate)(const Activate&);

@@ -199,6 +199,26 @@ void winograd_output(const WinogradOutput& w) {
     }
 }
 
+void winograd_pair_input(const WinogradPair& w) {
+    for (int64_t c = 0; c < w.channels; c += kLanes) {
+        const Lanes a = load(w.in[0] + c), b = load(w.in[1] + c), d = load(w.in[2] + c),
+                    e = load(w.in[3] + c);
+        store(w.out[0] + c, a - d);
+        store(w.out[1] + c, b + d);
+        store(w.out[2] + c, d - b);
+        store(w.out[3] + c, b - e);
+    }
+}
+
+void winograd_pair_output(const WinogradPair& w) {
+    for (int64_t c = 0; c < w.channels; c += kLanes) {
+        const Lanes a = load(w.in[0] + c), b = load(w.in[1] + c), d = load(w.in[2] + c),
+                    e = load(w.in[3] + c);
+        store(w.out[0] + c, a + (b + d));
+        store(w.out[1] + c, (b - d) - e);
+    }
+}
+
 }  // namespace
 }  // namespace KRYPTON_ISA
 }  // namespace krypton

@@ -204,6 +204,37 @@ void test_winograds(const Kernels& k, Random& random) {
         }
 }
 
+void test_winograd_pairs(const Kernels& k, Random& random) {
+    const int64_t channels = random.choice<int64_t>({16, 32, 48});
+    const auto value = [&] { return random.number(); };
+    Pixels in(kPairPoints, channels, value), products(kPairPoints, channels, value);
+    WinogradPair there{{}, {}, channels}, back{{}, {products.data()[0], products.data()[1]}, channels};
+    for (int i = 0; i < kPairPoints; ++i) {
+        there.in[i] = in.read()[i];
+        there.out[i] = products.data()[i];
+        back.in[i] = products.read()[i];
+    }
+    k.winograd_pair_input(there);
+    const std::vector<float> taps = random.numbers(3);
+    const double sum = (taps[0] + taps[2]) / 2, half = taps[1] / 2;
+    const double weights[kPairPoints] = {taps[0], sum + half, sum - half, taps[2]};
+    for (int q = 0; q < kPairPoints; ++q)
+        for (int64_t c = 0; c < channels; ++c)
+            products.set(q, c, products.at(q, c) * static_cast<float>(weights[q]));
+    k.winograd_pair_output(back);  // in place
+    for (int i = 0; i < 2; ++i)
+        for (int64_t c = 0; c < channels; ++c) {
+            double expected = 0, size = 1;
+            for (int t = 0; t < 3; ++t) {
+                expected += double{in.at(i + t, c)} * taps[t];
+                size += std::abs(double{in.at(i + t, c)} * taps[t]);
+            }
+            check(close(products.at(i, c), expected, 32 * kEpsilon * size), k.name,
+                  " winograd of pairs: slice ", i, " channel ", c, " is ", products.at(i, c), ", not ",
+                  expected);
+        }
+}
+
 // -- the others --------------------------------------------------------------------------------------------
 
 void test_depthwise(const Kernels& k, Random& random, int64_t rows) {
@@ -395,6 +426,7 @@ int main() {
         Random random(1);
         test_multiplies(k, random);
         test_winograds(k, random);
+        test_winograd_pairs(k, random);
         for (int64_t i = 0; i < 60; ++i) {
             test_depthwise(k, random, 1 + i % 20);
             test_pool(k, random, 1 + i % 20, i % 2);

@@ -7,6 +7,7 @@ namespace krypton {
 namespace {
 
 constexpr int64_t kChunkBytes = 512 * 1024;  // boxes that an operator's chunk should keep in the cache
+constexpr int64_t kMostBytes = 32 << 20;     // of its boxes, where there are several
 constexpr int64_t kMostPositions = 32;       // of a chunk
 constexpr int64_t kAlignFloats = 16;         // boxes begin at cache lines
 
@@ -22,24 +23,33 @@ int64_t power_of_two(int64_t n) {
     return p;
 }
 
+// Bytes of the boxes that an operator reads and makes for a position, at least 1.
+int64_t box_bytes(const Program& program, const std::vector<Box>& extents, const Operator& op) {
+    int64_t floats = box_floats(program, extents, op.value);
+    for (int operand : op.operands) floats += box_floats(program, extents, operand);
+    return std::max<int64_t>(floats * 4, 1);
+}
+
 // Positions that an operator would best take at a time: as many as fit the cache, or more where its weights
 // are better read once for all.
 int64_t preferred_chunk(const Program& program, const std::vector<Box>& extents, const Operator& op) {
-    int64_t floats = box_floats(program, extents, op.value);
-    for (int operand : op.operands) floats += box_floats(program, extents, operand);
-    const int64_t by_cache = kChunkBytes / std::max<int64_t>(floats * 4, 1);
+    const int64_t by_cache = kChunkBytes / box_bytes(program, extents, op);
     const int64_t cells = std::max<int64_t>(extents[op.value].cells(), 1);
     const int64_t by_weights = (op.preferred_cells() + cells - 1) / cells;
     return power_of_two(std::clamp<int64_t>(std::max(by_cache, by_weights), 1, kMostPositions));
 }
 
-// Chunks only grow from segment to segment, so that those of one are a whole number of the one before.
+// Chunks only grow from segment to segment, so that those of one are a whole number of the one before. What
+// an operator can hold of a network that widens again, as a U-Net does, therefore bounds those before it.
 std::vector<Segment> segments_of(const Program& program, const std::vector<Box>& extents) {
     const auto& ops = program.operators();
+    std::vector<int64_t> most(ops.size() + 1, kMostPositions);
+    for (std::size_t i = ops.size(); i-- > 0;)
+        most[i] = std::min(most[i + 1], power_of_two(kMostBytes / box_bytes(program, extents, *ops[i])));
     std::vector<Segment> segments;
     for (std::size_t i = 0; i < ops.size(); ++i) {
         const bool global = program.values()[ops[i]->value].global;  // few numbers: takes what there is
-        const int64_t want = global ? 1 : preferred_chunk(program, extents, *ops[i]);
+        const int64_t want = global ? 1 : std::min(most[i], preferred_chunk(program, extents, *ops[i]));
         if (segments.empty() || want > segments.back().chunk) segments.push_back({i, i, want});
         segments.back().last = i + 1;
     }

@@ -67,6 +67,17 @@ void test_small_boxes_go_together() {
           "places for the positions of a chunk");
 }
 
+// Boxes that grow again, as a U-Net's do, bound how many of the small ones before them there are at a time.
+void test_small_boxes_that_grow() {
+    Program program("", {1, 512, 512}, 16);
+    for (int i = 0; i < 2; ++i) program.add(make_combine(kAdd, {}, {}), {i}, {1, 512, 512}, 16, {});
+    const Box small = Box::of({1, 4, 4});
+    for (const auto& [side, most] : {std::pair{4, 32}, {256, 4}, {512, 1}}) {
+        const Layout layout = lay_out(program, {small, small, Box::of({1, side, side})}, {});
+        check(layout.chunk == most, "boxes of ", side, " x ", side, " lie in chunks of ", layout.chunk);
+    }
+}
+
 // Plays the schedule of a random program and asks at every step whether what is read is still there.
 void test_schedule(int64_t seed) {
     constexpr Sizes kWhole = {3, 64, 64};
@@ -142,6 +153,7 @@ int main(int argc, char** argv) {
     testing::test_values_that_stay();
     testing::test_no_operators();
     testing::test_small_boxes_go_together();
+    testing::test_small_boxes_that_grow();
     for (int64_t seed : testing::seeds(argc, argv, 150)) testing::test_schedule(seed);
     return testing::report("layout");
 }

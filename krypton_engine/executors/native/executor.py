@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from krypton_engine.errors import InputError
@@ -94,9 +96,10 @@ def _program(graph: Graph) -> NativeProgram:
 
 
 def _packed_bytes(graph: Graph) -> int:
-    """Bytes of a graph's packed weights at most, about: Winograd makes 9 numbers 36, and 27 of them 108."""
+    """Bytes of a graph's packed weights at most, about: Winograd makes 9 numbers 36, and 27 of them 144."""
+    times = {4: 36 / 9, 5: 144 / 27}
     return sum(
-        node.value.numel() * node.value.element_size() * (4 if node.value.dim() in (4, 5) else 1)
+        math.ceil(node.value.numel() * node.value.element_size() * times.get(node.value.dim(), 1))
         for node in graph.nodes
         if node.value is not None
     )

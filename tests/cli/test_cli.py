@@ -24,6 +24,7 @@ from krypton_engine.cli.commands.info import extras_missing
 from krypton_engine.cli.messages import message
 from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_engine.heatmap.status import Status
+from krypton_engine.zoo import lesions
 
 FACTORY = (
     factories.network(20)
@@ -840,15 +841,34 @@ def test_demo(capsys, tmp_path):
     assert "notumor 0.998" in printed and "meningioma" in printed
 
 
+@pytest.mark.slow
+def test_demo_of_a_volume(capsys, tmp_path):
+    """The map in the file lies where the drawn lesion does, as nibabel reads it."""
+    nibabel = pytest.importorskip("nibabel")
+    assert main(["demo", "--volume", "--out", str(tmp_path), "--stride", "32mm"]) == 0
+    shows(capsys.readouterr().out, tmp_path)
+    scan, share = lesions.brain_scan()
+    written = nibabel.load(tmp_path / "krypton-demo-volume.nii.gz")
+    drop = np.nan_to_num(written.get_fdata(), nan=-np.inf)
+    most = written.affine @ [*np.unravel_index(drop.argmax(), drop.shape), 1]
+    lesion = scan.geometry.world(np.argwhere(share[0].numpy() > 0.5).mean(0))
+    assert np.abs(most[:3] - lesion).max() < 32
+    assert (tmp_path / "krypton-demo-volume.png").is_file()
+
+
 def shows_the_demo(printed, folder, grid):
+    shows(printed, folder)
+    assert Heatmap.load(folder / "krypton-demo.npz").values.shape == grid
+    assert (folder / "krypton-demo.png").is_file()
+
+
+def shows(printed, folder):
     lines = printed.replace(str(folder), "folder").splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= 100
     for word in ("plan ", "Krypton ", "Captum ", "speed-up ", "agreement ", "The picture:"):
         assert any(line.startswith(word) for line in lines), word
     difference = float(printed.partition("largest difference ")[2].split()[0])
     assert difference < 1e-4
-    assert Heatmap.load(folder / "krypton-demo.npz").values.shape == grid
-    assert (folder / "krypton-demo.png").is_file()
 
 
 # The program

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from krypton_engine.cli import scan as scans
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.findings import show_findings
 from krypton_engine.cli.model import best_classes, class_name, question_of_picture, scores_of
-from krypton_engine.cli.options import sizes
+from krypton_engine.cli.options import Extents, extents
 from krypton_engine.cli.picture import baseline_of, input_of, window_of, window_text
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
 from krypton_engine.cli.saving import check_outputs, save
@@ -21,54 +23,150 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from krypton_engine.attr.occlusion import KryptonOcclusion
+    from krypton_engine.medical import Scan
+    from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
+
+
+_CAPTUM = {2: 5, 3: 3}
+"""Windows along each axis of a picture, and of a volume, that Captum is timed on."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A model and what it is asked of.
+
+    Attributes:
+        model: The model.
+        source: Name of the picture or the scan, and a note on it.
+        x: The model's input.
+        window: The positions.
+        baseline: What covers, as an input; black.
+        activation: Activation of the outputs, by its name.
+        files: Where the map goes, the picture first.
+        scan: The scan that the input is of; None for a picture.
+        told: What the picture shows; braces stand for the name of what is explained.
+        command: The user's next command.
+    """
+
+    model: ZooModel
+    source: tuple[str, str]
+    x: Tensor
+    window: SlidingWindow
+    baseline: Tensor
+    activation: str
+    files: list[Path]
+    scan: Scan | None
+    told: str
+    command: str
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="where to write (here)")
     parser.add_argument(
+        "--volume",
+        action="store_true",
+        help="explain a brain scan in 3-D instead, by a network that finds lesions",
+    )
+    parser.add_argument(
         "--stride",
         metavar="N",
-        type=sizes,
-        default=(4, 4),
-        help="step of the window; 16 is a quick look (4)",
+        type=extents,
+        help="step of the window; 16 is a quick look (4; of a volume 16mm)",
     )
 
 
-def _demo(arguments: argparse.Namespace) -> int:
-    from krypton_engine import KryptonOcclusion, zoo
+def _of_slice(arguments: argparse.Namespace) -> _Shown:
+    """A real MRI slice and a real VGG16."""
+    from krypton_engine import zoo
     from krypton_engine.heatmap.files import ENDINGS
+
+    files = _files(arguments, "krypton-demo", [".png", ".npz"], ENDINGS)
+    stride = (arguments.stride or Extents((4.0,), False)).pixels("--stride")
+    model, image = zoo.load_model(zoo.DEMO_MODEL), zoo.load_image(zoo.DEMO_IMAGE)
+    x = input_of(model, image, zoo.DEMO_IMAGE)
+    return _Shown(
+        model,
+        (zoo.DEMO_IMAGE, f"{size_text(x.shape[2:])} pixels as the model sees it"),
+        x,
+        window_of((16, 16), stride, x),
+        baseline_of("black", model, image, x),
+        "softmax",
+        files,
+        None,
+        'The picture: red is what the answer "{}" rests on, blue what speaks against it. Each position is '
+        "drawn by how much the probability drops with its window black.",
+        "krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8",
+    )
+
+
+def _of_volume(arguments: argparse.Namespace) -> _Shown:
+    """The brain of the MNI152 template with a lesion that nobody has, and a U-Net that finds such."""
+    from krypton_engine import zoo
+    from krypton_engine.heatmap.files import ENDINGS
+    from krypton_engine.heatmap.placed import ENDINGS as ENDINGS_OF_SCANS
+    from krypton_engine.zoo import lesions
+
+    endings = {**ENDINGS, **ENDINGS_OF_SCANS}
+    files = _files(arguments, "krypton-demo-volume", [".png", ".nii.gz"], endings)
+    scan, share = lesions.brain_scan()
+    sides = " x ".join(f"{step:g}" for step in scan.geometry.spacing)
+    model, x = zoo.load_scan_model(lesions.LESION_FINDER, scan)
+    window = scans.window_of(Extents((16.0,), True), arguments.stride or Extents((16.0,), True), scan, x)
+    return _Shown(
+        model,
+        ("the MNI152 brain", f"of {sides} mm, with a drawn lesion of {float(share.sum()) * 8 / 1000:.1f} ml"),
+        x,
+        window,
+        scans.baseline_of("black", x),
+        "none",
+        files,
+        scan,
+        "The picture: three slices through the place that counts most for {}. Red is what the answer rests "
+        "on, blue what speaks against it. Each position is drawn by how much the answer drops with its "
+        "window black.",
+        "krypton explain scan.nii.gz --model mynets:build --window 16mm --stride 8mm -o map.nii.gz",
+    )
+
+
+def _files(
+    arguments: argparse.Namespace, name: str, endings: list[str], accepted: dict[str, str]
+) -> list[Path]:
+    """The files to write, which can be written."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    files = [arguments.out / f"{name}{ending}" for ending in endings]
+    check_outputs(files, accepted, [])
+    return files
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from krypton_engine import KryptonOcclusion
     from krypton_engine.planning.planner import Preparer
 
-    folder: Path = arguments.out
-    folder.mkdir(parents=True, exist_ok=True)
-    picture, numbers = folder / "krypton-demo.png", folder / "krypton-demo.npz"
-    check_outputs([picture, numbers], ENDINGS, [])
-    model = zoo.load_model(zoo.DEMO_MODEL)
-    image = zoo.load_image(zoo.DEMO_IMAGE)
-    x = input_of(model, image, zoo.DEMO_IMAGE)
-    window = window_of((16, 16), arguments.stride, x)
-    baseline = baseline_of("black", model, image, x)
+    shown = (_of_volume if arguments.volume else _of_slice)(arguments)
+    model, x, window, baseline = shown.model, shown.x, shown.window, shown.baseline
     began = time.perf_counter()
-    question, outputs = question_of_picture(model, x, window, baseline, zoo.DEMO_IMAGE)
-    scores = scores_of(outputs, "softmax")
+    question, outputs = question_of_picture(model, x, window, baseline, shown.source[0])
+    scores = scores_of(outputs, shown.activation)
     target = int(scores.argmax())
     name = class_name(model, target)
     row("model", model.note)
-    row("image", f"{zoo.DEMO_IMAGE}, {size_text(x.shape[2:])} pixels as the model sees it")
+    row("image", ", ".join(shown.source))
     row("predicted", best_classes(model, scores))
     covered = len(window.touching(x[0] != baseline[0]))
     row("window", f"{window_text(window)}, black: {counted(len(window), 'position')}")
     row("", f"{len(window) - covered} of them are black already and cost nothing")
 
     occlusion = KryptonOcclusion(model.model)
-    request = request_for(question, target, "softmax")
+    request = request_for(question, target, shown.activation)
     heatmap, whole = run_heatmap(Preparer("auto", None), request, began)
-    title = f'What "{name}" rests on ({figure(float(heatmap.base))} for the whole picture)'
+    what = "picture" if shown.scan is None else "scan"
+    title = f'What "{name}" rests on ({figure(float(heatmap.base))} for the whole {what})'
     title += "" if whole else f"\ninterrupted: {progress(heatmap)}"
-    save(heatmap, [picture, numbers], model.display(x[0]), title)
+    drawn = model.display(x[0]) if shown.scan is None else None
+    save(heatmap, shown.files, drawn, title, shown.scan)
     if not whole:
-        return interrupted(heatmap, [picture, numbers])
+        return interrupted(heatmap, shown.files)
     show_findings(heatmap, model, name)
     if (plan := heatmap.plan) is not None:
         row(
@@ -94,16 +192,12 @@ def _demo(arguments: argparse.Namespace) -> int:
         "agreement",
         f"largest difference {difference:.1g} of a score of {figure(scale)} on those {count} positions",
     )
+    picture, written = shown.files
     row("picture", picture)
-    row("numbers", f"{numbers} (krypton_engine.Heatmap.load)")
-    told = (
-        f'The picture: red is what the answer "{name}" rests on, blue what speaks against it. Each position '
-        f"is drawn by how much the probability drops with its window black."
-    )
-    paragraph(told)
+    row("numbers", f"{written} (krypton_engine.Heatmap.load)" if shown.scan is None else f"{written} (NIfTI)")
+    paragraph(shown.told.format(name))
     say("Now yours:")
-    command = "  krypton explain photo.jpg --model efficientnet-lite0 --window 32 --stride 8"
-    print("\n".join(command_lines(command, width())), flush=True)
+    print("\n".join(command_lines(f"  {shown.command}", width())), flush=True)
     return 0
 
 
@@ -121,15 +215,17 @@ def _captum(
     import torch
     from captum.attr import Occlusion
 
-    edges = tuple(max(size // 5, 1) for size in x.shape[2:])
-    window = (x.shape[1], *edges)
+    from krypton_engine.perturbation.windows import SlidingWindow
+
+    parts = _CAPTUM[x.ndim - 2]
+    window = (x.shape[1], *(max(size // parts, 1) for size in x.shape[2:]))
     began = time.perf_counter()
     with torch.no_grad():
         theirs = Occlusion(model.model).attribute(
             x, window, window, baselines=baseline, target=target, perturbations_per_eval=8
         )
     seconds = time.perf_counter() - began
-    count = len(window_of(edges, edges, x))
+    count = len(SlidingWindow(tuple(x.shape[1:]), window, window))
     ours = occlusion.attribute(x, window, window, baselines=baseline, target=target)
     assert isinstance(ours, torch.Tensor)
     with torch.no_grad():
@@ -139,5 +235,5 @@ def _captum(
 
 
 COMMAND = Command(
-    "demo", "explain a real MRI slice with a real VGG16, and compare with Captum", _add_options, _demo
+    "demo", "explain an MRI slice or a brain scan, and compare with Captum", _add_options, _demo
 )

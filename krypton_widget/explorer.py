@@ -28,14 +28,15 @@ from krypton_engine.perturbation.fillings import Filling
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.names import ClassNames, names_in_order
-from krypton_engine.zoo.pixels import ImageLike, ToInput
+from krypton_engine.zoo.pixels import ToInput
 from krypton_widget import export, maps
 from krypton_widget.cache import MapKey
 from krypton_widget.coverings import Covering
 from krypton_widget.maps import Partition, Region, Sent
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Turn
-from krypton_widget.pictures import COLORMAPS, colour_table, thumbnail
+from krypton_widget.pictures import COLORMAPS, colour_table
+from krypton_widget.reading import Given, thumbnail
 from krypton_widget.subject import Subject
 from krypton_widget.task import Wish
 from krypton_widget.traits import (
@@ -77,13 +78,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     Args:
         model: A module (or any callable) from a batch of images to one row of classes for each.
-        image: PIL image, NumPy array (height, width[, channels]), tensor (channels, height, width), or a list
-            of these to pick from.
-        preprocess: Function from one of these images to the model's input (channels, height, width); None for
-            uint8 height x width x channels to float channels x height x width / 255, and nothing else.
+        image: A picture: PIL image, NumPy array (height, width[, channels]), tensor (channels, height,
+            width). A volume: `krypton_engine.medical.Scan`, array or tensor (channels, depth, height, width).
+            A signal: array or tensor (channels, length). Or a list of these to pick from. Where axes can
+            mean two things, as those of (40, 64) do, the image is a picture if the model takes that.
+        preprocess: Function from one of these images to the model's input, (channels, height, width),
+            (channels, depth, height, width) or (channels, length); None for bytes to floats from 0 to 1, and
+            nothing else.
         class_names: One a class, in their order or by their index (as Hugging Face's ``id2label``).
         target: The class explained; None for the predicted one.
-        window: Side of the patch, in pixels of the model's input.
+        window: Side of the patch, in cells of the model's input: of a square, of a cube in a volume (which
+            covers an axis that is shorter), of a stretch of a signal.
         stride: Step of the patch. The stride never exceeds the window, and is lowered with it.
         ssim_target: SSIM with the exact map (`krypton_engine.approximation.ssim.ssim`) to reach, above 0
             and at most 1: positions are measured coarse to fine, then where the map is least certain,
@@ -93,16 +98,19 @@ class OcclusionExplorer(anywidget.AnyWidget):
             and class, by which a map is known to be similar enough. For other choices the similarity is
             estimated on the way, and marked so.
         regions: Cover regions in place of windows, one after another: ``"slic"`` (superpixels of the image by
-            scikit-image; ``"slic:200"`` for about so many), or a mask of whole numbers (height, width) of the
-            image as the model sees it. Every region is measured.
+            scikit-image; ``"slic:200"`` for about so many), or a mask of whole numbers of the image's size as
+            the model sees it: (height, width), or an atlas (depth, height, width). Every region is measured.
         covered: Numbers of regions to cover at once, beside the map, as by clicking on them.
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred); or a filling of the model's
             input: ``"local mean"`` (of the surroundings), ``"noise"``, or one of `krypton_engine.fillings`.
+            Volumes and signals are covered after preprocessing; their black and white are the ``levels`` of a
+            scan that is not preprocessed, else 0 and 1 of shares, or nearly the input's extremes.
         curve: Measure deletion curves of the finished map: what becomes of the class as the most important
             parts are covered first (`krypton_engine.evaluate.deletion`); of a filling with several samples,
             by the first.
-        region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
+        region: Look only where windows touch a box (the begin of every axis, then the end of every axis:
+            top, left, bottom, right) or a boolean mask.
         opacity: Opacity of the colours, 0 to 1.
         colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
@@ -154,6 +162,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     _class_names: traitlets.List[str] = traitlets.List().tag(sync=True)
     _colours = traitlets.Dict().tag(sync=True)
     _thumbnails: traitlets.List[bytes] = traitlets.List().tag(sync=True)
+    _cells = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _view = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _frame = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _comparison = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
@@ -164,7 +173,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def __init__(
         self,
         model: Forward,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        image: Given | list[Given] | tuple[Given, ...],
         *,
         preprocess: ToInput | None = None,
         class_names: ClassNames | None = None,
@@ -193,7 +202,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise InputError("preprocess", type(preprocess).__name__, "None or a callable")
         if tuning is not None and not isinstance(tuning, Tuning):
             raise InputError("tuning", type(tuning).__name__, "None or a Tuning")
-        images: list[ImageLike] = list(image) if isinstance(image, (list, tuple)) else [image]
+        images: list[Given] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
             raise InputError("image", "an empty list", "an image or a list of them")
         self._subject = Subject(model, images, preprocess)
@@ -285,7 +294,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     # -- controls --------------------------------------------------------------------------------------
 
     def _shape(self) -> tuple[int, ...]:
-        """Channels, height and width of the image that is looked at, as the model sees it."""
+        """Channels and sizes of the image that is looked at, as the model sees it."""
         return self._subject.shape(self.image_index)
 
     def _numbers(self) -> IntArray | None:
@@ -328,7 +337,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _another_image(self, _: object) -> None:
         self.region = None
-        if isinstance(self.regions, np.ndarray) and self.regions.shape != self._shape()[1:]:
+        sizes = self._shape()[1:]
+        another = len(sizes) != 2 if isinstance(self.regions, str) else np.shape(self.regions) != sizes
+        if self.regions is not None and another:
             self.regions = None
 
     def _nothing_covered(self, _: object) -> None:
@@ -428,8 +439,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
             if ending == ".html":
                 return export.html(self.get_state(), _STATIC)
         look = export.Look(self.opacity, self.colormap, self.scale, self.limit)
-        picture = self._subject.input(shown.task.key.image).picture
-        return export.map_file(ending, shown, look, picture, self._class_names)
+        below = self._subject.input(shown.task.key.image).drawing()
+        return export.map_file(ending, shown, look, below, self._class_names)
 
 
 def _distinct(names: list[str]) -> list[str]:

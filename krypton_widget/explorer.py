@@ -337,10 +337,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _another_image(self, _: object) -> None:
         self.region = None
-        sizes = self._shape()[1:]
-        another = len(sizes) != 2 if isinstance(self.regions, str) else np.shape(self.regions) != sizes
-        if self.regions is not None and another:
-            self.regions = None
+        if self.regions is not None:
+            sizes = self._shape()[1:]
+            fits = len(sizes) == 2 if isinstance(self.regions, str) else np.shape(self.regions) == sizes
+            self.regions = self.regions if fits else None
 
     def _nothing_covered(self, _: object) -> None:
         """Numbers mean other regions now, unless they were set together with these."""

@@ -195,7 +195,8 @@ class Subject:
         except Exception as error:
             raise InputError(
                 f"{given.name}: the model",
-                fXX
+                f"{type(error).__name__} on an input of shape {tuple(given.x.shape)}, (batch, channels, "
+                f"{', '.join(SIZES[given.x.ndim - 2])}): {error}. {given.remedy}",
                 verb="raised",
             ) from error
         if outputs.ndim != 2 or outputs.shape[0] != 1:

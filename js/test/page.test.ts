@@ -2,6 +2,7 @@
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/messages";
+import { FLAT } from "../src/section";
 import widget from "../src/widget";
 import { settings as asked } from "./settings";
 
@@ -30,6 +31,7 @@ function fakeModel(changes: Partial<State> = {}) {
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
+    _cells: {},
     _view: {},
     _frame: {},
     _comparison: {},
@@ -65,10 +67,13 @@ function show(model: ReturnType<typeof fakeModel>) {
 
 const picture = {
   baseline: "grey",
-  height: 16,
-  width: 24,
+  sizes: [16, 24],
+  spacing: [1, 1],
+  axes: ["rows", "columns"],
+  planes: [FLAT],
   picture: bytes(1),
   patch: bytes(1),
+  cover: {},
   byWindow: false,
   partition: null,
   regions: bytes(),
@@ -81,10 +86,8 @@ const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
 
 const frame = {
   asked,
-  rows: 1,
-  columns: 2,
-  height: 16,
-  width: 24,
+  sizes: [16, 24],
+  counts: [1, 2],
   window: 16,
   stride: 8,
   target: 0,

@@ -105,6 +105,8 @@ def painted(x: Tensor, positions: Positions, filling: Filling | Tensor) -> tuple
     every = np.arange(len(window), dtype=np.int64)
     places = np.stack(window.coordinates(every)[1:], axis=1) * sides
     for begin, content in zip(places.tolist(), filled(window.boxes(every)), strict=True):
-        extents = zip(begin, content.shape[2:], strict=True)
-        sheet[(..., *[slice(first, first + extent) for first, extent in extents])] = content
+        cells = sheet
+        for axis, (first, extent) in enumerate(zip(begin, content.shape[2:], strict=True), start=2):
+            cells = cells.narrow(axis, first, extent)
+        cells.copy_(content)
     return sheet, True

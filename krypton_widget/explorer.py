@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anywidget
 import numpy as np
@@ -29,12 +29,12 @@ from krypton_engine.perturbation.regions import Regions
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.names import ClassNames, names_in_order
 from krypton_engine.zoo.pixels import ToInput
-from krypton_widget import export, maps
+from krypton_widget import export, maps, niivue
 from krypton_widget.cache import MapKey
 from krypton_widget.coverings import Covering
 from krypton_widget.maps import Partition, Region, Sent
 from krypton_widget.measuring import Measurer
-from krypton_widget.page import Page, Turn
+from krypton_widget.page import Page, Shown, Turn
 from krypton_widget.pictures import COLORMAPS, colour_table
 from krypton_widget.reading import Given, thumbnail
 from krypton_widget.subject import Subject
@@ -282,6 +282,24 @@ class OcclusionExplorer(anywidget.AnyWidget):
         given, ending = files.destination(path, {**ENDINGS, ".html": "the page"})
         files.write(given, self._file(ending))
 
+    def niivue(self) -> Any:
+        """The volume and the map as it is now in NiiVue, the viewer of scans (``pip install ipyniivue``).
+
+        Returns:
+            An ``ipyniivue.NiiVue``: a widget of its own, which shows the drop in warm colours where it is
+            positive and in cold ones where it is negative, up to the end of the explorer's scale.
+
+        Raises:
+            InputError: The image is no volume, nothing has been measured yet, or ``ipyniivue`` is missing.
+
+        Examples::
+
+            >>> explorer.niivue()
+        """
+        with self._page.lock:
+            shown = self._shown_now()
+        return niivue.viewer(shown, self._subject.input(shown.task.key.image), self._look())
+
     def close(self) -> None:
         """Stop the run, end its thread and take the widget off the page."""
         if "_worker" in vars(self):  # not where the arguments were refused by Python itself
@@ -429,18 +447,23 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     # -- files -----------------------------------------------------------------------------------------
 
+    def _shown_now(self, of_controls: bool = False) -> Shown:
+        """The map on the page, and that of the controls as they stand where this is asked for."""
+        shown = self._page.shown
+        if shown is None or (of_controls and not self._page.answers(*self._controls())):
+            raise InputError("nothing", "of the map asked for has been measured yet; wait for it", verb="")
+        return shown
+
+    def _look(self) -> export.Look:
+        return export.Look(self.opacity, self.colormap, self.scale, self.limit)
+
     def _file(self, ending: str) -> bytes:
         with self._page.lock:
-            shown = self._page.shown
-            if shown is None or (ending == ".html" and not self._page.answers(*self._controls())):
-                raise InputError(
-                    "nothing", "of the map asked for has been measured yet; wait for it", verb=""
-                )
+            shown = self._shown_now(of_controls=ending == ".html")
             if ending == ".html":
                 return export.html(self.get_state(), _STATIC)
-        look = export.Look(self.opacity, self.colormap, self.scale, self.limit)
         below = self._subject.input(shown.task.key.image).drawing()
-        return export.map_file(ending, shown, look, below, self._class_names)
+        return export.map_file(ending, shown, self._look(), below, self._class_names)
 
 
 def _distinct(names: list[str]) -> list[str]:

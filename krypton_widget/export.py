@@ -126,14 +126,14 @@ def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names:
         raise InputError("path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html")
     if ending == ".npz":
         return shown.heatmap.content(ending)
-    return maps.within(shown.heatmap, shown.task.wanted).content(
-        ending,
+    drawing: Drawing = {
         **below,
-        scale=look.end(shown),
-        cmap=look.colormap,
-        opacity=look.opacity,
-        title=title(shown.heatmap, shown.task.wanted, class_names),
-    )
+        "scale": look.end(shown),
+        "cmap": look.colormap,
+        "opacity": look.opacity,
+        "title": title(shown.heatmap, shown.task.wanted, class_names),
+    }
+    return maps.within(shown.heatmap, shown.task.wanted).content(ending, **drawing)
 
 
 def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:

@@ -55,8 +55,8 @@ class Field:
         sizes, channels = self.x.shape[2:], self.x.shape[1]
         kind = "signal" if len(sizes) == 1 else "volume"
         return (
-            f"The image was read as a {kind}, {sizes_in_words(sizes)}, of {channels} channels; preprocess= makes "
-            "of an image what the model takes: its size, channels and range"
+            f"The image was read as a {kind}, {sizes_in_words(sizes)}, of {channels} channels; "
+            f"preprocess= makes of an image what the model takes: its size, channels and range"
         )
 
     def ends(self) -> tuple[float, float]:
@@ -95,8 +95,8 @@ class Field:
         if baseline in ("grey", "black"):
             black, white = self.ends()
             return torch.full_like(self.x, black if baseline == "black" else (black + white) / 2)
-        shape = tuple(self.x.shape[1:])
-        somewhere = SlidingWindow(shape, (shape[0], *[1] * len(shape[1:])), (shape[0], *[1] * len(shape[1:])))
+        shape, cell = tuple(self.x.shape[1:]), (self.x.shape[1], *[1] * (self.x.ndim - 2))
+        somewhere = SlidingWindow(shape, cell, cell)  # any that does not slide over the channels
         return (Mean() if baseline == "mean" else Blur()).fill(self.x, somewhere, 0)
 
     def to_page(self) -> Sent:
@@ -114,20 +114,25 @@ class Field:
         """Cells of a model's input for the page: numbers of 16 bits between their extremes.
 
         Args:
-            x: ``(1, C, *sizes)``: of a volume the mean of the channels is sent, of a signal each. Of more than
-                16 MiB, means of neighbours are sent; and of cells that are all alike, a single one.
+            x: ``(1, C, *sizes)``: of a volume the mean of the channels is sent, of a signal each. Of more
+                than 16 MiB, means of neighbours are sent; of cells that are all alike, a single one.
 
         Examples:
             >>> given = Field(torch.zeros(1, 1, 2, 2, 2))
-            >>> given.cells(torch.full((1, 1, 4, 4, 4), 0.5))
-            {'of': [4, 4, 4], 'sizes': [1, 1, 1], 'channels': 1, 'low': 0.5, 'high': 0.5, 'cells': b'\\x00\\x00'}
+            >>> sent = given.cells(torch.full((1, 1, 4, 4, 4), 0.5))
+            >>> sent["of"], sent["sizes"], sent["low"]
+            ([4, 4, 4], [1, 1, 1], 0.5)
         """
         cells = x[0].float() if x.ndim == 3 else x[0].float().mean(0, keepdim=True)
         of = list(cells.shape[1:])
         finite = cells[cells.isfinite()]
         low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
         cells = cells.nan_to_num(nan=low, posinf=high, neginf=low)
-        cells = cells[(slice(None), *[slice(0, 1)] * len(of))] if low == high else coarser(cells, _LARGEST_SENT // 2)
+        cells = (
+            cells[(slice(None), *[slice(0, 1)] * len(of))]
+            if low == high
+            else coarser(cells, _LARGEST_SENT // 2)
+        )
         codes = ((cells.double() - low) * (65535 / ((high - low) or 1.0))).round()
         return {
             "of": of,

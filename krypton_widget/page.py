@@ -284,7 +284,7 @@ class Page:
 
 
 def _drawn(given: Input, patch: Tensor | None) -> Sent:
-    """A picture and what covers it as PNGs; of another input, whose own cells go before, what covers it alone."""
+    """A picture and what covers it as PNGs; of another input, which has been sent, what covers it."""
     if isinstance(given, Field):
         cover = {} if patch is None else given.cells(patch)
         return {"picture": b"", "patch": b"", "cover": cover}

@@ -1,4 +1,4 @@
-"""The planes in which a page shows an input: a picture's own, three of a volume, none but a line of a signal."""
+"""The planes in which a page shows an input: a picture's own, three of a volume, the line of a signal."""
 
 from __future__ import annotations
 
@@ -46,8 +46,7 @@ def planes_of(rank: int, geometry: Geometry | None = None) -> list[Sent]:
         ['A', 'P', 'R', 'L']
     """
     if rank < 3:
-        names = AXES[rank]
-        return [_plane("", None, 0 if len(names) == 2 else None, len(names) - 1)]
+        return [_plane("", None, 0 if rank == 2 else None, rank - 1)]
     if geometry is None:  # the first slice of a stack lies below
         return [
             _plane("depth", 0, 1, 2),

@@ -90,7 +90,11 @@ def _shapes(shape: tuple[int, ...], made: bool) -> list[tuple[int, ...]]:
 
 def _numbers(cells: AnyArray | Tensor, name: str) -> Tensor:
     """Numbers as the model takes them: bytes as shares of 255, floats as they are."""
-    found = torch.as_tensor(np.ascontiguousarray(cells) if isinstance(cells, np.ndarray) else cells).detach().cpu()
+    found = (
+        torch.as_tensor(np.ascontiguousarray(cells) if isinstance(cells, np.ndarray) else cells)
+        .detach()
+        .cpu()
+    )
     if found.dtype != torch.uint8 and not found.is_floating_point():
         raise InputError(
             name,

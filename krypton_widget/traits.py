@@ -493,8 +493,8 @@ class Area(Control, traitlets.Any):
         if not len(numbers) == len(box) == 2 * axes:
             if axes == 2:
                 self.error(None, value)
-            accepted = f"None, a box of {2 * axes} integers (the begin of every axis, then the end) or a boolean mask"
-            raise ControlError(str(self.name), repr(value), accepted)
+            accepted = f"a box of {2 * axes} integers (the begin of every axis, then the end)"
+            raise ControlError(str(self.name), repr(value), f"None, {accepted} or a boolean mask")
         return box
 
     def _from_page(self, value: object, widget: object) -> object:

@@ -294,7 +294,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
         Examples::
 
+            >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)  # a picture
+            >>> explorer.wait()
             >>> explorer.niivue()
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: the image is 24 x 20 (height x width); accepted: a volume: ...
+            >>> explorer.close()
         """
         with self._page.lock:
             shown = self._shown_now()

@@ -146,7 +146,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
 
     Examples:
         >>> title(heatmap, np.ones((2, 2), dtype=bool), ["cat"])
-        'cat: 1, 12 x 12 patch, exact'
+        'cat: 1, 12 x 10 patch, exact'
     """
     name = class_names[heatmap.target] if isinstance(heatmap.target, int) else "output"
     status = maps.on_grid(heatmap, heatmap.status)[wanted]

@@ -111,7 +111,7 @@ class Page:
             >>> subject = Subject(model, [x[0]], None)
             >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
             >>> page.begin(MapKey(0, 8, 4, "grey"))
-            view ['baseline', 'byWindow']
+            view ['axes', 'baseline']
         """
         self._clear(*_BESIDE)
         self._look_at(key)
@@ -252,8 +252,9 @@ class Page:
 
     def _look_at(self, key: MapKey) -> None:
         if self._cells_of != key.image:  # a volume's are many: they are sent once
-            cells = self._subject.input(key.image).to_page()
-            self._put("cells", {"image": key.image, **cells} if cells else {})
+            self._clear("cells")
+            if cells := self._subject.input(key.image).to_page():
+                self._put("cells", {"image": key.image, **cells})
             self._cells_of = key.image
         self._put("view", self._seen(key))
 

@@ -110,7 +110,12 @@ class ModelInput:
         return self._prepared(self._pixels.solid(level))
 
     def to_page(self) -> Sent:
-        """Nothing: a page has all of a picture in its view."""
+        """Nothing: a page has all of a picture in its view.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).to_page()
+            {}
+        """
         return {}
 
     def drawing(self) -> Drawing:

@@ -8,8 +8,12 @@ const MARGIN = 0.05;
 /** Channels that are named beside their curves. */
 const MOST_NAMES = 16;
 
-/** The curves in the colour of the canvas's text, with what they range over, and their channels' numbers. */
-export function drawCurves({ context, width, height }: Area, channels: readonly Float32Array[]): void {
+/** The curves in the colour of the canvas's text, with the names of the channels if they are to be `named`. */
+export function drawCurves(
+  { context, width, height }: Area,
+  channels: readonly Float32Array[],
+  named = false,
+): void {
   const ratio = globalThis.devicePixelRatio || 1;
   const [low, high] = extremes(channels);
   const lane = ((1 - 2 * MARGIN) * height) / (channels.length + BETWEEN * (channels.length - 1));
@@ -23,7 +27,7 @@ export function drawCurves({ context, width, height }: Area, channels: readonly 
     context.beginPath();
     for (const [x, value] of points(line, width)) context.lineTo(x, y(value));
     context.stroke();
-    if (channels.length === 1 || channel % Math.ceil(channels.length / MOST_NAMES)) return;
+    if (!named || channels.length === 1 || channel % Math.ceil(channels.length / MOST_NAMES)) return;
     context.font = `${10 * ratio}px system-ui, sans-serif`;
     context.textAlign = "left";
     context.textBaseline = "top";

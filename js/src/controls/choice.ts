@@ -25,17 +25,19 @@ export function choice<T extends string>(
     const name = () => (words.data = typeof label === "string" ? label : label());
     return { input, shown, name, element: h("label", {}, input, h("span", {}, ...colour, words)) };
   });
+  const field = h(
+    "fieldset",
+    { class: "kr-choice" },
+    h("legend", {}, label),
+    h("div", {}, ...buttons.map(({ element }) => element)),
+  );
   listening.to(names, () => {
     for (const { input, shown, name, element } of buttons) {
       name();
       input.checked = input.value === read();
       element.hidden = shown?.() === false;
     }
+    field.hidden = buttons.filter(({ element }) => !element.hidden).length < 2;
   });
-  return h(
-    "fieldset",
-    { class: "kr-choice" },
-    h("legend", {}, label),
-    h("div", {}, ...buttons.map(({ element }) => element)),
-  );
+  return field;
 }

@@ -39,7 +39,7 @@ export function drawStage(canvas: HTMLCanvasElement, scene: Scene, section: Sect
     drawBelow(pane, scene, scene.map !== null && scene.opacity > 0);
     context.imageSmoothingEnabled = false;
     if (scene.map && scene.tints) drawMap(pane, scene.map, scene.tints, scene);
-    drawAbove(pane, scene);
+    drawAbove(pane, scene, true);
     if (scene.regions) drawRegions(pane, scene.regions, scene);
     drawRegion(pane, scene.region);
     if (scene.isVolume) drawCross(pane);
@@ -58,8 +58,8 @@ export function drawBelow(pane: Pane, scene: Scene, grey: boolean): void {
 }
 
 /** The curves of a signal. */
-export function drawAbove(pane: Pane, scene: Scene): void {
-  if (!scene.picture && !scene.isVolume && scene.cells) drawCurves(pane, scene.cells.channels);
+export function drawAbove(pane: Pane, scene: Scene, named = false): void {
+  if (!scene.picture && !scene.isVolume && scene.cells) drawCurves(pane, scene.cells.channels, named);
 }
 
 /** The colours of a map's cells. */
@@ -105,6 +105,11 @@ function drawCells(pane: Pane, scene: Scene, cover: Cells, mask: Uint8Array, shi
     spread(pane, cover.over(section, through, mask, scene.levels, shift));
     return;
   }
+  pane.context.fillStyle = "rgb(128 128 128 / 30%)";
+  mask.forEach((set, x) => {
+    const wide = pane.width / section.width;
+    if (set) pane.context.fillRect(x * wide, 0, wide, pane.height);
+  });
   const lines = scene.cells?.channels.map((line, channel) =>
     line.map((value, i) => (mask[i] ? cover.at([i + (shift?.[0] ?? 0)], channel) : value)),
   );

@@ -104,8 +104,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred); or a filling of the model's
             input: ``"local mean"`` (of the surroundings), ``"noise"``, or one of `krypton_engine.fillings`.
-            Volumes and signals are covered after preprocessing; their black and white are the ``levels`` of a
-            scan that is not preprocessed, else 0 and 1 of shares, or nearly the input's extremes.
+            Volumes and signals are covered after preprocessing: black is their smallest number, and grey the
+            middle of the ``levels`` of a scan that is not preprocessed, of 0 and 1 of shares, or else nearly
+            of their extremes.
         curve: Measure deletion curves of the finished map: what becomes of the class as the most important
             parts are covered first (`krypton_engine.evaluate.deletion`); of a filling with several samples,
             by the first.

@@ -74,8 +74,8 @@ class Field:
     def patch(self, baseline: str) -> Tensor:
         """The covering of all windows, of the shape of ``x``.
 
-        ``"black"`` is the number that is black at first, ``"grey"`` the middle between black and white,
-        ``"mean"`` that of every channel, ``"blur"`` the input, blurred.
+        ``"black"`` is the smallest number, as on the command line; ``"grey"`` the middle between the numbers
+        that are black and white at first; ``"mean"`` that of every channel; ``"blur"`` the input, blurred.
 
         Raises:
             InputError: No such colour.
@@ -92,9 +92,10 @@ class Field:
     def _covering(self, baseline: str) -> Tensor:
         if baseline not in COLOURS:
             raise InputError("colour", repr(baseline), ", ".join(map(repr, COLOURS)))
-        if baseline in ("grey", "black"):
-            black, white = self.ends()
-            return torch.full_like(self.x, black if baseline == "black" else (black + white) / 2)
+        if baseline == "black":
+            return self.x.nan_to_num(nan=math.inf).amin().expand(self.x.shape)
+        if baseline == "grey":
+            return torch.full_like(self.x, sum(self.ends()) / 2)
         shape, cell = tuple(self.x.shape[1:]), (self.x.shape[1], *[1] * (self.x.ndim - 2))
         somewhere = SlidingWindow(shape, cell, cell)  # any that does not slide over the channels
         return (Mean() if baseline == "mean" else Blur()).fill(self.x, somewhere, 0)

@@ -61,7 +61,8 @@ def readings(image: Given, preprocess: ToInput | None, name: str = "image") -> l
         return [picture]
     geometry = image.geometry if isinstance(image, Scan) else None
     if is_meta_tensor(cells) and cells.ndim == 4:
-        geometry, cells = read_scan(cells).geometry, cells.as_tensor()  # type: ignore[union-attr]
+        placed = read_scan(cells)
+        return [lambda: Field(placed.tensor[None], name, placed.geometry)]
 
     def field(shape: tuple[int, ...]) -> Input:
         fits = geometry is not None and geometry.shape == shape[2:]

@@ -133,18 +133,24 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
     h("div", { class: "kr-panels" }, ...panels.map((panel) => panel.element)),
     figures,
   );
+  let drawn: unknown[] = [];
   const draw = onRepaint(() => {
     const c = listening.model.get("_comparison");
     const map = scene.current;
     const there = arrived(c) && map !== null && c.target === map.target && !scene.waiting;
     section.hidden = !there;
     if (!there || !scene.ready) return;
-    panelsOf(c).forEach((panel, i) => {
-      const place = panels[i];
-      if (!place) return;
-      drawPanel(place.canvas, panel, c, scene);
-      place.note.textContent = panel.note;
-    });
+    // A place that is pointed at changes nothing here.
+    const now = [c, scene.picture, scene.limit, scene.opacity, scene.model.get("colormap"), scene.cross, scene.levels];
+    if (now.some((value, i) => value !== drawn[i])) {
+      drawn = now;
+      panelsOf(c).forEach((panel, i) => {
+        const place = panels[i];
+        if (!place) return;
+        drawPanel(place.canvas, panel, c, scene);
+        place.note.textContent = panel.note;
+      });
+    }
     figures.replaceChildren(
       ...figuresOf(c, listening.model.get("running")).map(({ key, term, value, note }) =>
         h("div", { "data-figure": key }, h("dt", {}, term), h("dd", {}, h("b", {}, value), h("small", {}, note))),

@@ -80,4 +80,4 @@ def opened(browser):
     page.on("pageerror", lambda error: said.append(str(error)))
     yield Live(page)
     context.close()
-    assert not said
+    assert not said, said

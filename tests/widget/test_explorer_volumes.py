@@ -114,10 +114,10 @@ def test_words_for_what_covers_mean_the_same_by_axis(explore, axes, word):
     image = volume(2) * 3 - 1 if axes == 3 else signal() * 3 - 1  # black and white are no 0 and 1
     net = network(axes, 2)
     explorer = explore(net, image, baseline=word)
-    low, high = np.percentile(image.numpy(), [1, 99])
+    dark, bright = np.percentile(image.numpy(), [1, 99])
     filling = {
-        "black": low,
-        "grey": (low + high) / 2,
+        "black": float(image.min()),
+        "grey": float((dark + bright) / 2),
         "mean": Mean(),
         "blur": Blur(),
         "local mean": LocalMean(),

@@ -265,7 +265,7 @@ def test_a_box_is_drawn_in_any_view_and_keeps_its_third_side(volume):
     whole.click()
     assert live.state(0, "region") is None
     live.page.locator(SAGITTAL).focus()
-    depth, row, column = met(live)
+    depth, row, _ = met(live)
     for key in ("Enter", "ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
         live.page.keyboard.press(key)
     assert live.state(0, "region") == {"box": [depth - 1, row - 2, 0, depth + 1, row + 1, 24]}

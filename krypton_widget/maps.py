@@ -14,7 +14,9 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import AnyArray, Flags, IntArray
 from krypton_engine.common.values import digest
+from krypton_engine.heatmap import volume
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.shown import Shown
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
@@ -275,6 +277,21 @@ def _base(heatmap: Heatmap) -> float | None:
     """The base in the precision of a page's values, so that an unchanged output is a drop of exactly 0."""
     base = float(np.float32(float(heatmap.base)))
     return base if math.isfinite(base) else None
+
+
+def most_important(heatmap: Heatmap, wanted: Flags) -> list[int] | None:
+    """The voxel of a volume that counts most, as in `krypton_engine.Heatmap.overlay`; None of other images.
+
+    Examples:
+        >>> most_important(heatmap, np.ones((2, 2), dtype=bool))  # of a picture
+        >>> window = SlidingWindow((1, 4, 6, 6), (1, 4, 3, 3), (1, 4, 3, 3))
+        >>> most_important(replace(heatmap, window=window), np.ones((1, 2, 2), dtype=bool))
+        [1, 1, 1]
+    """
+    if len(heatmap.window.input_shape) != 4:
+        return None
+    seen = within(heatmap, wanted)
+    return list(volume.most_important(Shown(seen.drop, seen.status, seen.base, seen.window, None)))
 
 
 def estimate(heatmap: Heatmap, wanted: Flags) -> Sent | None:

@@ -141,6 +141,7 @@ class Page:
             "asked": asked(task.key, task.wish),
             "left": left,
             "finished": finished,
+            "most": maps.most_important(heatmap, task.wanted) if finished else None,
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": shared,

@@ -22,15 +22,6 @@ export function colourLimit(scale: State["scale"], limit: number, map: Map): num
   return found > 0 ? found : 1;
 }
 
-/** The cell of the largest known change. */
-export function most({ values, base }: Pick<Map, "values" | "base">): number | null {
-  let [found, largest]: [number | null, number] = [null, -Infinity];
-  values.forEach((value, cell) => {
-    if (Number.isFinite(value) && Math.abs(base - value) > largest) [found, largest] = [cell, Math.abs(base - value)];
-  });
-  return found;
-}
-
 /** Indices of the largest probabilities, largest first. */
 export function best(probabilities: Float32Array, count: number): number[] {
   return Array.from(probabilities.keys())

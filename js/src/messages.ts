@@ -143,6 +143,8 @@ export interface Frame extends Grid {
   total: number;
   left: number | null;
   finished: boolean;
+  /** The voxel that counts most in a finished map of a volume. */
+  most: number[] | null;
   exact: boolean;
   /** Measured positions whose change is not finite. */
   notFinite: number;

@@ -4,7 +4,7 @@ import { Cells, type Levels } from "./cells";
 import { bitmap, type Listening } from "./dom";
 import { clamp, type Place } from "./geometry";
 import { type Layout, Regions, Windows } from "./layout";
-import { answers, colourLimit, coverName, most, toMap } from "./map";
+import { answers, colourLimit, coverName, toMap } from "./map";
 import { arrived, type Field, type Map, type Model, type Region, type View } from "./messages";
 import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
@@ -247,10 +247,9 @@ export class Scene {
     this.changed();
   }
 
-  /** Moves the cross-hairs of a volume to what counts most. */
+  /** Moves the cross-hairs of a volume to what counts most, where that is known. */
   meetMost(): void {
-    const [cell, { layout }] = [this.map && most(this.map), this];
-    if (cell !== null && layout) this.meet(layout.centre(cell));
+    if (this.map?.most) this.meet(this.map.most);
   }
 
   /** Which numbers of a volume are black and white; null for those that are so at first. */
@@ -281,8 +280,7 @@ export class Scene {
 
   /** Goes to what counts most in the first finished map, unless somebody has gone elsewhere. */
   private seek(): void {
-    if (!this.isVolume || this.moved || !this.map?.finished) return;
-    this.meetMost();
+    if (this.isVolume && !this.moved) this.meetMost();
   }
 
   private async load(): Promise<void> {

@@ -99,6 +99,7 @@ const frame = {
   total: 2,
   left: 0,
   finished: true,
+  most: null,
   exact: true,
   estimate: null,
   note: "",

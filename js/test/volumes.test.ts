@@ -2,7 +2,6 @@
 import { describe, expect, it } from "vitest";
 import { Cells, grey } from "../src/cells";
 import { Regions, Windows } from "../src/layout";
-import { most } from "../src/map";
 import type { Plane } from "../src/messages";
 import { Section } from "../src/section";
 import { points } from "../src/signal";
@@ -135,13 +134,6 @@ describe("a box in a volume", () => {
     sketch.extend({ x: 4.5, y: 1.8 }, coronal);
     expect(sketch.region(first)).toEqual({ box: [2, 3, 2, 3, 5, 5] });
     expect(spansOf(null, sizes)).toEqual([[0, 4], [0, 5], [0, 6]]);
-  });
-});
-
-describe("maps", () => {
-  it("have a largest change, if any is known", () => {
-    expect(most({ base: 0.5, values: Float32Array.of(NaN, 0.4, 0.9) })).toBe(2);
-    expect(most({ base: 0.5, values: Float32Array.of(NaN) })).toBeNull();
   });
 });
 

@@ -49,7 +49,7 @@ export function meeting(scene: Scene): HTMLElement {
     if (cells) rows.push(["number", figure(cells.at(cross))]);
     rows.push(["black, white", levels.map(figure).join(", ")]);
     table.replaceChildren(...rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
-    most.disabled = !scene.map;
+    most.disabled = !scene.map?.most;
     const first = field?.levels;
     reset.disabled = !first || (first[0] === levels[0] && first[1] === levels[1]);
   });

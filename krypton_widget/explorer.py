@@ -36,7 +36,7 @@ from krypton_widget.maps import Partition, Region, Sent
 from krypton_widget.measuring import Measurer
 from krypton_widget.page import Page, Shown, Turn
 from krypton_widget.pictures import COLORMAPS, colour_table
-from krypton_widget.reading import Given, thumbnail
+from krypton_widget.reading import UserImage, thumbnail
 from krypton_widget.subject import Subject
 from krypton_widget.task import Wish
 from krypton_widget.traits import (
@@ -174,7 +174,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def __init__(
         self,
         model: Forward,
-        image: Given | list[Given] | tuple[Given, ...],
+        image: UserImage | list[UserImage] | tuple[UserImage, ...],
         *,
         preprocess: ToInput | None = None,
         class_names: ClassNames | None = None,
@@ -203,7 +203,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise InputError("preprocess", type(preprocess).__name__, "None or a callable")
         if tuning is not None and not isinstance(tuning, Tuning):
             raise InputError("tuning", type(tuning).__name__, "None or a Tuning")
-        images: list[Given] = list(image) if isinstance(image, (list, tuple)) else [image]
+        images: list[UserImage] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
             raise InputError("image", "an empty list", "an image or a list of them")
         self._subject = Subject(model, images, preprocess)
@@ -237,7 +237,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         )
         self._own_layout = self.layout
         if len(images) > 1:
-            self._thumbnails = [thumbnail(item) for item in images]
+            axes = len(self._subject.shape(0)) - 1
+            self._thumbnails = [thumbnail(item, axes) for item in images]
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
         self.observe(self._nothing_covered, ["image_index", "regions"])

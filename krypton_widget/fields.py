@@ -19,6 +19,7 @@ from krypton_engine.zoo.patches import COLOURS
 from krypton_engine.zoo.pixels import black_and_white
 from krypton_widget.maps import Sent, sizes_in_words
 from krypton_widget.pictures import Picture
+from krypton_widget.planes import planes_of
 
 _LARGEST_SENT = 2**24
 """Bytes of cells that a page is sent of one image at most, two for each; beyond, they are made coarser."""
@@ -171,8 +172,6 @@ class Field:
         """
         if self.x.ndim == 3:
             return _curves(self.x[0].float())
-        from krypton_widget.planes import planes_of
-
         plane = planes_of(3, self.geometry)[0]
         volume = self.x[0].float().mean(0).permute(plane["across"], plane["down"], plane["right"])
         turned = [axis for axis, flip in enumerate(plane["flip"]) if flip]

@@ -23,6 +23,9 @@ Picture = npt.NDArray[np.uint8]
 COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
 """Colour maps that the page offers, diverging; any of Matplotlib's may be set."""
 
+_INPUTS = "(channels, height, width), (channels, depth, height, width) or (channels, length)"
+"""Shapes of inputs."""
+
 _AFFINE = 0.02
 """Share of the range by which a preprocessed grey may miss the middle of black and white."""
 
@@ -138,9 +141,6 @@ class ModelInput:
         if x.ndim != 4 or x.shape[0] != 1:
             raise InputError("preprocess", f"shape {tuple(x.shape)}", _INPUTS, verb="returns")
         return x
-
-
-_INPUTS = "(channels, height, width), (channels, depth, height, width) or (channels, length)"
 
 
 def prepared(image: object, preprocess: ToInput, name: str) -> Tensor:

@@ -19,14 +19,14 @@ from krypton_engine.zoo.pixels import CHANNELS, ImageLike, ToInput
 from krypton_widget.fields import Field
 from krypton_widget.pictures import ModelInput, png, prepared
 
-Given: TypeAlias = "ImageLike | Scan"
+UserImage: TypeAlias = "ImageLike | Scan"
 """An image as users have it."""
 
 Input: TypeAlias = ModelInput | Field
 """An image as the model sees it."""
 
 
-def readings(image: Given, preprocess: ToInput | None, name: str = "image") -> list[Callable[[], Input]]:
+def readings(image: UserImage, preprocess: ToInput | None, name: str = "image") -> list[Callable[[], Input]]:
     """The ways to read what a user gives, the likeliest first.
 
     A number of axes may mean several things: ``(1, 40, 64, 64)`` a batch of one picture of 40 channels, or a
@@ -70,7 +70,7 @@ def readings(image: Given, preprocess: ToInput | None, name: str = "image") -> l
 
     shape = tuple(cells.shape)
     fields = [partial(field, each) for each in _shapes(shape, made is not None)]
-    batch = shape[0] == 1 and isinstance(cells, Tensor)
+    batch = shape[:1] == (1,) and isinstance(cells, Tensor)
     axes = (3, 4) if batch else (3,)
     may_be_picture = cells.ndim in (axes if made is not None else (2, *axes))
     return [picture, *fields] if may_be_picture or not fields else list(fields)
@@ -78,6 +78,8 @@ def readings(image: Given, preprocess: ToInput | None, name: str = "image") -> l
 
 def _shapes(shape: tuple[int, ...], made: bool) -> list[tuple[int, ...]]:
     """The shapes ``(1, C, ...)`` of volumes and signals that cells of a shape may be."""
+    if 0 in shape:
+        return []
     alone = len(shape) > 2 and shape[0] == 1  # a batch of one
     if len(shape) == 2:
         return [(1, *shape)]
@@ -107,13 +109,19 @@ def _numbers(cells: AnyArray | Tensor, name: str) -> Tensor:
     return found.float() / 255 if found.dtype == torch.uint8 else found.float()
 
 
-def thumbnail(image: Given, largest: int = 96) -> bytes:
+def thumbnail(image: UserImage, axes: int, largest: int = 96) -> bytes:
     """A small PNG of an image; empty for anything else, which an error reports once it is picked.
+
+    Args:
+        image: The image.
+        axes: Number of axes of other images that the model takes: what may be two things is such a one.
+        largest: Pixels of the longer side at most.
 
     Examples:
         >>> import io
         >>> from PIL import Image
-        >>> Image.open(io.BytesIO(thumbnail(np.zeros((192, 96, 3), np.uint8)))).size, thumbnail("no image")
+        >>> small = thumbnail(np.zeros((192, 96, 3), np.uint8), axes=2)
+        >>> Image.open(io.BytesIO(small)).size, thumbnail("no image", axes=2)
         ((48, 96), b'')
     """
     from PIL import Image
@@ -122,7 +130,9 @@ def thumbnail(image: Given, largest: int = 96) -> bytes:
         small = image.copy()
         small.thumbnail((largest, largest))
         return png(np.asarray(small.convert("RGB")))
+    found: list[Input] = []
     for read in readings(image, None):
         with contextlib.suppress(InputError):
-            return png(read().picture, largest)
-    return b""
+            found.append(read())
+    found.sort(key=lambda given: given.x.ndim - 2 != axes)
+    return png(found[0].picture, largest) if found else b""

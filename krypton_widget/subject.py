@@ -23,7 +23,7 @@ from krypton_engine.zoo.superpixels import slic_count, superpixels
 from krypton_widget.coverings import covered, name_of
 from krypton_widget.maps import SIZES
 from krypton_widget.pictures import ModelInput
-from krypton_widget.reading import Given, Input, readings
+from krypton_widget.reading import Input, UserImage, readings
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
 
@@ -40,7 +40,7 @@ class Subject:
         preprocess: Function from one of these to the model's input; None for the plain conversion.
     """
 
-    def __init__(self, model: Forward, images: Sequence[Given], preprocess: ToInput | None) -> None:
+    def __init__(self, model: Forward, images: Sequence[UserImage], preprocess: ToInput | None) -> None:
         self.model, self.images = model, images
         self._preprocess = preprocess
         self._inputs: dict[int, Input] = {}

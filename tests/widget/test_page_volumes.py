@@ -242,6 +242,7 @@ def test_window_and_level_by_dragging(volume):
 
 def test_a_box_is_drawn_in_any_view_and_keeps_its_third_side(volume):
     live, _ = volume
+    live.page.mouse.click(*at(live, AXIAL, 0.5, 0.5))
     live.page.locator("[data-tool=rectangle]").click()
 
     def drag(selector, x0, y0, x1, y1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -23,6 +24,7 @@ if CHROMIUM is None:
         pytest.fail("KRYPTON_REQUIRE_BROWSER is 1, but there is no Chromium", pytrace=False)
     pytest.skip("needs Chromium", allow_module_level=True)
 
+AXE = Path(__file__).parents[2] / "js" / "node_modules" / "axe-core" / "axe.min.js"
 SIZES = (12, 30, 24)
 AXIAL, CORONAL, SAGITTAL = (f".kr-map[data-plane={name}]" for name in ("axial", "coronal", "sagittal"))
 
@@ -307,6 +309,18 @@ def test_a_slice_is_drawn_within_a_frame_for_128_cubed(live, explore):
         }"""
     )
     assert taken < 200  # on a busy machine; alone it is a few milliseconds
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: `npm ci` in js/")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_bars_anybody(volume, scheme):
+    live, _ = volume
+    live.page.emulate_media(color_scheme=scheme)
+    live.page.evaluate(AXE.read_text())
+    found = live.page.evaluate(
+        "async () => (await axe.run('.krypton-explorer')).violations.map((v) => v.id + v.nodes[0].html)"
+    )
+    assert not found
 
 
 # --- lists, files -------------------------------------------------------------------------------------

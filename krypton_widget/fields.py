@@ -153,7 +153,7 @@ class Field:
             (4, 5, 6)
         """
         if self.x.ndim == 3:
-            return {"image": self.x[0].numpy()}
+            return {"image": self.x[0].float().numpy()}
         spacing = None if self.geometry is None else self.geometry.spacing
         return {"image": self._grey(self.x[0].float().mean(0)), "spacing": spacing}
 

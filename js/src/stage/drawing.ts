@@ -138,11 +138,13 @@ function drawMap(pane: Pane, map: Map, tints: Tints, scene: Scene): void {
 /** The borders of all regions, and those that are covered together, as they are covered. */
 function drawRegions(pane: Pane, regions: Regions, scene: Scene): void {
   const { section, through } = pane;
-  spread(pane, borders(regions.on(section, through), section));
+  const cells = regions.on(section, through);
+  if (section.plane.down === null) drawEnds(pane, cells);
+  else spread(pane, borders(cells, section));
   const { covered } = scene;
   if (!covered.size) return;
   if (section.plane.down !== null) drawCover(pane, scene, covered);
-  spread(pane, outline(regions.mask(covered, section, through), section.height, section.width));
+  mark(pane, regions.mask(covered, section, through));
 }
 
 /** The cell looked at. */
@@ -151,7 +153,7 @@ function drawCell(pane: Pane, scene: Scene): void {
   const { cell, layout } = scene;
   if (cell === null || !layout) return;
   if (layout instanceof Regions) {
-    spread(pane, outline(layout.mask(new Set([cell]), section, through), section.height, section.width));
+    mark(pane, layout.mask(new Set([cell]), section, through));
     return;
   }
   const spans = layout.box(cell);
@@ -167,15 +169,17 @@ function drawRegion(pane: Pane, region: Region): void {
     frame(pane, section.box(spans), "rgb(255 255 255 / 90%)", 1.5, !section.cuts(spans, through));
   } else if (region.mask.byteLength === section.sizes.reduce((product, size) => product * size, 1)) {
     const mask = octets(region.mask);
-    const here = Uint8Array.from(section.cells(through), (cell) => mask[cell] ?? 0);
-    spread(pane, outline(here, section.height, section.width));
+    mark(
+      pane,
+      Uint8Array.from(section.cells(through), (cell) => mask[cell] ?? 0),
+    );
   }
 }
 
 function drawSketch(pane: Pane, sketch: Sketch): void {
   const { section } = pane;
   if (sketch.section !== section) return;
-  if (sketch.painted) spread(pane, outline(sketch.painted, section.height, section.width));
+  if (sketch.painted) mark(pane, sketch.painted);
   else if (sketch.tool === "rectangle" && sketch.box) frame(pane, sketch.box, "rgb(255 255 255 / 90%)", 1.5);
 }
 
@@ -219,6 +223,34 @@ function drawCross(pane: Pane): void {
     context.strokeText(letter, atX, atY);
     context.fillText(letter, atX, atY);
   }
+}
+
+/** The edge of what is masked on a section; of a signal, a frame around every stretch. */
+function mark(pane: Pane, mask: Uint8Array): void {
+  const { height, width, plane } = pane.section;
+  if (plane.down !== null) {
+    spread(pane, outline(mask, height, width));
+    return;
+  }
+  for (let left = 0; left < width; left++) {
+    if (!mask[left]) continue;
+    let right = left;
+    while (mask[right]) right++;
+    frame(pane, { top: 0, bottom: 1, left, right }, "rgb(255 255 255 / 90%)", 1.5);
+    left = right;
+  }
+}
+
+/** Where a signal's regions end. */
+function drawEnds(pane: Pane, cells: Int32Array): void {
+  const { context, section } = pane;
+  context.fillStyle = "rgb(128 128 128 / 70%)";
+  cells.forEach((cell, i) => {
+    if (i + 1 < cells.length && cells[i + 1] !== cell) {
+      const { x } = onCanvas(pane, section.point([i + 1]));
+      context.fillRect(x, 0, globalThis.devicePixelRatio || 1, pane.height);
+    }
+  });
 }
 
 /** Pixels of a section's size over the whole area. */

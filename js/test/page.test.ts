@@ -128,6 +128,26 @@ describe("the page", () => {
     }
   });
 
+  it("labels the sliders of a volume's three views", async () => {
+    const cells = { of: [2, 3, 4], sizes: [2, 3, 4], channels: 1, low: 0, high: 1, cells: new DataView(new ArrayBuffer(48)) };
+    const planes = ["axial", "coronal", "sagittal"].map((name, across) => {
+      const [down = 0, right = 1] = [0, 1, 2].filter((axis) => axis !== across);
+      return { ...FLAT, name, across, down, right };
+    });
+    const axes = ["depth", "rows", "columns"];
+    const volume = { ...picture, image: 0, sizes: [2, 3, 4], spacing: [1, 1, 1], axes, planes, picture: bytes(), patch: bytes() };
+    const { el } = show(fakeModel({ _view: volume, _cells: { ...cells, image: 0, levels: [0, 1], affine: null } }));
+    await settled();
+    const sliders = [...el.querySelectorAll<HTMLInputElement>("[data-slice]")];
+    expect(sliders.map(({ id, max }) => [el.querySelector(`label[for="${id}"]`)?.textContent, max])).toEqual([
+      ["axial", "1"],
+      ["coronal", "2"],
+      ["sagittal", "3"],
+    ]);
+    expect(sliders.map((slider) => slider.dataset.lmSuppressShortcuts)).toEqual(["true", "true", "true"]);
+    expect(el.querySelector(".kr-meeting dl")?.textContent).toContain("depth1rows1columns2");
+  });
+
   it("takes the stride down with the patch, in one message", () => {
     const model = fakeModel();
     const { el } = show(model);

@@ -34,6 +34,33 @@ explorer = OcclusionExplorer(
 explorer
 """
 
+VOLUME = """
+import torch
+from torch import nn
+from torch.nn import functional
+from krypton_engine import zoo
+from krypton_engine.medical import Geometry, Scan, read_scan
+from krypton_widget import OcclusionExplorer
+
+template = read_scan(zoo.packages.packaged("nilearn", zoo.images.TEMPLATE, "nilearn"))
+cells = functional.avg_pool3d(template.tensor[None], 2)[0]
+geometry = template.geometry.of_grid((2, 2, 2), (2, 2, 2), tuple(cells.shape[1:]))
+torch.manual_seed(3)
+model = nn.Sequential(
+    nn.Conv3d(1, 8, 5, padding=2, stride=2), nn.BatchNorm3d(8), nn.ReLU(),
+    nn.Conv3d(8, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(),
+    nn.AdaptiveAvgPool3d(4), nn.Flatten(), nn.Linear(512, 3),
+)
+with torch.no_grad():
+    model[-1].weight.mul_(12)
+    model(cells[None] / cells.max())  # statistics, of weights by chance
+explorer = OcclusionExplorer(
+    model.eval(), Scan(cells / cells.max(), geometry), class_names=["healthy", "atrophy", "tumour"],
+    window=18, stride=6, baseline="black", exact=True, region=(30, 50, 20, 70, 100, 75),
+)
+explorer
+"""
+
 PHOTOGRAPHS = {"model": "efficientnet-lite0", "images": ["chelsea", "coffee", "rocket"]}
 BRAINS = {"model": "vgg16-brain-mri", "images": ["mri:axial:90+lesion", "mri:axial:100"]}
 
@@ -59,7 +86,7 @@ def picture(browser, name, cell, theme, state, pinned):
             run_next_cells(page, 1)
             page.wait_for_selector(".krypton-explorer", timeout=120_000)
             page.wait_for_function(state, timeout=300_000)
-            box = page.locator(".kr-map").bounding_box()
+            box = page.locator(".kr-map").first.bounding_box()
             if pinned:
                 x, y = pinned
                 page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
@@ -98,6 +125,8 @@ def main():
         answered = f"document.querySelector('.kr-curves polyline') && {ended}"
         picture(browser, "regions", pieces, "JupyterLab Light", answered, None)
         picture(browser, "running", brain, "JupyterLab Light", estimated, None)
+        ended = "document.querySelector('.kr-state')?.textContent.includes('Exact in the region')"
+        picture(browser, "volume", VOLUME, "JupyterLab Light", ended, None)
         browser.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -40,14 +41,14 @@ def name_of(covering: str | Filling) -> str:
 
 
 _LARGEST_SHEET = 2**22
-"""Pixels up to which the coverings of all windows are painted side by side; beyond, none are shown."""
+"""Cells up to which the coverings of all windows are painted side by side; beyond, none are shown."""
 
 
 def covered(x: Tensor, regions: Regions, which: IntArray, filling: Filling | Tensor) -> list[Tensor]:
     """An input with several regions covered at once, one for every sample of the filling.
 
     Args:
-        x: The input: ``(1, C, H, W)``.
+        x: The input: ``(1, C, ...)``.
         regions: The regions.
         which: Positions of those to cover.
         filling: What their cells become; a tensor is an image of ``x``'s shape.
@@ -72,13 +73,13 @@ def painted(x: Tensor, positions: Positions, filling: Filling | Tensor) -> tuple
     """A filling as one image, from which a page cuts what covers a position.
 
     Args:
-        x: The input: ``(1, C, H, W)``.
+        x: The input: ``(1, C, ...)``.
         positions: The positions.
         filling: The filling; a tensor is an image of ``x``'s shape.
 
     Returns:
         Its first sample, and whether the filling depends on the window: then it is a sheet with the coverings
-        of all windows side by side, row by row. None for a sheet that would be too large.
+        of all windows side by side, as they lie on the grid. None for a sheet that would be too large.
 
     Examples:
         >>> from krypton_engine.perturbation.fillings import LocalMean
@@ -96,12 +97,16 @@ def painted(x: Tensor, positions: Positions, filling: Filling | Tensor) -> tuple
     if isinstance(positions, Regions):
         return covered(x, positions, np.arange(len(positions)), filling)[0], False
     window = as_sliding(positions)
-    (rows, columns), (height, width) = window.counts[1:], window.shape[1:]
-    if rows * height * columns * width > _LARGEST_SHEET:
+    sides = window.shape[1:]
+    sizes = [count * side for count, side in zip(window.counts[1:], sides, strict=True)]
+    if math.prod(sizes) > _LARGEST_SHEET:
         return None, True
-    sheet = x.new_zeros(1, x.shape[1], rows * height, columns * width)
+    sheet = x.new_zeros(1, x.shape[1], *sizes)
     every = np.arange(len(window), dtype=np.int64)
-    for i, content in zip(every.tolist(), filled(window.boxes(every)), strict=True):
-        top, left = i // columns * height, i % columns * width
-        sheet[..., top : top + content.shape[2], left : left + content.shape[3]] = content
+    places = np.stack(window.coordinates(every)[1:], axis=1) * sides
+    for begin, content in zip(places.tolist(), filled(window.boxes(every)), strict=True):
+        cells = sheet
+        for axis, (first, extent) in enumerate(zip(begin, content.shape[2:], strict=True), start=2):
+            cells = cells.narrow(axis, first, extent)
+        cells.copy_(content)
     return sheet, True

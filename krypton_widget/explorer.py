@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import anywidget
 import numpy as np
@@ -28,14 +28,15 @@ from krypton_engine.perturbation.fillings import Filling
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.names import ClassNames, names_in_order
-from krypton_engine.zoo.pixels import ImageLike, ToInput
-from krypton_widget import export, maps
+from krypton_engine.zoo.pixels import ToInput
+from krypton_widget import export, maps, niivue
 from krypton_widget.cache import MapKey
 from krypton_widget.coverings import Covering
 from krypton_widget.maps import Partition, Region, Sent
 from krypton_widget.measuring import Measurer
-from krypton_widget.page import Page, Turn
-from krypton_widget.pictures import COLORMAPS, colour_table, thumbnail
+from krypton_widget.page import Page, Shown, Turn
+from krypton_widget.pictures import COLORMAPS, colour_table
+from krypton_widget.reading import UserImage, thumbnail
 from krypton_widget.subject import Subject
 from krypton_widget.task import Wish
 from krypton_widget.traits import (
@@ -77,13 +78,17 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     Args:
         model: A module (or any callable) from a batch of images to one row of classes for each.
-        image: PIL image, NumPy array (height, width[, channels]), tensor (channels, height, width), or a list
-            of these to pick from.
-        preprocess: Function from one of these images to the model's input (channels, height, width); None for
-            uint8 height x width x channels to float channels x height x width / 255, and nothing else.
+        image: A picture: PIL image, NumPy array (height, width[, channels]), tensor (channels, height,
+            width). A volume: `krypton_engine.medical.Scan`, array or tensor (channels, depth, height, width).
+            A signal: array or tensor (channels, length). Or a list of these to pick from. Where axes can
+            mean two things, as those of (40, 64) do, the image is a picture if the model takes that.
+        preprocess: Function from one of these images to the model's input, (channels, height, width),
+            (channels, depth, height, width) or (channels, length); None for bytes to floats from 0 to 1, and
+            nothing else.
         class_names: One a class, in their order or by their index (as Hugging Face's ``id2label``).
         target: The class explained; None for the predicted one.
-        window: Side of the patch, in pixels of the model's input.
+        window: Side of the patch, in cells of the model's input: of a square, of a cube in a volume (which
+            covers an axis that is shorter), of a stretch of a signal.
         stride: Step of the patch. The stride never exceeds the window, and is lowered with it.
         ssim_target: SSIM with the exact map (`krypton_engine.approximation.ssim.ssim`) to reach, above 0
             and at most 1: positions are measured coarse to fine, then where the map is least certain,
@@ -93,16 +98,20 @@ class OcclusionExplorer(anywidget.AnyWidget):
             and class, by which a map is known to be similar enough. For other choices the similarity is
             estimated on the way, and marked so.
         regions: Cover regions in place of windows, one after another: ``"slic"`` (superpixels of the image by
-            scikit-image; ``"slic:200"`` for about so many), or a mask of whole numbers (height, width) of the
-            image as the model sees it. Every region is measured.
+            scikit-image; ``"slic:200"`` for about so many), or a mask of whole numbers of the image's size as
+            the model sees it: (height, width), or an atlas (depth, height, width). Every region is measured.
         covered: Numbers of regions to cover at once, beside the map, as by clicking on them.
         baseline: The patch's colour, chosen in the picture and then preprocessed: ``"grey"``, ``"black"``,
             ``"mean"`` (of the picture) or ``"blur"`` (the picture, blurred); or a filling of the model's
             input: ``"local mean"`` (of the surroundings), ``"noise"``, or one of `krypton_engine.fillings`.
+            Volumes and signals are covered after preprocessing: black is their smallest number, and grey the
+            middle of the ``levels`` of a scan that is not preprocessed, of 0 and 1 of shares, or else nearly
+            of their extremes.
         curve: Measure deletion curves of the finished map: what becomes of the class as the most important
             parts are covered first (`krypton_engine.evaluate.deletion`); of a filling with several samples,
             by the first.
-        region: Look only where windows touch a box (top, left, bottom, right) or a boolean mask.
+        region: Look only where windows touch a box (the begin of every axis, then the end of every axis:
+            top, left, bottom, right) or a boolean mask.
         opacity: Opacity of the colours, 0 to 1.
         colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
@@ -154,6 +163,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     _class_names: traitlets.List[str] = traitlets.List().tag(sync=True)
     _colours = traitlets.Dict().tag(sync=True)
     _thumbnails: traitlets.List[bytes] = traitlets.List().tag(sync=True)
+    _cells = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _view = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _frame = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _comparison = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
@@ -164,7 +174,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def __init__(
         self,
         model: Forward,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        image: UserImage | list[UserImage] | tuple[UserImage, ...],
         *,
         preprocess: ToInput | None = None,
         class_names: ClassNames | None = None,
@@ -193,7 +203,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
             raise InputError("preprocess", type(preprocess).__name__, "None or a callable")
         if tuning is not None and not isinstance(tuning, Tuning):
             raise InputError("tuning", type(tuning).__name__, "None or a Tuning")
-        images: list[ImageLike] = list(image) if isinstance(image, (list, tuple)) else [image]
+        images: list[UserImage] = list(image) if isinstance(image, (list, tuple)) else [image]
         if not images:
             raise InputError("image", "an empty list", "an image or a list of them")
         self._subject = Subject(model, images, preprocess)
@@ -227,7 +237,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
         )
         self._own_layout = self.layout
         if len(images) > 1:
-            self._thumbnails = [thumbnail(item) for item in images]
+            axes = len(self._subject.shape(0)) - 1
+            self._thumbnails = [thumbnail(item, axes) for item in images]
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
         self.observe(self._nothing_covered, ["image_index", "regions"])
@@ -273,6 +284,29 @@ class OcclusionExplorer(anywidget.AnyWidget):
         given, ending = files.destination(path, {**ENDINGS, ".html": "the page"})
         files.write(given, self._file(ending))
 
+    def niivue(self) -> Any:
+        """The volume and the map as it is now in NiiVue, the viewer of scans (``pip install ipyniivue``).
+
+        Returns:
+            An ``ipyniivue.NiiVue``: a widget of its own, which shows the drop in warm colours where it is
+            positive and in cold ones where it is negative, up to the end of the explorer's scale.
+
+        Raises:
+            InputError: The image is no volume, nothing has been measured yet, or ``ipyniivue`` is missing.
+
+        Examples::
+
+            >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)  # a picture
+            >>> explorer.wait()
+            >>> explorer.niivue()
+            Traceback (most recent call last):
+            krypton_engine.errors.InputError: the image is 24 x 20 (height x width); accepted: a volume: ...
+            >>> explorer.close()
+        """
+        with self._page.lock:
+            shown = self._shown_now()
+        return niivue.viewer(shown, self._subject.input(shown.task.key.image), self._look())
+
     def close(self) -> None:
         """Stop the run, end its thread and take the widget off the page."""
         if "_worker" in vars(self):  # not where the arguments were refused by Python itself
@@ -285,7 +319,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     # -- controls --------------------------------------------------------------------------------------
 
     def _shape(self) -> tuple[int, ...]:
-        """Channels, height and width of the image that is looked at, as the model sees it."""
+        """Channels and sizes of the image that is looked at, as the model sees it."""
         return self._subject.shape(self.image_index)
 
     def _numbers(self) -> IntArray | None:
@@ -328,8 +362,10 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     def _another_image(self, _: object) -> None:
         self.region = None
-        if isinstance(self.regions, np.ndarray) and self.regions.shape != self._shape()[1:]:
-            self.regions = None
+        if self.regions is not None:
+            sizes = self._shape()[1:]
+            fits = len(sizes) == 2 if isinstance(self.regions, str) else np.shape(self.regions) == sizes
+            self.regions = self.regions if fits else None
 
     def _nothing_covered(self, _: object) -> None:
         """Numbers mean other regions now, unless they were set together with these."""
@@ -418,18 +454,23 @@ class OcclusionExplorer(anywidget.AnyWidget):
 
     # -- files -----------------------------------------------------------------------------------------
 
+    def _shown_now(self, of_controls: bool = False) -> Shown:
+        """The map on the page, and that of the controls as they stand where this is asked for."""
+        shown = self._page.shown
+        if shown is None or (of_controls and not self._page.answers(*self._controls())):
+            raise InputError("nothing", "of the map asked for has been measured yet; wait for it", verb="")
+        return shown
+
+    def _look(self) -> export.Look:
+        return export.Look(self.opacity, self.colormap, self.scale, self.limit)
+
     def _file(self, ending: str) -> bytes:
         with self._page.lock:
-            shown = self._page.shown
-            if shown is None or (ending == ".html" and not self._page.answers(*self._controls())):
-                raise InputError(
-                    "nothing", "of the map asked for has been measured yet; wait for it", verb=""
-                )
+            shown = self._shown_now(of_controls=ending == ".html")
             if ending == ".html":
                 return export.html(self.get_state(), _STATIC)
-        look = export.Look(self.opacity, self.colormap, self.scale, self.limit)
-        picture = self._subject.input(shown.task.key.image).picture
-        return export.map_file(ending, shown, look, picture, self._class_names)
+        below = self._subject.input(shown.task.key.image).drawing()
+        return export.map_file(ending, shown, self._look(), below, self._class_names)
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -15,12 +15,12 @@ from krypton_engine.common.figures import figure
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.files import ENDINGS
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.picture import Drawing
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_widget import maps
 from krypton_widget.maps import Sent, finite
 from krypton_widget.page import Shown
-from krypton_widget.pictures import Picture
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -102,14 +102,14 @@ class Look:
         return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
 
 
-def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_names: Sequence[str]) -> bytes:
+def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names: Sequence[str]) -> bytes:
     """The map on the page as a picture (``".png"``) or as numbers (``".npz"``).
 
     Args:
         ending: Ending of the file's name.
         shown: The map.
         look: Look of the map on the page.
-        picture: Picture under the map.
+        below: Image under the map, and the size of its cells.
         class_names: One a class.
 
     Raises:
@@ -117,7 +117,7 @@ def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_name
 
     Examples:
         >>> shown, look = Shown(heatmap, None, 0.5, shared=0.75), Look(1.0, "coolwarm", "own", 1.0)
-        >>> Path("map.npz").write_bytes(map_file(".npz", shown, look, np.zeros((24, 20, 3)), ["cat"])) > 0
+        >>> Path("map.npz").write_bytes(map_file(".npz", shown, look, {}, ["cat"])) > 0
         True
         >>> Heatmap.load("map.npz") == heatmap
         True
@@ -126,14 +126,14 @@ def map_file(ending: str, shown: Shown, look: Look, picture: Picture, class_name
         raise InputError("path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html")
     if ending == ".npz":
         return shown.heatmap.content(ending)
-    return maps.within(shown.heatmap, shown.task.wanted).content(
-        ending,
-        image=picture,
-        scale=look.end(shown),
-        cmap=look.colormap,
-        opacity=look.opacity,
-        title=title(shown.heatmap, shown.task.wanted, class_names),
-    )
+    drawing: Drawing = {
+        **below,
+        "scale": look.end(shown),
+        "cmap": look.colormap,
+        "opacity": look.opacity,
+        "title": title(shown.heatmap, shown.task.wanted, class_names),
+    }
+    return maps.within(shown.heatmap, shown.task.wanted).content(ending, **drawing)
 
 
 def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
@@ -141,12 +141,12 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
 
     Args:
         heatmap: The map.
-        wanted: Positions to look at (rows, columns).
+        wanted: Positions to look at.
         class_names: One a class.
 
     Examples:
         >>> title(heatmap, np.ones((2, 2), dtype=bool), ["cat"])
-        'cat: 1, 12 x 12 patch, exact'
+        'cat: 1, 12 x 10 patch, exact'
     """
     name = class_names[heatmap.target] if isinstance(heatmap.target, int) else "output"
     status = maps.on_grid(heatmap, heatmap.status)[wanted]
@@ -156,8 +156,8 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
     strange = maps.not_finite(heatmap, wanted)
     how += f", {strange} not finite" if strange else ""
     window = heatmap.window
-    size = window.shape[1] if isinstance(window, SlidingWindow) else 0
-    what = f"{size} x {size} patch" if size else f"{len(window)} regions"
+    sliding = window if isinstance(window, SlidingWindow) else None
+    what = f"{' x '.join(map(str, sliding.shape[1:]))} patch" if sliding else f"{len(window)} regions"
     return f"{name}: {figure(float(heatmap.base))}, {what}, {how}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from krypton_engine.common.arrays import AnyArray, Flags, IntArray
 from krypton_engine.common.values import digest
+from krypton_engine.heatmap import volume
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.heatmap.shown import Shown
 from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
@@ -23,41 +26,64 @@ Sent: TypeAlias = dict[str, Any]
 """Values for the page, or from it, by name: JSON's types, and bytes."""
 
 Region = tuple[int, ...] | Flags | None
-"""A part of the image: None (all of it), a box (top, left, bottom, right), or a mask (height, width)."""
+"""A part of the image: None (all of it), a box, or a mask of its sizes.
+
+A box is the begin of every axis, then the end of every axis: of a picture (top, left, bottom, right).
+"""
 
 
 Partition = str | IntArray | None
-"""Regions as users have: ``"slic:COUNT"``, a number for every pixel (height, width), or None: windows."""
+"""Regions as users have: ``"slic:COUNT"``, a number for every cell of the image, or None: windows."""
+
+SIZES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What an image's sizes are, by the number of its axes."""
 
 
-def grid_of(positions: Positions) -> tuple[int, int]:
-    """Rows and columns of a map on the page: those of a window; regions stand in one row.
+def sizes_in_words(sizes: Sequence[int]) -> str:
+    """An image's sizes, and what they are.
+
+    Examples:
+        >>> sizes_in_words((24, 20)), sizes_in_words((40,))
+        ('24 x 20 (height x width)', '40 (length)')
+    """
+    return f"{' x '.join(map(str, sizes))} ({' x '.join(SIZES[len(sizes)])})"
+
+
+def longest_window(sizes: Sequence[int]) -> int:
+    """The largest side of a patch: a picture's is a square, and a volume's is cut to the shorter axes.
+
+    Examples:
+        >>> longest_window((24, 20)), longest_window((9, 64, 64))
+        (20, 64)
+    """
+    return min(sizes) if len(sizes) == 2 else max(sizes)
+
+
+def grid_of(positions: Positions) -> tuple[int, ...]:
+    """A map's size on the page, by axis of the image; regions stand in one row.
 
     Examples:
         >>> grid_of(SlidingWindow((3, 24, 20), (3, 12, 10), (3, 12, 10)))
         (2, 2)
         >>> grid_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3)))
-        (1, 2)
+        (2,)
     """
-    if isinstance(positions, Regions):
-        return 1, len(positions)
-    rows, columns = as_sliding(positions).counts[1:]
-    return rows, columns
+    return (len(positions),) if isinstance(positions, Regions) else as_sliding(positions).counts[1:]
 
 
 def cells_of(regions: Regions) -> npt.NDArray[np.int32]:
-    """The region of every pixel, by its place among them: ``(height, width)``.
+    """The region of every cell, by its place among them, of the image's sizes.
 
     Examples:
         >>> cells_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3)))
         array([[1, 1, 0],
                [1, 0, 0]], dtype=int32)
     """
-    return regions.numbers.reshape(regions.numbers.shape[-2:]).astype(np.int32)
+    return regions.numbers.reshape(regions.numbers.shape[1:]).astype(np.int32)
 
 
 def mask_of(regions: Regions) -> IntArray:
-    """The user's number of the region of every pixel: ``(height, width)``.
+    """The user's number of the region of every cell, of the image's sizes.
 
     Examples:
         >>> mask_of(Regions.of(torch.tensor([[7, 7, 2], [7, 2, 2]]), (3, 2, 3))).tolist()
@@ -77,7 +103,7 @@ def as_array(cells: Tensor) -> AnyArray:
 
 
 def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
-    """One number a position as an array (rows, columns), one cell where the window spans an axis.
+    """One number a position as an array of `grid_of`'s shape, one cell where the window spans an axis.
 
     Examples:
         >>> on_grid(heatmap, heatmap.values).tolist()
@@ -87,7 +113,7 @@ def on_grid(heatmap: Heatmap, cells: Tensor) -> AnyArray:
 
 
 def wanted(positions: Positions, region: Region) -> Flags:
-    """Positions (rows, columns) that touch ``region``.
+    """Positions that touch ``region``, of `grid_of`'s shape.
 
     Raises:
         InputError: The region does not fit the image.
@@ -154,7 +180,7 @@ def fingerprint(region: Region) -> bytes | None:
 
 
 def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
-    """The part of a map at wanted positions (rows, columns), as it is on the page.
+    """The part of a map at wanted positions, as it is on the page.
 
     Examples:
         >>> within(heatmap, np.array([[True, True], [False, False]])).values
@@ -167,7 +193,7 @@ def within(heatmap: Heatmap, wanted: Flags) -> Heatmap:
 
 
 def not_finite(heatmap: Heatmap, wanted: Flags) -> int:
-    """The number of measured positions among those wanted (rows, columns) that gave no finite change.
+    """The number of measured positions among those wanted that gave no finite change.
 
     Examples:
         >>> strange = replace(heatmap, values=torch.tensor([[torch.inf, torch.nan], [1.0, 1.0]]))
@@ -199,20 +225,17 @@ def _largest(changes: npt.NDArray[np.floating]) -> float:
 
 
 def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
-    """A map for the page: numbers as little-endian bytes, row by row.
+    """A map for the page: numbers as little-endian bytes, the last axis fastest.
 
     Args:
         heatmap: The map to show.
-        wanted: Positions to show (rows, columns); of others the page learns nothing.
+        wanted: Positions to show; of others the page learns nothing.
 
     Examples:
         >>> page = to_page(heatmap, np.array([[True, True], [True, False]]))
         >>> np.frombuffer(page["values"], dtype="<f4").tolist(), page["done"], page["largest"]
         ([0.5, 1.0, 1.0, nan], 3, 0.5)
     """
-    rows, columns = grid_of(heatmap.window)
-    height, width = heatmap.window.input_shape[1:]
-    window = heatmap.window if isinstance(heatmap.window, SlidingWindow) else None
     status = np.where(wanted, on_grid(heatmap, heatmap.status), Status.UNKNOWN).astype(np.uint8)
     measured = status >= Status.TRIMMED
 
@@ -223,12 +246,7 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
 
     drops = on_grid(heatmap, heatmap.drop)[status != Status.UNKNOWN]
     return {
-        "rows": rows,
-        "columns": columns,
-        "height": height,
-        "width": width,
-        "window": window.shape[1] if window else 0,
-        "stride": window.strides[1] if window else 0,
+        **_laid(heatmap.window),
         "target": heatmap.target,
         "base": _base(heatmap),
         "largest": _largest(drops[np.isfinite(drops)]),
@@ -244,10 +262,36 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
     }
 
 
+def _laid(positions: Positions) -> Sent:
+    """How positions lie on the image, by its axes: along one that is shorter a window is as long as that."""
+    window = positions if isinstance(positions, SlidingWindow) else None
+    return {
+        "sizes": list(positions.input_shape[1:]),
+        "counts": list(grid_of(positions)),
+        "window": max(window.shape[1:]) if window else 0,
+        "stride": max(window.strides[1:]) if window else 0,
+    }
+
+
 def _base(heatmap: Heatmap) -> float | None:
     """The base in the precision of a page's values, so that an unchanged output is a drop of exactly 0."""
     base = float(np.float32(float(heatmap.base)))
     return base if math.isfinite(base) else None
+
+
+def most_important(heatmap: Heatmap, wanted: Flags) -> list[int] | None:
+    """The voxel of a volume that counts most, as in `krypton_engine.Heatmap.overlay`; None of other images.
+
+    Examples:
+        >>> most_important(heatmap, np.ones((2, 2), dtype=bool))  # of a picture
+        >>> window = SlidingWindow((1, 4, 6, 6), (1, 4, 3, 3), (1, 4, 3, 3))
+        >>> most_important(replace(heatmap, window=window), np.ones((1, 2, 2), dtype=bool))
+        [1, 1, 1]
+    """
+    if len(heatmap.window.input_shape) != 4:
+        return None
+    seen = within(heatmap, wanted)
+    return list(volume.most_important(Shown(seen.drop, seen.status, seen.base, seen.window, None)))
 
 
 def estimate(heatmap: Heatmap, wanted: Flags) -> Sent | None:
@@ -293,20 +337,16 @@ def comparison(approximate: Heatmap, exact: Heatmap, pass_seconds: float | None)
         >>> found["ssim"], found["speedUp"], found["fullSeconds"], found["fullSpeedUp"]
         (1.0, 4.0, 6.0, 12.0)
     """
-    positions, window = exact.measured.numel(), as_sliding(exact.window)
-    seconds, exact_seconds = approximate.seconds, exact.seconds
+    positions, seconds, exact_seconds = exact.measured.numel(), approximate.seconds, exact.seconds
     full = None if pass_seconds is None else pass_seconds * positions
     return {
-        "rows": window.counts[1],
-        "columns": window.counts[2],
-        "window": window.shape[1],
-        "stride": window.strides[1],
+        **_laid(exact.window),
         "target": exact.target,
         "base": _base(exact),
         "approximate": as_array(approximate.values).astype(np.float32).tobytes(),
         "exact": as_array(exact.values).astype(np.float32).tobytes(),
         "ssim": approximate.compare(exact).ssim if bool(exact.values.isfinite().all()) else None,
-        "estimate": estimate(approximate, np.ones(window.counts[1:], dtype=bool)),
+        "estimate": estimate(approximate, np.ones(grid_of(exact.window), dtype=bool)),
         "positions": positions,
         "measured": int(approximate.measured.sum()),
         "seconds": seconds,

@@ -145,12 +145,11 @@ class Measurer:
                 return None
             known = self._memory.of(key)
             page.begin(key)
-        if isinstance(positions, SlidingWindow) and positions.shape[1] < key.window:
+        if isinstance(positions, SlidingWindow) and maps.longest_window(shape[1:]) < key.window:
             raise InputError(
                 "window",
                 f"{key.window}",
-                problem=f"larger than this image as the model sees it, {shape[1]} x {shape[2]} (height x "
-                "width)",
+                problem=f"larger than this image as the model sees it, {maps.sizes_in_words(shape[1:])}",
             )
         return task_for(key, wish, known, self._subject, self._tuning, keep_all)
 
@@ -322,9 +321,10 @@ class Measurer:
 
 
 def _tiles(positions: Positions) -> Regions:
-    """The pieces that a curve covers one after another: the regions, or squares as large as the window."""
+    """The pieces that a curve covers one after another: the regions, or cubes as large as the window."""
     if isinstance(positions, Regions):
         return positions
-    channels, height, width = positions.input_shape
-    side = max(as_sliding(positions).shape[1], math.ceil(math.sqrt(height * width / _PIECES)))
-    return Regions.tiles(positions.input_shape, (channels, min(side, height), min(side, width)))
+    channels, *sizes = positions.input_shape
+    least = math.ceil((math.prod(sizes) / _PIECES) ** (1 / len(sizes)))
+    side = max(*as_sliding(positions).shape[1:], least)
+    return Regions.tiles(positions.input_shape, (channels, *[min(side, size) for size in sizes]))

@@ -21,8 +21,11 @@ from krypton_engine.perturbation.regions import Regions
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
 from krypton_widget.coverings import painted
+from krypton_widget.fields import Field
 from krypton_widget.maps import Sent
 from krypton_widget.pictures import png
+from krypton_widget.planes import axes_of, planes_of
+from krypton_widget.reading import Input
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, asked, positions_for
 
@@ -55,8 +58,8 @@ class Page:
     Args:
         subject: The model and its images.
         activation: Activation that makes probabilities of outputs.
-        send: Function that takes the name of a part of the page (``"view"``, ``"frame"``, ``"comparison"``,
-            ``"together"``, ``"curves"``) and its new content.
+        send: Function that takes the name of a part of the page (``"cells"``, ``"view"``, ``"frame"``,
+            ``"comparison"``, ``"together"``, ``"curves"``) and its new content.
 
     Attributes:
         lock: Held while the page changes.
@@ -84,8 +87,9 @@ class Page:
         self.lock = threading.RLock()
         self.shown: Shown | None = None
         self.turns = 0
+        self._cells_of: int | None = None
         self._subject, self._activation = subject, activation
-        self._parts: dict[str, Sent] = {part: {} for part in ("view", "frame", *_BESIDE)}
+        self._parts: dict[str, Sent] = {part: {} for part in ("cells", "view", "frame", *_BESIDE)}
         self._send = send
 
     def next_turn(self) -> Turn:
@@ -107,10 +111,10 @@ class Page:
             >>> subject = Subject(model, [x[0]], None)
             >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
             >>> page.begin(MapKey(0, 8, 4, "grey"))
-            view ['baseline', 'byWindow']
+            view ['axes', 'baseline']
         """
         self._clear(*_BESIDE)
-        self._put("view", self._seen(key))
+        self._look_at(key)
 
     def show(
         self,
@@ -137,6 +141,7 @@ class Page:
             "asked": asked(task.key, task.wish),
             "left": left,
             "finished": finished,
+            "most": maps.most_important(heatmap, task.wanted) if finished else None,
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": shared,
@@ -227,7 +232,7 @@ class Page:
             self._put("frame", {**frame, "asked": now, "finished": False})
         # What had begun meanwhile was cancelled.
         if (view.get("image"), view.get("baseline")) != (key.image, key.baseline):
-            self._put("view", self._seen(key))
+            self._look_at(key)
         if not self._parts["comparison"]:
             self.compare()
 
@@ -246,11 +251,19 @@ class Page:
         self._parts[part] = content
         self._send(part, content)
 
+    def _look_at(self, key: MapKey) -> None:
+        if self._cells_of != key.image:  # a volume's are many: they are sent once
+            self._clear("cells")
+            if cells := self._subject.input(key.image).to_page():
+                self._put("cells", {"image": key.image, **cells})
+            self._cells_of = key.image
+        self._put("view", self._seen(key))
+
     def _seen(self, key: MapKey) -> Sent:
         """The picture, what covers it, its regions and the model's own answer."""
         given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
         probabilities = activated(outputs, activation_of(self._activation)).detach()[0].float()
-        height, width = given.picture.shape[:2]
+        sizes, geometry = given.x.shape[2:], given.geometry if isinstance(given, Field) else None
         positions = positions_for(key, self._subject)
         filling = self._subject.filling(key.image, key.baseline)
         patch, by_window = painted(self._subject.x(key.image), positions, filling)
@@ -258,10 +271,11 @@ class Page:
         return {
             "image": key.image,
             "baseline": key.baseline,
-            "height": height,
-            "width": width,
-            "picture": png(given.picture),
-            "patch": b"" if patch is None else png(given.seen(patch.to(given.x))),
+            "sizes": list(sizes),
+            "spacing": [1.0] * len(sizes) if geometry is None else list(geometry.spacing),
+            "axes": axes_of(len(sizes), geometry),
+            "planes": planes_of(len(sizes), geometry),
+            **_drawn(given, None if patch is None else patch.to(given.x)),
             "byWindow": by_window,
             "partition": maps.regions_to_page(key.regions),
             "regions": b"" if regions is None else maps.cells_of(regions).tobytes(),
@@ -269,6 +283,18 @@ class Page:
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
         }
+
+
+def _drawn(given: Input, patch: Tensor | None) -> Sent:
+    """A picture and what covers it as PNGs; of another input, which has been sent, what covers it."""
+    if isinstance(given, Field):
+        cover = {} if patch is None else given.cells(patch)
+        return {"picture": b"", "patch": b"", "cover": cover}
+    return {
+        "picture": png(given.picture),
+        "patch": b"" if patch is None else png(given.seen(patch)),
+        "cover": {},
+    }
 
 
 @dataclass(frozen=True)

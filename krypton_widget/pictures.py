@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 
 from krypton_engine.errors import InputError
+from krypton_engine.heatmap.picture import Drawing
 from krypton_engine.zoo.patches import covered
 from krypton_engine.zoo.pixels import CHANNELS, ImageLike, Pixels, ToInput, plain_input
 from krypton_engine.zoo.preprocess import rgb
+from krypton_widget.maps import Sent, sizes_in_words
 
 Picture = npt.NDArray[np.uint8]
 """RGB: height x width x 3."""
 
 COLORMAPS = ("coolwarm", "RdBu_r", "PuOr_r", "berlin", "vanimo")
 """Colour maps that the page offers, diverging; any of Matplotlib's may be set."""
+
+_INPUTS = "(channels, height, width), (channels, depth, height, width) or (channels, length)"
+"""Shapes of inputs."""
 
 _AFFINE = 0.02
 """Share of the range by which a preprocessed grey may miss the middle of black and white."""
@@ -34,6 +39,7 @@ class ModelInput:
             an array of 1, 3 or 4 channels may have them first too, and bytes of a tensor last.
         preprocess: Function from an image of the same kind to a tensor; None for the plain conversion.
         name: Name of the image in errors.
+        made: What ``preprocess`` made of the image, where that is known already.
 
     Attributes:
         x: The model's input, ``(1, C, H, W)``.
@@ -46,12 +52,13 @@ class ModelInput:
     image: ImageLike
     preprocess: ToInput | None
     name: str = "image"
+    made: InitVar[Tensor | None] = None
     x: Tensor = field(init=False)
     picture: Picture = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, made: Tensor | None) -> None:
         self._pixels = Pixels.of(self.image, self.name)
-        self.x = self._prepared(self.image)
+        self.x = self._prepared(self.image) if made is None else self._picture(made)
         self._black, self._white = (self._solid(level) for level in (0.0, 1.0))
         middle = (self._black + self._white) / 2
         span = (self._white - self._black).abs().amax().clamp_min(1e-12)
@@ -69,10 +76,10 @@ class ModelInput:
             >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).remedy
             'The image was read as 24 x 20 (height x width) of 3 channels; ...'
         """
-        height, width, channels = self._pixels.shape
+        *sizes, channels = self._pixels.shape
         volume = "" if channels <= max(CHANNELS) else "; of a volume give one slice, or a list of them"
         return (
-            f"The image was read as {height} x {width} (height x width) of {channels} channels{volume}; "
+            f"The image was read as {sizes_in_words(sizes)} of {channels} channels{volume}; "
             f"preprocess= makes of an image what the model takes: its size, channels and range"
         )
 
@@ -105,30 +112,57 @@ class ModelInput:
     def _solid(self, level: float) -> Tensor:
         return self._prepared(self._pixels.solid(level))
 
+    def to_page(self) -> Sent:
+        """Nothing: a page has all of a picture in its view.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).to_page()
+            {}
+        """
+        return {}
+
+    def drawing(self) -> Drawing:
+        """The arguments of `krypton_engine.Heatmap.overlay` that put a map over this picture.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).drawing()["image"].shape
+            (24, 20, 3)
+        """
+        return {"image": self.picture}
+
     def _prepared(self, image: ImageLike) -> Tensor:
         if self.preprocess is None:
             return plain_input(image, self.name)
-        try:
-            x = self.preprocess(image)
-        except Exception as error:
-            raise InputError(
-                f"{self.name}: preprocess", f"{type(error).__name__}: {error}", verb="raised"
-            ) from error
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(
-                "preprocess", f"{given}", "a float tensor (channels, height, width)", verb="returns"
-            )
+        return self._picture(prepared(image, self.preprocess, self.name))
+
+    @staticmethod
+    def _picture(x: Tensor) -> Tensor:
         x = x[None] if x.ndim == 3 else x
-        if x.ndim != 4 or x.shape[0] != 1 or 0 in x.shape:
-            raise InputError(
-                "preprocess",
-                f"shape {tuple(x.shape)}",
-                "(channels, height, width): of a volume the explorer shows one slice, and "
-                "KryptonOcclusion.heatmap explains all of it",
-                verb="returns",
-            )
-        return x.detach().cpu()
+        if x.ndim != 4 or x.shape[0] != 1:
+            raise InputError("preprocess", f"shape {tuple(x.shape)}", _INPUTS, verb="returns")
+        return x
+
+
+def prepared(image: object, preprocess: ToInput, name: str) -> Tensor:
+    """What a user's function makes of an image: a float tensor with cells.
+
+    Raises:
+        InputError: The function raises, or returns anything else.
+
+    Examples:
+        >>> prepared(np.ones((1, 9)), torch.from_numpy, "image").shape
+        torch.Size([1, 9])
+    """
+    try:
+        x = preprocess(image)
+    except Exception as error:
+        raise InputError(f"{name}: preprocess", f"{type(error).__name__}: {error}", verb="raised") from error
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError("preprocess", f"{given}", f"a float tensor {_INPUTS}", verb="returns")
+    if 0 in x.shape or not 2 <= x.ndim <= 5:
+        raise InputError("preprocess", f"shape {tuple(x.shape)}", _INPUTS, verb="returns")
+    return x.detach().cpu()
 
 
 def png(pixels: Picture, largest: int | None = None) -> bytes:
@@ -147,26 +181,6 @@ def png(pixels: Picture, largest: int | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def thumbnail(image: ImageLike, largest: int = 96) -> bytes:
-    """A small PNG of an image; empty for anything else, which an error reports once it is picked.
-
-    Examples:
-        >>> from PIL import Image
-        >>> Image.open(io.BytesIO(thumbnail(np.zeros((192, 96, 3), np.uint8)))).size, thumbnail("no image")
-        ((48, 96), b'')
-    """
-    from PIL import Image
-
-    try:
-        if isinstance(image, Image.Image):
-            small = image.copy()
-            small.thumbnail((largest, largest))
-            return png(np.asarray(small.convert("RGB")))
-        return png(ModelInput(image, None).picture, largest)
-    except InputError:
-        return b""
 
 
 def colour_table(name: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from krypton_engine.perturbation.fillings import Filling, filling_of
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.planning.training import evaluation_mode
 from krypton_engine.zoo.patches import COLOURS
-from krypton_engine.zoo.pixels import ImageLike, ToInput
+from krypton_engine.zoo.pixels import ToInput
 from krypton_engine.zoo.preprocess import as_taken
 from krypton_engine.zoo.superpixels import slic_count, superpixels
 from krypton_widget.coverings import covered, name_of
+from krypton_widget.maps import SIZES
 from krypton_widget.pictures import ModelInput
+from krypton_widget.reading import Input, UserImage, readings
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.worker import Cancelled
 
@@ -34,20 +36,20 @@ class Subject:
 
     Args:
         model: Function from a batch of images to one row of classes for each.
-        images: Images as users have them; see `ModelInput`.
+        images: Images as users have them; see `krypton_widget.reading.readings`.
         preprocess: Function from one of these to the model's input; None for the plain conversion.
     """
 
-    def __init__(self, model: Forward, images: Sequence[ImageLike], preprocess: ToInput | None) -> None:
+    def __init__(self, model: Forward, images: Sequence[UserImage], preprocess: ToInput | None) -> None:
         self.model, self.images = model, images
         self._preprocess = preprocess
-        self._inputs: dict[int, ModelInput] = {}
+        self._inputs: dict[int, Input] = {}
         self._answers: dict[int, Tensor] = {}
         self._superpixels: dict[tuple[int, int], Regions] = {}
         self._fillings: dict[str, Filling] = {}
         self._pass_seconds: dict[tuple[int, ...], float] = {}
 
-    def input(self, index: int) -> ModelInput:
+    def input(self, index: int) -> Input:
         """An image as the model sees it.
 
         Raises:
@@ -59,11 +61,29 @@ class Subject:
         """
         if index not in self._inputs:
             name = f"image[{index}]" if len(self.images) > 1 else "image"
-            self._inputs[index] = ModelInput(self.images[index], self._preprocess, name)
+            ways = readings(self.images[index], self._preprocess, name)
+            if len(ways) == 1:
+                self._inputs[index] = ways[0]()
+            else:
+                self._read(index, ways)
         return self._inputs[index]
 
+    def _read(self, index: int, ways: list[Callable[[], Input]]) -> None:
+        """Read an image in the first of several ways that gives what the model takes."""
+        refused: InputError | None = None
+        for way in ways:
+            try:
+                self._inputs[index] = way()
+                self._answers[index] = self.ask(index)
+                return
+            except InputError as error:
+                self._inputs.pop(index, None)
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
     def shape(self, index: int) -> tuple[int, ...]:
-        """Channels, height and width of an image as the model sees it.
+        """Channels and sizes of an image as the model sees it.
 
         Examples:
             >>> Subject(model, [x[0]], None).shape(0)
@@ -72,7 +92,7 @@ class Subject:
         return tuple(self.input(index).x.shape[1:])
 
     def x(self, index: int) -> Tensor:
-        """The model's input ``(1, C, H, W)``, on the model's device and in its type.
+        """The model's input ``(1, C, ...)``, on the model's device and in its type.
 
         Examples:
             >>> Subject(model.double(), [x[0]], None).x(0).dtype
@@ -94,7 +114,9 @@ class Subject:
             return regions
         key = index, slic_count(regions) or 1
         if key not in self._superpixels:
-            mask = superpixels(self.input(index).picture, key[1])
+            given = self.input(index)
+            assert isinstance(given, ModelInput)  # `Parts` refuses superpixels of anything else
+            mask = superpixels(given.picture, key[1])
             self._superpixels[key] = Regions.of(mask, self.shape(index), "regions")
         return self._superpixels[key]
 
@@ -174,7 +196,7 @@ class Subject:
             raise InputError(
                 f"{given.name}: the model",
                 f"{type(error).__name__} on an input of shape {tuple(given.x.shape)}, (batch, channels, "
-                f"height, width): {error}. {given.remedy}",
+                f"{', '.join(SIZES[given.x.ndim - 2])}): {error}. {given.remedy}",
                 verb="raised",
             ) from error
         if outputs.ndim != 2 or outputs.shape[0] != 1:
@@ -217,7 +239,7 @@ class Subject:
         """
         best = float("inf")
         for batch in _FULL_BATCHES:
-            x = self.x(index).expand(batch, -1, -1, -1).contiguous()
+            x = self.x(index).expand(batch, *self.shape(index)).contiguous()
             try:
                 with torch.no_grad(), evaluation_mode(self.model, _nothing), Stoppable(stopped):
                     for _ in range(2):

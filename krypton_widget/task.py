@@ -53,7 +53,7 @@ class Task:
         x: The model's input.
         filling: What covered cells become; a tensor is an image of the same shape.
         positions: The sliding window, or the regions.
-        wanted: Positions to look at (rows, columns).
+        wanted: Positions to look at, of `krypton_widget.maps.grid_of`'s shape.
         wish: The other controls.
         exact: Whether to measure everything.
         ssim_target: SSIM that the approximate map should have; None without an approximate map.
@@ -131,7 +131,7 @@ class Task:
 
 
 def positions_for(key: MapKey, subject: Subject) -> Positions:
-    """The regions, or the window, cut down to the image where it is larger.
+    """The regions, or the window: a picture's is a square, a volume's a cube that its shorter axes cut.
 
     Examples:
         >>> subject = Subject(model, [x[0]], None)
@@ -144,9 +144,9 @@ def positions_for(key: MapKey, subject: Subject) -> Positions:
     if key.regions is not None:
         return subject.regions(key.image, key.regions)
     shape = subject.shape(key.image)
-    side = min(key.window, *shape[1:])
-    stride = min(key.stride, side)
-    return SlidingWindow(shape, (shape[0], side, side), (shape[0], stride, stride))
+    longest = maps.longest_window(shape[1:])
+    sides = [min(key.window, longest, size) for size in shape[1:]]
+    return SlidingWindow(shape, (shape[0], *sides), (shape[0], *[min(key.stride, side) for side in sides]))
 
 
 def keeps_all(positions: Positions, outputs: Tensor) -> bool:
@@ -241,7 +241,7 @@ def unfit(
     Args:
         tuning: The tuning.
         window: The sliding window asked for.
-        filling: What covered cells become; a tensor is an image ``(1, channels, height, width)``.
+        filling: What covered cells become; a tensor is an image of the input's shape.
         target: The class explained.
         predicted: The class predicted.
 

@@ -172,31 +172,31 @@ class Word(Control, traitlets.Unicode[str, str]):
 
 
 class Side(Whole):
-    """The side of a patch, in pixels of the image as the model sees it.
+    """The side of a patch, in cells of the image as the model sees it.
 
     Args:
         default: First value.
-        size: Height and width of that image.
+        sizes: Sizes of that image.
     """
 
-    def __init__(self, default: int, size: Fact[tuple[int, int]]) -> None:
+    def __init__(self, default: int, sizes: Fact[tuple[int, ...]]) -> None:
         super().__init__(default)
-        self._size = size
+        self._sizes = sizes
 
     def fitted(self, widget: object, value: int) -> int:
-        """The side, no longer than the image's shorter one.
+        """The side, no longer than a picture's shorter one, or a volume's longest.
 
         Examples:
             >>> Side(8, lambda widget: (24, 20)).fitted(None, 20)
             20
         """
-        height, width = self._size(widget)
-        if not 1 <= value <= min(height, width):
+        sizes = self._sizes(widget)
+        longest = maps.longest_window(sizes)
+        if not 1 <= value <= longest:
             raise InputError(
                 str(self.name),
                 f"{value}",
-                f"1 to {min(height, width)}, the image as the model sees it being {height} x {width} "
-                "(height x width)",
+                f"1 to {longest}, the image as the model sees it being {maps.sizes_in_words(sizes)}",
             )
         return value
 
@@ -338,12 +338,12 @@ def cover_to_page(value: str | Filling) -> Sent | str:
 
 
 class Parts(Control, traitlets.Any):
-    """The regions to cover in place of windows: None, ``"slic"``, ``"slic:COUNT"`` or a mask (height, width).
+    """The regions to cover in place of windows: None, a mask, or of a picture ``"slic"`` or ``"slic:COUNT"``.
 
     The page has a mask as ``{"given": digest}``, and can choose the one that was given last.
 
     Args:
-        input_shape: Channels, height and width of the model's input.
+        input_shape: Channels and sizes of the model's input.
         given: The mask that was given last, or None.
     """
 
@@ -355,7 +355,7 @@ class Parts(Control, traitlets.Any):
         self.tag(to_json=lambda value, _: maps.regions_to_page(value), from_json=self._from_page)
 
     def fitted(self, widget: object, value: Any) -> Partition:
-        """The regions, if a mask is of the image's height and width.
+        """The regions, if a mask is of the image's sizes.
 
         Examples:
             >>> parts = Parts(lambda widget: (3, 2, 3), lambda widget: None)
@@ -364,6 +364,14 @@ class Parts(Control, traitlets.Any):
         """
         if value is None:
             return None
+        size = tuple(self._input_shape(widget))[1:]
+        if isinstance(value, str) and len(size) != 2:
+            raise InputError(
+                str(self.name),
+                repr(value),
+                f"None, or a mask of whole numbers of the image's size, {maps.sizes_in_words(size)}",
+                "and superpixels are of pictures",
+            )
         if isinstance(value, str):
             text = f"{value}:{_SUPERPIXELS}" if value == "slic" else value
             if slic_count(text) is None:
@@ -371,12 +379,11 @@ class Parts(Control, traitlets.Any):
             return text
         if not isinstance(value, (np.ndarray, Tensor)):
             self.error(None, value)
-        size = tuple(self._input_shape(widget))[1:]
         if tuple(value.shape) != size:
             raise InputError(
                 str(self.name),
                 f"a mask of shape {tuple(value.shape)}",
-                f"the height and width of the image as the model sees it, {size}",
+                f"the {' and '.join(maps.SIZES[len(size)])} of the image as the model sees it, {size}",
             )
         try:
             mask = torch.as_tensor(value)
@@ -444,12 +451,13 @@ def _numbers_of(value: object) -> object:
 
 
 class Area(Control, traitlets.Any):
-    """The region to look at: None (everywhere), a box (top, left, bottom, right) or a mask (height, width).
+    """The region to look at: None (everywhere), a box or a mask of the image's sizes.
 
-    The page has a box as ``{"box": [...]}`` and a mask as ``{"mask": bytes}``.
+    A box is the begin of every axis, then the end of every axis: of a picture (top, left, bottom, right). The
+    page has a box as ``{"box": [...]}`` and a mask as ``{"mask": bytes}``.
 
     Args:
-        input_shape: Channels, height and width of the model's input.
+        input_shape: Channels and sizes of the model's input.
     """
 
     accepted = "None, a box (top, left, bottom, right) of integers or a boolean mask"
@@ -475,15 +483,18 @@ class Area(Control, traitlets.Any):
         else:
             found = value
         if not isinstance(found, np.ndarray):
-            found = self._box(found)
+            found = self._box(found, len(shape) - 1)
         maps.wanted(SlidingWindow(shape, shape, shape), found)
         return found
 
-    def _box(self, value: object) -> tuple[int, ...]:
+    def _box(self, value: object, axes: int) -> tuple[int, ...]:
         numbers = list(map(whole, value)) if isinstance(value, Sequence) else []
         box = tuple(number for number in numbers if number is not None)
-        if len(numbers) != 4 or len(box) != 4:
-            self.error(None, value)
+        if not len(numbers) == len(box) == 2 * axes:
+            if axes == 2:
+                self.error(None, value)
+            accepted = f"a box of {2 * axes} integers (the begin of every axis, then the end)"
+            raise ControlError(str(self.name), repr(value), f"None, {accepted} or a boolean mask")
         return box
 
     def _from_page(self, value: object, widget: object) -> object:
@@ -503,6 +514,6 @@ def _mask(value: AnyArray | Tensor, size: tuple[int, ...]) -> npt.NDArray[np.boo
         raise InputError(
             "region",
             f"a mask of shape {mask.shape} and type {mask.dtype}",
-            f"booleans of the input's height and width, {size}",
+            f"booleans of the input's {' and '.join(maps.SIZES[len(size)])}, {size}",
         )
     return mask

@@ -4,12 +4,19 @@ import { h, type Listening, onRepaint } from "./dom";
 import { Windows } from "./layout";
 import { figure } from "./figures";
 import { arrived, type Comparison, EXACT } from "./messages";
-import { backdrop, drops, overlay, sheet } from "./paint";
+import { drops, tint } from "./paint";
 import type { Scene } from "./scene";
+import type { Section } from "./section";
+import { drawAbove, drawBelow, drawColours } from "./stage/drawing";
 import { cut, faster, percent, seconds } from "./words";
 
 /** The maps side by side, in their order. */
 const NAMES = ["Approximate", "Exact", "Difference"] as const;
+
+/** Pixels of a signal's width. */
+const WIDTH = 640;
+/** Pixels between sections. */
+const GAP = 8;
 
 /** One of the maps: the drop at every cell, and how it was measured. */
 interface Panel {
@@ -72,17 +79,44 @@ function againstFull(c: Comparison, running: boolean): Pick<Figure, "value" | "n
   };
 }
 
-/** Draws a map over the picture, twice as large as the input. */
+/** Pixels of a section: twice as many as it has cells, as far as these are its pixels. */
+function sizeOf({ aspect, plane, width, height }: Section): { width: number; height: number } {
+  if (plane.down !== null && plane.across === null) return { width: 2 * width, height: 2 * height };
+  const pixels = plane.down === null ? WIDTH : Math.max(WIDTH / 2, 2 * width);
+  return { width: pixels, height: Math.round(pixels / aspect) };
+}
+
+/** The places of sections on a canvas: of a volume the second lies below the first, and the third beside that. */
+function placesOf(sections: readonly Section[]): { x: number; y: number; width: number; height: number }[] {
+  const [first, , third] = sections;
+  if (!first) return [];
+  const size = sizeOf(first);
+  if (!third) return [{ x: 0, y: 0, ...size }];
+  return sections.map((section, i) => {
+    const width = (size.width * section.broad) / first.broad;
+    return { x: i === 2 ? size.width + GAP : 0, y: i ? size.height + GAP : 0, width, height: width / section.aspect };
+  });
+}
+
+/** Draws a map over the image. */
 function drawPanel(canvas: HTMLCanvasElement, panel: Panel, c: Comparison, scene: Scene): void {
-  const { height, width, picture } = scene;
   const context = canvas.getContext("2d");
-  if (!context || !picture) return;
-  [canvas.height, canvas.width] = [2 * height, 2 * width];
-  backdrop(context, picture, scene.opacity > 0);
-  context.imageSmoothingEnabled = false;
-  const all = new Uint8Array(c.rows * c.columns).fill(EXACT);
-  const pixels = overlay(panel.drops, all, new Windows(c, scene).cells, scene, scene);
-  context.drawImage(sheet(pixels, height, width), 0, 0, canvas.width, canvas.height);
+  if (!context || !scene.ready) return;
+  const places = placesOf(scene.sections);
+  canvas.width = Math.round(Math.max(...places.map(({ x, width }) => x + width)));
+  canvas.height = Math.round(Math.max(...places.map(({ y, height }) => y + height)));
+  const layout = new Windows(c);
+  const tints = tint(panel.drops, new Uint8Array(panel.drops.length).fill(EXACT), scene);
+  scene.sections.forEach((section, i) => {
+    const place = places[i];
+    if (!place) return;
+    const pane = { context, section, through: scene.cross, ...place };
+    context.setTransform(1, 0, 0, 1, place.x, place.y);
+    drawBelow(pane, scene, scene.opacity > 0);
+    context.imageSmoothingEnabled = false;
+    drawColours(pane, tints, layout.on(section, scene.cross));
+    drawAbove(pane, scene);
+  });
 }
 
 export function compare(listening: Listening, scene: Scene): HTMLElement {
@@ -99,18 +133,24 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
     h("div", { class: "kr-panels" }, ...panels.map((panel) => panel.element)),
     figures,
   );
+  let drawn: unknown[] = [];
   const draw = onRepaint(() => {
     const c = listening.model.get("_comparison");
     const map = scene.current;
     const there = arrived(c) && map !== null && c.target === map.target && !scene.waiting;
     section.hidden = !there;
-    if (!there || !scene.picture) return;
-    panelsOf(c).forEach((panel, i) => {
-      const place = panels[i];
-      if (!place) return;
-      drawPanel(place.canvas, panel, c, scene);
-      place.note.textContent = panel.note;
-    });
+    if (!there || !scene.ready) return;
+    // A place that is pointed at changes nothing here.
+    const now = [c, scene.picture, scene.limit, scene.opacity, scene.model.get("colormap"), scene.cross, scene.levels];
+    if (now.some((value, i) => value !== drawn[i])) {
+      drawn = now;
+      panelsOf(c).forEach((panel, i) => {
+        const place = panels[i];
+        if (!place) return;
+        drawPanel(place.canvas, panel, c, scene);
+        place.note.textContent = panel.note;
+      });
+    }
     figures.replaceChildren(
       ...figuresOf(c, listening.model.get("running")).map(({ key, term, value, note }) =>
         h("div", { "data-figure": key }, h("dt", {}, term), h("dd", {}, h("b", {}, value), h("small", {}, note))),

@@ -9,6 +9,9 @@ import type { Scene } from "./scene";
 /** The drawing's size in its own units. */
 const [WIDTH, HEIGHT] = [220, 120];
 
+/** What an image is called, by the number of its axes. */
+const KINDS = ["", "signal", "picture", "volume"];
+
 /** The points of a curve, between the lowest and the highest value of all. */
 export function points(curve: Curve, low: number, high: number): string {
   const [shares, values] = [floats(curve.shares), floats(curve.values)];
@@ -25,18 +28,21 @@ export function curvesPanel(listening: Listening, scene: Scene): HTMLElement {
   const [high, low] = [h("span", {}), h("span", {})];
   const legend = h("dl", {});
   const note = h("p", { class: "kr-hint" });
-  const figureOf = h("div", { class: "kr-curve" }, high, plot, low, h("span", {}, "share of the picture covered"));
+  const axis = h("span", {});
+  const figureOf = h("div", { class: "kr-curve" }, high, plot, low, axis);
   const element = h("div", { class: "kr-group kr-curves" }, h("h3", {}, "Deletion curve"), figureOf, legend, note);
   const draw = onRepaint(() => {
     element.hidden = !model.get("curve");
     if (element.hidden) return;
+    const kind = KINDS[scene.sizes.length] ?? "";
+    axis.textContent = `share of the ${kind} covered`;
     const found = model.get("_curves");
     const there = arrived(found) && answers(found.asked, model, true) ? found : null;
     const drawn = there?.curves ?? [];
     figureOf.hidden = legend.hidden = !drawn.length;
     note.hidden = drawn.length > 0;
     if (there) note.textContent = there.note;
-    else if (scene.region) note.textContent = "Curves are of the whole picture.";
+    else if (scene.region) note.textContent = `Curves are of the whole ${kind}.`;
     else note.textContent = model.get("running") ? "Being measured once the map is finished." : "Not measured.";
     if (!drawn.length) return;
     const all = drawn.flatMap((curve) => [...floats(curve.values)]);

@@ -1,14 +1,29 @@
-// Where positions lie on the input, and which one is under a pixel.
+// Where positions lie on the input, axis by axis, and which one is at a place.
 import type { Grid } from "./messages";
 
-export interface Cell {
-  row: number;
-  column: number;
+/** A place on the input: by axis, in cells; the middle of the first cell is at 0.5. */
+export type Place = readonly number[];
+
+/** Cells along an axis: the first, and the one after the last. */
+export type Span = readonly [number, number];
+
+/** How windows lie along an axis. */
+export interface Axis {
+  readonly size: number;
+  readonly count: number;
+  readonly window: number;
+  readonly stride: number;
 }
 
+/** A point on the screen, in cells from a section's upper left. */
 export interface Point {
   x: number;
   y: number;
+}
+
+export interface Size {
+  readonly height: number;
+  readonly width: number;
 }
 
 export interface Box {
@@ -18,54 +33,38 @@ export interface Box {
   right: number;
 }
 
-const clamp = (value: number, low: number, high: number) => Math.min(high, Math.max(low, value));
+export const clamp = (value: number, low: number, high: number) => Math.min(high, Math.max(low, value));
 
-/** The position along one axis whose window is centred nearest to pixel `at`. */
-export function indexAt(at: number, count: number, grid: Grid): number {
-  return clamp(Math.floor((at - (grid.window - grid.stride) / 2) / grid.stride), 0, count - 1);
+/** The axes of a grid: a window covers the whole of an axis that is shorter. */
+export function axesOf({ sizes, counts, window, stride }: Grid): Axis[] {
+  return sizes.map((size, i) => {
+    const side = Math.min(window, size);
+    return { size, count: counts[i] ?? 1, window: side, stride: Math.min(stride, side) };
+  });
 }
 
-export function cellAt(x: number, y: number, grid: Grid): Cell {
-  return { row: indexAt(y, grid.rows, grid), column: indexAt(x, grid.columns, grid) };
+/** The position along an axis whose window is centred nearest to cell `at`. */
+export function indexAt(at: number, { count, window, stride }: Axis): number {
+  return clamp(Math.floor((at - (window - stride) / 2) / stride), 0, count - 1);
 }
 
-/** The pixels that the window at a cell covers; the last window of an axis may be cut. */
-export function patchBox(cell: Cell, grid: Grid, height: number, width: number): Box {
-  const top = cell.row * grid.stride;
-  const left = cell.column * grid.stride;
-  return {
-    top,
-    left,
-    bottom: Math.min(top + grid.window, height),
-    right: Math.min(left + grid.window, width),
-  };
+/** The cells that a window covers along an axis; the last one may be cut. */
+export function spanAt(index: number, { size, window, stride }: Axis): Span {
+  return [index * stride, Math.min(index * stride + window, size)];
 }
 
-/** The pixel at which the window at a cell is centred, be it cut or not. */
-export function centreOf(cell: Cell, grid: Grid): Point {
-  return { x: cell.column * grid.stride + grid.window / 2, y: cell.row * grid.stride + grid.window / 2 };
+/** Where a window is centred along an axis, be it cut or not. */
+export function centreAt(index: number, { window, stride }: Axis): number {
+  return index * stride + window / 2;
 }
 
-/** Moves a cell, staying on the grid. */
-export function moved(cell: Cell, rows: number, columns: number, grid: Grid): Cell {
-  return {
-    row: clamp(cell.row + rows, 0, grid.rows - 1),
-    column: clamp(cell.column + columns, 0, grid.columns - 1),
-  };
+/** For every cell along an axis, the position shown there. */
+export function spread(axis: Axis): Uint32Array {
+  return Uint32Array.from({ length: axis.size }, (_, cell) => indexAt(cell + 0.5, axis));
 }
 
-/** For every pixel along an axis of `size`, the position shown there. */
-export function spread(size: number, count: number, grid: Grid): Uint32Array {
-  return Uint32Array.from({ length: size }, (_, pixel) => indexAt(pixel + 0.5, count, grid));
-}
-
-/** A box between two corners, in whole pixels inside the picture; null if it holds none. */
-export function boxBetween(
-  a: Point,
-  b: Point,
-  height: number,
-  width: number,
-): Box | null {
+/** A box between two corners, in whole cells of a section; null if it holds none. */
+export function boxBetween(a: Point, b: Point, { height, width }: Size): Box | null {
   const box = {
     top: clamp(Math.floor(Math.min(a.y, b.y)), 0, height),
     left: clamp(Math.floor(Math.min(a.x, b.x)), 0, width),

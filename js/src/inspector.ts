@@ -1,10 +1,11 @@
 // The position under the pointer: the occluded image there, and its numbers.
 import { h, onRepaint } from "./dom";
-import { Regions, Windows } from "./layout";
-import { cut } from "./paint";
-import type { Scene } from "./scene";
 import { signed, together } from "./figures";
+import { Regions } from "./layout";
 import { INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
+import type { Scene } from "./scene";
+import { drawBelow, drawCover } from "./stage/drawing";
+import { thumb } from "./thumb";
 
 /** How a value was come by that was not measured in full, by its status. */
 const HOW: Partial<Record<number, string>> = {
@@ -17,11 +18,9 @@ const HOW: Partial<Record<number, string>> = {
 export function describe(scene: Scene): { rows: [string, string][]; how: string; text: string } | null {
   const { current: map, cell: i, layout } = scene;
   if (!map || !layout || i === null) return null;
-  const box = layout.box(i);
   const pixels: [string, string][] = [
     ...(layout instanceof Regions ? [["region", scene.id(i)] as [string, string]] : []),
-    ["rows", `${box.top}–${box.bottom - 1}`],
-    ["columns", `${box.left}–${box.right - 1}`],
+    ...layout.box(i).map(([first, last], axis): [string, string] => [scene.axes[axis] ?? "", `${first}–${last - 1}`]),
   ];
   const place = pixels.map((row) => row.join(" ")).join(", ");
   const status = map.status[i] ?? UNKNOWN;
@@ -50,20 +49,6 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   return { rows, how, text: `${text}, ${how}` };
 }
 
-/** Draws the picture with the cell looked at covered. */
-function drawCovered(context: CanvasRenderingContext2D, scene: Scene, cell: number): void {
-  const { picture, patch, layout } = scene;
-  if (picture) context.drawImage(picture, 0, 0);
-  if (!patch) return;
-  if (layout instanceof Regions) context.drawImage(cut(patch, layout.mask(new Set([cell])), scene), 0, 0);
-  else if (layout instanceof Windows) {
-    const box = layout.box(cell);
-    const from = scene.byWindow ? layout.onSheet(cell) : { x: box.left, y: box.top };
-    const size = [box.right - box.left, box.bottom - box.top] as const;
-    context.drawImage(patch, from.x, from.y, ...size, box.left, box.top, ...size);
-  }
-}
-
 export function inspector(scene: Scene): HTMLElement {
   const canvas = h("canvas", { class: "kr-thumb", role: "img", "aria-label": "The image with the patch on it" });
   const caption = h("p", { class: "kr-how" });
@@ -79,11 +64,13 @@ export function inspector(scene: Scene): HTMLElement {
       ? "Point at a region to see what covering it does; click to cover several together."
       : "Point at the map to see the patch there; click to pin it.";
     unpin.hidden = !scene.pinned;
-    if (!found || scene.cell === null || !scene.picture) return;
-    canvas.height = scene.height;
-    canvas.width = scene.width;
-    const context = canvas.getContext("2d");
-    if (context) drawCovered(context, scene, scene.cell);
+    const { cell, place } = scene;
+    if (!found || cell === null || !place || !scene.ready) return;
+    const pane = thumb(canvas, scene, place);
+    if (pane) {
+      drawBelow(pane, scene, false);
+      drawCover(pane, scene, new Set([cell]));
+    }
     caption.textContent = found.how;
     caption.dataset.how = found.how;
     table.replaceChildren(...found.rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));

@@ -1,122 +1,143 @@
-// Where the cells of a map lie on the picture: a grid of windows, or regions of any shape.
-import { type Box, cellAt, centreOf, moved, patchBox, type Point, spread } from "./geometry";
+// Where the cells of a map lie on the input: a grid of windows, or regions of any shape.
+import { type Axis, axesOf, centreAt, clamp, indexAt, type Place, type Span, spanAt, spread } from "./geometry";
 import type { Grid } from "./messages";
-
-export interface Size {
-  readonly height: number;
-  readonly width: number;
-}
+import type { Section } from "./section";
 
 export interface Layout {
-  /** For every pixel, the cell shown there. */
-  readonly cells: Int32Array;
   /** The cell that keys begin at. */
   readonly middle: number;
-  /** The cell shown at a point. */
-  at(point: Point): number;
-  /** The point that stands for a cell. */
-  centre(cell: number): Point;
-  /** The cell so many steps down and to the right, or as far as there are cells. */
-  moved(cell: number, rows: number, columns: number): number;
-  /** The pixels that the covering of a cell lies in. */
-  box(cell: number): Box;
+  /** For every pixel of a section through a place, the cell shown there. */
+  on(section: Section, through: Place): Int32Array;
+  /** The cell shown at a place. */
+  at(place: Place): number;
+  /** The place that stands for a cell. */
+  centre(cell: number): Place;
+  /** The cell so many steps on along every axis, or as far as there are cells. */
+  moved(cell: number, steps: Place): number;
+  /** What the covering of a cell lies in, by axis. */
+  box(cell: number): Span[];
 }
 
 /** Windows on a grid, which overlap: every pixel shows the one that is centred nearest. */
 export class Windows implements Layout {
-  private spread: Int32Array | null = null;
+  readonly axes: readonly Axis[];
+  private readonly spreads: readonly Uint32Array[];
 
-  constructor(
-    private readonly grid: Grid,
-    private readonly size: Size,
-  ) {}
-
-  get cells(): Int32Array {
-    this.spread ??= this.spreadOut();
-    return this.spread;
+  constructor(grid: Grid) {
+    this.axes = axesOf(grid);
+    this.spreads = this.axes.map(spread);
   }
 
   get middle(): number {
-    return this.index({ row: Math.floor(this.grid.rows / 2), column: Math.floor(this.grid.columns / 2) });
+    return this.index(this.axes.map(({ count }) => Math.floor(count / 2)));
   }
 
-  at({ x, y }: Point): number {
-    return this.index(cellAt(x, y, this.grid));
+  on(section: Section, through: Place): Int32Array {
+    const { across, down, right } = section.plane;
+    const shown = (axis: number, cell: number) => (this.spreads[axis]?.[cell] ?? 0) * this.step(axis);
+    return section.sum(
+      (row) => (down === null ? 0 : shown(down, row)),
+      (column) => shown(right, column),
+      across === null ? 0 : shown(across, section.slice(through)),
+    );
   }
 
-  centre(cell: number): Point {
-    return centreOf(this.place(cell), this.grid);
+  at(place: Place): number {
+    return this.index(this.axes.map((axis, i) => indexAt(place[i] ?? 0, axis)));
   }
 
-  moved(cell: number, rows: number, columns: number): number {
-    return this.index(moved(this.place(cell), rows, columns, this.grid));
+  centre(cell: number): Place {
+    const indices = this.indices(cell);
+    return this.axes.map((axis, i) => centreAt(indices[i] ?? 0, axis));
   }
 
-  box(cell: number): Box {
-    return patchBox(this.place(cell), this.grid, this.size.height, this.size.width);
+  moved(cell: number, steps: Place): number {
+    const indices = this.indices(cell);
+    return this.index(this.axes.map(({ count }, i) => clamp((indices[i] ?? 0) + (steps[i] ?? 0), 0, count - 1)));
   }
 
-  /** The pixels that a window has on a sheet of all windows' coverings side by side. */
-  onSheet(cell: number): Point {
-    const { row, column } = this.place(cell);
-    return { x: column * this.grid.window, y: row * this.grid.window };
+  box(cell: number): Span[] {
+    const indices = this.indices(cell);
+    return this.axes.map((axis, i) => spanAt(indices[i] ?? 0, axis));
   }
 
-  private index({ row, column }: { row: number; column: number }): number {
-    return row * this.grid.columns + column;
+  /** Where a window begins on a sheet of all windows' coverings side by side. */
+  onSheet(cell: number): Place {
+    const indices = this.indices(cell);
+    return this.axes.map(({ window }, i) => (indices[i] ?? 0) * window);
   }
 
-  private place(cell: number): { row: number; column: number } {
-    return { row: Math.floor(cell / this.grid.columns), column: cell % this.grid.columns };
+  /** The cells that are centred on a section through a place, or nearest to it. */
+  centred(section: Section, through: Place): number[] {
+    const { across, down, right } = section.plane;
+    const every = (axis: number | null) => Array.from({ length: axis === null ? 1 : (this.axes[axis]?.count ?? 1) }, (_, i) => i);
+    const here = this.indices(this.at(through));
+    return every(down).flatMap((row) =>
+      every(right).map((column) =>
+        this.index(
+          this.axes.map((_, axis) => (axis === right ? column : axis === down ? row : axis === across ? (here[axis] ?? 0) : 0)),
+        ),
+      ),
+    );
   }
 
-  private spreadOut(): Int32Array {
-    const { height, width } = this.size;
-    const columns = spread(width, this.grid.columns, this.grid);
-    const rows = spread(height, this.grid.rows, this.grid);
-    const cells = new Int32Array(height * width);
-    rows.forEach((row, y) => columns.forEach((column, x) => (cells[y * width + x] = this.index({ row, column }))));
-    return cells;
+  /** How far a cell is from the next one along an axis, in the order of cells. */
+  private step(axis: number): number {
+    return this.axes.slice(axis + 1).reduce((product, { count }) => product * count, 1);
+  }
+
+  private index(indices: Place): number {
+    return this.axes.reduce((sum, { count }, i) => sum * count + (indices[i] ?? 0), 0);
+  }
+
+  private indices(cell: number): Place {
+    return this.axes.map(({ count }, axis) => Math.floor(cell / this.step(axis)) % count);
   }
 }
 
-/** Regions, each of pixels that have one number; every pixel is of one region. */
+/** Regions, each of cells of the input that have one number; every cell is of one region. */
 export class Regions implements Layout {
-  private boxes: Box[] | null = null;
-  private centres: Point[] | null = null;
+  private boxes: Span[][] | null = null;
+  private centres: Place[] | null = null;
 
   constructor(
     readonly cells: Int32Array,
-    private readonly size: Size,
+    private readonly sizes: Place,
   ) {}
 
   get middle(): number {
-    return this.at({ x: this.size.width / 2, y: this.size.height / 2 });
+    return this.at(this.sizes.map((size) => size / 2));
   }
 
-  at({ x, y }: Point): number {
-    const { height, width } = this.size;
-    const row = Math.min(height - 1, Math.max(0, Math.floor(y)));
-    return this.cells[row * width + Math.min(width - 1, Math.max(0, Math.floor(x)))] ?? 0;
+  on(section: Section, through: Place): Int32Array {
+    return section.cells(through).map((cell) => this.cells[cell] ?? 0);
   }
 
-  /** The middle of the region's pixel that is nearest to the mean of all of them. */
-  centre(cell: number): Point {
+  at(place: Place): number {
+    const index = this.sizes.reduce((sum, size, i) => sum * size + clamp(Math.floor(place[i] ?? 0), 0, size - 1), 0);
+    return this.cells[index] ?? 0;
+  }
+
+  /** The middle of the region's cell that is nearest to the mean of all of them. */
+  centre(cell: number): Place {
     this.centres ??= this.middles();
-    return this.centres[cell] ?? { x: 0, y: 0 };
+    return this.centres[cell] ?? this.sizes.map(() => 0);
   }
 
   /** To the nearest region whose centre lies in that direction rather than beside it. */
-  moved(cell: number, rows: number, columns: number): number {
+  moved(cell: number, steps: Place): number {
     this.centres ??= this.middles();
     let now = cell;
-    for (let left = Math.max(Math.abs(rows), Math.abs(columns)); left > 0; left--) {
+    for (let left = Math.max(...steps.map(Math.abs)); left > 0; left--) {
       const from = this.centre(now);
       let [found, nearest] = [now, Infinity];
-      this.centres.forEach(({ x, y }, other) => {
-        const [right, down] = [x - from.x, y - from.y];
-        const ahead = right * Math.sign(columns) + down * Math.sign(rows);
-        const far = right * right + down * down;
+      this.centres.forEach((centre, other) => {
+        let [ahead, far] = [0, 0];
+        centre.forEach((at, i) => {
+          const away = at - (from[i] ?? 0);
+          ahead += away * Math.sign(steps[i] ?? 0);
+          far += away * away;
+        });
         if (ahead > 0 && 2 * ahead * ahead >= far && far < nearest) [found, nearest] = [other, far];
       });
       now = found;
@@ -124,44 +145,53 @@ export class Regions implements Layout {
     return now;
   }
 
-  box(cell: number): Box {
+  box(cell: number): Span[] {
     this.boxes ??= this.bounds();
-    return this.boxes[cell] ?? { top: 0, left: 0, bottom: 0, right: 0 };
+    return this.boxes[cell] ?? this.sizes.map(() => [0, 0]);
   }
 
-  /** Of every pixel, whether it is of one of these regions. */
-  mask(cells: ReadonlySet<number>): Uint8Array {
-    return Uint8Array.from(this.cells, (cell) => Number(cells.has(cell)));
+  /** Of every pixel of a section, whether it is of one of these regions. */
+  mask(regions: ReadonlySet<number>, section: Section, through: Place): Uint8Array {
+    return Uint8Array.from(this.on(section, through), (cell) => Number(regions.has(cell)));
   }
 
-  private middles(): Point[] {
-    const { width } = this.size;
-    const sums: { count: number; x: number; y: number; best: number; at: Point }[] = [];
-    const each = (action: (sum: (typeof sums)[number], x: number, y: number) => void) => {
-      this.cells.forEach((cell, pixel) => {
-        const sum = (sums[cell] ??= { count: 0, x: 0, y: 0, best: Infinity, at: { x: 0, y: 0 } });
-        action(sum, (pixel % width) + 0.5, Math.floor(pixel / width) + 0.5);
-      });
-    };
-    each((sum, x, y) => {
-      [sum.count, sum.x, sum.y] = [sum.count + 1, sum.x + x, sum.y + y];
+  /** Calls `action` for every cell of the input, with the number of its region. */
+  private each(action: (region: number, place: number[]) => void): void {
+    const place = this.sizes.map(() => 0);
+    for (const region of this.cells) {
+      action(region, place);
+      for (let axis = place.length - 1; axis >= 0; axis--) {
+        place[axis] = (place[axis] ?? 0) + 1;
+        if ((place[axis] ?? 0) < (this.sizes[axis] ?? 1)) break;
+        place[axis] = 0;
+      }
+    }
+  }
+
+  private middles(): Place[] {
+    const sums: { count: number; sum: number[]; best: number; at: Place }[] = [];
+    this.each((region, place) => {
+      const found = (sums[region] ??= { count: 0, sum: place.map(() => 0), best: Infinity, at: [] });
+      found.count += 1;
+      place.forEach((at, i) => (found.sum[i] = (found.sum[i] ?? 0) + at));
     });
-    each((sum, x, y) => {
-      const far = Math.hypot(x - sum.x / sum.count, y - sum.y / sum.count);
-      if (far < sum.best) [sum.best, sum.at] = [far, { x, y }];
+    this.each((region, place) => {
+      const found = sums[region];
+      if (!found) return;
+      const far = place.reduce((sum, at, i) => sum + (at - (found.sum[i] ?? 0) / found.count) ** 2, 0);
+      if (far < found.best) [found.best, found.at] = [far, place.map((at) => at + 0.5)];
     });
     return sums.map(({ at }) => at);
   }
 
-  private bounds(): Box[] {
-    const boxes: Box[] = [];
-    this.cells.forEach((cell, pixel) => {
-      const [x, y] = [pixel % this.size.width, Math.floor(pixel / this.size.width)];
-      const box = (boxes[cell] ??= { top: y, left: x, bottom: y + 1, right: x + 1 });
-      box.top = Math.min(box.top, y);
-      box.left = Math.min(box.left, x);
-      box.bottom = Math.max(box.bottom, y + 1);
-      box.right = Math.max(box.right, x + 1);
+  private bounds(): Span[][] {
+    const boxes: [number, number][][] = [];
+    this.each((region, place) => {
+      const box = (boxes[region] ??= place.map((at) => [at, at + 1]));
+      place.forEach((at, i) => {
+        const span = box[i];
+        if (span) [span[0], span[1]] = [Math.min(span[0], at), Math.max(span[1], at + 1)];
+      });
     });
     return boxes;
   }

@@ -10,8 +10,8 @@ export const EXACT = 4;
 
 export type Bytes = DataView | undefined;
 
-/** Where to look: a box (top, left, bottom, right) or a mask of the input's pixels. */
-export type Region = { box: [number, number, number, number] } | { mask: DataView } | null;
+/** Where to look: a box (the begin of every axis, then the end of every axis) or a mask of the input's cells. */
+export type Region = { box: number[] } | { mask: DataView } | null;
 
 /** What is covered one after another: superpixels ("slic:COUNT"), a user's regions by their digest, or windows. */
 export type Partition = string | { given: string } | null;
@@ -32,16 +32,56 @@ export interface Asked {
   ssim_target?: number;
 }
 
-/** A picture, its patch, and what the model says of it. */
+/** A plane in which the input is shown. */
+export interface Plane {
+  name: string;
+  /** The axes across it, down the screen and to the right; null where there is none. */
+  across: number | null;
+  down: number | null;
+  right: number;
+  /** Whether the axes down and to the right are turned round. */
+  flip: [boolean, boolean];
+  /** Letters at the top, bottom, left and right; none where they are unknown. */
+  ends: string[];
+}
+
+/** Numbers of a volume or a signal, as codes of 16 bits between two extremes. */
+export interface Cells {
+  /** Sizes of what they are numbers of, and of the numbers, which may be coarser. */
+  of: number[];
+  sizes: number[];
+  channels: number;
+  low: number;
+  high: number;
+  cells: DataView;
+}
+
+/** The volume or the signal itself, which is sent once. */
+export interface Field extends Cells {
+  image: number;
+  /** The numbers that are black and white at first. */
+  levels: [number, number];
+  /** From cells to millimetres (RAS): three rows of four; null where unknown. */
+  affine: number[][] | null;
+}
+
+/** An image, its patch, and what the model says of it. */
 export interface View {
   image: number;
   baseline: string;
-  height: number;
-  width: number;
+  sizes: number[];
+  /** Size of a cell along every axis. */
+  spacing: number[];
+  /** Names of the axes. */
+  axes: string[];
+  planes: Plane[];
+  /** Of a picture; empty of others, which are in `Field`. */
   picture: DataView;
   /** Empty where there is none to show. */
   patch: DataView;
-  /** Whether `patch` is a sheet of what covers each window, side by side, row by row. */
+  /** What covers a volume or a signal. */
+  cover: Cells | Empty;
+  /** Whether `patch` or `cover` is a sheet of what covers each window, side by side. */
   byWindow: boolean;
   /** What is covered, and for every pixel its region, by its place among `ids`; empty for windows. */
   partition: Partition;
@@ -74,10 +114,10 @@ export interface Curves {
   note: string;
 }
 
-/** How a grid of positions lies on the input. */
+/** How a grid of positions lies on the input: cells and positions by axis; regions have one count. */
 export interface Grid {
-  rows: number;
-  columns: number;
+  sizes: number[];
+  counts: number[];
   window: number;
   stride: number;
 }
@@ -93,8 +133,6 @@ export interface Estimate {
 /** A map as far as it is known. */
 export interface Frame extends Grid {
   asked: Asked;
-  height: number;
-  width: number;
   target: number | null;
   /** Null where it is not finite. */
   base: number | null;
@@ -105,6 +143,8 @@ export interface Frame extends Grid {
   total: number;
   left: number | null;
   finished: boolean;
+  /** The voxel that counts most in a finished map of a volume. */
+  most: number[] | null;
   exact: boolean;
   /** Measured positions whose change is not finite. */
   notFinite: number;
@@ -139,7 +179,7 @@ export interface Comparison extends Grid {
 }
 
 /** What stands for a message that has not come yet. */
-type Empty = Partial<Record<string, never>>;
+export type Empty = Partial<Record<string, never>>;
 
 /** Whether a message has come. */
 export function arrived<T extends object>(message: T | Empty): message is T {
@@ -170,6 +210,8 @@ export interface State {
   _class_names: string[];
   _colours: Record<string, DataView>;
   _thumbnails: DataView[];
+  /** Of volumes and signals. */
+  _cells: Field | Empty;
   _view: View | Empty;
   _frame: Frame | Empty;
   _comparison: Comparison | Empty;

@@ -1,6 +1,7 @@
 // Colours: pure functions from numbers to RGBA, and the few that put them on a canvas.
-import type { Size } from "./layout";
-import { type Grid, INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
+import type { Place, Size } from "./geometry";
+import type { Windows } from "./layout";
+import { INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
 
 /** Index into a table of 256 colours: 0.5 is no change, above it the output falls, below it rises. */
 export function tone(drop: number, limit: number): number {
@@ -21,7 +22,7 @@ const NARROWEST_STRIPE = 2;
 const STRIPES = 112;
 
 /** How drops become colours. */
-interface Look {
+export interface Look {
   /** Where the colours end. */
   limit: number;
   /** 256 colours, three bytes each. */
@@ -29,16 +30,18 @@ interface Look {
   opacity: number;
 }
 
-/** Colours over the picture's pixels, each that of its cell. */
-export function overlay(
-  drops: Float32Array,
-  status: Uint8Array,
-  layout: Int32Array,
-  { height, width }: Size,
-  { limit, table, opacity }: Look,
-): Uint8ClampedArray<ArrayBuffer> {
+/** The colours of a map's cells. */
+export interface Tints {
+  /** By cell, RGBA. */
+  colours: Uint32Array;
+  /** Whether a cell's change is not finite. */
+  hatched: Uint8Array;
+  opacity: number;
+}
+
+export function tint(drops: Float32Array, status: Uint8Array, { limit, table, opacity }: Look): Tints {
   const cells = new Uint8ClampedArray(drops.length * 4);
-  const hatched = drops.map((drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));
+  const hatched = Uint8Array.from(drops, (drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));
   for (let i = 0; i < drops.length; i++) {
     if (status[i] === UNKNOWN || hatched[i]) continue;
     const drop = drops[i] ?? 0;
@@ -48,14 +51,22 @@ export function overlay(
     cells[4 * i + 2] = table[colour + 2] ?? 0;
     cells[4 * i + 3] = 255 * weight(drop, limit, opacity);
   }
+  return { colours: new Uint32Array(cells.buffer), hatched, opacity };
+}
+
+/** Colours over the picture's pixels, each that of its cell. */
+export function overlay(
+  { colours, hatched, opacity }: Tints,
+  layout: Int32Array,
+  { height, width }: Size,
+): Uint8ClampedArray<ArrayBuffer> {
   const pixels = new Uint8ClampedArray(height * width * 4);
-  const source = new Uint32Array(cells.buffer);
   const target = new Uint32Array(pixels.buffer);
   const stripe = Math.max(NARROWEST_STRIPE, Math.round(Math.max(height, width) / STRIPES));
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       const cell = layout[y * width + x] ?? 0;
-      if (!hatched[cell]) target[y * width + x] = source[cell] ?? 0;
+      if (!hatched[cell]) target[y * width + x] = colours[cell] ?? 0;
       else {
         const grey = GREYS[(x + y) % (2 * stripe) < stripe ? 0 : 1];
         pixels.set([grey, grey, grey, 255 * opacity], 4 * (y * width + x));
@@ -98,7 +109,7 @@ export function borders(layout: Int32Array, { height, width }: Size): Uint8Clamp
 }
 
 /** A picture's pixels where a mask is set, and nothing elsewhere. */
-export function cut(picture: ImageBitmap, mask: Uint8Array, { height, width }: Size): HTMLCanvasElement {
+export function cut(picture: CanvasImageSource, mask: Uint8Array, { height, width }: Size): HTMLCanvasElement {
   const canvas = sheet(new Uint8ClampedArray(Array.from(mask, (set) => [0, 0, 0, 255 * set]).flat()), height, width);
   const context = canvas.getContext("2d");
   if (context) {
@@ -123,25 +134,21 @@ export function reach(base: number, limit: number, areShares: boolean): [number,
   return areShares ? [Math.max(0, low), Math.min(1, high)] : [low, high];
 }
 
-/** Centres of measured cells, in pixels of the input, if any cell between them is predicted. */
-export function dots(status: Uint8Array, grid: Grid, height: number, width: number): { x: number; y: number }[] {
+/** Where those of some cells that are measured are centred, if any cell between them is predicted. */
+export function dots(status: Uint8Array, windows: Windows, cells: readonly number[]): Place[] {
   if (!status.includes(INTERPOLATED) && !status.includes(LINEARISED)) return [];
-  const found = [];
-  for (let row = 0; row < grid.rows; row++) {
-    for (let column = 0; column < grid.columns; column++) {
-      if ((status[row * grid.columns + column] ?? UNKNOWN) < TRIMMED) continue;
-      found.push({
-        x: Math.min(width - 1, column * grid.stride + grid.window / 2),
-        y: Math.min(height - 1, row * grid.stride + grid.window / 2),
-      });
-    }
-  }
-  return found;
+  return cells
+    .filter((cell) => (status[cell] ?? UNKNOWN) >= TRIMMED)
+    .map((cell) => windows.centre(cell).map((at, axis) => Math.min((windows.axes[axis]?.size ?? 1) - 1, at)));
+}
+
+/** A part of a canvas that is drawn on, from the context's origin on. */
+export interface Area extends Size {
+  readonly context: CanvasRenderingContext2D;
 }
 
 /** The picture; grey under a map, so that all colour is the map's. */
-export function backdrop(context: CanvasRenderingContext2D, picture: ImageBitmap, grey: boolean): void {
-  const { width, height } = context.canvas;
+export function backdrop({ context, width, height }: Area, picture: CanvasImageSource, grey: boolean): void {
   context.drawImage(picture, 0, 0, width, height);
   if (!grey) return;
   context.globalCompositeOperation = "saturation";

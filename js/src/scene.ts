@@ -1,17 +1,22 @@
-// What one view shows: the latest map and pictures, and the place that is looked at.
+// What one view shows: the latest map and images, and the place that is looked at.
 import { floats, integers, octets } from "./bytes";
+import { Cells, type Levels } from "./cells";
 import { bitmap, type Listening } from "./dom";
-import type { Point } from "./geometry";
+import { clamp, type Place } from "./geometry";
 import { type Layout, Regions, Windows } from "./layout";
 import { answers, colourLimit, coverName, toMap } from "./map";
-import { arrived, type Map, type Model, type Region, type View } from "./messages";
+import { arrived, type Field, type Map, type Model, type Region, type View } from "./messages";
+import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
+import { FLAT, Section } from "./section";
 
-/** A view whose pictures have been read. */
+/** A view whose images have been read. */
 interface Loaded {
   view: View;
-  picture: ImageBitmap;
+  /** Null of a volume or a signal, which has cells. */
+  picture: ImageBitmap | null;
   patch: ImageBitmap | null;
+  cover: Cells | null;
   probabilities: Float32Array;
   /** Null for windows. */
   regions: Regions | null;
@@ -22,12 +27,23 @@ const NONE = new Float32Array();
 export class Scene {
   private latest: Map | null = null;
   private loaded: Loaded | null = null;
+  private read: { field: Field; cells: Cells } | null = null;
   private places: { key: string; layout: Layout } | null = null;
-  height = 1;
-  width = 1;
-  /** In pixels of the input: cells come and go with the stride. */
-  private at: Point | null = null;
+  private tinted: { key: string; map: Map; tints: Tints } | null = null;
+  sizes: Place = [1, 1];
+  /** What is shown of the image: one section, or three of a volume. */
+  sections: readonly Section[] = [new Section(FLAT, [1, 1], [1, 1])];
+  /** Where the sections of a volume meet, in the middle of a voxel. */
+  cross: Place = [0.5, 0.5];
+  /** The section that was pointed at last. */
+  pointed = 0;
+  /** The numbers of a volume that are black and white. */
+  levels: Levels = [0, 1];
+  /** In cells of the input: those of maps come and go with the stride. */
+  private at: Place | null = null;
   pinned = false;
+  /** Whether the cross-hairs of a volume stay where they are when a map is finished. */
+  private moved = false;
   private readonly watchers: (() => void)[] = [];
 
   constructor(
@@ -37,9 +53,10 @@ export class Scene {
   ) {
     listening.to(["_frame"], () => {
       this.latest = toMap(model.get("_frame"));
+      this.seek();
       this.changed();
     });
-    listening.to(["_view"], () => void this.load());
+    listening.to(["_view", "_cells"], () => void this.load());
     listening.to(["image_index", "window", "stride", "regions", "baseline", "target", "region", "covered"], () =>
       this.changed(),
     );
@@ -47,7 +64,7 @@ export class Scene {
     listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
   }
 
-  /** The latest map of the picture chosen; the other controls may have moved since it was asked for. */
+  /** The latest map of the image chosen; the other controls may have moved since it was asked for. */
   get map(): Map | null {
     const { latest } = this;
     if (latest?.asked.image_index !== this.model.get("image_index")) return null;
@@ -66,17 +83,46 @@ export class Scene {
     return this.live && this.latest !== null && !answers(this.latest.asked, this.model, true);
   }
 
+  /** Whether there is an image to show. */
+  get ready(): boolean {
+    return this.ofImage() !== null;
+  }
+
   get picture(): ImageBitmap | null {
     return this.ofImage()?.picture ?? null;
   }
 
-  /** The patch, if it has the colour chosen. */
-  get patch(): ImageBitmap | null {
-    const loaded = this.ofImage();
-    return loaded?.view.baseline === coverName(this.model.get("baseline")) ? loaded.patch : null;
+  /** The numbers of a volume or a signal. */
+  get cells(): Cells | null {
+    return this.ofImage() && this.field ? (this.read?.cells ?? null) : null;
   }
 
-  /** Whether `patch` is a sheet with what covers every window. */
+  /** A volume or a signal as it was sent; null for pictures. */
+  get field(): Field | null {
+    const field = this.model.get("_cells");
+    return arrived(field) && field.image === this.model.get("image_index") ? field : null;
+  }
+
+  get isVolume(): boolean {
+    return this.sizes.length === 3;
+  }
+
+  /** The names of the axes. */
+  get axes(): readonly string[] {
+    return this.ofImage()?.view.axes ?? ["rows", "columns"];
+  }
+
+  /** The patch, if it has the colour chosen. */
+  get patch(): ImageBitmap | null {
+    return this.asChosen()?.patch ?? null;
+  }
+
+  /** What covers a volume or a signal, if it is what was chosen. */
+  get cover(): Cells | null {
+    return this.asChosen()?.cover ?? null;
+  }
+
+  /** Whether `patch` or `cover` is a sheet with what covers every window. */
   get byWindow(): boolean {
     return this.ofImage()?.view.byWindow ?? false;
   }
@@ -86,9 +132,20 @@ export class Scene {
     const { map } = this;
     if (!map) return null;
     if (map.asked.regions) return this.ofImage()?.regions ?? null;
-    const key = [map.rows, map.columns, map.window, map.stride, map.height, map.width].join();
-    if (this.places?.key !== key) this.places = { key, layout: new Windows(map, map) };
+    const key = [...map.counts, map.window, map.stride, ...map.sizes].join();
+    if (this.places?.key !== key) this.places = { key, layout: new Windows(map) };
     return this.places.layout;
+  }
+
+  /** The colours of the map's cells; null without a map of this image's size. */
+  get tints(): Tints | null {
+    const { map, limit, opacity } = this;
+    if (map?.sizes.join() !== this.sizes.join()) return null;
+    const key = [limit, opacity, this.model.get("colormap")].join();
+    if (this.tinted?.map !== map || this.tinted.key !== key) {
+      this.tinted = { key, map, tints: tint(drops(map.values, map.base), map.status, this) };
+    }
+    return this.tinted.tints;
   }
 
   /** The regions that the controls ask for; null for windows, and before they are known. */
@@ -118,7 +175,7 @@ export class Scene {
     return this.model.get("target") ?? (loaded?.probabilities.length ? loaded.view.predicted : null);
   }
 
-  /** What the model predicts of the picture. */
+  /** What the model predicts of the image. */
   get predicted(): number | null {
     return this.ofImage()?.view.predicted ?? null;
   }
@@ -150,30 +207,56 @@ export class Scene {
     return target === null ? "output" : (this.model.get("_class_names")[target] ?? String(target));
   }
 
+  /** The place looked at; of a volume that of the cross-hairs, where no other is pointed at. */
+  get place(): Place | null {
+    return this.at ?? (this.isVolume ? this.cross : null);
+  }
+
   /** The cell looked at: that of the map asked for which is nearest to the place. */
   get cell(): number | null {
-    return this.at && this.current && (this.layout?.at(this.at) ?? null);
+    return this.place && this.current && (this.layout?.at(this.place) ?? null);
   }
 
   /** Looks at a place, unless one is pinned. */
-  look(at: Point | null): void {
+  look(at: Place | null): void {
     if (this.pinned) return;
     this.at = at;
     this.changed();
   }
 
   /** Looks at a place; what is pinned stays pinned, there. */
-  move(at: Point): void {
+  move(at: Place): void {
     this.at = at;
     this.changed();
   }
 
   /** Pins the cell at a place, or lets go where it is pinned already. */
-  pin(at: Point | null): void {
+  pin(at: Place | null): void {
     const [before, layout] = [this.cell, this.current && this.layout];
     const cell = at && (layout?.at(at) ?? null);
     this.pinned = cell !== null && !(this.pinned && before === cell);
     this.at = cell === null || !layout ? null : layout.centre(cell);
+    this.changed();
+  }
+
+  /** Moves the cross-hairs of a volume to the voxel at a place. */
+  meet(at: Place): void {
+    this.moved = true;
+    this.cross = this.sizes.map((size, i) => clamp(Math.floor(at[i] ?? 0), 0, size - 1) + 0.5);
+    this.at = null;
+    this.changed();
+  }
+
+  /** Moves the cross-hairs of a volume to what counts most, where that is known. */
+  meetMost(): void {
+    if (this.map?.most) this.meet(this.map.most);
+  }
+
+  /** Which numbers of a volume are black and white; null for those that are so at first. */
+  show(levels: Levels | null): void {
+    const first = this.field?.levels ?? [0, 1];
+    const [black, white] = levels ?? first;
+    this.levels = white > black ? [black, white] : first;
     this.changed();
   }
 
@@ -186,8 +269,18 @@ export class Scene {
     return this.loaded?.view.image === this.model.get("image_index") ? this.loaded : null;
   }
 
+  private asChosen(): Loaded | null {
+    const loaded = this.ofImage();
+    return loaded?.view.baseline === coverName(this.model.get("baseline")) ? loaded : null;
+  }
+
   private changed(): void {
     for (const watcher of this.watchers) watcher();
+  }
+
+  /** Goes to what counts most in the first finished map, unless somebody has gone elsewhere. */
+  private seek(): void {
+    if (this.isVolume && !this.moved) this.meetMost();
   }
 
   private async load(): Promise<void> {
@@ -197,15 +290,28 @@ export class Scene {
       this.changed();
       return;
     }
-    const patched = view.patch.byteLength ? bitmap(view.patch) : null;
-    const [picture, patch] = await Promise.all([bitmap(view.picture), patched]);
+    const field = this.model.get("_cells");
+    const whole = !view.picture.byteLength;
+    if (whole && !(arrived(field) && field.image === view.image)) return; // its cells are on their way
+    const read = (bytes: DataView) => (bytes.byteLength ? bitmap(bytes) : Promise.resolve(null));
+    const [picture, patch] = await Promise.all([read(view.picture), read(view.patch)]);
     if (this.model.get("_view") !== view) return;
-    if (this.height !== view.height || this.width !== view.width) {
-      [this.height, this.width] = [view.height, view.width];
-      [this.at, this.pinned] = [null, false]; // the place is on another picture
+    const another = this.loaded?.view.image !== view.image;
+    if (this.sizes.join() !== view.sizes.join()) [this.at, this.pinned] = [null, false]; // the place is on another picture
+    if (another || this.sizes.join() !== view.sizes.join()) {
+      this.sizes = view.sizes;
+      this.sections = view.planes.map((plane) => new Section(plane, view.sizes, view.spacing));
+      this.cross = view.sizes.map((size) => Math.floor(size / 2) + 0.5);
+      [this.pointed, this.moved] = [0, false];
     }
-    const regions = view.partition ? new Regions(integers(view.regions), view) : null;
-    this.loaded = { view, picture, patch, probabilities: floats(view.probabilities), regions };
+    if (whole && arrived(field) && this.read?.field !== field) {
+      this.read = { field, cells: new Cells(field) };
+      this.levels = field.levels;
+    }
+    const regions = view.partition ? new Regions(integers(view.regions), view.sizes) : null;
+    const cover = arrived(view.cover) ? new Cells(view.cover) : null;
+    this.loaded = { view, picture, patch, cover, probabilities: floats(view.probabilities), regions };
+    this.seek();
     this.changed();
   }
 }

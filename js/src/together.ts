@@ -4,8 +4,9 @@ import { h, type Listening, onRepaint, set } from "./dom";
 import { signed, together } from "./figures";
 import { answers, best } from "./map";
 import { arrived, type Together } from "./messages";
-import { cut } from "./paint";
 import type { Scene } from "./scene";
+import { drawBelow, drawCover } from "./stage/drawing";
+import { thumb } from "./thumb";
 
 /** What the model says, in words; null before its answer has come. */
 export function sayTogether(scene: Scene, found: Together | Partial<Record<string, never>>): [string, string][] | null {
@@ -42,14 +43,15 @@ export function togetherPanel(listening: Listening, scene: Scene, live: boolean)
   const body = h("div", { class: "kr-asked" }, canvas, caption, table);
   const element = h("div", { class: "kr-group kr-together" }, h("h3", {}, "Covered together", none), body);
   const draw = onRepaint(() => {
-    const { covered, regions, picture, patch } = scene;
+    const { covered, regions } = scene;
     element.hidden = !regions || !covered.size;
     none.hidden = !live;
-    if (element.hidden || !regions || !picture) return;
-    [canvas.height, canvas.width] = [scene.height, scene.width];
-    const context = canvas.getContext("2d");
-    context?.drawImage(picture, 0, 0);
-    if (patch) context?.drawImage(cut(patch, regions.mask(covered), scene), 0, 0);
+    if (element.hidden || !regions) return;
+    const pane = thumb(canvas, scene, scene.cross);
+    if (pane) {
+      drawBelow(pane, scene, false);
+      drawCover(pane, scene, covered);
+    }
     const rows = sayTogether(scene, model.get("_together"));
     caption.textContent = `${covered.size} region${covered.size === 1 ? "" : "s"}${rows ? "" : ", being asked"}`;
     if (rows) table.replaceChildren(...rows.flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));

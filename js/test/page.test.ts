@@ -2,6 +2,7 @@
 // @vitest-environment happy-dom
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { State } from "../src/messages";
+import { FLAT } from "../src/section";
 import widget from "../src/widget";
 import { settings as asked } from "./settings";
 
@@ -30,6 +31,7 @@ function fakeModel(changes: Partial<State> = {}) {
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
+    _cells: {},
     _view: {},
     _frame: {},
     _comparison: {},
@@ -65,10 +67,13 @@ function show(model: ReturnType<typeof fakeModel>) {
 
 const picture = {
   baseline: "grey",
-  height: 16,
-  width: 24,
+  sizes: [16, 24],
+  spacing: [1, 1],
+  axes: ["rows", "columns"],
+  planes: [FLAT],
   picture: bytes(1),
   patch: bytes(1),
+  cover: {},
   byWindow: false,
   partition: null,
   regions: bytes(),
@@ -81,10 +86,8 @@ const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
 
 const frame = {
   asked,
-  rows: 1,
-  columns: 2,
-  height: 16,
-  width: 24,
+  sizes: [16, 24],
+  counts: [1, 2],
   window: 16,
   stride: 8,
   target: 0,
@@ -96,6 +99,7 @@ const frame = {
   total: 2,
   left: 0,
   finished: true,
+  most: null,
   exact: true,
   estimate: null,
   note: "",
@@ -122,6 +126,26 @@ describe("the page", () => {
       expect(label ?? input.getAttribute("aria-label"), input.outerHTML).toBeTruthy();
       expect(input.dataset.lmSuppressShortcuts).toBe("true");
     }
+  });
+
+  it("labels the sliders of a volume's three views", async () => {
+    const cells = { of: [2, 3, 4], sizes: [2, 3, 4], channels: 1, low: 0, high: 1, cells: new DataView(new ArrayBuffer(48)) };
+    const planes = ["axial", "coronal", "sagittal"].map((name, across) => {
+      const [down = 0, right = 1] = [0, 1, 2].filter((axis) => axis !== across);
+      return { ...FLAT, name, across, down, right };
+    });
+    const axes = ["depth", "rows", "columns"];
+    const volume = { ...picture, image: 0, sizes: [2, 3, 4], spacing: [1, 1, 1], axes, planes, picture: bytes(), patch: bytes() };
+    const { el } = show(fakeModel({ _view: volume, _cells: { ...cells, image: 0, levels: [0, 1], affine: null } }));
+    await settled();
+    const sliders = [...el.querySelectorAll<HTMLInputElement>("[data-slice]")];
+    expect(sliders.map(({ id, max }) => [el.querySelector(`label[for="${id}"]`)?.textContent, max])).toEqual([
+      ["axial", "1"],
+      ["coronal", "2"],
+      ["sagittal", "3"],
+    ]);
+    expect(sliders.map((slider) => slider.dataset.lmSuppressShortcuts)).toEqual(["true", "true", "true"]);
+    expect(el.querySelector(".kr-meeting dl")?.textContent).toContain("depth1rows1columns2");
   });
 
   it("takes the stride down with the patch, in one message", () => {

@@ -5,81 +5,72 @@ import { matching } from "../src/classes";
 import { figure, figures, signed, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
 import { Regions, Windows } from "../src/layout";
-import { boxBetween, brush, cellAt, centreOf, indexAt, moved, patchBox, spread } from "../src/geometry";
-import { borders, dots, drops, gradient, outline, overlay, reach, tone, weight } from "../src/paint";
+import { type Axis, axesOf, boxBetween, brush, centreAt, indexAt, spanAt, spread } from "../src/geometry";
+import { borders, dots, drops, gradient, outline, overlay, reach, tint, tone, weight } from "../src/paint";
 import { floats, octets } from "../src/bytes";
 import { throttled } from "../src/dom";
 import { answers, best, colourLimit, toMap } from "../src/map";
 import { EXACT, INTERPOLATED, LINEARISED, type Map, type Model, TRIMMED, UNKNOWN } from "../src/messages";
+import { FLAT, Section } from "../src/section";
 import { Sketch } from "../src/stage/sketch";
 import { cut, faster, likeness, seconds, standing } from "../src/words";
 import { settings } from "./settings";
 
-const grid = { rows: 27, columns: 27, window: 16, stride: 8 };
+const grid = { sizes: [224, 224], counts: [27, 27], window: 16, stride: 8 };
+const [axis] = axesOf(grid) as [Axis];
 const colours = Uint8Array.from({ length: 768 }, (_, i) => Math.floor(i / 3));
+const flat = (height: number, width: number) => new Section(FLAT, [height, width], [1, 1]);
 
 describe("geometry", () => {
   it("shows a position where its window is centred", () => {
-    for (let i = 0; i < grid.rows; i++) {
-      const centre = i * grid.stride + grid.window / 2;
-      expect(indexAt(centre, grid.rows, grid)).toBe(i);
-      expect(indexAt(centre - grid.stride / 2 + 0.01, grid.rows, grid)).toBe(i);
+    for (let i = 0; i < axis.count; i++) {
+      const centre = i * axis.stride + axis.window / 2;
+      expect(centreAt(i, axis)).toBe(centre);
+      expect(indexAt(centre, axis)).toBe(i);
+      expect(indexAt(centre - axis.stride / 2 + 0.01, axis)).toBe(i);
     }
-    expect(indexAt(0, grid.rows, grid)).toBe(0);
-    expect(indexAt(224, grid.rows, grid)).toBe(26);
+    expect(indexAt(0, axis)).toBe(0);
+    expect(indexAt(224, axis)).toBe(26);
   });
 
   it("keeps x and y apart", () => {
-    expect(cellAt(16, 40, grid)).toEqual({ row: 4, column: 1 });
+    expect(new Windows(grid).at([40, 16])).toBe(4 * 27 + 1);
   });
 
-  it("cuts the last window", () => {
-    expect(patchBox({ row: 26, column: 0 }, { ...grid, stride: 8 }, 220, 224)).toEqual({
-      top: 208,
-      left: 0,
-      bottom: 220,
-      right: 16,
-    });
+  it("cuts the last window, and covers an axis that is shorter", () => {
+    expect(spanAt(26, { ...axis, size: 220 })).toEqual([208, 220]);
+    const [short] = axesOf({ sizes: [5, 40], counts: [1, 4], window: 16, stride: 8 });
+    expect(short).toEqual({ size: 5, count: 1, window: 5, stride: 5 });
   });
 
   it("finds a place again on every grid", () => {
     for (const stride of [3, 8, 5, 16]) {
-      const other = { rows: 70, columns: 70, window: 16, stride };
-      for (const cell of [{ row: 0, column: 9 }, { row: 12, column: 69 }]) {
-        const at = centreOf(cell, other);
-        expect(cellAt(at.x, at.y, other)).toEqual(cell);
-      }
+      const other = { ...axis, count: 70, stride };
+      for (const index of [0, 9, 12, 69]) expect(indexAt(centreAt(index, other), other)).toBe(index);
     }
-    const pinned = patchBox({ row: 13, column: 6 }, grid, 224, 224); // rows 104 to 119
-    const at = centreOf({ row: 13, column: 6 }, grid);
+    const [first] = spanAt(13, axis); // cells 104 to 119
+    const at = centreAt(13, axis);
     for (const stride of [1, 2, 3, 5, 16]) {
-      const other = { rows: 300, columns: 300, window: 16, stride };
-      const box = patchBox(cellAt(at.x, at.y, other), other, 224, 224);
-      expect(Math.abs(box.top - pinned.top)).toBeLessThanOrEqual(stride / 2);
-      expect(Math.abs(box.left - pinned.left)).toBeLessThanOrEqual(stride / 2);
+      const other = { ...axis, count: 300, stride };
+      expect(Math.abs(spanAt(indexAt(at, other), other)[0] - first)).toBeLessThanOrEqual(stride / 2);
     }
-  });
-
-  it("stays on the grid", () => {
-    expect(moved({ row: 0, column: 26 }, -4, 4, grid)).toEqual({ row: 0, column: 26 });
-    expect(moved({ row: 3, column: 3 }, 1, -1, grid)).toEqual({ row: 4, column: 2 });
   });
 
   it("covers every pixel", () => {
-    const index = spread(224, 27, grid);
+    const index = spread(axis);
     expect(index).toHaveLength(224);
     expect([index[0], index[223]]).toEqual([0, 26]);
     expect(index.every((value, i) => i === 0 || value >= (index[i - 1] ?? 0))).toBe(true);
   });
 
   it("makes boxes of two corners in any order", () => {
-    expect(boxBetween({ x: 30.2, y: 5 }, { x: 10.7, y: 20 }, 24, 28)).toEqual({
+    expect(boxBetween({ x: 30.2, y: 5 }, { x: 10.7, y: 20 }, { height: 24, width: 28 })).toEqual({
       top: 5,
       left: 10,
       bottom: 20,
       right: 28,
     });
-    expect(boxBetween({ x: 3, y: 3 }, { x: 3, y: 3 }, 24, 28)).toBeNull();
+    expect(boxBetween({ x: 3, y: 3 }, { x: 3, y: 3 }, { height: 24, width: 28 })).toBeNull();
   });
 
   it("paints round strokes without gaps", () => {
@@ -93,20 +84,21 @@ describe("geometry", () => {
 });
 
 describe("layouts", () => {
-  const grid = { rows: 3, columns: 2, window: 4, stride: 2 };
-  const windows = new Windows(grid, { height: 8, width: 6 });
+  const windows = new Windows({ sizes: [8, 6], counts: [3, 2], window: 4, stride: 2 });
+  const section = flat(8, 6);
 
   it("of windows number them by rows", () => {
     for (let cell = 0; cell < 6; cell++) {
       expect(windows.at(windows.centre(cell))).toBe(cell);
-      const { top, left } = windows.box(cell);
+      const { top, left } = section.box(windows.box(cell));
       expect([top, left]).toEqual([2 * Math.floor(cell / 2), 2 * (cell % 2)]);
     }
     expect(windows.middle).toBe(3);
-    expect(windows.moved(0, 1, 1)).toBe(3);
-    expect(windows.moved(5, 4, 0)).toBe(5);
-    expect(windows.onSheet(3)).toEqual({ x: 4, y: 4 });
-    expect(Array.from(windows.cells.slice(0, 6))).toEqual([0, 0, 0, 1, 1, 1]);
+    expect(windows.moved(0, [1, 1])).toBe(3);
+    expect(windows.moved(5, [4, 0])).toBe(5);
+    expect(windows.moved(1, [-4, 4])).toBe(1);
+    expect(windows.onSheet(3)).toEqual([4, 4]);
+    expect(Array.from(windows.on(section, []).slice(0, 6))).toEqual([0, 0, 0, 1, 1, 1]);
   });
 
   // 0 is a ring around 1; 2 has two pieces.
@@ -116,21 +108,21 @@ describe("layouts", () => {
     [0, 0, 0, 0],
     [0, 0, 0, 2],
   ];
-  const regions = new Regions(Int32Array.from(numbers.flat()), { height: 4, width: 4 });
+  const regions = new Regions(Int32Array.from(numbers.flat()), [4, 4]);
 
   it("of regions stand for them by one of their own pixels", () => {
     for (let cell = 0; cell < 3; cell++) expect(regions.at(regions.centre(cell))).toBe(cell);
-    expect(regions.box(1)).toEqual({ top: 1, left: 2, bottom: 2, right: 3 });
-    expect(regions.box(2)).toEqual({ top: 0, left: 0, bottom: 4, right: 4 });
-    expect(Array.from(regions.mask(new Set([1, 2]))).filter(Boolean)).toHaveLength(3);
-    expect([regions.at({ x: -1, y: -1 }), regions.at({ x: 99, y: 99 })]).toEqual([2, 2]);
+    expect(regions.box(1)).toEqual([[1, 2], [2, 3]]);
+    expect(regions.box(2)).toEqual([[0, 4], [0, 4]]);
+    expect(Array.from(regions.mask(new Set([1, 2]), flat(4, 4), [])).filter(Boolean)).toHaveLength(3);
+    expect([regions.at([-1, -1]), regions.at([99, 99])]).toEqual([2, 2]);
   });
 
   it("of regions move to the next one, or stay at the edge", () => {
-    expect(regions.moved(1, 1, 0)).toBe(0);
-    expect(regions.moved(0, 0, 1)).toBe(1);
-    expect(regions.moved(0, -4, 0)).toBe(1);
-    expect(regions.moved(2, -1, 0)).toBe(2);
+    expect(regions.moved(1, [1, 0])).toBe(0);
+    expect(regions.moved(0, [0, 1])).toBe(1);
+    expect(regions.moved(0, [-4, 0])).toBe(1);
+    expect(regions.moved(2, [-1, 0])).toBe(2);
   });
 
   it("draw borders between different cells alone", () => {
@@ -150,26 +142,17 @@ describe("colours", () => {
   });
 
   it("colours each pixel by its cell, and leaves unknown ones bare", () => {
-    const small = { rows: 1, columns: 2, window: 2, stride: 2 };
-    const pixels = overlay(
-      Float32Array.of(1, -1),
-      Uint8Array.of(EXACT, UNKNOWN),
-      new Windows(small, { height: 1, width: 4 }).cells,
-      { height: 1, width: 4 },
-      { limit: 1, table: colours, opacity: 1 },
-    );
+    const small = new Windows({ sizes: [1, 4], counts: [1, 2], window: 2, stride: 2 });
+    const tints = tint(Float32Array.of(1, -1), Uint8Array.of(EXACT, UNKNOWN), { limit: 1, table: colours, opacity: 1 });
+    const pixels = overlay(tints, small.on(flat(1, 4), []), { height: 1, width: 4 });
     expect(Array.from(pixels)).toEqual([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
   });
 
   it("hatches what is not finite, in no colour of the scale", () => {
-    const small = { rows: 1, columns: 2, window: 4, stride: 4 };
-    const pixels = overlay(
-      Float32Array.of(NaN, -Infinity),
-      Uint8Array.of(EXACT, EXACT),
-      new Windows(small, { height: 1, width: 8 }).cells,
-      { height: 1, width: 8 },
-      { limit: 1, table: colours, opacity: 1 },
-    );
+    const small = new Windows({ sizes: [1, 8], counts: [1, 2], window: 4, stride: 4 });
+    const look = { limit: 1, table: colours, opacity: 1 };
+    const tints = tint(Float32Array.of(NaN, -Infinity), Uint8Array.of(EXACT, EXACT), look);
+    const pixels = overlay(tints, small.on(flat(1, 8), []), { height: 1, width: 8 });
     const greys = Array.from({ length: 8 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys).size).toBe(2);
     expect(greys.slice(0, 4)).toEqual([greys[0], greys[0], greys[2], greys[2]]);
@@ -178,7 +161,7 @@ describe("colours", () => {
 
   it("hatches a large picture in stripes that can be seen", () => {
     const look = { limit: 1, table: colours, opacity: 1 };
-    const pixels = overlay(Float32Array.of(NaN), Uint8Array.of(EXACT), new Int32Array(1120), { height: 1, width: 1120 }, look);
+    const pixels = overlay(tint(Float32Array.of(NaN), Uint8Array.of(EXACT), look), new Int32Array(1120), { height: 1, width: 1120 });
     const greys = Array.from({ length: 1120 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys.slice(0, 10)).size).toBe(1);
     expect(greys.filter((grey, x) => x && grey !== greys[x - 1])).toHaveLength(111);
@@ -189,12 +172,13 @@ describe("colours", () => {
   });
 
   it("marks measured cells only beside interpolated ones", () => {
-    const small = { rows: 1, columns: 3, window: 4, stride: 2 };
-    expect(dots(Uint8Array.of(EXACT, TRIMMED, UNKNOWN), small, 8, 8)).toEqual([]);
-    expect(dots(Uint8Array.of(EXACT, LINEARISED, UNKNOWN), small, 8, 8)).toHaveLength(1);
-    expect(dots(Uint8Array.of(EXACT, INTERPOLATED, TRIMMED), small, 8, 8)).toEqual([
-      { x: 2, y: 2 },
-      { x: 6, y: 2 },
+    const small = new Windows({ sizes: [8, 8], counts: [1, 3], window: 4, stride: 2 });
+    const here = small.centred(flat(8, 8), [0, 0]);
+    expect(dots(Uint8Array.of(EXACT, TRIMMED, UNKNOWN), small, here)).toEqual([]);
+    expect(dots(Uint8Array.of(EXACT, LINEARISED, UNKNOWN), small, here)).toHaveLength(1);
+    expect(dots(Uint8Array.of(EXACT, INTERPOLATED, TRIMMED), small, here)).toEqual([
+      [2, 2],
+      [2, 6],
     ]);
   });
 
@@ -300,10 +284,10 @@ describe("state", () => {
     );
     expect(together([1.05e-4], [1.05e-4, 6.8e-5])).toEqual([["1.05e−04"], ["1.05e−04", "6.8e−05"]]);
     const map = {
-      rows: 1, columns: 1, window: 4, stride: 4, target: 0, base: 0.2331234, status: new Uint8Array([EXACT]),
+      sizes: [8, 8], counts: [1, 1], window: 8, stride: 8, target: 0, base: 0.2331234, status: new Uint8Array([EXACT]),
       values: new Float32Array([0.2331134]), classes: new Int32Array([-1]), classValues: new Float32Array([NaN]),
     };
-    const scene = { current: map, cell: 0, layout: new Windows({ ...map, window: 8, stride: 8 }, { height: 8, width: 8 }), height: 4, width: 4, name: () => "dog" };
+    const scene = { current: map, cell: 0, layout: new Windows(map), axes: ["rows", "columns"], name: () => "dog" };
     expect(inspected(scene as never)?.rows.slice(0, 2)).toEqual([
       ["dog", "2.33123e−01 → 2.33113e−01"],
       ["drop", "+1e−05"],
@@ -346,24 +330,25 @@ describe("state", () => {
 
 describe("a region that is drawn", () => {
   const size = { height: 12, width: 16 };
+  const section = flat(12, 16);
 
   it("is a rectangle between two corners, in any order, cut at the picture's edges", () => {
-    const sketch = new Sketch(size);
+    const sketch = new Sketch();
     sketch.tool = "rectangle";
-    expect(sketch.region).toBeNull();
-    sketch.begin({ x: 9.5, y: 20 });
-    sketch.extend({ x: 3.2, y: 4 });
-    expect(sketch.region).toEqual({ box: [4, 3, 12, 10] });
+    expect(sketch.region(null)).toBeNull();
+    sketch.begin({ x: 9.5, y: 20 }, section);
+    sketch.extend({ x: 3.2, y: 4 }, section);
+    expect(sketch.region(null)).toEqual({ box: [4, 3, 12, 10] });
     sketch.clear();
-    expect(sketch.region).toBeNull();
+    expect(sketch.region(null)).toBeNull();
   });
 
   it("is what the brush touched on its way", () => {
-    const sketch = new Sketch(size);
+    const sketch = new Sketch();
     sketch.tool = "brush";
-    sketch.begin({ x: 0, y: 6 });
-    sketch.extend({ x: 15, y: 6 });
-    const { region } = sketch;
+    sketch.begin({ x: 0, y: 6 }, section);
+    sketch.extend({ x: 15, y: 6 }, section);
+    const region = sketch.region(null);
     if (!region || !("mask" in region)) throw new Error("no mask");
     const mask = octets(region.mask);
     const row = (y: number) => [...mask.slice(y * size.width, (y + 1) * size.width)];
@@ -372,8 +357,8 @@ describe("a region that is drawn", () => {
   });
 
   it("is nothing while looking", () => {
-    const sketch = new Sketch(size);
-    sketch.extend({ x: 3, y: 3 });
-    expect([sketch.from, sketch.region]).toEqual([null, null]);
+    const sketch = new Sketch();
+    sketch.extend({ x: 3, y: 3 }, section);
+    expect([sketch.from, sketch.region(null)]).toEqual([null, null]);
   });
 });

@@ -130,7 +130,7 @@ def _of_cells(image: AnyArray | Tensor, name: str) -> Pixels:
         )
     if not np.isfinite(cells).all():
         raise InputError(name, "values that are not finite", "finite numbers", verb="holds")
-    low, high = _range(cells)
+    low, high = black_and_white(cells)
     return Pixels(
         _three_axes(cells).shape,
         lambda: ((_three_axes(cells) - low) / (high - low)).astype(np.float32),
@@ -208,8 +208,15 @@ def _like(cells: Shares, dtype: np.dtype) -> AnyArray:
     return cells.round().clip(limits.min, limits.max).astype(dtype)
 
 
-def _range(cells: AnyArray) -> tuple[float, float]:
-    """The values of black and white: of bytes, of shares, or else nearly the picture's own extremes."""
+def black_and_white(cells: AnyArray) -> tuple[float, float]:
+    """The values of black and white: of bytes, of shares, or else nearly the picture's own extremes.
+
+    Examples:
+        >>> black_and_white(np.zeros(3, np.uint8)), black_and_white(np.array([0.25, 0.5]))
+        ((0.0, 255.0), (0.0, 1.0))
+        >>> black_and_white(np.array([-1000.0, 40.0, 40.0]))
+        (-979.2, 40.0)
+    """
     if cells.dtype == np.uint8:
         return 0.0, 255.0
     low, high = float(cells.min()), float(cells.max())

@@ -13,6 +13,7 @@ from krypton_engine import Heatmap, KryptonOcclusion
 from krypton_widget.pictures import ModelInput
 
 SENT = {
+    "sent": "_cells",
     "view": "_view",
     "frame": "_frame",
     "comparison": "_comparison",
@@ -47,9 +48,9 @@ class Page:
         return np.asarray(Image.open(io.BytesIO(self.view["picture"])))
 
     def cells(self, name: str) -> np.ndarray:
-        """Numbers of the frame, rows by columns."""
+        """Numbers of the frame, by axis of the image."""
         kind = {"values": np.float32, "status": np.uint8, "classes": np.int32}[name]
-        return np.frombuffer(self.frame[name], kind).reshape(self.frame["rows"], self.frame["columns"])
+        return np.frombuffer(self.frame[name], kind).reshape(self.frame["counts"])
 
     def until_drawn(self, seconds: float = 60) -> None:
         """Wait for the first map, however coarse."""

@@ -316,9 +316,9 @@ def test_an_array_with_its_channels_first_is_the_picture_it_is():
 def test_a_volume_and_a_small_image_are_told_what_to_do(explore):
     with pytest.raises(InputError, match=r"64 channels; of a volume give one slice.*preprocess="):
         explore(network(), np.zeros((64, 64, 64), np.float32))
-    with pytest.raises(InputError, match=r"of a volume or a batch give one, image\[0\]"):
+    with pytest.raises(InputError, match=r"read as a volume, 9 x 64 x 64 \(depth x .*its size"):
         explore(network(), np.zeros((1, 9, 64, 64), np.float32))
-    with pytest.raises(InputError, match=r"of a volume the explorer shows one slice"):
+    with pytest.raises(InputError, match=r"input of shape \(1, 1, 9, 24, 20\), \(batch, channels, depth"):
         explore(network(), picture(), preprocess=lambda image: torch.zeros(1, 1, 9, 24, 20))
     deep = nn.Sequential(nn.Conv2d(3, 4, 11), nn.Flatten(), nn.LazyLinear(3)).eval()
     deep(torch.zeros(1, 3, 24, 20))

@@ -6,7 +6,7 @@ import type { State } from "../messages";
 export function choice<T extends string>(
   listening: Listening,
   label: string,
-  options: readonly { value: T; label: string; swatch?: string; shown?: () => boolean }[],
+  options: readonly { value: T; label: string | (() => string); swatch?: string; shown?: () => boolean }[],
   read: () => T,
   write: (value: T) => void,
   names: (keyof State)[],
@@ -21,18 +21,23 @@ export function choice<T extends string>(
       onchange: () => write(value),
     });
     const colour = swatch ? [h("i", { class: `kr-swatch kr-swatch-${swatch}` })] : [];
-    return { input, shown, element: h("label", {}, input, h("span", {}, ...colour, label)) };
+    const words = document.createTextNode("");
+    const name = () => (words.data = typeof label === "string" ? label : label());
+    return { input, shown, name, element: h("label", {}, input, h("span", {}, ...colour, words)) };
   });
-  listening.to(names, () => {
-    for (const { input, shown, element } of buttons) {
-      input.checked = input.value === read();
-      element.hidden = shown?.() === false;
-    }
-  });
-  return h(
+  const field = h(
     "fieldset",
     { class: "kr-choice" },
     h("legend", {}, label),
     h("div", {}, ...buttons.map(({ element }) => element)),
   );
+  listening.to(names, () => {
+    for (const { input, shown, name, element } of buttons) {
+      name();
+      input.checked = input.value === read();
+      element.hidden = shown?.() === false;
+    }
+    field.hidden = buttons.filter(({ element }) => !element.hidden).length < 2;
+  });
+  return field;
 }

@@ -8,6 +8,12 @@ import { slider } from "./slider";
 /** Words that the kernel knows for what covered cells become. */
 const COVERS = ["grey", "black", "mean", "blur", "local mean", "noise"] as const;
 
+/** Colours by what they are of a signal. */
+const OF_SIGNALS: Partial<Record<string, string>> = { grey: "middle", black: "lowest" };
+
+/** What the cells of an image are called, by the number of its axes. */
+const UNITS = ["", "steps", "px", "voxels"];
+
 /** Superpixels at most; every one is measured. */
 const MOST_SUPERPIXELS = 400;
 
@@ -23,7 +29,10 @@ export function measuringControls(listening: Listening): HTMLElement {
 /** Windows or regions, their size, and what they become. */
 function covering(listening: Listening): HTMLElement {
   const { model } = listening;
-  const side = () => Math.min(model.get("_view").height ?? 64, model.get("_view").width ?? 64);
+  const sizes = (): number[] => model.get("_view").sizes ?? [64, 64];
+  // A patch is a square on a picture, and a cube that a volume's shorter axes cut.
+  const side = () => (sizes().length === 2 ? Math.min(...sizes()) : Math.max(...sizes()));
+  const unit = () => UNITS[sizes().length] ?? "";
   const window = h(
     "div",
     { class: "kr-group" },
@@ -33,7 +42,7 @@ function covering(listening: Listening): HTMLElement {
       min: 2,
       max: () => Math.floor(side() / 2),
       step: 1,
-      show: (value) => `${value} px`,
+      show: (value) => `${value} ${unit()}`,
       also: ["_view"],
       with: (value) => ({ stride: Math.min(model.get("stride"), value) }),
     }),
@@ -43,8 +52,8 @@ function covering(listening: Listening): HTMLElement {
       min: 1,
       max: () => model.get("window"),
       step: 1,
-      show: (value) => `${value} px`,
-      also: ["window"],
+      show: (value) => `${value} ${unit()}`,
+      also: ["window", "_view"],
     }),
   );
   const count = slider(listening, {
@@ -76,28 +85,29 @@ function parts(listening: Listening): HTMLElement {
     "What",
     [
       { value: "windows", label: "windows" },
-      { value: "superpixels", label: "superpixels" },
+      { value: "superpixels", label: "superpixels", shown: () => (model.get("_view").sizes?.length ?? 2) === 2 },
       { value: "yours", label: "regions", shown: () => !!model.get("_given").regions },
     ] as const,
     () => (model.get("regions") === null ? "windows" : typeof model.get("regions") === "string" ? "superpixels" : "yours"),
     (value) => set(model, "regions", values[value]()),
-    ["regions", "_given"],
+    ["regions", "_given", "_view"],
   );
 }
 
 function covers(listening: Listening): HTMLElement {
   const { model } = listening;
   const given = () => model.get("_given").baseline ?? null;
+  const called = (cover: string) => ((model.get("_view").sizes?.length ?? 2) === 1 ? (OF_SIGNALS[cover] ?? cover) : cover);
   return choice<string>(
     listening,
     "With",
     [
-      ...COVERS.map((value) => ({ value, label: value, swatch: value.replace(" ", "-") })),
+      ...COVERS.map((value) => ({ value, label: () => called(value), swatch: value.replace(" ", "-") })),
       { value: "yours", label: "yours", swatch: "yours", shown: () => given() !== null },
     ],
     () => (typeof model.get("baseline") === "string" ? (model.get("baseline") as string) : "yours"),
     (value) => set(model, "baseline", value === "yours" ? (given() ?? "grey") : value),
-    ["baseline", "_given"],
+    ["baseline", "_given", "_view"],
   );
 }
 

@@ -1,113 +1,281 @@
-// What the stage shows, from the bottom up: picture, map, the region in force, the cell looked at, the region drawn.
-import { type Box, boxBetween } from "../geometry";
+// What a section shows, from the bottom up: image, map, the region in force, the cell looked at, the region drawn.
 import { octets } from "../bytes";
-import { Regions } from "../layout";
+import type { Cells } from "../cells";
+import type { Box, Place, Point, Size } from "../geometry";
+import { Regions, Windows } from "../layout";
 import type { Map, Region } from "../messages";
-import { backdrop, borders, cut, dots, drops, outline, overlay, sheet } from "../paint";
+import { type Area, backdrop, borders, cut, dots, outline, overlay, sheet, type Tints } from "../paint";
 import type { Scene } from "../scene";
-import type { Sketch } from "./sketch";
+import type { Section } from "../section";
+import { drawCurves } from "../signal";
+import { type Sketch, spansOf } from "./sketch";
 
 /** Least pixels of the screen between measured cells for dots to be drawn, and for them to be drawn boldly. */
 const [DOTS_FROM, BOLD_FROM] = [8, 16];
 
-/** Draws everything; the canvas takes the pixels that it has on the screen. */
-export function drawStage(canvas: HTMLCanvasElement, scene: Scene, sketch: Sketch): void {
-  const { height, width, map, picture, opacity } = scene;
-  const scale = (Math.max(1, canvas.clientWidth) / width) * (globalThis.devicePixelRatio || 1);
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  canvas.style.aspectRatio = `${width} / ${height}`;
-  const context = canvas.getContext("2d");
-  if (!context) return;
-  if (picture) {
-    context.imageSmoothingEnabled = true;
-    context.imageSmoothingQuality = "high";
-    backdrop(context, picture, map !== null && opacity > 0);
-    context.imageSmoothingEnabled = false;
-    if (map?.height === height && map.width === width) drawMap(context, map, scene, scale);
-    if (scene.regions) drawRegions(context, scene.regions, scene);
-    drawRegion(context, scene.region, scene, scale);
-    drawCell(context, scene, scale);
-  }
-  drawSketch(context, sketch, scene, scale);
+/** Yellow, which neither a grey picture nor a map has, as in the kernel's pictures. */
+const CROSS_HAIRS = "rgb(255 211 77)";
+/** Share of a section's longer side, to each side of the point, that cross-hairs leave clear. */
+const CLEAR = 1 / 14;
+/** Share of the opacity behind a curve, as in the kernel's pictures. */
+const BEHIND = 0.55;
+
+/** A section through a place, in an area of a canvas. */
+interface Pane extends Area {
+  readonly section: Section;
+  readonly through: Place;
 }
 
-function drawMap(context: CanvasRenderingContext2D, map: Map, scene: Scene, scale: number): void {
+/** Draws everything; the canvas takes the pixels that it has on the screen. */
+export function drawStage(canvas: HTMLCanvasElement, scene: Scene, section: Section, sketch: Sketch): void {
+  const ratio = globalThis.devicePixelRatio || 1;
+  canvas.width = Math.round(Math.max(1, canvas.clientWidth) * ratio);
+  canvas.height = Math.max(1, Math.round(canvas.width / section.aspect));
+  canvas.style.aspectRatio = String(section.aspect);
+  const context = canvas.getContext("2d");
+  if (!context) return;
+  const pane = { context, width: canvas.width, height: canvas.height, section, through: scene.cross };
+  if (scene.ready) {
+    drawBelow(pane, scene, scene.map !== null && scene.opacity > 0);
+    context.imageSmoothingEnabled = false;
+    if (scene.map && scene.tints) drawMap(pane, scene.map, scene.tints, scene);
+    drawAbove(pane, scene, true);
+    if (scene.regions) drawRegions(pane, scene.regions, scene);
+    drawRegion(pane, scene.region);
+    if (scene.isVolume) drawCross(pane);
+    drawCell(pane, scene);
+  }
+  drawSketch(pane, sketch);
+}
+
+/** The image beneath a map: a picture, or a slice in grey; a signal's curves lie above. */
+export function drawBelow(pane: Pane, scene: Scene, grey: boolean): void {
+  const { context, section, through } = pane;
+  context.imageSmoothingEnabled = true;
+  context.imageSmoothingQuality = "high";
+  if (scene.picture) backdrop(pane, scene.picture, grey);
+  else if (scene.isVolume && scene.cells) backdrop(pane, scene.cells.slice(section, through, scene.levels), false);
+}
+
+/** The curves of a signal. */
+export function drawAbove(pane: Pane, scene: Scene, named = false): void {
+  if (!scene.picture && !scene.isVolume && scene.cells) drawCurves(pane, scene.cells.channels, named);
+}
+
+/** The colours of a map's cells. */
+export function drawColours(pane: Pane, tints: Tints, cells: Int32Array): void {
+  const { context, section } = pane;
+  context.globalAlpha = section.plane.down === null ? BEHIND : 1;
+  spread(pane, overlay(tints, cells, section));
+  context.globalAlpha = 1;
+}
+
+/** What covers a window, or regions, where it covers a section; of a signal, the curves with that in them. */
+export function drawCover(pane: Pane, scene: Scene, covered: ReadonlySet<number>): void {
+  const { section, through } = pane;
+  const { layout, patch, cover } = scene;
+  const [cell] = covered;
+  if (layout instanceof Regions) {
+    const mask = layout.mask(covered, section, through);
+    if (patch) pane.context.drawImage(cut(patch, mask, section), 0, 0, pane.width, pane.height);
+    else if (cover) drawCells(pane, scene, cover, mask);
+  } else if (layout instanceof Windows && cell !== undefined) {
+    const spans = layout.box(cell);
+    const box = section.box(spans);
+    const sheet = scene.byWindow ? layout.onSheet(cell) : null;
+    if (patch) {
+      const from = sheet ? section.point(sheet) : { x: box.left, y: box.top };
+      const size = [box.right - box.left, box.bottom - box.top] as const;
+      const [down, right] = [pane.height / section.height, pane.width / section.width];
+      const to = [box.left * right, box.top * down, size[0] * right, size[1] * down] as const;
+      pane.context.drawImage(patch, from.x, from.y, ...size, ...to);
+    } else if (cover) {
+      const mask = new Uint8Array(section.height * section.width);
+      const rows = section.cuts(spans, through) ? [box.top, box.bottom] : [0, 0];
+      for (let y = rows[0] ?? 0; y < (rows[1] ?? 0); y++) mask.fill(1, y * section.width + box.left, y * section.width + box.right);
+      drawCells(pane, scene, cover, mask, sheet?.map((at, axis) => at - (spans[axis]?.[0] ?? 0)));
+    } else if (scene.cells) drawAbove(pane, scene);
+  }
+}
+
+/** Numbers that cover a section where a mask is set; they are read `shift` away. */
+function drawCells(pane: Pane, scene: Scene, cover: Cells, mask: Uint8Array, shift?: Place): void {
+  const { section, through } = pane;
+  if (section.plane.down !== null) {
+    spread(pane, cover.over(section, through, mask, scene.levels, shift));
+    return;
+  }
+  pane.context.fillStyle = "rgb(128 128 128 / 30%)";
+  mask.forEach((set, x) => {
+    const wide = pane.width / section.width;
+    if (set) pane.context.fillRect(x * wide, 0, wide, pane.height);
+  });
+  const lines = scene.cells?.channels.map((line, channel) =>
+    line.map((value, i) => (mask[i] ? cover.at([i + (shift?.[0] ?? 0)], channel) : value)),
+  );
+  drawCurves(pane, lines ?? []);
+}
+
+function drawMap(pane: Pane, map: Map, tints: Tints, scene: Scene): void {
+  const { context, section, through } = pane;
   const { layout } = scene;
   if (!layout) return;
-  spread(context, overlay(drops(map.values, map.base), map.status, layout.cells, scene, scene), scene);
-  const apart = map.stride * scale;
-  if (apart < DOTS_FROM) return;
+  drawColours(pane, tints, layout.on(section, through));
+  const apart = (map.stride * pane.width) / section.width;
+  if (apart < DOTS_FROM || !(layout instanceof Windows)) return;
   const bold = apart >= BOLD_FROM;
   context.fillStyle = `rgb(255 255 255 / ${bold ? 70 : 35}%)`;
   context.strokeStyle = `rgb(0 0 0 / ${bold ? 35 : 15}%)`;
-  for (const dot of dots(map.status, map, scene.height, scene.width)) {
+  for (const dot of dots(map.status, layout, layout.centred(section, through))) {
+    const { x, y } = onCanvas(pane, section.point(dot));
     context.beginPath();
-    context.arc(dot.x * scale, dot.y * scale, Math.min(2, apart * 0.12), 0, 7);
+    context.arc(x, y, Math.min(2, apart * 0.12), 0, 7);
     context.fill();
     context.stroke();
   }
 }
 
 /** The borders of all regions, and those that are covered together, as they are covered. */
-function drawRegions(context: CanvasRenderingContext2D, regions: Regions, scene: Scene): void {
-  spread(context, borders(regions.cells, scene), scene);
-  const { covered, patch } = scene;
+function drawRegions(pane: Pane, regions: Regions, scene: Scene): void {
+  const { section, through } = pane;
+  const cells = regions.on(section, through);
+  if (section.plane.down === null) drawEnds(pane, cells);
+  else spread(pane, borders(cells, section));
+  const { covered } = scene;
   if (!covered.size) return;
-  const mask = regions.mask(covered);
-  if (patch) context.drawImage(cut(patch, mask, scene), 0, 0, context.canvas.width, context.canvas.height);
-  spread(context, outline(mask, scene.height, scene.width), scene);
+  if (section.plane.down !== null) drawCover(pane, scene, covered);
+  mark(pane, regions.mask(covered, section, through));
 }
 
 /** The cell looked at. */
-function drawCell(context: CanvasRenderingContext2D, scene: Scene, scale: number): void {
+function drawCell(pane: Pane, scene: Scene): void {
+  const { section, through } = pane;
   const { cell, layout } = scene;
   if (cell === null || !layout) return;
   if (layout instanceof Regions) {
-    spread(context, outline(layout.mask(new Set([cell])), scene.height, scene.width), scene);
-  } else frame(context, layout.box(cell), scale, "#fff", scene.pinned ? 2.5 : 1.5);
+    mark(pane, layout.mask(new Set([cell]), section, through));
+    return;
+  }
+  const spans = layout.box(cell);
+  if (section.cuts(spans, through)) frame(pane, section.box(spans), "#fff", scene.pinned ? 2.5 : 1.5);
 }
 
-function drawRegion(context: CanvasRenderingContext2D, region: Region, scene: Scene, scale: number): void {
+/** The region in force; a box that the section does not cut is dashed. */
+function drawRegion(pane: Pane, region: Region): void {
+  const { section, through } = pane;
   if (!region) return;
   if ("box" in region) {
-    const [top, left, bottom, right] = region.box;
-    frame(context, { top, left, bottom, right }, scale, "rgb(255 255 255 / 90%)", 1.5);
-  } else if (region.mask.byteLength === scene.height * scene.width) {
-    spread(context, outline(octets(region.mask), scene.height, scene.width), scene);
+    const spans = spansOf(region, section.sizes);
+    frame(pane, section.box(spans), "rgb(255 255 255 / 90%)", 1.5, !section.cuts(spans, through));
+  } else if (region.mask.byteLength === section.sizes.reduce((product, size) => product * size, 1)) {
+    const mask = octets(region.mask);
+    mark(
+      pane,
+      Uint8Array.from(section.cells(through), (cell) => mask[cell] ?? 0),
+    );
   }
 }
 
-function drawSketch(context: CanvasRenderingContext2D, sketch: Sketch, scene: Scene, scale: number): void {
-  if (sketch.painted) spread(context, outline(sketch.painted, scene.height, scene.width), scene);
-  else if (sketch.from && sketch.to && sketch.tool === "rectangle") {
-    const box = boxBetween(sketch.from, sketch.to, scene.height, scene.width);
-    if (box) frame(context, box, scale, "rgb(255 255 255 / 90%)", 1.5);
+function drawSketch(pane: Pane, sketch: Sketch): void {
+  const { section } = pane;
+  if (sketch.section !== section) return;
+  if (sketch.painted) mark(pane, sketch.painted);
+  else if (sketch.tool === "rectangle" && sketch.box) frame(pane, sketch.box, "rgb(255 255 255 / 90%)", 1.5);
+}
+
+/** Lines through the voxel where the sections meet, which stop short of it, and the letters of the patient's sides. */
+function drawCross(pane: Pane): void {
+  const { context, section, through, width, height } = pane;
+  const ratio = globalThis.devicePixelRatio || 1;
+  const { x, y } = onCanvas(pane, section.point(through));
+  const clear = CLEAR * Math.max(width, height);
+  const lines = [
+    [x, 0, x, y - clear],
+    [x, y + clear, x, height],
+    [0, y, x - clear, y],
+    [x + clear, y, width, y],
+  ] as const;
+  context.lineWidth = ratio;
+  context.strokeStyle = CROSS_HAIRS;
+  context.beginPath();
+  for (const [fromX, fromY, toX, toY] of lines) {
+    if (toX < fromX || toY < fromY) continue;
+    context.moveTo(fromX, fromY);
+    context.lineTo(toX, toY);
+  }
+  context.stroke();
+  const [top, bottom, left, right] = section.plane.ends;
+  const rim = 9 * ratio;
+  context.font = `600 ${11 * ratio}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  context.lineWidth = 3 * ratio;
+  context.strokeStyle = "rgb(0 0 0 / 70%)";
+  context.fillStyle = "rgb(255 255 255 / 90%)";
+  const letters = [
+    [top, width / 2, rim],
+    [bottom, width / 2, height - rim],
+    [left, rim, height / 2],
+    [right, width - rim, height / 2],
+  ] as const;
+  for (const [letter, atX, atY] of letters) {
+    if (!letter) continue;
+    context.strokeText(letter, atX, atY);
+    context.fillText(letter, atX, atY);
   }
 }
 
-/** Pixels of the input's size over the whole canvas. */
-function spread(
-  context: CanvasRenderingContext2D,
-  pixels: Uint8ClampedArray<ArrayBuffer>,
-  { height, width }: { height: number; width: number },
-): void {
-  context.drawImage(sheet(pixels, height, width), 0, 0, context.canvas.width, context.canvas.height);
+/** The edge of what is masked on a section; of a signal, a frame around every stretch. */
+function mark(pane: Pane, mask: Uint8Array): void {
+  const { height, width, plane } = pane.section;
+  if (plane.down !== null) {
+    spread(pane, outline(mask, height, width));
+    return;
+  }
+  for (let left = 0; left < width; left++) {
+    if (!mask[left]) continue;
+    let right = left;
+    while (mask[right]) right++;
+    frame(pane, { top: 0, bottom: 1, left, right }, "rgb(255 255 255 / 90%)", 1.5);
+    left = right;
+  }
+}
+
+/** Where a signal's regions end. */
+function drawEnds(pane: Pane, cells: Int32Array): void {
+  const { context, section } = pane;
+  context.fillStyle = "rgb(128 128 128 / 70%)";
+  cells.forEach((cell, i) => {
+    if (i + 1 < cells.length && cells[i + 1] !== cell) {
+      const { x } = onCanvas(pane, section.point([i + 1]));
+      context.fillRect(x, 0, globalThis.devicePixelRatio || 1, pane.height);
+    }
+  });
+}
+
+/** Pixels of a section's size over the whole area. */
+function spread(pane: Pane, pixels: Uint8ClampedArray<ArrayBuffer>): void {
+  const { section } = pane;
+  pane.context.drawImage(sheet(pixels, section.height, section.width), 0, 0, pane.width, pane.height);
+}
+
+/** A point of the section in pixels of the canvas. */
+function onCanvas({ section, width, height }: Pane & Size, { x, y }: Point): Point {
+  return { x: (x * width) / section.width, y: (y * height) / section.height };
 }
 
 /** A box, white on black so that it shows on anything. */
-function frame(context: CanvasRenderingContext2D, box: Box, scale: number, colour: string, line: number): void {
+function frame(pane: Pane, box: Box, colour: string, line: number, dashed = false): void {
   const ratio = globalThis.devicePixelRatio || 1;
-  const cells = [
-    box.left * scale,
-    box.top * scale,
-    (box.right - box.left) * scale,
-    (box.bottom - box.top) * scale,
-  ] as const;
+  const { context } = pane;
+  const [from, to] = [onCanvas(pane, { x: box.left, y: box.top }), onCanvas(pane, { x: box.right, y: box.bottom })];
+  const cells = [from.x, from.y, to.x - from.x, to.y - from.y] as const;
+  if (dashed) context.setLineDash([4 * ratio, 4 * ratio]);
   context.lineWidth = (line + 2) * ratio;
   context.strokeStyle = "rgb(0 0 0 / 65%)";
   context.strokeRect(...cells);
   context.lineWidth = line * ratio;
   context.strokeStyle = colour;
   context.strokeRect(...cells);
+  context.setLineDash([]);
 }

@@ -1,7 +1,9 @@
-// What the stage hears: pointing, pinning and drawing a region, by pointer or by keyboard.
-import type { Point } from "../geometry";
+// What the stage hears: pointing, pinning and drawing a region, moving slices and greys, by pointer or by keyboard.
+import type { Levels } from "../cells";
+import type { Place, Point } from "../geometry";
 import type { Layout } from "../layout";
 import type { Scene } from "../scene";
+import type { Section } from "../section";
 import type { Sketch } from "./sketch";
 
 /** What the stage does in answer. */
@@ -10,83 +12,104 @@ interface Actions {
   /** Asks for the region that was drawn, and clears the sketch. */
   apply: () => void;
   giveUp: () => void;
-  /** Pins a place; of regions, covers the one there together with those chosen before, or uncovers it. */
-  choose: (at: Point) => void;
+  /** Pins a place, or meets in it; of regions, covers the one there together with those chosen before, or uncovers it. */
+  choose: (at: Place) => void;
 }
 
-/** Rows and columns that a key moves by. */
-const STEPS: Partial<Record<string, readonly [number, number]>> = {
-  ArrowUp: [-1, 0],
-  ArrowDown: [1, 0],
-  ArrowLeft: [0, -1],
-  ArrowRight: [0, 1],
+/** Rows, columns and slices that a key moves by. */
+const STEPS: Partial<Record<string, readonly [number, number, number]>> = {
+  ArrowUp: [-1, 0, 0],
+  ArrowDown: [1, 0, 0],
+  ArrowLeft: [0, -1, 0],
+  ArrowRight: [0, 1, 0],
+  PageUp: [0, 0, 1],
+  PageDown: [0, 0, -1],
 };
 /** How many cells a step is with the shift key held. */
 const FAR = 4;
+/** Pixels that a wheel turns by for the next slice. */
+const NOTCH = 30;
+/** Pixels that the pointer is dragged by for another level or a window three times as wide; and those that a key counts as. */
+const [DRAGGED, KEY] = [150, 8];
+
+/** Levels moved by pixels: to the right the window is wider, upwards all is brighter. */
+export function dragged([black, white]: Levels, right: number, down: number): Levels {
+  const width = (white - black) * 3 ** (right / DRAGGED);
+  const middle = (black + white) / 2 + ((white - black) * down) / DRAGGED;
+  return [middle - width / 2, middle + width / 2];
+}
 
 /** Listens to the pointer; a region can only be drawn where there is a kernel to measure it (`live`). */
 export function listenToPointer(
   canvas: HTMLCanvasElement,
+  section: Section,
   scene: Scene,
   sketch: Sketch,
   live: boolean,
   { draw, apply, giveUp, choose }: Actions,
 ): void {
+  let held: { x: number; y: number; levels: Levels } | null = null;
+  let turned = 0;
   const point = (event: MouseEvent): Point => {
     const box = canvas.getBoundingClientRect();
     return {
-      x: ((event.clientX - box.left) / box.width) * scene.width,
-      y: ((event.clientY - box.top) / box.height) * scene.height,
+      x: ((event.clientX - box.left) / box.width) * section.width,
+      y: ((event.clientY - box.top) / box.height) * section.height,
     };
   };
+  const place = (event: MouseEvent) => section.place(point(event), scene.cross);
   canvas.addEventListener("pointermove", (event) => {
-    const at = point(event);
-    if (sketch.tool === "look") scene.look(at);
-    else if (sketch.from) sketch.extend(at);
+    scene.pointed = scene.sections.indexOf(section);
+    if (held) scene.show(dragged(held.levels, event.clientX - held.x, event.clientY - held.y));
+    else if (sketch.tool === "look") scene.look(place(event));
+    else if (sketch.from) sketch.extend(point(event), section);
     draw();
   });
   canvas.addEventListener("pointerdown", (event) => {
-    if (sketch.tool === "look" || !live) return;
+    if (sketch.tool === "levels") held = { x: event.clientX, y: event.clientY, levels: scene.levels };
+    else if (sketch.tool !== "look" && live) sketch.begin(point(event), section);
+    else return;
     canvas.setPointerCapture(event.pointerId);
-    sketch.begin(point(event));
     draw();
   });
   canvas.addEventListener("pointerup", () => {
+    held = null;
     if (sketch.tool !== "look" && sketch.from) apply();
   });
-  canvas.addEventListener("pointercancel", giveUp);
+  canvas.addEventListener("pointercancel", () => {
+    held = null;
+    giveUp();
+  });
   canvas.addEventListener("pointerleave", () => scene.look(null));
   canvas.addEventListener("click", (event) => {
-    if (sketch.tool === "look") choose(point(event));
+    if (sketch.tool === "look") choose(place(event));
+  });
+  canvas.addEventListener("dblclick", () => {
+    if (sketch.tool === "levels") scene.show(null);
+  });
+  if (section.plane.across === null) return;
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    turned += event.deltaMode ? event.deltaY * NOTCH : event.deltaY;
+    const slices = -Math.trunc(turned / NOTCH);
+    if (slices) step(scene, section.steps(0, 0, slices));
+    turned %= NOTCH;
   });
 }
 
 /** Listens to the keys; `say` says aloud what is under the cell looked at. */
 export function listenToKeys(
   canvas: HTMLCanvasElement,
+  section: Section,
   scene: Scene,
   sketch: Sketch,
-  { draw, apply, giveUp, choose, say }: Actions & { say: () => void },
+  actions: Actions & { say: () => void },
 ): void {
+  const { draw, say } = actions;
   canvas.addEventListener("keydown", (event) => {
-    const layout = scene.current && scene.layout;
-    if (!layout) return;
-    const cell = scene.cell ?? layout.middle;
-    const step = STEPS[event.key];
-    if (step) {
-      const far = event.shiftKey ? FAR : 1;
-      scene.move(layout.centre(scene.cell === null ? cell : layout.moved(cell, far * step[0], far * step[1])));
-      if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(layout, scene.cell ?? cell));
-    } else if (event.key === "Enter") {
-      if (sketch.tool === "look") {
-        if (scene.cell !== null) choose(layout.centre(cell));
-      } else if (sketch.tool === "brush" || sketch.from) apply();
-      else sketch.begin(middle(layout, cell));
-    } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(layout, cell));
-    else if (event.key === "Escape") {
-      giveUp();
-      if (scene.pinned) scene.pin(null);
-    } else return;
+    scene.pointed = scene.sections.indexOf(section);
+    const heard = section.plane.across === null ? hearFlat : hearVolume;
+    if (!heard(event, section, scene, sketch, actions)) return;
     event.preventDefault();
     event.stopPropagation();
     say();
@@ -94,8 +117,56 @@ export function listenToKeys(
   });
 }
 
+/** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
+function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: Actions): boolean {
+  const { apply, giveUp, choose } = actions;
+  const layout = scene.current && scene.layout;
+  if (!layout) return false;
+  const cell = scene.cell ?? layout.middle;
+  const by = STEPS[event.key];
+  if (by && !by[2]) {
+    const far = event.shiftKey ? FAR : 1;
+    scene.move(layout.centre(scene.cell === null ? cell : layout.moved(cell, section.steps(far * by[0], far * by[1]))));
+    if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(layout, scene.cell ?? cell, section), section);
+  } else if (event.key === "Enter") {
+    if (sketch.tool === "look") {
+      if (scene.cell !== null) choose(layout.centre(cell));
+    } else if (sketch.tool === "brush" || sketch.from) apply();
+    else sketch.begin(middle(layout, cell, section), section);
+  } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(layout, cell, section), section);
+  else if (event.key === "Escape") {
+    giveUp();
+    if (scene.pinned) scene.pin(null);
+  } else return false;
+  return true;
+}
+
+/** A key on a section of a volume: from voxel to voxel. Whether it means anything. */
+function hearVolume(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: Actions): boolean {
+  const { apply, giveUp, choose } = actions;
+  const by = STEPS[event.key];
+  if (by && sketch.tool === "levels" && !by[2]) scene.show(dragged(scene.levels, KEY * by[1], KEY * by[0]));
+  else if (by) {
+    const far = event.shiftKey ? FAR : 1;
+    step(scene, section.steps(far * by[0], far * by[1], far * by[2]));
+    if (sketch.tool === "rectangle" && sketch.section === section) sketch.extend(section.point(scene.cross), section);
+  } else if (event.key === "Enter") {
+    if (sketch.tool === "look") choose(scene.cross);
+    else if (sketch.tool === "levels") scene.show(null);
+    else if (sketch.from) apply();
+    else sketch.begin(section.point(scene.cross), section);
+  } else if (event.key === "Escape") giveUp();
+  else return false;
+  return true;
+}
+
+/** Moves the cross-hairs by voxels. */
+function step(scene: Scene, steps: Place): void {
+  scene.meet(scene.cross.map((at, axis) => at + (steps[axis] ?? 0)));
+}
+
 /** The middle of the pixels that the covering of a cell lies in. */
-function middle(layout: Layout, cell: number): Point {
-  const box = layout.box(cell);
-  return { x: (box.left + box.right) / 2, y: (box.top + box.bottom) / 2 };
+function middle(layout: Layout, cell: number, section: Section): Point {
+  const { top, left, bottom, right } = section.box(layout.box(cell));
+  return { x: (left + right) / 2, y: (top + bottom) / 2 };
 }

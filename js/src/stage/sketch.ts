@@ -1,11 +1,14 @@
-// A region as it is drawn: two corners of a rectangle, or what a brush has painted.
-import { boxBetween, brush, type Point } from "../geometry";
+// A region as it is drawn: two corners of a rectangle on a section, or what a brush has painted on a picture.
+import { boxBetween, brush, type Point, type Span } from "../geometry";
 import type { Region } from "../messages";
+import type { Section } from "../section";
 
-export type Tool = "look" | "rectangle" | "brush";
+export type Tool = "look" | "rectangle" | "brush" | "levels";
 
 export class Sketch {
   tool: Tool = "look";
+  /** The section that is drawn on. */
+  section: Section | null = null;
   /** Where drawing began, or where the brush was last; null while nothing is drawn. */
   from: Point | null = null;
   /** The corner of a rectangle that moves. */
@@ -13,34 +16,45 @@ export class Sketch {
   /** By pixel of the input, 1 where the brush has been; null before its first stroke. */
   painted: Uint8Array<ArrayBuffer> | null = null;
 
-  constructor(private readonly size: { readonly height: number; readonly width: number }) {}
-
-  begin(at: Point): void {
+  begin(at: Point, section: Section): void {
+    this.section = section;
     this.from = this.to = at;
-    if (this.tool === "brush") this.paint(at);
+    if (this.tool === "brush") this.paint(at, section);
   }
 
-  extend(at: Point): void {
+  extend(at: Point, section: Section): void {
     if (this.tool === "rectangle") this.to = at;
-    else if (this.tool === "brush") this.paint(at);
+    else if (this.tool === "brush") this.paint(at, section);
   }
 
   clear(): void {
-    this.from = this.to = this.painted = null;
+    this.section = this.from = this.to = this.painted = null;
   }
 
-  /** What has been drawn; null if it holds no pixel. */
-  get region(): Region {
+  /** What has been drawn, as far as `before` across the section; null if it holds no pixel. */
+  region(before: Region): Region {
     if (this.painted) return { mask: new DataView(this.painted.buffer) };
-    const box = this.from && this.to && boxBetween(this.from, this.to, this.size.height, this.size.width);
-    return box && { box: [box.top, box.left, box.bottom, box.right] };
+    const box = this.box;
+    if (!box || !this.section) return null;
+    const spans = this.section.spans(box, spansOf(before, this.section.sizes));
+    return { box: [...spans.map(([first]) => first), ...spans.map(([, last]) => last)] };
+  }
+
+  /** The rectangle on the section. */
+  get box() {
+    return this.from && this.to && this.section && boxBetween(this.from, this.to, this.section);
   }
 
   /** Paints the line from where the brush was last. */
-  private paint(at: Point): void {
-    const { height, width } = this.size;
+  private paint(at: Point, { height, width }: Section): void {
     this.painted ??= new Uint8Array(height * width);
     brush(this.painted, height, width, this.from ?? at, at, Math.max(3, Math.min(height, width) / 24));
     this.from = at;
   }
+}
+
+/** A box by axis; everything where there is none. */
+export function spansOf(region: Region, sizes: readonly number[]): Span[] {
+  const box = region && "box" in region ? region.box : null;
+  return sizes.map((size, i) => (box ? [box[i] ?? 0, box[sizes.length + i] ?? size] : [0, size]));
 }

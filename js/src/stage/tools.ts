@@ -1,55 +1,99 @@
 // The toolbar: what the pointer and the keys do on the stage.
 import { h, type Listening, set } from "../dom";
+import type { Scene } from "../scene";
 import type { Tool } from "./sketch";
 
-const TOOLS: readonly { name: Tool; label: string; help: string }[] = [
-  { name: "look", label: "Inspect", help: "Arrow keys move from cell to cell, Enter pins." },
+/** A tool; labels and words of help by the image's number of axes, for those that have the tool. */
+interface Offer {
+  name: Tool;
+  label: Partial<Record<number, string>>;
+  help: Partial<Record<number, string>>;
+  /** Whether a kernel has to measure what the tool asks for. */
+  asks: boolean;
+}
+
+const CELLS = "Arrow keys move from cell to cell, Enter pins.";
+const SLICES = "Click where the views shall meet; the wheel turns slices. Arrow keys move the cross-hairs, Page Up and Page Down the slice.";
+
+const TOOLS: readonly Offer[] = [
+  { name: "look", label: { 1: "Inspect", 2: "Inspect", 3: "Inspect" }, help: { 1: CELLS, 2: CELLS, 3: SLICES }, asks: false },
   {
     name: "rectangle",
-    label: "Rectangle",
-    help: "Drag a rectangle; or Enter, arrow keys, Enter. Escape cancels.",
+    label: { 1: "Interval", 2: "Rectangle", 3: "Box" },
+    help: {
+      1: "Drag an interval; or Enter, arrow keys, Enter. Escape cancels.",
+      2: "Drag a rectangle; or Enter, arrow keys, Enter. Escape cancels.",
+      3: "Drag two sides of a box in one view, the third in another; or Enter, arrow keys, Enter. Escape cancels.",
+    },
+    asks: true,
   },
   {
     name: "brush",
-    label: "Brush",
-    help: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies.",
+    label: { 2: "Brush" },
+    help: { 2: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies." },
+    asks: true,
+  },
+  {
+    name: "levels",
+    label: { 3: "Window/level" },
+    help: { 3: "Drag up to brighten, to the left for contrast; or arrow keys. Double click or Enter resets." },
+    asks: false,
   },
 ];
 
+const EVERYWHERE = ["", "Whole signal", "Whole image", "Whole volume"];
+
 /** Buttons for the tools, and one that lifts the region. */
-export function toolbar(listening: Listening, choose: (tool: Tool, help: string) => void): HTMLElement {
+export function toolbar(
+  listening: Listening,
+  scene: Scene,
+  live: boolean,
+  choose: (tool: Tool, help: string) => void,
+): HTMLElement {
   const { model } = listening;
-  const buttons = TOOLS.map(({ name, label, help }) =>
-    h(
-      "button",
-      {
-        type: "button",
-        class: "kr-tool",
-        "data-tool": name,
-        "aria-pressed": String(name === "look"),
-        onclick: () => {
-          choose(name, help);
-          for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
-        },
-      },
-      label,
-    ),
-  );
-  const everywhere = h(
-    "button",
-    {
+  let pressed: Tool = "look";
+  const press = (name: Tool, help: string) => {
+    pressed = name;
+    choose(name, help);
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.tool === name));
+  };
+  const buttons = TOOLS.map(({ name, help }) =>
+    h("button", {
       type: "button",
       class: "kr-tool",
-      "data-tool": "everywhere",
-      onclick: () => set(model, "region", null),
-    },
-    "Whole image",
+      "data-tool": name,
+      "aria-pressed": String(name === pressed),
+      onclick: () => press(name, help[scene.sizes.length] ?? ""),
+    }),
   );
+  const everywhere = h("button", {
+    type: "button",
+    class: "kr-tool",
+    "data-tool": "everywhere",
+    onclick: () => set(model, "region", null),
+  });
   listening.to(["region"], () => {
     everywhere.disabled = !model.get("region");
   });
-  return h("div", { class: "kr-tools", role: "toolbar", "aria-label": "Region" }, ...buttons, everywhere);
+  const bar = h("div", { class: "kr-tools", role: "toolbar", "aria-label": "Region" }, ...buttons, everywhere);
+  let axes = 0;
+  scene.watch(() => {
+    if (axes === scene.sizes.length) return;
+    axes = scene.sizes.length;
+    buttons.forEach((button, i) => {
+      const offer = TOOLS[i];
+      button.textContent = offer?.label[axes] ?? "";
+      button.hidden = !offer?.label[axes] || (offer.asks && !live);
+    });
+    everywhere.textContent = EVERYWHERE[axes] ?? "";
+    everywhere.hidden = !live;
+    bar.hidden = !live && axes < 3;
+    press("look", helpFor(axes));
+  });
+  return bar;
 }
 
 /** How the tool that is chosen at first is used. */
-export const FIRST_HELP = TOOLS[0]?.help ?? "";
+function helpFor(axes: number): string {
+  return TOOLS[0]?.help[axes] ?? "";
+}

@@ -6,19 +6,46 @@
 
 namespace krypton {
 
-Chunk::Chunk(const Basis& basis, const Room& room, Costs* costs)
+void Memory::fit(const Layout& layout) {
+    if (layout.floats > floats_) {
+        boxes_.reset();  // before as much again is taken
+        floats_ = 0;
+        boxes_.reset(static_cast<float*>(::operator new(layout.floats * sizeof(float), kAlign)));
+        floats_ = layout.floats;
+    }
+    if (layout.scratch > scratch_bytes_) {
+        scratch_ = Scratch(layout.scratch);
+        scratch_bytes_ = layout.scratch;
+    }
+}
+
+std::unique_ptr<Memory> Memories::take() {
+    const std::lock_guard guard(lock_);
+    if (free_.empty()) return std::make_unique<Memory>();
+    std::unique_ptr<Memory> memory = std::move(free_.back());
+    free_.pop_back();
+    return memory;
+}
+
+void Memories::give(std::unique_ptr<Memory> memory) {
+    const std::lock_guard guard(lock_);
+    free_.push_back(std::move(memory));
+}
+
+Chunk::Chunk(const Basis& basis, const Room& room, Memory& memory, Costs* costs)
     : basis_(basis),
       room_(room),
       program_(*basis.program),
       costs_(costs),
-      memory_(static_cast<float*>(::operator new(room.layout.floats * sizeof(float), kAlign))),
-      scratch_(room.layout.scratch),
+      memory_(memory),
       boxes_(program_.values().size() * room.layout.chunk),
-      views_(room.layout.chunk) {}
+      views_(room.layout.chunk) {
+    memory_.fit(room.layout);
+}
 
 float* Chunk::pixels(int value, int64_t position) const {
     const Place& place = room_.layout.places[value];
-    return memory_.get() + place.offset + position % place.slots * place.stride;
+    return memory_.boxes() + place.offset + position % place.slots * place.stride;
 }
 
 Plane Chunk::plane(int value, int64_t position) const {
@@ -82,7 +109,7 @@ void Chunk::compute(const Operator& op, int64_t from, int64_t to) {
         in += operands;
     }
     if (!jobs_.empty())
-        op.compute(program_.kernels(), jobs_.data(), static_cast<int64_t>(jobs_.size()), scratch_);
+        op.compute(program_.kernels(), jobs_.data(), static_cast<int64_t>(jobs_.size()), memory_.scratch());
     if (Cost* all = cost(op.value))
         for (const Job& job : jobs_) all->cells += job.box.cells();
 }

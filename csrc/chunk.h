@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -19,12 +20,44 @@ struct Occlusion {
     const Views* views = nullptr;     // of the input that changes; null: of the session's own
 };
 
+// Memory of boxes, and scratch, for one thread at a time.
+class Memory {
+  public:
+    // Room for what a layout foresees: what is there, where that is enough.
+    void fit(const Layout& layout);
+    float* boxes() const { return boxes_.get(); }
+    Scratch& scratch() { return scratch_; }
+
+  private:
+    // operator new, since not every system has aligned_alloc.
+    static constexpr std::align_val_t kAlign{64};
+    struct Freed {
+        void operator()(float* p) const { ::operator delete(p, kAlign); }
+    };
+
+    std::unique_ptr<float, Freed> boxes_;
+    std::size_t floats_ = 0, scratch_bytes_ = 0;
+    Scratch scratch_{0};
+};
+
+// Memories that are kept from run to run: large ones would go back to the system each time, and come again
+// page by page.
+class Memories {
+  public:
+    std::unique_ptr<Memory> take();
+    void give(std::unique_ptr<Memory> memory);
+
+  private:
+    std::mutex lock_;
+    std::vector<std::unique_ptr<Memory>> free_;
+};
+
 // The boxes of a chunk of positions, numbered within the chunk. Serves one chunk after the other with the
 // same memory.
 class Chunk {
   public:
     // `room`: that of the largest boxes of its positions. `costs` takes what its runs cost; or null.
-    Chunk(const Basis& basis, const Room& room, Costs* costs);
+    Chunk(const Basis& basis, const Room& room, Memory& memory, Costs* costs);
 
     // Computes the box of every value for `count` positions, at most those of the layout's chunk; `effects`
     // (by position) takes the first-order effect of what is dropped or left out. False if cancelled.
@@ -36,18 +69,11 @@ class Chunk {
     Plane plane(int value, int64_t position) const;
 
   private:
-    // operator new, since not every system has aligned_alloc.
-    static constexpr std::align_val_t kAlign{64};
-    struct Freed {
-        void operator()(float* p) const { ::operator delete(p, kAlign); }
-    };
-
     const Basis& basis_;
     const Room& room_;
     const Program& program_;
     Costs* costs_;
-    std::unique_ptr<float, Freed> memory_;
-    Scratch scratch_;
+    Memory& memory_;
     std::vector<Box> boxes_;           // (values, chunk)
     std::vector<const Views*> views_;  // (chunk)
     int64_t size_ = 0;

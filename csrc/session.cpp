@@ -126,14 +126,15 @@ bool Session::run(const std::vector<Occlusion>& positions, const Room& room, con
     std::barrier barrier(threads_);
     std::mutex adding;
     const auto run_chunks = [&](Costs* mine) {
-        Chunk chunk(basis_, room, mine);
+        std::unique_ptr<Memory> memory = memories_.take();
+        Chunk chunk(basis_, room, *memory, mine);
         std::vector<const float*> pixels;
         // Large chunks first, small ones to the end, so that the threads end together.
         for (int64_t first = next; first < n && !cancelled;) {
             const int64_t share = (n - first + 2 * threads_ - 1) / (2 * threads_);
             const int64_t last = std::min(n, first + std::clamp<int64_t>(share, 1, room.layout.chunk));
             if (!next.compare_exchange_weak(first, last)) continue;
-            if (!chunk.run(&positions[first], last - first, &dropped[first], cancelled)) return;
+            if (!chunk.run(&positions[first], last - first, &dropped[first], cancelled)) break;
             for (const Exit& exit : exits)
                 for (int64_t p = first; p < last; ++p)
                     leave(exit, p, chunk.plane(exit.value, p - first), program.values()[exit.value].channels,
@@ -146,6 +147,7 @@ bool Session::run(const std::vector<Occlusion>& positions, const Room& room, con
             }
             first = next;
         }
+        memories_.give(std::move(memory));
     };
     on_threads(threads_, program.kernels(), poll, cancelled, [&](int, const Guard& guard) {
         std::optional<Costs> own;

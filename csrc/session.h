@@ -71,6 +71,7 @@ class Session {
     std::vector<int> kept_;
     std::vector<bool> read_;  // by value: whether anybody reads its view
     std::vector<std::unique_ptr<Views>> walks_;
+    mutable Memories memories_;
 
     // views: by position, those that are read; empty for the session's own. settles: whether what changes
     // becomes a part of them.

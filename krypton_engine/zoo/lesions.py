@@ -32,7 +32,7 @@ _MULTIPLE = 8
 """Cells along each axis are a multiple of what the network's three halvings divide by."""
 
 
-def brain_scan(lesion: int | None = 0) -> tuple[Scan, Tensor]:
+def brain_scan(lesion: int | None = 12) -> tuple[Scan, Tensor]:
     """The brain of the MNI152 template with a lesion that nobody has: a bright ball with soft edges.
 
     Args:

@@ -16,6 +16,7 @@ PACKAGES = ["krypton_engine", "krypton_widget"]
 
 HEAVY = {
     "torchvision", "matplotlib", "captum", "onnx", "nibabel", "skimage", "pydicom", "highdicom", "tifffile",
+    "zarr", "pyarrow", "ray", "pandas",
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def test_types_are_shipped(package):
 
 
 ROOMS = [
-    "cli", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
+    "cli", "collection", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
     "perturbation", "zoo", "medical", "common", "errors",
 ]  # fmt: skip
 

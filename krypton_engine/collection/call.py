@@ -150,15 +150,12 @@ class OcclusionCall:
         elif self.preprocess is None:
             raise InputError("preprocess", "None", "a function from a picture to the input, with files")
         else:
-            x = self._input(self.preprocess(_noise()))
-        given = dict(self.arguments)
+            x = self._input(self.preprocess(noise_picture()))
+        names = ("sliding_window_shapes", "strides", "baselines", "target", "activation")
+        given: dict[str, Any] = {**dict.fromkeys(names), **self.arguments}
         budget = self.occlusion._preparer.budget
-        first = ("sliding_window_shapes", "strides", "baselines", "target")
-        plain = [given.pop(name, None) for name in first]
         with torch.no_grad():
-            heatmap_request(
-                self.occlusion.forward_func, x, *plain, None, given.pop("activation", None), budget, **given
-            )
+            heatmap_request(self.occlusion.forward_func, x, additional=None, budget=budget, **given)
 
     def prepared(self, item: Item, path: str) -> Tensor:
         """See `Call`.
@@ -220,7 +217,7 @@ class OcclusionCall:
             False
         """
         names = ("sliding_window_shapes", "strides", "baselines", "target", "activation")
-        given = {name: self.arguments.get(name) for name in names}
+        given: dict[str, Any] = {name: self.arguments.get(name) for name in names}
         return self.occlusion.tune(images, **given, resume=known, on_progress=on_progress)
 
     def with_tuning(self, tuning: Tuning) -> OcclusionCall:
@@ -316,12 +313,17 @@ def fingerprint_of(model: object, preprocess: Callable[..., Tensor] | None) -> s
             found.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
             found.update(held.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if preprocess is not None:
-        found.update(digest(preprocess(_noise())).encode())
+        found.update(digest(preprocess(noise_picture())).encode())
     return found.hexdigest()[:16]
 
 
-def _noise() -> PIL.Image.Image:
-    """A picture of noise, always the same."""
+def noise_picture() -> PIL.Image.Image:
+    """An RGB picture of noise, always the same.
+
+    Examples:
+        >>> noise_picture().size
+        (56, 40)
+    """
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (*_PROBE, 3), dtype=np.uint8)

@@ -188,6 +188,44 @@ class Crew:
                 self._tasks.put(held.popleft())
 
 
+def usual_workers(model: object) -> int:
+    """Processes that this machine's cores allow, each with the threads of `threads_each`; one with a GPU.
+
+    Args:
+        model: The model, which may lie on a GPU.
+
+    Examples:
+        >>> 1 <= usual_workers(model) <= cores()
+        True
+    """
+    if isinstance(model, torch.nn.Module) and any(each.is_cuda for each in model.parameters()):
+        return 1
+    return max(1, cores() // threads_each(cores()))
+
+
+def threads_each(workers: int) -> int:
+    """Threads of each of some processes: those of OMP_NUM_THREADS, or else what the cores allow.
+
+    Examples:
+        >>> threads_each(workers=1000)
+        1
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) else max(1, cores() // workers)
+
+
+def cores() -> int:
+    """Cores that this process may use.
+
+    Examples:
+        >>> cores() >= 1
+        True
+    """
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class LocalWorker:
     """A process of this machine.
 
@@ -284,10 +322,11 @@ def saved_call(call: Call, path: Path) -> None:
         {}
     """
     try:
-        torch.save(call, path, pickle_module=imported("cloudpickle", "collection"))
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
+        with path.open("wb") as file:
+            torch.save(call, file, pickle_module=imported("cloudpickle", "collection"))
+    except OSError:
+        raise
+    except Exception as error:  # of whatever is pickled
         problem = f"with a call that cannot be pickled: {error}"
         raise InputError("workers", "several", "1, or a model that can be pickled", problem, "are") from error
 
@@ -305,15 +344,18 @@ def _child() -> None:
     os.dup2(2, 1)  # what a model prints is no answer
 
     def answer(content: object) -> None:
-        pickle.dump(content, answers)
-        answers.flush()
+        try:
+            pickle.dump(content, answers)
+            answers.flush()
+        except OSError:  # nobody is left to work for
+            os._exit(0)
 
     try:
         torch.set_num_threads(int(sys.argv[2]))
         here = Here(read_call(Path(sys.argv[1])))
     except Exception as error:
         answer(RuntimeError(f"a worker cannot begin: {type(error).__name__}: {error}"))
-        return
+        os._exit(1)
     answer("ready")
     threading.Thread(target=_take, args=(tasks, here), daemon=True).start()
     for reply in _noted(here):
@@ -321,7 +363,7 @@ def _child() -> None:
 
 
 def _take(tasks: BinaryIO, here: Here) -> None:
-    """Submit tasks as they come; nobody is left to work for when they end."""
+    """Submit tasks as they come, and end the process where they end."""
     with suppress(EOFError, OSError):
         while True:
             here.submit(pickle.load(tasks))

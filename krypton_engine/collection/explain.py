@@ -20,7 +20,7 @@ from krypton_engine.attr.request import Fillings
 from krypton_engine.collection import rows
 from krypton_engine.collection.call import Call, OcclusionCall
 from krypton_engine.collection.collection import Collection
-from krypton_engine.collection.crew import Crew, Engine, LocalWorker, replies, saved_call
+from krypton_engine.collection.crew import Crew, Engine, LocalWorker, replies, saved_call, threads_each
 from krypton_engine.collection.plan import Ledger, pending
 from krypton_engine.collection.rows import FAILED
 from krypton_engine.collection.sources import Source, source_of
@@ -87,8 +87,8 @@ def explain(
         tuning: As in `KryptonOcclusion.heatmap`.
         executor: As of `KryptonOcclusion`.
         memory_budget: As of `KryptonOcclusion`, for each worker.
-        workers: Processes; with 1 this one does it all. Others have as many threads each as this one has for
-            all, and one at least.
+        workers: Processes; with 1 this one does it all. Several share the cores, or have the threads of
+            ``OMP_NUM_THREADS`` each.
         retry: Whether images that failed before are tried again.
         show_progress: Whether to draw a progress bar with the time left and images a minute.
 
@@ -206,5 +206,4 @@ def _engine(store: Store, call: Call, workers: int) -> Engine:
         return Here(call)
     path = store.out / _CALL
     saved_call(call, path)
-    threads = max(1, torch.get_num_threads() // workers)
-    return Crew(call, [LocalWorker(path, threads) for _ in range(workers)])
+    return Crew(call, [LocalWorker(path, threads_each(workers)) for _ in range(workers)])

@@ -83,9 +83,9 @@ class Store:
         try:
             for path in leftovers(out):
                 path.unlink(missing_ok=True)
+            files.write(out / ASKED, _json({"format": FORMAT, **asked}))
             for name in (FRESH, PARTS, MAPS, AUDIT):
                 (out / name).mkdir(exist_ok=True)
-            files.write(out / ASKED, _json({"format": FORMAT, **asked}))
         except BaseException:
             self._lock.release()
             raise

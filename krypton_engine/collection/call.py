@@ -66,6 +66,10 @@ class Call(Protocol):
     def ssim_target(self) -> float | None:
         """The similarity that maps are to reach; None for exact ones."""
 
+    @property
+    def tuning(self) -> Tuning | None:
+        """The tuning for that similarity."""
+
     def check(self, item: Item | None) -> None:
         """Refuse arguments that fit no image; ``item`` is one of the source, None where they are pictures."""
 
@@ -135,6 +139,12 @@ class OcclusionCall:
         """See `Call`."""
         target: float | None = self.arguments.get("ssim_target")
         return target
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """See `Call`."""
+        found: Tuning | None = self.arguments.get("tuning")
+        return found
 
     def check(self, item: Item | None) -> None:
         """See `Call`.

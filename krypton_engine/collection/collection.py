@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.collection import rows, sheet
+from krypton_engine.collection.audit import Audit, read_audited
 from krypton_engine.collection.layout import FRESH, MAPS
 from krypton_engine.collection.maps import Maps
 from krypton_engine.collection.rows import DONE, FAILED, Record
 from krypton_engine.collection.store import read_asked
-from krypton_engine.collection.work import PICTURE
+from krypton_engine.collection.work import PICTURE, heatmap_of
 from krypton_engine.common import files
 from krypton_engine.common.arrays import AnyArray
 from krypton_engine.common.packages import imported
 from krypton_engine.errors import InputError
-from krypton_engine.heatmap.files import DAMAGED, put_together
+from krypton_engine.heatmap.files import DAMAGED
 from krypton_engine.heatmap.heatmap import Heatmap
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class Collection(Mapping[str, Heatmap]):
             raise InputError("path", repr(path), "strings and paths")
         self.path = Path(path)
         self.asked: dict[str, Any] = read_asked(self.path)
-        """What was asked for: ``krypton``, ``torch``, ``python`` (versions), ``model``, ``call``."""
+        """What was asked for: ``krypton``, ``torch``, ``python`` (versions), ``model``, ``call``,
+        ``ssim_target`` and ``promise``, the share of images that are to keep it."""
         self._table = rows.read_all(self.path)
         self._maps = Maps(self.path / MAPS)
 
@@ -116,20 +117,11 @@ class Collection(Mapping[str, Heatmap]):
 
     def _heatmap(self, record: Record) -> Heatmap:
         """The map of a row that is done."""
-        meta = json.loads(record["meta"])
-        estimate = None
-        if record["ssim"] is not None:
-            names = ("ssim", "ssim_low", "ssim_high", "ssim_basis")
-            estimate = SsimEstimate(*(record[name] for name in names))
-        places = {name: place for name, place in meta.pop("places").items() if name != PICTURE}
-        meta |= {"seconds": record["seconds"], "ssim_estimate": None}
         try:
-            arrays = self._arrays(record, list(places.values()))
-            found = put_together(meta, {name: arrays[place] for name, place in places.items()})
+            return heatmap_of(record, lambda places: self._arrays(record, places))
         except DAMAGED as error:
             problem = f"whose map of {record['id']!r} is damaged: {error}"
             raise InputError("path", repr(str(self.path)), problem=problem) from error
-        return Heatmap(**{**found, "ssim_estimate": estimate})
 
     def _arrays(self, record: Record, places: list[str]) -> dict[str, AnyArray]:
         """Fields of a row, out of its own file where it is fresh, else out of its shard."""
@@ -173,6 +165,15 @@ class Collection(Mapping[str, Heatmap]):
         compute = imported("pyarrow.compute", "collection")
         found = self._table.filter(compute.equal(self._table["status"], FAILED))
         return dict(zip(found["id"].to_pylist(), found["error"].to_pylist(), strict=True))
+
+    @property
+    def audit(self) -> Audit | None:
+        """The audit, of maps that are still there; None where none was made."""
+        known = read_audited(self.path)
+        table = self._done.select(["id", "hash"]).to_pydict() if known else {"id": [], "hash": []}
+        keys = dict(zip(table["id"], table["hash"], strict=True))
+        ssims = {name: ssim for name, (key, ssim) in known.items() if keys.get(name) == key}
+        return Audit(self.asked["ssim_target"], self.asked["promise"], ssims) if ssims else None
 
     def to_pandas(self) -> pandas.DataFrame:
         """All rows, also those that failed or are pending, with the columns of the manifest.

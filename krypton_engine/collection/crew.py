@@ -87,7 +87,7 @@ class Worker(Protocol):
         """Give it a task; raises `Gone`."""
 
     def receive(self) -> Reply:
-        """Wait for the answer to the first of its tasks; raises `Gone`."""
+        """Wait for the answer to one of its tasks; raises `Gone`."""
 
     def stop(self) -> None:
         """End it at once, whatever it does."""
@@ -156,7 +156,7 @@ class Crew:
                 while True:
                     self._fill(worker, held)
                     reply = worker.receive()
-                    held.popleft()
+                    held = deque(task for task in held if task.row != reply.task.row)
                     self._deaths.pop(reply.task.row, None)
                     self._replies.put(reply)
             except Gone as gone:
@@ -331,9 +331,20 @@ def saved_call(call: Call, path: Path) -> None:
         raise InputError("workers", "several", "1, or a model that can be pickled", problem, "are") from error
 
 
-def read_call(path: Path) -> Call:
-    """The call in a file, its weights mapped into memory."""
-    call: Call = torch.load(path, mmap=True, weights_only=False, map_location="cpu")
+def read_call(path: Path, device: str | None = None) -> Call:
+    """The call in a file, its weights mapped into memory.
+
+    Args:
+        path: The file.
+        device: Device that all tensors are put on; None for those that they were on.
+
+    Examples:
+        >>> from krypton_engine.collection.call import OcclusionCall
+        >>> saved_call(OcclusionCall.of(model, {}, None, "auto", None), Path("call"))
+        >>> type(read_call(Path("call"), "cpu")).__name__
+        'OcclusionCall'
+    """
+    call: Call = torch.load(path, mmap=True, weights_only=False, map_location=device)
     return call
 
 

@@ -9,7 +9,7 @@ import os
 import queue
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.collection.call import Call, Explained, hashed
 from krypton_engine.collection.maps import grid_text, place_of
 from krypton_engine.collection.rows import DONE, FAILED, Record
@@ -26,7 +27,8 @@ from krypton_engine.common.arrays import AnyArray
 from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
-from krypton_engine.heatmap.files import FIELDS, taken_apart
+from krypton_engine.heatmap.files import FIELDS, put_together, taken_apart
+from krypton_engine.heatmap.heatmap import Heatmap
 
 PICTURE = "picture"
 """The field that holds the image, grey and small."""
@@ -102,8 +104,15 @@ def stat_of(item: Item) -> tuple[int | None, int | None]:
 
 
 @contextmanager
-def _read(item: Item) -> Iterator[tuple[str, str]]:
-    """The hash of an image's bytes, and the path of its file on this machine; empty for an array."""
+def read(item: Item) -> Iterator[tuple[str, str]]:
+    """The hash of an image's bytes, and the path of its file on this machine; empty for an array.
+
+    Examples:
+        >>> _ = Path("a.png").write_bytes(b"123")
+        >>> with read(Item("a", "a.png")) as found:
+        ...     print(found)
+        ('a665a45920422f9d', 'a.png')
+    """
     if item.array is not None:
         shape = repr((item.array.dtype.str, item.array.shape)).encode()
         yield hashlib.sha256(shape + np.ascontiguousarray(item.array).tobytes()).hexdigest()[:16], ""
@@ -167,7 +176,7 @@ def failed(record: Record, error: Exception) -> Record:
 def _prepared(call: Call, task: Task) -> _Prepared:
     record = begun(call, task)
     try:
-        with _read(task.item) as (image, path):
+        with read(task.item) as (image, path):
             record |= {"image": image, "hash": key_of(image, call, task.item)}
             if record["hash"] == task.known:
                 return _Prepared(record, is_known=True)
@@ -245,6 +254,33 @@ def _described(explained: Explained) -> tuple[dict[str, AnyArray], Record]:
         "measured": float(heatmap.measured.double().mean()),
         "meta": json.dumps({**rest, "places": places}, default=operator.index),
     }
+
+
+def heatmap_of(record: Record, load: Callable[[list[str]], Mapping[str, AnyArray]]) -> Heatmap:
+    """The map of a row that is done.
+
+    Args:
+        record: Its record.
+        load: Function from the places of fields to these, by place.
+
+    Raises:
+        Exception: One of `krypton_engine.heatmap.files.DAMAGED`: a field or the record is damaged.
+
+    Examples:
+        >>> arrays, record = _described(Explained(heatmap))
+        >>> heatmap_of({**record, "seconds": 0.0}, lambda places: arrays) == heatmap
+        True
+    """
+    meta = json.loads(record["meta"])
+    estimate = None
+    if record["ssim"] is not None:
+        names = ("ssim", "ssim_low", "ssim_high", "ssim_basis")
+        estimate = SsimEstimate(*(record[name] for name in names))
+    places = {name: place for name, place in meta.pop("places").items() if name != PICTURE}
+    arrays = load(list(places.values()))
+    meta |= {"seconds": record["seconds"], "ssim_estimate": None}
+    found = put_together(meta, {name: arrays[place] for name, place in places.items()})
+    return Heatmap(**{**found, "ssim_estimate": estimate})
 
 
 def _small(picture: AnyArray) -> AnyArray:

@@ -1,4 +1,4 @@
-"""A killed run goes on: whatever the moment, the end is that of an undisturbed one, and nothing is done twice."""
+"""A killed run goes on: the end is that of an undisturbed one, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ class Reaper:
 
     def __init__(self, monkeypatch, error=Killed):
         self.left, self.error = None, error
-        for owner, name in ((os, "replace"), (Path, "replace"), (Path, "unlink"), (os, "rename"), (os, "fsync")):
+        for owner, name in (
+            (os, "replace"),
+            (Path, "replace"),
+            (Path, "unlink"),
+            (os, "rename"),
+            (os, "fsync"),
+        ):
             monkeypatch.setattr(owner, name, self._watched(getattr(owner, name)))
 
     def _watched(self, act):

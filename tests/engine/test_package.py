@@ -42,8 +42,8 @@ def test_types_are_shipped(package):
 
 
 ROOMS = [
-    "cli", "collection", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
-    "perturbation", "zoo", "medical", "common", "errors",
+    "cli", "collection", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan",
+    "graph", "perturbation", "zoo", "medical", "common", "errors",
 ]  # fmt: skip
 
 

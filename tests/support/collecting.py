@@ -13,7 +13,7 @@ import torch
 
 from krypton_engine.collection import Collection, rows
 from krypton_engine.collection.call import Explained
-from krypton_engine.collection.explain import run
+from krypton_engine.collection.explain import Force, run
 from krypton_engine.collection.sources import source_of
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -30,7 +30,11 @@ class Stub:
     seconds: float = 0.0
     fatal: str = ""  # an id that this process dies of
     ssim_target: float | None = None
-    asked = {"window": [1, 2, 2]}
+    tuning: None = None
+
+    @property
+    def asked(self):
+        return {"window": [1, 2, 2]}
 
     def check(self, item):
         pass
@@ -58,8 +62,8 @@ def arrays(count, seed=0):
     return {f"image {i}": generator.random((1, 8, 8), dtype=np.float32) for i in range(count)}
 
 
-def collect(images, out, call=None, workers=1, retry=False):
-    return run(source_of(images), call or Stub(), Path(out), "a stub", workers, retry, False)
+def collect(images, out, call=None, workers=1, retry=False, ray=None):
+    return run(source_of(images), call or Stub(), Path(out), "a stub", Force(workers, ray), retry, False)
 
 
 def files_of(out):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from krypton_engine.cli.asking import add_map_options, check_extents, check_tuning, of_picture
-from krypton_engine.cli.command import INTERRUPTED, Command
+from krypton_engine.cli.command import BROKEN_PROMISE, INTERRUPTED, Command
 from krypton_engine.cli.model import (
     activation_of,
     class_name,
@@ -20,7 +20,7 @@ from krypton_engine.cli.model import (
     question_of_picture,
     target_of,
 )
-from krypton_engine.cli.options import WEIGHTS_HELP, add_model_options, whole_number
+from krypton_engine.cli.options import WEIGHTS_HELP, add_model_options, up_to_one, whole_number
 from krypton_engine.cli.running import request_for
 from krypton_engine.cli.text import counted, duration, row, tell
 from krypton_engine.errors import InputError
@@ -63,6 +63,29 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=whole_number,
         help="processes (one a core, or fewer if OMP_NUM_THREADS gives them more threads than one)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="work on a Ray cluster, an actor a core and one a GPU; without an address on that of RAY_ADDRESS, or "
+        "on one of this machine's own",
+    )
+    parser.add_argument(
+        "--tune",
+        metavar="N",
+        type=whole_number,
+        default=0,
+        help="with --ssim: tune on so many random pictures first, and explain the rest with that",
+    )
+    parser.add_argument(
+        "--audit",
+        metavar="X",
+        type=up_to_one,
+        default=0.0,
+        help="with --ssim: compute exact maps of this share of the pictures too, and say on how many the "
+        "target was kept; below what was promised, the exit status is 3",
     )
     parser.add_argument("--retry", action="store_true", help="try pictures again that failed before")
     add_model_options(parser, weights=WEIGHTS_HELP)
@@ -154,7 +177,7 @@ class _PictureCall:
 def _collect(arguments: argparse.Namespace) -> int:
     from krypton_engine.collection.call import fingerprint_of
     from krypton_engine.collection.crew import usual_workers
-    from krypton_engine.collection.explain import run
+    from krypton_engine.collection.explain import Force, run
     from krypton_engine.collection.sources import source_of
 
     began = time.monotonic()
@@ -164,18 +187,29 @@ def _collect(arguments: argparse.Namespace) -> int:
     model = load(arguments, arguments.weights or "pretrained")
     fingerprint = fingerprint_of(model.model, model.preprocess)
     call = _PictureCall(arguments, model, preparer_of(arguments), fingerprint, tuning)
-    workers = arguments.workers or usual_workers(model.model)
+    workers = arguments.workers or (None if arguments.ray is not None else usual_workers(model.model))
+    force = Force(workers, arguments.ray)
     row("model", f"{model.name}: {model.note}")
-    row("pictures", f"{source.count}, by {counted(workers, 'worker')}")
+    by = "what the cluster has" if workers is None else counted(workers, "worker")
+    row("pictures", f"{source.count}, by {by}")
     try:
-        collection = run(
-            source, call, arguments.out, model.name, workers, arguments.retry, sys.stderr.isatty()
-        )
+        collection = run(source, call, arguments.out, model.name, force, arguments.retry, sys.stderr.isatty())
     except KeyboardInterrupt:
         tell(f"krypton: interrupted; what is done is in {arguments.out}, and the same command goes on")
         return INTERRUPTED
+    except OSError:
+        tell(f"krypton: what is done is kept in {arguments.out}, and the same command goes on")
+        raise
     _show(collection, arguments.out)
     row("took", duration(time.monotonic() - began))
+    audit = collection.audit
+    if audit is not None:
+        row("audit", audit)
+    if audit is not None and audit.is_broken:
+        tell(
+            f"krypton: the promise is broken: fewer than {audit.promise:.0%} of the pictures keep the target"
+        )
+        return BROKEN_PROMISE
     return 0
 
 

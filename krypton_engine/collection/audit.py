@@ -84,19 +84,18 @@ def clopper_pearson(kept: int, count: int) -> tuple[float, float]:
     return low, high
 
 
-def chosen(names: Sequence[str], share: float, purpose: str) -> list[str]:
-    """A random part of some names, at least one; the same each time, and nearly the same of a few names more.
+def chosen(names: Sequence[str], count: int, purpose: str) -> list[str]:
+    """A random part of some names: the same each time, and nearly the same of a few names more.
 
     Args:
         names: The names.
-        share: Share of them, or their number where above 1.
+        count: Number of those that are chosen, at most.
         purpose: Word by which choices for different purposes differ.
 
     Examples:
-        >>> chosen(["a", "b", "c", "d"], 0.5, "audit"), chosen(["a", "b"], 5, "audit")
-        (['c', 'a'], ['a', 'b'])
+        >>> chosen(["a", "b", "c", "d"], 2, "audit"), chosen(["a", "b"], 5, "audit")
+        (['c', 'b'], ['b', 'a'])
     """
-    count = int(share) if share > 1 else max(1, round(share * len(names)))
     return sorted(names, key=lambda name: hashed(purpose, name))[:count]
 
 

@@ -88,7 +88,7 @@ class Call(Protocol):
 
 @dataclass(frozen=True)
 class OcclusionCall:
-    """The maps of `KryptonOcclusion.heatmap`.
+    """The maps of `KryptonOcclusion.heatmap`; for its methods see `Call`.
 
     Attributes:
         occlusion: Of the model.
@@ -97,6 +97,14 @@ class OcclusionCall:
         preprocess: From an RGB picture to the model's input ``(C, H, W)``; None where the images are arrays.
         class_names: Names of the classes; None for their numbers.
         display: From an input to an RGB picture to draw over; None to stretch it.
+
+    Examples:
+        >>> arguments = {"sliding_window_shapes": (3, 8, 8), "strides": (3, 4, 4), "ssim_target": 0.9}
+        >>> call = OcclusionCall.of(model, arguments, None, "auto", None)
+        >>> call.asked["strides"], call.ssim_target, call.tuning
+        ((3, 4, 4), 0.9, None)
+        >>> call.with_tuning(tuning).fingerprint == call.fingerprint
+        False
     """
 
     occlusion: KryptonOcclusion

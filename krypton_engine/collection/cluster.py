@@ -1,8 +1,8 @@
 """Workers on a Ray cluster: an actor each, which keeps the model, its programs and the tuning.
 
-The crew that local processes have hands out the tasks, two an actor, so that a slow machine is given fewer; the
-driver alone writes. Ray Data's pool of actors does the same but for one thing: its blocks are settled as wholes,
-so that a node which goes away takes finished rows along.
+The crew that local processes have hands out the tasks, two an actor, so that a slow machine is given fewer;
+the driver alone writes. Ray Data's pool of actors does the same but for one thing: its blocks are settled as
+wholes, so that a node which goes away takes finished rows along.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ class RayWorker:
     Args:
         content: Reference to the bytes of the call in Ray's object store.
         resources: Options of the actor: ``num_cpus``, ``num_gpus``.
+
+    Examples:
+        >>> RayWorker(content=None, resources={"num_cpus": 1}).stop()  # none has been started
     """
 
     def __init__(self, content: Any, resources: dict[str, float]) -> None:
@@ -112,27 +115,27 @@ class RayWorker:
             with suppress(Exception):  # of a cluster that is gone already
                 imported("ray", "ray").kill(self._actor)
 
+    @staticmethod
+    def crew(call: Call, path: Path, address: str, workers: int | None) -> Crew:
+        """A crew of actors on a cluster.
 
-def ray_crew(call: Call, path: Path, address: str, workers: int | None) -> Crew:
-    """A crew of actors on a cluster.
+        Args:
+            call: The call.
+            path: File that `krypton_engine.collection.crew.saved_call` wrote it to.
+            address: Address of the cluster; empty for that of ``RAY_ADDRESS``, or one of this machine's own.
+            workers: Actors of one core each; None for one a core of the cluster, and one a GPU besides.
 
-    Args:
-        call: The call.
-        path: File that `krypton_engine.collection.crew.saved_call` wrote it to.
-        address: Address of the cluster; empty for that of ``RAY_ADDRESS``, or one of this machine's own.
-        workers: Actors of one core each; None for one a core of the cluster, and one a GPU besides.
-
-    Raises:
-        InputError: Ray is missing.
-        ConnectionError: There is no such cluster.
-    """
-    ray = imported("ray", "ray")
-    if not ray.is_initialized():
-        ray.init(address=address or None, log_to_driver=False, logging_level="warning")
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    cpus = workers or max(1, int(there.get("CPU", 1)) - gpus)
-    content = ray.put(path.read_bytes())
-    each: list[dict[str, float]] = [{"num_cpus": 1}] * cpus
-    each += [{"num_cpus": 1, "num_gpus": 1}] * (0 if workers else gpus)
-    return Crew(call, [RayWorker(content, resources) for resources in each])
+        Raises:
+            InputError: Ray is missing.
+            ConnectionError: There is no such cluster.
+        """
+        ray = imported("ray", "ray")
+        if not ray.is_initialized():
+            ray.init(address=address or None, log_to_driver=False, logging_level="warning")
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        cpus = workers or max(1, int(there.get("CPU", 1)) - gpus)
+        content = ray.put(path.read_bytes())
+        each: list[dict[str, float]] = [{"num_cpus": 1}] * cpus
+        each += [{"num_cpus": 1, "num_gpus": 1}] * (0 if workers else gpus)
+        return Crew(call, [RayWorker(content, resources) for resources in each])

@@ -53,7 +53,9 @@ def schema() -> Any:
         ['row', 'id', 'status']
     """
     arrow = imported("pyarrow", "collection")
-    return arrow.schema([(name, getattr(arrow, kind)()) for name, kind in _COLUMNS.items()])
+    kinds = {name: getattr(arrow, kind)() for name, kind in _COLUMNS.items()}
+    kinds["meta"] = arrow.dictionary(arrow.int32(), kinds["meta"])  # long, and nearly always the same
+    return arrow.schema(kinds.items())
 
 
 def table_of(records: Iterable[Record]) -> Table:
@@ -80,7 +82,7 @@ def merged(tables: Sequence[Table]) -> Table:
     if (np.diff(numbers) > 0).all():
         return whole
     _, last = np.unique(numbers[::-1], return_index=True)
-    return whole.take(len(numbers) - 1 - last).combine_chunks()
+    return whole.unify_dictionaries().take(len(numbers) - 1 - last)
 
 
 def write(path: Path, table: Table) -> None:
@@ -166,7 +168,13 @@ def fresh_file(record: Record, arrays: Mapping[str, Any]) -> bytes:
 
 
 def record_in(path: Path) -> Record:
-    """The record in a finished row's file."""
+    """The record in a finished row's file.
+
+    Examples:
+        >>> _ = Path("0.npz").write_bytes(fresh_file({"row": 0}, {}))
+        >>> record_in(Path("0.npz"))
+        {'row': 0}
+    """
     with np.load(path, allow_pickle=False) as archive:
         record: Record = json.loads(str(archive[_RECORD]))
     return record

@@ -29,9 +29,9 @@ def cluster():
     cluster.shutdown()
 
 
-def test_a_node_goes_away_and_nothing_is_lost(tmp_path, cluster, cnn, images):
+def test_a_node_goes_away_and_nothing_is_lost(tmp_path, cluster):
     cluster, nodes = cluster
-    log, count = tmp_path / "log", 24
+    log, count = tmp_path / "log", 14
 
     def remove():
         while not log.exists() or len(log.read_text().split("\n")) < 6:
@@ -46,9 +46,12 @@ def test_a_node_goes_away_and_nothing_is_lost(tmp_path, cluster, cnn, images):
     collect(arrays(count), tmp_path / "here")
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "here")
     assert len(log.read_text().split("\n")) - 1 <= count + 2  # but what was in hand
-    # and what is left of the cluster gives the maps of a loop
+
+
+@pytest.mark.slow
+def test_actors_make_the_maps_of_a_loop(tmp_path, cluster, cnn, images):
     pairs = {str(i): x for i, x in enumerate(images)}
-    found = explain(pairs, cnn, (3, 8, 8), (3, 4, 4), out=tmp_path / "real", workers=1, ray="auto")
+    found = explain(pairs, cnn, (3, 8, 8), (3, 4, 4), out=tmp_path / "real", ray="auto", workers=None)
     for i, x in enumerate(images):
         expected = replace(KryptonOcclusion(cnn).heatmap(x[None], (3, 8, 8), (3, 4, 4)), image=None)
         assert torch.allclose(found[str(i)].values, expected.values, atol=1e-6)

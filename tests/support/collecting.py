@@ -13,7 +13,7 @@ import torch
 
 from krypton_engine.collection import Collection, rows
 from krypton_engine.collection.call import Explained
-from krypton_engine.collection.explain import Force, run
+from krypton_engine.collection.run import Force, run
 from krypton_engine.collection.sources import source_of
 from krypton_engine.heatmap.heatmap import Heatmap
 from krypton_engine.perturbation.windows import SlidingWindow

@@ -69,8 +69,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         nargs="?",
         const="",
-        help="work on a Ray cluster, an actor a core and one a GPU; without an address on that of RAY_ADDRESS, or "
-        "on one of this machine's own",
+        help="work on a Ray cluster, an actor a core and one a GPU; without an address on that of "
+        "RAY_ADDRESS, or on one of this machine's own",
     )
     parser.add_argument(
         "--tune",
@@ -177,13 +177,16 @@ class _PictureCall:
 def _collect(arguments: argparse.Namespace) -> int:
     from krypton_engine.collection.call import fingerprint_of
     from krypton_engine.collection.crew import usual_workers
-    from krypton_engine.collection.explain import Force, run
+    from krypton_engine.collection.run import Force, run
     from krypton_engine.collection.sources import source_of
 
     began = time.monotonic()
     check_extents(arguments)
     tuning = check_tuning(arguments)
-    source = source_of(arguments.source)
+    try:
+        source = source_of(arguments.source)
+    except InputError as error:
+        raise error.named("SOURCE") from None
     model = load(arguments, arguments.weights or "pretrained")
     fingerprint = fingerprint_of(model.model, model.preprocess)
     call = _PictureCall(arguments, model, preparer_of(arguments), fingerprint, tuning)
@@ -193,7 +196,10 @@ def _collect(arguments: argparse.Namespace) -> int:
     by = "what the cluster has" if workers is None else counted(workers, "worker")
     row("pictures", f"{source.count}, by {by}")
     try:
-        collection = run(source, call, arguments.out, model.name, force, arguments.retry, sys.stderr.isatty())
+        collection = run(
+            source, call, arguments.out, model.name, force, arguments.retry, sys.stderr.isatty(),
+            arguments.tune, arguments.audit,
+        )  # fmt: skip
     except KeyboardInterrupt:
         tell(f"krypton: interrupted; what is done is in {arguments.out}, and the same command goes on")
         return INTERRUPTED
@@ -206,9 +212,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     if audit is not None:
         row("audit", audit)
     if audit is not None and audit.is_broken:
-        tell(
-            f"krypton: the promise is broken: fewer than {audit.promise:.0%} of the pictures keep the target"
-        )
+        tell(f"krypton: the promise is broken: the target is kept on fewer than {audit.promise:.0%}")
         return BROKEN_PROMISE
     return 0
 

@@ -22,7 +22,7 @@ from krypton_engine.attr.request import Fillings
 from krypton_engine.collection import rows
 from krypton_engine.collection.audit import audited, chosen, read_audited
 from krypton_engine.collection.call import Call, OcclusionCall
-from krypton_engine.collection.cluster import ray_crew
+from krypton_engine.collection.cluster import RayWorker
 from krypton_engine.collection.collection import Collection
 from krypton_engine.collection.crew import (
     Crew,
@@ -125,8 +125,8 @@ def explain(
             ``ssim_target``, to say on how many it was kept: ``Collection.audit``. 0 for none.
         workers: Processes; with 1 this one does it all. Several share the cores, or have the threads of
             ``OMP_NUM_THREADS`` each. None for as many as the cores allow.
-        ray: Address of a Ray cluster whose actors are the workers, as many as ``workers``, or as its cores and
-            GPUs allow; empty for that of ``RAY_ADDRESS``, or one of this machine's own. None for none.
+        ray: Address of a Ray cluster whose actors are the workers, as many as ``workers``, or as its cores
+            and GPUs allow; empty for that of ``RAY_ADDRESS``, or one of this machine's own. None for none.
         retry: Whether images that failed before are tried again.
         show_progress: Whether to draw a progress bar with the time left and images a minute.
 
@@ -275,7 +275,8 @@ def _audit(store: Store, call: Call, source: Source, share: float, force: Force,
     """Compute exact maps of a random part, and note how similar those are that were made."""
     found, known = Collection(store.out), read_audited(store.out)
     items = {item.id: item for item in source.items}
-    names = chosen([name for name in found if name in items], share, "audit")
+    known_names = [name for name in found if name in items]
+    names = chosen(known_names, max(1, round(share * len(known_names))), "audit")
     records = {name: found.row(name) for name in names}
     tasks = [
         Task(record["row"], items[name], exact=True)
@@ -330,6 +331,6 @@ def _engine(store: Store, call: Call, force: Force) -> Engine:
         return Here(call)
     saved_call(call, path)
     if force.ray is not None:
-        return ray_crew(call, path, force.ray, force.workers)
+        return RayWorker.crew(call, path, force.ray, force.workers)
     count = force.workers or 1
     return Crew(call, [LocalWorker(path, threads_each(count)) for _ in range(count)])

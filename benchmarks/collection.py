@@ -3,7 +3,8 @@
     python benchmarks/collection.py [--images 300] [--model vgg16-brain-mri] [--window 16] [--stride 8]
 
 Everything runs on one thread a worker. A loop over `KryptonOcclusion.heatmap` that reads and decodes too, one
-worker and two are timed one after the other, `--rounds` times; printed are medians, and the largest resident
+worker and two are timed one after the other, `--rounds` times. Printed are medians, in seconds and in seconds of
+CPU of this process and its workers, which is what a busy machine can be asked about, and the largest resident
 memory of a process in the first and the second half.
 """
 
@@ -14,6 +15,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
+import resource
 import shutil
 import statistics
 import tempfile
@@ -67,6 +69,16 @@ class Memory:
         self._over.set()
 
 
+def clocks():
+    """Seconds, and seconds of CPU of this process and of the children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter(), time.process_time() + children.ru_utime + children.ru_stime
+
+
+def since(began):
+    return tuple(now - then for now, then in zip(clocks(), began, strict=True))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=300)
@@ -79,7 +91,7 @@ def main():
     weights = "pretrained" if options.model in ("vgg16-brain-mri", "efficientnet-lite0") else "random"
     net = zoo.load_model(options.model, weights=weights)
     window = (3, options.window, options.window), (3, options.stride, options.stride)
-    times: dict[str, list[float]] = {"loop": [], "1 worker": [], "2 workers": []}
+    times: dict[str, list[tuple[float, float]]] = {"loop": [], "1 worker": [], "2 workers": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "pictures").mkdir()
@@ -87,28 +99,31 @@ def main():
         occlusion = KryptonOcclusion(net.model)
         occlusion.heatmap(net.preprocess(Image.open(paths[0]).convert("RGB"))[None], *window)
         for _ in range(options.rounds):
-            began = time.perf_counter()
+            began = clocks()
             for path in paths:
                 occlusion.heatmap(net.preprocess(zoo.load_image(path))[None], *window)
-            times["loop"].append(time.perf_counter() - began)
+            times["loop"].append(since(began))
             for workers in (1, 2):
                 out = folder / "out"
                 with Memory() as memory:
-                    began = time.perf_counter()
+                    began = clocks()
                     explain(folder / "pictures", net, *window, out=out, workers=workers)
-                    times[f"{workers} worker{'s' * (workers > 1)}"].append(time.perf_counter() - began)
+                    times[f"{workers} worker{'s' * (workers > 1)}"].append(since(began))
                 half = len(memory.samples) // 2
                 early, late = max(memory.samples[:half], default=0), max(memory.samples[half:], default=0)
                 print(
                     f"{workers} workers: memory {early:.0f} MiB in the first half, {late:.0f} in the second"
                 )
                 shutil.rmtree(out)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    for name, seconds in medians.items():
+    medians = {
+        name: [statistics.median(each) for each in zip(*all, strict=True)] for name, all in times.items()
+    }
+    for name, (seconds, cpu) in medians.items():
         rate = 60 * options.images / seconds
-        print(f"{name:10} {seconds:8.1f} s  {rate:7.1f} images a minute")
-    print(f"overhead beside the loop {medians['1 worker'] / medians['loop'] - 1:+.1%}")
-    print(f"2 workers against 1: {medians['1 worker'] / medians['2 workers']:.2f}x")
+        print(f"{name:10} {seconds:8.1f} s  {cpu:8.1f} s of CPU  {rate:7.1f} images a minute")
+    (loop, loop_cpu), (one, one_cpu), (two, _) = medians.values()
+    print(f"overhead beside the loop {one / loop - 1:+.1%}, of CPU {one_cpu / loop_cpu - 1:+.1%}")
+    print(f"2 workers against 1: {one / two:.2f}x")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -221,9 +221,10 @@ def run(
             store.begin(pending(task) for task in tasks if not task.known)
         total = len(tasks) if isinstance(tasks, list) else source.count
         try:
-            for reply in _answered(store, call, tasks, total, force, show_progress):
-                if reply.record is not None:
-                    store.keep(reply.record, reply.arrays)
+            with closing(_answered(store, call, tasks, total, force, show_progress)) as answered:
+                for reply in answered:
+                    if reply.record is not None:
+                        store.keep(reply.record, reply.arrays)
         except KeyboardInterrupt:
             store.write_manifest()
             raise
@@ -283,13 +284,16 @@ def _audit(store: Store, call: Call, source: Source, share: float, force: Force,
         for name, record in records.items()
         if known.get(name, ("",))[0] != record["hash"]
     ]
-    for reply in _answered(store, call, tasks, len(tasks), force, show_progress, "Krypton audit"):
-        name, record = reply.task.item.id, reply.record
-        if record is None or record["status"] == FAILED or record["hash"] != records[name]["hash"]:
-            continue  # the image is another by now
-        exact = heatmap_of(record, lambda _, arrays=reply.arrays: arrays)  # type: ignore[misc]
-        content = audited(name, record["hash"], found[name].compare(exact).ssim)
-        files.write(store.out / AUDIT / f"{record['row']}.json", content)
+    with closing(
+        _answered(store, call, tasks, len(tasks), force, show_progress, "Krypton audit")
+    ) as answered:
+        for reply in answered:
+            name, record = reply.task.item.id, reply.record
+            if record is None or record["status"] == FAILED or record["hash"] != records[name]["hash"]:
+                continue  # the image is another by now
+            exact = heatmap_of(record, lambda _, arrays=reply.arrays: arrays)  # type: ignore[misc]
+            content = audited(name, record["hash"], found[name].compare(exact).ssim)
+            files.write(store.out / AUDIT / f"{record['row']}.json", content)
 
 
 def _answered(
@@ -300,7 +304,7 @@ def _answered(
     force: Force,
     show_progress: bool,
     title: str = "Krypton",
-) -> Iterator[Reply]:
+) -> Generator[Reply, None, None]:
     """The answers to tasks, under a progress bar."""
     if total == 0:
         return

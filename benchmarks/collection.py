@@ -3,9 +3,9 @@
     python benchmarks/collection.py [--images 300] [--model vgg16-brain-mri] [--window 16] [--stride 8]
 
 Everything runs on one thread a worker. A loop over `KryptonOcclusion.heatmap` that reads and decodes too, one
-worker and two are timed one after the other, `--rounds` times. Printed are medians, in seconds and in seconds of
-CPU of this process and its workers, which is what a busy machine can be asked about, and the largest resident
-memory of a process in the first and the second half.
+worker and two are timed one after the other, `--rounds` times. Printed are medians, in seconds and in seconds
+of CPU of this process and its workers, which a busy machine can be asked about, and the largest memory of a
+process in the first and the second half.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Ledger:
         self._settled = (DONE,) if retry else (DONE, FAILED)
         numbers = table["row"].to_pylist()
         self._index = {name: index for index, name in enumerate(table["id"].to_pylist())}
-        self._taken, self._free = set(numbers), 0
+        self._taken, self._next = set(numbers), max(numbers, default=-1) + 1
         self._numbers = numbers
         names = ("status", "hash", "image", "size", "modified")
         self._columns = {name: table[name].to_pylist() for name in names}
@@ -76,12 +76,10 @@ class Ledger:
         return Task(row, item, known)
 
     def _new(self, position: int) -> int:
-        """The number of a new row: its place in the source, or the next that is free."""
-        row = position
-        if row in self._taken:
-            self._free = max(self._free, max(self._taken) + 1) if not self._free else self._free + 1
-            row = self._free
+        """The number of a new row: its place in the source, or the one after all others."""
+        row = self._next if position in self._taken else position
         self._taken.add(row)
+        self._next = max(self._next, row + 1)
         return row
 
 

@@ -19,9 +19,10 @@ from support.collecting import Stub, arrays, collect
 from support.tiny_models import SmallCNN
 
 from krypton_engine import InputError, KryptonOcclusion, fillings
-from krypton_engine.collection import Collection, explain
+from krypton_engine.collection import Collection, explain, rows
 from krypton_engine.collection.audit import clopper_pearson
 from krypton_engine.collection.call import OcclusionCall
+from krypton_engine.collection.plan import Ledger
 from krypton_engine.collection.sources import source_of
 
 WINDOW, STRIDES = (3, 8, 8), (3, 4, 4)
@@ -230,6 +231,18 @@ def test_bad_input_is_one_message_before_work(tmp_path, folder, cnn, images, mon
         Collection(tmp_path)
 
 
+def test_no_row_moves_and_no_two_are_one(tmp_path):
+    call, images = Stub(), list(arrays(12).items())
+    known = [{"row": row, "id": images[row][0], "status": "pending"} for row in (0, 1, 2, 6)]
+    ledger = Ledger(rows.table_of(known), call, retry=False)
+    shuffled = [images[i] for i in (7, 0, 1, 6, 8, 2, 9, 10, 11, 3)]
+    tasks = {task.item.id: task.row for task in ledger.tasks(source_of(shuffled).items)}
+    assert [tasks[f"image {i}"] for i in (0, 1, 2, 6)] == [0, 1, 2, 6]
+    assert len(set(tasks.values())) == len(tasks) == 10
+    fresh = Ledger(rows.table_of([]), call, retry=False).tasks(source_of(shuffled).items)
+    assert [task.row for task in fresh] == list(range(10))
+
+
 def test_an_id_that_comes_twice_in_a_stream(tmp_path):
     with pytest.raises(InputError, match="image 0"):
         collect(iter([*arrays(3).items(), *arrays(2).items()]), tmp_path / "out")
@@ -267,7 +280,7 @@ def test_the_interval_is_that_of_the_binomial(kept, count):
 def test_a_million_rows(tmp_path):
     import time
 
-    from krypton_engine.collection import layout, rows
+    from krypton_engine.collection import layout
     from krypton_engine.collection.store import Store
     from krypton_engine.collection.work import _described
 

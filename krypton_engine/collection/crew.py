@@ -118,7 +118,7 @@ class Crew:
         self._call = call
         self.slots = 2 * len(workers)  # one is explained while the next is read
         self._workers = workers
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()  # None where there are no more
         self._replies: queue.SimpleQueue[Reply | Exception] = queue.SimpleQueue()
         self._deaths: dict[int, int] = {}
         self._closed = False
@@ -144,6 +144,7 @@ class Crew:
         """End the workers, whatever they do."""
         self._closed = True
         for worker in self._workers:
+            self._tasks.put(None)
             worker.stop()
 
     def _look_after(self, worker: Worker) -> None:
@@ -173,8 +174,11 @@ class Crew:
         """Give a worker a second task, if there is one; waits for the first."""
         with suppress(queue.Empty):
             while len(held) < 2:
-                held.append(self._tasks.get(block=not held))
-                worker.send(held[-1])
+                task = self._tasks.get(block=not held)
+                if task is None:
+                    raise Gone("no longer needed")
+                held.append(task)
+                worker.send(task)
 
     def _give_back(self, held: deque[Task], gone: Gone) -> None:
         """Tasks of a worker that died, to others; it was the first that it died of."""
@@ -307,6 +311,7 @@ class LocalWorker:
         self._stopped = True
         if self._process is not None:
             self._process.kill()
+            self._process.wait()
 
 
 def saved_call(call: Call, path: Path) -> None:

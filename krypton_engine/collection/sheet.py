@@ -163,7 +163,7 @@ def _caption(cell: Cell) -> tuple[str, str, str]:
     found = f"{record.get('class') or 'target'} {base}"
     drop = f"drop {figure(cell.largest)}"
     if record.get("ssim") is not None and (record.get("measured") or 0) < 1:
-        drop += f", SSIM {record['ssim']:.3f}, {record['measured']:.0%} measured"
+        drop += f", SSIM {record['ssim']:.3f}"
     return str(record["id"]), found, drop
 
 

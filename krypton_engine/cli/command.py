@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-USER_ERROR, INTERRUPTED, NOBODY_READS = 2, 130, 141
+USER_ERROR, BROKEN_PROMISE, INTERRUPTED, NOBODY_READS = 2, 3, 130, 141
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ _LONGEST_MESSAGE = 4  # lines
 _LONGEST_LINE = 110  # columns, unless there is nothing to break at
 
 _OPTIONS = {
+    "audit": "--audit",
     "baselines": "--baseline",
     "class_names": "--classes",
     "mean": "--mean",
@@ -20,10 +21,13 @@ _OPTIONS = {
     "sliding_window_shapes": "--window",
     "source": "IMAGE",
     "spec": "model",
+    "out": "--out",
     "std": "--std",
     "strides": "--stride",
+    "tune": "--tune",
     "tuning": "--tuning",
     "weights": "--weights",
+    "workers": "--workers",
 }
 """The options that arguments of the API come from."""
 

@@ -18,6 +18,7 @@ examples:
   krypton tune scans/ --model mymodels:build --weights best.pt --size 224 --out tuning.json
   krypton explain scan.png --model mymodels:build ... --ssim 0.9 --tuning tuning.json
   krypton explain scan.png --model mymodels:build ... --regions slic:100 --out regions.npz
+  krypton collect photos/ --model efficientnet-lite0 --window 32 --stride 16 --out maps
   krypton compare map.npz regions.npz scan.png --model mymodels:build ...
   krypton plan resnet18 --window 16 --stride 4
 """

@@ -26,6 +26,7 @@ def request_for(
     ssim_target: float | None = None,
     tuning: Tuning | None = None,
     filling: Filling | None = None,
+    region: Sequence[int] | None = None,
 ) -> MapRequest:
     """The request for a heatmap; positions of a window come coarse to fine.
 
@@ -45,7 +46,7 @@ def request_for(
 
     def ask(one: Question) -> MapRequest:
         schedule: Schedule = "coarse to fine" if has_grid else "rows"
-        return map_request(one, target, activate, schedule=schedule, rule=rule, tuning=tuning)
+        return map_request(one, target, activate, region, schedule=schedule, rule=rule, tuning=tuning)
 
     return ask(question) if filling is None else request_filled(question, filling, ask)
 

@@ -11,7 +11,7 @@ import math
 import operator
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.approximation.ssim import SsimEstimate
+from krypton_engine.common.arrays import AnyArray
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow
@@ -56,6 +57,10 @@ _NARROW = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float
 
 _LARGEST_META = 2**24
 """Most bytes of the plain numbers saved beside the tensors."""
+
+
+_Header = tuple[tuple[int, ...], np.dtype]
+"""Shape and dtype of an array in the archive."""
 
 
 def is_number(given: object) -> bool:
@@ -129,16 +134,16 @@ def is_described(given: object) -> bool:
     return isinstance(given, (tuple, str)) and all(isinstance(level, (int, float)) for level in levels)
 
 
-def packed(fields: Fields) -> bytes:
-    """The bytes of a saved map.
+def taken_apart(fields: Fields) -> tuple[dict[str, Any], dict[str, AnyArray]]:
+    """The plain numbers of a map, which JSON takes, and its arrays by name.
 
     Args:
         fields: The attributes of the map by name, all of `FIELDS`.
 
     Examples:
-        >>> _ = Path("map.npz").write_bytes(packed(vars(heatmap)))
-        >>> read(Path("map.npz"))["window"] == heatmap.window
-        True
+        >>> meta, arrays = taken_apart(vars(heatmap))
+        >>> meta["shape"], sorted(arrays)
+        ((3, 12, 10), ['base', 'measured', 'values'])
     """
     tensors = {name: fields[name] for name in TENSORS if fields[name] is not None}
     window, estimate = fields["window"], fields["ssim_estimate"]
@@ -161,8 +166,44 @@ def packed(fields: Fields) -> bytes:
         name: (tensor.float() if meta["tensors"][name] in _NARROW else tensor).numpy()
         for name, tensor in tensors.items()
     }
+    return meta, arrays
+
+
+def put_together(meta: Mapping[str, Any], arrays: Mapping[str, AnyArray]) -> Fields:
+    """The attributes of a map that `taken_apart` took apart, by name.
+
+    Args:
+        meta: Its plain numbers, as they are or through JSON.
+        arrays: Its arrays by name.
+
+    Raises:
+        ValueError: They are of no map; the message says why.
+        Exception: Any other of `DAMAGED`.
+
+    Examples:
+        >>> from krypton_engine.heatmap.heatmap import Heatmap
+        >>> Heatmap(**put_together(*taken_apart(vars(heatmap)))) == heatmap
+        True
+    """
+    headers = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    return _assembled(meta, headers, arrays.__getitem__)
+
+
+def packed(fields: Fields) -> bytes:
+    """The bytes of a saved map.
+
+    Args:
+        fields: The attributes of the map by name, all of `FIELDS`.
+
+    Examples:
+        >>> _ = Path("map.npz").write_bytes(packed(vars(heatmap)))
+        >>> read(Path("map.npz"))["window"] == heatmap.window
+        True
+    """
+    meta, arrays = taken_apart(fields)
+    entries: dict[str, Any] = {"meta": np.array(json.dumps(meta, default=operator.index)), **arrays}
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, meta=np.array(json.dumps(meta, default=operator.index)), **arrays)
+    np.savez_compressed(buffer, **entries)
     return buffer.getvalue()
 
 
@@ -195,27 +236,42 @@ def read(path: Path) -> Fields:
         meta = json.loads(
             str(np.lib.format.read_array(io.BytesIO(archive.read("meta.npy")), allow_pickle=False))
         )
-        if meta["format"] not in (1, _FORMAT):
-            raise ValueError("the format is of another version")
-        held = set(entries) - {"meta"}
-        types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
-        if held != set(types) or not held <= {*TENSORS, *_OF_REGIONS}:
-            raise ValueError(f"the header does not match the entries: {', '.join(sorted(held)) or 'none'}")
-        headers = {name: _header(archive, entries[name]) for name in held}
-        window: Positions
-        if "shape" in meta:
-            window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
-        else:
-            shapes = {name: headers.pop(name) for name in _OF_REGIONS}
-            window = _saved_regions(archive, entries, tuple(meta["input_shape"]), shapes)
-            held -= set(_OF_REGIONS)
-        _check_headers(headers, window)
-        tensors: dict[str, Tensor] = {}
-        for name in held:
+        headers = {name: _header(archive, entry) for name, entry in entries.items() if name != "meta"}
+
+        def load(name: str) -> AnyArray:
             with archive.open(entries[name]) as file:
-                tensors[name] = torch.from_numpy(np.lib.format.read_array(file, allow_pickle=False))
-            if types[name] in _NARROW:
-                tensors[name] = tensors[name].to(getattr(torch, str(types[name])))
+                array: AnyArray = np.lib.format.read_array(file, allow_pickle=False)
+            return array
+
+        return _assembled(meta, headers, load)
+
+
+def _assembled(
+    meta: Mapping[str, Any], headers: Mapping[str, _Header], load: Callable[[str], AnyArray]
+) -> Fields:
+    """The attributes of a map by name; no array is loaded before its header is known to be possible.
+
+    Raises:
+        ValueError: They are of no map.
+    """
+    if meta["format"] not in (1, _FORMAT):
+        raise ValueError("the format is of another version")
+    held = set(headers)
+    types = meta["tensors"] if meta["format"] > 1 else dict.fromkeys(held | {"image"})
+    if held != set(types) or not held <= {*TENSORS, *_OF_REGIONS}:
+        raise ValueError(f"the header does not match the entries: {', '.join(sorted(held)) or 'none'}")
+    window: Positions
+    if "shape" in meta:
+        window = saved_window(*(tuple(meta[name]) for name in ("input_shape", "shape", "strides")))
+    else:
+        window = _saved_regions(load, tuple(meta["input_shape"]), headers)
+        held -= set(_OF_REGIONS)
+    _check_headers({name: headers[name] for name in held}, window)
+    tensors: dict[str, Tensor] = {}
+    for name in held:
+        tensors[name] = torch.from_numpy(load(name))
+        if types[name] in _NARROW:
+            tensors[name] = tensors[name].to(getattr(torch, str(types[name])))
     if "classes" in held and "class_values" in held:  # where there was no number, a class was made up once
         tensors["classes"][~tensors["class_values"].isfinite()] = -1
     target, baseline, estimate = meta["target"], meta.get("baseline"), meta.get("ssim_estimate")
@@ -231,10 +287,6 @@ def read(path: Path) -> Fields:
     if isinstance(target, int) and "base_outputs" in held:  # it could be one from the end once
         found["target"] = target % len(found["base_outputs"])
     return found
-
-
-_Header = tuple[tuple[int, ...], np.dtype]
-"""Shape and dtype of an array in the archive."""
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
@@ -255,10 +307,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Header:
 
 
 def _saved_regions(
-    archive: zipfile.ZipFile,
-    entries: Mapping[str, zipfile.ZipInfo],
-    input_shape: tuple[int, ...],
-    headers: Mapping[str, _Header],
+    load: Callable[[str], AnyArray], input_shape: tuple[int, ...], headers: Mapping[str, _Header]
 ) -> Regions:
     """Regions out of a file.
 
@@ -271,16 +320,10 @@ def _saved_regions(
     )
     if not fits or len(ids) != 1 or {kind, kind_of_ids} != {np.dtype(np.int64)}:
         raise ValueError(f"regions of {kind} {shape} and {kind_of_ids} {ids} over an input of {input_shape}")
-    arrays = {}
-    for name in _OF_REGIONS:
-        with archive.open(entries[name]) as file:
-            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
-    if (
-        not np.array_equal(np.unique(arrays["numbers"]), np.arange(*ids))
-        or (np.diff(arrays["ids"]) <= 0).any()
-    ):
+    numbers, names = load("numbers"), load("ids")
+    if not np.array_equal(np.unique(numbers), np.arange(*ids)) or (np.diff(names) <= 0).any():
         raise ValueError("the regions are not numbered from 0 on, or their ids do not rise")
-    return Regions(input_shape, arrays["numbers"], arrays["ids"])
+    return Regions(input_shape, numbers, names)
 
 
 def _check_headers(headers: dict[str, _Header], window: Positions) -> None:

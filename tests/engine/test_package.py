@@ -16,6 +16,7 @@ PACKAGES = ["krypton_engine", "krypton_widget"]
 
 HEAVY = {
     "torchvision", "matplotlib", "captum", "onnx", "nibabel", "skimage", "pydicom", "highdicom", "tifffile",
+    "zarr", "pyarrow", "ray", "pandas",
 }  # fmt: skip
 
 
@@ -41,8 +42,8 @@ def test_types_are_shipped(package):
 
 
 ROOMS = [
-    "cli", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan", "graph",
-    "perturbation", "zoo", "medical", "common", "errors",
+    "cli", "collection", "attr", "tuning", "run", "planning", "executors", "heatmap", "approximation", "plan",
+    "graph", "perturbation", "zoo", "medical", "common", "errors",
 ]  # fmt: skip
 
 

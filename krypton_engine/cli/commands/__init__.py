@@ -1,6 +1,8 @@
 """The commands of ``krypton``, one file each; a new one is a file with a ``COMMAND`` and a line below."""
 
-from krypton_engine.cli.commands import compare, demo, explain, info, plan, tune
+from krypton_engine.cli.commands import collect, compare, demo, explain, info, plan, tune
 
 # As ``krypton --help`` lists them.
-COMMANDS = (demo.COMMAND, explain.COMMAND, compare.COMMAND, tune.COMMAND, plan.COMMAND, info.COMMAND)
+COMMANDS = (
+    demo.COMMAND, explain.COMMAND, collect.COMMAND, compare.COMMAND, tune.COMMAND, plan.COMMAND, info.COMMAND,
+)  # fmt: skip

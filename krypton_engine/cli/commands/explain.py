@@ -6,11 +6,18 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from krypton_engine.cli import contributions, scan
+from krypton_engine.cli.asking import (
+    Asked,
+    add_map_options,
+    check_extents,
+    check_tuning,
+    extents_of,
+    of_picture,
+)
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.contributions import METHODS
 from krypton_engine.cli.findings import approximate, reached, show_findings, similarity
@@ -27,25 +34,14 @@ from krypton_engine.cli.model import (
 )
 from krypton_engine.cli.options import (
     WEIGHTS_HELP,
-    Extents,
-    add_answer_options,
     add_model_options,
     add_out,
-    extents,
-    up_to_one,
-    whole_number,
 )
 from krypton_engine.cli.picture import (
-    FILLINGS,
-    baseline_of,
-    filling_of,
-    input_of,
     positions_text,
-    regions_of,
-    window_of,
 )
 from krypton_engine.cli.running import interrupted, progress, request_for, run_heatmap
-from krypton_engine.cli.saving import check_outputs, read_tuning, save
+from krypton_engine.cli.saving import check_outputs, save
 from krypton_engine.cli.text import counted, duration, printable, row
 from krypton_engine.common.figures import figure, together
 from krypton_engine.errors import InputError
@@ -53,10 +49,7 @@ from krypton_engine.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from krypton_engine.medical import Scan
-    from krypton_engine.perturbation.fillings import Filling
     from krypton_engine.perturbation.regions import Regions
-    from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
 
 
@@ -67,50 +60,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help='a file, or a picture from a package: "chelsea", "mri:axial:100", ...; or a scan: a folder of '
         "DICOM files, .nii.gz, .npy, .ome.tiff",
     )
-    parser.add_argument(
-        "--window",
-        metavar="N",
-        type=extents,
-        help="pixels, or height,width (16); of a scan also slices,rows,columns, and millimetres: 16mm",
-    )
-    parser.add_argument("--stride", metavar="N", type=extents, help="likewise (4; 8 of a scan)")
-    add_answer_options(parser)
-    parser.set_defaults(baseline=None)  # grey, or of a scan black
-    parser.add_argument(
-        "--regions",
-        metavar="R",
-        help="cover regions in place of windows: slic:100 (about as many superpixels), or a .npy with a "
-        "whole number for every pixel of the model's input",
-    )
+    add_map_options(parser)
     parser.add_argument(
         "--method",
         choices=("occlusion", *METHODS),
         default="occlusion",
         help="shapley and owen share the answer out among regions: squares of --window, or those of "
         "--regions (occlusion)",
-    )
-    parser.add_argument(
-        "--filling",
-        choices=FILLINGS,
-        help="what covers the window, in place of --baseline: the mean around it, noise, or draws of what "
-        "may be there given what is around it, learnt from this picture",
-    )
-    parser.add_argument(
-        "--samples",
-        metavar="N",
-        type=whole_number,
-        help="draws of --filling that are averaged (1; 10 conditional), permutations of shapley (25), or "
-        "evaluations of owen (500)",
-    )
-    parser.add_argument(
-        "--ssim",
-        metavar="X",
-        type=up_to_one,
-        help="stop when the map is probably this similar to the exact one, and interpolate the rest "
-        "(the exact map)",
-    )
-    parser.add_argument(
-        "--tuning", metavar="FILE", help="what krypton tune wrote: when such a map is similar enough"
     )
     add_out(
         parser,
@@ -120,87 +76,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, weights=WEIGHTS_HELP)
 
 
-def _filling(arguments: argparse.Namespace, size: tuple[int, int], x: Tensor) -> Filling | None:
-    """The filling that the options describe; None for the baseline."""
-    if arguments.filling is None:
-        if arguments.samples is not None:
-            raise InputError("--samples", f"{arguments.samples}", "none without --filling")
-        return None
-    if arguments.regions is not None and arguments.filling == "conditional":
-        raise InputError(
-            "--filling", "conditional", "local-mean or noise with --regions, since draws are boxes"
-        )
-    samples = arguments.samples or (10 if arguments.filling == "conditional" else 1)
-    return filling_of(arguments.filling, samples, x, size)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of a picture or a scan.
-
-    Attributes:
-        model: The model.
-        x: Its input.
-        positions: What is covered, one after the other.
-        baseline: What covers it: of the input's shape.
-        covers: The same in words.
-        filling: What covers it in place of the baseline; None for that.
-        scan: The scan; None for a picture.
-    """
-
-    model: ZooModel
-    x: Tensor
-    positions: SlidingWindow | Regions
-    baseline: Tensor
-    covers: str
-    filling: Filling | None = None
-    scan: Scan | None = None
-
-
-def _of_picture(arguments: argparse.Namespace) -> _Asked:
+def _of_picture(arguments: argparse.Namespace) -> Asked:
     from krypton_engine import zoo
-    from krypton_engine.perturbation.regions import Regions
 
-    size, stride = (given.pixels(f"--{name}") for name, given in _extents(arguments, 4))
+    check_extents(arguments)
     image = zoo.load_image(arguments.image)
     model = load(arguments, arguments.weights or "pretrained")
-    x = input_of(model, image, arguments.image)
-    positions: SlidingWindow | Regions
-    if arguments.regions is None and arguments.method != "occlusion":
-        window = window_of(size, size, x)
-        positions = Regions.tiles(window.input_shape, window.shape)
-    elif arguments.regions is None:
-        positions = window_of(size, stride, x)
-    else:
-        positions = regions_of(arguments.regions, model, x)
-    if arguments.ssim is not None and isinstance(positions, Regions):
-        given = f"{arguments.ssim}"
-        if arguments.method != "occlusion":
-            raise InputError("--ssim", given, "none with --method, whose values are of all regions")
-        if positions.grid is None:
-            accepted = "none with these regions, which are no equal boxes side by side, numbered by rows"
-            raise InputError("--ssim", given, accepted)
-        positions = positions.grid
-    covers = arguments.baseline or "grey"
-    baseline = baseline_of(covers, model, image, x)
-    filling = None if arguments.method != "occlusion" else _filling(arguments, size, x)
-    return _Asked(model, x, positions, baseline, covers, filling)
+    return of_picture(arguments, model, image, arguments.image)
 
 
-def _of_scan(arguments: argparse.Namespace) -> _Asked:
+def _of_scan(arguments: argparse.Namespace) -> Asked:
     found = scan.read(arguments.image)
     scan.check_outputs(arguments.out or [], found)
     model, x = scan.load(arguments, found)
-    (_, size), (_, stride) = _extents(arguments, 8)
+    (_, size), (_, stride) = extents_of(arguments, 8)
     covers = arguments.baseline or "black"
     baseline = scan.baseline_of(covers, x)
-    return _Asked(model, x, scan.window_of(size, stride, found, x), baseline, covers, scan=found)
-
-
-def _extents(arguments: argparse.Namespace, stride: float) -> tuple[tuple[str, Extents], tuple[str, Extents]]:
-    """Sizes of the window and its stride by option, 16 and ``stride`` cells where none are given."""
-    usual = Extents((16.0,), millimetres=False), Extents((stride,), millimetres=False)
-    return ("window", arguments.window or usual[0]), ("stride", arguments.stride or usual[1])
+    return Asked(model, x, scan.window_of(size, stride, found, x), baseline, covers, scan=found)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
@@ -211,13 +103,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     of_scan = scan.is_scan(arguments.image)
     outputs = arguments.out or [Path("heatmap.nii.gz" if of_scan else "heatmap.png")]
     check_outputs(outputs, {**ENDINGS, **ENDINGS_OF_SCANS} if of_scan else ENDINGS, [arguments.image])
-    if arguments.tuning is not None and arguments.ssim is None:
-        raise InputError(
-            "--tuning",
-            repr(str(arguments.tuning)),
-            "none without --ssim, the similarity that a tuning is to reach",
-        )
-    tuning = None if arguments.tuning is None else read_tuning("--tuning", arguments.tuning)
+    tuning = check_tuning(arguments)
     asked = (_of_scan if of_scan else _of_picture)(arguments)
     model, x, positions, baseline = asked.model, asked.x, asked.positions, asked.baseline
     began = time.perf_counter()

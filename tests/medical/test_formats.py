@@ -67,7 +67,11 @@ def test_axes_of_nifti(tmp_path, shape, found):
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz", "scan.tif", "scan.npy", "scan.png", "scan"])
-@pytest.mark.parametrize("content", [b"", b"nothing of the kind", bytes(400), gzip.compress(b"words")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nothing of the kind", bytes(400), gzip.compress(b"words")],
+    ids=["empty", "words", "zeros", "zipped"],  # gzip writes the time, which is no name of a test
+)
 def test_files_of_another_kind(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="source is") as caught:

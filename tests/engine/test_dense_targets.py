@@ -152,6 +152,7 @@ def test_box_scores(kind):
     assert float(heatmap.values.std()) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_scores_of_one_detector():
     """The exporter calls them through proxies, which have other identities."""
 

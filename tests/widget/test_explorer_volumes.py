@@ -137,13 +137,13 @@ def test_an_approximate_map_reaches_its_target_and_is_compared(explore):
     net, blob = network(3), torch.zeros(1, 12, 20, 20)
     blob[:, 4:8, 6:14, 8:16] = 1.0  # most positions change nothing, and some a lot
     explorer = explore(net, blob, exact=False, window=5, stride=1, ssim_target=0.7, baseline="black")
-    approximate = explorer.heatmap
-    assert not bool(approximate.measured.all())
+    approximate = explorer.heatmap  # how much of it is measured depends on what a look takes
     explorer.exact = True
     explorer.wait(120)
     found = Page(explorer).comparison
     assert found["counts"] == list(explorer.heatmap.window.counts[1:])
-    assert found["ssim"] == pytest.approx(approximate.compare(explorer.heatmap).ssim)
+    ssim = approximate.compare(explorer.heatmap).ssim
+    assert found["ssim"] == pytest.approx(ssim) and ssim >= 0.7
     assert Page(explorer).frame["exact"]
 
 

@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 from krypton_engine.common import files
 from krypton_engine.zoo.calibration import seeded
-from krypton_engine.zoo.lesions import WEIGHTS, LesionFinder, brain_scan, lesion_finder, with_lesion
+from krypton_engine.zoo.lesions import (
+    MILLILITRES,
+    WEIGHTS,
+    LesionFinder,
+    brain_scan,
+    lesion_finder,
+    with_lesion,
+)
 
 STEPS, BATCH, SIDE = 2600, 4, 48
 RATE = 3e-3
@@ -80,10 +87,10 @@ def main() -> None:
         for seed in HELD_OUT:
             scan, share = brain_scan(seed)
             found = model(scan.tensor[None]).sigmoid()[0]
-            ml = [f"{float(each.sum()) * 0.008:.1f}" for each in (found, share)]
+            ml = [f"{float(each.sum()) * MILLILITRES:.1f}" for each in (found, share)]
             print(f"lesion {seed}: Dice {float(dice(found, share)):.2f}, {ml[0]} ml of {ml[1]}")
         healthy = model(brain_scan(None)[0].tensor[None]).sigmoid().sum()
-    print(f"without one: {float(healthy) * 0.008:.2f} ml")
+    print(f"without one: {float(healthy) * MILLILITRES:.2f} ml")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The command line takes it as ``--model krypton_engine.zoo.lesions:build``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,9 @@ WEIGHTS = Path(__file__).with_name("lesions.pt")
 
 _SPACING = 2
 """Millimetres between the cells of a scan; the template's are 1 mm apart."""
+
+MILLILITRES = _SPACING**3 / 1000
+"""Volume of a cell."""
 
 _MULTIPLE = 8
 """Cells along each axis are a multiple of what the network's three halvings divide by."""
@@ -138,20 +140,15 @@ def lesion_finder() -> LesionFinder:
     return model.eval()
 
 
-def build() -> tuple[nn.Module, Callable[[Scan], Tensor], list[str]]:
+def build() -> tuple[nn.Module, None, list[str]]:
     """The volume of the lesions that the network finds, in millilitres, as a model of scans.
 
     Returns:
-        The model, its preprocessing, and the name of its one number.
+        The model; no preprocessing, since a scan's numbers are what it takes; the name of its one number.
 
     Examples:
-        >>> model, preprocess, names = build()
-        >>> model(preprocess(brain_scan(None)[0])[None]).item() < 0.5, names
+        >>> model, _, names = build()
+        >>> model(brain_scan(None)[0].tensor[None]).item() < 0.5, names
         (True, ['lesion (ml)'])
     """
-    millilitres = _SPACING**3 / 1000
-    return nn.Sequential(lesion_finder(), volume(0, cell=millilitres)), _cells, ["lesion (ml)"]
-
-
-def _cells(scan: Scan) -> Tensor:
-    return scan.tensor
+    return nn.Sequential(lesion_finder(), volume(0, cell=MILLILITRES)), None, ["lesion (ml)"]

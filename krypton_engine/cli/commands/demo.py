@@ -115,7 +115,10 @@ def _of_volume(arguments: argparse.Namespace) -> _Shown:
     window = scans.window_of(Extents((16.0,), True), arguments.stride or Extents((16.0,), True), scan, x)
     return _Shown(
         model,
-        ("the MNI152 brain", f"of {sides} mm, with a drawn lesion of {float(share.sum()) * 8 / 1000:.1f} ml"),
+        (
+            "the MNI152 brain",
+            f"of {sides} mm, with a drawn lesion of {float(share.sum()) * lesions.MILLILITRES:.1f} ml",
+        ),
         x,
         window,
         scans.baseline_of("black", x),

@@ -163,7 +163,7 @@ def check_killed(folder, count, workers, kills, seconds=0.05):
     assert files_of(folder / "out") == files_of(folder / "undisturbed")
     assert sum(deaths.values()) == kills
     passes = len((folder / "log").read_text().split("\n")) - 1
-    in_flight = sum(deaths.values()) * 2 * workers
+    in_flight = deaths["parent"] * workers + deaths["worker"]
     assert passes <= 1.05 * count + in_flight
     return deaths
 

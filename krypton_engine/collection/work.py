@@ -186,8 +186,11 @@ def failed(record: Record, error: Exception) -> Record:
     Examples:
         >>> failed({"row": 7}, ValueError("no such layer"))
         {'row': 7, 'status': 'failed', 'error': 'ValueError: no such layer'}
+        >>> failed({}, FileNotFoundError("s3://bucket/a.png"))["error"]  # no words of its own
+        'FileNotFoundError: s3://bucket/a.png'
     """
-    told = str(error) if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: {error}"
+    speaks = isinstance(error, InputError) or (isinstance(error, OSError) and error.strerror)
+    told = str(error) if speaks else f"{type(error).__name__}: {error}"
     return {**record, "status": FAILED, "error": one_line(ValueError(told))}
 
 

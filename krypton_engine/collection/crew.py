@@ -24,7 +24,7 @@ from krypton_engine.collection.work import Here, Reply, Task, begun, failed
 from krypton_engine.common.packages import imported
 from krypton_engine.errors import FallbackWarning, InputError, RoundingWarning
 
-MOST_DEATHS = 3
+MOST_DEATHS = 5
 """Deaths one after the other, of workers by one row or of one worker at its start, after which that is given
 up: an image or a worker for which memory is too small must not keep a collection from its end."""
 

@@ -185,7 +185,7 @@ def test_fifty_kills(tmp_path):
 def test_an_image_that_workers_die_of(tmp_path):
     found = collect(arrays(6), tmp_path / "out", Stub(fatal="image 2"), workers=2)
     assert len(found) == 5
-    assert "3 workers died of it" in found.failures["image 2"] and "SIGKILL" in found.failures["image 2"]
+    assert "5 workers died of it" in found.failures["image 2"] and "SIGKILL" in found.failures["image 2"]
 
 
 class Plays:
@@ -210,13 +210,13 @@ class Plays:
 
 def test_a_worker_that_cannot_begin_is_done_without():
     tasks = [Task(row, Item(str(row))) for row in range(9)]
-    with pytest.warns(RuntimeWarning, match="died as it began, 3 times: no memory; the work goes on with 1"):
+    with pytest.warns(RuntimeWarning, match="died as it began, 5 times: no memory; the work goes on with 1"):
         crew = Crew(Stub(), [Plays(dies=True), Plays(dies=False)])
         assert sorted(reply.task.row for reply in replies(crew, tasks)) == list(range(9))
         while crew._left == 2:
             time.sleep(0.01)
     crew.close()
-    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="died as it began, 3 times"):
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="died as it began, 5 times"):
         list(replies(Crew(Stub(), [Plays(dies=True), Plays(dies=True)]), tasks))
 
 

@@ -63,16 +63,19 @@ def test_actors_are_killed_and_nothing_is_lost(tmp_path, cluster):
     dead = []
 
     def kill():
+        done = 0
         while len(dead) < kills:
             time.sleep(generator.uniform(0, 1))
+            fresh = len(list((tmp_path / "ray/fresh").glob("*"))) if log.exists() else 0
             there = [actor for actor in actors() if actor not in dead]
-            if log.exists() and there:
+            if fresh > done and there:  # something new to lose
+                done = fresh
                 dead.append(generator.choice(there))
                 os.kill(dead[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    found = collect(arrays(count), tmp_path / "ray", Stub(log=str(log), seconds=0.4), workers=2, ray="auto")
+    found = collect(arrays(count), tmp_path / "ray", Stub(log=str(log), seconds=0.2), workers=2, ray="auto")
     killer.join()
     assert len(found) == count and not found.failures
     collect(arrays(count), tmp_path / "here")

@@ -76,7 +76,7 @@ constexpr Kernels make() {
     k.layer_norm = layer_norm;
     k.sum = sum;
     k.multiply_add = multiply_add;
-    k.turn_operations = 2 * kSums * kLanes;
+    k.turn_operations = kTurnOperations;
     k.flush_denormals = flush_denormals;
     return k;
 }

@@ -85,9 +85,8 @@ def advice(machine: Machine) -> list[str]:
         ...     print(sentence)
         PyTorch and the engine take 1 of 8 processors: unset OMP_NUM_THREADS=1
     """
-    return [sentence for sentence in (
-        _gpu(machine), _engine(machine), _processors(machine), _threads(machine), _capability(machine), _load(machine),
-    ) if sentence]  # fmt: skip
+    found = (rule(machine) for rule in (_gpu, _engine, _processors, _threads, _capability, _load))
+    return [sentence for sentence in found if sentence]
 
 
 def _gpu(machine: Machine) -> str:
@@ -102,7 +101,7 @@ def _engine(machine: Machine) -> str:
     if machine.engine_missing:
         return f"{machine.engine_missing}: with it, maps take a half to a third of the time"
     if machine.kernels == ("portable",):
-        return "the processor has no AVX2, or hides it (as a virtual machine may): with it, several times faster"
+        return "the processor has no AVX2, or a virtual machine hides it: with it, two to three times as fast"
     return ""
 
 
@@ -110,7 +109,7 @@ def _processors(machine: Machine) -> str:
     if math.ceil(machine.allowed) >= machine.processors:
         return ""
     bound = _set(machine, _BINDINGS)
-    why = f"unset {bound}, which binds all threads to them" if bound else "see taskset, and the container's quota"
+    why = f"unset {bound}, which binds threads to them" if bound else "see taskset, or the container's quota"
     return f"this process may use {machine.allowed:g} of {machine.processors} processors: {why}"
 
 

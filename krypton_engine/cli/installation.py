@@ -61,11 +61,11 @@ def _show_extras() -> None:
     extras = extras_missing()
     if not extras:
         row("  unknown", f"{_DISTRIBUTION} is not installed here, this is a source tree")
+    if complete := [extra for extra, missing in extras.items() if not missing]:
+        row("  complete", ", ".join(complete))
     for extra, missing in extras.items():
         if missing:
             row(f"  {extra}", f'without {", ".join(missing)}: pip install "{_DISTRIBUTION}[{extra}]"')
-        else:
-            row(f"  {extra}", "complete")
 
 
 def _about(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,11 +14,13 @@ from krypton_engine import KryptonOcclusion, Plan
 from krypton_engine.cli.text import duration
 from krypton_engine.common.figures import figure
 from krypton_engine.executors.native import engine
+from krypton_engine.plan.measured import Measured
+from krypton_engine.plan.steps import Step
 
 _SIDE, _WINDOW, _STRIDE = 112, 16, 8
 _PEAK_SECONDS = 0.3
 _RUNS = 3
-_FULL_IMAGES = 8
+_FULL_IMAGES = 4
 """Images of one full pass: more are no faster, image for image."""
 
 
@@ -51,15 +53,24 @@ class Speed:
 
 
 def measured() -> Speed:
-    """The speed of a small network under a window, on the CPU: the best of a few runs, in some seconds."""
+    """The speed of a small network under a window, on the CPU: the best of a few runs, in some seconds.
+
+    Examples:
+        >>> from unittest import mock
+        >>> quick = {"_SIDE": 48, "_RUNS": 1, "_PEAK_SECONDS": 0.01}
+        >>> with mock.patch.multiple("krypton_engine.cli.speed", **quick):
+        ...     measured().positions
+        25
+    """
     threads = engine.threads()
     kernels = "" if engine.MISSING else engine.instruction_sets()[0]
     peak = _peak(kernels, threads) if kernels else None
     model, x = _question()
     occlusion = KryptonOcclusion(model)
-    plans = [_plan_of_run(occlusion, x) for _ in range(1 + _RUNS)][1:]  # the first one captures, too
-    plan, run = min(((plan, plan.measured) for plan in plans), key=lambda pair: pair[1].seconds)
-    sides = {name: module.kernel_size[0] for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    runs = [_run(occlusion, x) for _ in range(1 + _RUNS)][1:]  # the first one captures, too
+    plan, run = min(runs, key=lambda run: run[1].seconds)
+    convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    sides = {name: layer.kernel_size[0] for name, layer in convolutions}
     with torch.no_grad():
         full = _quickest(lambda: model(x.expand(_FULL_IMAGES, -1, -1, -1))) / _FULL_IMAGES
     return Speed(
@@ -68,7 +79,7 @@ def measured() -> Speed:
         kernels=kernels,
         threads=threads,
         peak=peak,
-        rates={side: threads * _rate(plan, sides, side) for side in sorted({*sides.values()})},
+        rates={side: threads * _rate(plan.steps, run, sides, side) for side in sorted({*sides.values()})},
         positions=len(plan.window),
         seconds=run.seconds,
         full_seconds=full * len(plan.window),
@@ -123,26 +134,26 @@ def _question() -> tuple[nn.Module, Tensor]:
 
     model = nn.Sequential(
         *convolution(3, 64, 3), *convolution(64, 64, 3), nn.MaxPool2d(2),
-        *convolution(64, 128, 3), *convolution(128, 256, 1), *convolution(256, 128, 1), *convolution(128, 128, 3),
-        nn.MaxPool2d(2), *convolution(128, 512, 1), *convolution(512, 128, 1), *convolution(128, 256, 3),
+        *convolution(64, 128, 3), *convolution(128, 256, 1), *convolution(256, 128, 1),
+        *convolution(128, 128, 3), nn.MaxPool2d(2),
+        *convolution(128, 512, 1), *convolution(512, 128, 1), *convolution(128, 256, 3),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10),
     )  # fmt: skip
     return model.eval(), torch.randn(1, 3, _SIDE, _SIDE, generator=generator)
 
 
-def _plan_of_run(occlusion: KryptonOcclusion, x: Tensor) -> Plan:
+def _run(occlusion: KryptonOcclusion, x: Tensor) -> tuple[Plan, Measured]:
     window, stride = (3, _WINDOW, _WINDOW), (3, _STRIDE, _STRIDE)
     plan = occlusion.heatmap(x, window, stride, target=0, analyze=True).plan
     assert plan is not None and plan.measured is not None  # of a network that runs incrementally
-    return plan
+    return plan, plan.measured
 
 
-def _rate(plan: Plan, sides: dict[str, int], side: int) -> float:
+def _rate(steps: Sequence[Step], run: Measured, sides: Mapping[str, int], side: int) -> float:
     """Operations a second of one thread, in the convolutions with a kernel of this side."""
-    costs = plan.measured.costs
-    steps = [step for step in plan.steps if sides.get(step.name) == side and step.index in costs]
-    operations = sum(2 * step.macs / step.cells * costs[step.index].cells for step in steps)
-    return operations / sum(costs[step.index].seconds for step in steps)
+    found = [(step, run.costs[step.index]) for step in steps if sides.get(step.name) == side]
+    operations = sum(2 * step.macs / step.cells * cost.cells for step, cost in found)
+    return operations / sum(cost.seconds for _, cost in found)
 
 
 def _quickest(call: Callable[[], object]) -> float:

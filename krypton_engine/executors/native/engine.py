@@ -28,7 +28,7 @@ def instruction_sets() -> list[str]:
 
 
 def peak(instruction_set: str, seconds: float) -> float:
-    """Operations a second of a loop of multiplications and additions in registers: the most that a core reaches.
+    """The most operations a second that a core reaches, in a loop of multiply-adds in registers.
 
     Args:
         instruction_set: One of `instruction_sets`.

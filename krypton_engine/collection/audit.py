@@ -57,7 +57,8 @@ class Audit:
 
     def __str__(self) -> str:
         count = len(self.ssims)
-        failed = f"; {len(self.failures)} exact maps failed" * bool(self.failures)
+        lost = len(self.failures)
+        failed = f"; {lost} exact map{'s' * (lost > 1)} failed" * bool(lost)
         if not count:
             return f"no image was audited{failed}"
         low, high = self.interval

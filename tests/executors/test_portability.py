@@ -75,9 +75,8 @@ def python_headers(folder: Path) -> Path:
 def test_every_file_compiles_elsewhere(system, request, tmp_path):
     bindings = ["-isystem", nanobind.include_dir(), "-isystem", str(python_headers(tmp_path))]
     bindings.append('-DKRYPTON_CUDA_ARCHITECTURES=""')
-    if system.endswith(
-        "macos"
-    ):  # as CMake has it; this compiler's library for Windows is none that nanobind takes so
+    # As CMake has it; for Windows, nanobind asks for the system's own C++ library to be built so.
+    if system.endswith("macos"):
         bindings += ["-DNB_BACKEND_MODULE=nanobind_backend", "-DPy_LIMITED_API=0x030B0000"]
     kernels = CSRC / "cpu" / "kernels.cpp"
     jobs = [(kernels, flags) for flags in kernel_flags(SYSTEMS[system])]

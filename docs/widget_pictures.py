@@ -1,4 +1,4 @@
-"""Draws docs/images/widget-*.png: the widget in a real JupyterLab, as the README and the notebook show it.
+"""Draws docs/images/widget-*.png and explorer.webp, the widget in a real JupyterLab, as README and pages show it.
 
 The notebook holds its picture itself, smaller, so that it is there wherever the notebook is opened from.
 
@@ -11,6 +11,8 @@ import base64
 import io
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -18,6 +20,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells  # noqa: E402
@@ -61,12 +64,21 @@ explorer = OcclusionExplorer(
 explorer
 """
 
+MOVE = """([trait, value]) => {
+  const input = document.querySelector(`input[data-trait=${trait}]`);
+  input.value = value;
+  for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
+}"""
+SEEN = (0, 0, 1220, 900)  # controls, map and legend, without the classes' list below
+SIZE = (854, 630)
+
 PHOTOGRAPHS = {"model": "efficientnet-lite0", "images": ["chelsea", "coffee", "rocket"]}
 BRAINS = {"model": "vgg16-brain-mri", "images": ["mri:axial:90+lesion", "mri:axial:100"]}
 
 
-def picture(browser, name, cell, theme, state, pinned):
-    """Run ``cell``, wait for ``state`` (JavaScript), pin a cell and take the widget's picture."""
+@contextmanager
+def opened(browser, cell, theme):
+    """A page of JupyterLab on which ``cell`` runs, in a theme, with the widget drawn."""
     with tempfile.TemporaryDirectory() as folder:
         notebooks, home = Path(folder) / "notebooks", Path(folder) / "home"
         notebooks.mkdir()
@@ -85,17 +97,52 @@ def picture(browser, name, cell, theme, state, pinned):
             page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
             run_next_cells(page, 1)
             page.wait_for_selector(".krypton-explorer", timeout=120_000)
-            page.wait_for_function(state, timeout=300_000)
-            box = page.locator(".kr-map").first.bounding_box()
-            if pinned:
-                x, y = pinned
-                page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-                page.mouse.move(0, 0)
-            if name == "dark":  # one picture of the comparison is enough
-                page.add_style_tag(content=".kr-compare { display: none !important }")
-            page.wait_for_timeout(400)
-            page.locator(".krypton-explorer").screenshot(path=ROOT / "docs" / "images" / f"widget-{name}.png")
+            yield page
             page.close()
+
+
+def picture(browser, name, cell, theme, state, pinned):
+    """Run ``cell``, wait for ``state`` (JavaScript), pin a cell and take the widget's picture."""
+    with opened(browser, cell, theme) as page:
+        page.wait_for_function(state, timeout=300_000)
+        box = page.locator(".kr-map").first.bounding_box()
+        if pinned:
+            x, y = pinned
+            page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            page.mouse.move(0, 0)
+        if name == "dark":  # one picture of the comparison is enough
+            page.add_style_tag(content=".kr-compare { display: none !important }")
+        page.wait_for_timeout(400)
+        page.locator(".krypton-explorer").screenshot(path=IMAGES / f"widget-{name}.png")
+
+
+def animation(browser, cell, trait, values):
+    """A slider goes through ``values``, dragged to each and let go; what is seen, as an animated picture."""
+    with opened(browser, cell, "JupyterLab Light") as page:
+        ended = "document.querySelector('.kr-cancel').hidden"
+        page.wait_for_function(ended, timeout=300_000)
+        frames, times = [], []
+
+        def look():
+            png = page.locator(".krypton-explorer").screenshot()
+            frames.append(Image.open(io.BytesIO(png)).convert("RGB").crop(SEEN).resize(SIZE, Image.LANCZOS))
+            times.append(time.monotonic())
+
+        look()
+        for value in values:
+            page.evaluate(MOVE, [trait, value])
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                look()
+                if page.evaluate(ended) and time.monotonic() > times[-1] + 0.1:
+                    break
+            page.wait_for_timeout(1200)
+            look()
+        shown = [round(1000 * (after - before)) for before, after in zip(times, times[1:], strict=False)]
+        frames[0].save(
+            IMAGES / "explorer.webp", save_all=True, append_images=frames[1:], duration=[*shown, 1500],
+            loop=0, quality=55, method=6,
+        )  # fmt: skip
 
 
 def attach(picture, notebook, cell):
@@ -127,6 +174,8 @@ def main():
         picture(browser, "running", brain, "JupyterLab Light", estimated, None)
         ended = "document.querySelector('.kr-state')?.textContent.includes('Exact in the region')"
         picture(browser, "volume", VOLUME, "JupyterLab Light", ended, None)
+        cat = CELL.format(**PHOTOGRAPHS, options="window=24, stride=8, ssim_target=0.9")
+        animation(browser, cat, "window", (48, 64, 32))
         browser.close()
 
 

@@ -124,7 +124,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
     Raises:
         InputError: An argument cannot be used, or the model raises on the first image.
 
-    Examples::
+    Examples:
 
         >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)
         >>> explorer.wait()
@@ -294,7 +294,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         Raises:
             InputError: The image is no volume, nothing has been measured yet, or ``ipyniivue`` is missing.
 
-        Examples::
+        Examples:
 
             >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)  # a picture
             >>> explorer.wait()

@@ -41,7 +41,7 @@ class KryptonFeatureAblation(FeatureAblation):
     Raises:
         InputError: As there.
 
-    Examples::
+    Examples:
 
         >>> ablation = KryptonFeatureAblation(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions

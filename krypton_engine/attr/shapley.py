@@ -44,7 +44,7 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
     Raises:
         InputError: As there.
 
-    Examples::
+    Examples:
 
         >>> shapley = KryptonShapleyValueSampling(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions

@@ -47,7 +47,7 @@ class OcclusionSensitivity(Original):
         NotImplementedError: Another mode.
         InputError: The executor or the budget cannot be used.
 
-    Examples::
+    Examples:
 
         >>> sensitivity = OcclusionSensitivity(model, mask_size=8, overlap=0.5, verbose=False)
         >>> found, most_probable = sensitivity(x)

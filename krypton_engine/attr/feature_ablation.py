@@ -36,7 +36,9 @@ class KryptonFeatureAblation(FeatureAblation):
     with one ``FallbackWarning``.
 
     Args:
-        forward_func, executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+        forward_func: As of `krypton_engine.KryptonOcclusion`.
+        executor: As there.
+        memory_budget: As there.
 
     Raises:
         InputError: As there.
@@ -143,8 +145,11 @@ class KryptonFeatureAblation(FeatureAblation):
 
         Args:
             inputs: Tensor, dimension 0 is the examples, which are explained one by one.
-            baselines, target, additional_forward_args, perturbations_per_eval, show_progress: As of
-                `attribute`.
+            baselines: As of `attribute`.
+            target: As there.
+            additional_forward_args: As there.
+            perturbations_per_eval: As there.
+            show_progress: As there.
             feature_mask: As of `attribute`; every example has as many features.
 
         Returns:

@@ -39,7 +39,9 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
     so do several inputs.
 
     Args:
-        forward_func, executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+        forward_func: As of `krypton_engine.KryptonOcclusion`.
+        executor: As there.
+        memory_budget: As there.
 
     Raises:
         InputError: As there.

@@ -11,7 +11,6 @@ import base64
 import io
 import sys
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,31 +116,28 @@ def picture(browser, name, cell, theme, state, pinned):
 
 
 def animation(browser, cell, trait, values):
-    """A slider goes through ``values``, dragged to each and let go; what is seen, as an animated picture."""
+    """A slider moves to each of ``values``; what is seen, as an animated picture of an even pace."""
     with opened(browser, cell, "JupyterLab Light") as page:
         ended = "document.querySelector('.kr-cancel').hidden"
         page.wait_for_function(ended, timeout=300_000)
-        frames, times = [], []
+        frames, milliseconds = [], []
 
-        def look():
+        def look(shown_for):
             png = page.locator(".krypton-explorer").screenshot()
             frames.append(Image.open(io.BytesIO(png)).convert("RGB").crop(SEEN).resize(SIZE, Image.LANCZOS))
-            times.append(time.monotonic())
+            milliseconds.append(shown_for)
 
-        look()
+        look(1500)
         for value in values:
             page.evaluate(MOVE, [trait, value])
-            until = time.monotonic() + 20
-            while time.monotonic() < until:
-                look()
-                if page.evaluate(ended) and time.monotonic() > times[-1] + 0.1:
-                    break
-            page.wait_for_timeout(1200)
-            look()
-        shown = [round(1000 * (after - before)) for before, after in zip(times, times[1:], strict=False)]
+            page.wait_for_timeout(150)
+            while not page.evaluate(ended):
+                look(120)
+            page.wait_for_timeout(300)
+            look(1500)
         frames[0].save(
-            IMAGES / "explorer.webp", save_all=True, append_images=frames[1:], duration=[*shown, 1500],
-            loop=0, quality=55, method=6,
+            IMAGES / "explorer.webp", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0,
+            quality=55, method=6,
         )  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from PIL import Image
 from support import scans as scanned
 from torch import nn
-from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
-from krypton_engine import KryptonOcclusion
+from krypton_engine import KryptonOcclusion, zoo
 from krypton_engine.zoo import Preprocess, ZooModel
 from krypton_widget import OcclusionExplorer
 
@@ -76,7 +75,7 @@ def waves(*shape: int, seed: int = 0) -> torch.Tensor:
     return nn.functional.interpolate(coarse, shape[1:], mode=mode) + 0.1
 
 
-def pictures() -> dict[str, Any]:
+def pictures(_=None) -> dict[str, Any]:
     """What most pages start from: a model of five classes, an image for it, more of its kind, a mask."""
     images = torch.cat([waves(3, 64, 64, seed=seed) for seed in range(10)])
     rows = torch.arange(64) // 16
@@ -97,27 +96,27 @@ def wide(channels: int, axes: int, outputs: int = 2, dense: bool = False) -> nn.
     return nn.Sequential(*layers, *([] if dense else [pool(1), nn.Flatten()])).eval()
 
 
-def readme() -> dict[str, Any]:
+def readme(_) -> dict[str, Any]:
     names = pictures()
     return names | {"occlusion": KryptonOcclusion(names["model"])}
 
 
-def explorer() -> dict[str, Any]:
+def explorer(_) -> dict[str, Any]:
     names = pictures()
     return names | {"image": names["x"][0], "preprocess": None, "names": ["cat", "dog", "fox", "hen", "owl"]}
 
 
-def fields() -> dict[str, Any]:
+def fields(_) -> dict[str, Any]:
     """Volumes, signals, and networks that segment and detect."""
     torch.manual_seed(0)
     return {
         "network": wide(1, 3), "volume": waves(1, 24, 24, 24), "unet": wide(1, 3, dense=True),
         "recorder": wide(2, 1), "signal": waves(2, 128), "photograph": waves(3, 64, 64),
-        "detector": ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None).eval(),
+        "detector": fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=64).eval(),
     }  # fmt: skip
 
 
-def scans() -> dict[str, Any]:
+def scans(_) -> dict[str, Any]:
     """A DICOM series of 12 slices in ``series/``, and a network for volumes of Hounsfield units."""
     affine = scanned.LPS @ np.diag([3.0, 0.8, 0.8, 1.0])[:, [2, 1, 0, 3]]
     scanned.write(Path("series"), scanned.series(affine, scanned.volume((12, 32, 32))))
@@ -125,28 +124,38 @@ def scans() -> dict[str, Any]:
     return {"model": network, "network": network, "OcclusionExplorer": OcclusionExplorer}
 
 
-def collections() -> dict[str, Any]:
+def small_zoo(monkeypatch) -> dict[str, Any]:
+    """A zoo of small models, which need neither a download nor time."""
+    preprocess = Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3)
+    names = ["cat", "dog", "fox", "hen", "owl"]
+    net = ZooModel(
+        "any", classifier(), preprocess, (3, 64, 64), names, "random weights", preprocess.picture
+    )  # fmt: skip
+    monkeypatch.setattr(zoo, "load_model", lambda name: net)
+    return pictures() | {"zoo": zoo}
+
+
+def collections(monkeypatch) -> dict[str, Any]:
     """Photographs in ``photos/``, and a zoo whose models need no download."""
     for number in range(4):
         path = Path("photos/odd" if number % 2 else "photos") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
-    preprocess = Preprocess((64, 64), (0.5,) * 3, (0.25,) * 3)
-    net = ZooModel("resnet18", classifier(), preprocess, (3, 64, 64), None, "random weights", preprocess.picture)
-    return {"zoo": SimpleNamespace(load_model=lambda name: net)}
+    return small_zoo(monkeypatch)
 
 
-def switching() -> dict[str, Any]:
+def switching(_) -> dict[str, Any]:
     names = pictures()
     return names | {"last_convolution": names["model"][3]}
 
 
-NAMES: dict[str, Callable[[], dict[str, Any]]] = {
+NAMES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "README.md": readme,
     "collections.md": collections,
     "explorer.md": explorer,
     "medical.md": scans,
+    "start.md": small_zoo,
     "switching.md": switching,
     "volumes.md": fields,
 }
-"""By page, a function that makes the names; `pictures` where there is none. It may write files, here."""
+"""By page, a function of pytest's monkeypatch that makes the names; else `pictures`. It may write files, here."""

@@ -107,3 +107,9 @@ def command_help() -> str:
 def on_page_content(html: str, **_) -> str:
     """Public names in a text lead to their reference, where they have one."""
     return _NAME.sub(r'<autoref identifier="\1" optional>\g<0></autoref>', html)
+
+
+def on_post_page(output: str, **_) -> str:
+    """The theme's search, which is a dialogue, has a name that is read out."""
+    search = 'data-md-component="search" role="dialog"'
+    return output.replace(search, f'{search} aria-label="Search"')

@@ -1,6 +1,6 @@
 """Exact incremental occlusion against Captum's own `Occlusion.attribute`: time, memory, numbers.
 
-    python benchmarks/exact.py                      the table of docs/benchmarks.md, under 20 minutes on two cores
+    python benchmarks/exact.py                      docs/benchmarks.md's table, under 20 minutes on two cores
     python benchmarks/exact.py --quick              one window, fewer positions, under 3 minutes
     python benchmarks/exact.py --survey             one model of every torchvision family
     python benchmarks/exact.py --memory             peaks at stride 1 and 8, and whether budgets are honoured

@@ -79,7 +79,9 @@ def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook as Markdown, and its pictures by name; each has the cell's ``alt`` as its text."""
     notebook = nbformat.read(path, as_version=4)
     exporter = MarkdownExporter(
-        config={"ExtractOutputPreprocessor": {"output_filename_template": path.stem + "_{cell_index}{extension}"}}
+        config={
+            "ExtractOutputPreprocessor": {"output_filename_template": path.stem + "_{cell_index}{extension}"}
+        }
     )
     text, resources = exporter.from_notebook_node(notebook)
     alts = [cell.metadata.get("alt") for cell in notebook.cells if shows_picture(cell)]
@@ -100,7 +102,8 @@ def command_help() -> str:
     parser = build_parser()
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return "\n".join(
-        f"### krypton {name}\n\n```text\n{command.format_help()}```\n" for name, command in commands.choices.items()
+        f"### krypton {name}\n\n```text\n{command.format_help()}```\n"
+        for name, command in commands.choices.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""The built site: nothing comes from elsewhere, pictures have words, axe finds no fault. Run by `make docs-check`."""
+"""The built site: nothing comes from elsewhere, pictures have words, axe finds no fault (`make docs-check`)."""
 
 from __future__ import annotations
 

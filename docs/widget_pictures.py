@@ -1,4 +1,4 @@
-"""Draws docs/images/widget-*.png and explorer.webp, the widget in a real JupyterLab, as README and pages show it.
+"""Draws docs/images/widget-*.png and explorer.webp: the widget in a real JupyterLab, as the pages show it.
 
 The notebook holds its picture itself, smaller, so that it is there wherever the notebook is opened from.
 

@@ -125,7 +125,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
         InputError: An argument cannot be used, or the model raises on the first image.
 
     Examples:
-
         >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)
         >>> explorer.wait()
         >>> explorer.window = 6
@@ -295,7 +294,6 @@ class OcclusionExplorer(anywidget.AnyWidget):
             InputError: The image is no volume, nothing has been measured yet, or ``ipyniivue`` is missing.
 
         Examples:
-
             >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)  # a picture
             >>> explorer.wait()
             >>> explorer.niivue()

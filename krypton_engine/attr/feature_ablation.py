@@ -44,7 +44,6 @@ class KryptonFeatureAblation(FeatureAblation):
         InputError: As there.
 
     Examples:
-
         >>> ablation = KryptonFeatureAblation(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
         >>> attribution = ablation.attribute(x, target=1, feature_mask=mask)

@@ -79,7 +79,6 @@ class KryptonOcclusion(Occlusion):
         InputError: No callable, an unknown executor, or a budget that is no positive number.
 
     Examples:
-
         >>> occlusion = KryptonOcclusion(model)
         >>> attribution = occlusion.attribute(x, (3, 6, 5), strides=(3, 2, 2), target=1)
         >>> attribution.shape

@@ -47,7 +47,6 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
         InputError: As there.
 
     Examples:
-
         >>> shapley = KryptonShapleyValueSampling(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
         >>> attribution = shapley.attribute(x, target=1, feature_mask=mask, n_samples=5)

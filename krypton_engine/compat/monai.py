@@ -49,7 +49,6 @@ class OcclusionSensitivity(Original):
         InputError: The executor or the budget cannot be used.
 
     Examples:
-
         >>> sensitivity = OcclusionSensitivity(model, mask_size=8, overlap=0.5, verbose=False)
         >>> found, most_probable = sensitivity(x)
         >>> found.shape, most_probable.shape

@@ -99,7 +99,9 @@ def test_reference_has_every_public_name():
 def test_rooms_are_drawn():
     text = (ROOT / "docs" / "architecture.md").read_text()
     picture = (ROOT / "docs" / "images" / "rooms.svg").read_text()
-    for room in (path.name for path in (ROOT / "krypton_engine").iterdir() if (path / "__init__.py").is_file()):
+    for room in (
+        path.name for path in (ROOT / "krypton_engine").iterdir() if (path / "__init__.py").is_file()
+    ):
         assert f"{room}/" in text, f"the table of rooms lacks {room}"
         assert room in picture, f"the drawing of rooms lacks {room}"
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from support import scans as scanned
 from torch import nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from krypton_engine import KryptonOcclusion, zoo
 from krypton_engine.zoo import Preprocess, ZooModel
 from krypton_widget import OcclusionExplorer
+from support import scans as scanned
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,7 +45,7 @@ def blocks(page: Path) -> Iterator[Block]:
         headings = re.findall(r"^## (.+)$", text[: found.start()], re.MULTILINE)
         lines = [line.removeprefix(found["indent"]) for line in found["code"].splitlines()]
         line = text[: found.start("code")].count("\n")
-        yield Block(found["language"], "\n".join(lines), line, ([""] + headings)[-1], found["reason"])
+        yield Block(found["language"], "\n".join(lines), line, ["", *headings][-1], found["reason"])
 
 
 def run(page: Path, found: list[Block], names: dict[str, Any]) -> None:
@@ -60,7 +60,9 @@ def run(page: Path, found: list[Block], names: dict[str, Any]) -> None:
 def classifier(channels: int = 3, axes: int = 2, side: int = 64, classes: int = 5) -> nn.Sequential:
     """A small network, large enough that incremental work pays."""
     torch.manual_seed(0)
-    conv, pool = {1: (nn.Conv1d, nn.MaxPool1d), 2: (nn.Conv2d, nn.MaxPool2d), 3: (nn.Conv3d, nn.MaxPool3d)}[axes]
+    conv, pool = {1: (nn.Conv1d, nn.MaxPool1d), 2: (nn.Conv2d, nn.MaxPool2d), 3: (nn.Conv3d, nn.MaxPool3d)}[
+        axes
+    ]
     return nn.Sequential(
         conv(channels, 8, 3, padding=1), nn.ReLU(), pool(2), conv(8, 8, 3, padding=1), nn.ReLU(),
         nn.Flatten(), nn.Linear(8 * (side // 2) ** axes, classes),
@@ -109,10 +111,11 @@ def explorer(_) -> dict[str, Any]:
 def fields(_) -> dict[str, Any]:
     """Volumes, signals, and networks that segment and detect."""
     torch.manual_seed(0)
+    detector = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=64)
     return {
         "network": wide(1, 3), "volume": waves(1, 24, 24, 24), "unet": wide(1, 3, dense=True),
         "recorder": wide(2, 1), "signal": waves(2, 128), "photograph": waves(3, 64, 64),
-        "detector": fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=64).eval(),
+        "detector": detector.eval(),
     }  # fmt: skip
 
 
@@ -144,7 +147,8 @@ def collections(monkeypatch) -> dict[str, Any]:
     return small_zoo(monkeypatch)
 
 
-def switching(_) -> dict[str, Any]:
+def switching(monkeypatch) -> dict[str, Any]:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # shap's loops take less time than to compile them
     names = pictures()
     return names | {"last_convolution": names["model"][3]}
 
@@ -158,4 +162,4 @@ NAMES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "switching.md": switching,
     "volumes.md": fields,
 }
-"""By page, a function of pytest's monkeypatch that makes the names; else `pictures`. It may write files, here."""
+"""By page, a function of pytest's monkeypatch that makes the names, and files, here; else `pictures`."""

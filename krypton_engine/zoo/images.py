@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import PIL.Image
     from numpy.typing import NDArray
 
-DEMO_IMAGE = "mri:axial:100"  # "notumor" at 0.998; below 0.01 where deep structures are occluded
+DEMO_IMAGE = "mri:axial:100"
+"""The slice that ``krypton demo`` explains: no tumour (0.998); below 0.01 with deep structures covered."""
 
 # name: package, distribution, file in the package
 _PHOTOGRAPHS = {

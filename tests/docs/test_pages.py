@@ -14,6 +14,10 @@ from support.pages import NAMES, PAGES, ROOT, blocks, pictures, run
 from krypton_engine.cli.parser import build_parser
 
 
+def named(page):
+    return page.relative_to(ROOT).as_posix()
+
+
 def sections(page):
     """A page's blocks of Python; of the page whose sections are about one package each, by section."""
     found = [block for block in blocks(page) if block.language == "python" and not block.reason]
@@ -25,7 +29,7 @@ def sections(page):
 @pytest.mark.parametrize(
     ("page", "found"),
     [
-        pytest.param(page, found, id=" ".join(filter(None, (page.name, heading))))
+        pytest.param(page, found, id=" ".join(filter(None, (named(page), heading))))
         for page in PAGES
         for heading, found in sections(page)
     ],
@@ -53,7 +57,7 @@ def commands(page):
                     yield words[words.index("krypton") + 1 :]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_parse(page):
     for words in commands(page):
         build_parser().parse_args([word for word in words if word != "..."])
@@ -68,40 +72,39 @@ PUBLIC = (
 
 
 def public(module):
-    """The public names of a module: those that it lists, or else those that it defines."""
-    found = importlib.import_module(module)
-    of_module = [name for name, value in vars(found).items() if getattr(value, "__module__", "") == module]
-    return [name for name in getattr(found, "__all__", of_module) if not name.startswith("_")]
+    """The public names of a module, those that it lists or else those that it defines, with their values."""
+    found = vars(importlib.import_module(module))
+    own = [
+        name for name, value in found.items() if getattr(value, "__module__", "") == module and name[0] != "_"
+    ]
+    return {name: getattr(importlib.import_module(module), name) for name in found.get("__all__", own)}
 
 
-def value(path):
-    """What an identifier of the reference stands for."""
-    try:
-        return importlib.import_module(path)
-    except ModuleNotFoundError:
-        module, _, name = path.rpartition(".")
-        return getattr(importlib.import_module(module), name)
+def shown(path):
+    """What an identifier of the reference shows: a module's names, or one."""
+    if path in PUBLIC:
+        return list(public(path).values())
+    module, _, name = path.rpartition(".")
+    return [getattr(importlib.import_module(module), name)]
 
 
 def test_reference_has_every_public_name():
     text = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
-    shown = []
-    for path in re.findall(r"^::: (\S+)$", text, re.MULTILINE):
-        shown += [value(path)]
-        if path in PUBLIC:  # a page of the whole module
-            shown += [value(f"{path}.{name}") for name in public(path)]
-    known = set(map(id, shown))
-    lacking = [f"{module}.{name}" for module in PUBLIC for name in public(module)
-               if id(value(f"{module}.{name}")) not in known]  # fmt: skip
+    known = {id(value) for path in re.findall(r"^::: (\S+)$", text, re.MULTILINE) for value in shown(path)}
+    lacking = [
+        f"{module}.{name}"
+        for module in PUBLIC
+        for name, value in public(module).items()
+        if id(value) not in known
+    ]
     assert not lacking
 
 
 def test_rooms_are_drawn():
     text = (ROOT / "docs" / "architecture.md").read_text()
     picture = (ROOT / "docs" / "images" / "rooms.svg").read_text()
-    for room in (
-        path.name for path in (ROOT / "krypton_engine").iterdir() if (path / "__init__.py").is_file()
-    ):
+    rooms = [path.parent.name for path in (ROOT / "krypton_engine").glob("*/__init__.py")]
+    for room in rooms:
         assert f"{room}/" in text, f"the table of rooms lacks {room}"
         assert room in picture, f"the drawing of rooms lacks {room}"
 

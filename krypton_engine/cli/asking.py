@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from krypton_engine.cli import scan
 from krypton_engine.cli.options import Extents, add_answer_options, extents, up_to_one, whole_number
 from krypton_engine.cli.picture import FILLINGS, baseline_of, filling_of, input_of, regions_of, window_of
 from krypton_engine.cli.saving import read_tuning
@@ -157,6 +158,32 @@ def of_picture(arguments: argparse.Namespace, model: ZooModel, image: Image, nam
     baseline = baseline_of(covers, model, image, x)
     filling = None if arguments.method != "occlusion" else _filling(arguments, size, x)
     return Asked(model, x, positions, baseline, covers, filling)
+
+
+def of_scan(arguments: argparse.Namespace, model: ZooModel, x: Tensor, found: Scan) -> Asked:
+    """What the options ask of a scan.
+
+    Args:
+        arguments: Values of `add_map_options`.
+        model: The model.
+        x: The model's input of the scan, ``(1, C, D, H, W)``.
+        found: The scan.
+
+    Raises:
+        InputError: Options that do not fit the scan.
+
+    Examples:
+        >>> from krypton_engine.medical import read_scan
+        >>> parser = argparse.ArgumentParser()
+        >>> add_map_options(parser)
+        >>> found = read_scan(np.zeros((20, 24, 24)))
+        >>> of_scan(parser.parse_args(["--model", "mine"]), zoo_model, found.tensor[None], found).covers
+        'black'
+    """
+    (_, size), (_, stride) = extents_of(arguments, 8)
+    covers = arguments.baseline or "black"
+    baseline = scan.baseline_of(covers, x)
+    return Asked(model, x, scan.window_of(size, stride, found, x), baseline, covers, scan=found)
 
 
 def extents_of(

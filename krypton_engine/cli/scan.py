@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,21 +18,8 @@ if TYPE_CHECKING:
     from krypton_engine.perturbation.windows import SlidingWindow
     from krypton_engine.zoo import ZooModel
 
-_ENDINGS = (".nii", ".nii.gz", ".npy", ".ome.tif", ".ome.tiff")
-"""Names of files that are scans, and no pictures."""
-
 _OF_PICTURES = ("regions", "filling", "samples", "size", "mean", "std")
 """Options that a scan has no use for."""
-
-
-def is_scan(name: str) -> bool:
-    """Whether a path is a scan's: a folder, for its DICOM files, or a file that holds no picture.
-
-    Examples:
-        >>> is_scan("scan.NII.gz"), is_scan("."), is_scan("photo.png")
-        (True, True, False)
-    """
-    return os.path.isdir(name) or name.lower().endswith(_ENDINGS)
 
 
 def read(name: str) -> Scan:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from krypton_engine.collection.call import hashed
@@ -22,6 +23,7 @@ class Audit:
         target: The SSIM target.
         promise: Share of the images that are to keep it.
         ssims: The true SSIM of every image that was audited, by id.
+        failures: The reason of every exact map that failed, by id.
 
     Examples:
         >>> audit = Audit(0.9, 0.9, {"a": 0.95, "b": 0.85, "c": 0.99, "d": 0.92})
@@ -36,6 +38,7 @@ class Audit:
     target: float
     promise: float
     ssims: dict[str, float]
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def kept(self) -> int:
@@ -54,12 +57,14 @@ class Audit:
 
     def __str__(self) -> str:
         count = len(self.ssims)
+        lost = len(self.failures)
+        failed = f"; {lost} exact map{'s' * (lost > 1)} failed" * bool(lost)
         if not count:
-            return "no image was audited"
+            return f"no image was audited{failed}"
         low, high = self.interval
         return (
             f"target {self.target:g} kept on {self.kept} of {count} images audited: {self.kept / count:.0%} "
-            f"({_CONFIDENCE:.0%} confidence: {low:.1%} to {high:.1%}), promised on {self.promise:.0%}"
+            f"({_CONFIDENCE:.0%} confidence: {low:.1%} to {high:.1%}), promised on {self.promise:.0%}{failed}"
         )
 
 
@@ -99,29 +104,39 @@ def chosen(names: Sequence[str], count: int, purpose: str) -> list[str]:
     return sorted(names, key=lambda name: hashed(purpose, name))[:count]
 
 
-def read_audited(out: Path) -> dict[str, tuple[str, float]]:
-    """Key and true SSIM of the images that have been audited, by id.
+@dataclass(frozen=True)
+class Audited:
+    r"""An image that has been audited.
+
+    Attributes:
+        id: Its id.
+        key: The key of its map.
+        ssim: The true SSIM of that map; NaN where the exact map failed.
+        error: The reason of that; empty where it did not.
+
+    Examples:
+        >>> Audited("a", "0123", 0.95).packed()
+        b'{"id": "a", "key": "0123", "ssim": 0.95, "error": ""}\n'
+    """
+
+    id: str
+    key: str
+    ssim: float = math.nan
+    error: str = ""
+
+    def packed(self) -> bytes:
+        """The bytes of its file."""
+        return (json.dumps(asdict(self)) + "\n").encode()
+
+
+def read_audited(out: Path) -> dict[str, Audited]:
+    """The images that have been audited, by id.
 
     Examples:
         >>> Path("audit").mkdir()
-        >>> _ = Path("audit/0.json").write_bytes(audited("a", "0123", 0.95))
-        >>> read_audited(Path("."))
-        {'a': ('0123', 0.95)}
+        >>> _ = Path("audit/0.json").write_bytes(Audited("a", "0123", 0.95).packed())
+        >>> read_audited(Path("."))["a"].ssim
+        0.95
     """
-    found = [json.loads(path.read_text()) for path in sorted((out / AUDIT).glob("*.json"))]
-    return {each["id"]: (each["hash"], each["ssim"]) for each in found}
-
-
-def audited(name: str, key: str, ssim: float) -> bytes:
-    r"""The bytes of the file of an image that has been audited.
-
-    Args:
-        name: Its id.
-        key: The key of its map.
-        ssim: The true SSIM of that map.
-
-    Examples:
-        >>> audited("a", "0123", 0.95)
-        b'{"id": "a", "hash": "0123", "ssim": 0.95}\n'
-    """
-    return (json.dumps({"id": name, "hash": key, "ssim": ssim}) + "\n").encode()
+    found = [Audited(**json.loads(path.read_text())) for path in sorted((out / AUDIT).glob("*.json"))]
+    return {each.id: each for each in found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ from krypton_engine.common.values import digest
 from krypton_engine.errors import InputError
 from krypton_engine.graph.state import modules_of
 from krypton_engine.heatmap.heatmap import Heatmap
+from krypton_engine.medical import Scan, is_scan, read_scan
 from krypton_engine.perturbation.fillings import Filling
 from krypton_engine.tuning import files as tuning_files
 from krypton_engine.tuning.tuning import Tuning
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 _PROBE = (40, 56)
-"""Height and width of the picture of noise by which preprocessings are told apart."""
+"""Height and width of the noise by which preprocessings are told apart."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Explained:
     Attributes:
         heatmap: Its map.
         predicted: The class that is predicted for the whole image, in words; empty without classes.
-        picture: The image to draw over: grey or RGB, uint8 ``(height, width[, 3])``; None where it is none.
+        picture: The image to draw over, in grey: uint8 ``(height, width)``, of a volume
+            ``(depth, height, width)``; None where it is neither.
     """
 
     heatmap: Heatmap
@@ -70,11 +73,11 @@ class Call(Protocol):
     def tuning(self) -> Tuning | None:
         """The tuning for that similarity."""
 
-    def check(self, item: Item | None) -> None:
-        """Refuse arguments that fit no image; ``item`` is one of the source, None where they are pictures."""
+    def check(self, prepared: Any) -> None:
+        """Refuse arguments that fit no image; ``prepared`` is one of them, None where they are pictures."""
 
     def prepared(self, item: Item, path: str) -> Any:
-        """The image as the model takes it, and all else that needs no model; ``path`` is that of a file."""
+        """The image as the model takes it, and all else that needs no model; ``path`` is that of its file."""
 
     def explained(self, prepared: Any, item: Item, exact: bool = False) -> Explained:
         """An image explained; ``exact`` in spite of any SSIM target."""
@@ -94,7 +97,8 @@ class OcclusionCall:
         occlusion: Of the model.
         arguments: Arguments of its ``heatmap``.
         fingerprint: See `Call`.
-        preprocess: From an RGB picture to the model's input ``(C, H, W)``; None where the images are arrays.
+        preprocess: From an RGB picture or a scan to the model's input; None where that is the scan's tensor,
+            or the images are arrays.
         class_names: Names of the classes; None for their numbers.
         display: From an input to an RGB picture to draw over; None to stretch it.
 
@@ -110,7 +114,7 @@ class OcclusionCall:
     occlusion: KryptonOcclusion
     arguments: dict[str, Any]
     fingerprint: str
-    preprocess: Callable[[PIL.Image.Image], Tensor] | None = None
+    preprocess: Callable[[Any], Tensor] | None = None
     class_names: Sequence[str] | None = None
     display: Callable[[Tensor], AnyArray] | None = None
 
@@ -118,7 +122,7 @@ class OcclusionCall:
     def of(
         model: object,
         arguments: dict[str, Any],
-        preprocess: Callable[[PIL.Image.Image], Tensor] | None,
+        preprocess: Callable[[Any], Tensor] | None,
         executor: str,
         memory_budget: int | None,
     ) -> OcclusionCall:
@@ -154,21 +158,16 @@ class OcclusionCall:
         found: Tuning | None = self.arguments.get("tuning")
         return found
 
-    def check(self, item: Item | None) -> None:
+    def check(self, prepared: Tensor | None) -> None:
         """See `Call`.
 
         Examples:
             >>> call = OcclusionCall.of(model, {"sliding_window_shapes": (3, 80, 8)}, None, "auto", None)
-            >>> call.check(Item("a", array=x[0].numpy()))
+            >>> call.check(x)
             Traceback (most recent call last):
             krypton_engine.errors.InputError: sliding_window_shapes is (3, 80, 8); accepted: ...
         """
-        if item is not None:
-            x = self.prepared(item, "")
-        elif self.preprocess is None:
-            raise InputError("preprocess", "None", "a function from a picture to the input, with files")
-        else:
-            x = self._input(self.preprocess(noise_picture()))
+        x = self._input(self._pictures()(noise_picture())) if prepared is None else prepared
         names = ("sliding_window_shapes", "strides", "baselines", "target", "activation")
         given: dict[str, Any] = {**dict.fromkeys(names), **self.arguments}
         budget = self.occlusion._preparer.budget
@@ -185,8 +184,16 @@ class OcclusionCall:
         """
         if item.array is not None:
             return self._input(torch.from_numpy(np.array(item.array)))
-        assert self.preprocess is not None
-        return self._input(self.preprocess(load_image(path)))
+        if not is_scan(path):
+            return self._input(self._pictures()(load_image(path)))
+        scan = read_scan(path)
+        return self._input(scan.tensor if self.preprocess is None else self.preprocess(scan))
+
+    def _pictures(self) -> Callable[[Any], Tensor]:
+        """The preprocessing, which pictures need."""
+        if self.preprocess is None:
+            raise InputError("preprocess", "None", "a function from a picture to the input, with pictures")
+        return self.preprocess
 
     def _input(self, x: Tensor) -> Tensor:
         """An input with its batch dimension; integers stay what they are, such as words."""
@@ -200,7 +207,7 @@ class OcclusionCall:
             >>> call = OcclusionCall.of(model, arguments, None, "auto", None)
             >>> found = call.explained(x, Item("a"))
             >>> found.heatmap == call.occlusion.heatmap(x, (3, 8, 8), (3, 4, 4)), found.picture.shape
-            (True, (24, 20, 3))
+            (True, (24, 20))
         """
         arguments = dict(self.arguments)
         if exact:
@@ -220,9 +227,9 @@ class OcclusionCall:
             raise InputError("target", repr(given), "an index, or the name of a class") from None
 
     def _picture(self, x: Tensor) -> AnyArray | None:
-        if x.ndim != 3:
-            return None
-        return stretched(x) if self.display is None else self.display(x)
+        if x.ndim == 3 and self.display is not None:
+            return grey(self.display(x))
+        return grey_of_input(x)
 
     def tuned(self, images: Sequence[Tensor], known: Tuning | None, on_progress: OnSample) -> Tuning:
         """See `Call`.
@@ -242,6 +249,37 @@ class OcclusionCall:
         """See `Call`."""
         found = hashed(self.fingerprint, tuning_digest(tuning))
         return replace(self, arguments={**self.arguments, "tuning": tuning}, fingerprint=found)
+
+
+def grey_of_input(x: Tensor) -> AnyArray | None:
+    """A picture or a volume in grey: the mean of its channels, from its least to its most.
+
+    Args:
+        x: The input, ``(channels, height, width)`` or ``(channels, depth, height, width)``.
+
+    Returns:
+        uint8 of its shape without channels; None for other inputs.
+
+    Examples:
+        >>> grey_of_input(torch.arange(12.0).reshape(1, 1, 3, 4)).tolist()
+        [[[0, 23, 46, 70], [93, 116, 139, 162], [185, 209, 232, 255]]]
+    """
+    if x.ndim not in (3, 4):
+        return None
+    shape = x.shape[1:]
+    return grey(stretched(x.float().mean(0).reshape(1, shape[0], -1))).reshape(tuple(shape))
+
+
+def grey(picture: AnyArray) -> AnyArray:
+    """An RGB picture, uint8 ``(height, width, 3)``, in grey: ``(height, width)``.
+
+    Examples:
+        >>> grey(np.full((1, 2, 3), 7, np.uint8)).tolist()
+        [[7, 7]]
+    """
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).convert("L"))
 
 
 def predicted(heatmap: Heatmap, class_names: Sequence[str] | None) -> str:
@@ -306,11 +344,11 @@ def fingerprint_of(model: object, preprocess: Callable[..., Tensor] | None) -> s
     """A hash of a model and its preprocessing.
 
     Of modules it takes every weight and the printed form; of functions their code, and the modules that they
-    name. Of a preprocessing it takes the answer to a picture of noise.
+    name. Of a preprocessing it takes the answer to a picture or a scan of noise or, without any, its name.
 
     Args:
         model: A module, or another forward function.
-        preprocess: From an RGB picture to an input; None for none.
+        preprocess: From an RGB picture or a scan to an input; None for none.
 
     Examples:
         >>> before = fingerprint_of(model, None)
@@ -331,8 +369,26 @@ def fingerprint_of(model: object, preprocess: Callable[..., Tensor] | None) -> s
             found.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
             found.update(held.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     if preprocess is not None:
-        found.update(digest(preprocess(noise_picture())).encode())
+        found.update(_answer(preprocess).encode())
     return found.hexdigest()[:16]
+
+
+def _answer(preprocess: Callable[[Any], Tensor]) -> str:
+    """A hash of what a preprocessing makes of noise, or its name where it takes none."""
+    for noise in (noise_picture, noise_scan):
+        with suppress(Exception):  # of a preprocessing for the other kind, or for images of a certain size
+            return digest(preprocess(noise()))
+    return str(told(preprocess))
+
+
+def noise_scan() -> Scan:
+    """A scan of noise, always the same.
+
+    Examples:
+        >>> noise_scan()
+        Scan(1 x 24 x 40 x 56, 1 x 1 x 1 mm)
+    """
+    return read_scan(np.random.default_rng(0).random((24, *_PROBE), dtype=np.float32))
 
 
 def noise_picture() -> PIL.Image.Image:

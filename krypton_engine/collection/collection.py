@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from krypton_engine.collection import rows, sheet
 from krypton_engine.collection.audit import Audit, read_audited
@@ -153,11 +153,12 @@ class Collection(Mapping[str, Heatmap]):
         place = meta.get("places", {}).get(PICTURE)
         if place is None:
             return None
-        from PIL import Image
-
-        small = Image.fromarray(self._arrays(record, [place])[place])
-        height, width = meta["input_shape"][-2:]
-        return np.asarray(small.resize((width, height), Image.Resampling.BILINEAR))
+        small = torch.from_numpy(self._arrays(record, [place])[place])[None, None].float()
+        sizes = meta["input_shape"][-(small.ndim - 2) :]
+        mode = "bilinear" if len(sizes) == 2 else "trilinear"
+        large = nn.functional.interpolate(small, sizes, mode=mode, align_corners=False)
+        found: AnyArray = large[0, 0].round().byte().numpy()
+        return found
 
     @property
     def failures(self) -> dict[str, str]:
@@ -172,8 +173,12 @@ class Collection(Mapping[str, Heatmap]):
         known = read_audited(self.path)
         table = self._done.select(["id", "hash"]).to_pydict() if known else {"id": [], "hash": []}
         keys = dict(zip(table["id"], table["hash"], strict=True))
-        ssims = {name: ssim for name, (key, ssim) in known.items() if keys.get(name) == key}
-        return Audit(self.asked["ssim_target"], self.asked["promise"], ssims) if ssims else None
+        there = [each for name, each in known.items() if keys.get(name) == each.key]
+        if not there:
+            return None
+        ssims = {each.id: each.ssim for each in there if not each.error}
+        failures = {each.id: each.error for each in there if each.error}
+        return Audit(self.asked["ssim_target"], self.asked["promise"], ssims, failures)
 
     def to_pandas(self) -> pandas.DataFrame:
         """All rows, also those that failed or are pending, with the columns of the manifest.

@@ -24,9 +24,9 @@ from krypton_engine.collection.work import Here, Reply, Task, begun, failed
 from krypton_engine.common.packages import imported
 from krypton_engine.errors import FallbackWarning, InputError, RoundingWarning
 
-MOST_DEATHS = 3
-"""Workers that may die of one row, or at their start, one after the other: an image for which memory is too
-small must not keep a collection from its end."""
+MOST_DEATHS = 5
+"""Deaths one after the other, of workers by one row or of one worker at its start, after which that is given
+up: an image or a worker for which memory is too small must not keep a collection from its end."""
 
 
 class Engine(Protocol):
@@ -122,6 +122,7 @@ class Crew:
         self._replies: queue.SimpleQueue[Reply | Exception] = queue.SimpleQueue()
         self._deaths: dict[int, int] = {}
         self._closed = False
+        self._left, self._leaving = len(workers), threading.Lock()
         for worker in workers:
             threading.Thread(target=self._look_after, args=(worker,), daemon=True).start()
 
@@ -164,11 +165,22 @@ class Crew:
                 starts += not held
                 self._give_back(held, gone)
                 if starts == MOST_DEATHS:
-                    self._replies.put(RuntimeError(f"a worker died as it began: {gone}"))
+                    self._give_up(gone)
                     return
             except Exception as error:
                 self._replies.put(error)
                 return
+
+    def _give_up(self, gone: Gone) -> None:
+        """Go on without a worker that cannot begin, as long as there is another."""
+        with self._leaving:
+            self._left -= 1
+            told = f"a worker died as it began, {MOST_DEATHS} times: {gone}"
+            if self._left:
+                message = f"{told}; the work goes on with {self._left}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            else:
+                self._replies.put(RuntimeError(told))
 
     def _fill(self, worker: Worker, held: deque[Task]) -> None:
         """Give a worker a second task, if there is one; waits for the first."""

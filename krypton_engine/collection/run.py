@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ import krypton_engine
 from krypton_engine.attr.checks import Activation
 from krypton_engine.attr.request import Fillings
 from krypton_engine.collection import rows
-from krypton_engine.collection.audit import audited, chosen, read_audited
+from krypton_engine.collection.audit import Audited, chosen, read_audited
 from krypton_engine.collection.call import Call, OcclusionCall
 from krypton_engine.collection.cluster import RayWorker
 from krypton_engine.collection.collection import Collection
@@ -42,10 +42,8 @@ from krypton_engine.collection.work import Here, Reply, Task, heatmap_of, read
 from krypton_engine.common import files
 from krypton_engine.common.arguments import at_least
 from krypton_engine.errors import InputError
+from krypton_engine.medical import is_scan
 from krypton_engine.tuning.tuning import CONFIDENCE, Tuning
-
-if TYPE_CHECKING:
-    import PIL.Image
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,9 @@ class Force:
     ray: str | None = None
 
 
+_TRIED = 3
+"""Scans that are read to find one by which the arguments are checked."""
+
 _CALL = ".krypton-call"
 """The call as workers read it, for as long as a run lasts; a killed run's is removed by the next."""
 
@@ -74,7 +75,7 @@ def explain(
     target: int | tuple[int, ...] | None = None,
     *,
     out: str | os.PathLike[str],
-    preprocess: Callable[[PIL.Image.Image], Tensor] | None = None,
+    preprocess: Callable[[Any], Tensor] | None = None,
     regions: Tensor | None = None,
     activation: Activation = None,
     region: Tensor | Sequence[int] | None = None,
@@ -99,8 +100,9 @@ def explain(
     cheap map is drawn upon, whose cost is a matter of time.
 
     Args:
-        source: A folder, with all below it; a manifest, ``.csv`` or ``.parquet``, with a column ``path`` and
-            perhaps ``id``, ``target`` (an index, or a name of a model of the zoo), ``region`` (top left
+        source: A folder, with all below it: pictures, or scans (NIfTI, OME-TIFF; folders of a DICOM series);
+            a manifest, ``.csv`` or ``.parquet``, with a column ``path`` (of a picture, a scan or a series)
+            and perhaps ``id``, ``target`` (an index, or a name of a model of the zoo), ``region`` (top left
             bottom right) and ``group``; or pairs of an id and an array, the model's input without a batch
             dimension, or a mapping of them. Pairs may come one by one.
         model: The model, any forward function, or a `krypton_engine.zoo.ZooModel`, which has a preprocessing
@@ -110,7 +112,8 @@ def explain(
         baselines: As in `KryptonOcclusion.heatmap`.
         target: As in `KryptonOcclusion.heatmap`; a manifest may say otherwise for its rows.
         out: The folder; it may not be there yet, be empty, or hold a collection of the same call.
-        preprocess: From an RGB picture to the model's input ``(C, H, W)``; needed for files.
+        preprocess: From an RGB picture to the model's input ``(C, H, W)``, which pictures need; or from a
+            `krypton_engine.medical.Scan`, without one its ``tensor``.
         regions: As in `KryptonOcclusion.heatmap`.
         activation: As in `KryptonOcclusion.heatmap`.
         region: As in `KryptonOcclusion.heatmap`; a manifest may say otherwise for its rows.
@@ -204,7 +207,7 @@ def run(
     """
     _check_approximation(source, call, tune, audit)
     if source.is_listed:
-        call.check(next((item for item in source.items if item.array is not None), None))
+        _check_arguments(source, call)
     asked = {
         "krypton": krypton_engine.__version__, "torch": torch.__version__,
         "python": platform.python_version(), "model": model, "ssim_target": call.ssim_target,
@@ -232,6 +235,24 @@ def run(
         if audit:
             _audit(store, call, source, audit, force, show_progress)
     return Collection(out)
+
+
+def _check_arguments(source: Source, call: Call) -> None:
+    """Refuse arguments that fit no image, by one of the source; pictures need none."""
+    others = [item for item in source.items if item.array is not None or is_scan(item.path)]
+    if not others:
+        call.check(None)
+    for item in others[:_TRIED]:
+        try:
+            with read(item) as (_, path):
+                prepared = call.prepared(item, path)
+        except Exception as error:
+            of_file = not isinstance(error, InputError) or error.argument == "source"
+            if item.array is None and of_file:  # its row will say so
+                continue
+            raise
+        call.check(prepared)
+        return
 
 
 def _check_approximation(source: Source, call: Call, tune: int, audit: float) -> None:
@@ -282,18 +303,21 @@ def _audit(store: Store, call: Call, source: Source, share: float, force: Force,
     tasks = [
         Task(record["row"], items[name], exact=True)
         for name, record in records.items()
-        if known.get(name, ("",))[0] != record["hash"]
+        if name not in known or known[name].key != record["hash"] or known[name].error
     ]
     with closing(
         _answered(store, call, tasks, len(tasks), force, show_progress, "Krypton audit")
     ) as answered:
         for reply in answered:
             name, record = reply.task.item.id, reply.record
-            if record is None or record["status"] == FAILED or record["hash"] != records[name]["hash"]:
+            if record is None or record["hash"] != records[name]["hash"]:
                 continue  # the image is another by now
-            exact = heatmap_of(record, lambda _, arrays=reply.arrays: arrays)  # type: ignore[misc]
-            content = audited(name, record["hash"], found[name].compare(exact).ssim)
-            files.write(store.out / AUDIT / f"{record['row']}.json", content)
+            if record["status"] == FAILED:
+                result = Audited(name, record["hash"], error=record["error"])
+            else:
+                exact = heatmap_of(record, lambda _, arrays=reply.arrays: arrays)  # type: ignore[misc]
+                result = Audited(name, record["hash"], found[name].compare(exact).ssim)
+            files.write(store.out / AUDIT / f"{record['row']}.json", result.packed())
 
 
 def _answered(

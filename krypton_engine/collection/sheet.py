@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 ENDINGS = {".png": "a picture", ".html": "a page"}
 """Endings of contact sheets."""
 
-_SIDE, _GAP, _LINE = 168, 10, 15
-"""Pixels along a map, between maps, and of a line of words."""
+_SIDE, _WIDE, _GAP, _LINE = 168, 420, 10, 15
+"""Pixels along a map, along the three slices of a volume, between maps, and of a line of words."""
 
 _EXCEEDED = 0.01
 """Share of the maps whose largest drop is beyond the ends of the scale."""
@@ -69,8 +69,13 @@ class Cell:
                 pass
         return Cell(record, heatmap, picture, largest)
 
+    @property
+    def is_volume(self) -> bool:
+        """Whether three slices are drawn."""
+        return self.beneath is not None and self.beneath.ndim == 3
+
     def drawn(self, scale: float) -> PIL.Image.Image | None:
-        """The map over its picture, at most `_SIDE` pixels high and wide; None where it has no picture.
+        """The map over its picture, at most `_SIDE` pixels high and wide, of a volume `_WIDE`; or None.
 
         Examples:
             >>> Cell.of({"id": "a"}, heatmap, None).drawn(1.0).size
@@ -79,7 +84,8 @@ class Cell:
         if self.beneath is None or self.heatmap.drop.shape != self.heatmap.measured.shape:
             return None
         picture = self.heatmap.overlay(self.beneath, scale=scale)
-        share = _SIDE / max(picture.size)
+        widest = _WIDE if self.is_volume else _SIDE
+        share = min(widest / picture.width, _SIDE / picture.height)
         return picture.resize((round(picture.width * share), round(picture.height * share)))
 
 
@@ -114,8 +120,14 @@ def png(title: str, cells: Sequence[Cell], failures: Mapping[str, str], maps: in
     from PIL.PngImagePlugin import PngInfo
 
     scale = scale_of(cells)
-    columns = max(3, min(len(cells), math.ceil(math.sqrt(1.6 * len(cells)))))
-    high, wide, top = _SIDE + 3 * _LINE + _GAP, _SIDE + _GAP, 4 * _LINE
+    pictures = [cell.drawn(scale) for cell in cells]
+    sizes = [picture.size for picture in pictures if picture is not None]
+    width = max((width for width, _ in sizes), default=_SIDE)
+    most = max((height for _, height in sizes), default=_SIDE)
+    columns = max(
+        math.ceil(3 * _SIDE / width), min(len(cells), math.ceil(math.sqrt(1.6 * len(cells) * most / width)))
+    )
+    high, wide, top = most + 3 * _LINE + _GAP, width + _GAP, 4 * _LINE
     lines = [f"failed: {name}: {reason}" for name, reason in failures.items()]
     height = top + math.ceil(len(cells) / columns) * high + len(lines) * _LINE + _GAP
     page = Image.new("RGB", (columns * wide + _GAP, height), "white")
@@ -130,13 +142,12 @@ def png(title: str, cells: Sequence[Cell], failures: Mapping[str, str], maps: in
     whole = columns * wide - _GAP
     write((_GAP, _GAP), title, whole)
     write((_GAP, _GAP + _LINE), _legend(scale, len(cells), maps, len(failures), failed), whole, "#555")
-    for number, cell in enumerate(cells):
+    for number, (cell, picture) in enumerate(zip(cells, pictures, strict=True)):
         x, y = _GAP + number % columns * wide, top + number // columns * high
-        picture = cell.drawn(scale)
         if picture is not None:
             page.paste(picture, (x, y))
         for line, (text, colour) in enumerate(zip(_caption(cell), ("black", "#555", "#555"), strict=True)):
-            write((x, y + _SIDE + 2 + line * _LINE), text, _SIDE, colour)
+            write((x, y + most + 2 + line * _LINE), text, width, colour)
     for line, text in enumerate(lines):
         write((_GAP, height - (len(lines) - line) * _LINE - _GAP / 2), text, whole, "#a00")
     info, buffer = PngInfo(), io.BytesIO()
@@ -202,6 +213,7 @@ def html(title: str, cells: Sequence[Cell], failures: Mapping[str, str], maps: i
             if name in held
         ),
         maps="\n".join(_figure(cell, scale) for cell in cells),
+        width=16 + max((_WIDE if cell.is_volume else _SIDE for cell in cells), default=_SIDE),
         failures=_failures(failures),
     ).encode()
 
@@ -261,7 +273,7 @@ p { margin: 0 0 12px; color: var(--quiet); }
 .bar button[aria-pressed=true] { border-color: var(--ink); font-weight: 600; }
 .scale { margin-left: auto; display: flex; align-items: center; gap: 6px; color: var(--quiet); }
 .scale i { width: 140px; height: 12px; border-radius: 3px; background: linear-gradient(to right, $colours); }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(184px, 1fr)); gap: 12px; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(${width}px, 1fr)); gap: 12px; }
 figure { margin: 0; padding: 8px; border: 1px solid var(--line); border-radius: 8px;
   background: var(--card); }
 figure img, .none { display: block; margin: 0 auto 6px; max-width: 100%; }

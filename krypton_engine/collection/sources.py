@@ -20,6 +20,7 @@ from krypton_engine.common.files import ending_of
 from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
+from krypton_engine.medical.dicom import is_dicom, is_series
 
 MANIFESTS = (".csv", ".parquet")
 """Endings of manifests."""
@@ -27,8 +28,8 @@ MANIFESTS = (".csv", ".parquet")
 COLUMNS = ("id", "path", "target", "region", "group")
 """Columns that a manifest may have; ``path`` has to be there, and others are left alone."""
 
-_SCANS = (".dcm",)
-"""Endings of picture files that PIL does not read."""
+_NOT_PIL = (".dcm", ".nii", ".nii.gz")
+"""Endings of images that PIL does not read."""
 
 _NAMED = 5
 """Names that a message lists."""
@@ -40,7 +41,7 @@ class Item:
 
     Attributes:
         id: The name of its row.
-        path: Path or fsspec address of its file; empty for an array.
+        path: Path or fsspec address of its file, or the folder of a DICOM series; empty for an array.
         array: The model's input without a batch dimension; None for a file.
         target: Class to explain, a name or an index in words; empty for the call's own.
         region: Box ``(top, left, bottom, right)`` that positions have to touch; None for all positions.
@@ -140,23 +141,31 @@ def _of_path(path: str) -> list[Item]:
 
 
 def _of_folder(folder: Path) -> list[Item]:
-    """The pictures below a folder in the order of their names, collections left out."""
+    """The images below a folder in the order of their names, collections left out."""
     from PIL import Image
 
-    endings = (*Image.registered_extensions(), *_SCANS)
+    endings = (*Image.registered_extensions(), *_NOT_PIL)
     found: list[Path] = []
     for here, folders, names in os.walk(folder):
         if ASKED in names:
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(here, name) for name in names if ending_of(Path(name), endings) and name[0] != "."]
+        kinds = {Path(here, name): ending_of(Path(name), endings) for name in names if name[0] != "."}
+        slices = [path for path, kind in kinds.items() if kind in ("", ".dcm") and is_dicom(path)]
+        if len(slices) > 1 and is_series(sorted(slices)[:2]):
+            found.append(Path(here))
+            kinds = {path: kind for path, kind in kinds.items() if path not in slices}
+        found += [path for path, kind in kinds.items() if kind]
     if not found:
-        raise InputError("source", repr(str(folder)), problem="a folder without pictures")
-    return [
-        Item(os.fsencode(path.relative_to(folder).as_posix()).decode(errors="backslashreplace"), str(path))
-        for path in sorted(found)
-    ]
+        raise InputError("source", repr(str(folder)), problem="a folder without pictures and scans")
+    return [Item(_name(path, folder), str(path)) for path in sorted(found)]
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The id of an image below a folder, or of the folder itself."""
+    name = path.name if path == folder else path.relative_to(folder).as_posix()
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _of_manifest(path: str) -> list[Item]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from krypton_engine.approximation.ssim import SsimEstimate
 from krypton_engine.collection.call import Call, Explained, hashed
@@ -33,8 +35,8 @@ from krypton_engine.heatmap.heatmap import Heatmap
 PICTURE = "picture"
 """The field that holds the image, grey and small."""
 
-_SIDE = 96
-"""Pixels along both sides of a picture."""
+_SIDES = {2: 96, 3: 64}
+"""Cells along all sides of a picture and of a volume."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def key_of(image: str, call: Call, item: Item) -> str:
 
 
 def stat_of(item: Item) -> tuple[int | None, int | None]:
-    """Bytes of an image's file, and nanoseconds of its last change; None where nobody knows.
+    """Bytes of an image's files, and nanoseconds of their last change; None where nobody knows.
 
     Examples:
         >>> _ = Path("a.png").write_bytes(b"123")
@@ -97,15 +99,31 @@ def stat_of(item: Item) -> tuple[int | None, int | None]:
         (3, (None, None))
     """
     try:
-        found = os.stat(item.path)
+        found = [path.stat() for path in _files(item.path)]
     except (OSError, ValueError):
         return None, None
-    return found.st_size, found.st_mtime_ns
+    return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
+
+
+def _files(path: str) -> list[Path]:
+    """The file of an image, or those of a series."""
+    if not os.path.isdir(path):
+        return [Path(path)]
+    return sorted(each for each in Path(path).iterdir() if each.is_file()) or [Path(path)]
+
+
+def _digest(path: str) -> str:
+    """A hash of the bytes of an image, or of a series and the names of its files."""
+    hashes = {}
+    for each in _files(path):
+        with each.open("rb") as file:
+            hashes[each.name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return hashed(*hashes.items()) if os.path.isdir(path) else next(iter(hashes.values()))
 
 
 @contextmanager
 def read(item: Item) -> Iterator[tuple[str, str]]:
-    """The hash of an image's bytes, and the path of its file on this machine; empty for an array.
+    """The hash of an image's bytes, and its path on this machine; empty for an array.
 
     Examples:
         >>> _ = Path("a.png").write_bytes(b"123")
@@ -117,14 +135,14 @@ def read(item: Item) -> Iterator[tuple[str, str]]:
         shape = repr((item.array.dtype.str, item.array.shape)).encode()
         yield hashlib.sha256(shape + np.ascontiguousarray(item.array).tobytes()).hexdigest()[:16], ""
     elif "://" not in item.path:
-        yield hashlib.sha256(Path(item.path).read_bytes()).hexdigest()[:16], item.path
+        yield _digest(item.path), item.path
     else:
         with imported("fsspec", "collection").open(item.path, "rb") as file:
             content = file.read()
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "image").with_suffix(Path(item.path).suffix)
+            path = Path(folder, Path(item.path).name)  # its endings say what the file is
             path.write_bytes(content)
-            yield hashlib.sha256(content).hexdigest()[:16], str(path)
+            yield _digest(str(path)), str(path)
 
 
 @dataclass(frozen=True)
@@ -168,8 +186,11 @@ def failed(record: Record, error: Exception) -> Record:
     Examples:
         >>> failed({"row": 7}, ValueError("no such layer"))
         {'row': 7, 'status': 'failed', 'error': 'ValueError: no such layer'}
+        >>> failed({}, FileNotFoundError("s3://bucket/a.png"))["error"]  # no words of its own
+        'FileNotFoundError: s3://bucket/a.png'
     """
-    told = str(error) if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: {error}"
+    speaks = isinstance(error, InputError) or (isinstance(error, OSError) and error.strerror)
+    told = str(error) if speaks else f"{type(error).__name__}: {error}"
     return {**record, "status": FAILED, "error": one_line(ValueError(told))}
 
 
@@ -283,9 +304,9 @@ def heatmap_of(record: Record, load: Callable[[list[str]], Mapping[str, AnyArray
     return Heatmap(**{**found, "ssim_estimate": estimate})
 
 
-def _small(picture: AnyArray) -> AnyArray:
-    """A picture in grey, ``(_SIDE, _SIDE)``."""
-    from PIL import Image
-
-    grey = Image.fromarray(picture).convert("L")
-    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX))
+def _small(grey: AnyArray) -> AnyArray:
+    """A picture or a volume with `_SIDES` cells along each side, each the mean of what is there."""
+    cells = torch.from_numpy(grey.astype(np.float32))[None, None]
+    sizes = (_SIDES[grey.ndim],) * grey.ndim
+    small = nn.functional.interpolate(cells, sizes, mode="area")[0, 0]
+    return small.round().byte().numpy()

@@ -6,7 +6,7 @@ packages of the extra ``medical`` are imported when something of theirs is asked
 """
 
 from krypton_engine.medical.geometry import Geometry
-from krypton_engine.medical.reading import read_scan
+from krypton_engine.medical.reading import is_scan, read_scan
 from krypton_engine.medical.scan import Scan
 
-__all__ = ["Geometry", "Scan", "read_scan"]
+__all__ = ["Geometry", "Scan", "is_scan", "read_scan"]

@@ -43,6 +43,28 @@ def is_dicom(path: Path) -> bool:
         return False
 
 
+def is_series(paths: Sequence[Path]) -> bool:
+    """Whether files are slices of one series, as far as their headers say; False for what cannot be read.
+
+    Args:
+        paths: The files, at least two.
+
+    Examples:
+        >>> is_series([Path("a.dcm"), Path("b.dcm")])
+        False
+    """
+    pydicom = imported("pydicom", "medical")
+    tags = ["SeriesInstanceUID", "ImagePositionPatient"]
+    try:
+        with quiet():
+            found = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags) for path in paths]
+        return all("ImagePositionPatient" in each for each in found) and (
+            len({each.SeriesInstanceUID for each in found}) == 1
+        )
+    except Exception:  # of whatever is damaged, which is told when the file is read as an image
+        return False
+
+
 @contextmanager
 def _understood() -> Iterator[None]:
     """Faults of a header, whose texts may quote it, raised as faults of the source; no warnings either."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from krypton_engine.common.files import ending_of
 from krypton_engine.errors import InputError
 from krypton_engine.medical import dicom, nifti, plain, tiff
 from krypton_engine.medical.geometry import Order
@@ -22,6 +23,22 @@ _ACCEPTED = (
 )
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm")
+
+ENDINGS = (".nii", ".nii.gz", ".npy", ".ome.tif", ".ome.tiff")
+"""Endings of files that hold scans and no pictures."""
+
+
+def is_scan(name: str) -> bool:
+    """Whether a path is taken for a scan's: a folder, for its DICOM files, or a file that holds no picture.
+
+    Args:
+        name: The path, or an address such as ``s3://...``, of which the ending alone tells.
+
+    Examples:
+        >>> is_scan("scan.NII.gz"), is_scan("."), is_scan("photo.png")
+        (True, True, False)
+    """
+    return os.path.isdir(name) or ending_of(Path(name), ENDINGS) != ""
 
 
 def read_scan(source: Any, *, affine: npt.ArrayLike | None = None, order: Order | None = None) -> Scan:

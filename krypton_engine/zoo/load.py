@@ -40,7 +40,8 @@ class ZooModel:
         name: Name by which the model was asked for.
         model: The model in eval mode; takes float ``(N, C, H, W)``, returns one row of class scores an image:
             logits, except that a model of the user's returns whatever it returns.
-        preprocess: Turns a picture into the model's input ``(C, H, W)``.
+        preprocess: Turns a picture into the model's input ``(C, H, W)``; of `load_scan_model` a scan into one
+            of the scan's size.
         input_shape: The shape of that input.
         class_names: One a column of the output, or ``None`` where they are not known.
         note: Source of the weights in one line, or that they are random and what follows.
@@ -49,7 +50,7 @@ class ZooModel:
 
     name: str
     model: nn.Module
-    preprocess: Callable[[PIL.Image.Image], torch.Tensor]
+    preprocess: Callable[[Any], torch.Tensor]
     input_shape: tuple[int, ...]
     class_names: list[str] | None
     note: str
@@ -221,19 +222,24 @@ def load_scan_model(
     if ":" not in spec:
         raise InputError("spec", repr(spec), '"module:factory" of a network of scans', "which takes pictures")
     model, preprocess, names, note = _made(spec, weights)
-    x = scan.tensor if preprocess is None else _preprocessed(spec, preprocess, scan, scan.tensor.ndim)
-    if x.shape[1:] != scan.tensor.shape[1:]:
-        raise InputError(
-            f"the preprocessing of {spec!r}",
-            f"shape {tuple(x.shape)}",
-            f"the scan's size, {tuple(scan.tensor.shape[1:])}, or a map would not lie on it",
-            verb="returns",
-        )
+
+    def input_of(scan: Scan) -> torch.Tensor:
+        x = scan.tensor if preprocess is None else _preprocessed(spec, preprocess, scan, scan.tensor.ndim)
+        if x.shape[1:] != scan.tensor.shape[1:]:
+            raise InputError(
+                f"the preprocessing of {spec!r}",
+                f"shape {tuple(x.shape)}",
+                f"the scan's size, {tuple(scan.tensor.shape[1:])}, or a map would not lie on it",
+                verb="returns",
+            )
+        return as_taken(model, x)
+
+    x = input_of(scan)
     shape = tuple(x.shape)
     named = named_classes(
         names if class_names is None else class_names, _number_of_classes(spec, model, shape)
     )
-    return ZooModel(spec, model, lambda _: x, shape, named, note, stretched), as_taken(model, x)[None]
+    return ZooModel(spec, model, input_of, shape, named, note, stretched), x[None]
 
 
 def _made(

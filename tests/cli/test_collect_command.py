@@ -103,6 +103,6 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command._PictureCall, "explained", interrupted)
+    monkeypatch.setattr(command._MapCall, "explained", interrupted)
     assert collect(*COARSE) == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -268,6 +268,25 @@ def test_one_tuning_serves_all_and_is_audited(tmp_path, explained):
     assert broken.is_broken and not replace(audit, ssims={"a": 0.5}).is_broken
 
 
+def test_an_exact_map_that_fails_is_told_and_tried_again(tmp_path, cnn, images, monkeypatch):
+    explain_one = OcclusionCall.explained
+
+    def failing(self, prepared, item, exact=False):
+        if exact and item.id == "0":
+            raise MemoryError("no room")
+        return explain_one(self, prepared, item, exact)
+
+    pairs = {str(i): x for i, x in enumerate(images)}
+    options = {"ssim_target": 0.8, "audit": 1.0, "out": tmp_path / "out"}
+    with monkeypatch.context() as patch:
+        patch.setattr(OcclusionCall, "explained", failing)
+        audit = explain(pairs, cnn, WINDOW, STRIDES, **options).audit
+    assert audit.failures == {"0": "MemoryError: no room"} and set(audit.ssims) == {"1", "2"}
+    assert str(audit).endswith("; 1 exact map failed")
+    audit = explain(pairs, cnn, WINDOW, STRIDES, **options).audit
+    assert not audit.failures and set(audit.ssims) == {"0", "1", "2"}
+
+
 @pytest.mark.parametrize(("kept", "count"), [(0, 5), (5, 5), (17, 20)])
 def test_the_interval_is_that_of_the_binomial(kept, count):
     from scipy.stats import binomtest

@@ -19,6 +19,9 @@ from support import collecting
 from support.collecting import Stub, arrays, collect, files_of
 
 from krypton_engine.collection import Collection, layout, maps, store
+from krypton_engine.collection.crew import Crew, Gone, replies
+from krypton_engine.collection.sources import Item
+from krypton_engine.collection.work import Reply, Task
 from krypton_engine.errors import InputError
 
 
@@ -163,7 +166,7 @@ def check_killed(folder, count, workers, kills, seconds=0.05):
     assert files_of(folder / "out") == files_of(folder / "undisturbed")
     assert sum(deaths.values()) == kills
     passes = len((folder / "log").read_text().split("\n")) - 1
-    in_flight = sum(deaths.values()) * 2 * workers
+    in_flight = deaths["parent"] * workers + deaths["worker"]
     assert passes <= 1.05 * count + in_flight
     return deaths
 
@@ -182,7 +185,39 @@ def test_fifty_kills(tmp_path):
 def test_an_image_that_workers_die_of(tmp_path):
     found = collect(arrays(6), tmp_path / "out", Stub(fatal="image 2"), workers=2)
     assert len(found) == 5
-    assert "3 workers died of it" in found.failures["image 2"] and "SIGKILL" in found.failures["image 2"]
+    assert "5 workers died of it" in found.failures["image 2"] and "SIGKILL" in found.failures["image 2"]
+
+
+class Plays:
+    """A worker that answers at once, or dies whenever it begins."""
+
+    def __init__(self, dies):
+        self.dies, self.held = dies, []
+
+    def start(self):
+        if self.dies:
+            raise Gone("no memory")
+
+    def send(self, task):
+        self.held.append(Reply(task, None))
+
+    def receive(self):
+        return self.held.pop(0)
+
+    def stop(self):
+        pass
+
+
+def test_a_worker_that_cannot_begin_is_done_without():
+    tasks = [Task(row, Item(str(row))) for row in range(9)]
+    with pytest.warns(RuntimeWarning, match="died as it began, 5 times: no memory; the work goes on with 1"):
+        crew = Crew(Stub(), [Plays(dies=True), Plays(dies=False)])
+        assert sorted(reply.task.row for reply in replies(crew, tasks)) == list(range(9))
+        while crew._left == 2:
+            time.sleep(0.01)
+    crew.close()
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="died as it began, 5 times"):
+        list(replies(Crew(Stub(), [Plays(dies=True), Plays(dies=True)]), tasks))
 
 
 def test_a_second_process_is_refused(tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -46,6 +50,37 @@ def test_a_node_goes_away_and_nothing_is_lost(tmp_path, cluster):
     collect(arrays(count), tmp_path / "here")
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "here")
     assert len(log.read_text().split("\n")) - 1 <= count + 2  # but what was in hand
+
+
+def actors():
+    found = subprocess.run(["pgrep", "-f", "^ray::Actor"], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.slow
+def test_actors_are_killed_and_nothing_is_lost(tmp_path, cluster):
+    log, count, kills, generator = tmp_path / "log", 200, 25, random.Random(0)
+    dead = []
+
+    def kill():
+        done = 0
+        while len(dead) < kills:
+            time.sleep(generator.uniform(0, 1))
+            fresh = len(list((tmp_path / "ray/fresh").glob("*"))) if log.exists() else 0
+            there = [actor for actor in actors() if actor not in dead]
+            if fresh > done and there:  # something new to lose
+                done = fresh
+                dead.append(generator.choice(there))
+                os.kill(dead[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = collect(arrays(count), tmp_path / "ray", Stub(log=str(log), seconds=0.2), workers=2, ray="auto")
+    killer.join()
+    assert len(found) == count and not found.failures
+    collect(arrays(count), tmp_path / "here")
+    assert files_of(tmp_path / "ray") == files_of(tmp_path / "here")
+    assert len(log.read_text().split("\n")) - 1 <= 1.05 * count + kills
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from krypton_engine.cli.asking import add_map_options, check_extents, check_tuning, of_picture
+from krypton_engine.cli import scan
+from krypton_engine.cli.asking import add_map_options, check_extents, check_tuning, of_picture, of_scan
 from krypton_engine.cli.command import BROKEN_PROMISE, INTERRUPTED, Command
 from krypton_engine.cli.model import (
     activation_of,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from krypton_engine.collection import Collection
     from krypton_engine.collection.call import Explained
     from krypton_engine.collection.sources import Item
+    from krypton_engine.medical import Scan
     from krypton_engine.planning.planner import Preparer
     from krypton_engine.tuning.tuning import Tuning
     from krypton_engine.zoo import ZooModel
@@ -50,8 +52,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder of pictures, with all below it; or a manifest, .csv or .parquet: a column path, and "
-        "perhaps id, target, region (top left bottom right) and group",
+        help="a folder of pictures or of scans (NIfTI, OME-TIFF, DICOM series), with all below it; or a "
+        "manifest, .csv or .parquet: a column path, and perhaps id, target, region (top left bottom right) "
+        "and group",
     )
     add_map_options(parser)
     parser.set_defaults(method="occlusion")
@@ -92,8 +95,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class _PictureCall:
-    """The maps that ``krypton explain`` makes of pictures, as `krypton_engine.collection` wants them."""
+class _MapCall:
+    """The maps that ``krypton explain`` makes, as `krypton_engine.collection` wants them."""
 
     arguments: argparse.Namespace
     model: ZooModel
@@ -114,15 +117,19 @@ class _PictureCall:
         found: float | None = self.arguments.ssim
         return found
 
-    def check(self, item: Item | None) -> None:
+    def check(self, prepared: Asked | None) -> None:
         from krypton_engine.collection.call import noise_picture
 
-        self._request(of_picture(self.arguments, self.model, noise_picture(), "noise"), None)
+        noise = noise_picture()
+        self._request(prepared or of_picture(self.arguments, self.model, noise, "noise"), None)
 
     def prepared(self, item: Item, path: str) -> Asked:
-        from krypton_engine import zoo
+        from krypton_engine import medical, zoo
 
-        return of_picture(self.arguments, self.model, zoo.load_image(path), item.id)
+        if not medical.is_scan(path):
+            return of_picture(self.arguments, self.model, zoo.load_image(path), item.id)
+        found = medical.read_scan(path)
+        return of_scan(self.arguments, self.model, self.model.preprocess(found)[None], found)
 
     def _request(self, asked: Asked, item: Item | None, exact: bool = False) -> MapRequest:
         """The request for a map of a picture."""
@@ -139,7 +146,7 @@ class _PictureCall:
         import torch
 
         from krypton_engine.attr import explain
-        from krypton_engine.collection.call import Explained
+        from krypton_engine.collection.call import Explained, grey, grey_of_input
         from krypton_engine.heatmap.identity import Origin
 
         began = time.perf_counter()
@@ -150,7 +157,9 @@ class _PictureCall:
         predicted = ""
         if heatmap.base_outputs is not None:
             predicted = class_name(self.model, int(heatmap.base_outputs.argmax()))
-        return Explained(heatmap, predicted, self.model.display(prepared.x[0]))
+        x = prepared.x[0]
+        picture = grey(self.model.display(x)) if prepared.scan is None else grey_of_input(x)
+        return Explained(heatmap, predicted, picture)
 
     def tuned(self, images: Sequence[Asked], known: Tuning | None, on_progress: OnSample) -> Tuning:
         import torch
@@ -168,7 +177,7 @@ class _PictureCall:
             request = learning_request(requests, target, None, None, known)
             return learn(self.preparer, request, time.perf_counter(), on_progress, False)
 
-    def with_tuning(self, tuning: Tuning) -> _PictureCall:
+    def with_tuning(self, tuning: Tuning) -> _MapCall:
         from krypton_engine.collection.call import hashed, tuning_digest
 
         return replace(self, tuning=tuning, fingerprint=hashed(self.fingerprint, tuning_digest(tuning)))
@@ -181,20 +190,24 @@ def _collect(arguments: argparse.Namespace) -> int:
     from krypton_engine.collection.sources import source_of
 
     began = time.monotonic()
-    check_extents(arguments)
     tuning = check_tuning(arguments)
     try:
         source = source_of(arguments.source)
+        first = _first_scan(list(source.items))
     except InputError as error:
         raise error.named("SOURCE") from None
-    model = load(arguments, arguments.weights or "pretrained")
+    if first is None:
+        check_extents(arguments)
+        model, noun = load(arguments, arguments.weights or "pretrained"), "picture"
+    else:
+        model, noun = scan.load(arguments, first)[0], "scan"
     fingerprint = fingerprint_of(model.model, model.preprocess)
-    call = _PictureCall(arguments, model, preparer_of(arguments), fingerprint, tuning)
+    call = _MapCall(arguments, model, preparer_of(arguments), fingerprint, tuning)
     workers = arguments.workers or (None if arguments.ray is not None else usual_workers(model.model))
     force = Force(workers, arguments.ray)
     row("model", f"{model.name}: {model.note}")
     by = "what the cluster has" if workers is None else counted(workers, "worker")
-    row("pictures", f"{source.count}, by {by}")
+    row(f"{noun}s", f"{source.count}, by {by}")
     try:
         collection = run(
             source, call, arguments.out, model.name, force, arguments.retry, sys.stderr.isatty(),
@@ -206,7 +219,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     except OSError:
         tell(f"krypton: what is done is kept in {arguments.out}, and the same command goes on")
         raise
-    _show(collection, arguments.out)
+    _show(collection, arguments.out, noun)
     row("took", duration(time.monotonic() - began))
     audit = collection.audit
     if audit is not None:
@@ -217,10 +230,36 @@ def _collect(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(collection: Collection, out: Path) -> None:
-    """Write the contact sheets, and print what became of the pictures."""
+def _first_scan(items: Sequence[Item]) -> Scan | None:
+    """The first scan that can be read, by which the model is loaded; None where the images are pictures.
+
+    Raises:
+        InputError: Some are scans and some are pictures, or no scan can be read.
+    """
+    from krypton_engine.collection.work import read
+    from krypton_engine.medical import is_scan, read_scan
+
+    scans = [item for item in items if is_scan(item.path)]
+    if not scans:
+        return None
+    if len(scans) < len(items):
+        picture = next(item for item in items if not is_scan(item.path))
+        given = f"scans, such as {scans[0].id}, and pictures, such as {picture.id}"
+        raise InputError("source", given, "either, which take different models", verb="holds")
+    reason = InputError("source", "nothing")
+    for item in scans:
+        try:
+            with read(item) as (_, path):
+                return read_scan(path)
+        except (OSError, InputError) as error:
+            reason = InputError("source", f"{counted(len(scans), 'scan')}", problem=f"none readable: {error}")
+    raise reason
+
+
+def _show(collection: Collection, out: Path, noun: str) -> None:
+    """Write the contact sheets, and print what became of the images."""
     failures = collection.failures
-    row("explained", f"{len(collection)} of {counted(len(collection) + len(failures), 'picture')}")
+    row("explained", f"{len(collection)} of {counted(len(collection) + len(failures), noun)}")
     for name, reason in list(failures.items())[:_TOLD]:
         row("failed", f"{name}: {reason}")
     if len(failures) > _TOLD:

@@ -15,8 +15,8 @@ from krypton_engine.cli.asking import (
     add_map_options,
     check_extents,
     check_tuning,
-    extents_of,
     of_picture,
+    of_scan,
 )
 from krypton_engine.cli.command import Command
 from krypton_engine.cli.contributions import METHODS
@@ -89,22 +89,20 @@ def _of_scan(arguments: argparse.Namespace) -> Asked:
     found = scan.read(arguments.image)
     scan.check_outputs(arguments.out or [], found)
     model, x = scan.load(arguments, found)
-    (_, size), (_, stride) = extents_of(arguments, 8)
-    covers = arguments.baseline or "black"
-    baseline = scan.baseline_of(covers, x)
-    return Asked(model, x, scan.window_of(size, stride, found, x), baseline, covers, scan=found)
+    return of_scan(arguments, model, x, found)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     from krypton_engine.heatmap.files import ENDINGS
     from krypton_engine.heatmap.placed import ENDINGS as ENDINGS_OF_SCANS
+    from krypton_engine.medical import is_scan
     from krypton_engine.perturbation.regions import Regions
 
-    of_scan = scan.is_scan(arguments.image)
-    outputs = arguments.out or [Path("heatmap.nii.gz" if of_scan else "heatmap.png")]
-    check_outputs(outputs, {**ENDINGS, **ENDINGS_OF_SCANS} if of_scan else ENDINGS, [arguments.image])
+    volume = is_scan(arguments.image)
+    outputs = arguments.out or [Path("heatmap.nii.gz" if volume else "heatmap.png")]
+    check_outputs(outputs, {**ENDINGS, **ENDINGS_OF_SCANS} if volume else ENDINGS, [arguments.image])
     tuning = check_tuning(arguments)
-    asked = (_of_scan if of_scan else _of_picture)(arguments)
+    asked = (_of_scan if volume else _of_picture)(arguments)
     model, x, positions, baseline = asked.model, asked.x, asked.positions, asked.baseline
     began = time.perf_counter()
     question, raw = question_of_picture(model, x, positions, baseline, arguments.image)
@@ -136,7 +134,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         title += f"\ninterrupted: {progress(heatmap)}"
     elif kinds:
         title += f"\napproximate: {heatmap.measured.double().mean():.0%} measured{similarity(heatmap)}"
-    picture = None if of_scan else model.display(x[0])
+    picture = None if volume else model.display(x[0])
     save(heatmap, outputs, picture, title, asked.scan)
     if not whole:
         return interrupted(heatmap, outputs)

@@ -111,7 +111,8 @@ def explorer(_) -> dict[str, Any]:
 def fields(_) -> dict[str, Any]:
     """Volumes, signals, and networks that segment and detect."""
     torch.manual_seed(0)
-    detector = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, min_size=64)
+    few = dict(min_size=64, rpn_pre_nms_top_n_test=20, rpn_post_nms_top_n_test=10, box_detections_per_img=5)
+    detector = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, **few)
     return {
         "network": wide(1, 3), "volume": waves(1, 24, 24, 24), "unet": wide(1, 3, dense=True),
         "recorder": wide(2, 1), "signal": waves(2, 128), "photograph": waves(3, 64, 64),

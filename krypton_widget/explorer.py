@@ -66,7 +66,7 @@ _ASKS = (
 )  # fmt: skip
 """Controls that ask for a map."""
 
-_LOOKS = ("opacity", "colormap", "scale", "limit")
+_LOOKS = ("opacity", "colormap", "scale", "limit", "overlay", "threshold", "dots")
 """Controls of a map's look."""
 
 
@@ -116,7 +116,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
             maps seen; ``"fixed"``: at ``limit``.
-        limit: See ``scale``.
+        limit: See ``scale``. Of probabilities the other two scales end at 0.05 at least: a change of nearly
+            nothing is not drawn as if it counted.
+        overlay: ``"cells"``: a colour a position; ``"smooth"``: interpolated between them; ``"contours"``:
+            lines at a quarter, a half and three quarters of the scale.
+        threshold: Share of the scale, 0 to 1, below which a change is not coloured.
+        dots: Mark measured positions of a map that is measured in part.
         activation: Function that makes probabilities of outputs; ``"auto"`` is softmax, unless the rows are
             probabilities already or have one number.
         executor: As of `krypton_engine.KryptonOcclusion`.
@@ -154,6 +159,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
     colormap = Word(COLORMAPS[0]).tag(sync=True)
     scale = OneOf(("own", "shared", "fixed"), "own").tag(sync=True)
     limit = Real(1.0, lambda v: v > 0, "positive numbers").tag(sync=True)
+    overlay = OneOf(("cells", "smooth", "contours"), "cells").tag(sync=True)
+    threshold = Real(0.0, lambda v: 0 <= v <= 1, "numbers from 0 to 1").tag(sync=True)
+    dots = Switch(True).tag(sync=True)
 
     running = traitlets.Bool(False, help="Whether a run is under way; read only.").tag(sync=True)
     error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
@@ -193,6 +201,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         colormap: str = COLORMAPS[0],
         scale: Literal["own", "shared", "fixed"] = "own",
         limit: float = 1.0,
+        overlay: Literal["cells", "smooth", "contours"] = "cells",
+        threshold: float = 0.0,
+        dots: bool = True,
         activation: Activation | Literal["auto"] = "auto",
         executor: str = "auto",
     ) -> None:
@@ -232,6 +243,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
             colormap=colormap,
             scale=scale,
             limit=limit,
+            overlay=overlay,
+            threshold=threshold,
+            dots=dots,
             _class_names=_distinct([str(name) for name in given]),
             _colours={name: colour_table(name) for name in COLORMAPS},
         )

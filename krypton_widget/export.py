@@ -99,7 +99,9 @@ class Look:
             >>> [Look(0.85, "coolwarm", scale, limit=2.0).end(shown) for scale in ("own", "shared", "fixed")]
             [0.5, 0.75, 2.0]
         """
-        return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
+        if self.scale == "fixed":
+            return self.limit
+        return max({"own": shown.largest, "shared": shown.shared}[self.scale], shown.least) or 1.0
 
 
 def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names: Sequence[str]) -> bytes:

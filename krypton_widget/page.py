@@ -29,6 +29,9 @@ from krypton_widget.reading import Input
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, asked, positions_for
 
+LEAST_END = 0.05
+"""The least change of a probability at which colours end, unless a user sets the end."""
+
 _BESIDE = "comparison", "together", "curves"
 """Parts of a page beside its map, which belong to one run."""
 
@@ -42,12 +45,14 @@ class Shown:
         task: Task that the map answers.
         largest: Its largest change.
         shared: The largest change of all the maps that are remembered.
+        least: The least change at which colours end on their own: a nothing is not drawn as if it counted.
     """
 
     heatmap: Heatmap
     task: Task
     largest: float
     shared: float
+    least: float = 0.0
 
 
 class Page:
@@ -136,7 +141,8 @@ class Page:
         """
         heatmap = _filled(heatmap, task.wanted)
         drawn = maps.to_page(heatmap, task.wanted)
-        self.shown = Shown(heatmap, task, drawn["largest"], shared)
+        least = LEAST_END if maps.are_shares(self._probabilities(task.key.image)) else 0.0
+        self.shown = Shown(heatmap, task, drawn["largest"], shared, least)
         extra = {
             "asked": asked(task.key, task.wish),
             "left": left,
@@ -145,6 +151,7 @@ class Page:
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": shared,
+            "least": least,
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
         self._put("frame", drawn | extra)
@@ -261,8 +268,7 @@ class Page:
 
     def _seen(self, key: MapKey) -> Sent:
         """The picture, what covers it, its regions and the model's own answer."""
-        given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
-        probabilities = activated(outputs, activation_of(self._activation)).detach()[0].float()
+        given, probabilities = self._subject.input(key.image), self._probabilities(key.image)
         sizes, geometry = given.x.shape[2:], given.geometry if isinstance(given, Field) else None
         positions = positions_for(key, self._subject)
         filling = self._subject.filling(key.image, key.baseline)
@@ -282,7 +288,13 @@ class Page:
             "ids": [] if regions is None else [str(number) for number in regions.ids.tolist()],
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
+            "areShares": maps.are_shares(probabilities),
         }
+
+    def _probabilities(self, image: int) -> Tensor:
+        """The model's own answer to an image, by class."""
+        outputs = self._subject.answer(image)
+        return activated(outputs, activation_of(self._activation)).detach()[0].float()
 
 
 def _drawn(given: Input, patch: Tensor | None) -> Sent:

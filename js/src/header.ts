@@ -19,7 +19,7 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
   );
   const bar = h("progress", { max: 1, "aria-label": "Progress of the map" });
   const draw = () => {
-    const { current: map, waiting } = scene;
+    const { progress: map, waiting } = scene;
     const running = live && model.get("running");
     const { kind, text } = standing({ map, running, waiting, failed: model.get("_failed") });
     if (spoken.textContent !== text && (state.dataset.kind !== kind || kind !== "running")) spoken.textContent = text;

@@ -90,6 +90,8 @@ export interface View {
   ids: string[];
   probabilities: DataView;
   predicted: number;
+  /** Whether these are probabilities of classes. */
+  areShares: boolean;
 }
 
 /** What the model says with several regions covered at once. */
@@ -146,6 +148,10 @@ export interface Frame extends Grid {
   /** The voxel that counts most in a finished map of a volume. */
   most: number[] | null;
   exact: boolean;
+  /** Whether the first coarse grid of positions has been measured. */
+  coarse: boolean;
+  /** The least change at which colours end, unless the end is set. */
+  least: number;
   /** Measured positions whose change is not finite. */
   notFinite: number;
   estimate: Estimate | null;
@@ -203,6 +209,9 @@ export interface State {
   colormap: string;
   scale: "own" | "shared" | "fixed";
   limit: number;
+  overlay: "cells" | "smooth" | "contours";
+  threshold: number;
+  dots: boolean;
   running: boolean;
   error: string;
   /** Whether `error` ended a run; otherwise the map is as good as before, and a file could not be saved, say. */

@@ -2,6 +2,7 @@
 import { floats, integers, octets } from "./bytes";
 import { Cells, type Levels } from "./cells";
 import { bitmap, type Listening } from "./dom";
+import { type Flips, flipsOf } from "./flips";
 import { clamp, type Place } from "./geometry";
 import { type Layout, Regions, Windows } from "./layout";
 import { answers, colourLimit, coverName, toMap } from "./map";
@@ -26,6 +27,8 @@ const NONE = new Float32Array();
 
 export class Scene {
   private latest: Map | null = null;
+  /** The latest map that is fit to be seen. */
+  private drawn: Map | null = null;
   private loaded: Loaded | null = null;
   private read: { field: Field; cells: Cells } | null = null;
   private places: { key: string; layout: Layout } | null = null;
@@ -42,6 +45,9 @@ export class Scene {
   /** In cells of the input: those of maps come and go with the stride. */
   private at: Place | null = null;
   pinned = false;
+  /** Whether the map is hidden, to see what is below. */
+  hidden = false;
+  private flipped: { map: Map; flips: Flips } | null = null;
   /** Whether the cross-hairs of a volume stay where they are when a map is finished. */
   private moved = false;
   private readonly watchers: (() => void)[] = [];
@@ -53,6 +59,7 @@ export class Scene {
   ) {
     listening.to(["_frame"], () => {
       this.latest = toMap(model.get("_frame"));
+      this.settle();
       this.seek();
       this.changed();
     });
@@ -61,21 +68,29 @@ export class Scene {
       this.changed(),
     );
     listening.to(["exact", "ssim_target"], () => this.changed());
-    listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
+    listening.to(["running"], () => {
+      this.settle();
+      this.changed();
+    });
+    listening.to(["opacity", "colormap", "scale", "limit", "overlay", "threshold", "dots", "_colours"], () =>
+      this.changed(),
+    );
   }
 
-  /** The latest map of the image chosen; the other controls may have moved since it was asked for. */
+  /** The map that is drawn, of the image chosen; the other controls may have moved since it was asked for. */
   get map(): Map | null {
-    const { latest } = this;
-    if (latest?.asked.image_index !== this.model.get("image_index")) return null;
-    // The regions of a map come with the picture.
-    const regions = latest.asked.regions && this.ofImage()?.view.partition;
-    return !latest.asked.regions || (regions && samePartition(latest.asked.regions, regions)) ? latest : null;
+    return this.ofPicture(this.drawn);
   }
 
-  /** The map that the controls ask for; null before its first position. */
+  /** The map that is drawn, if it is what the controls ask for. */
   get current(): Map | null {
     return this.map && answers(this.map.asked, this.model, false) ? this.map : null;
+  }
+
+  /** How far the map is that the controls ask for; null before its first position. */
+  get progress(): Map | null {
+    const latest = this.ofPicture(this.latest);
+    return latest && answers(latest.asked, this.model, false) ? latest : null;
   }
 
   /** Whether the controls have moved since the latest map was asked for, and the kernel has not answered yet. */
@@ -139,9 +154,9 @@ export class Scene {
 
   /** The colours of the map's cells; null without a map of this image's size. */
   get tints(): Tints | null {
-    const { map, limit, opacity } = this;
+    const { map, limit, opacity, threshold } = this;
     if (map?.sizes.join() !== this.sizes.join()) return null;
-    const key = [limit, opacity, this.model.get("colormap")].join();
+    const key = [limit, opacity, threshold, this.model.get("colormap")].join();
     if (this.tinted?.map !== map || this.tinted.key !== key) {
       this.tinted = { key, map, tints: tint(drops(map.values, map.base), map.status, this) };
     }
@@ -189,7 +204,20 @@ export class Scene {
   }
 
   get opacity(): number {
-    return this.model.get("opacity");
+    return this.hidden ? 0 : this.model.get("opacity");
+  }
+
+  /** Share of the limit below which a change is not coloured. */
+  get threshold(): number {
+    return this.model.get("threshold");
+  }
+
+  /** Which positions change the answer, and what to. */
+  get flips(): Flips | null {
+    const { map, predicted } = this;
+    if (!map || predicted === null) return null;
+    if (this.flipped?.map !== map) this.flipped = { map, flips: flipsOf(map, predicted) };
+    return this.flipped.flips;
   }
 
   /** The region that the controls ask for. */
@@ -197,10 +225,9 @@ export class Scene {
     return this.model.get("region");
   }
 
-  /** Whether the outputs are probabilities, as far as one can see. */
+  /** Whether the outputs are probabilities. */
   get areShares(): boolean {
-    const total = this.probabilities.reduce((sum, p) => sum + p, 0);
-    return this.probabilities.length > 1 && Math.abs(total - 1) < 0.01;
+    return this.ofImage()?.view.areShares ?? false;
   }
 
   name(target: number | null): string {
@@ -260,9 +287,29 @@ export class Scene {
     this.changed();
   }
 
+  /** Hides the map, or shows it again. */
+  hide(hidden: boolean): void {
+    this.hidden = hidden;
+    this.changed();
+  }
+
   watch(action: () => void): void {
     this.watchers.push(action);
     action();
+  }
+
+  /** A map, if it is of the image chosen. */
+  private ofPicture(map: Map | null): Map | null {
+    if (map?.asked.image_index !== this.model.get("image_index")) return null;
+    // The regions of a map come with the picture.
+    const regions = map.asked.regions && this.ofImage()?.view.partition;
+    return !map.asked.regions || (regions && samePartition(map.asked.regions, regions)) ? map : null;
+  }
+
+  /** A map of a few positions is all of one colour: until there are enough of them, the last one stays. */
+  private settle(): void {
+    const { latest } = this;
+    if (!latest || latest.coarse || !this.live || !this.model.get("running")) this.drawn = latest;
   }
 
   private ofImage(): Loaded | null {

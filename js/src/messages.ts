@@ -65,6 +65,12 @@ export interface Field extends Cells {
   affine: number[][] | null;
 }
 
+/** A picture sharper than the model sees it. */
+export interface Detail {
+  image: number;
+  picture: DataView;
+}
+
 /** An image, its patch, and what the model says of it. */
 export interface View {
   image: number;
@@ -222,6 +228,8 @@ export interface State {
   /** Of volumes and signals. */
   _cells: Field | Empty;
   _view: View | Empty;
+  /** Of pictures; there once the first map is. */
+  _detail: Detail | Empty;
   _frame: Frame | Empty;
   _comparison: Comparison | Empty;
   _together: Together | Empty;

@@ -204,16 +204,6 @@ export interface Area extends Size {
   readonly context: CanvasRenderingContext2D;
 }
 
-/** The picture; grey under a map, so that all colour is the map's. */
-export function backdrop({ context, width, height }: Area, picture: CanvasImageSource, grey: boolean): void {
-  context.drawImage(picture, 0, 0, width, height);
-  if (!grey) return;
-  context.globalCompositeOperation = "saturation";
-  context.fillStyle = "#888";
-  context.fillRect(0, 0, width, height);
-  context.globalCompositeOperation = "source-over";
-}
-
 /** A canvas that holds pixels of the input's size, to be scaled when drawn. */
 export function sheet(pixels: Uint8ClampedArray<ArrayBuffer>, height: number, width: number): HTMLCanvasElement {
   const canvas = document.createElement("canvas");

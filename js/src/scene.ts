@@ -6,10 +6,12 @@ import { type Flips, flipsOf } from "./flips";
 import { clamp, type Place } from "./geometry";
 import { type Layout, Regions, Windows } from "./layout";
 import { answers, colourLimit, coverName, toMap } from "./map";
-import { arrived, type Field, type Map, type Model, type Region, type View } from "./messages";
+import { Cached } from "./cached";
+import { arrived, type Field, type Map, type Model, type Region, type State, type View } from "./messages";
 import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
 import { FLAT, Section } from "./section";
+import { BYTES, Pyramid, pyramidOf } from "./stage/pyramid";
 
 /** A view whose images have been read. */
 interface Loaded {
@@ -40,8 +42,8 @@ export class Scene {
   cross: Place = [0.5, 0.5];
   /** The section that was pointed at last. */
   pointed = 0;
-  /** The numbers of a volume that are black and white. */
-  levels: Levels = [0, 1];
+  /** The numbers that are black and white. */
+  levels: Levels = BYTES;
   /** In cells of the input: those of maps come and go with the stride. */
   private at: Place | null = null;
   pinned = false;
@@ -50,6 +52,8 @@ export class Scene {
   private flipped: { map: Map; flips: Flips } | null = null;
   /** Whether the cross-hairs of a volume stay where they are when a map is finished. */
   private moved = false;
+  private detail: { image: number; picture: ImageBitmap } | null = null;
+  private readonly pyramids = new WeakMap<Scene, Cached<Pyramid>>();
   private readonly watchers: (() => void)[] = [];
 
   constructor(
@@ -64,6 +68,7 @@ export class Scene {
       this.changed();
     });
     listening.to(["_view", "_cells"], () => void this.load());
+    listening.to(["_detail"], () => void this.sharpen());
     listening.to(["image_index", "window", "stride", "regions", "baseline", "target", "region", "covered"], () =>
       this.changed(),
     );
@@ -190,6 +195,33 @@ export class Scene {
     return this.model.get("target") ?? (loaded?.probabilities.length ? loaded.view.predicted : null);
   }
 
+  /** How a map lies over the picture: in cells where it has no neighbours to go between. */
+  get style(): State["overlay"] {
+    return this.model.get("overlay");
+  }
+
+  /** Whether measured positions are marked. */
+  get dots(): boolean {
+    return this.model.get("dots");
+  }
+
+  /** The picture under a map, as sharp as it has come, and which of its numbers are black and white; null of others. */
+  get below(): { pyramid: Pyramid; levels: Levels } | null {
+    const { picture, cells } = this;
+    if (!picture) return null;
+    if (cells) {
+      const key = [cells, ...this.levels];
+      return { pyramid: Cached.of(this.pyramids, this, key, () => pyramidOf(cells.picture(this.levels))), levels: BYTES };
+    }
+    const source = this.detail?.image === this.model.get("image_index") ? this.detail.picture : picture;
+    return { pyramid: Cached.of(this.pyramids, this, [source], () => pyramidOf(source)), levels: this.levels };
+  }
+
+  /** The numbers of the picture, the volume or the signal that are black and white at first. */
+  get firstLevels(): Levels {
+    return this.field?.levels ?? BYTES;
+  }
+
   /** What the model predicts of the image. */
   get predicted(): number | null {
     return this.ofImage()?.view.predicted ?? null;
@@ -281,7 +313,7 @@ export class Scene {
 
   /** Which numbers of a volume are black and white; null for those that are so at first. */
   show(levels: Levels | null): void {
-    const first = this.field?.levels ?? [0, 1];
+    const first = this.firstLevels;
     const [black, white] = levels ?? first;
     this.levels = white > black ? [black, white] : first;
     this.changed();
@@ -330,6 +362,16 @@ export class Scene {
     if (this.isVolume && !this.moved) this.meetMost();
   }
 
+  private async sharpen(): Promise<void> {
+    const detail = this.model.get("_detail");
+    this.detail = null;
+    if (!arrived(detail)) return;
+    const picture = await bitmap(detail.picture);
+    if (this.model.get("_detail") !== detail) return;
+    this.detail = { image: detail.image, picture };
+    this.changed();
+  }
+
   private async load(): Promise<void> {
     const view = this.model.get("_view");
     if (!arrived(view)) {
@@ -351,10 +393,9 @@ export class Scene {
       this.cross = view.sizes.map((size) => Math.floor(size / 2) + 0.5);
       [this.pointed, this.moved] = [0, false];
     }
-    if (whole && arrived(field) && this.read?.field !== field) {
-      this.read = { field, cells: new Cells(field) };
-      this.levels = field.levels;
-    }
+    const ours = arrived(field) && field.image === view.image;
+    if (ours && this.read?.field !== field) this.read = { field, cells: new Cells(field) };
+    if (another) this.levels = ours ? field.levels : BYTES;
     const regions = view.partition ? new Regions(integers(view.regions), view.sizes) : null;
     const cover = arrived(view.cover) ? new Cells(view.cover) : null;
     this.loaded = { view, picture, patch, cover, probabilities: floats(view.probabilities), regions };

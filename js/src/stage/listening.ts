@@ -5,6 +5,8 @@ import type { Layout } from "../layout";
 import type { Scene } from "../scene";
 import type { Section } from "../section";
 import type { Sketch } from "./sketch";
+import type { Viewport } from "./viewport";
+import { listenToZoom, zoomKey } from "./zooming";
 
 /** What the stage does in answer. */
 interface Actions {
@@ -45,21 +47,21 @@ export function listenToPointer(
   section: Section,
   scene: Scene,
   sketch: Sketch,
+  part: Viewport,
   live: boolean,
   { draw, apply, giveUp, choose }: Actions,
 ): void {
   let held: { x: number; y: number; levels: Levels } | null = null;
   let turned = 0;
   const point = (event: MouseEvent): Point => {
-    const box = canvas.getBoundingClientRect();
-    return {
-      x: ((event.clientX - box.left) / box.width) * section.width,
-      y: ((event.clientY - box.top) / box.height) * section.height,
-    };
+    const { x, y } = part.place(shareOf(canvas, event));
+    return { x: x * section.width, y: y * section.height };
   };
+  const zooming = listenToZoom(canvas, part, section.plane.across !== null, () => sketch.tool === "look", draw);
   const place = (event: MouseEvent) => section.place(point(event), scene.cross);
   canvas.addEventListener("pointermove", (event) => {
     scene.pointed = scene.sections.indexOf(section);
+    if (zooming.moved) return;
     if (held) scene.show(dragged(held.levels, event.clientX - held.x, event.clientY - held.y));
     else if (sketch.tool === "look") scene.look(place(event));
     else if (sketch.from) sketch.extend(point(event), section);
@@ -82,13 +84,14 @@ export function listenToPointer(
   });
   canvas.addEventListener("pointerleave", () => scene.look(null));
   canvas.addEventListener("click", (event) => {
-    if (sketch.tool === "look") choose(place(event));
+    if (sketch.tool === "look" && !zooming.moved) choose(place(event));
   });
   canvas.addEventListener("dblclick", () => {
     if (sketch.tool === "levels") scene.show(null);
   });
   if (section.plane.across === null) return;
   canvas.addEventListener("wheel", (event) => {
+    if (event.ctrlKey || event.metaKey) return; // magnifies
     event.preventDefault();
     turned += event.deltaMode ? event.deltaY * NOTCH : event.deltaY;
     const slices = -Math.trunc(turned / NOTCH);
@@ -103,18 +106,42 @@ export function listenToKeys(
   section: Section,
   scene: Scene,
   sketch: Sketch,
+  part: Viewport,
   actions: Actions & { say: () => void },
 ): void {
   const { draw, say } = actions;
   canvas.addEventListener("keydown", (event) => {
     scene.pointed = scene.sections.indexOf(section);
     const heard = section.plane.across === null ? hearFlat : hearVolume;
-    if (!heard(event, section, scene, sketch, actions)) return;
+    if (hearLook(event, scene, part, sketch)) {
+      // Nothing else moves.
+    } else if (!heard(event, section, scene, sketch, actions)) return;
+    else if (scene.place && !part.whole) {
+      const { x, y } = section.point(scene.place);
+      part.show({ x: x / section.width, y: y / section.height });
+    }
     event.preventDefault();
     event.stopPropagation();
     say();
     draw();
   });
+}
+
+/** A place on a canvas, in shares of its width and height. */
+export function shareOf(canvas: HTMLCanvasElement, { clientX, clientY }: { clientX: number; clientY: number }): Point {
+  const box = canvas.getBoundingClientRect();
+  return { x: (clientX - box.left) / box.width, y: (clientY - box.top) / box.height };
+}
+
+/** A key that moves or changes what is seen, and nothing else. Whether it means anything. */
+function hearLook(event: KeyboardEvent, scene: Scene, part: Viewport, sketch: Sketch): boolean {
+  if (event.ctrlKey || event.metaKey) return false;
+  const by = STEPS[event.key];
+  if (event.key === "h") scene.hide(!scene.hidden);
+  else if (by && sketch.tool === "levels") scene.show(dragged(scene.levels, KEY * by[1], KEY * by[0]));
+  else if (event.key === "Enter" && sketch.tool === "levels") scene.show(null);
+  else return zoomKey(event, part);
+  return true;
 }
 
 /** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
@@ -145,14 +172,12 @@ function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: 
 function hearVolume(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: Actions): boolean {
   const { apply, giveUp, choose } = actions;
   const by = STEPS[event.key];
-  if (by && sketch.tool === "levels" && !by[2]) scene.show(dragged(scene.levels, KEY * by[1], KEY * by[0]));
-  else if (by) {
+  if (by) {
     const far = event.shiftKey ? FAR : 1;
     step(scene, section.steps(far * by[0], far * by[1], far * by[2]));
     if (sketch.tool === "rectangle" && sketch.section === section) sketch.extend(section.point(scene.cross), section);
   } else if (event.key === "Enter") {
     if (sketch.tool === "look") choose(scene.cross);
-    else if (sketch.tool === "levels") scene.show(null);
     else if (sketch.from) apply();
     else sketch.begin(section.point(scene.cross), section);
   } else if (event.key === "Escape") giveUp();

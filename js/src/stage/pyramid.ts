@@ -8,6 +8,11 @@ const LEAST = 256;
 /** Levels of a picture of bytes that leave it as it is. */
 export const BYTES: Levels = [0, 255];
 
+/** The pyramid of a picture. */
+export function pyramidOf(source: ImageBitmap | HTMLCanvasElement): Pyramid {
+  return new Pyramid(source, source.width, source.height);
+}
+
 interface Step {
   plain: HTMLCanvasElement;
   toned: { key: string; canvas: HTMLCanvasElement } | null;
@@ -16,7 +21,11 @@ interface Step {
 export class Pyramid {
   private readonly steps: Step[] = [];
 
-  constructor(readonly source: CanvasImageSource, readonly width: number, readonly height: number) {}
+  constructor(
+    private readonly source: CanvasImageSource,
+    private readonly width: number,
+    private readonly height: number,
+  ) {}
 
   /** Draws the picture over an area, in grey if asked for, with the numbers that are black and white. */
   draw({ context, width, height }: Area, grey: boolean, levels: Levels): void {
@@ -62,9 +71,13 @@ function tone(pixels: ImageData, grey: boolean, [black, white]: Levels): ImageDa
   const { data } = pixels;
   const table = Uint8ClampedArray.from({ length: 256 }, (_, byte) => (255 * (byte - black)) / (white - black || 1));
   for (let i = 0; i < data.length; i += 4) {
-    const [red = 0, green = 0, blue = 0] = [data[i], data[i + 1], data[i + 2]];
-    if (grey) data[i] = data[i + 1] = data[i + 2] = table[Math.round(0.299 * red + 0.587 * green + 0.114 * blue)] ?? 0;
-    else [data[i], data[i + 1], data[i + 2]] = [table[red] ?? 0, table[green] ?? 0, table[blue] ?? 0];
+    const red = data[i] ?? 0;
+    const green = data[i + 1] ?? 0;
+    const blue = data[i + 2] ?? 0;
+    const level = grey ? Math.round(0.299 * red + 0.587 * green + 0.114 * blue) : -1;
+    data[i] = table[grey ? level : red] ?? 0;
+    data[i + 1] = table[grey ? level : green] ?? 0;
+    data[i + 2] = table[grey ? level : blue] ?? 0;
   }
   return pixels;
 }

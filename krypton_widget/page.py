@@ -20,6 +20,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.regions import Regions
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
+from krypton_widget.calls import calls
 from krypton_widget.coverings import painted
 from krypton_widget.fields import Field
 from krypton_widget.maps import Sent
@@ -145,6 +146,7 @@ class Page:
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": shared,
+            "calls": calls(task, self._subject, self._activation) if finished else {},
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
         self._put("frame", drawn | extra)
@@ -215,6 +217,15 @@ class Page:
             for name, curve in curves.items()
         ]
         self._put("curves", {"asked": asked(task.key, task.wish), "curves": drawn, "note": note})
+
+    def kept(self) -> Sent:
+        """The map as it is now and its picture, for `Page` to show beside others. The caller holds the lock.
+
+        Examples:
+            >>> Page(Subject(model, [x[0]], None), None, lambda part, content: None).kept()
+            {'frame': {}, 'view': {}}
+        """
+        return {part: self._parts[part] for part in ("frame", "view")}
 
     def answers(self, key: MapKey, wish: Wish) -> bool:
         """Whether the page shows this map or a part of it."""

@@ -17,6 +17,11 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
     { type: "button", class: "kr-cancel", onclick: () => model.send({ kind: "cancel" }) },
     "Cancel",
   );
+  const resume = h(
+    "button",
+    { type: "button", class: "kr-resume", title: "What was measured stays", onclick: () => model.send({ kind: "resume" }) },
+    "Continue",
+  );
   const bar = h("progress", { max: 1, "aria-label": "Progress of the map" });
   const draw = () => {
     const { current: map, waiting } = scene;
@@ -42,13 +47,14 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
         : "";
     probably.textContent = map && !waiting && kind !== "error" ? likeness(map.estimate, map.note) : "";
     cancel.hidden = !running;
+    resume.hidden = !live || kind !== "cancelled";
     if (busy && !map) bar.removeAttribute("value");
     else bar.value = !map || map.total === 0 ? 0 : map.finished && !waiting ? 1 : map.done / map.total;
     bar.classList.toggle("kr-still", !busy);
   };
   listening.to(["running", "_failed", "_class_names"], draw);
   scene.watch(draw);
-  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, bar);
+  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, resume, bar);
 }
 
 /** An error of the kernel, as long as it stands. */

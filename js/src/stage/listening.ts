@@ -16,6 +16,13 @@ interface Actions {
   choose: (at: Place) => void;
 }
 
+interface KeyActions extends Actions {
+  /** Says aloud what is under the cell looked at. */
+  say: () => void;
+  /** A key of the brush; whether it means anything. */
+  brush: (key: string) => boolean;
+}
+
 /** Rows, columns and slices that a key moves by. */
 const STEPS: Partial<Record<string, readonly [number, number, number]>> = {
   ArrowUp: [-1, 0, 0],
@@ -62,12 +69,13 @@ export function listenToPointer(
     scene.pointed = scene.sections.indexOf(section);
     if (held) scene.show(dragged(held.levels, event.clientX - held.x, event.clientY - held.y));
     else if (sketch.tool === "look") scene.look(place(event));
-    else if (sketch.from) sketch.extend(point(event), section);
+    else if (sketch.tool === "brush") sketch.cursor = point(event);
+    if (sketch.tool !== "look" && sketch.from) sketch.extend(point(event), section);
     draw();
   });
   canvas.addEventListener("pointerdown", (event) => {
     if (sketch.tool === "levels") held = { x: event.clientX, y: event.clientY, levels: scene.levels };
-    else if (sketch.tool !== "look" && live) sketch.begin(point(event), section);
+    else if (sketch.tool !== "look" && live) sketch.begin(point(event), section, scene.region);
     else return;
     canvas.setPointerCapture(event.pointerId);
     draw();
@@ -80,7 +88,11 @@ export function listenToPointer(
     held = null;
     giveUp();
   });
-  canvas.addEventListener("pointerleave", () => scene.look(null));
+  canvas.addEventListener("pointerleave", () => {
+    sketch.cursor = null;
+    scene.look(null);
+    draw();
+  });
   canvas.addEventListener("click", (event) => {
     if (sketch.tool === "look") choose(place(event));
   });
@@ -103,7 +115,7 @@ export function listenToKeys(
   section: Section,
   scene: Scene,
   sketch: Sketch,
-  actions: Actions & { say: () => void },
+  actions: KeyActions,
 ): void {
   const { draw, say } = actions;
   canvas.addEventListener("keydown", (event) => {
@@ -118,8 +130,8 @@ export function listenToKeys(
 }
 
 /** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
-function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: Actions): boolean {
-  const { apply, giveUp, choose } = actions;
+function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: KeyActions): boolean {
+  const { apply, giveUp, choose, brush } = actions;
   const layout = scene.current && scene.layout;
   if (!layout) return false;
   const cell = scene.cell ?? layout.middle;
@@ -127,13 +139,18 @@ function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: 
   if (by && !by[2]) {
     const far = event.shiftKey ? FAR : 1;
     scene.move(layout.centre(scene.cell === null ? cell : layout.moved(cell, section.steps(far * by[0], far * by[1]))));
-    if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(layout, scene.cell ?? cell, section), section);
+    const at = middle(layout, scene.cell ?? cell, section);
+    if (sketch.tool === "rectangle" && sketch.from) sketch.extend(at, section);
+    if (sketch.tool === "brush") sketch.cursor = at;
   } else if (event.key === "Enter") {
     if (sketch.tool === "look") {
       if (scene.cell !== null) choose(layout.centre(cell));
     } else if (sketch.tool === "brush" || sketch.from) apply();
-    else sketch.begin(middle(layout, cell, section), section);
-  } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(layout, cell, section), section);
+    else sketch.begin(middle(layout, cell, section), section, scene.region);
+  } else if (event.key === " " && sketch.tool === "brush") {
+    if (sketch.painted) sketch.extend(middle(layout, cell, section), section);
+    else sketch.begin(middle(layout, cell, section), section, scene.region);
+  } else if (sketch.tool === "brush" && brush(event.key)) return true;
   else if (event.key === "Escape") {
     giveUp();
     if (scene.pinned) scene.pin(null);
@@ -154,7 +171,7 @@ function hearVolume(event: KeyboardEvent, section: Section, scene: Scene, sketch
     if (sketch.tool === "look") choose(scene.cross);
     else if (sketch.tool === "levels") scene.show(null);
     else if (sketch.from) apply();
-    else sketch.begin(section.point(scene.cross), section);
+    else sketch.begin(section.point(scene.cross), section, scene.region);
   } else if (event.key === "Escape") giveUp();
   else return false;
   return true;

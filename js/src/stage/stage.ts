@@ -6,8 +6,10 @@ import { legend } from "../legend";
 import type { Scene } from "../scene";
 import type { Section } from "../section";
 import { drawStage } from "./drawing";
+import { brushing } from "./brushing";
 import { listenToKeys, listenToPointer } from "./listening";
 import { meeting, slices } from "./meeting";
+import { reaching } from "./reaching";
 import { Sketch } from "./sketch";
 import { toolbar } from "./tools";
 
@@ -37,6 +39,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     sketch.clear();
     draw();
   };
+  const brush = brushing(scene, sketch, draw);
   const apply = () => {
     const region = sketch.region(scene.region);
     if (region) set(model, "region", region);
@@ -70,7 +73,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
       ...(name && { "data-plane": name }),
     });
     listenToPointer(canvas, section, scene, sketch, live, { draw, apply, giveUp, choose });
-    listenToKeys(canvas, section, scene, sketch, { draw, apply, giveUp, choose, say });
+    listenToKeys(canvas, section, scene, sketch, { draw, apply, giveUp, choose, say, brush: brush.hear });
     resized.observe(canvas);
     if (section.plane.across === null) {
       panes.push({ section, canvas, follow: () => undefined });
@@ -98,13 +101,14 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
 
   const tools = toolbar(listening, scene, live, (tool, text) => {
     sketch.tool = tool;
+    brush.follow(tool === "brush");
     scene.look(null);
     giveUp();
     for (const { canvas } of panes) canvas.dataset.tool = tool;
     hint.textContent = text;
     spoken.textContent = text;
   });
-  const element = h("div", { class: "kr-stage" }, tools, frame, hint, spoken, legend(scene));
+  const element = h("div", { class: "kr-stage" }, tools, brush.element, frame, hint, spoken, reaching(scene), legend(scene));
   scene.watch(() => {
     element.dataset.stale = String(scene.map !== null && scene.current === null);
     for (const { follow } of panes) follow();

@@ -30,7 +30,7 @@ const TOOLS: readonly Offer[] = [
   {
     name: "brush",
     label: { 2: "Brush" },
-    help: { 2: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies." },
+    help: { 2: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies. [ and ] change the size, x erases." },
     asks: true,
   },
   {

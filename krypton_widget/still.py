@@ -6,10 +6,11 @@ import base64
 from typing import Any
 
 _GONE = {
-    "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": ""}
+    "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": ""},
+    "text/plain": "",
 }
-"""The view of a widget that is no more: whatever shows widgets shows nothing in its place. Pages without a
-kernel know no widgets, and show the picture that comes with it."""
+"""The view of a widget that is no more: Jupyter shows nothing in its place. Pages without a kernel know no
+widgets, and show the picture that comes with it."""
 
 
 def show(bundle: Any) -> None:

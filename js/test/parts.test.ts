@@ -336,7 +336,7 @@ describe("a region that is drawn", () => {
     const sketch = new Sketch();
     sketch.tool = "rectangle";
     expect(sketch.region(null)).toBeNull();
-    sketch.begin({ x: 9.5, y: 20 }, section);
+    sketch.begin({ x: 9.5, y: 20 }, section, null);
     sketch.extend({ x: 3.2, y: 4 }, section);
     expect(sketch.region(null)).toEqual({ box: [4, 3, 12, 10] });
     sketch.clear();
@@ -345,8 +345,8 @@ describe("a region that is drawn", () => {
 
   it("is what the brush touched on its way", () => {
     const sketch = new Sketch();
-    sketch.tool = "brush";
-    sketch.begin({ x: 0, y: 6 }, section);
+    [sketch.tool, sketch.radius] = ["brush", 3];
+    sketch.begin({ x: 0, y: 6 }, section, null);
     sketch.extend({ x: 15, y: 6 }, section);
     const region = sketch.region(null);
     if (!region || !("mask" in region)) throw new Error("no mask");

@@ -498,8 +498,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 if page is not None:
                     page.keep_only(key, wish)
                     self.running = False
-            if turn.lasts():
-                self._fill_still()
+        self._fill_still()
 
     # -- notebooks -------------------------------------------------------------------------------------
 
@@ -508,16 +507,15 @@ class OcclusionExplorer(anywidget.AnyWidget):
         still.show(self._repr_mimebundle_())
         with self._page.lock:
             self._still = still.Place()
-            finished = not self.running
-        if finished:
-            self._fill_still()
+        self._fill_still()
 
     def _fill_still(self) -> None:
-        """Put the map into the still picture that waits for one, as far as there is one to show."""
+        """Draw the map where a still picture waits for one, if it is finished."""
         with self._page.lock:
-            place, self._still = self._still, None
-            if place is None or self._page.shown is None:
+            place = self._still
+            if place is None or not self._page.finished:
                 return
+            self._still = None
         place.fill(self._file(".png"))
 
     # -- files -----------------------------------------------------------------------------------------

@@ -218,6 +218,11 @@ class Page:
         ]
         self._put("curves", {"asked": asked(task.key, task.wish), "curves": drawn, "note": note})
 
+    @property
+    def finished(self) -> bool:
+        """Whether the page shows all of the map that was asked for."""
+        return bool(self._parts["frame"].get("finished"))
+
     def kept(self) -> Sent:
         """The map as it is now and its picture, for `Page` to show beside others. The caller holds the lock.
 

@@ -20,6 +20,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.regions import Regions
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
+from krypton_widget.calls import calls
 from krypton_widget.coverings import painted
 from krypton_widget.fields import Field
 from krypton_widget.maps import Sent
@@ -63,8 +64,8 @@ class Page:
     Args:
         subject: The model and its images.
         activation: Activation that makes probabilities of outputs.
-        send: Function that takes the name of a part of the page (``"cells"``, ``"view"``, ``"frame"``,
-            ``"comparison"``, ``"together"``, ``"curves"``) and its new content.
+        send: Function that takes the name of a part of the page (``"cells"``, ``"detail"``, ``"view"``,
+            ``"frame"``, ``"comparison"``, ``"together"``, ``"curves"``) and its new content.
 
     Attributes:
         lock: Held while the page changes.
@@ -94,7 +95,7 @@ class Page:
         self.turns = 0
         self._cells_of: int | None = None
         self._subject, self._activation = subject, activation
-        self._parts: dict[str, Sent] = {part: {} for part in ("cells", "view", "frame", *_BESIDE)}
+        self._parts: dict[str, Sent] = {part: {} for part in ("cells", "detail", "view", "frame", *_BESIDE)}
         self._send = send
 
     def next_turn(self) -> Turn:
@@ -152,6 +153,7 @@ class Page:
             "note": task.note,
             "shared": shared,
             "least": least,
+            "calls": calls(task, self._subject, self._activation) if finished else {},
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
         self._put("frame", drawn | extra)
@@ -180,6 +182,18 @@ class Page:
             return
         found = maps.comparison(approximate, exact, self._subject.pass_seconds(task.positions.input_shape))
         self._put("comparison", found | {"ssimTarget": task.ssim_target})
+
+    def sharpen(self, image: int, detail: bytes | None) -> None:
+        """Show a picture sharper than the model sees it, where it is so. The caller holds the lock.
+
+        Examples:
+            >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: print(part, content))
+            >>> page.sharpen(0, b"a picture")
+            detail {'image': 0, 'picture': b'a picture'}
+            >>> page.sharpen(0, b"a picture")  # it is there
+        """
+        if detail is not None and not self._parts["detail"]:
+            self._put("detail", {"image": image, "picture": detail})
 
     def clear(self) -> None:
         """Take the map off the page. The caller holds the lock.
@@ -223,6 +237,20 @@ class Page:
         ]
         self._put("curves", {"asked": asked(task.key, task.wish), "curves": drawn, "note": note})
 
+    @property
+    def finished(self) -> bool:
+        """Whether the page shows all of the map that was asked for."""
+        return bool(self._parts["frame"].get("finished"))
+
+    def kept(self) -> Sent:
+        """The map as it is now and its picture, for `Page` to show beside others. The caller holds the lock.
+
+        Examples:
+            >>> Page(Subject(model, [x[0]], None), None, lambda part, content: None).kept()
+            {'frame': {}, 'view': {}}
+        """
+        return {part: self._parts[part] for part in ("frame", "view")}
+
     def answers(self, key: MapKey, wish: Wish) -> bool:
         """Whether the page shows this map or a part of it."""
         return self._map_answers(key, wish) and self._parts["view"].get("image") == key.image
@@ -260,7 +288,7 @@ class Page:
 
     def _look_at(self, key: MapKey) -> None:
         if self._cells_of != key.image:  # a volume's are many: they are sent once
-            self._clear("cells")
+            self._clear("cells", "detail")
             if cells := self._subject.input(key.image).to_page():
                 self._put("cells", {"image": key.image, **cells})
             self._cells_of = key.image

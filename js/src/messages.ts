@@ -138,6 +138,12 @@ export interface Estimate {
   basis: string;
 }
 
+/** The call of a map, in Python and on the command line. */
+export interface Calls {
+  python: string;
+  command: string;
+}
+
 /** A map as far as it is known. */
 export interface Frame extends Grid {
   asked: Asked;
@@ -164,6 +170,8 @@ export interface Frame extends Grid {
   /** On the tuning, in words. */
   note: string;
   inFull: boolean;
+  /** Empty before the map is finished. */
+  calls: Calls | Empty;
   values: DataView;
   status: DataView;
   classes: Bytes;
@@ -188,6 +196,13 @@ export interface Comparison extends Grid {
   fullSeconds: number | null;
   fullSpeedUp: number | null;
   fullSpeedUpExact: number | null;
+}
+
+/** A map that was kept, with its picture; of any origin, so that it need not answer any controls. */
+export interface Kept {
+  name: string;
+  frame: Grid & Pick<Frame, "base" | "largest" | "values" | "status">;
+  view: Pick<View, "sizes" | "spacing" | "axes" | "planes" | "picture" | "regions">;
 }
 
 /** What stands for a message that has not come yet. */
@@ -225,6 +240,8 @@ export interface State {
   _class_names: string[];
   _colours: Record<string, DataView>;
   _thumbnails: DataView[];
+  /** Names of the images' files; empty where an image has none. */
+  _image_names: string[];
   /** Of volumes and signals. */
   _cells: Field | Empty;
   _view: View | Empty;
@@ -234,6 +251,7 @@ export interface State {
   _comparison: Comparison | Empty;
   _together: Together | Empty;
   _curves: Curves | Empty;
+  _kept: Kept | Empty;
   /** The regions and the filling that the user has given, beside those that the page offers. */
   _given: { regions?: Partition; baseline?: Cover | null };
   /** False in a saved page; absent where there is a kernel. */

@@ -79,6 +79,23 @@ export function overlay(
   return pixels;
 }
 
+/** Colours of drops, a row each, over the greys of a picture from black to white: as a map looks over one. */
+export function composed(drops: Float32Array, columns: number, look: Look): Uint8ClampedArray<ArrayBuffer> {
+  const { colours } = tint(drops, new Uint8Array(drops.length).fill(TRIMMED), look);
+  const cells = new Uint8ClampedArray(colours.buffer);
+  const pixels = new Uint8ClampedArray(4 * columns * drops.length);
+  for (let row = 0; row < drops.length; row++) {
+    const share = (cells[4 * row + 3] ?? 0) / 255;
+    for (let column = 0; column < columns; column++) {
+      const below = (255 * column) / Math.max(1, columns - 1);
+      const at = 4 * (row * columns + column);
+      for (let channel = 0; channel < 3; channel++) pixels[at + channel] = share * (cells[4 * row + channel] ?? 0) + (1 - share) * below;
+      pixels[at + 3] = 255;
+    }
+  }
+  return pixels;
+}
+
 /** How much the output falls at every cell: `base - value`. */
 export function drops(values: Float32Array, base: number): Float32Array {
   return values.map((value) => base - value);

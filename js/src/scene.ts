@@ -217,6 +217,13 @@ export class Scene {
     return { pyramid: Cached.of(this.pyramids, this, [source], () => pyramidOf(source)), levels: this.levels };
   }
 
+  /** The number of a picture or a signal of one channel at a place; null where there is none. */
+  number(place: Place): number | null {
+    const { cells, field, sizes } = this;
+    if (!cells || !field || field.channels > 1) return null;
+    return cells.at(place.map((at, axis) => (at * (field.of[axis] ?? 1)) / (sizes[axis] ?? 1)));
+  }
+
   /** The numbers of the picture, the volume or the signal that are black and white at first. */
   get firstLevels(): Levels {
     return this.field?.levels ?? BYTES;

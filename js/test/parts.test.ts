@@ -2,7 +2,7 @@
 import { describe, expect, it, vi } from "vitest";
 import table from "../../tests/widget/figures.json";
 import { matching } from "../src/classes";
-import { figure, figures, signed, together } from "../src/figures";
+import { atMost, figure, figures, moves, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
 import { Regions, Windows } from "../src/layout";
 import { type Axis, axesOf, boxBetween, brush, centreAt, indexAt, spanAt, spread } from "../src/geometry";
@@ -143,14 +143,14 @@ describe("colours", () => {
 
   it("colours each pixel by its cell, and leaves unknown ones bare", () => {
     const small = new Windows({ sizes: [1, 4], counts: [1, 2], window: 2, stride: 2 });
-    const tints = tint(Float32Array.of(1, -1), Uint8Array.of(EXACT, UNKNOWN), { limit: 1, table: colours, opacity: 1 });
+    const tints = tint(Float32Array.of(1, -1), Uint8Array.of(EXACT, UNKNOWN), { limit: 1, table: colours, opacity: 1, threshold: 0 });
     const pixels = overlay(tints, small.on(flat(1, 4), []), { height: 1, width: 4 });
     expect(Array.from(pixels)).toEqual([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
   });
 
   it("hatches what is not finite, in no colour of the scale", () => {
     const small = new Windows({ sizes: [1, 8], counts: [1, 2], window: 4, stride: 4 });
-    const look = { limit: 1, table: colours, opacity: 1 };
+    const look = { limit: 1, table: colours, opacity: 1, threshold: 0 };
     const tints = tint(Float32Array.of(NaN, -Infinity), Uint8Array.of(EXACT, EXACT), look);
     const pixels = overlay(tints, small.on(flat(1, 8), []), { height: 1, width: 8 });
     const greys = Array.from({ length: 8 }, (_, x) => pixels[4 * x]);
@@ -160,7 +160,7 @@ describe("colours", () => {
   });
 
   it("hatches a large picture in stripes that can be seen", () => {
-    const look = { limit: 1, table: colours, opacity: 1 };
+    const look = { limit: 1, table: colours, opacity: 1, threshold: 0 };
     const pixels = overlay(tint(Float32Array.of(NaN), Uint8Array.of(EXACT), look), new Int32Array(1120), { height: 1, width: 1120 });
     const greys = Array.from({ length: 1120 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys.slice(0, 10)).size).toBe(1);
@@ -290,9 +290,10 @@ describe("state", () => {
     const scene = { current: map, cell: 0, layout: new Windows(map), axes: ["rows", "columns"], name: () => "dog" };
     expect(inspected(scene as never)?.rows.slice(0, 2)).toEqual([
       ["dog", "2.33123e−01 → 2.33113e−01"],
-      ["drop", "+1e−05"],
+      ["falls by", "1e−05"],
     ]);
-    expect([signed(0.5), signed(-0.5), signed(0)]).toEqual(["+0.5", "−0.5", "0"]);
+    expect([moves(0.5), moves(-0.5), moves(0)]).toEqual([["falls by", "0.5"], ["rises by", "0.5"], ["changes by", "0"]]);
+    expect([atMost(0.0012), atMost(0.002), atMost(-0.5), atMost(0)]).toEqual(["0.002", "0.002", "0.5", "0"]);
     expect([seconds(0.25), seconds(2), seconds(600), seconds(7200)]).toEqual(["250 ms", "2.0 s", "10 min", "2.0 h"]);
   });
 
@@ -336,7 +337,7 @@ describe("a region that is drawn", () => {
     const sketch = new Sketch();
     sketch.tool = "rectangle";
     expect(sketch.region(null)).toBeNull();
-    sketch.begin({ x: 9.5, y: 20 }, section);
+    sketch.begin({ x: 9.5, y: 20 }, section, null);
     sketch.extend({ x: 3.2, y: 4 }, section);
     expect(sketch.region(null)).toEqual({ box: [4, 3, 12, 10] });
     sketch.clear();
@@ -345,8 +346,8 @@ describe("a region that is drawn", () => {
 
   it("is what the brush touched on its way", () => {
     const sketch = new Sketch();
-    sketch.tool = "brush";
-    sketch.begin({ x: 0, y: 6 }, section);
+    [sketch.tool, sketch.radius] = ["brush", 3];
+    sketch.begin({ x: 0, y: 6 }, section, null);
     sketch.extend({ x: 15, y: 6 }, section);
     const region = sketch.region(null);
     if (!region || !("mask" in region)) throw new Error("no mask");

@@ -3,7 +3,7 @@ import { octets } from "../bytes";
 import type { Cells } from "../cells";
 import type { Box, Place, Point, Size } from "../geometry";
 import { Cached } from "../cached";
-import { Regions, Windows } from "../layout";
+import { type Layout, Regions, Windows } from "../layout";
 import { EXACT, type Map, type Region } from "../messages";
 import { type Area, borders, cut, dots, edges, isolines, type Lines, outline, overlay, sheet, tint, type Tints } from "../paint";
 import type { Scene } from "../scene";
@@ -23,7 +23,7 @@ const CLEAR = 1 / 14;
 const BEHIND = 0.55;
 
 /** A section through a place, in an area of a canvas. */
-interface Pane extends Area {
+export interface Pane extends Area {
   readonly section: Section;
   readonly through: Place;
 }
@@ -38,7 +38,6 @@ export function drawStage(canvas: HTMLCanvasElement, scene: Scene, section: Sect
   const height = Math.max(1, Math.round(width / section.aspect));
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   canvas.style.aspectRatio = String(section.aspect);
-  canvas.style.setProperty("--kr-aspect", String(section.aspect));
   const context = canvas.getContext("2d");
   if (!context) return;
   context.setTransform(1, 0, 0, 1, 0, 0);
@@ -59,8 +58,11 @@ export function drawStage(canvas: HTMLCanvasElement, scene: Scene, section: Sect
   drawSketch(pane, sketch);
 }
 
+/** What an image is drawn of. */
+export type Beneath = Pick<Scene, "below" | "picture" | "isVolume" | "cells" | "levels">;
+
 /** The image beneath a map: a picture, or a slice in grey; a signal's curves lie above. */
-export function drawBelow(pane: Pane, scene: Scene, grey: boolean): void {
+export function drawBelow(pane: Pane, scene: Beneath, grey: boolean): void {
   const { context, section, through } = pane;
   context.imageSmoothingEnabled = true;
   context.imageSmoothingQuality = "high";
@@ -72,7 +74,7 @@ export function drawBelow(pane: Pane, scene: Scene, grey: boolean): void {
 }
 
 /** The curves of a signal. */
-export function drawAbove(pane: Pane, scene: Scene, named = false): void {
+export function drawAbove(pane: Pane, scene: Beneath, named = false): void {
   if (!scene.picture && !scene.isVolume && scene.cells) drawCurves(pane, scene.cells.channels, named);
 }
 
@@ -236,15 +238,19 @@ function drawRegions(pane: Pane, regions: Regions, scene: Scene): void {
 
 /** The cell looked at. */
 function drawCell(pane: Pane, scene: Scene): void {
-  const { section, through } = pane;
   const { cell, layout } = scene;
-  if (cell === null || !layout) return;
+  if (cell !== null && layout) outlineCell(pane, layout, cell, scene.pinned ? 2.5 : 1.5);
+}
+
+/** The edge of what covers a cell, where it lies on a section. */
+export function outlineCell(pane: Pane, layout: Layout, cell: number, line: number): void {
+  const { section, through } = pane;
   if (layout instanceof Regions) {
     mark(pane, layout.mask(new Set([cell]), section, through));
     return;
   }
   const spans = layout.box(cell);
-  if (section.cuts(spans, through)) frame(pane, section.box(spans), "#fff", scene.pinned ? 2.5 : 1.5);
+  if (section.cuts(spans, through)) frame(pane, section.box(spans), "#fff", line);
 }
 
 /** The region in force; a box that the section does not cut is dashed. */
@@ -265,9 +271,26 @@ function drawRegion(pane: Pane, region: Region): void {
 
 function drawSketch(pane: Pane, sketch: Sketch): void {
   const { section } = pane;
+  if (sketch.tool === "brush" && sketch.cursor) drawBrush(pane, sketch.cursor, sketch.radius, sketch.erases);
   if (sketch.section !== section) return;
   if (sketch.painted) mark(pane, sketch.painted);
   else if (sketch.tool === "rectangle" && sketch.box) frame(pane, sketch.box, "rgb(255 255 255 / 90%)", 1.5);
+}
+
+/** Where the brush is, and how large; dashed while it erases. */
+function drawBrush(pane: Pane, at: Point, radius: number, dashed: boolean): void {
+  const ratio = globalThis.devicePixelRatio || 1;
+  const { context } = pane;
+  const { x, y } = onCanvas(pane, at);
+  context.setLineDash(dashed ? [4 * ratio, 4 * ratio] : []);
+  for (const [width, colour] of [[3.5, "rgb(0 0 0 / 65%)"], [1.5, "#fff"]] as const) {
+    context.lineWidth = width * ratio;
+    context.strokeStyle = colour;
+    context.beginPath();
+    context.arc(x, y, (radius * pane.width) / pane.section.width, 0, 7);
+    context.stroke();
+  }
+  context.setLineDash([]);
 }
 
 /** Lines through the voxel where the sections meet, which stop short of it, and the letters of the patient's sides. */

@@ -6,6 +6,7 @@ import type { Scene } from "../scene";
 import type { Section } from "../section";
 import type { Sketch } from "./sketch";
 import type { Viewport } from "./viewport";
+import { fill } from "./viewing";
 import { listenToZoom, zoomKey } from "./zooming";
 
 /** What the stage does in answer. */
@@ -16,6 +17,13 @@ interface Actions {
   giveUp: () => void;
   /** Pins a place, or meets in it; of regions, covers the one there together with those chosen before, or uncovers it. */
   choose: (at: Place) => void;
+}
+
+interface KeyActions extends Actions {
+  /** Says aloud what is under the cell looked at. */
+  say: () => void;
+  /** A key of the brush; whether it means anything. */
+  brush: (key: string) => boolean;
 }
 
 /** Rows, columns and slices that a key moves by. */
@@ -64,12 +72,13 @@ export function listenToPointer(
     if (zooming.moved) return;
     if (held) scene.show(dragged(held.levels, event.clientX - held.x, event.clientY - held.y));
     else if (sketch.tool === "look") scene.look(place(event));
-    else if (sketch.from) sketch.extend(point(event), section);
+    else if (sketch.tool === "brush") sketch.cursor = point(event);
+    if (sketch.tool !== "look" && sketch.from) sketch.extend(point(event), section);
     draw();
   });
   canvas.addEventListener("pointerdown", (event) => {
     if (sketch.tool === "levels") held = { x: event.clientX, y: event.clientY, levels: scene.levels };
-    else if (sketch.tool !== "look" && live) sketch.begin(point(event), section);
+    else if (sketch.tool !== "look" && live) sketch.begin(point(event), section, scene.region);
     else return;
     canvas.setPointerCapture(event.pointerId);
     draw();
@@ -82,7 +91,11 @@ export function listenToPointer(
     held = null;
     giveUp();
   });
-  canvas.addEventListener("pointerleave", () => scene.look(null));
+  canvas.addEventListener("pointerleave", () => {
+    sketch.cursor = null;
+    scene.look(null);
+    draw();
+  });
   canvas.addEventListener("click", (event) => {
     if (sketch.tool === "look" && !zooming.moved) choose(place(event));
   });
@@ -107,7 +120,7 @@ export function listenToKeys(
   scene: Scene,
   sketch: Sketch,
   part: Viewport,
-  actions: Actions & { say: () => void },
+  actions: KeyActions,
 ): void {
   const { draw, say } = actions;
   canvas.addEventListener("keydown", (event) => {
@@ -138,15 +151,16 @@ function hearLook(event: KeyboardEvent, scene: Scene, part: Viewport, sketch: Sk
   if (event.ctrlKey || event.metaKey) return false;
   const by = STEPS[event.key];
   if (event.key === "h") scene.hide(!scene.hidden);
-  else if (by && sketch.tool === "levels") scene.show(dragged(scene.levels, KEY * by[1], KEY * by[0]));
+  else if (event.key === "f") fill((event.currentTarget as Element).closest(".krypton-explorer"));
+  else if (by && !by[2] && sketch.tool === "levels") scene.show(dragged(scene.levels, KEY * by[1], KEY * by[0]));
   else if (event.key === "Enter" && sketch.tool === "levels") scene.show(null);
   else return zoomKey(event, part);
   return true;
 }
 
 /** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
-function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: Actions): boolean {
-  const { apply, giveUp, choose } = actions;
+function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: KeyActions): boolean {
+  const { apply, giveUp, choose, brush } = actions;
   const layout = scene.current && scene.layout;
   if (!layout) return false;
   const cell = scene.cell ?? layout.middle;
@@ -154,13 +168,18 @@ function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: 
   if (by && !by[2]) {
     const far = event.shiftKey ? FAR : 1;
     scene.move(layout.centre(scene.cell === null ? cell : layout.moved(cell, section.steps(far * by[0], far * by[1]))));
-    if (sketch.tool === "rectangle" && sketch.from) sketch.extend(middle(layout, scene.cell ?? cell, section), section);
+    const at = middle(layout, scene.cell ?? cell, section);
+    if (sketch.tool === "rectangle" && sketch.from) sketch.extend(at, section);
+    if (sketch.tool === "brush") sketch.cursor = at;
   } else if (event.key === "Enter") {
     if (sketch.tool === "look") {
       if (scene.cell !== null) choose(layout.centre(cell));
     } else if (sketch.tool === "brush" || sketch.from) apply();
-    else sketch.begin(middle(layout, cell, section), section);
-  } else if (event.key === " " && sketch.tool === "brush") sketch.extend(middle(layout, cell, section), section);
+    else sketch.begin(middle(layout, cell, section), section, scene.region);
+  } else if (event.key === " " && sketch.tool === "brush") {
+    if (sketch.painted) sketch.extend(middle(layout, cell, section), section);
+    else sketch.begin(middle(layout, cell, section), section, scene.region);
+  } else if (sketch.tool === "brush" && brush(event.key)) return true;
   else if (event.key === "Escape") {
     giveUp();
     if (scene.pinned) scene.pin(null);
@@ -179,7 +198,7 @@ function hearVolume(event: KeyboardEvent, section: Section, scene: Scene, sketch
   } else if (event.key === "Enter") {
     if (sketch.tool === "look") choose(scene.cross);
     else if (sketch.from) apply();
-    else sketch.begin(section.point(scene.cross), section);
+    else sketch.begin(section.point(scene.cross), section, scene.region);
   } else if (event.key === "Escape") giveUp();
   else return false;
   return true;

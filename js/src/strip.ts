@@ -34,7 +34,7 @@ export function describeAsked(asked: Asked, name: string, images: number): [stri
     asked.regions === null
       ? `${asked.window}/${asked.stride} ${cover}`
       : `${typeof asked.regions === "string" ? `${superpixels(asked.regions)} superpixels` : "regions"}, ${cover}`;
-  const whole = asked.regions !== null || asked.exact || (asked.ssim_target ?? 1) >= 1;
+  const whole = asked.regions !== null || asked.exact === true || (asked.ssim_target ?? 1) >= 1;
   const how = whole ? "exact" : `SSIM ${asked.ssim_target}`;
   const image = images > 1 ? `, image ${asked.image_index + 1}` : "";
   return [name, `${parts}, ${how}${asked.region ? ", in a region" : ""}${image}`];
@@ -54,7 +54,7 @@ function controlsOf(asked: Asked): Partial<State> {
 
 export function strip(listening: Listening, scene: Scene): HTMLElement {
   const { model } = listening;
-  const first = Object.fromEntries(CONTROLS.map((name) => [name, model.get(name)])) as Partial<State>;
+  const first = Object.fromEntries(CONTROLS.map((name) => [name, model.get(name)]));
   const earlier: Earlier[] = [];
   let at = -1;
   const row = h("div", { class: "kr-maps", role: "group", "aria-label": "Earlier maps" });

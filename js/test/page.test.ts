@@ -306,7 +306,7 @@ describe("the page", () => {
     el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
     expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
     el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
-    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string });
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string, width: 1250 });
   });
 
   it("keeps a map, lets it go, and continues after a cancel, by messages", async () => {

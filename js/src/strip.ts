@@ -42,7 +42,7 @@ export function describeAsked(asked: Asked, name: string, images: number): [stri
 
 /** Sets all the controls that settings hold; what the user gave comes back where the page still has it. */
 function restore(model: Model, settings: Partial<State>): void {
-  for (const [name, value] of Object.entries(settings)) model.set(name as keyof State, value as never);
+  for (const [name, value] of Object.entries(settings)) model.set(name as keyof State, value);
   model.save_changes();
 }
 

@@ -45,7 +45,7 @@ async function copied(code: HTMLElement): Promise<boolean> {
     return true;
   } catch {
     getSelection()?.selectAllChildren(code);
-    return document.execCommand("copy");
+    return false;
   }
 }
 

@@ -34,7 +34,7 @@ export function describeAsked(asked: Asked, name: string, images: number): [stri
     asked.regions === null
       ? `${asked.window}/${asked.stride} ${cover}`
       : `${typeof asked.regions === "string" ? `${superpixels(asked.regions)} superpixels` : "regions"}, ${cover}`;
-  const whole = asked.regions !== null || asked.exact || (asked.ssim_target ?? 1) >= 1;
+  const whole = asked.regions !== null || asked.exact === true || (asked.ssim_target ?? 1) >= 1;
   const how = whole ? "exact" : `similarity ${asked.ssim_target}`;
   const image = images > 1 ? `, image ${asked.image_index + 1}` : "";
   return [name, `${parts}, ${how}${asked.region ? ", in a region" : ""}${image}`];
@@ -42,7 +42,7 @@ export function describeAsked(asked: Asked, name: string, images: number): [stri
 
 /** Sets all the controls that settings hold; what the user gave comes back where the page still has it. */
 function restore(model: Model, settings: Partial<State>): void {
-  for (const [name, value] of Object.entries(settings)) model.set(name as keyof State, value as never);
+  for (const [name, value] of Object.entries(settings)) model.set(name as keyof State, value);
   model.save_changes();
 }
 
@@ -54,7 +54,7 @@ function controlsOf(asked: Asked): Partial<State> {
 
 export function strip(listening: Listening, scene: Scene): HTMLElement {
   const { model } = listening;
-  const first = Object.fromEntries(CONTROLS.map((name) => [name, model.get(name)])) as Partial<State>;
+  const first = Object.fromEntries(CONTROLS.map((name) => [name, model.get(name)]));
   const earlier: Earlier[] = [];
   let at = -1;
   const row = h("div", { class: "kr-maps", role: "group", "aria-label": "Earlier maps" });

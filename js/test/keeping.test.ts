@@ -49,7 +49,7 @@ describe("earlier maps", () => {
   });
 
   it("say what they are of", () => {
-    expect(describeAsked(settings, "cat", 1)).toEqual(["cat", "16/8 grey, SSIM 0.95"]);
+    expect(describeAsked(settings, "cat", 1)).toEqual(["cat", "16/8 grey, similarity 0.95"]);
     expect(describeAsked({ ...settings, exact: true, region: { box: [0, 0, 4, 4] } }, "cat", 2)).toEqual([
       "cat",
       "16/8 grey, exact, in a region, image 1",

@@ -172,7 +172,7 @@ describe("the page", () => {
   it("says what it shows", () => {
     const model = fakeModel({ _frame: frame });
     const { el } = show(model);
-    expect(el.querySelector("h2")?.textContent).toBe("What speaks for cat (probability 0.9)");
+    expect(el.querySelector("h2")?.textContent).toBe("What speaks for cat (output 0.9)");
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("exact");
     model.set("error", "preprocess raised" as never);
     expect(el.querySelector<HTMLElement>(".kr-error")?.hidden).toBe(false);
@@ -314,7 +314,7 @@ describe("the page", () => {
     el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
     expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
     el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
-    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string });
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string, width: 1250 });
   });
 
   it("keeps a map, lets it go, and continues after a cancel, by messages", async () => {
@@ -350,7 +350,7 @@ describe("the page", () => {
       await settled();
     }
     const maps = () => [...el.querySelectorAll<HTMLElement>(".kr-maps button")];
-    expect(maps().map((map) => map.querySelector("small")?.textContent)).toEqual(["16", "12", "8"].map((w) => `${w}/8 grey, SSIM 0.95`));
+    expect(maps().map((map) => map.querySelector("small")?.textContent)).toEqual(["16", "12", "8"].map((w) => `${w}/8 grey, similarity 0.95`));
     expect(maps().map((map) => map.getAttribute("aria-pressed"))).toEqual(["false", "false", "true"]);
     el.querySelector<HTMLElement>("[data-do=undo]")?.click();
     expect(model.state.window).toBe(12);
@@ -378,7 +378,7 @@ describe("the page", () => {
     const { el } = show(model);
     await settled();
     const listed = [...el.querySelectorAll<HTMLElement>(".kr-ranking button")];
-    expect(listed.map((button) => button.textContent)).toEqual(["rows 0–15, columns 0–15+0.4"]);
+    expect(listed.map((button) => button.textContent)).toEqual(["rows 0–15, columns 0–15falls by 0.4"]);
     listed[0]?.click();
     await settled();
     expect(el.querySelector(".kr-inspected dl")?.textContent).toContain("0.9 → 0.5");

@@ -197,7 +197,7 @@ describe("colours", () => {
 
 const asked = { region: null } as Map["asked"];
 const frame = (fields: Partial<Map>) =>
-  ({ asked, done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, notFinite: 0, ...fields }) as Map;
+  ({ asked, done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, least: 0, notFinite: 0, ...fields }) as Map;
 const said = (map: Map | null, running: boolean, failed: boolean, waiting = false) =>
   standing({ map, running, failed, waiting });
 
@@ -255,6 +255,8 @@ describe("state", () => {
     expect(colourLimit("shared", 1, frame({}))).toBe(0.4);
     expect(colourLimit("fixed", 0.7, frame({}))).toBe(0.7);
     expect(colourLimit("own", 1, frame({ largest: 0 }))).toBe(1);
+    expect(colourLimit("own", 1, frame({ largest: 0.001, least: 0.05 }))).toBe(0.05);
+    expect(colourLimit("fixed", 0.01, frame({ least: 0.05 })), "set").toBe(0.01);
   });
 
   it("finds the likeliest", () => {
@@ -263,13 +265,13 @@ describe("state", () => {
 
   it("tells what the SSIM probably is, never better than it is", () => {
     const estimate = { value: 0.9376, low: 0.9, high: 0.9999, basis: "online" };
-    expect(likeness(estimate, "")).toBe("SSIM about 0.93, 0.90 to 0.99, not tuned");
-    expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("SSIM about 0.93, 0.90 to 0.99, tuned");
+    expect(likeness(estimate, "")).toBe("Similarity to the exact map about 0.93, 0.90 to 0.99, estimated");
+    expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("Similarity to the exact map about 0.93, 0.90 to 0.99, tuned");
     expect(likeness({ ...estimate, low: 0.6 }, "the tuning is for another stride")).toBe(
-      "SSIM about 0.93, 0.60 to 0.99, not tuned: the tuning is for another stride",
+      "Similarity to the exact map about 0.93, 0.60 to 0.99, estimated: the tuning is for another stride",
     );
     expect(likeness({ value: -0.01, low: -0.93, high: 0.49, basis: "online" }, "")).toBe(
-      "SSIM: too early to tell, not tuned",
+      "Similarity to the exact map: too early to tell, estimated",
     );
     expect([cut(0.9999, 3), cut(-0.25, 2)]).toEqual(["0.999", "−0.25"]);
     expect(likeness(null, "")).toBe("");

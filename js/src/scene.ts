@@ -11,7 +11,7 @@ import { arrived, type Field, type Map, type Model, type Region, type State, typ
 import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
 import { FLAT, Section } from "./section";
-import { BYTES, Pyramid, pyramidOf } from "./stage/pyramid";
+import { BYTES, type Pyramid, pyramidOf } from "./stage/pyramid";
 
 /** A view whose images have been read. */
 interface Loaded {

@@ -372,6 +372,7 @@ export class Scene {
   private async sharpen(): Promise<void> {
     const detail = this.model.get("_detail");
     this.detail = null;
+    this.changed();
     if (!arrived(detail)) return;
     const picture = await bitmap(detail.picture);
     if (this.model.get("_detail") !== detail) return;

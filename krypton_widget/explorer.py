@@ -533,7 +533,8 @@ class OcclusionExplorer(anywidget.AnyWidget):
             if place is None or not self._page.finished:
                 return
             self._still = None
-        place.fill(self._file(".png"))
+            words = self._name_of(self._shown_now())
+        place.fill(self._file(".png"), f"Occlusion map of {words}")
 
     # -- files -----------------------------------------------------------------------------------------
 

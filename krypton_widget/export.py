@@ -138,7 +138,9 @@ def map_file(
         True
     """
     if ending not in ENDINGS:
-        raise InputError("path", f"a name that ends in {ending!r}", f"names that end in {', '.join(ENDINGS)} or .html")
+        raise InputError(
+            "path", f"a name that ends in {ending!r}", f"names that end in {', '.join(ENDINGS)} or .html"
+        )
     if ending == ".npz":
         return shown.heatmap.content(ending)
     drawing: Drawing = {

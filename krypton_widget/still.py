@@ -30,7 +30,7 @@ class Place:
     """An output of a notebook's cell that holds nothing yet.
 
     Examples:
-        >>> Place().fill(b"PNG")  # outside a notebook nobody sees it
+        >>> Place().fill(b"PNG", "a map")  # outside a notebook nobody sees it
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class Place:
 
         self._handle = display(_GONE, raw=True, display_id=True)
 
-    def fill(self, png: bytes) -> None:
-        """Put a picture into the output; from any thread."""
+    def fill(self, png: bytes, words: str) -> None:
+        """Put a picture and its alternative text into the output; from any thread."""
         if self._handle is not None:
-            self._handle.update({**_GONE, "image/png": base64.b64encode(png).decode()}, raw=True)
+            data = {**_GONE, "image/png": base64.b64encode(png).decode()}
+            self._handle.update(data, raw=True, metadata={"image/png": {"alt": words}})

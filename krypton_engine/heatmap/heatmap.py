@@ -438,8 +438,9 @@ class Heatmap(Value):
 
         Args:
             path: Path of the file; its ending decides: ``.png``, ``.svg`` or ``.pdf``, a picture with its
-                legend; ``.npz``, which `load` reads; or the drop by place in ``.nii.gz``, ``.nii``, ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is
-                the picture as a Secondary Capture.
+                legend; ``.npz``, which `load` reads; or the drop by place in ``.nii.gz``, ``.nii``,
+                ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is the picture as a Secondary
+                Capture.
             source: The scan that the input was made from, cell by cell, or its file, folder or
                 ``MetaTensor``: see `krypton_engine.medical.read_scan`. DICOM needs one of DICOM files;
                 without one, cells measure 1 mm, and the affine of NIfTI is the identity. Pictures are drawn
@@ -503,10 +504,10 @@ class Heatmap(Value):
         except saved.DAMAGED as error:
             raise InputError("path", repr(str(path)), problem=f"which is no saved heatmap: {error}") from None
 
-    def _repr_png_(self) -> bytes | None:
-        """The picture that notebooks show, and keep for pages without a kernel; None where none can be."""
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]] | None:
+        """The picture that notebooks show and keep, with its alternative text; None where none can be."""
         try:
-            return self.content(".png")
+            return self.content(".png"), {"alt": repr(self)}
         except (InputError, ImportError):
             return None
 

@@ -44,7 +44,7 @@ _METADATA = {
     ".svg": {"Creator": "Krypton", "Date": None},
     ".pdf": {"Creator": "Krypton", "CreationDate": None},
 }
-"""Metadata of pictures, by the ending of the file; without the time, so that equal maps give equal files."""
+"""Metadata of pictures, by the ending of the file; without the time."""
 
 QUIET = "0.3"
 """The grey of headings."""

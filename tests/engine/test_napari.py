@@ -21,7 +21,9 @@ def drawn(window, **changes):
     size = window.grid_shape
     values = torch.linspace(0, 1, len(window)).reshape(size)
     image = torch.rand(window.input_shape)
-    return Heatmap(values, torch.tensor(0.5), torch.ones(size, dtype=torch.bool), window, 1, image=image, **changes)
+    return Heatmap(
+        values, torch.tensor(0.5), torch.ones(size, dtype=torch.bool), window, 1, image=image, **changes
+    )
 
 
 def test_the_manifest_names_the_reader():
@@ -46,7 +48,9 @@ def test_a_drop_lies_where_its_window_is(window, tmp_path):
     path = str(tmp_path / "map.npz")
     (below, how, kind), (drop, over, _) = reader(path)(path)
     sizes = window.input_shape[1:]
-    assert kind == "image" and below.shape[: len(sizes)] == sizes and how.get("rgb", False) == (len(sizes) == 2)
+    assert (
+        kind == "image" and below.shape[: len(sizes)] == sizes and how.get("rgb", False) == (len(sizes) == 2)
+    )
     np.testing.assert_allclose(drop, heatmap.drop.reshape(window.counts[1:]), rtol=1e-6)
     boxes = window.boxes(np.array([0, 1]))[:, 1:]
     for index, box in zip(((0,) * len(sizes), (0,) * (len(sizes) - 1) + (1,)), boxes, strict=True):

@@ -346,7 +346,9 @@ def test_a_kept_map_and_this_one_have_one_scale_and_one_pointer(live, explore, m
         share = drops[row, column] / limit
         grey = np.asarray(Image.fromarray(photo()).convert("L"), float)[y, x]
         weight = abs(share) ** 0.75
-        expected = grey * (1 - weight) + np.array(colormaps[explorer.colormap]((share + 1) / 2)[:3]) * 255 * weight
+        expected = (
+            grey * (1 - weight) + np.array(colormaps[explorer.colormap]((share + 1) / 2)[:3]) * 255 * weight
+        )
         found = canvas[int((y + 0.5) * canvas.shape[0] / SIZE[0]), int((x + 0.5) * canvas.shape[1] / SIZE[1])]
         assert np.abs(found - expected).max() < 22, (name, found, expected)
     if manner == "wipe":

@@ -354,6 +354,7 @@ def test_a_kept_map_and_this_one_have_one_scale_and_one_pointer(live, explore, m
     if manner == "wipe":
         return
     # The pointer on one is on the other, with what covering does there to each class.
+    panel.locator("[data-beside=kept]").scroll_into_view_if_needed()
     box = panel.locator("[data-beside=kept]").bounding_box()
     live.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
     live.page.wait_for_timeout(150)

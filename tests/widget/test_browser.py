@@ -189,7 +189,10 @@ def test_a_tuning_says_what_it_promises(tuned):
         tuned.settle()
         tuned.until("approximate")
         said = tuned.page.locator(".kr-likeness").inner_text()
-        value, low, high = map(float, re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), tuned", said).groups())
+        value, low, high = map(
+            float,
+            re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), tuned", said).groups(),
+        )
         assert low <= float(target) <= high and low <= value <= high
         shares.append(tuned.share())
     assert shares[0] < shares[1] < 1
@@ -204,7 +207,10 @@ def test_the_map_comes_approximate_and_says_so(explorer):
     assert "tiger cat" in explorer.root.locator("h2").inner_text()
     assert "of 729" in explorer.state.inner_text()
     said = explorer.page.locator(".kr-likeness").inner_text()
-    value, low, high = map(float, re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), estimated", said).groups())
+    value, low, high = map(
+        float,
+        re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), estimated", said).groups(),
+    )
     assert low <= value <= high < 1
 
 

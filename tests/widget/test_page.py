@@ -159,7 +159,9 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, tmp_path, sc
     root = live.show(0)
     live.page.wait_for_timeout(300)
     heatmap, picture = Drawings(monkeypatch).of(explorer, tmp_path)
-    drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k not in ("title", "width")}), float)
+    drawn = np.asarray(
+        heatmap.overlay(**{k: v for k, v in picture.items() if k not in ("title", "width")}), float
+    )
     canvas = pixels_of(root)
     rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(SIZE, canvas.shape, strict=False))
     seen = canvas[rows.astype(int)][:, columns.astype(int)]

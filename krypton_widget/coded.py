@@ -61,4 +61,5 @@ def coarser(cells: Tensor, largest: int) -> Tensor:
         return cells
     share = (largest / cells.numel()) ** (1 / len(sizes))
     fewer = [max(1, math.floor(size * share)) for size in sizes]
-    return _POOLS[len(sizes)](cells, fewer)
+    found: Tensor = _POOLS[len(sizes)](cells, fewer)
+    return found

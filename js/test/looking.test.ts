@@ -100,7 +100,7 @@ describe("scales", () => {
   it("say so where hardly anything changes", () => {
     const map = { asked: { regions: null }, largest: 0.0013, least: 0.05, coarse: true, finished: true };
     const say = (change: object, areShares = true) => sayNothing({ ...map, ...change } as never, { areShares });
-    expect(say({})).toMatch(/^No patch changes this by more than 0.002: /);
+    expect(say({})).toMatch(/^No patch changes this by more than 0.002; /);
     expect(say({ finished: false })).toMatch(/^No patch so far changes/);
     expect([say({ largest: 0.06 }), say({ coarse: false }), say({}, false)]).toEqual(["", "", ""]);
     expect(say({ largest: 0, asked: { regions: "slic:10" } })).toBe("No region changes this at all.");

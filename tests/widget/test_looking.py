@@ -192,7 +192,7 @@ def test_a_nothing_is_not_drawn_as_if_it_counted(live, made):
     assert 0 < largest < 0.02
     root = shown(live, explorer)
     said = root.locator(".kr-nothing").inner_text()
-    told = float(re.match(r"No patch changes this by more than (\S+):", said)[1].replace("−", "-"))
+    told = float(re.match(r"No patch changes this by more than (\S+);", said)[1].replace("−", "-"))
     assert largest <= told <= 2 * largest
     low, base, high = (float(text.replace("−", "-")) for text in ends(root))
     assert high - base == pytest.approx(0.05, abs=0.002) and base - low == pytest.approx(0.05, abs=0.002)

@@ -11,7 +11,7 @@ import { arrived, type Field, type Map, type Model, type Region, type State, typ
 import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
 import { FLAT, Section } from "./section";
-import { BYTES, Pyramid, pyramidOf } from "./stage/pyramid";
+import { BYTES, type Pyramid, pyramidOf } from "./stage/pyramid";
 
 /** A view whose images have been read. */
 interface Loaded {
@@ -372,6 +372,7 @@ export class Scene {
   private async sharpen(): Promise<void> {
     const detail = this.model.get("_detail");
     this.detail = null;
+    this.changed();
     if (!arrived(detail)) return;
     const picture = await bitmap(detail.picture);
     if (this.model.get("_detail") !== detail) return;

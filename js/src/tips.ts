@@ -49,6 +49,8 @@ const TIPS: readonly (readonly [string, string])[] = [
   [".kr-cancel", "Stop measuring; what was measured stays"],
   [".kr-classes button", "Explain this class"],
   [".kr-picker label", "Explain this image"],
+  ['input[type="search"]', "A part of a class's name, in any case; Enter takes the first"],
+  [".kr-files .kr-row", "How wide the picture that PNG saves is"],
   ['[data-figure="ssim"]', "SSIM of the approximate map with the exact one"],
   ['[data-figure="share"]', "How many positions the approximate map was measured at"],
   ['[data-figure="exact"]', "Time of our exact map against the approximate one"],

@@ -240,7 +240,7 @@ def test_no_moment_calls_an_old_map_exact(live, explore, move):
         live.page.wait_for_timeout(300)
         now = shown(root)
         assert now["kind"] == "running" and not now["full"] and now["stale"] and not now["compared"]
-        assert not root.locator(".kr-legend").evaluate("(e) => getComputedStyle(e).opacity > 0.6")
+        assert not root.locator(".kr-bar-box").evaluate("(e) => getComputedStyle(e).opacity > 0.6")
     if "target" in move:
         assert now["title"].startswith("Why 2, ")
 

@@ -42,15 +42,15 @@ export interface Viewing {
 
 /** `part` is what is seen of the section that was pointed at last; `root` what fills the screen. */
 export function viewing(listening: Listening, scene: Scene, part: () => Viewport, draw: () => void, root: () => Element | null): Viewing {
-  const act = (name: string, label: string, words: string, action: () => void) =>
+  const act = (name: string, label: string, action: () => void, words: string | null = null) =>
     h("button", { type: "button", class: "kr-tool", "data-view": name, "aria-label": words, onclick: action }, label);
   const zoom = (change: (part: Viewport) => void) => () => {
     change(part());
     draw();
   };
-  const whole = act("whole", "100 %", "Show all of it", zoom((seen) => seen.reset()));
-  const hide = act("hide", "Hide map", "Hide the map", () => scene.hide(!scene.hidden));
-  const full = act("full", "Full screen", "Full screen", () => fill(root()));
+  const whole = act("whole", "100 %", zoom((seen) => seen.reset()));
+  const hide = act("hide", "Hide map", () => scene.hide(!scene.hidden));
+  const full = act("full", "Full screen", () => fill(root()));
   const where = h("output", { class: "kr-where" });
   const select = h("select", {
     "aria-label": "Window",
@@ -66,9 +66,9 @@ export function viewing(listening: Listening, scene: Scene, part: () => Viewport
   const element = h(
     "div",
     { class: "kr-view", role: "group", "aria-label": "View" },
-    act("out", "−", "Zoom out", zoom((seen) => seen.magnify(1 / BY))),
+    act("out", "−", zoom((seen) => seen.magnify(1 / BY)), "Zoom out"),
     whole,
-    act("in", "+", "Zoom in", zoom((seen) => seen.magnify(BY))),
+    act("in", "+", zoom((seen) => seen.magnify(BY)), "Zoom in"),
     hide,
     full,
     select,

@@ -161,6 +161,7 @@ function hearLook(event: KeyboardEvent, scene: Scene, part: Viewport, sketch: Sk
 /** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
 function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: KeyActions): boolean {
   const { apply, giveUp, choose, brush } = actions;
+  if (sketch.tool === "brush" && brush(event.key)) return true;
   const layout = scene.current && scene.layout;
   if (!layout) return false;
   const cell = scene.cell ?? layout.middle;
@@ -179,8 +180,7 @@ function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: 
   } else if (event.key === " " && sketch.tool === "brush") {
     if (sketch.painted) sketch.extend(middle(layout, cell, section), section);
     else sketch.begin(middle(layout, cell, section), section, scene.region);
-  } else if (sketch.tool === "brush" && brush(event.key)) return true;
-  else if (event.key === "Escape") {
+  } else if (event.key === "Escape") {
     giveUp();
     if (scene.pinned) scene.pin(null);
   } else return false;

@@ -189,12 +189,12 @@ def test_a_tuning_says_what_it_promises(tuned):
         tuned.settle()
         tuned.until("approximate")
         said = tuned.page.locator(".kr-likeness").inner_text()
-        value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), tuned", said).groups())
+        value, low, high = map(float, re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), tuned", said).groups())
         assert low <= float(target) <= high and low <= value <= high
         shares.append(tuned.share())
     assert shares[0] < shares[1] < 1
     tuned.slide("stride", "ArrowRight")
-    reason = "not tuned: the tuning is for another stride"
+    reason = "estimated: the tuning is for another stride"
     tuned.page.wait_for_function(f"document.querySelector('.kr-likeness').textContent.includes('{reason}')")
 
 
@@ -204,7 +204,7 @@ def test_the_map_comes_approximate_and_says_so(explorer):
     assert "tiger cat" in explorer.root.locator("h2").inner_text()
     assert "of 729" in explorer.state.inner_text()
     said = explorer.page.locator(".kr-likeness").inner_text()
-    value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), not tuned", said).groups())
+    value, low, high = map(float, re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), estimated", said).groups())
     assert low <= value <= high < 1
 
 
@@ -250,7 +250,7 @@ def test_pointing_at_a_cell_and_pinning_it(explorer):
         explorer.point_at(0.5 + i * 0.037, 0.465)
         explorer.page.wait_for_timeout(100)
         seen.add(panel.locator(".kr-how").inner_text())
-    assert seen == {"measured", "interpolated"}
+    assert seen == {"measured", "estimated"}
     thumb = explorer.page.evaluate(HASH, ".kr-thumb")
     explorer.point_at(0.3, 0.3, click=True)
     explorer.page.wait_for_function(f"(before) => ({HASH})('.kr-thumb') !== before", arg=thumb)
@@ -272,7 +272,7 @@ def test_another_class_at_once(explorer):
     explorer.until_drawn_anew(before, 5)
     explorer.until_idle()
     explorer.until("approximate")  # what this class's map lacks of the target
-    assert "SSIM about" in explorer.page.locator(".kr-likeness").inner_text()
+    assert "Similarity to the exact map about" in explorer.page.locator(".kr-likeness").inner_text()
     explorer.page.locator(".kr-classes button", has_text="tiger cat").click()
     explorer.page.locator("h2", has_text="tiger cat").wait_for(timeout=5000)
     explorer.until_kernel_has("target", "None")

@@ -1,6 +1,6 @@
 // How a map looks: opacity, colours and their scale.
 import { octets } from "../bytes";
-import { group, h, type Listening, set, unique } from "../dom";
+import { h, type Listening, set, unique } from "../dom";
 import { gradient } from "../paint";
 import { choice } from "./choice";
 import { slider } from "./slider";
@@ -56,8 +56,10 @@ export function lookControls(listening: Listening): HTMLElement {
   listening.to(["regions"], () => {
     overlays.hidden = dots.hidden = model.get("regions") !== null; // they have no neighbours
   });
-  return group(
-    "Look",
+  return h(
+    "div",
+    { class: "kr-look" },
+    h("h3", {}, "Look"),
     slider(listening, {
       name: "opacity",
       label: "Opacity",

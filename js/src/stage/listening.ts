@@ -161,7 +161,7 @@ function hearLook(event: KeyboardEvent, scene: Scene, part: Viewport, sketch: Sk
 /** A key on a picture or a signal: from cell to cell of the map. Whether it means anything. */
 function hearFlat(event: KeyboardEvent, section: Section, scene: Scene, sketch: Sketch, actions: KeyActions): boolean {
   const { apply, giveUp, choose, brush } = actions;
-  if (sketch.tool === "brush" && brush(event.key)) return true;
+  if (sketch.tool === "brush" && brush(event.key)) return true; // whatever the map is
   const layout = scene.current && scene.layout;
   if (!layout) return false;
   const cell = scene.cell ?? layout.middle;

@@ -36,7 +36,8 @@ export function describeAsked(asked: Asked, name: string, images: readonly strin
       : `${typeof asked.regions === "string" ? `${superpixels(asked.regions)} superpixels` : "regions"}, ${cover}`;
   const whole = asked.regions !== null || asked.exact === true || (asked.ssim_target ?? 1) >= 1;
   const how = whole ? "exact" : `similarity ${asked.ssim_target}`;
-  const image = images.length > 1 ? `, ${images[asked.image_index] || `image ${asked.image_index + 1}`}` : "";
+  const file = images[asked.image_index] ?? "";
+  const image = images.length > 1 ? `, ${file === "" ? `image ${asked.image_index + 1}` : file}` : "";
   return [name, `${parts}, ${how}${asked.region ? ", in a region" : ""}${image}`];
 }
 

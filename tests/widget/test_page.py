@@ -159,7 +159,9 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, tmp_path, sc
     root = live.show(0)
     live.page.wait_for_timeout(300)
     heatmap, picture = Drawings(monkeypatch).of(explorer, tmp_path)
-    drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k not in ("title", "width")}), float)
+    drawn = np.asarray(
+        heatmap.overlay(**{k: v for k, v in picture.items() if k not in ("title", "width")}), float
+    )
     canvas = pixels_of(root)
     rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(SIZE, canvas.shape, strict=False))
     seen = canvas[rows.astype(int)][:, columns.astype(int)]
@@ -362,8 +364,9 @@ def test_a_kept_map_and_this_one_have_one_scale_and_one_pointer(live, explore, m
     cell = (24 - 4) // 4, (32 - 4) // 4
     for text, (name, frame) in zip(said, (("kept", kept), ("now", traits.frame)), strict=True):
         before, after = re.match(r"(\S+) → ([^,]+), (?:falls|rises|changes) by", text).groups()
-        assert float(before) == pytest.approx(frame["base"], rel=1e-2)
-        assert float(after) == pytest.approx(frame["base"] - maps[name][cell], rel=1e-2)
+        before, after = (float(number.replace("−", "-")) for number in (before, after))
+        assert before == pytest.approx(frame["base"], rel=1e-2)
+        assert after == pytest.approx(frame["base"] - maps[name][cell], rel=1e-2)
 
 
 def test_earlier_maps_are_a_click_away(live, explore):

@@ -114,8 +114,8 @@ export function beside(listening: Listening, scene: Scene, live: boolean): HTMLE
     { class: "kr-beside", "aria-label": "Kept map beside this one" },
     h("h3", {}, "Kept map beside this one", letGo),
     manners,
-    pair,
     wipe,
+    pair,
     note,
   );
 
@@ -155,7 +155,7 @@ export function beside(listening: Listening, scene: Scene, live: boolean): HTMLE
   const draw = onRepaint(() => {
     const found = sides();
     element.hidden = !loaded;
-    pair.hidden = !found || manner !== "side";
+    pair.hidden = !found;
     wipe.hidden = !found || manner !== "wipe";
     manners.hidden = !found;
     if (!loaded) return;
@@ -168,9 +168,10 @@ export function beside(listening: Listening, scene: Scene, live: boolean): HTMLE
     found.forEach((side, i) => {
       const each = figures[i];
       if (!each) return;
-      each.caption.textContent = side.name;
+      each.caption.textContent = manner === "side" ? side.name : `${i ? "Right" : "Left"}: ${side.name}`;
       each.canvas.setAttribute("aria-label", `${i ? "This map" : "Kept map"}: ${side.name}`);
       each.said.textContent = sayAt(side, placeOn(side));
+      each.canvas.hidden = manner !== "side";
       if (manner === "side") paint(each.canvas, side, limit, 0, 1);
     });
     shares.textContent = `${Math.round(100 * share)} %`;

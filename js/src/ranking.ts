@@ -6,7 +6,7 @@ import { INTERPOLATED, type Map, UNKNOWN } from "./messages";
 import type { Scene } from "./scene";
 
 /** Cells that are listed. */
-const LISTED = 8;
+const LISTED = 6;
 
 /** The cells whose changes are largest, largest first; of windows that overlap by half or more, one. */
 export function strongest(map: Pick<Map, "base" | "values" | "status">, layout: Layout, count: number): number[] {
@@ -76,8 +76,8 @@ export function ranking(scene: Scene): HTMLElement {
             onclick: () => go(cell),
             onkeydown: walk,
           },
-          h("span", {}, placeOf(scene, layout, cell), ...(there.status[cell] === INTERPOLATED ? [h("small", {}, " interpolated")] : [])),
-          h("b", {}, moves(drops[i] ?? NaN, written[i]).join(" ")),
+          h("b", {}, moves(drops[i] ?? NaN, written[i]).join(" "), there.status[cell] === INTERPOLATED ? ", estimated" : ""),
+          h("span", {}, placeOf(scene, layout, cell)),
         );
         return h("li", {}, button);
       }),

@@ -28,7 +28,7 @@ export function keyOf(asked: Asked): string {
 }
 
 /** The settings of a map in two lines: what it explains, and how. */
-export function describeAsked(asked: Asked, name: string, images: number): [string, string] {
+export function describeAsked(asked: Asked, name: string, images: readonly string[]): [string, string] {
   const cover = asked.baseline.replace("given: ", "");
   const parts =
     asked.regions === null
@@ -36,7 +36,8 @@ export function describeAsked(asked: Asked, name: string, images: number): [stri
       : `${typeof asked.regions === "string" ? `${superpixels(asked.regions)} superpixels` : "regions"}, ${cover}`;
   const whole = asked.regions !== null || asked.exact === true || (asked.ssim_target ?? 1) >= 1;
   const how = whole ? "exact" : `similarity ${asked.ssim_target}`;
-  const image = images > 1 ? `, image ${asked.image_index + 1}` : "";
+  const file = images[asked.image_index] ?? "";
+  const image = images.length > 1 ? `, ${file === "" ? `image ${asked.image_index + 1}` : file}` : "";
   return [name, `${parts}, ${how}${asked.region ? ", in a region" : ""}${image}`];
 }
 
@@ -87,7 +88,7 @@ export function strip(listening: Listening, scene: Scene): HTMLElement {
     const key = keyOf(map.asked);
     const known = earlier.findIndex(({ asked }) => keyOf(asked) === key);
     if (known >= 0) return known;
-    const [name, how] = describeAsked(map.asked, scene.name(map.target), model.get("_thumbnails").length);
+    const [name, how] = describeAsked(map.asked, scene.name(map.target), model.get("_image_names"));
     const canvas = h("canvas", {});
     draw(canvas, scene);
     const button = h(

@@ -378,7 +378,7 @@ describe("the page", () => {
     const { el } = show(model);
     await settled();
     const listed = [...el.querySelectorAll<HTMLElement>(".kr-ranking button")];
-    expect(listed.map((button) => button.textContent)).toEqual(["rows 0–15, columns 0–15falls by 0.4"]);
+    expect(listed.map((button) => button.textContent)).toEqual(["falls by 0.4rows 0–15, columns 0–15"]);
     listed[0]?.click();
     await settled();
     expect(el.querySelector(".kr-inspected dl")?.textContent).toContain("0.9 → 0.5");

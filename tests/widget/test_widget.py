@@ -487,7 +487,7 @@ def test_a_file_is_of_the_picture_that_it_explains(explore, cnn, photo, monkeypa
         assert "nothing of the map asked for" in explorer.error and not Page(explorer).failed
     explorer.wait(60)
     ((name, content),) = Page(explorer).press_save("html")
-    assert name == "krypton-map.html" and content.startswith(b"<!doctype html>") and not explorer.error
+    assert name.endswith(".html") and content.startswith(b"<!doctype html>") and not explorer.error
     _, second = drawings.of(explorer, tmp_path)
     assert np.array_equal(first["image"], photo) and np.array_equal(second["image"], 255 - photo)
 

@@ -112,7 +112,7 @@ def attach(picture, notebook, cell):
 
 def main():
     compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
-    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('Similarity to the exact map about')"
+    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('exact map about')"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True")

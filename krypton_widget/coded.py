@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,4 +61,5 @@ def coarser(cells: Tensor, largest: int) -> Tensor:
         return cells
     share = (largest / cells.numel()) ** (1 / len(sizes))
     fewer = [max(1, math.floor(size * share)) for size in sizes]
-    return _POOLS[len(sizes)](cells, fewer)
+    found: Tensor = _POOLS[len(sizes)](cells, fewer)
+    return found

@@ -103,6 +103,8 @@ class Look:
             >>> shown = Shown(heatmap, task=None, largest=0.5, shared=0.75)
             >>> [Look(0.85, "coolwarm", scale, limit=2.0).end(shown) for scale in ("own", "shared", "fixed")]
             [0.5, 0.75, 2.0]
+            >>> Look(0.85, "coolwarm", "own", limit=2.0).end(Shown(heatmap, None, 0.001, 0.75, least=0.05))
+            0.05
         """
         if self.scale == "fixed":
             return self.limit

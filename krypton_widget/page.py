@@ -117,7 +117,7 @@ class Page:
             >>> subject = Subject(model, [x[0]], None)
             >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
             >>> page.begin(MapKey(0, 8, 4, "grey"))
-            view ['axes', 'baseline']
+            view ['areShares', 'axes']
         """
         self._clear(*_BESIDE)
         self._look_at(key)

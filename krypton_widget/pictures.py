@@ -125,7 +125,7 @@ class ModelInput:
 
     @cached_property
     def part(self) -> sharp.Part | None:
-        """The part of the picture that the model sees; None where preprocessing does more than crop and resize.
+        """The part of the picture that the model sees; None where it is not only cropped and resized.
 
         Examples:
             >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).part
@@ -168,7 +168,9 @@ class ModelInput:
             return {}
         height, width = self._pixels.shape[:2]
         grey = numbers.reshape(height, width)
-        seen = torch.from_numpy(np.ascontiguousarray(grey[sharp.cells_of(self.part, height, width)], np.float32))
+        seen = torch.from_numpy(
+            np.ascontiguousarray(grey[sharp.cells_of(self.part, height, width)], np.float32)
+        )
         return {**coded(seen[None]), "levels": list(black_and_white(grey)), "affine": None}
 
     def drawing(self) -> Drawing:

@@ -46,7 +46,9 @@ def part_seen(pixels: Pixels, undone: Callable[[Shares], Shares]) -> Part | None
     ends = []
     for axis in (0, 1):
         size = pixels.shape[axis]
-        ramp = ((np.arange(size, dtype=np.float32) + 0.5) / size).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        ramp = ((np.arange(size, dtype=np.float32) + 0.5) / size).reshape(
+            (-1, 1, 1) if axis == 0 else (1, -1, 1)
+        )
         found = undone(np.broadcast_to(ramp, pixels.shape))
         line = found.mean(1 - axis)
         count = len(line)
@@ -72,7 +74,9 @@ def cells_of(part: Part, height: int, width: int) -> tuple[slice, slice]:
         (slice(0, 100, None), slice(50, 150, None))
     """
     top, left, bottom, right = part
-    return slice(round(top * height), round(bottom * height)), slice(round(left * width), round(right * width))
+    return slice(round(top * height), round(bottom * height)), slice(
+        round(left * width), round(right * width)
+    )
 
 
 def sharper(pixels: Pixels, part: Part, seen: tuple[int, int]) -> bytes | None:

@@ -89,6 +89,6 @@ export function sayNothing(map: Map, { areShares }: Pick<Scene, "areShares">): s
   if (!areShares || !map.coarse || !(map.largest < map.least)) return "";
   const what = map.asked.regions ? "region" : "patch";
   return map.largest
-    ? `No ${what}${map.finished ? "" : " so far"} changes this by more than ${atMost(map.largest)}: next to nothing, against ${figure(map.least)}, where the colours end.`
+    ? `No ${what}${map.finished ? "" : " so far"} changes this by more than ${atMost(map.largest)}; the colours end at ${figure(map.least)}.`
     : `No ${what}${map.finished ? "" : " so far"} changes this at all.`;
 }

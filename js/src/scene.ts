@@ -54,6 +54,7 @@ export class Scene {
   private moved = false;
   private detail: { image: number; picture: ImageBitmap } | null = null;
   private readonly pyramids = new WeakMap<Scene, Cached<Pyramid>>();
+  private readonly patches = new WeakMap<ImageBitmap, Cached<Pyramid>>();
   private readonly watchers: (() => void)[] = [];
 
   constructor(
@@ -132,9 +133,13 @@ export class Scene {
     return this.ofImage()?.view.axes ?? ["rows", "columns"];
   }
 
-  /** The patch, if it has the colour chosen. */
-  get patch(): ImageBitmap | null {
-    return this.asChosen()?.patch ?? null;
+  /** The patch, if it has the colour chosen; as bright as the picture. */
+  get patch(): ImageBitmap | HTMLCanvasElement | null {
+    const patch = this.asChosen()?.patch ?? null;
+    const [[black, white], [low, high]] = [this.levels, this.firstLevels];
+    if (!patch || (black === low && white === high)) return patch;
+    const byte = (level: number) => (255 * (level - low)) / (high - low || 1);
+    return Cached.of(this.patches, patch, [], () => pyramidOf(patch)).whole([byte(black), byte(white)]);
   }
 
   /** What covers a volume or a signal, if it is what was chosen. */

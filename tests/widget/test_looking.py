@@ -35,8 +35,8 @@ SIZE = (48, 64)
 def network(scale=30.0, channels=3):
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(channels, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3), nn.Flatten(),
-        nn.Linear(72, 7),
+        nn.Conv2d(channels, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3),
+        nn.Flatten(), nn.Linear(72, 7),
     ).eval()  # fmt: skip
     with torch.no_grad():
         net[-1].weight.mul_(scale)
@@ -80,7 +80,9 @@ def shown(live, explorer):
 
 def pixels_of(root, selector=".kr-map") -> np.ndarray:
     address = root.locator(selector).first.evaluate("(canvas) => canvas.toDataURL()")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"), float)
+    return np.asarray(
+        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"), float
+    )
 
 
 def ends(root) -> list[str]:
@@ -124,7 +126,7 @@ def test_the_old_map_stays_until_the_new_one_is_coarse(live, made):
 def test_maps_fade_unless_motion_is_to_be_reduced(live, made, motion):
     live.page.emulate_media(reduced_motion=motion)
     explorer = made()
-    root = shown(live, explorer)
+    shown(live, explorer)
     live.page.evaluate("""() => {
       window.gone = 0;
       const animate = Element.prototype.animate;
@@ -151,7 +153,9 @@ def test_map_and_scale_fit_what_is_visible(live, made, size, window):
     live.page.set_viewport_size({"width": window[0], "height": window[1]})
     explorer = made(str(size), image=photo(size=size), window=8, stride=8)
     root = shown(live, explorer)
-    boxes = [root.locator(part).first.bounding_box() for part in (".kr-map", ".kr-legend", ".kr-view", ".kr-side")]
+    boxes = [
+        root.locator(part).first.bounding_box() for part in (".kr-map", ".kr-legend", ".kr-view", ".kr-side")
+    ]
     canvas, legend, view, side = boxes
     for box in (canvas, legend, view):
         assert box["y"] + box["height"] <= window[1] and box["x"] + box["width"] <= window[0]
@@ -188,7 +192,7 @@ def test_a_nothing_is_not_drawn_as_if_it_counted(live, made):
     assert 0 < largest < 0.02
     root = shown(live, explorer)
     said = root.locator(".kr-nothing").inner_text()
-    told = float(re.match(r"No patch changes this by more than (\S+):", said)[1].replace("−", "-"))
+    told = float(re.match(r"No patch changes this by more than (\S+);", said)[1].replace("−", "-"))
     assert largest <= told <= 2 * largest
     low, base, high = (float(text.replace("−", "-")) for text in ends(root))
     assert high - base == pytest.approx(0.05, abs=0.002) and base - low == pytest.approx(0.05, abs=0.002)
@@ -331,7 +335,9 @@ def test_a_magnified_picture_is_sharper_than_the_models(live, made):
 
     explorer = made("fine", image=fine, preprocess=crop)
     top, left, bottom, right = explorer._subject.input(0).part
-    np.testing.assert_allclose([top, left, bottom, right], [24 / 96, 48 / 160, 72 / 96, 112 / 160], atol=0.005)
+    np.testing.assert_allclose(
+        [top, left, bottom, right], [24 / 96, 48 / 160, 72 / 96, 112 / 160], atol=0.005
+    )
     sent = Page(explorer).explorer.get_state("_detail")["_detail"]
     with Image.open(io.BytesIO(sent["picture"])) as detail:
         np.testing.assert_allclose(detail.size, (256, 192), atol=2)
@@ -348,9 +354,13 @@ def test_a_magnified_picture_is_sharper_than_the_models(live, made):
 
 
 def test_no_original_where_preprocessing_turns_the_picture(made):
-    explorer = made("turned", image=photo(size=(96, 128)), preprocess=lambda image: (
-        torch.from_numpy(np.ascontiguousarray(image[::2, ::-2], np.float32)).permute(2, 0, 1) / 255
-    ))
+    explorer = made(
+        "turned",
+        image=photo(size=(96, 128)),
+        preprocess=lambda image: (
+            torch.from_numpy(np.ascontiguousarray(image[::2, ::-2], np.float32)).permute(2, 0, 1) / 255
+        ),
+    )
     assert explorer._subject.input(0).part is None and not explorer.get_state("_detail")["_detail"]
 
 
@@ -360,7 +370,8 @@ FRAMES = """async (canvas) => {
   let last = performance.now();
   for (let i = 0; i < 60; i++) {
     const place = { clientX: box.left + box.width * 0.4, clientY: box.top + box.height * 0.6 };
-    canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: i < 40 ? -30 : 40, ctrlKey: true, cancelable: true, ...place }));
+    const how = { deltaY: i < 40 ? -30 : 40, ctrlKey: true, cancelable: true };
+    canvas.dispatchEvent(new WheelEvent("wheel", { ...how, ...place }));
     await new Promise(requestAnimationFrame);
     times.push(performance.now() - last);
     last = performance.now();
@@ -416,8 +427,13 @@ def test_sixteen_bits_of_a_scan_are_all_there(live, made):
     units[:8] = -1000
     units[20:30, 30:44] = 46
     units[:, -2:] = 1500
-    explorer = made("scan", image=units, model=network(channels=1), activation="softmax",
-                    preprocess=lambda cells: torch.from_numpy(np.asarray(cells, np.float32))[None] / 1500)
+    explorer = made(
+        "scan",
+        image=units,
+        model=network(channels=1),
+        activation="softmax",
+        preprocess=lambda cells: torch.from_numpy(np.asarray(cells, np.float32))[None] / 1500,
+    )
     sent = explorer.get_state("_cells")["_cells"]
     assert (sent["low"], sent["high"], sent["of"]) == (-1000, 1500, [48, 64])
     root = shown(live, explorer)
@@ -487,8 +503,10 @@ def test_a_line_on_every_control_by_pointer_and_by_keyboard(live, made):
     assert live.page.evaluate(f"{focused}.getAttribute('aria-describedby')") == line.get_attribute("id")
     live.page.keyboard.press("Escape")
     line.wait_for(state="hidden")
-    silent = root.evaluate("""(root) => [...root.querySelectorAll("button, input, select")].filter((control) => {
-      if (!control.checkVisibility({ visibilityProperty: true }) || control.title || control.closest("[title]")) return false;
+    silent = root.evaluate("""(root) => [...root.querySelectorAll("button, input, select")].filter(
+      (control) => {
+      if (!control.checkVisibility({ visibilityProperty: true })) return false;
+      if (control.closest("[title]")) return false;
       control.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
       control.focus();
       return !control.hasAttribute("aria-describedby");

@@ -35,6 +35,11 @@ export class Pyramid {
     context.drawImage(this.toned(number, grey, levels), 0, 0, width, height);
   }
 
+  /** The picture in its own size and colours. */
+  whole(levels: Levels): HTMLCanvasElement {
+    return this.toned(0, false, levels);
+  }
+
   private get last(): number {
     return Math.max(0, Math.ceil(Math.log2(Math.max(this.width, this.height) / LEAST)));
   }

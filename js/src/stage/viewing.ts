@@ -94,10 +94,10 @@ export function viewing(listening: Listening, scene: Scene, part: () => Viewport
   };
 }
 
-/** Fills the screen with an element, or ends that. */
+/** Fills the screen with an element, or ends that; nothing where the page may not. */
 export function fill(element: Element | null): void {
   if (document.fullscreenElement) void document.exitFullscreen();
-  else void element?.requestFullscreen();
+  else if (document.fullscreenEnabled) void element?.requestFullscreen();
 }
 
 function presetsOf(scene: Scene): [string, Levels][] {

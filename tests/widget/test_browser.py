@@ -503,14 +503,14 @@ def test_two_explorers_of_one_cell(explorer):
 STILLS = """() => {
   const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells;
   return cells.flatMap((cell) => cell.outputs ?? []).filter(
-    (output) => "image/png" in output.data && "application/vnd.jupyter.widget-view+json" in output.data
+    ({ data = {} }) => "image/png" in data && "application/vnd.jupyter.widget-view+json" in data
   ).length;
 }"""
 
 
 @BOTH
 def test_the_still_picture_is_kept_and_hidden_where_the_explorer_lives(explorer):
-    assert explorer.page.evaluate(STILLS) == 1
+    explorer.page.wait_for_function(f"({STILLS})() === 1", timeout=30_000)
     cell = explorer.page.locator(".jp-Cell", has=explorer.root)
     images = cell.locator(".jp-OutputArea-output > img")
     assert not any(images.nth(i).is_visible() for i in range(images.count()))
@@ -674,7 +674,7 @@ def test_axe_finds_nothing(explorer, theme):
     page = explorer.page
     page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {theme!r}}})")
     page.wait_for_timeout(1500)
-    page.locator("[data-tool=brush]").click()  # with all that is hidden at first
+    page.locator(".kr-tool[data-tool=brush]").click()  # with all that is hidden at first
     page.locator(".kr-call").evaluate("(details) => { details.open = true; }")
     page.locator("[data-do=keep]").click()
     page.locator(".kr-beside").wait_for()

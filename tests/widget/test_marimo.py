@@ -51,7 +51,7 @@ def address(tmp_path):
     home = {name: str(tmp_path) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME")}
     command = [
         sys.executable, "-m", "marimo", "run", "app.py", "--headless", "--no-token", "--host", "127.0.0.1",
-        "--port", str(port), "--skip-update-check",
+        "--port", str(port),
     ]  # fmt: skip
     log = (tmp_path / "marimo.log").open("wb")
     server = subprocess.Popen(command, cwd=tmp_path, env=os.environ | home, stdout=log, stderr=log)
@@ -81,7 +81,7 @@ def test_the_map_comes_and_a_slider_moves_it(browser, address):
     assert "49 of 49" in page.locator(".kr-state").inner_text()
     page.locator("input[data-trait=stride]").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.querySelector('.kr-map').dataset.map === '8/5/36'", timeout=60_000)
+    page.locator(".kr-map[data-map='8/5/36']").wait_for(timeout=60_000)
     page.wait_for_selector(".kr-state[data-kind=exact]", timeout=60_000)
     context.close()
     assert not said, said

@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-all notebooks bench lint front front-check dev wheels
+.PHONY: help demo lab test test-all notebooks bench lint docs docs-check front front-check dev wheels
 .DELETE_ON_ERROR:
 # Two pips must not write to one environment at once.
 .NOTPARALLEL:
@@ -50,6 +50,12 @@ lint: $(VENV)/.installed-dev ## check style and types
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE) benchmarks/*.cpp
 
+docs: $(VENV)/.installed-docs ## build the documentation's site into build/site
+	$(BIN)/mkdocs build $(ARGS)
+
+docs-check: $(VENV)/.installed-dev $(FRONT) docs ## the same, and look at its pages in a browser
+	$(BIN)/python -m pytest docs/test_site.py
+
 front: js/node_modules/.package-lock.json ## build the widget's page and run its tests (needs Node 20)
 	cd js && npm run build && npm test
 
@@ -69,7 +75,8 @@ wheels: $(VENV)/.installed-release ## build and test the files of a release, in 
 contained-in-demo := demo
 contained-in-lab := demo lab
 contained-in-test := demo lab test
-contained-in-dev := demo lab test dev
+contained-in-docs := docs
+contained-in-dev := demo lab test docs dev
 contained-in-release := demo lab test release
 
 # A stamp, since a venv that was cut short looks finished; making it again over itself is harmless.

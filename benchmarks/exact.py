@@ -1,11 +1,11 @@
 """Exact incremental occlusion against Captum's own `Occlusion.attribute`: time, memory, numbers.
 
-    python benchmarks/exact.py                      the table for the README, under 20 minutes on two cores
+    python benchmarks/exact.py                      docs/benchmarks.md's table, under 20 minutes on two cores
     python benchmarks/exact.py --quick              one window, fewer positions, under 3 minutes
     python benchmarks/exact.py --survey             one model of every torchvision family
     python benchmarks/exact.py --memory             peaks at stride 1 and 8, and whether budgets are honoured
 
-benchmarks/README.md says what is measured and how to read it.
+docs/benchmarks.md says what is measured and how to read it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ BUDGETS = (300 * 2**20, 2 * 2**30)
 STRIDE_ONE_SLACK = 1.05  # two runs of one program differ by that much in resident memory
 clock = time.perf_counter  # time.process_time with --cpu-time
 ROOT = Path(__file__).resolve().parent.parent
-README_BEGIN, README_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+PAGE_BEGIN, PAGE_END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 
 @dataclass(frozen=True)
@@ -591,13 +591,13 @@ def table(results: Sequence[Result], about: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def update_readme(text: str) -> None:
-    """Replaces what lies between the README's two markers."""
-    path = ROOT / "README.md"
-    before, begin, rest = path.read_text().partition(README_BEGIN)
-    _, end, after = rest.partition(README_END)
+def update_page(text: str) -> None:
+    """Replaces what lies between the two markers of docs/benchmarks.md."""
+    path = ROOT / "docs" / "benchmarks.md"
+    before, begin, rest = path.read_text().partition(PAGE_BEGIN)
+    _, end, after = rest.partition(PAGE_END)
     if not (begin and end):
-        sys.exit(f"{path} has no {README_BEGIN} ... {README_END} to put the table between")
+        sys.exit(f"{path} has no {PAGE_BEGIN} ... {PAGE_END} to put the table between")
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
@@ -626,8 +626,8 @@ def main() -> None:
         text = table(results, about)
     print(text)
     print(f"written to {out}", file=sys.stderr)
-    if args.update_readme:
-        update_readme(text)
+    if args.update_page:
+        update_page(text)
 
 
 def comparisons(args: argparse.Namespace, job: Job) -> Iterator[Result]:
@@ -668,13 +668,13 @@ def arguments() -> argparse.Namespace:
         "--cpu-time", action="store_true", help="time one thread on the CPU: for a machine with other work"
     )
     parser.add_argument("--out", type=Path, help="JSON file; default benchmarks/results/KIND-DATE.json")
-    parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--update-page", action="store_true", help="put the table into docs/benchmarks.md")
     args = parser.parse_args()
     for text in args.windows or ():
         if not re.fullmatch(r"\d+/\d+", text):
             parser.error(f"--windows takes SIZE/STRIDE such as 16/4, got {text!r}")
-    if args.update_readme and (args.survey or args.memory):
-        parser.error("--update-readme goes with the main table only")
+    if args.update_page and (args.survey or args.memory):
+        parser.error("--update-page goes with the main table only")
     return args
 
 

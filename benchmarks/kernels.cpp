@@ -1,5 +1,5 @@
 // What share of a core's measured peak the engine's kernels reach, one family of layers after the other, for
-// every instruction set: the table in benchmarks/README.md. Build and run as it says there.
+// every instruction set: the table in docs/benchmarks.md. Build and run as it says there.
 #include <chrono>
 #include <cmath>
 #include <cstdio>

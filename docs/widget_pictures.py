@@ -1,4 +1,4 @@
-"""Draws docs/images/widget-*.png: the widget in a real JupyterLab, as the README and the notebook show it.
+"""Draws docs/images/widget-*.png and explorer.webp: the widget in a real JupyterLab, as the pages show it.
 
 The notebook holds its picture itself, smaller, so that it is there wherever the notebook is opened from.
 
@@ -11,6 +11,7 @@ import base64
 import io
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
 sys.path.insert(0, str(ROOT / "tests"))
 
 from support.jupyter_pages import CHROMIUM, CHROMIUM_FLAGS, jupyter, open_notebook, run_next_cells  # noqa: E402
@@ -61,12 +63,21 @@ explorer = OcclusionExplorer(
 explorer
 """
 
+MOVE = """([trait, value]) => {
+  const input = document.querySelector(`input[data-trait=${trait}]`);
+  input.value = value;
+  for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
+}"""
+SEEN = (0, 0, 1220, 822)  # controls, map and legend, without what is below
+SIZE = (854, 575)
+
 PHOTOGRAPHS = {"model": "efficientnet-lite0", "images": ["chelsea", "coffee", "rocket"]}
 BRAINS = {"model": "vgg16-brain-mri", "images": ["mri:axial:90+lesion", "mri:axial:100"]}
 
 
-def picture(browser, name, cell, theme, state, pinned):
-    """Run ``cell``, wait for ``state`` (JavaScript), pin a cell and take the widget's picture."""
+@contextmanager
+def opened(browser, cell, theme):
+    """A page of JupyterLab on which ``cell`` runs, in a theme, with the widget drawn."""
     with tempfile.TemporaryDirectory() as folder:
         notebooks, home = Path(folder) / "notebooks", Path(folder) / "home"
         notebooks.mkdir()
@@ -85,17 +96,49 @@ def picture(browser, name, cell, theme, state, pinned):
             page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
             run_next_cells(page, 1)
             page.wait_for_selector(".krypton-explorer", timeout=120_000)
-            page.wait_for_function(state, timeout=300_000)
-            box = page.locator(".kr-map").first.bounding_box()
-            if pinned:
-                x, y = pinned
-                page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-                page.mouse.move(0, 0)
-            if name == "dark":  # one picture of the comparison is enough
-                page.add_style_tag(content=".kr-compare { display: none !important }")
-            page.wait_for_timeout(400)
-            page.locator(".krypton-explorer").screenshot(path=ROOT / "docs" / "images" / f"widget-{name}.png")
+            yield page
             page.close()
+
+
+def picture(browser, name, cell, theme, state, pinned):
+    """Run ``cell``, wait for ``state`` (JavaScript), pin a cell and take the widget's picture."""
+    with opened(browser, cell, theme) as page:
+        page.wait_for_function(state, timeout=300_000)
+        box = page.locator(".kr-map").first.bounding_box()
+        if pinned:
+            x, y = pinned
+            page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            page.mouse.move(0, 0)
+        if name == "dark":  # one picture of the comparison is enough
+            page.add_style_tag(content=".kr-compare { display: none !important }")
+        page.wait_for_timeout(400)
+        page.locator(".krypton-explorer").screenshot(path=IMAGES / f"widget-{name}.png")
+
+
+def animation(browser, cell, trait, values):
+    """A slider moves to each of ``values``; what is seen, as an animated picture of an even pace."""
+    with opened(browser, cell, "JupyterLab Light") as page:
+        ended = "document.querySelector('.kr-cancel').hidden"
+        page.wait_for_function(ended, timeout=300_000)
+        frames, milliseconds = [], []
+
+        def look(shown_for):
+            png = page.locator(".krypton-explorer").screenshot()
+            frames.append(Image.open(io.BytesIO(png)).convert("RGB").crop(SEEN).resize(SIZE, Image.LANCZOS))
+            milliseconds.append(shown_for)
+
+        look(1500)
+        for value in values:
+            page.evaluate(MOVE, [trait, value])
+            page.wait_for_timeout(150)
+            while not page.evaluate(ended):
+                look(120)
+            page.wait_for_timeout(300)
+            look(1500)
+        frames[0].save(
+            IMAGES / "explorer.webp", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0,
+            quality=55, method=6,
+        )  # fmt: skip
 
 
 def attach(picture, notebook, cell):
@@ -112,7 +155,7 @@ def attach(picture, notebook, cell):
 
 def main():
     compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
-    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('SSIM about')"
+    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('exact map about')"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True")
@@ -127,6 +170,8 @@ def main():
         picture(browser, "running", brain, "JupyterLab Light", estimated, None)
         ended = "document.querySelector('.kr-state')?.textContent.includes('Exact in the region')"
         picture(browser, "volume", VOLUME, "JupyterLab Light", ended, None)
+        cat = CELL.format(**PHOTOGRAPHS, options="window=24, stride=8, ssim_target=0.9")
+        animation(browser, cat, "window", (48, 32, 24))
         browser.close()
 
 

@@ -153,7 +153,8 @@ def mean_in(region: Tensor, index: int = 1, *, activate: bool = True) -> MeanIn:
 
     Args:
         region: Boolean mask of the output's cells: ``cells``.
-        index, activate: As in `volume`.
+        index: As in `volume`.
+        activate: As there.
 
     Returns:
         A module like `volume`'s.
@@ -176,7 +177,8 @@ def dice(mask: Tensor, index: int = 1, *, activate: bool = True) -> Dice:
 
     Args:
         mask: Boolean mask of the output's cells: ``cells``.
-        index, activate: As in `volume`.
+        index: As in `volume`.
+        activate: As there.
 
     Returns:
         A module like `volume`'s: twice the sum of probabilities within the mask, by the sum of all and of the

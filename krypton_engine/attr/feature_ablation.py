@@ -36,13 +36,14 @@ class KryptonFeatureAblation(FeatureAblation):
     with one ``FallbackWarning``.
 
     Args:
-        forward_func, executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+        forward_func: As of `krypton_engine.KryptonOcclusion`.
+        executor: As there.
+        memory_budget: As there.
 
     Raises:
         InputError: As there.
 
-    Examples::
-
+    Examples:
         >>> ablation = KryptonFeatureAblation(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
         >>> attribution = ablation.attribute(x, target=1, feature_mask=mask)
@@ -143,8 +144,11 @@ class KryptonFeatureAblation(FeatureAblation):
 
         Args:
             inputs: Tensor, dimension 0 is the examples, which are explained one by one.
-            baselines, target, additional_forward_args, perturbations_per_eval, show_progress: As of
-                `attribute`.
+            baselines: As of `attribute`.
+            target: As there.
+            additional_forward_args: As there.
+            perturbations_per_eval: As there.
+            show_progress: As there.
             feature_mask: As of `attribute`; every example has as many features.
 
         Returns:

@@ -78,8 +78,7 @@ class KryptonOcclusion(Occlusion):
     Raises:
         InputError: No callable, an unknown executor, or a budget that is no positive number.
 
-    Examples::
-
+    Examples:
         >>> occlusion = KryptonOcclusion(model)
         >>> attribution = occlusion.attribute(x, (3, 6, 5), strides=(3, 2, 2), target=1)
         >>> attribution.shape

@@ -39,13 +39,14 @@ class KryptonShapleyValueSampling(ShapleyValueSampling):
     so do several inputs.
 
     Args:
-        forward_func, executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+        forward_func: As of `krypton_engine.KryptonOcclusion`.
+        executor: As there.
+        memory_budget: As there.
 
     Raises:
         InputError: As there.
 
-    Examples::
-
+    Examples:
         >>> shapley = KryptonShapleyValueSampling(model)
         >>> mask = torch.arange(24)[:, None] // 8 * 3 + torch.arange(20) // 8  # nine regions
         >>> attribution = shapley.attribute(x, target=1, feature_mask=mask, n_samples=5)

@@ -41,14 +41,14 @@ class OcclusionSensitivity(Original):
         overlap: Share of the window by which neighbours overlap, at least 0 and below 1.
         activate: True for softmax (sigmoid where the image has one channel, as MONAI does), False for none,
             or a function of the outputs.
-        executor, memory_budget: As of `krypton_engine.KryptonOcclusion`.
+        executor: As of `krypton_engine.KryptonOcclusion`.
+        memory_budget: As there.
 
     Raises:
         NotImplementedError: Another mode.
         InputError: The executor or the budget cannot be used.
 
-    Examples::
-
+    Examples:
         >>> sensitivity = OcclusionSensitivity(model, mask_size=8, overlap=0.5, verbose=False)
         >>> found, most_probable = sensitivity(x)
         >>> found.shape, most_probable.shape

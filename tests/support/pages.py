@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from IPython.display import display
 from PIL import Image
 from torch import nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
@@ -104,7 +105,7 @@ def readme(_) -> dict[str, Any]:
 
 
 def explorer(_) -> dict[str, Any]:
-    names = pictures()
+    names = pictures() | {"OcclusionExplorer": OcclusionExplorer, "display": display}
     return names | {"image": names["x"][0], "preprocess": None, "names": ["cat", "dog", "fox", "hen", "owl"]}
 
 
@@ -158,6 +159,7 @@ NAMES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "README.md": readme,
     "collections.md": collections,
     "explorer.md": explorer,
+    "explorer-hosts.md": explorer,
     "medical.md": scans,
     "start.md": small_zoo,
     "switching.md": switching,

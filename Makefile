@@ -7,7 +7,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test test-all notebooks bench lint docs docs-check front front-check dev
+.PHONY: help demo lab test test-all notebooks bench lint docs docs-check front front-check dev wheels
 .DELETE_ON_ERROR:
 # Two pips must not write to one environment at once.
 .NOTPARALLEL:
@@ -68,12 +68,16 @@ js/node_modules/.package-lock.json: js/package-lock.json
 
 dev: $(VENV)/.installed-dev ## install everything a developer needs into .venv
 
+wheels: $(VENV)/.installed-release ## build and test the files of a release, in dist/
+	.ci/wheels $(BIN)/python
+
 # An extra contains those before it, so one install serves them all.
 contained-in-demo := demo
 contained-in-lab := demo lab
 contained-in-test := demo lab test
 contained-in-docs := docs
 contained-in-dev := demo lab test docs dev
+contained-in-release := demo lab test release
 
 # A stamp, since a venv that was cut short looks finished; making it again over itself is harmless.
 $(VENV)/.created:

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <numeric>
 
@@ -37,38 +36,10 @@ double timed(const std::function<void()>& call) {
     return rounds[kRounds / 2];
 }
 
-volatile float sink;
-
-// Multiplications and additions a second of a loop of nothing else: 12 sums hide the latency.
-#define PEAK(name, target)                                                                               \
-    target double peak_##name() {                                                                        \
-        constexpr int64_t kTurns = 200'000;                                                              \
-        const double seconds = timed([]() target {                                                       \
-            name sums[12], factor = name{} + 0.999f, term = name{} + 0.001f, all = {};                   \
-            for (int j = 0; j < 12; ++j) sums[j] = term * static_cast<float>(j);                         \
-            for (int64_t i = 0; i < kTurns; ++i)                                                         \
-                _Pragma("GCC unroll 12") for (int j = 0; j < 12; ++j) sums[j] = sums[j] * factor + term; \
-            for (const name& sum : sums) all += sum;                                                     \
-            sink = all[0];                                                                               \
-        });                                                                                              \
-        return 2.0 * 12 * kTurns * (sizeof(name) / 4) / seconds;                                         \
-    }
-
-typedef float Four __attribute__((vector_size(16)));
-PEAK(Four, )
-#if defined(__x86_64__)
-typedef float Eight __attribute__((vector_size(32)));
-typedef float Sixteen __attribute__((vector_size(64)));
-PEAK(Eight, __attribute__((target("avx2,fma"))))
-PEAK(Sixteen, __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))))
-#endif
-
-double peak_of(const char* isa) {
-#if defined(__x86_64__)
-    if (std::strcmp(isa, "avx512") == 0) return peak_Sixteen();
-    if (std::strcmp(isa, "avx2") == 0) return peak_Eight();
-#endif
-    return peak_Four();
+// Operations a second of a loop in registers.
+double peak_of(const Kernels& k) {
+    constexpr int64_t kTurns = 1 << 17;
+    return static_cast<double>(kTurns * k.turn_operations) / timed([&] { k.multiply_add(kTurns); });
 }
 
 std::vector<float> noise(int64_t count) {
@@ -201,7 +172,7 @@ int main() {
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
         const Kernels& k = *kernels(*isa);
         k.flush_denormals();
-        const double peak = peak_of(*isa);
+        const double peak = peak_of(k);
         std::printf("| %s | *peak of the core* | *%.0f* | | |\n", *isa, peak / 1e9);
         convolutions(k, peak);
         pools(k, peak);

@@ -68,8 +68,8 @@ MOVE = """([trait, value]) => {
   input.value = value;
   for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
 }"""
-SEEN = (0, 0, 1220, 900)  # controls, map and legend, without the classes' list below
-SIZE = (854, 630)
+SEEN = (0, 0, 1220, 822)  # controls, map and legend, without what is below
+SIZE = (854, 575)
 
 PHOTOGRAPHS = {"model": "efficientnet-lite0", "images": ["chelsea", "coffee", "rocket"]}
 BRAINS = {"model": "vgg16-brain-mri", "images": ["mri:axial:90+lesion", "mri:axial:100"]}
@@ -155,7 +155,7 @@ def attach(picture, notebook, cell):
 
 def main():
     compared = "document.querySelector('[data-figure=full] b')?.textContent.includes('×')"
-    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('SSIM about')"
+    estimated = "document.querySelector('.kr-likeness')?.textContent.includes('exact map about')"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         cat = CELL.format(**PHOTOGRAPHS, options="window=32, stride=8, exact=True")
@@ -171,7 +171,7 @@ def main():
         ended = "document.querySelector('.kr-state')?.textContent.includes('Exact in the region')"
         picture(browser, "volume", VOLUME, "JupyterLab Light", ended, None)
         cat = CELL.format(**PHOTOGRAPHS, options="window=24, stride=8, ssim_target=0.9")
-        animation(browser, cat, "window", (48, 64, 32))
+        animation(browser, cat, "window", (48, 32, 24))
         browser.close()
 
 

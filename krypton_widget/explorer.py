@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from krypton_engine.perturbation.regions import Regions
 from krypton_engine.tuning.tuning import Tuning
 from krypton_engine.zoo.names import ClassNames, names_in_order
 from krypton_engine.zoo.pixels import ToInput
-from krypton_widget import export, maps, niivue
+from krypton_widget import export, kept, maps, niivue, still
 from krypton_widget.cache import MapKey
 from krypton_widget.coverings import Covering
 from krypton_widget.maps import Partition, Region, Sent
@@ -66,7 +66,7 @@ _ASKS = (
 )  # fmt: skip
 """Controls that ask for a map."""
 
-_LOOKS = ("opacity", "colormap", "scale", "limit")
+_LOOKS = ("opacity", "colormap", "scale", "limit", "overlay", "threshold", "dots")
 """Controls of a map's look."""
 
 
@@ -116,7 +116,12 @@ class OcclusionExplorer(anywidget.AnyWidget):
         colormap: Name of one of Matplotlib's colour maps.
         scale: ``"own"``: the colours end at the map's largest change; ``"shared"``: at the largest of all the
             maps seen; ``"fixed"``: at ``limit``.
-        limit: See ``scale``.
+        limit: See ``scale``. Of probabilities the other two scales end at 0.05 at least: a change of nearly
+            nothing is not drawn as if it counted.
+        overlay: ``"cells"``: a colour a position; ``"smooth"``: interpolated between them; ``"contours"``:
+            lines at a quarter, a half and three quarters of the scale.
+        threshold: Share of the scale, 0 to 1, below which a change is not coloured.
+        dots: Mark measured positions of a map that is measured in part.
         activation: Function that makes probabilities of outputs; ``"auto"`` is softmax, unless the rows are
             probabilities already or have one number.
         executor: As of `krypton_engine.KryptonOcclusion`.
@@ -153,6 +158,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
     colormap = Word(COLORMAPS[0]).tag(sync=True)
     scale = OneOf(("own", "shared", "fixed"), "own").tag(sync=True)
     limit = Real(1.0, lambda v: v > 0, "positive numbers").tag(sync=True)
+    overlay = OneOf(("cells", "smooth", "contours"), "cells").tag(sync=True)
+    threshold = Real(0.0, lambda v: 0 <= v <= 1, "numbers from 0 to 1").tag(sync=True)
+    dots = Switch(True).tag(sync=True)
 
     running = traitlets.Bool(False, help="Whether a run is under way; read only.").tag(sync=True)
     error = traitlets.Unicode("", help="What went wrong, in words.").tag(sync=True)
@@ -162,12 +170,15 @@ class OcclusionExplorer(anywidget.AnyWidget):
     _class_names: traitlets.List[str] = traitlets.List().tag(sync=True)
     _colours = traitlets.Dict().tag(sync=True)
     _thumbnails: traitlets.List[bytes] = traitlets.List().tag(sync=True)
+    _image_names: traitlets.List[str] = traitlets.List().tag(sync=True)
     _cells = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
+    _detail = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _view = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _frame = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _comparison = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _together = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
     _curves = traitlets.Dict(help="Of the page: see `Page`.").tag(sync=True)
+    _kept = traitlets.Dict(help="A map beside the page's own: see `keep`.").tag(sync=True)
     _given = traitlets.Dict(help="Mask and filling that the page can choose beside its own.").tag(sync=True)
 
     def __init__(
@@ -192,6 +203,9 @@ class OcclusionExplorer(anywidget.AnyWidget):
         colormap: str = COLORMAPS[0],
         scale: Literal["own", "shared", "fixed"] = "own",
         limit: float = 1.0,
+        overlay: Literal["cells", "smooth", "contours"] = "cells",
+        threshold: float = 0.0,
+        dots: bool = True,
         activation: Activation | Literal["auto"] = "auto",
         executor: str = "auto",
     ) -> None:
@@ -215,6 +229,7 @@ class OcclusionExplorer(anywidget.AnyWidget):
         self._covered_of: object = None
         self._last_mask: IntArray | None = None
         self._last_filling: Filling | None = None
+        self._still: still.Place | None = None
         given = range(self._classes) if class_names is None else names_in_order(class_names, self._classes)
         super().__init__(
             window=window,
@@ -231,12 +246,16 @@ class OcclusionExplorer(anywidget.AnyWidget):
             colormap=colormap,
             scale=scale,
             limit=limit,
+            overlay=overlay,
+            threshold=threshold,
+            dots=dots,
             _class_names=_distinct([str(name) for name in given]),
             _colours={name: colour_table(name) for name in COLORMAPS},
         )
         self._own_layout = self.layout
         if len(images) > 1:
             axes = len(self._subject.shape(0)) - 1
+            self._image_names = [Path(self._subject.source(i) or "").name for i in range(len(images))]
             self._thumbnails = [thumbnail(item, axes) for item in images]
         self.observe(self._lower_stride, "window")
         self.observe(self._another_image, "image_index")
@@ -272,16 +291,58 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 self._page.keep_only(*self._controls())
                 self.running = False
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``.png`` (a picture), ``.npz`` (the numbers), or ``.html`` (the page, without a kernel).
+    def resume(self) -> None:
+        """Go on with the map that the controls ask for, where it was cancelled."""
+        self._ask()
+
+    def keep(self, heatmap: Heatmap | None = None, name: str = "") -> None:
+        """Keep a map on the page, beside those to come: with one pointer and one scale.
+
+        Args:
+            heatmap: Any map of one value a position, as of another model or another image with as many axes;
+                None for the map on the page as it is now.
+            name: Words above it; by default what it explains, and how.
 
         Raises:
-            InputError: No path, another ending, a folder that does not exist, or nothing has been measured
-                yet.
+            InputError: No such map, or nothing has been measured yet.
+
+        Examples:
+            >>> explorer = OcclusionExplorer(model, x[0], window=8, stride=4)
+            >>> explorer.wait()
+            >>> explorer.keep()
+            >>> explorer.target = 3  # beside the class before
+            >>> explorer.let_go()
+            >>> explorer.close()
+        """
+        if heatmap is not None and not isinstance(heatmap, Heatmap):
+            raise InputError("heatmap", type(heatmap).__name__, "None or a Heatmap")
+        with self._page.lock:
+            if heatmap is None:
+                shown = self._shown_now()
+                self._kept = {**self._page.kept(), "name": name or self._name_of(shown)}
+                return
+            found = kept.of(heatmap, axes=len(self._shape()) - 1)
+            self._kept = {**found, "name": name or kept.name_of(heatmap, self._class_names)}
+
+    def let_go(self) -> None:
+        """Take the map that was kept off the page."""
+        self._kept = {}
+
+    def save(self, path: str | os.PathLike[str], width: int | None = None) -> None:
+        """Write the map to a file.
+
+        Args:
+            path: Path of the file, whose ending decides: ``.png``, ``.svg`` or ``.pdf`` (a picture with its
+                legend), ``.npz`` (the numbers), or ``.html`` (the page, without a kernel).
+            width: Pixels of a PNG's width; None for about 1250.
+
+        Raises:
+            InputError: No path, another ending, a folder that does not exist, a width that no picture has, or
+                nothing has been measured yet.
             OSError: Writing fails; what was there is still there.
         """
         given, ending = files.destination(path, {**ENDINGS, ".html": "the page"})
-        files.write(given, self._file(ending))
+        files.write(given, self._file(ending, width))
 
     def niivue(self) -> Any:
         """The volume and the map as it is now in NiiVue, the viewer of scans (``pip install ipyniivue``).
@@ -388,17 +449,20 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _on_message(self, _: object, content: Sent, buffers: list[memoryview]) -> None:
         """Events of the page: something is stopped, or a file made for the view that asks."""
         kind = content.get("kind")
-        if kind == "cancel":
-            self.cancel()
+        if kind in _EVENTS:
+            try:
+                _EVENTS[kind](self)
+            except InputError as error:
+                self.error = str(error)
         elif kind == "save":
             ending = f".{content.get('as')}"
             try:
-                file = self._file(ending)
+                file, name = self._file(ending, content.get("width")), self._file_name()
             except Exception as error:
                 self.error = in_words(error)
             else:
                 to = str(content.get("view"))
-                self.send({"kind": "file", "name": f"krypton-map{ending}", "view": to}, [file])
+                self.send({"kind": "file", "name": f"{name}{ending}", "view": to}, [file])
                 self.error = self.error if self._failed else ""
 
     def set_state(self, sync_data: dict[str, object]) -> None:
@@ -449,6 +513,26 @@ class OcclusionExplorer(anywidget.AnyWidget):
                 if page is not None:
                     page.keep_only(key, wish)
                     self.running = False
+        self._fill_still()
+
+    # -- notebooks -------------------------------------------------------------------------------------
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and after it the still picture of its first finished map."""
+        still.show(self._repr_mimebundle_())
+        with self._page.lock:
+            self._still = still.Place()
+        self._fill_still()
+
+    def _fill_still(self) -> None:
+        """Draw the map where a still picture waits for one, if it is finished."""
+        with self._page.lock:
+            place = self._still
+            if place is None or not self._page.finished:
+                return
+            self._still = None
+            words = self._name_of(self._shown_now())
+        place.fill(self._file(".png"), f"Occlusion map of {words}")
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -462,13 +546,37 @@ class OcclusionExplorer(anywidget.AnyWidget):
     def _look(self) -> export.Look:
         return export.Look(self.opacity, self.colormap, self.scale, self.limit)
 
-    def _file(self, ending: str) -> bytes:
+    def _file_name(self) -> str:
+        """The name of a file of the map on the page, without its ending."""
+        with self._page.lock:
+            shown = self._shown_now()
+        return export.file_name(shown, self._image_name(shown.task.key.image), self._class_names)
+
+    def _image_name(self, index: int) -> str:
+        return self._subject.source(index) or f"image {index + 1}"
+
+    def _name_of(self, shown: Shown) -> str:
+        """What a map on the page explains, and how."""
+        key = shown.task.key
+        image = f", {Path(self._image_name(key.image)).stem}" if len(self._subject.images) > 1 else ""
+        return f"{kept.name_of(shown.heatmap, self._class_names)}, {key.baseline}{image}"
+
+    def _file(self, ending: str, width: int | None = None) -> bytes:
         with self._page.lock:
             shown = self._shown_now(of_controls=ending == ".html")
             if ending == ".html":
                 return export.html(self.get_state(), _STATIC)
         below = self._subject.input(shown.task.key.image).drawing()
-        return export.map_file(ending, shown, self._look(), below, self._class_names)
+        return export.map_file(ending, shown, self._look(), below, self._class_names, width)
+
+
+_EVENTS: dict[object, Callable[[OcclusionExplorer], None]] = {
+    "cancel": OcclusionExplorer.cancel,
+    "resume": OcclusionExplorer.resume,
+    "keep": OcclusionExplorer.keep,
+    "let go": OcclusionExplorer.let_go,
+}
+"""What the page's buttons do, by the message that they send."""
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html as markup
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,10 @@ _POLICY = (
 """Content security policy: a saved page loads its own script and style, by their hashes, and its own data."""
 
 
+_LONGEST_WORD = 40
+"""Letters of the image's and the class's part of a file's name."""
+
+
 @dataclass(frozen=True)
 class Look:
     """The look of a map on the page.
@@ -98,12 +103,23 @@ class Look:
             >>> shown = Shown(heatmap, task=None, largest=0.5, shared=0.75)
             >>> [Look(0.85, "coolwarm", scale, limit=2.0).end(shown) for scale in ("own", "shared", "fixed")]
             [0.5, 0.75, 2.0]
+            >>> Look(0.85, "coolwarm", "own", limit=2.0).end(Shown(heatmap, None, 0.001, 0.75, least=0.05))
+            0.05
         """
-        return {"own": shown.largest, "fixed": self.limit, "shared": shown.shared}[self.scale] or 1.0
+        if self.scale == "fixed":
+            return self.limit
+        return max({"own": shown.largest, "shared": shown.shared}[self.scale], shown.least) or 1.0
 
 
-def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names: Sequence[str]) -> bytes:
-    """The map on the page as a picture (``".png"``) or as numbers (``".npz"``).
+def map_file(
+    ending: str,
+    shown: Shown,
+    look: Look,
+    below: Drawing,
+    class_names: Sequence[str],
+    width: int | None = None,
+) -> bytes:
+    """The map on the page as a picture (``".png"``, ``".svg"``, ``".pdf"``) or as numbers (``".npz"``).
 
     Args:
         ending: Ending of the file's name.
@@ -111,9 +127,10 @@ def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names:
         look: Look of the map on the page.
         below: Image under the map, and the size of its cells.
         class_names: One a class.
+        width: Pixels of a PNG's width; None for the usual one.
 
     Raises:
-        InputError: Another ending.
+        InputError: Another ending, or a width that no picture has.
 
     Examples:
         >>> shown, look = Shown(heatmap, None, 0.5, shared=0.75), Look(1.0, "coolwarm", "own", 1.0)
@@ -123,7 +140,9 @@ def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names:
         True
     """
     if ending not in ENDINGS:
-        raise InputError("path", f"a name that ends in {ending!r}", "names that end in .png, .npz or .html")
+        raise InputError(
+            "path", f"a name that ends in {ending!r}", f"names that end in {', '.join(ENDINGS)} or .html"
+        )
     if ending == ".npz":
         return shown.heatmap.content(ending)
     drawing: Drawing = {
@@ -132,8 +151,41 @@ def map_file(ending: str, shown: Shown, look: Look, below: Drawing, class_names:
         "cmap": look.colormap,
         "opacity": look.opacity,
         "title": title(shown.heatmap, shown.task.wanted, class_names),
+        "width": width,
     }
     return maps.within(shown.heatmap, shown.task.wanted).content(ending, **drawing)
+
+
+def file_name(shown: Shown, image: str, class_names: Sequence[str]) -> str:
+    """The name of a map's file, without its ending: image, class and window.
+
+    Args:
+        shown: The map.
+        image: Name of the image, or its file.
+        class_names: One a class.
+
+    Examples:
+        >>> file_name(Shown(heatmap, None, 0.5, shared=0.75), "photos/my cat.jpg", ["tiger cat"])
+        'my-cat-tiger-cat-12x10'
+    """
+    words = [Path(image).stem, explained(shown.heatmap, class_names)]
+    window = shown.heatmap.window
+    sizes = "x".join(map(str, window.shape[1:])) if isinstance(window, SlidingWindow) else ""
+    words.append(sizes or f"{len(window)}-regions")
+    return "-".join(re.sub(r"[^\w.]+", "-", word)[:_LONGEST_WORD].strip("-.") for word in words)
+
+
+def explained(heatmap: Heatmap, class_names: Sequence[str]) -> str:
+    """The class that a map explains.
+
+    Examples:
+        >>> explained(heatmap, ["cat"]), explained(heatmap, [])  # of another model, with other classes
+        ('cat', 'class 0')
+    """
+    target = heatmap.target
+    if not isinstance(target, int):
+        return "output"
+    return class_names[target] if target < len(class_names) else f"class {target}"
 
 
 def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
@@ -148,7 +200,7 @@ def title(heatmap: Heatmap, wanted: Flags, class_names: Sequence[str]) -> str:
         >>> title(heatmap, np.ones((2, 2), dtype=bool), ["cat"])
         'cat: 1, 12 x 10 patch, exact'
     """
-    name = class_names[heatmap.target] if isinstance(heatmap.target, int) else "output"
+    name = explained(heatmap, class_names)
     status = maps.on_grid(heatmap, heatmap.status)[wanted]
     exact, share = (status == Status.EXACT).all(), (status >= Status.TRIMMED).mean()
     how = "exact" if exact else f"approximate, {share:.0%} of the positions measured"

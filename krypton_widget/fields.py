@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.picture import Drawing
@@ -17,12 +16,10 @@ from krypton_engine.perturbation.fillings import Blur, Mean
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.zoo.patches import COLOURS
 from krypton_engine.zoo.pixels import black_and_white
+from krypton_widget.coded import coarser, coded
 from krypton_widget.maps import Sent, sizes_in_words
 from krypton_widget.pictures import Picture
 from krypton_widget.planes import planes_of
-
-_LARGEST_SENT = 2**24
-"""Bytes of cells that a page is sent of one image at most, two for each; beyond, they are made coarser."""
 
 _THUMBNAIL = 96
 """Pixels of the side of a signal's small picture."""
@@ -125,25 +122,7 @@ class Field:
             >>> sent["of"], sent["sizes"], sent["low"]
             ([4, 4, 4], [1, 1, 1], 0.5)
         """
-        cells = x[0].float() if x.ndim == 3 else x[0].float().mean(0, keepdim=True)
-        of = list(cells.shape[1:])
-        finite = cells[cells.isfinite()]
-        low, high = (float(finite.min()), float(finite.max())) if finite.numel() else (0.0, 0.0)
-        cells = cells.nan_to_num(nan=low, posinf=high, neginf=low)
-        cells = (
-            cells[(slice(None), *[slice(0, 1)] * len(of))]
-            if low == high
-            else coarser(cells, _LARGEST_SENT // 2)
-        )
-        codes = ((cells.double() - low) * (65535 / ((high - low) or 1.0))).round()
-        return {
-            "of": of,
-            "sizes": list(cells.shape[1:]),
-            "channels": len(cells),
-            "low": low,
-            "high": high,
-            "cells": codes.numpy().astype("<u2").tobytes(),
-        }
+        return coded(x[0].float() if x.ndim == 3 else x[0].float().mean(0, keepdim=True))
 
     def drawing(self) -> Drawing:
         """The arguments of `krypton_engine.Heatmap.overlay` that put a map over this input.
@@ -176,22 +155,6 @@ class Field:
         volume = self.x[0].float().mean(0).permute(plane["across"], plane["down"], plane["right"])
         turned = [axis for axis, flip in enumerate(plane["flip"]) if flip]
         return np.repeat(self._grey(volume[len(volume) // 2].flip(turned))[..., None], 3, axis=-1)
-
-
-def coarser(cells: Tensor, largest: int) -> Tensor:
-    """Cells ``(C, *sizes)``, or means of neighbours where there are more than ``largest``.
-
-    Examples:
-        >>> coarser(torch.arange(4.0)[None], 2), coarser(torch.arange(4.0)[None], 4)
-        (tensor([[0.5000, 2.5000]]), tensor([[0., 1., 2., 3.]]))
-    """
-    sizes = cells.shape[1:]
-    if cells.numel() <= largest:
-        return cells
-    share = (largest / cells.numel()) ** (1 / len(sizes))
-    fewer = [max(1, math.floor(size * share)) for size in sizes]
-    pool = functional.adaptive_avg_pool1d if len(sizes) == 1 else functional.adaptive_avg_pool3d
-    return pool(cells, fewer)  # type: ignore[arg-type]
 
 
 def _curves(channels: Tensor) -> Picture:

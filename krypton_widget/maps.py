@@ -21,6 +21,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow, as_sliding
+from krypton_engine.run.order import coarse_to_fine
 
 Sent: TypeAlias = dict[str, Any]
 """Values for the page, or from it, by name: JSON's types, and bytes."""
@@ -224,6 +225,33 @@ def _largest(changes: npt.NDArray[np.floating]) -> float:
     return float(np.abs(changes).max()) if changes.size else 0.0
 
 
+def is_coarse(window: Positions, measured: Flags, wanted: Flags) -> bool:
+    """Whether as many wanted positions are measured as the first coarse grid has; of regions, an eighth.
+
+    Examples:
+        >>> window = SlidingWindow((3, 48, 48), (3, 4, 4), (3, 4, 4))
+        >>> measured, everywhere = np.zeros((12, 12), dtype=bool), np.ones((12, 12), dtype=bool)
+        >>> measured[::8, 0] = True
+        >>> is_coarse(window, measured, everywhere), is_coarse(window, everywhere, everywhere)
+        (False, True)
+    """
+    total = int(wanted.sum())
+    positions = np.flatnonzero(wanted)
+    first = coarse_to_fine(window, positions)[0] if isinstance(window, SlidingWindow) and total else None
+    least = math.ceil(total / 8) if first is None else len(first)
+    return int((measured & wanted).sum()) >= least
+
+
+def are_shares(outputs: Tensor) -> bool:
+    """Whether the outputs for an image are probabilities of classes, as far as one can see.
+
+    Examples:
+        >>> are_shares(torch.tensor([0.25, 0.75])), are_shares(torch.tensor([2.0, -1.0, 0.5]))
+        (True, False)
+    """
+    return outputs.numel() > 1 and abs(float(outputs.sum()) - 1) < 0.01 and float(outputs.min()) >= 0
+
+
 def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
     """A map for the page: numbers as little-endian bytes, the last axis fastest.
 
@@ -258,6 +286,7 @@ def to_page(heatmap: Heatmap, wanted: Flags) -> Sent:
         "total": int(wanted.sum()),
         "notFinite": not_finite(heatmap, wanted),
         "exact": bool((status[wanted] == Status.EXACT).all()),
+        "coarse": is_coarse(heatmap.window, measured, wanted),
         "seconds": heatmap.seconds,
     }
 

@@ -26,6 +26,7 @@ from krypton_widget import maps
 from krypton_widget.cache import Judged, MapKey, Memory, untrimmed
 from krypton_widget.coverings import painted
 from krypton_widget.page import Page, Turn
+from krypton_widget.pictures import ModelInput
 from krypton_widget.stopping import Stoppable, Stopped
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, keeps_all, positions_for, task_for
@@ -125,6 +126,12 @@ class Measurer:
                 return
             self._finish(task, page)
         self._judge(task, turn, stopped)
+        given = self._subject.input(key.image)
+        if isinstance(given, ModelInput) and not stopped():
+            detail = given.detail
+            with turn.drawing() as page:
+                if page is not None:
+                    page.sharpen(key.image, detail)
         everywhere = task.known.heatmap is not None and bool(task.known.heatmap.measured.all())
         if everywhere and not stopped() and self._subject.pass_seconds(task.positions.input_shape) is None:
             self._subject.time_full_inference(key.image, stopped)

@@ -20,6 +20,7 @@ from krypton_engine.heatmap.status import Status
 from krypton_engine.perturbation.regions import Regions
 from krypton_widget import maps
 from krypton_widget.cache import MapKey
+from krypton_widget.calls import calls
 from krypton_widget.coverings import painted
 from krypton_widget.fields import Field
 from krypton_widget.maps import Sent
@@ -28,6 +29,9 @@ from krypton_widget.planes import axes_of, planes_of
 from krypton_widget.reading import Input
 from krypton_widget.subject import Subject
 from krypton_widget.task import Task, Wish, asked, positions_for
+
+LEAST_END = 0.05
+"""The least change of a probability at which colours end, unless a user sets the end."""
 
 _BESIDE = "comparison", "together", "curves"
 """Parts of a page beside its map, which belong to one run."""
@@ -42,12 +46,14 @@ class Shown:
         task: Task that the map answers.
         largest: Its largest change.
         shared: The largest change of all the maps that are remembered.
+        least: The least change at which colours end on their own: a nothing is not drawn as if it counted.
     """
 
     heatmap: Heatmap
     task: Task
     largest: float
     shared: float
+    least: float = 0.0
 
 
 class Page:
@@ -58,8 +64,8 @@ class Page:
     Args:
         subject: The model and its images.
         activation: Activation that makes probabilities of outputs.
-        send: Function that takes the name of a part of the page (``"cells"``, ``"view"``, ``"frame"``,
-            ``"comparison"``, ``"together"``, ``"curves"``) and its new content.
+        send: Function that takes the name of a part of the page (``"cells"``, ``"detail"``, ``"view"``,
+            ``"frame"``, ``"comparison"``, ``"together"``, ``"curves"``) and its new content.
 
     Attributes:
         lock: Held while the page changes.
@@ -89,7 +95,7 @@ class Page:
         self.turns = 0
         self._cells_of: int | None = None
         self._subject, self._activation = subject, activation
-        self._parts: dict[str, Sent] = {part: {} for part in ("cells", "view", "frame", *_BESIDE)}
+        self._parts: dict[str, Sent] = {part: {} for part in ("cells", "detail", "view", "frame", *_BESIDE)}
         self._send = send
 
     def next_turn(self) -> Turn:
@@ -111,7 +117,7 @@ class Page:
             >>> subject = Subject(model, [x[0]], None)
             >>> page = Page(subject, None, lambda part, content: print(part, sorted(content)[:2]))
             >>> page.begin(MapKey(0, 8, 4, "grey"))
-            view ['axes', 'baseline']
+            view ['areShares', 'axes']
         """
         self._clear(*_BESIDE)
         self._look_at(key)
@@ -136,7 +142,8 @@ class Page:
         """
         heatmap = _filled(heatmap, task.wanted)
         drawn = maps.to_page(heatmap, task.wanted)
-        self.shown = Shown(heatmap, task, drawn["largest"], shared)
+        least = LEAST_END if maps.are_shares(self._probabilities(task.key.image)) else 0.0
+        self.shown = Shown(heatmap, task, drawn["largest"], shared, least)
         extra = {
             "asked": asked(task.key, task.wish),
             "left": left,
@@ -145,6 +152,8 @@ class Page:
             "estimate": maps.estimate(heatmap, task.wanted),
             "note": task.note,
             "shared": shared,
+            "least": least,
+            "calls": calls(task, self._subject, self._activation) if finished else {},
             "inFull": heatmap.plan is None or not heatmap.plan.incremental,
         }
         self._put("frame", drawn | extra)
@@ -173,6 +182,18 @@ class Page:
             return
         found = maps.comparison(approximate, exact, self._subject.pass_seconds(task.positions.input_shape))
         self._put("comparison", found | {"ssimTarget": task.ssim_target})
+
+    def sharpen(self, image: int, detail: bytes | None) -> None:
+        """Show a picture sharper than the model sees it, where it is so. The caller holds the lock.
+
+        Examples:
+            >>> page = Page(Subject(model, [x[0]], None), None, lambda part, content: print(part, content))
+            >>> page.sharpen(0, b"a picture")
+            detail {'image': 0, 'picture': b'a picture'}
+            >>> page.sharpen(0, b"a picture")  # it is there
+        """
+        if detail is not None and not self._parts["detail"]:
+            self._put("detail", {"image": image, "picture": detail})
 
     def clear(self) -> None:
         """Take the map off the page. The caller holds the lock.
@@ -216,6 +237,20 @@ class Page:
         ]
         self._put("curves", {"asked": asked(task.key, task.wish), "curves": drawn, "note": note})
 
+    @property
+    def finished(self) -> bool:
+        """Whether the page shows all of the map that was asked for."""
+        return bool(self._parts["frame"].get("finished"))
+
+    def kept(self) -> Sent:
+        """The map as it is now and its picture, for `Page` to show beside others. The caller holds the lock.
+
+        Examples:
+            >>> Page(Subject(model, [x[0]], None), None, lambda part, content: None).kept()
+            {'frame': {}, 'view': {}}
+        """
+        return {part: self._parts[part] for part in ("frame", "view")}
+
     def answers(self, key: MapKey, wish: Wish) -> bool:
         """Whether the page shows this map or a part of it."""
         return self._map_answers(key, wish) and self._parts["view"].get("image") == key.image
@@ -253,7 +288,7 @@ class Page:
 
     def _look_at(self, key: MapKey) -> None:
         if self._cells_of != key.image:  # a volume's are many: they are sent once
-            self._clear("cells")
+            self._clear("cells", "detail")
             if cells := self._subject.input(key.image).to_page():
                 self._put("cells", {"image": key.image, **cells})
             self._cells_of = key.image
@@ -261,8 +296,7 @@ class Page:
 
     def _seen(self, key: MapKey) -> Sent:
         """The picture, what covers it, its regions and the model's own answer."""
-        given, outputs = self._subject.input(key.image), self._subject.answer(key.image)
-        probabilities = activated(outputs, activation_of(self._activation)).detach()[0].float()
+        given, probabilities = self._subject.input(key.image), self._probabilities(key.image)
         sizes, geometry = given.x.shape[2:], given.geometry if isinstance(given, Field) else None
         positions = positions_for(key, self._subject)
         filling = self._subject.filling(key.image, key.baseline)
@@ -282,7 +316,13 @@ class Page:
             "ids": [] if regions is None else [str(number) for number in regions.ids.tolist()],
             "probabilities": probabilities.numpy().tobytes(),
             "predicted": int(probabilities.argmax()),
+            "areShares": maps.are_shares(probabilities),
         }
+
+    def _probabilities(self, image: int) -> Tensor:
+        """The model's own answer to an image, by class."""
+        outputs = self._subject.answer(image)
+        return activated(outputs, activation_of(self._activation)).detach()[0].float()
 
 
 def _drawn(given: Input, patch: Tensor | None) -> Sent:

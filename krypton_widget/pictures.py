@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import InitVar, dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,18 @@ from torch import Tensor
 from krypton_engine.errors import InputError
 from krypton_engine.heatmap.picture import Drawing
 from krypton_engine.zoo.patches import covered
-from krypton_engine.zoo.pixels import CHANNELS, ImageLike, Pixels, ToInput, plain_input
+from krypton_engine.zoo.pixels import (
+    CHANNELS,
+    ImageLike,
+    Pixels,
+    Shares,
+    ToInput,
+    black_and_white,
+    plain_input,
+)
 from krypton_engine.zoo.preprocess import rgb
+from krypton_widget import sharp
+from krypton_widget.coded import coded
 from krypton_widget.maps import Sent, sizes_in_words
 
 Picture = npt.NDArray[np.uint8]
@@ -112,14 +123,55 @@ class ModelInput:
     def _solid(self, level: float) -> Tensor:
         return self._prepared(self._pixels.solid(level))
 
+    @cached_property
+    def part(self) -> sharp.Part | None:
+        """The part of the picture that the model sees; None where it is not only cropped and resized.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).part
+            (0.0, 0.0, 1.0, 1.0)
+        """
+        if self.preprocess is None:
+            return 0.0, 0.0, 1.0, 1.0
+        black, span = self._black, self._white - self._black
+
+        def undone(shares: Shares) -> Shares:
+            x = self._prepared(self._pixels.like(shares))
+            cells = torch.where(span == 0, 0.0, (x - black) / torch.where(span == 0, 1.0, span))
+            return cells[0].mean(0).float().numpy()
+
+        return sharp.part_seen(self._pixels, undone) if self._affine else None
+
+    @cached_property
+    def detail(self) -> bytes | None:
+        """The picture sharper than the model sees it, as a JPEG; None where there is no such thing.
+
+        Examples:
+            >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).detail
+        """
+        height, width = self.x.shape[2:]
+        found = None if self.preprocess is None else self.part
+        return None if found is None else sharp.sharper(self._pixels, found, (height, width))
+
     def to_page(self) -> Sent:
-        """Nothing: a page has all of a picture in its view.
+        """The numbers of a grey picture that has more than 256 of them; a page has all else in its view.
 
         Examples:
             >>> ModelInput(np.zeros((24, 20, 3), np.uint8), None).to_page()
             {}
+            >>> sent = ModelInput(np.array([[0, 300], [600, 900]], np.uint16) / 1000, None).to_page()
+            >>> sent["sizes"], sent["levels"], round(sent["high"], 3)
+            ([2, 2], [0.0, 1.0], 0.9)
         """
-        return {}
+        numbers = np.asarray(self.image) if isinstance(self.image, (np.ndarray, Tensor)) else None
+        if numbers is None or numbers.dtype == np.uint8 or self._pixels.shape[2] != 1 or self.part is None:
+            return {}
+        height, width = self._pixels.shape[:2]
+        grey = numbers.reshape(height, width)
+        seen = torch.from_numpy(
+            np.ascontiguousarray(grey[sharp.cells_of(self.part, height, width)], np.float32)
+        )
+        return {**coded(seen[None]), "levels": list(black_and_white(grey)), "affine": None}
 
     def drawing(self) -> Drawing:
         """The arguments of `krypton_engine.Heatmap.overlay` that put a map over this picture.

@@ -16,6 +16,7 @@ from krypton_engine.graph.export import evaluated
 from krypton_engine.perturbation.fillings import Filling, filling_of
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.planning.training import evaluation_mode
+from krypton_engine.zoo.images import SOURCE
 from krypton_engine.zoo.patches import COLOURS
 from krypton_engine.zoo.pixels import ToInput
 from krypton_engine.zoo.preprocess import as_taken
@@ -41,8 +42,7 @@ class Subject:
     """
 
     def __init__(self, model: Forward, images: Sequence[UserImage], preprocess: ToInput | None) -> None:
-        self.model, self.images = model, images
-        self._preprocess = preprocess
+        self.model, self.images, self.preprocess = model, images, preprocess
         self._inputs: dict[int, Input] = {}
         self._answers: dict[int, Tensor] = {}
         self._superpixels: dict[tuple[int, int], Regions] = {}
@@ -61,7 +61,7 @@ class Subject:
         """
         if index not in self._inputs:
             name = f"image[{index}]" if len(self.images) > 1 else "image"
-            ways = readings(self.images[index], self._preprocess, name)
+            ways = readings(self.images[index], self.preprocess, name)
             if len(ways) == 1:
                 self._inputs[index] = ways[0]()
             else:
@@ -81,6 +81,18 @@ class Subject:
                 refused = refused or error
         assert refused is not None
         raise refused
+
+    def source(self, index: int) -> str | None:
+        """The file or the name that a picture was read from, as the command line takes it; None if unknown.
+
+        Examples:
+            >>> from krypton_engine.zoo import load_image
+            >>> Subject(model, [load_image("camera")], load_image).source(0)
+            'camera'
+        """
+        image = self.images[index]
+        named = getattr(image, "info", {}).get(SOURCE) or getattr(image, "filename", "")
+        return str(named) or None
 
     def shape(self, index: int) -> tuple[int, ...]:
         """Channels and sizes of an image as the model sees it.

@@ -6,6 +6,7 @@
 #include "cpu/convolution.h"
 #include "cpu/lanes.h"
 #include "cpu/normalisation.h"
+#include "cpu/peak.h"
 #include "cpu/pointwise.h"
 #include "cpu/pooling.h"
 #include "cpu/product.h"
@@ -74,6 +75,8 @@ constexpr Kernels make() {
     k.combine = combine;
     k.layer_norm = layer_norm;
     k.sum = sum;
+    k.multiply_add = multiply_add;
+    k.turn_operations = kTurnOperations;
     k.flush_denormals = flush_denormals;
     return k;
 }

@@ -175,6 +175,9 @@ struct Kernels {
     void (*combine)(const Combine&);
     void (*layer_norm)(const LayerNorm&);
     void (*sum)(const Sums&);
+    // What bounds all of them: a loop in registers, of so many operations a turn. Its result means nothing.
+    float (*multiply_add)(int64_t turns);
+    int64_t turn_operations;
     // Denormal numbers would slow the core down a hundredfold: flush them to zero in this thread.
     void (*flush_denormals)();
 };

@@ -46,6 +46,19 @@ export class Cells {
     return this.lines;
   }
 
+  /** The numbers of a picture in grey. */
+  picture(levels: Levels): HTMLCanvasElement {
+    const [height = 1, width = 1] = this.sent.sizes;
+    const greys = this.table(levels);
+    const image = new ImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    this.codes.forEach((code, pixel) => (pixels[pixel] = 0xff000000 | (0x010101 * (greys[code] ?? 0))));
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [width, height];
+    canvas.getContext("2d")?.putImageData(image, 0, 0);
+    return canvas;
+  }
+
   /** A section of a volume in grey; the canvas is drawn on anew by the next slice. */
   slice(section: Section, through: Place, levels: Levels): HTMLCanvasElement {
     const { width, height } = section;

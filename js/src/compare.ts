@@ -51,7 +51,7 @@ function panelsOf(c: Comparison): Panel[] {
 function figuresOf(c: Comparison, running: boolean): Figure[] {
   const ours = faster(c.speedUp);
   return [
-    { key: "ssim", term: "SSIM", value: c.ssim === null ? "–" : cut(c.ssim, 3), note: similarity(c) },
+    { key: "ssim", term: "similarity to the exact map", value: c.ssim === null ? "–" : cut(c.ssim, 3), note: similarity(c) },
     {
       key: "share",
       term: "positions computed",
@@ -141,7 +141,7 @@ export function compare(listening: Listening, scene: Scene): HTMLElement {
     section.hidden = !there;
     if (!there || !scene.ready) return;
     // A place that is pointed at changes nothing here.
-    const now = [c, scene.picture, scene.limit, scene.opacity, scene.model.get("colormap"), scene.cross, scene.levels];
+    const now = [c, scene.below?.pyramid, scene.limit, scene.threshold, scene.opacity, scene.model.get("colormap"), scene.cross, scene.levels];
     if (now.some((value, i) => value !== drawn[i])) {
       drawn = now;
       panelsOf(c).forEach((panel, i) => {

@@ -30,9 +30,18 @@ export function together(...groups: readonly (readonly number[])[]): string[][] 
   return found.map((group) => group.map(({ value, digits }) => written(value, digits, plain).replaceAll("-", "−")));
 }
 
-/** A change with its sign. */
-export function signed(value: number, text = figure(value)): string {
-  return value > 0 ? `+${text}` : text;
+/** What becomes of an output that changes by a drop, and by how much. */
+export function moves(drop: number, text = figure(drop)): [string, string] {
+  if (!drop) return ["changes by", text];
+  return [drop > 0 ? "falls by" : "rises by", text.replace(/^−/, "")];
+}
+
+/** A number's size in one significant digit, rounded up: nothing is larger than it says. */
+export function atMost(value: number): string {
+  const size = Math.abs(value);
+  if (!size || !Number.isFinite(size)) return figure(size);
+  const unit = 10 ** Math.floor(Math.log10(size));
+  return figure(Math.ceil(size / unit - 1e-9) * unit);
 }
 
 /** As many digits as tell a number from the nearest of its group. */

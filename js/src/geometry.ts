@@ -74,7 +74,7 @@ export function boxBetween(a: Point, b: Point, { height, width }: Size): Box | n
   return box.bottom > box.top && box.right > box.left ? box : null;
 }
 
-/** Sets the pixels of `mask` within `radius` of the line from `a` to `b`. */
+/** Sets the pixels of `mask` within `radius` of the line from `a` to `b`, or clears them. */
 export function brush(
   mask: Uint8Array,
   height: number,
@@ -82,6 +82,7 @@ export function brush(
   a: Point,
   b: Point,
   radius: number,
+  value: 0 | 1 = 1,
 ): void {
   const steps = Math.max(1, Math.ceil(Math.hypot(b.x - a.x, b.y - a.y) / Math.max(1, radius / 2)));
   for (let i = 0; i <= steps; i++) {
@@ -89,7 +90,7 @@ export function brush(
     const y = a.y + ((b.y - a.y) * i) / steps;
     for (let row = Math.max(0, Math.floor(y - radius)); row < Math.min(height, y + radius); row++) {
       for (let column = Math.max(0, Math.floor(x - radius)); column < Math.min(width, x + radius); column++) {
-        if (Math.hypot(row + 0.5 - y, column + 0.5 - x) <= radius) mask[row * width + column] = 1;
+        if (Math.hypot(row + 0.5 - y, column + 0.5 - x) <= radius) mask[row * width + column] = value;
       }
     }
   }

@@ -17,9 +17,14 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
     { type: "button", class: "kr-cancel", onclick: () => model.send({ kind: "cancel" }) },
     "Cancel",
   );
+  const resume = h(
+    "button",
+    { type: "button", class: "kr-resume", title: "What was measured stays", onclick: () => model.send({ kind: "resume" }) },
+    "Continue",
+  );
   const bar = h("progress", { max: 1, "aria-label": "Progress of the map" });
   const draw = () => {
-    const { current: map, waiting } = scene;
+    const { progress: map, waiting } = scene;
     const running = live && model.get("running");
     const { kind, text } = standing({ map, running, waiting, failed: model.get("_failed") });
     if (spoken.textContent !== text && (state.dataset.kind !== kind || kind !== "running")) spoken.textContent = text;
@@ -29,7 +34,7 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
     const said = map ? map.base : target === null ? null : (scene.probabilities[target] ?? null);
     title.replaceChildren();
     if (said === null) title.append("Occlusion map");
-    else title.append("Why ", h("em", {}, scene.name(target)), `, ${figure(said)}?`);
+    else title.append("What speaks for ", h("em", {}, scene.name(target)), ` (${scene.areShares ? "probability" : "output"} ${figure(said)})`);
     const busy = running || waiting;
     const unfinished = busy && map && (waiting || !map.finished);
     const toTheEnd = model.get("regions") !== null || model.get("exact") || model.get("ssim_target") >= 1;
@@ -42,13 +47,14 @@ export function header(listening: Listening, scene: Scene, live: boolean): HTMLE
         : "";
     probably.textContent = map && !waiting && kind !== "error" ? likeness(map.estimate, map.note) : "";
     cancel.hidden = !running;
+    resume.hidden = !live || kind !== "cancelled";
     if (busy && !map) bar.removeAttribute("value");
     else bar.value = !map || map.total === 0 ? 0 : map.finished && !waiting ? 1 : map.done / map.total;
     bar.classList.toggle("kr-still", !busy);
   };
   listening.to(["running", "_failed", "_class_names"], draw);
   scene.watch(draw);
-  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, bar);
+  return h("div", { class: "kr-header" }, title, h("div", { class: "kr-status" }, state, left, probably, spoken), cancel, resume, bar);
 }
 
 /** An error of the kernel, as long as it stands. */

@@ -1,6 +1,6 @@
 // The position under the pointer: the occluded image there, and its numbers.
 import { h, onRepaint } from "./dom";
-import { signed, together } from "./figures";
+import { moves, together } from "./figures";
 import { Regions } from "./layout";
 import { INTERPOLATED, LINEARISED, TRIMMED, UNKNOWN } from "./messages";
 import type { Scene } from "./scene";
@@ -9,7 +9,7 @@ import { thumb } from "./thumb";
 
 /** How a value was come by that was not measured in full, by its status. */
 const HOW: Partial<Record<number, string>> = {
-  [INTERPOLATED]: "interpolated",
+  [INTERPOLATED]: "estimated",
   [LINEARISED]: "measured to the first order, and corrected",
   [TRIMMED]: "measured, small changes dropped",
 };
@@ -35,9 +35,9 @@ export function describe(scene: Scene): { rows: [string, string][]; how: string;
   ];
   const rows: [string, string][] = [
     [name, `${before} → ${after}`],
-    ["drop", signed(drop, fall)],
+    moves(drop, fall),
   ];
-  let text = `${place}: ${name} ${before} becomes ${after}, drop ${signed(drop, fall)}`;
+  let text = `${place}: ${name} ${before} becomes ${after}, ${moves(drop, fall).join(" ")}`;
   const other = map.classes[i] ?? -1;
   if (status !== INTERPOLATED && other >= 0) {
     const flips = other !== scene.predicted;

@@ -67,6 +67,36 @@ export class Windows implements Layout {
     return this.axes.map(({ window }, i) => (indices[i] ?? 0) * window);
   }
 
+  /** For every pixel of a section, a number between those of the cells centred around; of the nearest where one is unknown. */
+  between(numbers: Float32Array, section: Section, through: Place): Float32Array {
+    const { across, down, right } = section.plane;
+    const along = (axis: number | null, pixels: Int32Array) =>
+      Array.from(pixels, (pixel) => {
+        const found = axis === null ? undefined : this.axes[axis];
+        if (axis === null || !found) return { low: 0, high: 0, share: 0 };
+        const at = clamp((pixel + 0.5 - found.window / 2) / found.stride, 0, found.count - 1);
+        const low = Math.min(Math.floor(at), Math.max(0, found.count - 2));
+        const high = Math.min(low + 1, found.count - 1);
+        return { low: low * this.step(axis), high: high * this.step(axis), share: at - low };
+      });
+    const [rows, columns] = [along(down, section.rows), along(right, section.columns)];
+    const slice = across === null ? 0 : (this.spreads[across]?.[section.slice(through)] ?? 0) * this.step(across);
+    const shown = this.on(section, through);
+    const found = new Float32Array(rows.length * columns.length);
+    let pixel = 0;
+    for (const row of rows) {
+      const [above, below] = [slice + row.low, slice + row.high];
+      for (const { low, high, share } of columns) {
+        const upper = (1 - share) * (numbers[above + low] ?? NaN) + share * (numbers[above + high] ?? NaN);
+        const lower = (1 - share) * (numbers[below + low] ?? NaN) + share * (numbers[below + high] ?? NaN);
+        const value = (1 - row.share) * upper + row.share * lower;
+        found[pixel] = Number.isFinite(value) ? value : (numbers[shown[pixel] ?? 0] ?? NaN);
+        pixel++;
+      }
+    }
+    return found;
+  }
+
   /** The cells that are centred on a section through a place, or nearest to it. */
   centred(section: Section, through: Place): number[] {
     const { across, down, right } = section.plane;

@@ -18,7 +18,8 @@ export function toMap(frame: State["_frame"]): Map | null {
 
 /** The drop at which the colours end, by the scale chosen; never zero. */
 export function colourLimit(scale: State["scale"], limit: number, map: Map): number {
-  const found = scale === "fixed" ? limit : scale === "shared" ? map.shared : map.largest;
+  if (scale === "fixed") return limit;
+  const found = Math.max(scale === "shared" ? map.shared : map.largest, map.least);
   return found > 0 ? found : 1;
 }
 

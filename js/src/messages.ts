@@ -65,6 +65,12 @@ export interface Field extends Cells {
   affine: number[][] | null;
 }
 
+/** A picture sharper than the model sees it. */
+export interface Detail {
+  image: number;
+  picture: DataView;
+}
+
 /** An image, its patch, and what the model says of it. */
 export interface View {
   image: number;
@@ -90,6 +96,8 @@ export interface View {
   ids: string[];
   probabilities: DataView;
   predicted: number;
+  /** Whether these are probabilities of classes. */
+  areShares: boolean;
 }
 
 /** What the model says with several regions covered at once. */
@@ -130,6 +138,12 @@ export interface Estimate {
   basis: string;
 }
 
+/** The call of a map, in Python and on the command line. */
+export interface Calls {
+  python: string;
+  command: string;
+}
+
 /** A map as far as it is known. */
 export interface Frame extends Grid {
   asked: Asked;
@@ -146,12 +160,18 @@ export interface Frame extends Grid {
   /** The voxel that counts most in a finished map of a volume. */
   most: number[] | null;
   exact: boolean;
+  /** Whether the first coarse grid of positions has been measured. */
+  coarse: boolean;
+  /** The least change at which colours end, unless the end is set. */
+  least: number;
   /** Measured positions whose change is not finite. */
   notFinite: number;
   estimate: Estimate | null;
   /** On the tuning, in words. */
   note: string;
   inFull: boolean;
+  /** Empty before the map is finished. */
+  calls: Calls | Empty;
   values: DataView;
   status: DataView;
   classes: Bytes;
@@ -176,6 +196,13 @@ export interface Comparison extends Grid {
   fullSeconds: number | null;
   fullSpeedUp: number | null;
   fullSpeedUpExact: number | null;
+}
+
+/** A map that was kept, with its picture; of any origin, so that it need not answer any controls. */
+export interface Kept {
+  name: string;
+  frame: Grid & Pick<Frame, "base" | "largest" | "values" | "status">;
+  view: Pick<View, "sizes" | "spacing" | "axes" | "planes" | "picture" | "regions">;
 }
 
 /** What stands for a message that has not come yet. */
@@ -203,6 +230,9 @@ export interface State {
   colormap: string;
   scale: "own" | "shared" | "fixed";
   limit: number;
+  overlay: "cells" | "smooth" | "contours";
+  threshold: number;
+  dots: boolean;
   running: boolean;
   error: string;
   /** Whether `error` ended a run; otherwise the map is as good as before, and a file could not be saved, say. */
@@ -210,13 +240,18 @@ export interface State {
   _class_names: string[];
   _colours: Record<string, DataView>;
   _thumbnails: DataView[];
+  /** Names of the images' files; empty where an image has none. */
+  _image_names: string[];
   /** Of volumes and signals. */
   _cells: Field | Empty;
   _view: View | Empty;
+  /** Of pictures; there once the first map is. */
+  _detail: Detail | Empty;
   _frame: Frame | Empty;
   _comparison: Comparison | Empty;
   _together: Together | Empty;
   _curves: Curves | Empty;
+  _kept: Kept | Empty;
   /** The regions and the filling that the user has given, beside those that the page offers. */
   _given: { regions?: Partition; baseline?: Cover | null };
   /** False in a saved page; absent where there is a kernel. */

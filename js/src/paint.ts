@@ -10,8 +10,9 @@ export function tone(drop: number, limit: number): number {
 }
 
 /** How much of the colour covers the picture: the smaller a change, the more of the picture shows. */
-export function weight(drop: number, limit: number, opacity: number): number {
-  return opacity * Math.min(1, Math.abs(drop) / limit) ** 0.75;
+export function weight(drop: number, limit: number, opacity: number, threshold = 0): number {
+  const share = Math.min(1, Math.abs(drop) / limit);
+  return share < threshold ? 0 : opacity * share ** 0.75;
 }
 
 /** Greys of the stripes that mark a change that is not finite: no scale has such colours. */
@@ -28,6 +29,8 @@ export interface Look {
   /** 256 colours, three bytes each. */
   table: Uint8Array;
   opacity: number;
+  /** Share of the limit below which a change is not coloured. */
+  threshold: number;
 }
 
 /** The colours of a map's cells. */
@@ -39,7 +42,7 @@ export interface Tints {
   opacity: number;
 }
 
-export function tint(drops: Float32Array, status: Uint8Array, { limit, table, opacity }: Look): Tints {
+export function tint(drops: Float32Array, status: Uint8Array, { limit, table, opacity, threshold }: Look): Tints {
   const cells = new Uint8ClampedArray(drops.length * 4);
   const hatched = Uint8Array.from(drops, (drop, i) => Number(status[i] !== UNKNOWN && !Number.isFinite(drop)));
   for (let i = 0; i < drops.length; i++) {
@@ -49,7 +52,7 @@ export function tint(drops: Float32Array, status: Uint8Array, { limit, table, op
     cells[4 * i] = table[colour] ?? 0;
     cells[4 * i + 1] = table[colour + 1] ?? 0;
     cells[4 * i + 2] = table[colour + 2] ?? 0;
-    cells[4 * i + 3] = 255 * weight(drop, limit, opacity);
+    cells[4 * i + 3] = 255 * weight(drop, limit, opacity, threshold);
   }
   return { colours: new Uint32Array(cells.buffer), hatched, opacity };
 }
@@ -76,6 +79,23 @@ export function overlay(
   return pixels;
 }
 
+/** Colours of drops, a row each, over the greys of a picture from black to white: as a map looks over one. */
+export function composed(drops: Float32Array, columns: number, look: Look): Uint8ClampedArray<ArrayBuffer> {
+  const { colours } = tint(drops, new Uint8Array(drops.length).fill(TRIMMED), look);
+  const cells = new Uint8ClampedArray(colours.buffer);
+  const pixels = new Uint8ClampedArray(4 * columns * drops.length);
+  for (let row = 0; row < drops.length; row++) {
+    const share = (cells[4 * row + 3] ?? 0) / 255;
+    for (let column = 0; column < columns; column++) {
+      const below = (255 * column) / Math.max(1, columns - 1);
+      const at = 4 * (row * columns + column);
+      for (let channel = 0; channel < 3; channel++) pixels[at + channel] = share * (cells[4 * row + channel] ?? 0) + (1 - share) * below;
+      pixels[at + 3] = 255;
+    }
+  }
+  return pixels;
+}
+
 /** How much the output falls at every cell: `base - value`. */
 export function drops(values: Float32Array, base: number): Float32Array {
   return values.map((value) => base - value);
@@ -92,6 +112,60 @@ export function outline(mask: Uint8Array, height: number, width: number): Uint8C
     }
   }
   return pixels;
+}
+
+/** Lines in cells of a section: x and y where each begins, and where it ends. */
+export type Lines = readonly (readonly [number, number, number, number])[];
+
+/** The lines around what a mask holds, each as long as it goes. */
+export function edges(mask: Uint8Array, { height, width }: Size): Lines {
+  const inside = (y: number, x: number) => (y >= 0 && x >= 0 && y < height && x < width && mask[y * width + x] ? 1 : 0);
+  const lines: [number, number, number, number][] = [];
+  const run = (count: number, other: number, differs: (i: number, j: number) => boolean, add: (i: number, from: number, to: number) => void) => {
+    for (let i = 0; i <= count; i++) {
+      for (let j = 0, from = -1; j <= other; j++) {
+        const here = j < other && differs(i, j);
+        if (here && from < 0) from = j;
+        else if (!here && from >= 0) {
+          add(i, from, j);
+          from = -1;
+        }
+      }
+    }
+  };
+  run(height, width, (y, x) => inside(y, x) !== inside(y - 1, x), (y, from, to) => lines.push([from, y, to, y]));
+  run(width, height, (x, y) => inside(y, x) !== inside(y, x - 1), (x, from, to) => lines.push([x, from, x, to]));
+  return lines;
+}
+
+/** The lines along which numbers, one in the middle of every pixel, pass a level. */
+export function isolines(values: Float32Array, { height, width }: Size, level: number): Lines {
+  const lines: [number, number, number, number][] = [];
+  for (let y = 0; y + 1 < height; y++) {
+    for (let x = 0; x + 1 < width; x++) {
+      const corners = [
+        [x, y],
+        [x + 1, y],
+        [x + 1, y + 1],
+        [x, y + 1],
+      ] as const;
+      const above = corners.map(([i, j]) => (values[j * width + i] ?? NaN) - level);
+      if (above.every((value) => value >= 0) || above.every((value) => !(value >= 0)) || above.some(Number.isNaN)) continue;
+      const met: [number, number][] = [];
+      corners.forEach(([i, j], corner) => {
+        const [a, b] = [above[corner] ?? 0, above[(corner + 1) % 4] ?? 0];
+        if (a >= 0 === b >= 0) return;
+        const [k, l] = corners[(corner + 1) % 4] ?? [i, j];
+        const share = a / (a - b);
+        met.push([i + 0.5 + share * (k - i), j + 0.5 + share * (l - j)]);
+      });
+      for (let i = 0; i + 1 < met.length; i += 2) {
+        const [from, to] = [met[i], met[i + 1]];
+        if (from && to) lines.push([...from, ...to]);
+      }
+    }
+  }
+  return lines;
 }
 
 /** The pixels below or to the right of which another cell begins. */
@@ -145,16 +219,6 @@ export function dots(status: Uint8Array, windows: Windows, cells: readonly numbe
 /** A part of a canvas that is drawn on, from the context's origin on. */
 export interface Area extends Size {
   readonly context: CanvasRenderingContext2D;
-}
-
-/** The picture; grey under a map, so that all colour is the map's. */
-export function backdrop({ context, width, height }: Area, picture: CanvasImageSource, grey: boolean): void {
-  context.drawImage(picture, 0, 0, width, height);
-  if (!grey) return;
-  context.globalCompositeOperation = "saturation";
-  context.fillStyle = "#888";
-  context.fillRect(0, 0, width, height);
-  context.globalCompositeOperation = "source-over";
 }
 
 /** A canvas that holds pixels of the input's size, to be scaled when drawn. */

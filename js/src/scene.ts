@@ -2,13 +2,16 @@
 import { floats, integers, octets } from "./bytes";
 import { Cells, type Levels } from "./cells";
 import { bitmap, type Listening } from "./dom";
+import { type Flips, flipsOf } from "./flips";
 import { clamp, type Place } from "./geometry";
 import { type Layout, Regions, Windows } from "./layout";
 import { answers, colourLimit, coverName, toMap } from "./map";
-import { arrived, type Field, type Map, type Model, type Region, type View } from "./messages";
+import { Cached } from "./cached";
+import { arrived, type Field, type Map, type Model, type Region, type State, type View } from "./messages";
 import { drops, tint, type Tints } from "./paint";
 import { samePartition } from "./partition";
 import { FLAT, Section } from "./section";
+import { BYTES, type Pyramid, pyramidOf } from "./stage/pyramid";
 
 /** A view whose images have been read. */
 interface Loaded {
@@ -26,6 +29,8 @@ const NONE = new Float32Array();
 
 export class Scene {
   private latest: Map | null = null;
+  /** The latest map that is fit to be seen. */
+  private drawn: Map | null = null;
   private loaded: Loaded | null = null;
   private read: { field: Field; cells: Cells } | null = null;
   private places: { key: string; layout: Layout } | null = null;
@@ -37,13 +42,19 @@ export class Scene {
   cross: Place = [0.5, 0.5];
   /** The section that was pointed at last. */
   pointed = 0;
-  /** The numbers of a volume that are black and white. */
-  levels: Levels = [0, 1];
+  /** The numbers that are black and white. */
+  levels: Levels = BYTES;
   /** In cells of the input: those of maps come and go with the stride. */
   private at: Place | null = null;
   pinned = false;
+  /** Whether the map is hidden, to see what is below. */
+  hidden = false;
+  private flipped: { map: Map; flips: Flips } | null = null;
   /** Whether the cross-hairs of a volume stay where they are when a map is finished. */
   private moved = false;
+  private detail: { image: number; picture: ImageBitmap } | null = null;
+  private readonly pyramids = new WeakMap<Scene, Cached<Pyramid>>();
+  private readonly patches = new WeakMap<ImageBitmap, Cached<Pyramid>>();
   private readonly watchers: (() => void)[] = [];
 
   constructor(
@@ -53,29 +64,39 @@ export class Scene {
   ) {
     listening.to(["_frame"], () => {
       this.latest = toMap(model.get("_frame"));
+      this.settle();
       this.seek();
       this.changed();
     });
     listening.to(["_view", "_cells"], () => void this.load());
+    listening.to(["_detail"], () => void this.sharpen());
     listening.to(["image_index", "window", "stride", "regions", "baseline", "target", "region", "covered"], () =>
       this.changed(),
     );
     listening.to(["exact", "ssim_target"], () => this.changed());
-    listening.to(["opacity", "colormap", "scale", "limit", "_colours", "running"], () => this.changed());
+    listening.to(["running"], () => {
+      this.settle();
+      this.changed();
+    });
+    listening.to(["opacity", "colormap", "scale", "limit", "overlay", "threshold", "dots", "_colours"], () =>
+      this.changed(),
+    );
   }
 
-  /** The latest map of the image chosen; the other controls may have moved since it was asked for. */
+  /** The map that is drawn, of the image chosen; the other controls may have moved since it was asked for. */
   get map(): Map | null {
-    const { latest } = this;
-    if (latest?.asked.image_index !== this.model.get("image_index")) return null;
-    // The regions of a map come with the picture.
-    const regions = latest.asked.regions && this.ofImage()?.view.partition;
-    return !latest.asked.regions || (regions && samePartition(latest.asked.regions, regions)) ? latest : null;
+    return this.ofPicture(this.drawn);
   }
 
-  /** The map that the controls ask for; null before its first position. */
+  /** The map that is drawn, if it is what the controls ask for. */
   get current(): Map | null {
     return this.map && answers(this.map.asked, this.model, false) ? this.map : null;
+  }
+
+  /** How far the map is that the controls ask for; null before its first position. */
+  get progress(): Map | null {
+    const latest = this.ofPicture(this.latest);
+    return latest && answers(latest.asked, this.model, false) ? latest : null;
   }
 
   /** Whether the controls have moved since the latest map was asked for, and the kernel has not answered yet. */
@@ -112,9 +133,13 @@ export class Scene {
     return this.ofImage()?.view.axes ?? ["rows", "columns"];
   }
 
-  /** The patch, if it has the colour chosen. */
-  get patch(): ImageBitmap | null {
-    return this.asChosen()?.patch ?? null;
+  /** The patch, if it has the colour chosen; as bright as the picture. */
+  get patch(): ImageBitmap | HTMLCanvasElement | null {
+    const patch = this.asChosen()?.patch ?? null;
+    const [[black, white], [low, high]] = [this.levels, this.firstLevels];
+    if (!patch || (black === low && white === high)) return patch;
+    const byte = (level: number) => (255 * (level - low)) / (high - low || 1);
+    return Cached.of(this.patches, patch, [], () => pyramidOf(patch)).whole([byte(black), byte(white)]);
   }
 
   /** What covers a volume or a signal, if it is what was chosen. */
@@ -139,9 +164,9 @@ export class Scene {
 
   /** The colours of the map's cells; null without a map of this image's size. */
   get tints(): Tints | null {
-    const { map, limit, opacity } = this;
+    const { map, limit, opacity, threshold } = this;
     if (map?.sizes.join() !== this.sizes.join()) return null;
-    const key = [limit, opacity, this.model.get("colormap")].join();
+    const key = [limit, opacity, threshold, this.model.get("colormap")].join();
     if (this.tinted?.map !== map || this.tinted.key !== key) {
       this.tinted = { key, map, tints: tint(drops(map.values, map.base), map.status, this) };
     }
@@ -175,6 +200,40 @@ export class Scene {
     return this.model.get("target") ?? (loaded?.probabilities.length ? loaded.view.predicted : null);
   }
 
+  /** How a map lies over the picture: in cells where it has no neighbours to go between. */
+  get style(): State["overlay"] {
+    return this.model.get("overlay");
+  }
+
+  /** Whether measured positions are marked. */
+  get dots(): boolean {
+    return this.model.get("dots");
+  }
+
+  /** The picture under a map, as sharp as it has come, and which of its numbers are black and white; null of others. */
+  get below(): { pyramid: Pyramid; levels: Levels } | null {
+    const { picture, cells } = this;
+    if (!picture) return null;
+    if (cells) {
+      const key = [cells, ...this.levels];
+      return { pyramid: Cached.of(this.pyramids, this, key, () => pyramidOf(cells.picture(this.levels))), levels: BYTES };
+    }
+    const source = this.detail?.image === this.model.get("image_index") ? this.detail.picture : picture;
+    return { pyramid: Cached.of(this.pyramids, this, [source], () => pyramidOf(source)), levels: this.levels };
+  }
+
+  /** The number of a picture or a signal of one channel at a place; null where there is none. */
+  number(place: Place): number | null {
+    const { cells, field, sizes } = this;
+    if (!cells || !field || field.channels > 1) return null;
+    return cells.at(place.map((at, axis) => (at * (field.of[axis] ?? 1)) / (sizes[axis] ?? 1)));
+  }
+
+  /** The numbers of the picture, the volume or the signal that are black and white at first. */
+  get firstLevels(): Levels {
+    return this.field?.levels ?? BYTES;
+  }
+
   /** What the model predicts of the image. */
   get predicted(): number | null {
     return this.ofImage()?.view.predicted ?? null;
@@ -189,7 +248,20 @@ export class Scene {
   }
 
   get opacity(): number {
-    return this.model.get("opacity");
+    return this.hidden ? 0 : this.model.get("opacity");
+  }
+
+  /** Share of the limit below which a change is not coloured. */
+  get threshold(): number {
+    return this.model.get("threshold");
+  }
+
+  /** Which positions change the answer, and what to. */
+  get flips(): Flips | null {
+    const { map, predicted } = this;
+    if (!map || predicted === null) return null;
+    if (this.flipped?.map !== map) this.flipped = { map, flips: flipsOf(map, predicted) };
+    return this.flipped.flips;
   }
 
   /** The region that the controls ask for. */
@@ -197,10 +269,9 @@ export class Scene {
     return this.model.get("region");
   }
 
-  /** Whether the outputs are probabilities, as far as one can see. */
+  /** Whether the outputs are probabilities. */
   get areShares(): boolean {
-    const total = this.probabilities.reduce((sum, p) => sum + p, 0);
-    return this.probabilities.length > 1 && Math.abs(total - 1) < 0.01;
+    return this.ofImage()?.view.areShares ?? false;
   }
 
   name(target: number | null): string {
@@ -254,15 +325,35 @@ export class Scene {
 
   /** Which numbers of a volume are black and white; null for those that are so at first. */
   show(levels: Levels | null): void {
-    const first = this.field?.levels ?? [0, 1];
+    const first = this.firstLevels;
     const [black, white] = levels ?? first;
     this.levels = white > black ? [black, white] : first;
+    this.changed();
+  }
+
+  /** Hides the map, or shows it again. */
+  hide(hidden: boolean): void {
+    this.hidden = hidden;
     this.changed();
   }
 
   watch(action: () => void): void {
     this.watchers.push(action);
     action();
+  }
+
+  /** A map, if it is of the image chosen. */
+  private ofPicture(map: Map | null): Map | null {
+    if (map?.asked.image_index !== this.model.get("image_index")) return null;
+    // The regions of a map come with the picture.
+    const regions = map.asked.regions && this.ofImage()?.view.partition;
+    return !map.asked.regions || (regions && samePartition(map.asked.regions, regions)) ? map : null;
+  }
+
+  /** A map of a few positions is all of one colour: until there are enough of them, the last one stays. */
+  private settle(): void {
+    const { latest } = this;
+    if (!latest || latest.coarse || !this.live || !this.model.get("running")) this.drawn = latest;
   }
 
   private ofImage(): Loaded | null {
@@ -281,6 +372,17 @@ export class Scene {
   /** Goes to what counts most in the first finished map, unless somebody has gone elsewhere. */
   private seek(): void {
     if (this.isVolume && !this.moved) this.meetMost();
+  }
+
+  private async sharpen(): Promise<void> {
+    const detail = this.model.get("_detail");
+    this.detail = null;
+    this.changed();
+    if (!arrived(detail)) return;
+    const picture = await bitmap(detail.picture);
+    if (this.model.get("_detail") !== detail) return;
+    this.detail = { image: detail.image, picture };
+    this.changed();
   }
 
   private async load(): Promise<void> {
@@ -304,10 +406,9 @@ export class Scene {
       this.cross = view.sizes.map((size) => Math.floor(size / 2) + 0.5);
       [this.pointed, this.moved] = [0, false];
     }
-    if (whole && arrived(field) && this.read?.field !== field) {
-      this.read = { field, cells: new Cells(field) };
-      this.levels = field.levels;
-    }
+    const ours = arrived(field) && field.image === view.image;
+    if (ours && this.read?.field !== field) this.read = { field, cells: new Cells(field) };
+    if (another) this.levels = ours ? field.levels : BYTES;
     const regions = view.partition ? new Regions(integers(view.regions), view.sizes) : null;
     const cover = arrived(view.cover) ? new Cells(view.cover) : null;
     this.loaded = { view, picture, patch, cover, probabilities: floats(view.probabilities), regions };

@@ -1,7 +1,7 @@
 // Several regions covered at once: the picture, and what the model says of it.
 import { floats } from "./bytes";
 import { h, type Listening, onRepaint, set } from "./dom";
-import { signed, together } from "./figures";
+import { moves, together } from "./figures";
 import { answers, best } from "./map";
 import { arrived, type Together } from "./messages";
 import type { Scene } from "./scene";
@@ -25,8 +25,8 @@ export function sayTogether(scene: Scene, found: Together | Partial<Record<strin
   ];
   const rows: [string, string][] = [
     [scene.name(map.target), `${before} → ${now}`],
-    ["drop", signed(drop, fall)],
-    ["alone, summed", signed(alone, apart)],
+    moves(drop, fall),
+    ["alone, summed", moves(alone, apart).join(" ")],
   ];
   if (shares.length > 1 && most !== undefined) {
     rows.push([most === scene.predicted ? "still says" : "flips to", `${scene.name(most)} ${share}`]);

@@ -1,5 +1,7 @@
 // The explorer's page: lays out the parts and binds them to the model.
 import type { RenderProps } from "@anywidget/types";
+import { beside } from "./beside";
+import { callPanel } from "./call";
 import { classes } from "./classes";
 import { compare } from "./compare";
 import { curvesPanel } from "./curves";
@@ -11,8 +13,11 @@ import { header, trouble } from "./header";
 import { inspector } from "./inspector";
 import type { State } from "./messages";
 import { picker } from "./picker";
+import { ranking } from "./ranking";
 import { Scene } from "./scene";
 import { stage } from "./stage/stage";
+import { strip } from "./strip";
+import { tips } from "./tips";
 import { togetherPanel } from "./together";
 
 function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => void {
@@ -25,7 +30,7 @@ function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => 
     { class: "krypton-explorer" },
     header(listening, scene, live),
     trouble(listening),
-    picker(listening),
+    picker(listening, scene),
     h(
       "div",
       { class: "kr-body" },
@@ -33,14 +38,17 @@ function render({ model, el }: Pick<RenderProps<State>, "model" | "el">): () => 
         "div",
         { class: "kr-side" },
         ...(live ? [measuringControls(listening)] : []),
-        lookControls(listening),
         ...(live ? [files(listening, view)] : []),
       ),
-      stage(listening, scene, live),
-      h("div", { class: "kr-side kr-reading" }, classes(listening, scene, live), inspector(scene), togetherPanel(listening, scene, live), curvesPanel(listening, scene)),
+      h("div", { class: "kr-middle" }, stage(listening, scene, live), lookControls(listening)),
+      h("div", { class: "kr-side kr-reading" }, classes(listening, scene, live), inspector(scene), ranking(scene), togetherPanel(listening, scene, live), curvesPanel(listening, scene)),
     ),
+    ...(live ? [strip(listening, scene)] : []),
+    beside(listening, scene, live),
     compare(listening, scene),
+    callPanel(listening, scene),
   );
+  listening.atEnd(tips(root));
   el.append(root);
   if (live) receive(model, listening, view);
   return () => {

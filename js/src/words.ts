@@ -35,9 +35,10 @@ const TOO_WIDE = 0.5;
 /** What the SSIM probably is, in words. Digits are cut, not rounded: nothing looks better than it is. */
 export function likeness(estimate: Estimate | null, note: string): string {
   if (!estimate) return note;
-  const basis = estimate.basis === "tuned" ? "tuned" : note ? `not tuned: ${note}` : "not tuned";
-  if (estimate.high - estimate.low > TOO_WIDE) return `SSIM: too early to tell, ${basis}`;
-  return `SSIM about ${cut(estimate.value, 2)}, ${cut(estimate.low, 2)} to ${cut(estimate.high, 2)}, ${basis}`;
+  const basis = estimate.basis === "tuned" ? "tuned" : note ? `estimated: ${note}` : "estimated";
+  if (estimate.high - estimate.low > TOO_WIDE) return `Similarity to the exact map: too early to tell, ${basis}`;
+  const range = `${cut(estimate.low, 2)} to ${cut(estimate.high, 2)}`;
+  return `Similarity to the exact map about ${cut(estimate.value, 2)}, ${range}, ${basis}`;
 }
 
 /** An SSIM cut to so many decimals, not rounded. */

@@ -25,12 +25,17 @@ function fakeModel(changes: Partial<State> = {}) {
     colormap: "coolwarm",
     scale: "own",
     limit: 1,
+    overlay: "cells",
+    threshold: 0,
+    dots: true,
     running: false,
     error: "",
     _failed: false,
     _class_names: ["cat", "dog"],
     _colours: { coolwarm: new DataView(new ArrayBuffer(768)) },
     _thumbnails: [],
+    _image_names: [],
+    _detail: {},
     _cells: {},
     _view: {},
     _frame: {},
@@ -38,6 +43,7 @@ function fakeModel(changes: Partial<State> = {}) {
     _together: {},
     _curves: {},
     _given: {},
+    _kept: {},
     ...changes,
   } as unknown as State;
   const listeners = new Map<string, Set<(...args: unknown[]) => void>>();
@@ -80,6 +86,7 @@ const picture = {
   ids: [],
   probabilities: bytes(0.9, 0.1),
   predicted: 0,
+  areShares: true,
 };
 
 const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
@@ -101,9 +108,12 @@ const frame = {
   finished: true,
   most: null,
   exact: true,
+  coarse: true,
+  least: 0.05,
   estimate: null,
   note: "",
   inFull: false,
+  calls: { python: "heatmap = 1", command: "krypton explain IMAGE" },
   notFinite: 0,
   values: bytes(0.5, 0.8),
   status: new DataView(Uint8Array.of(4, 4).buffer),
@@ -162,7 +172,7 @@ describe("the page", () => {
   it("says what it shows", () => {
     const model = fakeModel({ _frame: frame });
     const { el } = show(model);
-    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
+    expect(el.querySelector("h2")?.textContent).toBe("What speaks for cat (output 0.9)");
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("exact");
     model.set("error", "preprocess raised" as never);
     expect(el.querySelector<HTMLElement>(".kr-error")?.hidden).toBe(false);
@@ -194,7 +204,7 @@ describe("the page", () => {
     const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
     const { el } = show(model);
     await settled();
-    expect(el.querySelector("h2")?.textContent).toBe("Why cat, 0.9?");
+    expect(el.querySelector("h2")?.textContent).toBe("What speaks for cat (probability 0.9)");
     expect(el.querySelectorAll(".kr-classes button")).toHaveLength(2);
     model.set("image_index", 1 as never);
     expect(el.querySelector("h2")?.textContent).toBe("Occlusion map");
@@ -202,7 +212,7 @@ describe("the page", () => {
     const other = { ...picture, image: 1, predicted: 1, probabilities: bytes(0.2, 0.8) };
     model.set("_view", other as never);
     await settled();
-    expect(el.querySelector("h2")?.textContent).toBe("Why dog, 0.8?");
+    expect(el.querySelector("h2")?.textContent).toBe("What speaks for dog (probability 0.8)");
   });
 
   it("names the class explained while its map is on its way", async () => {
@@ -210,7 +220,7 @@ describe("the page", () => {
     const { el } = show(model);
     await settled();
     model.set("target", 1 as never);
-    expect(el.querySelector("h2")?.textContent).toBe("Why dog, 0.1?");
+    expect(el.querySelector("h2")?.textContent).toBe("What speaks for dog (probability 0.1)");
     await vi.waitFor(() => expect(el.querySelector<HTMLElement>(".kr-inspected")?.hidden).not.toBe(false));
   });
 
@@ -293,7 +303,7 @@ describe("the page", () => {
     const { el } = show(model);
     expect(el.querySelector<HTMLElement>(".kr-state")?.dataset.kind).toBe("approximate");
     expect(el.querySelector(".kr-state")?.textContent).toBe("Approximate, 1 of 2 positions measured");
-    expect(el.querySelector(".kr-likeness")?.textContent).toBe("SSIM about 0.93, 0.90 to 0.96, not tuned");
+    expect(el.querySelector(".kr-likeness")?.textContent).toBe("Similarity to the exact map about 0.93, 0.90 to 0.96, estimated");
     model.set("_frame", frame as never);
     expect(el.querySelector(".kr-likeness")?.textContent).toBe("");
   });
@@ -304,7 +314,74 @@ describe("the page", () => {
     el.querySelector<HTMLButtonElement>(".kr-cancel")?.click();
     expect(model.send).toHaveBeenCalledWith({ kind: "cancel" });
     el.querySelector<HTMLButtonElement>(".kr-files button")?.click();
-    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string });
+    expect(model.send).toHaveBeenCalledWith({ kind: "save", as: "png", view: expect.any(String) as string, width: 1250 });
+  });
+
+  it("keeps a map, lets it go, and continues after a cancel, by messages", async () => {
+    const kept = { name: "dog, 8 every 4", frame, view: { ...picture, planes: [FLAT] } };
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: { ...frame, done: 1, finished: false }, _kept: kept });
+    const { el } = show(model);
+    await settled();
+    const press = (selector: string) => el.querySelector<HTMLButtonElement>(selector)?.click();
+    press(".kr-resume");
+    expect(model.send).toHaveBeenLastCalledWith({ kind: "resume" });
+    press("[data-do=keep]");
+    expect(model.send).toHaveBeenLastCalledWith({ kind: "keep" });
+    const panel = el.querySelector<HTMLElement>(".kr-beside");
+    expect(panel?.hidden).toBe(false);
+    expect([...(panel?.querySelectorAll("figcaption b") ?? [])].map((b) => b.textContent)).toEqual(["dog, 8 every 4", "cat"]);
+    press(".kr-beside h3 button");
+    expect(model.send).toHaveBeenLastCalledWith({ kind: "let go" });
+    model.set("_kept", {} as never);
+    await settled();
+    expect(panel?.hidden).toBe(true);
+    model.set("_frame", frame as never);
+    expect(el.querySelector<HTMLElement>(".kr-resume")?.hidden).toBe(true);
+  });
+
+  it("goes back to earlier maps, one by one, to any of them, and to the first controls", async () => {
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
+    const { el } = show(model);
+    await settled();
+    expect(el.querySelector<HTMLElement>(".kr-maps")?.hidden, "one map alone").toBe(true);
+    for (const window of [12, 8]) {
+      model.set("window", window as never);
+      model.set("_frame", { ...frame, asked: { ...asked, window } } as never);
+      await settled();
+    }
+    const maps = () => [...el.querySelectorAll<HTMLElement>(".kr-maps button")];
+    expect(maps().map((map) => map.querySelector("small")?.textContent)).toEqual(["16", "12", "8"].map((w) => `${w}/8 grey, similarity 0.95`));
+    expect(maps().map((map) => map.getAttribute("aria-pressed"))).toEqual(["false", "false", "true"]);
+    el.querySelector<HTMLElement>("[data-do=undo]")?.click();
+    expect(model.state.window).toBe(12);
+    model.set("_frame", { ...frame, asked: { ...asked, window: 12 } } as never);
+    await settled();
+    expect(maps().map((map) => map.getAttribute("aria-pressed"))).toEqual(["false", "true", "false"]);
+    maps()[2]?.click();
+    expect(model.state.window).toBe(8);
+    el.querySelector<HTMLElement>("[data-do=reset]")?.click();
+    expect([model.state.window, model.state.opacity]).toEqual([16, 0.85]);
+  });
+
+  it("gives the call of a finished map alone", async () => {
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
+    const { el } = show(model);
+    await settled();
+    const panel = el.querySelector<HTMLElement>(".kr-call");
+    expect([...(panel?.querySelectorAll("code") ?? [])].map((code) => code.textContent)).toEqual(["heatmap = 1", "krypton explain IMAGE"]);
+    model.set("window", 8 as never);
+    expect(panel?.hidden).toBe(true);
+  });
+
+  it("lists what counts most, and goes there", async () => {
+    const model = fakeModel({ _view: { ...picture, image: 0 }, _frame: frame });
+    const { el } = show(model);
+    await settled();
+    const listed = [...el.querySelectorAll<HTMLElement>(".kr-ranking button")];
+    expect(listed.map((button) => button.textContent)).toEqual(["falls by 0.4rows 0–15, columns 0–15"]);
+    listed[0]?.click();
+    await settled();
+    expect(el.querySelector(".kr-inspected dl")?.textContent).toContain("0.9 → 0.5");
   });
 
   it("has no controls that need a kernel where there is none", () => {
@@ -340,8 +417,8 @@ describe("the page", () => {
     expect(panel?.hidden).toBe(false);
     expect(panel?.textContent).toContain("2 regions");
     expect(panel?.textContent).toContain("0.9 → 0.1");
-    expect(panel?.textContent).toContain("+0.8"); // together
-    expect(panel?.textContent).toContain("+0.5"); // alone, summed: 0.4 and 0.1
+    expect(panel?.textContent).toContain("falls by0.8"); // together
+    expect(panel?.textContent).toContain("falls by 0.5"); // alone, summed: 0.4 and 0.1
     expect(panel?.textContent).toContain("flips todog 0.9");
     for (const trait of ["window", "stride", "ssim_target", "exact"]) {
       expect(el.querySelector(`[data-trait=${trait}]`)?.closest("[hidden]"), trait).toBeTruthy();

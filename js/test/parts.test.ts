@@ -2,7 +2,7 @@
 import { describe, expect, it, vi } from "vitest";
 import table from "../../tests/widget/figures.json";
 import { matching } from "../src/classes";
-import { figure, figures, signed, together } from "../src/figures";
+import { atMost, figure, figures, moves, together } from "../src/figures";
 import { describe as inspected } from "../src/inspector";
 import { Regions, Windows } from "../src/layout";
 import { type Axis, axesOf, boxBetween, brush, centreAt, indexAt, spanAt, spread } from "../src/geometry";
@@ -143,14 +143,14 @@ describe("colours", () => {
 
   it("colours each pixel by its cell, and leaves unknown ones bare", () => {
     const small = new Windows({ sizes: [1, 4], counts: [1, 2], window: 2, stride: 2 });
-    const tints = tint(Float32Array.of(1, -1), Uint8Array.of(EXACT, UNKNOWN), { limit: 1, table: colours, opacity: 1 });
+    const tints = tint(Float32Array.of(1, -1), Uint8Array.of(EXACT, UNKNOWN), { limit: 1, table: colours, opacity: 1, threshold: 0 });
     const pixels = overlay(tints, small.on(flat(1, 4), []), { height: 1, width: 4 });
     expect(Array.from(pixels)).toEqual([255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]);
   });
 
   it("hatches what is not finite, in no colour of the scale", () => {
     const small = new Windows({ sizes: [1, 8], counts: [1, 2], window: 4, stride: 4 });
-    const look = { limit: 1, table: colours, opacity: 1 };
+    const look = { limit: 1, table: colours, opacity: 1, threshold: 0 };
     const tints = tint(Float32Array.of(NaN, -Infinity), Uint8Array.of(EXACT, EXACT), look);
     const pixels = overlay(tints, small.on(flat(1, 8), []), { height: 1, width: 8 });
     const greys = Array.from({ length: 8 }, (_, x) => pixels[4 * x]);
@@ -160,7 +160,7 @@ describe("colours", () => {
   });
 
   it("hatches a large picture in stripes that can be seen", () => {
-    const look = { limit: 1, table: colours, opacity: 1 };
+    const look = { limit: 1, table: colours, opacity: 1, threshold: 0 };
     const pixels = overlay(tint(Float32Array.of(NaN), Uint8Array.of(EXACT), look), new Int32Array(1120), { height: 1, width: 1120 });
     const greys = Array.from({ length: 1120 }, (_, x) => pixels[4 * x]);
     expect(new Set(greys.slice(0, 10)).size).toBe(1);
@@ -197,7 +197,7 @@ describe("colours", () => {
 
 const asked = { region: null } as Map["asked"];
 const frame = (fields: Partial<Map>) =>
-  ({ asked, done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, notFinite: 0, ...fields }) as Map;
+  ({ asked, done: 196, total: 729, exact: false, finished: true, largest: 0.2, shared: 0.4, least: 0, notFinite: 0, ...fields }) as Map;
 const said = (map: Map | null, running: boolean, failed: boolean, waiting = false) =>
   standing({ map, running, failed, waiting });
 
@@ -255,6 +255,8 @@ describe("state", () => {
     expect(colourLimit("shared", 1, frame({}))).toBe(0.4);
     expect(colourLimit("fixed", 0.7, frame({}))).toBe(0.7);
     expect(colourLimit("own", 1, frame({ largest: 0 }))).toBe(1);
+    expect(colourLimit("own", 1, frame({ largest: 0.001, least: 0.05 }))).toBe(0.05);
+    expect(colourLimit("fixed", 0.01, frame({ least: 0.05 })), "set").toBe(0.01);
   });
 
   it("finds the likeliest", () => {
@@ -263,13 +265,13 @@ describe("state", () => {
 
   it("tells what the SSIM probably is, never better than it is", () => {
     const estimate = { value: 0.9376, low: 0.9, high: 0.9999, basis: "online" };
-    expect(likeness(estimate, "")).toBe("SSIM about 0.93, 0.90 to 0.99, not tuned");
-    expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("SSIM about 0.93, 0.90 to 0.99, tuned");
+    expect(likeness(estimate, "")).toBe("Similarity to the exact map about 0.93, 0.90 to 0.99, estimated");
+    expect(likeness({ ...estimate, basis: "tuned" }, "")).toBe("Similarity to the exact map about 0.93, 0.90 to 0.99, tuned");
     expect(likeness({ ...estimate, low: 0.6 }, "the tuning is for another stride")).toBe(
-      "SSIM about 0.93, 0.60 to 0.99, not tuned: the tuning is for another stride",
+      "Similarity to the exact map about 0.93, 0.60 to 0.99, estimated: the tuning is for another stride",
     );
     expect(likeness({ value: -0.01, low: -0.93, high: 0.49, basis: "online" }, "")).toBe(
-      "SSIM: too early to tell, not tuned",
+      "Similarity to the exact map: too early to tell, estimated",
     );
     expect([cut(0.9999, 3), cut(-0.25, 2)]).toEqual(["0.999", "−0.25"]);
     expect(likeness(null, "")).toBe("");
@@ -290,9 +292,10 @@ describe("state", () => {
     const scene = { current: map, cell: 0, layout: new Windows(map), axes: ["rows", "columns"], name: () => "dog" };
     expect(inspected(scene as never)?.rows.slice(0, 2)).toEqual([
       ["dog", "2.33123e−01 → 2.33113e−01"],
-      ["drop", "+1e−05"],
+      ["falls by", "1e−05"],
     ]);
-    expect([signed(0.5), signed(-0.5), signed(0)]).toEqual(["+0.5", "−0.5", "0"]);
+    expect([moves(0.5), moves(-0.5), moves(0)]).toEqual([["falls by", "0.5"], ["rises by", "0.5"], ["changes by", "0"]]);
+    expect([atMost(0.0012), atMost(0.002), atMost(-0.5), atMost(0)]).toEqual(["0.002", "0.002", "0.5", "0"]);
     expect([seconds(0.25), seconds(2), seconds(600), seconds(7200)]).toEqual(["250 ms", "2.0 s", "10 min", "2.0 h"]);
   });
 
@@ -336,7 +339,7 @@ describe("a region that is drawn", () => {
     const sketch = new Sketch();
     sketch.tool = "rectangle";
     expect(sketch.region(null)).toBeNull();
-    sketch.begin({ x: 9.5, y: 20 }, section);
+    sketch.begin({ x: 9.5, y: 20 }, section, null);
     sketch.extend({ x: 3.2, y: 4 }, section);
     expect(sketch.region(null)).toEqual({ box: [4, 3, 12, 10] });
     sketch.clear();
@@ -345,8 +348,8 @@ describe("a region that is drawn", () => {
 
   it("is what the brush touched on its way", () => {
     const sketch = new Sketch();
-    sketch.tool = "brush";
-    sketch.begin({ x: 0, y: 6 }, section);
+    [sketch.tool, sketch.radius] = ["brush", 3];
+    sketch.begin({ x: 0, y: 6 }, section, null);
     sketch.extend({ x: 15, y: 6 }, section);
     const region = sketch.region(null);
     if (!region || !("mask" in region)) throw new Error("no mask");

@@ -125,12 +125,12 @@ describe("a box in a volume", () => {
   it("reaches through it at first, and keeps its third side later", () => {
     const sketch = new Sketch();
     sketch.tool = "rectangle";
-    sketch.begin({ x: 1.5, y: 0.5 }, axial);
+    sketch.begin({ x: 1.5, y: 0.5 }, axial, null);
     sketch.extend({ x: 3.2, y: 1.5 }, axial);
     const first = sketch.region(null);
     expect(first).toEqual({ box: [0, 3, 2, 4, 5, 5] });
     sketch.clear();
-    sketch.begin({ x: 2.5, y: 1.2 }, coronal);
+    sketch.begin({ x: 2.5, y: 1.2 }, coronal, first);
     sketch.extend({ x: 4.5, y: 1.8 }, coronal);
     expect(sketch.region(first)).toEqual({ box: [2, 3, 2, 3, 5, 5] });
     expect(spansOf(null, sizes)).toEqual([[0, 4], [0, 5], [0, 6]]);

@@ -88,7 +88,7 @@ def save(
     legend: tuple[str, str],
     title: str,
 ) -> None:
-    """Write contributions as pictures (``.png``) and numbers (``.npz``).
+    """Write contributions as pictures (``.png``, ``.svg``, ``.pdf``) and numbers (``.npz``).
 
     Args:
         paths: The files.
@@ -112,14 +112,16 @@ def save(
     import torch
 
     from krypton_engine.heatmap import picture
+    from krypton_engine.heatmap.files import PICTURES
     from krypton_engine.heatmap.shown import Shown
     from krypton_engine.heatmap.status import Status
 
     for path in sorted(paths, key=ending):
-        if ending(path) == ".png":
+        if ending(path) in PICTURES:
             exact = torch.full_like(values, Status.EXACT, dtype=torch.uint8)
             shown = Shown(values, exact, base, regions, x[0])
-            files.write(path, picture.png(shown, title, title, model.display(x[0]), legend=legend))
+            below, kind = model.display(x[0]), ending(path)
+            files.write(path, picture.file(shown, title, title, below, legend=legend, ending=kind))
             continue
         buffer = io.BytesIO()
         np.savez_compressed(

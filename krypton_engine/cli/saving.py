@@ -70,12 +70,13 @@ def save(
         >>> Path("map.npz").exists()
         True
     """
+    from krypton_engine.heatmap.files import PICTURES
     from krypton_engine.heatmap.placed import CAPTURE
 
     faults = []
     for path in sorted(paths, key=ending):
         try:
-            drawn = path.name.lower().endswith((".png", CAPTURE))
+            drawn = path.name.lower().endswith((*PICTURES, CAPTURE))
             drawing: Drawing = {"image": picture, "title": title} if drawn else {}
             heatmap.save(path, source=source, **drawing)
         except Exception as error:

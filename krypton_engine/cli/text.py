@@ -137,7 +137,7 @@ def row(name: str, value: object) -> None:
         >>> row("model", "resnet18")
         model       resnet18
     """
-    say(f"{name:12}{value}", indent=" " * 12)
+    say(f"{name:11} {value}", indent=" " * 12)
 
 
 def tell(message: str) -> None:

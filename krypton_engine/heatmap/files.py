@@ -26,7 +26,10 @@ from krypton_engine.perturbation.positions import Positions
 from krypton_engine.perturbation.regions import Regions
 from krypton_engine.perturbation.windows import SlidingWindow
 
-ENDINGS = {".png": "a picture", ".npz": "the numbers"}
+PICTURES = {".png": "a picture", ".svg": "a drawing", ".pdf": "a drawing"}
+"""Endings of the pictures that a map is drawn into, and what each holds."""
+
+ENDINGS = {**PICTURES, ".npz": "the numbers"}
 """Endings of the files that a map is saved to, and what each holds."""
 
 TENSORS = (

@@ -437,16 +437,18 @@ class Heatmap(Value):
         """Write the heatmap as a picture, as numbers, or as a volume for viewers of scans.
 
         Args:
-            path: Path of the file; its ending decides: ``.png``; ``.npz``, which `load` reads; or the drop by
-                place in ``.nii.gz``, ``.nii``, ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is
-                the picture as a Secondary Capture.
+            path: Path of the file; its ending decides: ``.png``, ``.svg`` or ``.pdf``, a picture with its
+                legend; ``.npz``, which `load` reads; or the drop by place in ``.nii.gz``, ``.nii``,
+                ``.ome.tiff`` or ``.dcm`` (a Parametric Map); ``.sc.dcm`` is the picture as a Secondary
+                Capture.
             source: The scan that the input was made from, cell by cell, or its file, folder or
                 ``MetaTensor``: see `krypton_engine.medical.read_scan`. DICOM needs one of DICOM files;
                 without one, cells measure 1 mm, and the affine of NIfTI is the identity. Pictures are drawn
                 over the scan.
             grid: Cells of a volume: those of the ``"source"``, each with the drop of the window that is
                 centred nearest, or the map's ``"own"``, one for every window, at its centre.
-            **drawing: For a picture, the arguments of `overlay` and ``title``.
+            **drawing: For a picture, the arguments of `overlay`, ``title``, and ``width``, the pixels of a
+                PNG's width.
 
         Raises:
             InputError: No path, another ending, a folder that does not exist, or a source that does not fit.
@@ -475,11 +477,12 @@ class Heatmap(Value):
             >>> Heatmap.load("map.npz") == heatmap
             True
         """
-        if ending in (".png", placed.CAPTURE):
+        if ending in saved.PICTURES or ending == placed.CAPTURE:
             beneath = placed.beneath(source, self.window.input_shape)
             given = {name: value for name, value in drawing.items() if value is not None}
-            png = picture.png(self._shown, repr(self), **beneath | given)
-            return png if ending == ".png" else placed.captured(png, source, self.window.input_shape)
+            kind = ".png" if ending == placed.CAPTURE else ending
+            file = picture.file(self._shown, repr(self), ending=kind, **beneath | given)
+            return file if ending == kind else placed.captured(file, source, self.window.input_shape)
         if ending in placed.ENDINGS:
             return placed.written(self._shown, ending, source, grid)
         return saved.packed({name: getattr(self, name) for name in saved.FIELDS})
@@ -500,6 +503,13 @@ class Heatmap(Value):
             return Heatmap(**saved.read(Path(path)))
         except saved.DAMAGED as error:
             raise InputError("path", repr(str(path)), problem=f"which is no saved heatmap: {error}") from None
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, str]] | None:
+        """The picture that notebooks show and keep, with its alternative text; None where none can be."""
+        try:
+            return self.content(".png"), {"alt": repr(self)}
+        except (InputError, ImportError):
+            return None
 
     def __repr__(self) -> str:
         known = self.values[self.status != Status.UNKNOWN]

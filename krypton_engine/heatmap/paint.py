@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from krypton_engine.common import files
-from krypton_engine.common.arguments import real
+from krypton_engine.common.arguments import real, whole
 from krypton_engine.common.arrays import Flags, Floats
 from krypton_engine.common.figures import figure as figure_of
 from krypton_engine.common.figures import figures
@@ -35,6 +35,16 @@ DROP: Legend = "drop when occluded", "f(x) - f(x occluded)"
 
 DPI = 130
 """Pixels an inch of figures in files."""
+
+_NARROWEST, _WIDEST = 100, 20_000
+"""Pixels of the width that a PNG may have."""
+
+_METADATA = {
+    ".png": files.DRAWN,
+    ".svg": {"Creator": "Krypton", "Date": None},
+    ".pdf": {"Creator": "Krypton", "CreationDate": None},
+}
+"""Metadata of pictures, by the ending of the file; without the time."""
 
 QUIET = "0.3"
 """The grey of headings."""
@@ -166,19 +176,37 @@ def add_bar(figure: Figure, beside: Sequence[Axes], paint: Paint, words: str, as
     bar.set_label(words, fontsize=9)
 
 
-def titled_png(figure: Figure, caption: str, title: str | None) -> bytes:
-    """A figure as a PNG with a title, or with the map's own words in its place.
+def titled(
+    figure: Figure, caption: str, title: str | None, ending: str = ".png", width: int | None = None
+) -> bytes:
+    """A figure as a file with a title, or with the map's own words in its place.
+
+    Args:
+        figure: The figure.
+        caption: The map's own words.
+        title: Words above; None for the caption.
+        ending: One of `krypton_engine.heatmap.files.PICTURES`.
+        width: Pixels of a PNG's width; None for 130 an inch.
+
+    Raises:
+        InputError: The width is no number of pixels that a picture can have.
 
     Examples:
         >>> from matplotlib.figure import Figure
-        >>> titled_png(Figure(), "a map of 2 x 2", title=None)[1:4]
+        >>> titled(Figure(), "a map of 2 x 2", title=None)[1:4]
         b'PNG'
+        >>> titled(Figure(), "a map of 2 x 2", title=None, ending=".pdf")[:4]
+        b'%PDF'
     """
+    pixels = None if width is None else whole(width)
+    if width is not None and (pixels is None or not _NARROWEST <= pixels <= _WIDEST):
+        raise InputError("width", repr(width), f"None, or pixels: {_NARROWEST} to {_WIDEST}")
     # A title is words, not formulas; names of files may hold what no text can.
     words = str(title or caption).encode("utf-8", "replace").decode()
     figure.suptitle(
         words, fontsize=12 if title else 10, fontweight="bold" if title else None, parse_math=False
     )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata=files.DRAWN)
+    dpi = DPI if pixels is None else pixels / figure.get_figwidth()
+    figure.savefig(buffer, format=ending.removeprefix("."), dpi=dpi, metadata=_METADATA[ending])
     return buffer.getvalue()

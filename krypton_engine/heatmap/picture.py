@@ -18,7 +18,7 @@ from krypton_engine.heatmap.paint import (
     add_bar,
     heading,
     meaning,
-    titled_png,
+    titled,
 )
 from krypton_engine.heatmap.shown import Scale, Shown, axes_of, drops_of, nearest
 from krypton_engine.heatmap.volume import Cuts, Spacing
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Drawing(TypedDict, total=False):
-    """Arguments of `png` beside the map and its caption, each of which may be left out."""
+    """Arguments of `file` beside the map and its caption, each of which may be left out."""
 
     title: str | None
     image: object
@@ -37,6 +37,7 @@ class Drawing(TypedDict, total=False):
     opacity: float
     spacing: Spacing
     slices: int | None
+    width: int | None
 
 
 def overlay(
@@ -64,7 +65,7 @@ def overlay(
     return _overlay(shown, image, paint)
 
 
-def png(
+def file(
     shown: Shown,
     caption: str,
     title: str | None = None,
@@ -76,8 +77,10 @@ def png(
     spacing: Spacing = None,
     slices: int | None = None,
     legend: Legend = DROP,
+    ending: str = ".png",
+    width: int | None = None,
 ) -> bytes:
-    """A PNG of the input beside the overlay, with a legend.
+    """A picture of the input beside the overlay, with a legend, as a file.
 
     Args:
         shown: The map.
@@ -90,23 +93,25 @@ def png(
         spacing: Of a volume, as for `overlay`.
         slices: Of a volume, as for `overlay`.
         legend: Heading of the overlay, and what its colours stand for.
+        ending: One of `krypton_engine.heatmap.files.PICTURES`.
+        width: Pixels of a PNG's width; None for the usual one.
 
     Examples:
         >>> import io
         >>> from PIL import Image
         >>> shown = Shown(heatmap.drop, heatmap.status, heatmap.base, heatmap.window, heatmap.image)
-        >>> content = png(shown, "a map", "A title", np.zeros((24, 20), np.uint8), scale=1.0)
-        >>> Image.open(io.BytesIO(content)).format
-        'PNG'
+        >>> content = file(shown, "a map", "A title", np.zeros((24, 20), np.uint8), scale=1.0, width=800)
+        >>> Image.open(io.BytesIO(content)).format, Image.open(io.BytesIO(content)).width
+        ('PNG', 800)
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     paint, cuts = Paint.of(shown, scale, cmap, opacity), _cuts(shown, spacing, slices)
     if cuts is not None:
-        return titled_png(volume.figure(shown, image, paint, cuts, legend), caption, title)
+        return titled(volume.figure(shown, image, paint, cuts, legend), caption, title, ending, width)
     if len(axes_of(shown.window)[0]) == 1:
-        return titled_png(signal.figure(shown, image, paint, legend), caption, title)
+        return titled(signal.figure(shown, image, paint, legend), caption, title, ending, width)
     drawn = _overlay(shown, image, paint)
     figure = Figure(figsize=(9.6, 4.75), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     left, right = figure.subplots(1, 2)
@@ -117,7 +122,7 @@ def png(
     for axes in (left, right):
         axes.set_axis_off()
     add_bar(figure, [right], paint, meaning(shown, legend), aspect=28)
-    return titled_png(figure, caption, title)
+    return titled(figure, caption, title, ending, width)
 
 
 def _cuts(shown: Shown, spacing: Spacing, slices: int | None) -> Cuts | None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import PIL.Image
     from numpy.typing import NDArray
 
+SOURCE = "krypton source"
+"""Key of a picture's ``info`` under which `load_image` notes what was asked for."""
+
 DEMO_IMAGE = "mri:axial:100"
 """The slice that ``krypton demo`` explains: no tumour (0.998); below 0.01 with deep structures covered."""
 
@@ -84,7 +87,12 @@ def load_image(source: str | os.PathLike[str]) -> PIL.Image.Image:
     """
     if not isinstance(source, (str, os.PathLike)):
         raise InputError("source", type(source).__name__, "a path or a name")
-    name = os.fspath(source)
+    picture = _read(os.fspath(source))
+    picture.info[SOURCE] = os.fspath(source)
+    return picture
+
+
+def _read(name: str) -> PIL.Image.Image:
     if os.path.isfile(name):  # unlike Path's, False for a name that cannot be a path
         path = Path(name)
         return _read_dicom(path) if is_dicom(path) else _read_image(path)

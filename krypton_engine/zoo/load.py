@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -105,8 +106,35 @@ def load_model(
     """
     if not isinstance(spec, str):
         raise InputError("spec", type(spec).__name__, "a string")
-    if ":" in spec:
-        return _load_users_model(spec, weights, size, mean, std, class_names)
+    load = _load_users_model if ":" in spec else _load_known_model
+    found = load(spec, weights, size, mean, std, class_names)
+    if weights in ("pretrained", "random") and (size, mean, std) == (None, None, None):
+        _SPELLED[found.model] = [spec] if weights == "pretrained" else [spec, "--weights", "random"]
+    return found
+
+
+_SPELLED: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
+"""What follows ``--model`` on the command line, by the model that was loaded so."""
+
+
+def spelled(model: object) -> list[str] | None:
+    """What follows ``--model`` on the command line for a model of `load_model`; None for any other.
+
+    Examples:
+        >>> spelled(load_model("squeezenet1_1", weights="random").model), spelled(torch.nn.Identity())
+        (['squeezenet1_1', '--weights', 'random'], None)
+    """
+    return _SPELLED.get(model) if isinstance(model, nn.Module) else None
+
+
+def _load_known_model(
+    spec: str,
+    weights: str | os.PathLike[str],
+    size: int | Sequence[int] | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    class_names: ClassNames | str | os.PathLike[str] | None,
+) -> ZooModel:
     recipe = recipe_of(spec)
     preprocess = changed(recipe.preprocess, size, mean, std)
     if weights == "pretrained":

@@ -20,7 +20,7 @@ from krypton_engine import Heatmap, KryptonOcclusion, Tuning, errors, evaluate, 
 from krypton_engine.attr import explain as attr_explain
 from krypton_engine.attr import learn as attr_learn
 from krypton_engine.cli import main
-from krypton_engine.cli.commands.info import extras_missing
+from krypton_engine.cli.installation import extras_missing
 from krypton_engine.cli.messages import message
 from krypton_engine.cli.picture import baseline_of, input_of
 from krypton_engine.heatmap.status import Status

@@ -23,8 +23,7 @@ from PIL import Image
 from torch import nn
 
 from krypton_engine import Heatmap, zoo
-from krypton_engine.cli import main
-from krypton_engine.cli.commands import info
+from krypton_engine.cli import installation, main
 from krypton_engine.cli.findings import show_findings
 from krypton_engine.cli.model import target_of
 from krypton_engine.cli.text import command_lines
@@ -259,7 +258,7 @@ def machine(root, *groups, mounted=""):
         where = root / "sys/fs/cgroup" / mounted / folder
         where.mkdir(parents=True, exist_ok=True)
         (where / name).write_text(f"{content}\n")
-    return info.memory(root)
+    return installation.memory(root)
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["container", "host"])
@@ -617,12 +616,12 @@ def test_a_file_that_cannot_be_written_keeps_no_other_from_it(folder, capsys, mo
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
-@pytest.mark.parametrize("words", [[], ["demo"], ["explain"], ["tune"], ["plan"], ["info"]], ids=" ".join)
-def test_help_breaks_no_word(capsys, monkeypatch, columns, words):
+@pytest.mark.parametrize("command", ["", "demo", "explain", "tune", "plan", "info", "doctor"])
+def test_help_breaks_no_word(capsys, monkeypatch, columns, command):
     def printed(width):
         monkeypatch.setenv("COLUMNS", str(width))
         with pytest.raises(SystemExit):
-            main([*words, "--help"])
+            main([*command.split(), "--help"])
         return capsys.readouterr().out
 
     narrow, wide = printed(columns), printed(1000)
@@ -634,7 +633,7 @@ def test_help_breaks_no_word(capsys, monkeypatch, columns, words):
 @pytest.mark.parametrize("columns", [80, 60])
 @pytest.mark.parametrize("words", [["plan", *QUESTION[1:]], ["info"]], ids=["plan", "info"])
 def test_tables_break_no_word(folder, capsys, monkeypatch, columns, words):
-    monkeypatch.setattr(info, "memory", lambda: "1 GiB")  # or it changes meanwhile
+    monkeypatch.setattr(installation, "memory", lambda: "1 GiB")  # or it changes meanwhile
 
     def printed(width):
         monkeypatch.setenv("COLUMNS", str(width))

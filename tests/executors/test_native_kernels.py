@@ -152,3 +152,20 @@ def test_cpp_on_arm(request):
             f"-DCMAKE_CROSSCOMPILING_EMULATOR={';'.join(emulator)}",
         )
     )
+
+
+# An emulator's processors, and what they can run.
+PROCESSORS = {"Nehalem": ["portable"], "Haswell": ["avx2", "portable"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_instruction_set_is_chosen_by_the_processor(processor):
+    """The same module, loaded by an older machine, finds and runs the kernels that fit."""
+    code = (
+        "from krypton_engine import _native as native; names = native.instruction_sets();"
+        "[native.peak(name, 0.01) for name in names]; print(*names)"
+    )
+    emulator = [tool("qemu-x86_64"), "-cpu", processor]
+    done = subprocess.run([*emulator, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == PROCESSORS[processor], done.stderr

@@ -189,12 +189,15 @@ def test_a_tuning_says_what_it_promises(tuned):
         tuned.settle()
         tuned.until("approximate")
         said = tuned.page.locator(".kr-likeness").inner_text()
-        value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), tuned", said).groups())
+        value, low, high = map(
+            float,
+            re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), tuned", said).groups(),
+        )
         assert low <= float(target) <= high and low <= value <= high
         shares.append(tuned.share())
     assert shares[0] < shares[1] < 1
     tuned.slide("stride", "ArrowRight")
-    reason = "not tuned: the tuning is for another stride"
+    reason = "estimated: the tuning is for another stride"
     tuned.page.wait_for_function(f"document.querySelector('.kr-likeness').textContent.includes('{reason}')")
 
 
@@ -204,7 +207,10 @@ def test_the_map_comes_approximate_and_says_so(explorer):
     assert "tiger cat" in explorer.root.locator("h2").inner_text()
     assert "of 729" in explorer.state.inner_text()
     said = explorer.page.locator(".kr-likeness").inner_text()
-    value, low, high = map(float, re.fullmatch(r"SSIM about (\S+), (\S+) to (\S+), not tuned", said).groups())
+    value, low, high = map(
+        float,
+        re.fullmatch(r"Similarity to the exact map about (\S+), (\S+) to (\S+), estimated", said).groups(),
+    )
     assert low <= value <= high < 1
 
 
@@ -236,6 +242,11 @@ def test_cancel(explorer):
     explorer.page.wait_for_function("document.querySelector('.kr-state').textContent.includes('Measuring')")
     explorer.page.locator(".kr-cancel").click()
     explorer.until("cancelled", 10)
+    done = explorer.share()
+    explorer.page.locator(".kr-resume").click()
+    explorer.until("running", 10)
+    explorer.page.wait_for_timeout(300)
+    assert explorer.share() >= done, "what was measured stays"
     explorer.page.locator("input[data-trait=stride]").fill("8")
     explorer.until("approximate")
 
@@ -250,7 +261,7 @@ def test_pointing_at_a_cell_and_pinning_it(explorer):
         explorer.point_at(0.5 + i * 0.037, 0.465)
         explorer.page.wait_for_timeout(100)
         seen.add(panel.locator(".kr-how").inner_text())
-    assert seen == {"measured", "interpolated"}
+    assert seen == {"measured", "estimated"}
     thumb = explorer.page.evaluate(HASH, ".kr-thumb")
     explorer.point_at(0.3, 0.3, click=True)
     explorer.page.wait_for_function(f"(before) => ({HASH})('.kr-thumb') !== before", arg=thumb)
@@ -272,7 +283,7 @@ def test_another_class_at_once(explorer):
     explorer.until_drawn_anew(before, 5)
     explorer.until_idle()
     explorer.until("approximate")  # what this class's map lacks of the target
-    assert "SSIM about" in explorer.page.locator(".kr-likeness").inner_text()
+    assert "Similarity to the exact map about" in explorer.page.locator(".kr-likeness").inner_text()
     explorer.page.locator(".kr-classes button", has_text="tiger cat").click()
     explorer.page.locator("h2", has_text="tiger cat").wait_for(timeout=5000)
     explorer.until_kernel_has("target", "None")
@@ -489,6 +500,64 @@ def test_two_explorers_of_one_cell(explorer):
     assert printed == ["before", *[f"line {i}" for i in range(200)], "[True, True]"]
 
 
+STILLS = """() => {
+  const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel.toJSON().cells;
+  return cells.flatMap((cell) => cell.outputs ?? []).filter(
+    ({ data = {} }) => "image/png" in data && "application/vnd.jupyter.widget-view+json" in data
+  ).length;
+}"""
+
+
+@BOTH
+def test_the_still_picture_is_kept_and_hidden_where_the_explorer_lives(explorer):
+    explorer.page.wait_for_function(f"({STILLS})() === 1", timeout=30_000)
+    cell = explorer.page.locator(".jp-Cell", has=explorer.root)
+    images = cell.locator(".jp-OutputArea-output > img")
+    assert not any(images.nth(i).is_visible() for i in range(images.count()))
+    assert "Loading widget" not in cell.inner_text() and "model not found" not in cell.inner_text()
+
+
+@BOTH
+def test_keeping_a_map_by_keyboard_and_going_back(explorer):
+    page = explorer.page
+    explorer.until_idle()
+
+    def press(selector):
+        page.locator(selector).focus()
+        page.keyboard.press("Enter")
+
+    press("[data-do=keep]")
+    panel = page.locator(".kr-beside")
+    panel.wait_for(timeout=10_000)
+    page.locator("input[data-trait=window]").fill("32")
+    page.wait_for_function(
+        "document.querySelector('.kr-map').dataset.map.startsWith('32/8/')", timeout=60_000
+    )
+    explorer.until("approximate")
+    names = panel.locator("figcaption b").all_inner_texts()
+    assert names == ["tiger cat, 16 x 16 every 8 x 8, grey, chelsea", "tiger cat"]
+    side = page.evaluate(HASH, "[data-beside=now]")
+    explorer.map.focus()
+    page.keyboard.press("ArrowDown")  # the pointer of both
+    page.wait_for_function(f"(before) => ({HASH})('[data-beside=now]') !== before", arg=side)
+    assert all("→" in said for said in panel.locator("figcaption span").all_inner_texts())
+    panel.locator("input[value=side]").focus()
+    page.keyboard.press("ArrowRight")
+    share = panel.locator("[data-beside=share]")
+    share.wait_for()
+    before = page.evaluate(HASH, "[data-beside=wipe]")
+    share.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function(f"(before) => ({HASH})('[data-beside=wipe]') !== before", arg=before)
+    press(".kr-beside h3 button")
+    panel.wait_for(state="hidden")
+    press("[data-do=undo]")
+    explorer.until_kernel_has("window", "16")
+    press("[data-do=reset]")
+    explorer.settle()
+    explorer.until("approximate")
+
+
 def test_a_cell_runs_meanwhile(explorer):
     """A busy kernel does not stop the map, nor the map the kernel."""
     explorer.page.locator("input[data-trait=stride]").fill("3")
@@ -509,12 +578,14 @@ def test_a_cell_runs_meanwhile(explorer):
 @BOTH
 def test_files(explorer, browser, tmp_path):
     saved = {}
-    for suffix in ("png", "npz", "html"):
+    for suffix in ("png", "svg", "pdf", "npz", "html"):
         with explorer.page.expect_download(timeout=60_000) as download:
             explorer.root.get_by_role("button", name=suffix.upper()).click()
         saved[suffix] = tmp_path / f"map.{suffix}"
+        assert download.value.suggested_filename == f"chelsea-tiger-cat-16x16.{suffix}"
         download.value.save_as(saved[suffix])
-    assert Image.open(saved["png"]).width > 500
+    assert Image.open(saved["png"]).width == 1250
+    assert saved["pdf"].read_bytes().startswith(b"%PDF") and b"<svg" in saved["svg"].read_bytes()[:1000]
     with zipfile.ZipFile(io.BytesIO(saved["npz"].read_bytes())) as archive:
         assert "values.npy" in archive.namelist()
     assert np.load(saved["npz"])["measured"].sum() >= 196
@@ -603,6 +674,10 @@ def test_axe_finds_nothing(explorer, theme):
     page = explorer.page
     page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: {theme!r}}})")
     page.wait_for_timeout(1500)
+    page.locator(".kr-tool[data-tool=brush]").click()  # with all that is hidden at first
+    page.locator(".kr-call").evaluate("(details) => { details.open = true; }")
+    page.locator("[data-do=keep]").click()
+    page.locator(".kr-beside").wait_for()
     page.evaluate(AXE.read_text())
     found = page.evaluate(
         "async () => (await axe.run('.krypton-explorer')).violations.map("

@@ -18,7 +18,7 @@ from torch import nn
 from krypton_engine import Heatmap, InputError, KryptonOcclusion
 from krypton_engine.fillings import Blur, LocalMean, Mean
 from krypton_engine.medical import Geometry, Scan
-from krypton_widget import OcclusionExplorer, fields
+from krypton_widget import OcclusionExplorer, coded
 from krypton_widget.planes import planes_of
 from krypton_widget.reading import readings
 
@@ -183,8 +183,9 @@ def test_what_axes_mean_is_what_the_model_takes(explore, axes, shape, sizes):
     )
     explorer = explore(network(axes, channels), x)
     assert Page(explorer).view["sizes"] == list(sizes)
-    kind = "picture" if axes == 2 else "cells"
-    assert bool(Page(explorer).view["picture"]) == (kind == "picture") == (not Page(explorer).sent)
+    assert bool(Page(explorer).view["picture"]) == (axes == 2)
+    # Of a picture only grey numbers that bytes would not hold.
+    assert bool(Page(explorer).sent) == (axes != 2 or shape == (24, 20))
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 3), (3, 24, 20)])
@@ -222,7 +223,8 @@ def test_several_volumes_to_pick_from(explore):
 def test_a_scan_of_one_slice_is_a_picture(explore):
     flat = Scan.of(np.random.default_rng(0).random((1, 24, 20)), Geometry.of_spacing((1, 24, 20)))
     explorer = explore(network(2), flat)
-    assert Page(explorer).view["sizes"] == [24, 20] and not Page(explorer).sent
+    assert Page(explorer).view["sizes"] == [24, 20] and Page(explorer).view["picture"]
+    assert Page(explorer).sent["of"] == [24, 20], "its numbers, for windows of greys"
 
 
 # --- what the page is sent ----------------------------------------------------------------------------
@@ -242,7 +244,7 @@ def test_voxels_are_sent_once(explore):
 
 
 def test_more_than_a_page_takes_is_sent_coarser(explore, monkeypatch):
-    monkeypatch.setattr(fields, "_LARGEST_SENT", 2 * 100)
+    monkeypatch.setattr(coded, "_LARGEST_SENT", 2 * 100)
     explorer = explore(network(3), volume(sizes=(8, 12, 12)))
     sent = Page(explorer).sent
     assert sent["of"] == [8, 12, 12] and len(sent["cells"]) <= 200 and all(size > 1 for size in sent["sizes"])

@@ -84,8 +84,10 @@ def test_two_explorers_and_two_views_of_one(live, explore):
     roots = live.page.locator(".krypton-explorer")
     views = [roots.nth(i) for i in range(3)]
     for view in views:
-        checked = view.locator(".kr-choice input:checked")
-        assert [checked.nth(i).input_value() for i in range(checked.count())] == ["windows", "grey", "own"]
+        checked = view.locator(".kr-body .kr-choice input:checked")
+        assert [checked.nth(i).input_value() for i in range(checked.count())] == [
+            "windows", "grey", "own", "cells",
+        ]  # fmt: skip
     views[1].locator(".kr-choice label", has_text="black").click()
     found = [view.locator(".kr-choice input:checked").nth(1).input_value() for view in views]
     assert found == ["grey", "black", "black"]
@@ -138,9 +140,9 @@ def test_what_is_pinned_stays_where_it_is(live, explore):
 # --- the same map everywhere --------------------------------------------------------------------------
 
 
-def pixels_of(root) -> np.ndarray:
+def pixels_of(root, selector=".kr-map") -> np.ndarray:
     """The canvas's picture."""
-    address = root.locator(".kr-map").evaluate("(canvas) => canvas.toDataURL()")
+    address = root.locator(selector).evaluate("(canvas) => canvas.toDataURL()")
     return np.asarray(
         Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"), float
     )
@@ -157,7 +159,9 @@ def test_the_saved_picture_is_the_pages(live, explore, monkeypatch, tmp_path, sc
     root = live.show(0)
     live.page.wait_for_timeout(300)
     heatmap, picture = Drawings(monkeypatch).of(explorer, tmp_path)
-    drawn = np.asarray(heatmap.overlay(**{k: v for k, v in picture.items() if k != "title"}), float)
+    drawn = np.asarray(
+        heatmap.overlay(**{k: v for k, v in picture.items() if k not in ("title", "width")}), float
+    )
     canvas = pixels_of(root)
     rows, columns = ((np.arange(n) + 0.5) * m / n for n, m in zip(SIZE, canvas.shape, strict=False))
     seen = canvas[rows.astype(int)][:, columns.astype(int)]
@@ -191,11 +195,12 @@ def test_a_legend_writes_small_numbers_in_full_and_in_one_notation(live, explore
     live.add(explorer)
     root = live.show(0)
     low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
-    limit, middle = Page(explorer).frame["largest"], Page(explorer).frame["base"]
+    middle = Page(explorer).frame["base"]
+    limit = max(Page(explorer).frame["largest"], 0.05)
     expected = [text.replace("-", "−") for text in figures([middle - limit, middle, middle + limit])]
     assert [low, base, high] == expected
     assert figure(middle) in root.locator("h2").inner_text()
-    tiny = Page(explorer).frame | {"base": 0.00074, "largest": 0.00037}
+    tiny = Page(explorer).frame | {"base": 0.00074, "largest": 0.00037, "least": 0.0}
     live.update(0, _frame=tiny)
     low, base, high = (root.locator(".kr-ends span").nth(i).text_content() for i in range(3))
     assert [low, base, high] == ["0.00037", "0.00074", "0.00111"]
@@ -240,9 +245,9 @@ def test_no_moment_calls_an_old_map_exact(live, explore, move):
         live.page.wait_for_timeout(300)
         now = shown(root)
         assert now["kind"] == "running" and not now["full"] and now["stale"] and not now["compared"]
-        assert not root.locator(".kr-legend").evaluate("(e) => getComputedStyle(e).opacity > 0.6")
+        assert not root.locator(".kr-bar-box").evaluate("(e) => getComputedStyle(e).opacity > 0.6")
     if "target" in move:
-        assert now["title"].startswith("Why 2, ")
+        assert now["title"].startswith("What speaks for 2 (")
 
 
 def test_another_picture_is_another_picture_at_once(live, explore):
@@ -300,6 +305,168 @@ def test_a_click_is_not_lost_to_text_left_in_the_search(live, explore):
     live.page.wait_for_timeout(50)
     assert live.state(0, "target") in (1, None) and search.input_value() == ""
     assert root.locator("[aria-pressed=true] span").inner_text() == "tiger cat"
+
+
+# --- keeping, and going back --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("manner", ["side by side", "wipe"])
+def test_a_kept_map_and_this_one_have_one_scale_and_one_pointer(live, explore, manner):
+    explorer = explore(opacity=1.0)
+    explorer.keep()
+    live.add(explorer)
+    explorer.target = (explorer.heatmap.target + 1) % 7
+    explorer.wait(60)
+    root = live.show(0)
+    traits = Page(explorer)
+    live.update(0, target=explorer.target, _kept=explorer.get_state("_kept")["_kept"], **traits.run)
+    panel = root.locator(".kr-beside")
+    panel.locator("label", has_text=manner).click()
+    live.page.wait_for_timeout(200)
+    kept = explorer.get_state("_kept")["_kept"]["frame"]
+    maps = {
+        name: (frame["base"] - np.frombuffer(frame["values"], "<f4")).reshape(frame["counts"])
+        for name, frame in (("kept", kept), ("now", traits.frame))
+    }
+    limit = max(np.abs(each).max() for each in maps.values())
+    assert f"±{figure(float(limit))}".replace("-", "−") in panel.inner_text()
+    if manner == "wipe":
+        panel.locator("[data-beside=share]").fill("40")
+        live.page.wait_for_timeout(200)
+        canvases = {name: pixels_of(root, "[data-beside=wipe]") for name in maps}
+    else:
+        canvases = {name: pixels_of(root, f"[data-beside={name}]") for name in maps}
+    from matplotlib import colormaps
+
+    for name, drops in maps.items():
+        canvas = canvases[name]
+        allowed = {"kept": slice(0, 4), "now": slice(7, None)}[name] if manner == "wipe" else slice(None)
+        part = np.abs(drops[:, allowed])
+        row, column = np.unravel_index(part.argmax(), part.shape)
+        column += allowed.start or 0
+        y, x = (int(i) * 4 + 6 for i in (row, column))
+        share = drops[row, column] / limit
+        grey = np.asarray(Image.fromarray(photo()).convert("L"), float)[y, x]
+        weight = abs(share) ** 0.75
+        expected = (
+            grey * (1 - weight) + np.array(colormaps[explorer.colormap]((share + 1) / 2)[:3]) * 255 * weight
+        )
+        found = canvas[int((y + 0.5) * canvas.shape[0] / SIZE[0]), int((x + 0.5) * canvas.shape[1] / SIZE[1])]
+        assert np.abs(found - expected).max() < 22, (name, found, expected)
+    if manner == "wipe":
+        return
+    # The pointer on one is on the other, with what covering does there to each class.
+    panel.locator("[data-beside=kept]").scroll_into_view_if_needed()
+    box = panel.locator("[data-beside=kept]").bounding_box()
+    live.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+    live.page.wait_for_timeout(150)
+    said = panel.locator("figcaption span").all_inner_texts()
+    cell = (24 - 4) // 4, (32 - 4) // 4
+    for text, (name, frame) in zip(said, (("kept", kept), ("now", traits.frame)), strict=True):
+        before, after = re.match(r"(\S+) → ([^,]+), (?:falls|rises|changes) by", text).groups()
+        before, after = (float(number.replace("−", "-")) for number in (before, after))
+        assert before == pytest.approx(frame["base"], rel=1e-2)
+        assert after == pytest.approx(frame["base"] - maps[name][cell], rel=1e-2)
+
+
+def test_earlier_maps_are_a_click_away(live, explore):
+    explorer = explore()
+    live.add(explorer)
+    root = live.show(0)
+    for window in (9, 7):
+        explorer.window = window
+        explorer.wait(60)
+        live.update(0, window=window, stride=explorer.stride, **Page(explorer).run)
+    live.page.wait_for_timeout(150)
+    maps = root.locator(".kr-maps button")
+    assert [text.split("/")[0] for text in maps.locator("small").all_inner_texts()] == ["12", "9", "7"]
+    pictures = {maps.nth(i).locator("canvas").evaluate("(canvas) => canvas.toDataURL()") for i in range(3)}
+    assert len(pictures) == 3
+    maps.nth(1).focus()
+    live.page.keyboard.press("Enter")
+    assert live.state(0, "window") == 9
+    root.locator("[data-do=reset]").click()
+    assert live.state(0, "window") == 12
+
+
+def test_what_counts_most_is_walked_by_keys(live, explore):
+    explorer = explore()
+    live.add(explorer)
+    root = live.show(0)
+    listed = root.locator(".kr-ranking button")
+    drops = explorer.heatmap.drop.numpy()
+    row, column = np.unravel_index(np.abs(drops).argmax(), drops.shape)
+    first = f"rows {4 * row}–{4 * row + 11}, columns {4 * column}–{4 * column + 11}"
+    assert listed.first.locator("span").inner_text() == first
+    told = [text.split(" by ") for text in listed.locator("b").all_inner_texts()]
+    sizes = [float(size) for _, size in told]
+    assert told[0][0] == ("falls" if drops[row, column] > 0 else "rises")
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == pytest.approx(np.abs(drops).max(), rel=1e-2)
+    listed.first.focus()
+    live.page.keyboard.press("ArrowDown")
+    live.page.keyboard.press("Enter")
+    live.page.wait_for_timeout(100)
+    second = re.findall(r"\d+", listed.nth(1).locator("span").inner_text())
+    assert re.findall(r"(\d+)–(\d+)", root.locator(".kr-inspected dl").inner_text()) == [
+        tuple(second[:2]), tuple(second[2:])
+    ]  # fmt: skip
+
+
+def test_the_brush_adds_erases_and_says_why_colours_go_beyond(live, explore):
+    explorer = explore()
+    live.add(explorer)
+    root = live.show(0)
+    root.locator("[data-tool=brush]").click()
+    size = root.locator("[data-brush=size]")
+    size.fill("4")
+    box = root.locator(".kr-map").bounding_box()
+
+    def stroke(x, y):
+        live.page.mouse.move(box["x"] + x * box["width"] / 64, box["y"] + y * box["height"] / 48)
+        live.page.mouse.down()
+        live.page.mouse.up()
+        live.page.wait_for_timeout(80)
+        return np.array(
+            live.page.evaluate("[...new Uint8Array(window.models[0].state.region.mask.buffer)]")
+        ).reshape(SIZE)
+
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+
+    def disc(cx, cy, radius=4):
+        return np.hypot(y - cy, x - cx) <= radius
+
+    def nearly(mask, expected):
+        assert np.abs(mask - expected).sum() <= 12 and mask.any()
+
+    box = root.locator(".kr-map").bounding_box()
+    nearly(stroke(20, 20), disc(20, 20))
+    box = root.locator(".kr-map").bounding_box()
+    nearly(stroke(40, 20), disc(20, 20) | disc(40, 20))
+    live.page.keyboard.press("Tab")
+    root.locator(".kr-map").focus()
+    live.page.keyboard.press("x")
+    assert root.locator("[data-brush=erase]").get_attribute("aria-pressed") == "true"
+    live.page.keyboard.press("]")
+    assert int(size.input_value()) == 5
+    box = root.locator(".kr-map").bounding_box()
+    nearly(stroke(20, 20), disc(40, 20))
+    explorer.region = np.asarray(disc(40, 20))
+    explorer.wait(60)
+    live.update(0, **Page(explorer).run)
+    said = root.locator(".kr-reaching")
+    assert said.is_visible() and "up to 6 px beyond the region" in said.inner_text()
+
+
+def test_the_call_is_copied(live, explore):
+    explorer = explore()
+    live.add(explorer)
+    root = live.show(0)
+    root.locator(".kr-call summary").click()
+    for kind in ("python", "command"):
+        root.locator(f"[data-copy={kind}]").click()
+        live.page.wait_for_timeout(100)
+        chosen = live.page.evaluate("navigator.clipboard?.readText?.().catch(() => null) ?? null")
+        assert (chosen or live.page.evaluate("String(getSelection())")) == Page(explorer).frame["calls"][kind]
 
 
 # --- high contrast ------------------------------------------------------------------------------------
@@ -433,7 +600,7 @@ def test_a_saved_page_says_what_is_not_finite(saved, explore):
     assert (
         state.inner_text().endswith(f"{strange} not finite") and state.get_attribute("data-kind") != "exact"
     )
-    assert "hatched where the change is not finite" in page.locator(".kr-legend").inner_text()
+    assert "hatched where the change is not finite" in page.locator(".kr-says").inner_text()
     assert not page.said
     canvas = pixels_of(page.locator(".krypton-explorer"))
     y, x = int(20 / 48 * canvas.shape[0]), int(30 / 64 * canvas.shape[1])

@@ -1,9 +1,10 @@
 // How a map looks: opacity, colours and their scale.
 import { octets } from "../bytes";
-import { group, h, type Listening, set, unique } from "../dom";
+import { h, type Listening, set, unique } from "../dom";
 import { gradient } from "../paint";
 import { choice } from "./choice";
 import { slider } from "./slider";
+import { toggle } from "./toggle";
 
 export function lookControls(listening: Listening): HTMLElement {
   const { model } = listening;
@@ -39,8 +40,26 @@ export function lookControls(listening: Listening): HTMLElement {
     limitRow.hidden = model.get("scale") !== "fixed";
     limit.value = String(model.get("limit"));
   });
-  return group(
-    "Look",
+  const overlays = choice(
+    listening,
+    "As",
+    [
+      { value: "cells", label: "cells" },
+      { value: "smooth", label: "smooth" },
+      { value: "contours", label: "contours", shown: () => (model.get("_view").sizes?.length ?? 2) > 1 },
+    ] as const,
+    () => model.get("overlay"),
+    (value) => set(model, "overlay", value),
+    ["overlay", "_view"],
+  );
+  const dots = toggle(listening, "dots", "Dots", "where it was measured");
+  listening.to(["regions"], () => {
+    overlays.hidden = dots.hidden = model.get("regions") !== null; // they have no neighbours
+  });
+  return h(
+    "div",
+    { class: "kr-look" },
+    h("h3", {}, "Look"),
     slider(listening, {
       name: "opacity",
       label: "Opacity",
@@ -54,14 +73,24 @@ export function lookControls(listening: Listening): HTMLElement {
       listening,
       "Scale",
       [
-        { value: "own", label: "own" },
-        { value: "shared", label: "shared" },
-        { value: "fixed", label: "fixed" },
+        { value: "own", label: "this map" },
+        { value: "shared", label: "all maps" },
+        { value: "fixed", label: "set" },
       ] as const,
       () => model.get("scale"),
       (value) => set(model, "scale", value),
       ["scale"],
     ),
     limitRow,
+    overlays,
+    slider(listening, {
+      name: "threshold",
+      label: "Hide changes below",
+      min: 0,
+      max: () => 1,
+      step: 0.01,
+      show: (value) => (value ? `${Math.round(value * 100)} % of the scale` : "none"),
+    }),
+    dots,
   );
 }

@@ -1,9 +1,9 @@
 // What is measured: what is covered and how, and how precisely.
 import { group, h, type Listening, set } from "../dom";
-import type { State } from "../messages";
 import { superpixels } from "../partition";
 import { choice } from "./choice";
 import { slider } from "./slider";
+import { toggle } from "./toggle";
 
 /** Words that the kernel knows for what covered cells become. */
 const COVERS = ["grey", "black", "mean", "blur", "local mean", "noise"] as const;
@@ -119,7 +119,7 @@ function precision(listening: Listening): HTMLElement {
     { class: "kr-group" },
     slider(listening, {
       name: "ssim_target",
-      label: "SSIM target",
+      label: "Similarity to the exact map",
       min: 0.5,
       max: () => 1,
       step: 0.01,
@@ -131,19 +131,4 @@ function precision(listening: Listening): HTMLElement {
     windows.hidden = model.get("regions") !== null; // of regions every one is measured
   });
   return group("Precision", windows, toggle(listening, "curve", "Deletion curve", "cover what counts most first"));
-}
-
-function toggle(listening: Listening, name: "exact" | "curve", label: string, note: string): HTMLElement {
-  const { model } = listening;
-  const input = h("input", {
-    type: "checkbox",
-    role: "switch",
-    "data-trait": name satisfies keyof State,
-    "data-lm-suppress-shortcuts": "true",
-    onchange: () => set(model, name, input.checked),
-  });
-  listening.to([name], () => {
-    input.checked = model.get(name);
-  });
-  return h("label", { class: "kr-switch" }, input, h("span", {}, h("b", {}, label), h("small", {}, note)));
 }

@@ -5,7 +5,7 @@ import type { State } from "../messages";
 /** Milliseconds between two messages to the kernel while a slider is dragged. */
 const SEND_MS = 100;
 
-type Numeric = "window" | "stride" | "ssim_target" | "opacity";
+type Numeric = "window" | "stride" | "ssim_target" | "opacity" | "threshold";
 
 interface SliderOptions {
   name: keyof State;

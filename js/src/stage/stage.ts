@@ -2,14 +2,20 @@
 import { h, type Listening, onRepaint, set, unique } from "../dom";
 import type { Place } from "../geometry";
 import { describe } from "../inspector";
-import { legend } from "../legend";
+import { legend, reading } from "../legend";
+import type { Map } from "../messages";
 import type { Scene } from "../scene";
 import type { Section } from "../section";
 import { drawStage } from "./drawing";
+import { brushing } from "./brushing";
 import { listenToKeys, listenToPointer } from "./listening";
 import { meeting, slices } from "./meeting";
+import { reaching } from "./reaching";
 import { Sketch } from "./sketch";
 import { toolbar } from "./tools";
+import { fade } from "./fade";
+import { viewing } from "./viewing";
+import { Viewport } from "./viewport";
 
 /** The broadest and the narrowest that a column of a volume's sections may be, for the other one. */
 const [BROADEST, NARROWEST] = [2.5, 0.4];
@@ -20,23 +26,34 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
   const spoken = h("output", { class: "kr-hidden", "aria-live": "polite" });
   const hint = h("span", { id: help, class: "kr-hidden" });
   const frame = h("div", { class: "kr-frame" });
+  const framed = h("div", { class: "kr-framed" }, frame);
   const sketch = new Sketch();
   const crossHairs = meeting(scene);
-  let panes: { section: Section; canvas: HTMLCanvasElement; follow: () => void }[] = [];
+  let panes: { section: Section; canvas: HTMLCanvasElement; part: Viewport; follow: () => void }[] = [];
+  let before: Map | null = null;
 
   const draw = onRepaint(() => {
-    for (const { canvas, section } of panes) {
-      drawStage(canvas, scene, section, sketch);
+    const { map, current } = scene;
+    const another = before !== null && map !== null && before !== map && isBefore && current !== null;
+    [before, isBefore] = [map, map !== null && current === null];
+    for (const { canvas, section, part } of panes) {
+      if (another) fade(canvas);
+      drawStage(canvas, scene, section, sketch, part);
       // For whoever waits for a map to be on the screen.
-      const { map } = scene;
       canvas.dataset.drawn = String(Number(canvas.dataset.drawn ?? 0) + 1);
       canvas.dataset.map = map ? `${map.window}/${map.stride}/${map.done}` : "";
     }
+    view.follow(seen());
   });
+  /** Whether what is drawn is no longer what the controls ask for. */
+  let isBefore = false;
+  const seen = () => (panes[scene.pointed] ?? panes[0])?.part ?? new Viewport();
+  const view = viewing(listening, scene, seen, () => draw(), () => element.closest(".krypton-explorer"));
   const giveUp = () => {
     sketch.clear();
     draw();
   };
+  const brush = brushing(scene, sketch, draw);
   const apply = () => {
     const region = sketch.region(scene.region);
     if (region) set(model, "region", region);
@@ -69,15 +86,16 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
       "data-tool": sketch.tool,
       ...(name && { "data-plane": name }),
     });
-    listenToPointer(canvas, section, scene, sketch, live, { draw, apply, giveUp, choose });
-    listenToKeys(canvas, section, scene, sketch, { draw, apply, giveUp, choose, say });
+    const part = new Viewport();
+    listenToPointer(canvas, section, scene, sketch, part, live, { draw, apply, giveUp, choose });
+    listenToKeys(canvas, section, scene, sketch, part, { draw, apply, giveUp, choose, say, brush: brush.hear });
     resized.observe(canvas);
     if (section.plane.across === null) {
-      panes.push({ section, canvas, follow: () => undefined });
+      panes.push({ section, canvas, part, follow: () => undefined });
       return section.plane.down === null ? h("div", { class: "kr-pane" }, canvas, steps(section.width)) : canvas;
     }
     const { element, follow } = slices(scene, section);
-    panes.push({ section, canvas, follow });
+    panes.push({ section, canvas, part, follow });
     return h("div", { class: "kr-pane" }, canvas, element);
   };
   let laid: readonly Section[] = [];
@@ -88,6 +106,7 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
     panes = [];
     const [first, ...others] = laid.map(pane);
     const [one, , other] = laid;
+    framed.style.setProperty("--kr-aspect", String(one?.aspect ?? 1));
     frame.classList.toggle("kr-three", others.length > 0);
     // All at one scale: two sections of a volume are as broad as each other, and two as tall.
     const share = one && other ? one.broad / other.broad : 1;
@@ -98,15 +117,22 @@ export function stage(listening: Listening, scene: Scene, live: boolean): HTMLEl
 
   const tools = toolbar(listening, scene, live, (tool, text) => {
     sketch.tool = tool;
+    brush.follow(tool === "brush");
+    view.choose(tool);
     scene.look(null);
     giveUp();
     for (const { canvas } of panes) canvas.dataset.tool = tool;
     hint.textContent = text;
     spoken.textContent = text;
   });
-  const element = h("div", { class: "kr-stage" }, tools, frame, hint, spoken, legend(scene));
+  const earlier = h("p", { class: "kr-before" }, "The map before: the new one is on its way");
+  const shown = h("div", { class: "kr-shown" }, framed, legend(scene));
+  framed.append(earlier);
+  const element = h("div", { class: "kr-stage" }, tools, brush.element, shown, hint, spoken, view.element, reaching(scene), reading(listening, scene));
   scene.watch(() => {
-    element.dataset.stale = String(scene.map !== null && scene.current === null);
+    const stale = scene.map !== null && scene.current === null;
+    element.dataset.stale = String(stale);
+    earlier.hidden = !stale;
     for (const { follow } of panes) follow();
     draw();
   });

@@ -12,8 +12,11 @@ interface Offer {
   asks: boolean;
 }
 
-const CELLS = "Arrow keys move from cell to cell, Enter pins.";
-const SLICES = "Click where the views shall meet; the wheel turns slices. Arrow keys move the cross-hairs, Page Up and Page Down the slice.";
+const ZOOM = "Double click, a pinch, + and - zoom, 0 shows all, Alt and arrow keys move; h hides the map, f fills the screen.";
+const CELLS = `Arrow keys move from cell to cell, Enter pins. ${ZOOM}`;
+const SLICES = `Click where the views shall meet; the wheel turns slices. Arrow keys move the cross-hairs, Page Up and Page Down the slice. ${ZOOM}`;
+
+const LEVELS = "Drag up to brighten, to the left for contrast; or arrow keys. Double click or Enter resets.";
 
 const TOOLS: readonly Offer[] = [
   { name: "look", label: { 1: "Inspect", 2: "Inspect", 3: "Inspect" }, help: { 1: CELLS, 2: CELLS, 3: SLICES }, asks: false },
@@ -30,13 +33,13 @@ const TOOLS: readonly Offer[] = [
   {
     name: "brush",
     label: { 2: "Brush" },
-    help: { 2: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies." },
+    help: { 2: "Paint with the pointer; or move with the arrow keys, Space paints, Enter applies. [ and ] change the size, x erases." },
     asks: true,
   },
   {
     name: "levels",
-    label: { 3: "Window/level" },
-    help: { 3: "Drag up to brighten, to the left for contrast; or arrow keys. Double click or Enter resets." },
+    label: { 2: "Window/level", 3: "Window/level" },
+    help: { 2: LEVELS, 3: LEVELS },
     asks: false,
   },
 ];
@@ -87,7 +90,7 @@ export function toolbar(
     });
     everywhere.textContent = EVERYWHERE[axes] ?? "";
     everywhere.hidden = !live;
-    bar.hidden = !live && axes < 3;
+    bar.hidden = !live && axes < 2;
     press("look", helpFor(axes));
   });
   return bar;

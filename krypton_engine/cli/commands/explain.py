@@ -70,8 +70,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_out(
         parser,
-        ".png (a picture) or .npz (the numbers), of a scan also .nii.gz, .dcm or .ome.tiff; may be given "
-        "twice (heatmap.png; heatmap.nii.gz)",
+        ".png, .svg or .pdf (a picture) or .npz (the numbers), of a scan also .nii.gz, .dcm or .ome.tiff; "
+        "may be given twice (heatmap.png; heatmap.nii.gz)",
     )
     add_model_options(parser, weights=WEIGHTS_HELP)
 

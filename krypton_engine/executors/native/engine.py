@@ -27,11 +27,25 @@ def instruction_sets() -> list[str]:
     return [] if MISSING else _native.instruction_sets()
 
 
-def threads() -> int:
-    """Threads to use: PyTorch's number, and no more processors than the process may use.
+def peak(instruction_set: str, seconds: float) -> float:
+    """The most operations a second that a core reaches, in a loop of multiply-adds in registers.
+
+    Args:
+        instruction_set: One of `instruction_sets`.
+        seconds: Time to take; the best of what it holds counts.
 
     Examples:
-        >>> 1 <= threads() <= torch.get_num_threads()
+        >>> peak("portable", seconds=0.01) > 1e8
+        True
+    """
+    return _native.peak(instruction_set, seconds)
+
+
+def processors() -> float:
+    """Processors that this process may use, by its affinity and the quota of its container.
+
+    Examples:
+        >>> 0 < processors() <= os.cpu_count()
         True
     """
     allowed: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -41,4 +55,14 @@ def threads() -> int:
             allowed = min(allowed, int(quota) / int(period))
     except (OSError, ValueError):
         pass
-    return max(1, min(torch.get_num_threads(), math.ceil(allowed)))
+    return allowed
+
+
+def threads() -> int:
+    """Threads to use: PyTorch's number, and no more processors than the process may use.
+
+    Examples:
+        >>> 1 <= threads() <= torch.get_num_threads()
+        True
+    """
+    return max(1, min(torch.get_num_threads(), math.ceil(processors())))

@@ -71,7 +71,12 @@ class Cell:
 
     @property
     def is_volume(self) -> bool:
-        """Whether three slices are drawn."""
+        """Whether three slices are drawn.
+
+        Examples:
+            >>> Cell.of({"id": "a"}, heatmap, None).is_volume
+            False
+        """
         return self.beneath is not None and self.beneath.ndim == 3
 
     def drawn(self, scale: float) -> PIL.Image.Image | None:

@@ -210,7 +210,7 @@ def _command(task: Task, subject: Subject, activation: Activation) -> str:
         words += ["--baseline", key.baseline]
     else:
         words += ["--filling", key.baseline.replace(" ", "-")]
-    words += ["--target", str(task.aim.target), "--activation", activation or "none"]
+    words += ["--target", str(task.aim.target), "--activation", "softmax" if activation else "none"]
     if not task.exact:
         words += ["--ssim", f"{task.ssim_target}"]
         if task.tuning is not None:

@@ -17,26 +17,28 @@ def show(bundle: Any) -> None:
     """Show what a widget's ``_repr_mimebundle_`` gives: data by type, or these and their metadata.
 
     Examples:
-        >>> show({"text/plain": "a widget"})
-        a widget
+        >>> show({"text/plain": "a widget"})  # outside a notebook
+        {'text/plain': 'a widget'}
     """
     from IPython.display import display
 
     data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-    display(data, raw=True, metadata=metadata)
+    display(data, raw=True, metadata=metadata)  # type: ignore[no-untyped-call]
 
 
 class Place:
     """An output of a notebook's cell that holds nothing yet.
 
     Examples:
-        >>> Place().fill(b"PNG", "a map")  # outside a notebook nobody sees it
+        >>> place = Place()  # outside a notebook
+        {'application/vnd.jupyter.widget-view+json': ...}
+        >>> place.fill(b"PNG", "a map")  # which nobody sees there
     """
 
     def __init__(self) -> None:
         from IPython.display import display
 
-        self._handle = display(_GONE, raw=True, display_id=True)
+        self._handle = display(_GONE, raw=True, display_id=True)  # type: ignore[no-untyped-call]
 
     def fill(self, png: bytes, words: str) -> None:
         """Put a picture and its alternative text into the output; from any thread."""

@@ -32,8 +32,9 @@ export function legend(scene: Scene): HTMLElement {
   let drawn: unknown[] = [];
   scene.watch(() => {
     const { map, limit, opacity, threshold, areShares } = scene;
-    element.hidden = !map || !Number.isFinite(map.base);
-    if (!map || element.hidden) return;
+    const there = map !== null && Number.isFinite(map.base);
+    element.style.visibility = there ? "" : "hidden"; // the map has its place from the beginning
+    if (!there) return;
     // A place that is pointed at changes nothing here.
     const now = [map, limit, opacity, threshold, scene.model.get("colormap"), areShares];
     if (now.every((value, i) => value === drawn[i])) return;

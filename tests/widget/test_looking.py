@@ -146,6 +146,16 @@ def test_maps_fade_unless_motion_is_to_be_reduced(live, made, motion):
 # --- the screen ---------------------------------------------------------------------------------------
 
 
+def test_nothing_jumps_when_the_first_map_comes(live, made):
+    explorer = made()
+    root = shown(live, explorer)
+    after = root.locator(".kr-map").bounding_box()
+    live.update(0, _frame={})
+    live.page.wait_for_timeout(100)
+    assert root.locator(".kr-map").bounding_box() == pytest.approx(after, abs=1)
+    assert not root.locator(".kr-bar").is_visible()
+
+
 @pytest.mark.parametrize("size", [(48, 64), (96, 24), (24, 96)])
 @pytest.mark.parametrize("window", [(1440, 900), (800, 900)])
 def test_map_and_scale_fit_what_is_visible(live, made, size, window):

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from IPython.display import display
 from PIL import Image
 from torch import nn
-from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+from torchvision.models import detection
+from torchvision.ops import MultiScaleRoIAlign
 
 from krypton_engine import KryptonOcclusion, zoo
 from krypton_engine.zoo import Preprocess, ZooModel
@@ -104,15 +106,21 @@ def readme(_) -> dict[str, Any]:
 
 
 def explorer(_) -> dict[str, Any]:
-    names = pictures()
+    names = pictures() | {"OcclusionExplorer": OcclusionExplorer, "display": display}
     return names | {"image": names["x"][0], "preprocess": None, "names": ["cat", "dog", "fox", "hen", "owl"]}
 
 
 def fields(_) -> dict[str, Any]:
     """Volumes, signals, and networks that segment and detect."""
     torch.manual_seed(0)
-    few = dict(min_size=64, rpn_pre_nms_top_n_test=20, rpn_post_nms_top_n_test=10, box_detections_per_img=5)
-    detector = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, **few)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4))
+    backbone.out_channels = 8
+    detector = detection.FasterRCNN(
+        backbone, min_size=64, max_size=64, rpn_pre_nms_top_n_test=50, rpn_post_nms_top_n_test=10,
+        rpn_anchor_generator=detection.anchor_utils.AnchorGenerator(((16, 32),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2), box_head=detection.faster_rcnn.TwoMLPHead(72, 16),
+        box_predictor=detection.faster_rcnn.FastRCNNPredictor(16, 3),
+    )  # fmt: skip
     return {
         "network": wide(1, 3), "volume": waves(1, 24, 24, 24), "unet": wide(1, 3, dense=True),
         "recorder": wide(2, 1), "signal": waves(2, 128), "photograph": waves(3, 64, 64),
@@ -158,6 +166,7 @@ NAMES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "README.md": readme,
     "collections.md": collections,
     "explorer.md": explorer,
+    "explorer-hosts.md": explorer,
     "medical.md": scans,
     "start.md": small_zoo,
     "switching.md": switching,

@@ -158,11 +158,12 @@ def test_the_saved_picture_is_drawn_from_what_the_page_was_sent(explore, monkeyp
     explorer = explore(exact=True, opacity=0.7, scale=scale, limit=0.01, colormap="PuOr_r")
     page = Page(explorer)
     heatmap, drawn = Drawings(monkeypatch).of(explorer, tmp_path)
-    title = drawn.pop("title")
+    title, width = drawn.pop("title"), drawn.pop("width")
     saved = np.asarray(heatmap.overlay(**drawn), float)
     frame = page.frame
     drops = np.float32(frame["base"]) - page.cells("values")
-    limit = {"own": frame["largest"], "fixed": 0.01, "shared": frame["shared"]}[scale]
+    least = frame["least"]
+    limit = {"own": max(frame["largest"], least), "fixed": 0.01, "shared": max(frame["shared"], least)}[scale]
     table = np.frombuffer(explorer.get_state("_colours")["_colours"]["PuOr_r"], np.uint8).reshape(256, 3)
     share = np.clip(np.rint((drops / limit + 1) / 2 * 255), 0, 255).astype(int)
     weight = 0.7 * np.minimum(1, np.abs(drops) / limit) ** 0.75
@@ -173,3 +174,4 @@ def test_the_saved_picture_is_drawn_from_what_the_page_was_sent(explore, monkeyp
     expected = grey * (1 - mix) + table[share[row][:, column]].astype(float) * mix
     assert np.abs(saved - expected).max() <= 3.0, "one step of a table of 256 colours"
     assert np.array_equal(drawn["image"], page.picture) and title.endswith("exact")
+    assert width is None

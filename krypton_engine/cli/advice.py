@@ -131,8 +131,8 @@ def _load(machine: Machine) -> str:
     if machine.load < 0.5:
         return ""
     return (
-        f"other programs keep {machine.load:.1f} of {machine.processors} processors busy: "
-        "what was measured here is too low"
+        f"in the last minute {machine.load:.1f} of {machine.processors} processors were busy: "
+        "what was measured here may be too low"
     )
 
 

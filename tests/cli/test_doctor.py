@@ -90,7 +90,7 @@ WELL = Machine(processors=8, allowed=8, threads=8)
         ({"driver": True}, ["NVIDIA driver", "CUDA"]),
         ({"driver": True, "gpu": True, "cuda_missing": "no nvcc"}, ["no nvcc"]),
         ({"environment": {"ATEN_CPU_CAPABILITY": "default"}}, ["unset ATEN_CPU_CAPABILITY=default"]),
-        ({"load": 3.0}, ["3.0 of 8 processors busy"]),
+        ({"load": 3.0}, ["3.0 of 8 processors were busy"]),
     ],
     ids=lambda value: next(reversed(value)) if isinstance(value, dict) else "",
 )  # fmt: skip

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -239,10 +240,11 @@ def run(
 
 def _check_arguments(source: Source, call: Call) -> None:
     """Refuse arguments that fit no image, by one of the source; pictures need none."""
-    others = [item for item in source.items if item.array is not None or is_scan(item.path)]
-    if not others:
+    others = (item for item in source.items if item.array is not None or is_scan(item.path))
+    tried = list(islice(others, _TRIED))  # the rest need not be looked at
+    if not tried:
         call.check(None)
-    for item in others[:_TRIED]:
+    for item in tried:
         try:
             with read(item) as (_, path):
                 prepared = call.prepared(item, path)

@@ -18,6 +18,7 @@ from krypton_engine.executors.base import Opening, Program, Session, Unsupported
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.memory import beside
 from krypton_engine.executors.programs import kept
+from krypton_engine.executors.uncast import uncast
 from krypton_engine.graph.draft import CaptureError
 from krypton_engine.graph.gradients import Head
 from krypton_engine.graph.ir import Graph, in_full
@@ -187,7 +188,8 @@ class Preparer:
             every = kept(graph, "in full", in_full)
             full = Plan.of(every, window)
             last = registry.preferred(device)[-1]
-            return Ready(plan, graph, every, full, last.program(every, full, device), "full inference")
+            program = uncast(last.program(every, full, device), device)
+            return Ready(plan, graph, every, full, program, "full inference")
         program, why = self._program(graph, plan, device)
         return Ready(plan, graph, graph, plan, program, why)
 
@@ -203,12 +205,12 @@ class Preparer:
             try:
                 if not insists:
                     executor.pays(graph, plan, device, self.budget(device))
-                return executor.program(graph, plan, device), ""
+                return uncast(executor.program(graph, plan, device), device), ""
             except Unsupported as reason:
                 why = str(reason)
         if others and insists:
             self.warn(f"the {last.name} executor runs this model: {why}")
-        return last.program(graph, plan, device), why
+        return uncast(last.program(graph, plan, device), device), why
 
     def _prove(
         self, question: Question, occluded: int, row: int, ready: Ready, session: Session, watched: bool

@@ -209,9 +209,10 @@ def test_other_inputs_move_on(device, all_on_boxes):
             )
 
 
+@pytest.mark.parametrize("way", ["as_product", "by_pytorch"], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @torch.no_grad()
-def test_half_precision(dtype, device):
+def test_half_precision(dtype, device, way):
     """Within a few roundings of what the model itself does at that precision."""
     double = SmallCNN().double()
     x = torch.randn(1, 3, 24, 20, dtype=torch.float64)
@@ -224,8 +225,9 @@ def test_half_precision(dtype, device):
     assert (found.double() - truth).abs().max() <= 3 * (own.double().cpu() - truth).abs().max()
 
 
+@pytest.mark.parametrize("way", ["as_product", "by_pytorch"], indirect=True)
 @torch.no_grad()
-def test_autocast(device):
+def test_autocast(device, way):
     model, x = SmallCNN().to(device), torch.randn(1, 3, 24, 20).to(device)
     window = SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
     truth = brute_force(model, x, window.shape, window.strides, 0).double().cpu()

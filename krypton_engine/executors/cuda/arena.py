@@ -220,12 +220,13 @@ def settings() -> tuple[object, ...]:
     """PyTorch's global settings that change arithmetic: a recorded graph keeps those of its recording.
 
     Examples:
-        >>> settings()[1:]  # deterministic algorithms alone? autocast, and to which dtype?
-        (False, False, torch.float16)
+        >>> settings()[1]  # deterministic algorithms alone?
+        False
     """
+    products = torch.backends.cuda.matmul
     return (
         precisions(),
         torch.are_deterministic_algorithms_enabled(),
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cuda"),
+        products.allow_fp16_reduced_precision_reduction,
+        products.allow_bf16_reduced_precision_reduction,
     )

@@ -59,7 +59,7 @@ class Convolutions:
             if view.table.dtype == y.dtype and view.layout.axes == node.axes:
                 cells = self._reader.cells(source, at)
                 reads = [self._reader.read(node, 1, axis, at) for axis in node.axes]
-            else:  # autocast computes one in half precision, or a window spans an axis
+            else:  # one is in half precision, or a window spans an axis
                 y = channels_last(y + self._reader.fetched(node, 1, at))
         layout = Layout.of(node, frozenset())
         rows = layout.as_rows(y).contiguous()
@@ -148,10 +148,8 @@ class Convolutions:
         source = self._graph.nodes[node.operands[0]]
         if (
             convolution.groups > 1
-            or node.dtype != torch.float32
-            or (products == "tf32" and convolutions != "tf32")
+            or (node.dtype == torch.float32 and products == "tf32" and convolutions != "tf32")
             or torch.are_deterministic_algorithms_enabled()
-            or torch.is_autocast_enabled(self._reader.device.type)
         ):
             return False
         if is_pointwise(node):

@@ -9,7 +9,8 @@
 Every held-out image is measured exactly and, in the same run, approximately: a map for a lower target is the
 beginning of the map for a higher one, so one call is watched until the last target is reached. Times are from
 the call on: views, gradients, looking and scheduling included. Captum's is what a full pass takes at its best
-layout and batch, times the positions. On a GPU (--device cuda) all bits of float32 count for both.
+layout and batch, times the positions; on a GPU (--device cuda, --precision) the rival is full inference at
+its fastest, as in gpu.py.
 
 Exact maps take most of a run. --keep DIR keeps them, and uses those that it finds there again; --exact-alone
 makes them and stops, for a machine that is busy.
@@ -112,15 +113,33 @@ def covers(name: str) -> bool:
     return float((np.asarray(picture(f"{name}@middle").convert("L")) == 0).mean()) < 0.05
 
 
-def captum_pace(model: nn.Module, x: Tensor) -> tuple[str, Callable[[nn.Module, Tensor], float], str]:
-    """Captum at its best here: its layout, how to measure its seconds for an image, and words."""
+@dataclass(frozen=True)
+class Rival:
+    """What maps are compared with.
+
+    Attributes:
+        name: Who it is.
+        layout: The memory layout that is best for it, which all then run on.
+        words: The layout, and what else was best.
+        seconds: Function from an image to the seconds that one like it takes.
+    """
+
+    name: str
+    layout: str
+    words: str
+    seconds: Callable[[Tensor], float]
+
+
+def rival(model: nn.Module, x: Tensor) -> Rival:
+    """Full inference at its fastest on a GPU, else Captum at its best; the network is left in its layout."""
     if x.device.type == "cuda":
-        layout, batch = gpu.best_for_captum(model, x, gpu.BATCHES, gpu.CAPTUM_IMAGES)
-        pace = partial(gpu.captum_pace, batch=batch, images=gpu.CAPTUM_IMAGES)
-    else:
-        layout, batch = cpu.best_for_captum(model, x, 1)
-        pace = partial(cpu.captum_seconds, batch=batch, images=8)
-    return layout, pace, f"{layout}, batch {batch}"
+        full, eager = gpu.fastest(model, x, gpu.BATCHES, gpu.IMAGES)
+        return Rival("full inference", eager.layout, str(full), lambda _: full.pace(gpu.IMAGES))
+    layout, batch = cpu.best_for_captum(model, x, 1)
+    model.to(memory_format=layouts(x)[layout])
+    return Rival(
+        "Captum", layout, f"{layout}, batch {batch}", lambda x: cpu.captum_seconds(model, x, batch, 8)
+    )
 
 
 def exact_map(occlusion: KryptonOcclusion, x: Tensor, call: dict[str, Any], keep: Path | None) -> Heatmap:
@@ -239,11 +258,16 @@ def watched(
 
 def main() -> None:
     args = arguments()
+    with gpu.precision(args.precision, torch.device(args.device)):
+        judge(args)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Tune, measure and report."""
     warnings.simplefilter("ignore", FallbackWarning)
     about = machine("auto") | {name: str(value) for name, value in vars(args).items()}
     device = torch.device(args.device)
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
         about["gpu"] = torch.cuda.get_device_name(device)
     model, as_tensor = load(args.model, args.weights)
     model = model.to(device)
@@ -266,8 +290,7 @@ def main() -> None:
         for name in tqdm(held_out, unit="image"):
             exact_map(occlusion, prepared(name), call, args.keep)
         return
-    layout, pace, words = captum_pace(model, x)
-    model = model.to(memory_format=layouts(x)[layout])
+    theirs = rival(model, x)
     occlusion.heatmap(x, **call, ssim_target=0.5)  # capture, and all that is kept with the model
     began = time.perf_counter()
     samples = [prepared(name) for name in tuned_on]
@@ -299,7 +322,7 @@ def main() -> None:
             "image": name,
             "free": free,
             "exact_seconds": exact.seconds,
-            "captum_seconds": pace(model, x) * (exact.values.numel() + 1),
+            "rival_seconds": theirs.seconds(x) * (exact.values.numel() + 1),
         }
         for _, alike in itertools.groupby(ordered, lambda key: way(rules[key])):
             keys = list(alike)
@@ -311,8 +334,8 @@ def main() -> None:
                 for (target, how), one in zip(keys, found, strict=True)
             ]
         write(args.out, about | {"tuning_seconds": tuning_seconds, "tuned_on": tuned_on}, rows)
-    print(f"Captum at its best: {words}")
-    report(rows)
+    print(f"{theirs.name} at its best: {theirs.words}")
+    report(rows, theirs.name)
     for every in (4, 3, 2) if prefixes else ():
         mine = [row for row in prefixes if row["every"] == every]
         ours, uniform = (statistics.median(row[key] for row in mine) for key in ("ssim", "uniform"))
@@ -323,13 +346,15 @@ def main() -> None:
         )
 
 
-def report(rows: Sequence[dict[str, Any]]) -> None:
+def report(rows: Sequence[dict[str, Any]], rival: str) -> None:
     """The table, and where the gain comes from."""
 
     def median(rows: Sequence[dict[str, Any]], of: Callable[[dict[str, Any]], float]) -> float:
         return statistics.median(of(row) for row in rows)
 
-    print("| | SSIM target | met | least SSIM | median SSIM | measured | than Captum | than our exact map |")
+    print(
+        f"| | SSIM target | met | least SSIM | median SSIM | measured | than {rival} | than our exact map |"
+    )
     print("|---|--:|---|--:|--:|--:|--:|--:|")
     for how, target in sorted({(row["how"], row["target"]) for row in rows}):
         mine = [row for row in rows if (row["how"], row["target"]) == (how, target)]
@@ -337,15 +362,15 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         print(
             f"| {how} | {target} | {interval([row['ssim'] >= target for row in mine])} | "
             f"{min(row['ssim'] for row in mine):.3f} | {median(mine, lambda row: row['ssim']):.3f} | "
-            f"{share:.0%} | {median(mine, lambda row: row['captum_seconds'] / row['seconds']):.0f}x | "
+            f"{share:.0%} | {median(mine, lambda row: row['rival_seconds'] / row['seconds']):.0f}x | "
             f"{median(mine, lambda row: row['exact_seconds'] / row['seconds']):.1f}x |"
         )
     one = [row for row in rows if (row["how"], row["target"]) == ("untuned", TARGETS[0])]
-    exact = median(one, lambda row: row["captum_seconds"] / row["exact_seconds"])
+    exact = median(one, lambda row: row["rival_seconds"] / row["exact_seconds"])
     free = median(one, lambda row: 1 / (1 - row["free"]))
     trimmed = sum(row["epsilon"] > 0 for row in rows)
     print(
-        f"Measured is of the positions that are not free. The exact map is {exact:.1f}x Captum, of which "
+        f"Measured is of the positions that are not free. The exact map is {exact:.1f}x {rival}, of which "
         f"free positions make {free:.2f}x; {trimmed} of the maps were trimmed."
     )
 
@@ -364,6 +389,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--photographs", type=Path, help="a folder of more of them: photographs.py")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--precision", default="float32", choices=gpu.PRECISIONS, help="of the network")
     parser.add_argument("--logits", action="store_true", help="maps of logits, not of probabilities")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where exact maps are kept between runs")
     parser.add_argument("--exact-alone", action="store_true", help="make the exact maps, and no others")

@@ -341,3 +341,37 @@ def replaced(x: Tensor, box: IntArray, content: Tensor) -> Tensor:
         tensor([[0., 1., 1., 0.]])
     """
     return occlude(x, x, box[None], lambda _: content)
+
+
+def filled(
+    x: Tensor,
+    boxes: IntArray,
+    contents: Contents,
+    starts: Mapping[int, IntArray],
+    extents: Mapping[int, int],
+) -> Tensor:
+    """Parts of ``x``, one for every change, in which the cells of its box are those that ``contents`` gives.
+
+    Args:
+        x: ``(examples, *input_shape)``.
+        boxes: ``(changes, axes, 2)``.
+        contents: Contents of the boxes.
+        starts: First cell of each part, by axis.
+        extents: Size of the parts, by axis; each holds the box of its change.
+
+    Returns:
+        ``(changes * examples, *extents)``, change by change.
+
+    Examples:
+        >>> ones = lambda _: torch.ones(1, 1)
+        >>> filled(torch.zeros(1, 4), np.array([[[1, 2]], [[3, 4]]]), ones, {0: np.array([0, 2])}, {0: 2})
+        tensor([[0., 1.],
+                [0., 1.]])
+    """
+    parts = []
+    for i, changed in enumerate(boxes):
+        first = [int(starts[axis][i]) for axis in range(len(changed))]
+        inside = [slice(start, start + extents[axis]) for axis, start in enumerate(first)]
+        box = changed - np.array(first)[:, None]
+        parts.append(replaced(x[(slice(None), *inside)], box, contents(i).to(x)))
+    return torch.cat(parts)

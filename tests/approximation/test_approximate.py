@@ -28,9 +28,10 @@ from krypton_engine.attr.request import heatmap_request
 from krypton_engine.common.outputs import are_probabilities
 from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
+from krypton_engine.executors.standby import Standby
 from krypton_engine.graph.gradients import first_order
 from krypton_engine.heatmap.identity import Origin
 from krypton_engine.heatmap.status import Status

@@ -11,9 +11,10 @@ from torch import nn
 from krypton_engine import InputError
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.native.executor import EXECUTOR as NATIVE
-from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
+from krypton_engine.executors.standby import Standby
 from krypton_engine.graph.box_operators import Convolution, Pool
 from krypton_engine.graph.ir import clipped
 from krypton_engine.perturbation.windows import SlidingWindow

@@ -10,6 +10,7 @@ import threading
 import warnings
 from types import SimpleNamespace
 
+import captum.attr
 import numpy as np
 import pytest
 import torch
@@ -18,16 +19,23 @@ from hypothesis import strategies as st
 from support import sessions
 from support.activations import check_engine, ends
 from support.models import Case, compare, monai_case, torchvision_case
-from support.random_cnns import build, image_and_baseline, networks, questions
+from support.random_cnns import build, drawn, image_and_baseline, networks, questions
 from support.tiny_models import SmallCNN, TwoViews, assert_like_captum, incremental
 from support.truth import brute_force
 from test_clip import Branching, opened
 from test_exact_models import slow
 from test_exact_random import common
 from test_native_kernels import release
+from test_regions_random import covered, masks
 from torch import nn
 
-from krypton_engine import FallbackWarning, KryptonOcclusion
+from krypton_engine import (
+    FallbackWarning,
+    KryptonFeatureAblation,
+    KryptonOcclusion,
+    KryptonShapleyValueSampling,
+)
+from krypton_engine.attr.features import regions_of
 from krypton_engine.executors.base import Opening, Unsupported
 from krypton_engine.executors.cuda import arena, cuts, engine
 from krypton_engine.executors.cuda.clock import Clock
@@ -37,9 +45,10 @@ from krypton_engine.executors.cuda.session import CudaSession
 from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
+from krypton_engine.executors.standby import last_resort
 from krypton_engine.graph.ir import clipped
 from krypton_engine.graph.rewrites import fused
-from krypton_engine.perturbation.windows import SlidingWindow
+from krypton_engine.perturbation.windows import SlidingWindow, replaced
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
 from krypton_engine.planning.planner import Preparer
@@ -95,7 +104,8 @@ def way(request, monkeypatch):
 def opened_session(graph, window, x, kind=CudaSession, program=None):
     if program is None:
         program = CUDA.program(graph, Plan.of(graph, window), x.device)
-    return kind(program, Plan.of(graph, window), Opening((x,), torch.zeros(1, device=x.device), 2**30))
+    plan, opening = Plan.of(graph, window), Opening((x,), torch.zeros(1, device=x.device), 2**30)
+    return kind(program, plan, opening, *[last_resort(graph, plan, opening)] * (kind is CudaSession))
 
 
 def answers(session, positions=None):
@@ -237,6 +247,87 @@ def test_autocast(device, way):
         found = answers(session).double()
     assert session.basis.views[session.program.graph.frontiers[0].index].table.dtype == torch.bfloat16
     assert (found - truth).abs().max() <= 3 * (own - truth).abs().max()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_random_regions(rank, device, all_on_boxes):
+    """Every region of random masks over random networks, against copies in float64."""
+
+    @given(st.data())
+    @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
+    def run(data):
+        double, _, x, baseline = drawn(data, rank)
+        mask = data.draw(masks(tuple(x.shape[1:])), "mask")
+        numbers = mask.unique().tolist()
+        with torch.no_grad():
+            right = torch.cat([double(covered(x, mask, number, baseline)) for number in numbers])
+            model, x, baseline = double.float().to(device), x.float().to(device), baseline.float().to(device)
+            torchs = torch.cat([model(covered(x, mask.to(device), n, baseline)) for n in numbers])
+            (regions,) = regions_of((mask.to(device),), (x,))
+            graph = capture(Source(model, (x,)))
+            try:
+                program = CUDA.program(graph, Plan.of(graph, regions), x.device)
+            except Unsupported:
+                return
+            plan, opening = Plan.of(graph, regions), Opening((x,), baseline, 2**30)
+            session = CudaSession(program, plan, opening, last_resort(graph, plan, opening))
+            found, own = (each.double().cpu() for each in (answers(session), torchs))
+        ran.append(len(numbers))
+        error, theirs = float((found - right).abs().max()), float((own - right).abs().max())
+        assert error <= max(4 * theirs, 2e-6 * max(1.0, float(right.abs().max())))
+
+    ran: list[int] = []
+    run()
+    assert sum(ran) > 8, ran
+
+
+@pytest.mark.parametrize("attribution", [KryptonFeatureAblation, KryptonShapleyValueSampling])
+def test_regions_like_captum(attribution, device, all_on_boxes, image):
+    """Scattered ones as well, whose pieces the reference executor's walks change."""
+    model, x, mask = SmallCNN().to(device), image.to(device), torch.zeros(1, 1, 24, 20, dtype=torch.int64)
+    mask[..., 1:3, 1:3] = mask[..., -2:, -2:] = 1
+    mask[..., 9:15, 6:12] = 2
+    call = dict(feature_mask=mask.to(device), target=1, baselines=0.3)
+    if attribution is KryptonShapleyValueSampling:
+        call["n_samples"] = 3
+    torch.manual_seed(0)
+    theirs = getattr(captum.attr, attribution.__name__.removeprefix("Krypton"))(model).attribute(x, **call)
+    torch.manual_seed(0)
+    with incremental():
+        mine = attribution(model, executor="cuda").attribute(x, **call)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_contents_of_windows(device, all_on_boxes, image):
+    """Cells that become something of their own, exactly, and cut like the reference cuts."""
+    model, x = SmallCNN().to(device), image.to(device)
+    graph, window = capture(Source(model, (x,))), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
+    boxes = window.boxes(np.arange(len(window)))
+
+    def contents(i):
+        (_, _), (top, bottom), (left, right) = boxes[i]
+        # Little at the left of each window, and much at its right.
+        return x[..., top:bottom, left:right] + torch.arange(right - left, device=x.device) ** 2 / 50
+
+    copies = [replaced(x, box, contents(i)) for i, box in enumerate(boxes)]
+    mine = opened_session(graph, window, x)
+    program = ReferenceProgram(graph)
+    program.shrinkable = mine.program.shrinkable
+    theirs = opened_session(graph, window, x, ReferenceSession, program)
+
+    def filled(session):
+        outputs, dropped = x.new_empty(len(boxes), 5), np.zeros(len(boxes))
+        for found in session.compute(boxes, None, contents):
+            outputs[torch.from_numpy(found.which)] = found.outputs
+            dropped[found.which] = 0 if found.dropped is None else found.dropped
+        return outputs, dropped
+
+    torch.testing.assert_close(filled(mine)[0], model(torch.cat(copies)), rtol=1e-4, atol=1e-6)
+    cut, expected = (filled(each.trimmed(0.3, lambda outputs: outputs[:, 1])) for each in (mine, theirs))
+    torch.testing.assert_close(cut[0], expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cut[1], expected[1], rtol=1e-4, atol=1e-5)
+    assert np.abs(cut[1]).max() > 1e-4
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -412,9 +503,8 @@ def test_weights_that_are_an_input(device, monkeypatch):
         weights = torch.randn(8, 3, 3, 3, generator=generator).to(device)
         graph = graph or capture(Source(model, (x,), 0, (weights,)))
         program = CUDA.program(graph, Plan.of(graph, window), x.device)
-        session = CudaSession(
-            program, Plan.of(graph, window), Opening((x, weights), torch.zeros(1, device=device), 2**30)
-        )
+        plan, opening = Plan.of(graph, window), Opening((x, weights), torch.zeros(1, device=device), 2**30)
+        session = CudaSession(program, plan, opening, last_resort(graph, plan, opening))
         expected = brute_force(lambda x, w=weights: model(x, w), x, window.shape, window.strides, 0)
         torch.testing.assert_close(answers(session), expected.cpu().reshape(len(window), -1))
         arenas.add(id(session.arena))

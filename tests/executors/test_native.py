@@ -26,7 +26,8 @@ from krypton_engine import FallbackWarning, InputError, KryptonOcclusion
 from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.session import NativeSession
+from krypton_engine.executors.standby import Standby
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture

@@ -13,9 +13,10 @@ from torch import nn
 from krypton_engine.executors.base import Opening
 from krypton_engine.executors.full import FullSession
 from krypton_engine.executors.native.program import NativeProgram
-from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.executors.reference.program import ReferenceProgram
 from krypton_engine.executors.reference.session import ReferenceSession
+from krypton_engine.executors.standby import Standby
 from krypton_engine.perturbation.changed import distinct_work
 from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.measured import Costs

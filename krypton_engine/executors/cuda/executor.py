@@ -13,7 +13,6 @@ from krypton_engine.executors.programs import kept
 from krypton_engine.graph.box_operators import Pool, Reindex
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.regions import SpanMap, SpreadMap
-from krypton_engine.perturbation.windows import SlidingWindow
 from krypton_engine.plan.plan import Plan
 
 
@@ -48,8 +47,6 @@ class CudaExecutor:
             raise Unsupported(engine.MISSING)
         if device.type != engine.DEVICE:
             raise Unsupported(f"the CUDA engine runs on a GPU, not on {device.type}")
-        if not isinstance(plan.window, SlidingWindow):
-            raise Unsupported("the CUDA engine covers windows only, not regions")
         columns = column_axes(graph, plan.window)
         for node in graph.nodes:
             if not node.local:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from types import ModuleType
 
 from krypton_engine.executors.base import Opening
 from krypton_engine.executors.cuda.arena import drop
 from krypton_engine.executors.cuda.prepared import Prepared
 from krypton_engine.executors.cuda.session import CudaSession
+from krypton_engine.executors.standby import last_resort
 from krypton_engine.graph.ir import Graph, in_full
-from krypton_engine.perturbation.positions import Positions
 from krypton_engine.plan.plan import Plan
 
 
@@ -23,28 +24,29 @@ class CudaProgram(Prepared):
 
     def __init__(self, graph: Graph, kernels: ModuleType) -> None:
         super().__init__(graph, kernels)
-        self._chosen: dict[Positions, tuple[Prepared, Plan]] = {}
+        self._chosen: dict[Hashable, Prepared] = {}  # by kind of window
 
     def open(self, plan: Plan, opening: Opening) -> CudaSession:
         """A session that computes in full from where that measures faster on this device.
 
-        The first one of a window measures; see `CudaSession.measured_cut`.
+        The first one of a kind of window measures; see `CudaSession.measured_cut`.
         """
-        if plan.window not in self._chosen:
-            trial = CudaSession(self, plan, opening)
+        kind, standby = plan.window.kind, last_resort(self.source, plan, opening)
+        if kind not in self._chosen:
+            trial = CudaSession(self, plan, opening, standby)
             cut = trial.measured_cut()
             if cut is None:
-                self._chosen[plan.window] = self, plan
+                self._chosen[kind] = self
                 return trial
             del trial
             drop(self.owner)
-            graph = in_full(self.source, cut)
-            less = Prepared(graph, self.kernels)
+            less = Prepared(in_full(self.source, cut), self.kernels)
             less.constants = self.constants
             less.executor = f"cuda; in full after {cut.op} ({cut.name}), which measures faster"
-            self._chosen[plan.window] = less, Plan.of(graph, plan.window)
-        program, plan = self._chosen[plan.window]
-        return CudaSession(program, plan, opening)
+            self._chosen[kind] = less
+        program = self._chosen[kind]
+        mine = plan if program is self else Plan.of(program.source, plan.window)
+        return CudaSession(program, mine, opening, standby)
 
     def describe(self, plan: Plan) -> str:
         """See `krypton_engine.executors.base.Program.describe`.
@@ -53,5 +55,4 @@ class CudaProgram(Prepared):
             >>> CudaProgram(graph, kernels=None).describe(plan)  # no session has measured anything yet
             'cuda'
         """
-        chosen, _ = self._chosen.get(plan.window, (self, plan))
-        return chosen.executor
+        return self._chosen.get(plan.window.kind, self).executor

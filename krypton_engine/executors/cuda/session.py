@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from krypton_engine.common.arrays import IntArray
-from krypton_engine.executors.base import Computed, Opening, Unsupported, Walks
+from krypton_engine.executors.base import Computed, Opening, Walks
 from krypton_engine.executors.basis import Basis
 from krypton_engine.executors.cuda.arena import give_back, lease
 from krypton_engine.executors.cuda.cuts import Race
@@ -23,11 +23,12 @@ from krypton_engine.executors.cuda.shrinking import Shrinking
 from krypton_engine.executors.cuda.walk import Walk
 from krypton_engine.executors.grouping import Group, Grouping, WindowBins, WindowGrouping
 from krypton_engine.executors.memory import Batches
+from krypton_engine.executors.standby import Standby
 from krypton_engine.executors.tail import joined
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.graph.ir import Node
 from krypton_engine.perturbation.changed import distinct_work
-from krypton_engine.perturbation.windows import Contents, as_sliding
+from krypton_engine.perturbation.windows import Contents, SlidingWindow, contents_of
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
 
@@ -51,6 +52,7 @@ class CudaSession:
     Args:
         program: The graph made ready.
         plan, opening: As in `krypton_engine.executors.base.Program.open`.
+        standby: The reference executor's session on the same example, for walks.
         shrinks: For nodes of ``program.shrinkable``, the threshold below which changes are dropped at the rim
             of their boxes, and the gradient of a scalar by the node's value.
 
@@ -71,12 +73,14 @@ class CudaSession:
         program: Prepared,
         plan: Plan,
         opening: Opening,
+        standby: Standby,
         shrinks: Mapping[int, tuple[float, Tensor]] = MappingProxyType({}),
     ) -> None:
         graph, x = program.graph, opening.inputs[program.graph.occluded]
         stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
         # What was made in inference mode cannot be written outside of it.
-        key = plan.window, bool(shrinks), threading.get_ident(), stream, torch.is_inference_mode_enabled()
+        inference = torch.is_inference_mode_enabled()
+        key = plan.window.kind, bool(shrinks), threading.get_ident(), stream, inference
         self.arena = lease(program.owner, key, x.device)
         weakref.finalize(self, give_back, self.arena)
         self.program = program
@@ -105,17 +109,17 @@ class CudaSession:
         self._inputs = opening.inputs
         # The views of a second session come on top of these.
         beside = replace(opening, memory_budget=opening.memory_budget - plan.bytes_views)
-        self._again = partial(CudaSession, program, plan, beside)
+        self._again = partial(CudaSession, program, plan, beside, standby)
+        self._standby = standby
 
-    most_walks = 0
+    @property
+    def most_walks(self) -> int:
+        """Walks that the memory holds, of the executor that has them."""
+        return self._standby.session.most_walks
 
     def walks(self, starts: Sequence[Tensor | None]) -> Walks:
-        """See `krypton_engine.executors.base.Session.walks`.
-
-        Raises:
-            Unsupported: In any case.
-        """
-        raise Unsupported("the CUDA engine has no walks")
+        """See `krypton_engine.executors.base.Session.walks`; views that move on are the other executor's."""
+        return self._standby.session.walks(starts)
 
     def compute(
         self, changes: IntArray, limit: int | None = None, contents: Contents | None = None
@@ -124,7 +128,7 @@ class CudaSession:
         batch = self._batches.boxes if limit is None else min(limit, self._batches.boxes)
         at_once = self._batches.tail if limit is None else batch
         waiting: Computed | None = None
-        for found in self._computed(changes, batch, at_once):
+        for found in self._computed(changes, contents, batch, at_once):
             if waiting is not None:
                 yield waiting
             waiting = found
@@ -154,14 +158,16 @@ class CudaSession:
         group = grouping.group(members[int(np.searchsorted(positions, positions[-1] / 2))])
         return Race(self.program, self.basis, self._walk, self._batches, group).cut()
 
-    def _computed(self, changes: IntArray, batch: int, at_once: int) -> Iterator[Computed]:
+    def _computed(
+        self, changes: IntArray, contents: Contents | None, batch: int, at_once: int
+    ) -> Iterator[Computed]:
         if self._shrinking is not None:
-            yield from self._shrinking.computed(changes, batch, at_once)
+            yield from self._shrinking.computed(changes, contents, batch, at_once)
             return
         grouping, tail = self._grouping(changes, batch), self.program.tail
 
         def frontiers(members: IntArray) -> dict[int, Tensor]:
-            return self._frontiers(grouping.group(members))
+            return self._frontiers(grouping.group(members), contents_of(contents, members))
 
         for members, values in joined(grouping.members, frontiers, at_once):
             for which, outputs in tail.outputs(members, values, at_once, self.basis.constant):
@@ -169,22 +175,30 @@ class CudaSession:
 
     def _grouping(self, boxes: IntArray, batch: int) -> Grouping:
         graph, bins = self.program.graph, self.program.bins
-        if graph.clips:  # a box that is cut in the middle need not lie in that of the whole window
+        window = self.window.plain
+        # A box that is cut in the middle need not lie in that of the whole window.
+        if graph.clips or not isinstance(window, SlidingWindow):
             return Grouping(graph, boxes, batch)
         # To tell apart the phases of a window among few positions would make small groups.
         many = len(boxes) >= _BATCHES_WORTH_BINS * self.largest_batch
-        positions = self.largest_batch if many else len(self.window)
-        key = self.window, positions
+        positions = self.largest_batch if many else len(window)
+        key = window, positions
         if key not in bins:
-            bins[key] = WindowBins(graph, as_sliding(self.window), positions)
+            bins[key] = WindowBins(graph, window, positions)
         few = min(batch, self._batches.boxes >> _MOST_HALVINGS)
         fit = [size for size in self._sizes if size <= batch]
         sizes = [size for size in fit if size >= few] or fit[:1]
         return WindowGrouping(graph, boxes, sizes, bins[key])
 
-    def _frontiers(self, group: Group) -> dict[int, Tensor]:
+    def _frontiers(self, group: Group, contents: Contents | None) -> dict[int, Tensor]:
         """Frontier values, or their averages, for the positions of one group."""
+        nodes = self.program.graph.nodes
         with torch.cuda.device_of(self.basis.x):
+            if contents is not None or not isinstance(self.window.plain, SlidingWindow):
+                # Sizes and contents are this image's own, so that nothing recorded would serve the next.
+                at = self._walk.started(group, contents=contents)
+                self._walk.compute(nodes, at)
+                return self._walk.exits(at)
             extents, count = group.extents, len(group.members)
             # Copies of the last one fill it up.
             size = min(size for size in self._sizes if size >= count)
@@ -193,7 +207,7 @@ class CudaSession:
 
             def compute(table: Tensor) -> dict[int, Tensor]:
                 at = self._walk.at(table, extents)
-                self._walk.compute(self.program.graph.nodes, at)
+                self._walk.compute(nodes, at)
                 return self._walk.exits(at)
 
             found = self.arena.run(key, coordinates, compute)

@@ -20,6 +20,7 @@ from krypton_engine.executors.grouping import Grouping
 from krypton_engine.executors.layout import on_device
 from krypton_engine.graph.ir import Graph
 from krypton_engine.graph.regions import slide_inwards
+from krypton_engine.perturbation.windows import Contents, contents_of
 from krypton_engine.plan.plan import Plan
 
 
@@ -54,19 +55,28 @@ class Shrinking:
         self._free = free
         self._device = basis.x.device
 
-    def computed(self, boxes: IntArray, batch: int, tail_batch: int) -> Iterator[Computed]:
+    def computed(
+        self, boxes: IntArray, contents: Contents | None, batch: int, tail_batch: int
+    ) -> Iterator[Computed]:
         """Outputs for changes; see `krypton_engine.executors.base.Session.compute`."""
         dropped = np.zeros(len(boxes))
         # A quarter for what waits at two dominators, a quarter for the boxes on the way between them.
         at_once = max(1, self._free // 4 // max(2 * self._largest_cut(), 1))
         for members in np.array_split(np.arange(len(boxes)), math.ceil(len(boxes) / at_once)):
+            mine = contents_of(contents, members)
             for which, outputs in self._shrinking(
-                members, boxes[members], max(1, batch // 2), tail_batch, dropped
+                members, boxes[members], mine, max(1, batch // 2), tail_batch, dropped
             ):
                 yield Computed(which, outputs, dropped[which])
 
     def _shrinking(
-        self, members: IntArray, boxes: IntArray, batch: int, tail_batch: int, dropped: Floats
+        self,
+        members: IntArray,
+        boxes: IntArray,
+        contents: Contents | None,
+        batch: int,
+        tail_batch: int,
+        dropped: Floats,
     ) -> Iterator[tuple[IntArray, Tensor]]:
         """Outputs of positions that are cut at every dominator, and grouped anew by the size of the rest.
 
@@ -74,7 +84,7 @@ class Shrinking:
         """
         waiting: Waiting | None = None
         for segment in self._program.segments:
-            following = self._to_dominator(segment, boxes, waiting, batch)
+            following = self._to_dominator(segment, boxes, contents, waiting, batch)
             left, effect = self._regrouped(following)
             dropped[members] += effect
             stay = np.asarray((left[..., 1] > left[..., 0]).all(1))
@@ -87,12 +97,19 @@ class Shrinking:
         grouping = Grouping(self._program.rest, boxes, batch)
         for part in grouping.members:
             with torch.cuda.device_of(self._basis.x):
-                at = self._walk.started(grouping.group(part), waiting, part)
+                at = self._walk.started(grouping.group(part), waiting, part, contents_of(contents, part))
                 self._walk.compute(self._program.rest.nodes, at)
                 values = self._walk.exits(at)
             yield from self._program.tail.outputs(members[part], values, tail_batch, self._basis.constant)
 
-    def _to_dominator(self, segment: Graph, boxes: IntArray, waiting: Waiting | None, batch: int) -> Waiting:
+    def _to_dominator(
+        self,
+        segment: Graph,
+        boxes: IntArray,
+        contents: Contents | None,
+        waiting: Waiting | None,
+        batch: int,
+    ) -> Waiting:
         """The changed cells of all positions at the end of a segment."""
         end = segment.nodes[segment.output]
         view, count = self._basis.views[end.index], len(boxes)
@@ -111,7 +128,7 @@ class Shrinking:
         with torch.cuda.device_of(self._basis.x):
             for part in grouping.members:
                 group = grouping.group(part)
-                at = self._walk.started(group, waiting, part)
+                at = self._walk.started(group, waiting, part, contents_of(contents, part))
                 self._walk.compute(segment.nodes, at)
                 changed = at.changed.get(end.index)
                 if changed is None:

@@ -26,6 +26,7 @@ from krypton_engine.graph.box_operators import Convolution, Pool, Reindex
 from krypton_engine.graph.ir import Node, refs, resolve
 from krypton_engine.graph.operators import facts
 from krypton_engine.graph.regions import WindowMap, slide_inwards
+from krypton_engine.perturbation.windows import Contents, filled
 
 
 class Walk:
@@ -54,16 +55,30 @@ class Walk:
         self._slots = {key: slot for slot, key in enumerate(keys)}
         self._joined = {node.index for node in self._graph.nodes if self._joins_channels(node)}
 
-    def started(self, group: Group, waiting: Waiting | None = None, part: IntArray | None = None) -> Boxes:
+    def started(
+        self,
+        group: Group,
+        waiting: Waiting | None = None,
+        part: IntArray | None = None,
+        contents: Contents | None = None,
+    ) -> Boxes:
         """The boxes of a group, with the changed cells of the value that the walk begins with.
 
         Args:
             group: The positions.
             waiting: Positions at the value that the walk begins with; None for the occluded input.
             part: Numbers, among the waiting positions, of those in the group.
+            contents: What the cells of the occluded input become; None for the baseline's.
         """
         if waiting is None or part is None:
-            return self.at(on_device(self.coordinates(group), self._reader.device), group.extents)
+            if contents is None:
+                return self.at(on_device(self.coordinates(group), self._reader.device), group.extents)
+            node = self._graph.input
+            first, extents = group.lo[node.index], group.extents[node.index]
+            begins = {axis: slide_inwards(first[axis], extents[axis], node.size(axis)) for axis in node.axes}
+            value = filled(self._basis.x, group.boxes, contents, begins, extents)
+            table = on_device(self.coordinates(group, {node.index: begins}), self._reader.device)
+            return Boxes(table, self._slots, group.extents, {node.index: ChangedBoxes(value, extents)})
         index = waiting.node.index
         starts = {index: {axis: first[part] for axis, first in waiting.start.items()}}
         place = on_device(waiting.place[part].astype(np.int32), self._reader.device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from krypton_engine.executors import registry
-from krypton_engine.executors.base import Opening, Session
+from krypton_engine.executors.base import Opening
 from krypton_engine.executors.native.prepared import Prepared
-from krypton_engine.executors.native.session import NativeSession, Standby
+from krypton_engine.executors.native.session import NativeSession
 from krypton_engine.executors.outside import site_gradients
+from krypton_engine.executors.standby import last_resort
 from krypton_engine.plan.plan import Plan
 
 SPEED = 2.0
@@ -25,13 +25,8 @@ class NativeProgram(Prepared):
 
     def open(self, plan: Plan, opening: Opening) -> NativeSession:
         """See `krypton_engine.executors.base.Program.open`; the executor that runs every graph stands by."""
-        device = opening.inputs[self.graph.occluded].device
-
-        def last_resort() -> Session:
-            return registry.preferred(device)[-1].program(self.given, plan, device).open(plan, opening)
-
-        gradients = site_gradients(self.graph, opening)
-        return NativeSession(self, plan, opening, Standby(last_resort), gradients=gradients)
+        standby, gradients = last_resort(self.given, plan, opening), site_gradients(self.graph, opening)
+        return NativeSession(self, plan, opening, standby, gradients=gradients)
 
     def pays(self, plan: Plan) -> bool:
         """Whether this is faster than the reference executor, which computes the rest in boxes too."""

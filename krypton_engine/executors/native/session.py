@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -15,42 +15,13 @@ from krypton_engine.executors.base import Computed, Opening, Session, Walks
 from krypton_engine.executors.native import engine
 from krypton_engine.executors.native.prepared import Prepared
 from krypton_engine.executors.native.walks import NativeWalks
+from krypton_engine.executors.standby import Standby
 from krypton_engine.executors.tail import unchanging
 from krypton_engine.graph.gradients import Head, first_order
 from krypton_engine.perturbation.changed import changed_by
 from krypton_engine.perturbation.windows import Contents, contents_of
 from krypton_engine.plan.measured import Costs
 from krypton_engine.plan.plan import Plan
-
-
-class Standby:
-    """Another executor's session on the same example, opened when it is needed, once for all that share it.
-
-    Args:
-        open_session: Opens it.
-
-    Examples:
-        >>> from krypton_engine.executors.reference.program import ReferenceProgram
-        >>> opening = Opening((x,), torch.zeros(1), memory_budget=2**30)
-        >>> standby = Standby(lambda: ReferenceProgram(graph).open(plan, opening))
-        >>> standby.opened, standby.session.executor, standby.opened
-        (False, 'reference', True)
-    """
-
-    def __init__(self, open_session: Callable[[], Session]) -> None:
-        self._open = open_session
-        self._session: Session | None = None
-
-    @property
-    def opened(self) -> bool:
-        """Whether the other session has been opened."""
-        return self._session is not None
-
-    @property
-    def session(self) -> Session:
-        """The session."""
-        self._session = self._session or self._open()
-        return self._session
 
 
 class NativeSession:

@@ -21,7 +21,7 @@ from krypton_engine.graph.box_operators import Reindex, Total
 from krypton_engine.graph.boxes import reached
 from krypton_engine.graph.ir import Node
 from krypton_engine.graph.regions import IntervalMap, slide_inwards
-from krypton_engine.perturbation.windows import Contents, occlude, replaced
+from krypton_engine.perturbation.windows import Contents, filled, occlude, replaced
 from krypton_engine.plan.measured import Costs
 
 
@@ -123,7 +123,7 @@ class Walk:
             none = np.zeros(copies, dtype=np.int64)
             sizes = {axis: node.size(axis) for axis in node.axes}
             return ChangedBoxes(lo, hi, dict.fromkeys(sizes, none), sizes, none - 1, None, loaded=True)
-        if self._thresholds:
+        if self._thresholds and node.operands:
             lo, hi, extents = self._left(node)
         if index in self._basis.outside:
             self.dropped += self._left_out(node, lo, hi)
@@ -132,7 +132,9 @@ class Walk:
         if not all(extents.values()):
             return ChangedBoxes(start, start, start, extents, here, None)
         if node is self._graph.input:
-            return ChangedBoxes(lo, hi, start, extents, here, self._filled(start, extents))
+            assert self._contents is not None
+            begun = filled(self._basis.x, group.boxes, self._contents, start, extents)
+            return ChangedBoxes(lo, hi, start, extents, here, begun)
         operator = node.on_box
         into, loaded = self.room(node, start, extents)
         if isinstance(operator, Reindex):
@@ -164,17 +166,6 @@ class Walk:
         made = ChangedBoxes(lo, hi, start, extents, here, value, loaded)
         made.cut = self._cuts and not made.changes_all()
         return made
-
-    def _filled(self, start: Mapping[int, IntArray], extents: Mapping[int, int]) -> Tensor:
-        """The boxes of the input: what the cells of each become, and the input's own cells beside."""
-        assert self._contents is not None
-        x, filled = self._basis.x, []
-        for i, changed in enumerate(self._group.boxes):
-            first = [int(start[axis][i]) for axis in range(len(changed))]
-            inside = [slice(lo, lo + extents[axis]) for axis, lo in enumerate(first)]
-            box = changed - np.array(first)[:, None]
-            filled.append(replaced(x[(slice(None), *inside)], box, self._contents(i).to(x)))
-        return torch.cat(filled)
 
     def room(
         self, node: Node, start: Mapping[int, IntArray], extents: Mapping[int, int]

@@ -51,6 +51,7 @@ from krypton_engine.graph.rewrites import fused
 from krypton_engine.perturbation.windows import SlidingWindow, replaced
 from krypton_engine.plan.plan import Plan
 from krypton_engine.planning.cache import Source, capture
+from krypton_engine.planning.cheap import linearised_plan
 from krypton_engine.planning.planner import Preparer
 
 
@@ -604,6 +605,16 @@ def test_it_says_what_it_lacks(device, model, shape, reason):
     with pytest.warns(FallbackWarning, match=reason), torch.no_grad():
         model = model.to(device).eval()
         KryptonOcclusion(lambda x: model(x).sum((2, 3)).sum(-1), executor="cuda").attribute(x, window)
+
+
+def test_it_takes_nothing_to_the_first_order(device):
+    """Another executor makes the cheap map of a network with a gate."""
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid()).to(device)
+    x, window = torch.randn(1, 3, 24, 20).to(device), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
+    last = nn.Conv2d(3, 4, 3).to(device)
+    graph = capture(Source(lambda x: last(x * gate(x)), (x,)))
+    with pytest.raises(Unsupported, match="nothing to the first order"):
+        CUDA.program(*linearised_plan(graph, Plan.of(graph, window)), device)
 
 
 # --- on a GPU alone -----------------------------------------------------------------------------------

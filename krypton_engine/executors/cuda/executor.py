@@ -47,6 +47,8 @@ class CudaExecutor:
             raise Unsupported(engine.MISSING)
         if device.type != engine.DEVICE:
             raise Unsupported(f"the CUDA engine runs on a GPU, not on {device.type}")
+        if graph.sites:
+            raise Unsupported("the CUDA engine takes nothing to the first order yet")
         columns = column_axes(graph, plan.window)
         for node in graph.nodes:
             if not node.local:

@@ -609,10 +609,14 @@ def test_it_says_what_it_lacks(device, model, shape, reason):
 
 def test_it_takes_nothing_to_the_first_order(device):
     """Another executor makes the cheap map of a network with a gate."""
-    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid()).to(device)
+    first, last = (nn.Conv2d(3, 3, 3).to(device) for _ in range(2))
+
+    def gated(x):
+        y = first(x)
+        return last(y * y.mean((2, 3), keepdim=True).sigmoid())
+
     x, window = torch.randn(1, 3, 24, 20).to(device), SlidingWindow((3, 24, 20), (3, 6, 5), (3, 3, 3))
-    last = nn.Conv2d(3, 4, 3).to(device)
-    graph = capture(Source(lambda x: last(x * gate(x)), (x,)))
+    graph = capture(Source(gated, (x,)))
     with pytest.raises(Unsupported, match="nothing to the first order"):
         CUDA.program(*linearised_plan(graph, Plan.of(graph, window)), device)
 

@@ -14,6 +14,16 @@ Array = npt.NDArray[Any]
 def instruction_sets() -> list[str]: ...
 def functions() -> list[str]: ...
 def peak(isa: str, seconds: float) -> float: ...
+def kriging_weights(
+    covariances: Array,
+    shape: Sequence[int],
+    positions: Array,
+    near: Array,
+    nugget: float,
+    level_known: bool,
+    weights: Array,
+    multipliers: Array,
+) -> None: ...
 
 class Program:
     def __init__(self, isa: str, sizes: Sizes, channels: int) -> None: ...

@@ -37,7 +37,8 @@ std::vector<Box> boxes_of(const Program& program, const Longs& extents);
 
 void check_kept(const Program& program, const std::vector<int>& kept);
 
-// Each adds its class to the module.
+// Each adds its class, or its function, to the module.
+void bind_kriging(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
 void bind_session(nanobind::module_& m);
 

@@ -37,13 +37,14 @@ double peak(const std::string& isa, double seconds) {
 }  // namespace
 
 NB_MODULE(_native, m) {
-    m.doc() = "Krypton's C++ engine: programs and sessions on boxes of NDHWC float32 values.";
+    m.doc() = "Krypton's C++ engine: programs and sessions on boxes of NDHWC float32 values, and kriging.";
     m.def("instruction_sets", [] {
         std::vector<std::string> names;
         for (const char* const* name = krypton::kernel_names(); *name; ++name) names.emplace_back(*name);
         return names;
     });
     m.def("peak", &peak, "isa"_a, "seconds"_a, nb::call_guard<nb::gil_scoped_release>());
+    krypton::bind_kriging(m);
     krypton::bind_program(m);
     krypton::bind_session(m);
 }

@@ -22,6 +22,11 @@ import numpy as np
 from krypton_engine.common.arrays import Flags, Floats, IntArray
 from krypton_engine.perturbation.windows import SlidingWindow
 
+try:
+    from krypton_engine import _native as _native
+except ImportError:  # built without a compiler
+    _native = None  # type: ignore[assignment]
+
 NEIGHBOURS = 12
 """Number of measured positions that predict another, and show how rough the map is around it."""
 
@@ -31,8 +36,8 @@ _NUGGET = 1e-6
 _LEAST_DEVIATION = float(np.finfo(np.float32).eps)
 """Share of the map's range that no prediction is surer of."""
 
-_MOST_PREDICTED_TOGETHER = 512
-"""Positions predicted together: their equations fit the cache."""
+_MOST_SOLVED_TOGETHER = 512
+"""Positions whose equations NumPy solves together: they fit the cache."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ def predict(window: SlidingWindow, values: Floats, measured: Flags) -> Predictio
 
     found = krige(grid, sources, heights - level, targets, skip=0)
     # Every source is its own nearest neighbour: what the others say of it is told by those after it.
-    asked, place = np.unique(found.nearest, return_inverse=True)
+    asked = np.zeros(len(sources), dtype=bool)
+    asked[found.nearest] = True
     others = krige(grid, sources, heights - level, sources[asked], skip=1)
     misses = (others.predicted - (heights - level)[asked]) ** 2 / others.variance
-    at = place.reshape(found.nearest.shape)
+    at = (np.cumsum(asked) - 1)[found.nearest]
     missed, differed = ((found.closeness * told[at]).sum(1) for told in (misses, others.discord))
     calibrated = np.divide(missed, differed, out=np.ones_like(missed), where=differed > missed)
     roughness = np.maximum(missed, found.discord * calibrated)
@@ -155,6 +161,49 @@ class Grid:
             offsets = offsets * size + np.abs(near[:, :, None] - near[:, None])
         return np.asarray(self._covariances.take(offsets))
 
+    def weights(
+        self, positions: IntArray, near: Floats, nugget: float, level_known: bool
+    ) -> tuple[Floats, Floats]:
+        """Weights of simple or ordinary kriging, by the C++ engine, or by NumPy where there is none.
+
+        Args:
+            positions: Sources of every target: ``(targets, some)``, int64.
+            near: Their covariances with the target: ``(targets, some)``.
+            nugget: Number added to the variance of each source.
+            level_known: Whether the map's mean is known; if not, weights sum to one.
+
+        Returns:
+            Weights ``(targets, some)``, and the Lagrange multipliers of their sums, ``(targets,)``; 0 where
+            the level is known.
+
+        Examples:
+            >>> grid, near = Grid((3,), np.array([1.0])), covariance(np.array([[1.0, 1.0]]))
+            >>> weights, multipliers = grid.weights(np.array([[0, 2]]), near, nugget=0.0, level_known=False)
+            >>> weights.round(6).tolist(), multipliers.round(3).tolist()
+            ([[0.5, 0.5]], [-0.087])
+        """
+        weights, multipliers = np.empty(near.shape), np.zeros(len(near))
+        if _native is not None:
+            near = np.ascontiguousarray(near)
+            _native.kriging_weights(
+                self._covariances, self._shape, positions, near, nugget, level_known, weights, multipliers
+            )
+            return weights, multipliers
+        count = near.shape[1]
+        unknowns = count + (not level_known)
+        for start in range(0, len(near), _MOST_SOLVED_TOGETHER):
+            part = slice(start, start + _MOST_SOLVED_TOGETHER)
+            # Where the level is not known, weights sum to one: the last row.
+            equations = np.ones((len(near[part]), unknowns, unknowns))
+            equations[:, :count, :count] = self.covariances(positions[part]) + nugget * np.eye(count)
+            equations[:, count:, count:] = 0
+            right = np.ones((len(equations), unknowns))
+            right[:, :count] = near[part]
+            solved = np.linalg.solve(equations, right[..., None])[..., 0]
+            weights[part] = solved[:, :count]
+            multipliers[part] = solved[:, count:].sum(1)
+        return weights, multipliers
+
 
 @dataclass(frozen=True)
 class Kriged:
@@ -207,11 +256,9 @@ def krige(
     from scipy.spatial import cKDTree
 
     size, count = len(targets), min(NEIGHBOURS, len(sources) - skip)
-    unknowns = count + (not level_known)
-    predicted, variance, discord = np.zeros(size), np.ones(size), np.zeros(size)
     if count <= 0:  # a single source, asked about itself
         none = np.zeros((size, 0))
-        return Kriged(predicted, variance, discord, none.astype(np.int64), none, none)
+        return Kriged(np.zeros(size), np.ones(size), np.zeros(size), none.astype(np.int64), none, none)
     distance, nearest = (
         np.reshape(each, (-1, count + skip))[:, skip:]
         for each in cKDTree(grid.places(sources)).query(grid.places(targets), count + skip)
@@ -219,21 +266,11 @@ def krige(
     near = covariance(distance)
     closeness = near**2 + np.finfo(np.float64).tiny
     closeness /= closeness.sum(1, keepdims=True)
-    for start in range(0, size, _MOST_PREDICTED_TOGETHER):
-        part = slice(start, start + _MOST_PREDICTED_TOGETHER)
-        there = heights[nearest[part]]
-        # Where the level is not known, weights sum to one: the last row.
-        equations = np.ones((len(there), unknowns, unknowns))
-        equations[:, :count, :count] = grid.covariances(sources[nearest[part]]) + nugget * np.eye(count)
-        equations[:, count:, count:] = 0
-        right = np.ones((len(there), unknowns))
-        right[:, :count] = near[part]
-        weights = np.linalg.solve(equations, right[..., None])[..., 0]
-        explained = (weights * right).sum(1)
-        predicted[part] = (weights[:, :count] * there).sum(1)
-        variance[part] = np.maximum(1 + nugget - explained, _NUGGET)
-        # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
-        apart = (closeness[part] * (there - predicted[part, None]) ** 2).sum(1)
-        expected = 1 + explained - 2 * (closeness[part] * near[part]).sum(1)
-        discord[part] = apart / np.maximum(expected, _NUGGET)
+    weights, multipliers = grid.weights(sources[nearest], near, nugget, level_known)
+    there, explained = heights[nearest], (weights * near).sum(1) + multipliers
+    predicted = (weights * there).sum(1)
+    variance = np.maximum(1 + nugget - explained, _NUGGET)
+    # By these equations a source is 1 + explained - 2 near from the prediction, squared, in the mean.
+    apart = (closeness * (there - predicted[:, None]) ** 2).sum(1)
+    discord = apart / np.maximum(1 + explained - 2 * (closeness * near).sum(1), _NUGGET)
     return Kriged(predicted, variance, discord, nearest, near**2, closeness)

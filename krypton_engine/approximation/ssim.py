@@ -176,8 +176,12 @@ def expected_ssim(predicted: Floats, variance: Floats, *, image_axes: int = 2) -
 
 def _means(cells: Floats, sizes: list[int]) -> Floats:
     """Means over all boxes of ``sizes`` cells that fit."""
-    windows = np.lib.stride_tricks.sliding_window_view(cells, sizes)
-    return np.asarray(windows.mean(axis=tuple(range(cells.ndim, 2 * cells.ndim))))
+    for axis, size in enumerate(sizes):
+        along = np.moveaxis(cells, axis, 0)
+        fit = len(along) - size + 1
+        sums = np.add.reduce([along[first : first + fit] for first in range(size)])
+        cells = np.moveaxis(sums / size, 0, axis)
+    return cells
 
 
 def _squeezed(cells: Floats) -> Floats:

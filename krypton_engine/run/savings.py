@@ -79,9 +79,11 @@ class Savings:
         """The loss of SSIM that measuring a cell would save, in the cell and around it."""
         around = np.pad(costs, [(n, n) for n in self._reach])
         savings = np.zeros(costs.shape)
-        for offset in map(tuple, np.argwhere(self._away < self._reached.max())):
-            shifted = tuple(slice(o, o + size) for o, size in zip(offset, costs.shape, strict=True))
-            savings += _explained(self._away[offset], self._reached) * around[shifted]
+        for away in np.unique(self._away[self._away < self._reached.max()]):
+            there = np.zeros(costs.shape)
+            for offset in np.argwhere(self._away == away):
+                there += around[tuple(slice(o, o + n) for o, n in zip(offset, costs.shape, strict=True))]
+            savings += _explained(away, self._reached) * there
         return np.where(costs > 0, savings, 0.0)
 
 

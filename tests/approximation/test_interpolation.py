@@ -43,6 +43,27 @@ def test_kriging_written_out():
         assert found.values[tuple(cell)] == pytest.approx(np.clip(expected, low, high), abs=2e-4)
 
 
+@pytest.mark.parametrize("by_numpy", [False, True], ids=["by the engine", "by NumPy"])
+@pytest.mark.parametrize("level_known", [False, True], ids=["ordinary", "simple"])
+@pytest.mark.parametrize("shape", [(40,), (9, 7), (5, 6, 4)], ids=str)
+def test_weights_solve_the_equations(shape, level_known, by_numpy, monkeypatch):
+    """Each target's own, built from coordinates: covariances, weights of sum one."""
+    if by_numpy:
+        monkeypatch.setattr("krypton_engine.approximation.interpolation._native", None)
+    generator, scales, nugget = np.random.default_rng(0), np.array([0.25, 0.5, 1.0])[: len(shape)], 0.01
+    grid = Grid(shape, scales)
+    rows = [generator.permutation(np.prod(shape))[:8] for _ in range(700)]  # more than are solved together
+    positions, targets = np.array(rows)[:, 1:], np.array(rows)[:, 0]
+    near = covariance(np.linalg.norm(grid.places(positions.ravel()).reshape(700, 7, -1)
+                                     - grid.places(targets)[:, None], axis=-1))  # fmt: skip
+    weights, multipliers = grid.weights(positions, near, nugget, level_known)
+    for at, w, k, multiplier in zip(positions, weights, near, multipliers, strict=True):
+        places = grid.places(at)
+        between = covariance(np.linalg.norm(places[:, None] - places[None], axis=-1)) + nugget * np.eye(7)
+        np.testing.assert_allclose(between @ w + multiplier, k, atol=1e-10)
+        assert multiplier == 0 if level_known else w.sum() == pytest.approx(1)
+
+
 def test_what_was_measured_stays(window):
     truth = smooth_map(2)
     measured = np.random.default_rng(3).random(truth.shape) < 0.2

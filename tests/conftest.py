@@ -40,7 +40,7 @@ def seeds():
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen():
-    """Collections pass over what was there before a file's tests: a million objects, most of them PyTorch's."""
+    """Collections pass over what was there before a file: a million objects, most of them PyTorch's."""
     gc.collect()
     gc.freeze()
 

@@ -253,7 +253,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _traceless() -> AbstractContextManager[object]:
-    """An export notes no stack beside each operator: nobody reads it, and it takes up to a quarter of the time."""
+    """An export notes no stack beside each operator: nobody reads it, and it takes a tenth of the time."""
     return mock.patch("torch.fx.config.do_not_emit_stack_traces", True, create=True)
 
 

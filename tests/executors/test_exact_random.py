@@ -262,6 +262,7 @@ def test_frontier_layer(name: str) -> None:
 
 
 FOUND = {
+    "an output that reads nothing of the input": Network((1, 3, 3, 3), (Assign(0, 0, 3, 1, "0.5"),)),
     "padding around a box that is all of its operand": Network(
         (1, 3, 3),
         (Conv(out=1, padding=(0, 0, 0)), Conv(out=1, kernel=(1, 1, 1), padding=(3, 3, 3)), Embedding("map")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
 
@@ -35,6 +36,13 @@ def pytest_runtest_setup(item):
 @pytest.fixture(autouse=True)
 def seeds():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Collections pass over what was there before a file: a million objects, most of them PyTorch's."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -372,7 +372,7 @@ void test_all(const Kernels& k, int rounds) {
 
 int main(int argc, char** argv) {
     using namespace krypton;
-    const int rounds = argc > 1 ? std::atoi(argv[1]) : 200;
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 60;
     for (const char* const* name = kernel_names(); *name; ++name) testing::test_all(*kernels(*name), rounds);
     return testing::report("operators");
 }

@@ -408,7 +408,7 @@ void test_sealed() {
 
 int main(int argc, char** argv) {
     using namespace krypton;
-    const std::vector<int64_t> seeds = testing::seeds(argc, argv, 150);
+    const std::vector<int64_t> seeds = testing::seeds(argc, argv, 50);
     testing::test_sealed();
     for (const char* const* isa = kernel_names(); *isa; ++isa) {
         for (int64_t seed : seeds) testing::test_random_program(*isa, seed);

@@ -235,8 +235,9 @@ class Tail:
             >>> [(some.tolist(), tuple(outputs.shape)) for some, outputs in parts]
             [([4, 1], (2, 5)), ([7], (1, 5))]
         """
-        if not self.nodes:
-            yield members, values[self._output]
+        if not self.nodes:  # the output is at the frontier, or no position changes it
+            out = self._output
+            yield members, values[out] if out in values else constant(out, len(members))
             return
         for start in range(0, len(members), at_once):
             some = {index: value[start : start + at_once] for index, value in values.items()}
@@ -266,7 +267,7 @@ class Tail:
             for operand in refs((node.args, node.kwargs)):
                 if self._last_use[operand] == node.index:
                     values.pop(operand, None)
-        output = values[self._output]
+        output = value(self._output)  # perhaps one that no position changes
         assert isinstance(output, Tensor)
         return output
 

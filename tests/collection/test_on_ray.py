@@ -24,23 +24,23 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 @pytest.fixture
 def cluster():
-    """A head that only drives, and two nodes of one core."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    """Two nodes of one core: the head, which drives as well, and one that can go away."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    node = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster, nodes
+    yield cluster, node
     ray.shutdown()
     cluster.shutdown()
 
 
 def test_a_node_goes_away_and_nothing_is_lost(tmp_path, cluster):
-    cluster, nodes = cluster
+    cluster, node = cluster
     log, count = tmp_path / "log", 14
 
     def remove():
         while not log.exists() or len(log.read_text().split("\n")) < 6:
             time.sleep(0.05)
-        cluster.remove_node(nodes[0], allow_graceful=False)
+        cluster.remove_node(node, allow_graceful=False)
 
     remover = threading.Thread(target=remove)
     remover.start()

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from monai.networks.nets import DenseNet, DenseNet121
+from monai.networks.nets import DenseNet
 from monai.visualize import OcclusionSensitivity as Original
 from torch import nn
 
@@ -112,7 +112,9 @@ def test_what_has_no_graph_runs_as_monai_runs_it():
 
 
 def test_a_module_in_training_is_put_back():
-    module = DenseNet121(spatial_dims=2, in_channels=1, out_channels=2).train()
+    module = DenseNet(
+        spatial_dims=2, in_channels=1, out_channels=2, init_features=4, block_config=(2, 2), dropout_prob=0.5
+    ).train()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         OcclusionSensitivity(module, 16, overlap=0.0, verbose=False)(torch.rand(1, 1, 32, 32))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.random_cnns import drawn
+from support.random_cnns import by_rank, drawn
 from support.tiny_models import SmallCNN, assert_close, incremental, output_scale, settle
 from torch import Tensor, nn
 
@@ -32,12 +32,12 @@ def by_loop(model, x: Tensor, baseline: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(rows).movedim(-1, 0)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_random_networks_and_masks(rank, monkeypatch):
+@by_rank
+def test_random_networks_and_masks(rank, count, monkeypatch):
     monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
 
     @settings(
-        max_examples={1: 5, 2: 12, 3: 5}[rank], derandomize=True, deadline=None,
+        max_examples=count, derandomize=True, deadline=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.data())

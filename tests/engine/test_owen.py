@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.owen import brute_force, image_halves, linked
-from support.random_cnns import drawn
+from support.random_cnns import by_rank, drawn
 from support.tiny_models import SmallCNN, assert_close, incremental, output_scale, settle
 from torch import Tensor, nn
 
@@ -133,13 +133,13 @@ def random_tree(regions: int, generator: np.random.Generator) -> np.ndarray:
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_random_networks_trees_and_masks(rank, monkeypatch):
+@by_rank
+def test_random_networks_trees_and_masks(rank, count, monkeypatch):
     """Trees seen to the end, so that it does not matter which of two equal clusters comes first."""
     monkeypatch.setattr("krypton_engine.plan.plan.MINIMUM_GAIN", 0.0)
 
     @settings(
-        max_examples={1: 5, 2: 12, 3: 5}[rank], derandomize=True, deadline=None,
+        max_examples=count, derandomize=True, deadline=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(st.data())

@@ -106,7 +106,7 @@ def test_pieces_that_do_not_pay_are_changed_together(steps):
     assert not steps
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_random_networks_and_scattered_masks(data):
     """Whatever a plan says of the cost, each region of cells apart is changed in pieces here."""

@@ -91,8 +91,9 @@ def test_every_pixel_of_a_slice_has_the_drop_of_the_window_centred_nearest():
 
 
 @pytest.mark.parametrize("spacing", [(1e6, 1, 1), (1, 1e-9, 1), (1, 1, 1e12)])
-def test_a_spacing_in_other_units_makes_no_endless_picture(spacing):
-    assert max(volume().overlay(spacing=spacing).size) <= 2 * 4096 + 3 * 8
+def test_a_spacing_in_other_units_makes_no_endless_picture(spacing, monkeypatch):
+    monkeypatch.setattr("krypton_engine.heatmap.volume._MOST_PIXELS", 512)  # not to draw 4096 at either side
+    assert max(volume().overlay(spacing=spacing).size) <= 2 * 512 + 3 * 8
 
 
 def test_voxels_have_the_shape_that_the_spacing_says():

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support import sessions
 from support.activations import check_engine, ends
 from support.models import compare, torchvision_case
-from support.random_cnns import build, image_and_baseline, networks, questions
+from support.random_cnns import FEW, build, image_and_baseline, networks, questions
 from support.truth import brute_force
 from torch import nn
 
@@ -114,7 +114,7 @@ def check_many(rank, count, **how):
     run()
 
 
-@pytest.mark.parametrize(("rank", "count"), [(1, 12), (2, 25), (3, 12)])
+@pytest.mark.parametrize(("rank", "count"), FEW.items())
 def test_random_networks(rank, count):
     check_many(rank, count, derandomize=True)
 
@@ -174,7 +174,7 @@ def of_signals() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "size", "window"),
     [
-        (Levels, (1, 16, 12, 20), (1, 4, 4, 4)),
+        (Levels, (1, 8, 8, 12), (1, 4, 4, 4)),
         (factorised, (3, 8, 30, 26), (3, 2, 6, 6)),
         (of_signals, (2, 200), (2, 16)),
     ],

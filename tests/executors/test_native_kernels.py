@@ -68,6 +68,13 @@ def test_cpp(request):
     ctest(release(request))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rounds"), [("operators", 1000), ("session", 1000)])
+def test_many_random_programs(request, name, rounds):
+    done = subprocess.run([release(request) / f"{name}_test", str(rounds)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_instruction_sets_share_no_code(request):
     """Of a function in two translation units the linker keeps one: perhaps the one for wide machines."""
     objects = sorted(release(request).glob("CMakeFiles/krypton_*.dir/csrc/cpu/kernels.cpp.o"))

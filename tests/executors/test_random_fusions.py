@@ -230,7 +230,7 @@ _ANY = given(fusions(), questions(), st.sampled_from([torch.float32, torch.float
 
 
 @_ANY
-@settings(max_examples=12, suppress_health_check=_TOO_SLOW)
+@settings(max_examples=6, suppress_health_check=_TOO_SLOW)
 def test_random_fusions(fusion, asked, dtype):
     _random(fusion, asked, dtype)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.random_cnns import drawn
+from support.random_cnns import by_rank, drawn
 from support.tiny_models import SmallCNN
 from torch import Tensor, nn
 
@@ -32,7 +32,6 @@ common = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-EXAMPLES = {1: 6, 2: 15, 3: 6}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,9 +72,9 @@ def opened(model: torch.nn.Module, x: Tensor, baseline: Tensor, regions: Regions
     return ready.open(Opening((x,), baseline, memory_budget=2**30))
 
 
-@pytest.mark.parametrize("rank", EXAMPLES)
-def test_random_networks(rank: int) -> None:
-    @settings(common, max_examples=EXAMPLES[rank], derandomize=True)
+@by_rank
+def test_random_networks(rank: int, count: int) -> None:
+    @settings(common, max_examples=count, derandomize=True)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         model, generator, x, baseline = drawn(data, rank)

@@ -381,7 +381,7 @@ def walked(y, steps):
     return torch.cat(values, 1)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(STEPS)
 def test_random_writes(steps):
     def net(x):

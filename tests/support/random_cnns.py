@@ -14,11 +14,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import note
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+FEW = {1: 4, 2: 8, 3: 5}
+"""Examples by rank, of a default test: enough for a fault of a kind of layer or of question."""
+
+by_rank = pytest.mark.parametrize(
+    ("rank", "count"),
+    [*FEW.items(), *(pytest.param(rank, 30 * count, marks=pytest.mark.slow) for rank, count in FEW.items())],
+)
+"""A test of ``count`` networks of ``rank`` axes, the same ones every time; thirty times as many if slow."""
 
 Three = tuple[int, int, int]
 """One number for each spatial axis; networks of fewer axes use the first ones."""

@@ -29,6 +29,7 @@ from krypton_engine.common.arrays import AnyArray
 from krypton_engine.common.packages import imported
 from krypton_engine.common.text import one_line
 from krypton_engine.errors import InputError
+from krypton_engine.graph.export import evaluated
 from krypton_engine.heatmap.files import FIELDS, put_together, taken_apart
 from krypton_engine.heatmap.heatmap import Heatmap
 
@@ -201,7 +202,8 @@ def _prepared(call: Call, task: Task) -> _Prepared:
             record |= {"image": image, "hash": key_of(image, call, task.item)}
             if record["hash"] == task.known:
                 return _Prepared(record, is_known=True)
-            return _Prepared(record, call.prepared(task.item, path))
+            # While another thread exports, PyTorch may answer this one with tensors that hold nothing.
+            return _Prepared(record, evaluated(lambda: call.prepared(task.item, path)))
     except Exception as error:  # of every decoder, and of the user's preprocessing
         return _Prepared(failed(record, error))
 

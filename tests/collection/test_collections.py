@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +62,28 @@ def explained(monkeypatch):
 
 def plain(heatmap):
     return replace(heatmap, image=None)
+
+
+def test_nobody_prepares_a_picture_during_an_export(folder, tmp_path, monkeypatch):
+    """The next one is prepared by a thread of its own, which PyTorch's export would reach into."""
+    running, seen, exported = threading.Event(), [], torch.export.export
+
+    def slow_export(*args, **kwargs):
+        running.set()
+        time.sleep(0.2)
+        try:
+            return exported(*args, **kwargs)
+        finally:
+            running.clear()
+
+    def slowly(image):
+        seen.append(running.wait(0.4))
+        return as_input(image)
+
+    monkeypatch.setattr(torch.export, "export", slow_export)
+    model = SmallCNN()  # which has not been exported
+    explain(folder / "even", model, WINDOW, STRIDES, out=tmp_path / "out", target=1, preprocess=slowly)
+    assert len(seen) >= 3 and not any(seen)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_maps_of_scans_are_those_of_one_scan(folder, capsys):
     sizes = {"anna/t1": (1, 2, 4, 4), "bob": (1, 2, 4, 4), "carl.nii.gz": (1, 6, 2, 3)}
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "4, by 1 worker" in printed and "3 of 4 scans" in printed
+    assert "4, by 1 worker" in printed and "3 of 4 scans" in printed, printed
     found = Collection("maps")
     assert list(found) == list(sizes) and list(found.failures) == ["torn.nii.gz"]
     for name, shape in sizes.items():
